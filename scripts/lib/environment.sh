@@ -1,0 +1,242 @@
+# shellcheck shell=sh
+# What scripts/run and scripts/test share: the environment in .venv, made once and kept true.
+#
+# Sourced with $root (the checkout) and $steps (how many steps the caller announces) set. All
+# output goes to stderr, because stdout belongs to the program that is started afterwards.
+#
+# How an interrupted try is noticed: .venv/.shammah-FLAVOUR is written last. It holds the
+# digest of the inputs below, and its time says when they were last looked at, so that "nothing
+# has changed" is answered by the shell alone, without starting a process.
+
+: "${root:?}" "${steps:?}"
+venv=$root/.venv
+servers=$root/.venv-servers
+log=$root/.setup.log
+program=scripts/${0##*/}
+starter=$venv/share/shammah/starter/shammah-manifest.json
+gguf=$venv/share/shammah/SmolLM2-135M-Instruct.Q4_1.gguf
+inputs='pyproject.toml constraints.txt scripts/servers-requirements.txt
+    scripts/make_starter.py scripts/lib/environment.sh'
+step=0
+
+say() { printf '%s\n' "$*" >&2; }
+
+next_step() {
+    step=$((step + 1))
+    say "[$step/$steps] $*"
+}
+
+# fail WHAT WHY NEXT
+fail() {
+    say "" "$program: $1 (step $step of $steps)."
+    say "  why:  $2"
+    say "  next: $3"
+    [ -f "$log" ] && say "  log:  $log"
+    exit 1
+}
+
+last_error_in_log() {
+    grep -E 'ERROR|Error:' "$log" | tail -n 1 | cut -c 1-300 | grep . ||
+        echo 'its own message is above'
+}
+
+# --- Is everything there? ----------------------------------------------------------------------
+
+# is_current FLAVOUR, where "run" is a person's environment and "test" that and the tools.
+is_current() {
+    # -x follows links: an interpreter that was uninstalled counts as missing.
+    for needed in "$venv/bin/python" "$venv/bin/shammah"; do
+        [ -x "$needed" ] || return 1
+    done
+    [ -f "$starter" ] && [ -f "$venv/.shammah-$1" ] || return 1
+    if [ "$1" = test ]; then
+        [ -f "$gguf" ] && [ -x "$servers/bin/python" ] || return 1
+    fi
+    for input in $inputs; do
+        [ "$root/$input" -nt "$venv/.shammah-$1" ] && return 1
+    done
+    # Scripts in .venv/bin name the checkout by its absolute path: it may have been moved.
+    read -r stamped_root <"$venv/.shammah-$1" && [ "$stamped_root" = "$root" ]
+}
+
+# --- Python ------------------------------------------------------------------------------------
+
+# Written for any Python, however old. Prints the interpreter itself (a pyenv shim costs 0.1 s at
+# each start), or the reason why this one will not do.
+probe='
+import os, sys
+if sys.version_info < (3, 11):
+    print("is Python %d.%d" % sys.version_info[:2]); sys.exit(1)
+try:
+    import ensurepip, venv
+except ImportError:
+    print("has no venv module (Debian, Ubuntu: apt install python%d.%d-venv)"
+          % sys.version_info[:2]); sys.exit(1)
+print(os.path.realpath(sys.executable))
+'
+
+find_python() {
+    if [ -n "${SHAMMAH_PYTHON:-}" ]; then
+        set -- "$SHAMMAH_PYTHON"
+    else
+        set -- python3 python3.13 python3.12 python3.11 python
+    fi
+    reasons=
+    for candidate in "$@"; do
+        command -v "$candidate" >/dev/null 2>&1 || continue
+        if answer=$("$candidate" -c "$probe" 2>/dev/null); then
+            python=$answer
+            return
+        fi
+        reasons="$reasons; $candidate ${answer:-does not start}"
+    done
+    reasons=${reasons#; }
+    fail 'found no usable Python' "${reasons:-there is no $*}" \
+        "Install Python 3.11 or newer, or name one: SHAMMAH_PYTHON=/path/to/python3 $program"
+}
+
+# The lock belongs to the open file, which this shell keeps, not to the process that takes it; it
+# lasts while anything started from here still writes, and the kernel drops it with the last.
+lock='
+import fcntl, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+try:
+    fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    sys.stderr.write("Another scripts/run or scripts/test is setting up; waiting for it.\n")
+    fcntl.flock(9, fcntl.LOCK_EX)
+'
+take_lock() {
+    exec 9<"$root"
+    "$python" -c "$lock" || fail 'could not lock the checkout' 'flock failed' 'Run it from a local disk.'
+}
+
+digest='
+import hashlib, sys
+print(hashlib.sha256(b"".join(open(name, "rb").read() for name in sys.argv[1:])).hexdigest())
+'
+write_stamp_draft() {
+    {
+        printf '%s\n' "$root"
+        # shellcheck disable=SC2086  # $inputs is a list
+        (cd "$root" && "$python" -c "$digest" $inputs)
+    } >"$1"
+}
+
+# --- The steps ---------------------------------------------------------------------------------
+
+# pip writes INSTALLER after the last file of a distribution, so one without it is half there.
+# pip would call it installed all the same.
+remove_half_installed() {
+    for distribution in "$venv"/lib/python3*/site-packages/*.dist-info; do
+        [ -f "$distribution/INSTALLER" ] || rm -rf "$distribution"
+    done
+    rm -rf "$venv"/lib/python3*/site-packages/~*
+}
+
+# Exits 0 if the environment can be used and has the pip that constraints.txt wants, 3 if it can
+# be used and has another pip.
+is_usable='
+import importlib.metadata, sys
+prefix, wanted = sys.argv[1:]
+if sys.version_info < (3, 11) or sys.prefix != prefix:
+    sys.exit(1)
+pip = importlib.metadata.distribution("pip")
+if not pip.read_text("INSTALLER"):
+    sys.exit(1)
+sys.exit(0 if pip.version == wanted else 3)
+'
+make_venv() {
+    wanted=$(sed -n 's/^pip==//p' "$root/constraints.txt")
+    next_step "Python environment: $venv"
+    "$venv/bin/python" -I -c "$is_usable" "$venv" "$wanted" 2>/dev/null
+    case $? in
+    0) return ;;
+    3) ;;
+    *)
+        [ -e "$venv" ] && say "      it is incomplete or broken: making it again"
+        "$python" -m venv --clear "$venv" >>"$log" 2>&1 ||
+            fail 'could not make .venv' "$(last_error_in_log)" "Free some disk space, or delete
+        $venv yourself, then run $program again."
+        ;;
+    esac
+    rm -f "$venv/.shammah-run" "$venv/.shammah-test"
+    # A recent pip writes start scripts that do not import re, which doubles their start-up time.
+    "$venv/bin/python" -m pip install --quiet "pip==$wanted" >&2 || pip_failed "pip $wanted"
+}
+
+pip_failed() {
+    fail "could not install $1" "$(last_error_in_log)" "Check the network connection and the disk \
+(3 GB must be free), then run
+        $program again: what has been done is kept."
+}
+
+install_packages() {
+    next_step "Packages (the first time takes minutes: PyTorch alone is large)"
+    rm -f "$venv/.shammah-run" "$venv/.shammah-test" # nothing is complete until this has ended
+    remove_half_installed
+    (
+        cd "$root" &&
+            "$venv/bin/python" -m pip install --constraint constraints.txt \
+                --build-constraint constraints.txt --editable ".[$1]" >&2
+    ) || pip_failed 'the packages'
+}
+
+make_starter() {
+    next_step "Starter model"
+    "$venv/bin/python" "$root/scripts/make_starter.py" "$@" >&2 ||
+        fail 'could not make the starter model' 'its own message is above' \
+            "Follow that message, then run $program again."
+}
+
+# In an environment of their own: their dependencies are not ours.
+make_servers() {
+    next_step "Servers that only the tests use: $servers"
+    cmp -s "$root/scripts/servers-requirements.txt" "$servers/.complete" &&
+        [ -x "$servers/bin/python" ] && return
+    "$python" -m venv --clear --without-pip "$servers" >>"$log" 2>&1 ||
+        fail 'could not make .venv-servers' "$(last_error_in_log)" 'Free some disk space.'
+    "$venv/bin/python" -m pip --python "$servers/bin/python" install \
+        --requirement "$root/scripts/servers-requirements.txt" >&2 || pip_failed 'the servers'
+    cp "$root/scripts/servers-requirements.txt" "$servers/.complete"
+}
+
+set_up() {
+    find_python
+    take_lock
+    is_current "$1" && return # someone else has just finished it
+    started=$(date +%s)
+    export PIP_LOG="$log" PIP_DISABLE_PIP_VERSION_CHECK=1
+    : >"$log"
+    say "Setting up Shammah in $root with $python"
+    make_venv
+    draft=$venv/.shammah-draft
+    # Taken before the work: inputs that change meanwhile are newer than the stamp will be.
+    write_stamp_draft "$draft"
+    if [ -x "$venv/bin/shammah" ] && cmp -s "$draft" "$venv/.shammah-$1"; then
+        next_step 'Packages: unchanged'
+    elif [ "$1" = test ]; then
+        install_packages starter,dev
+    else
+        install_packages starter
+    fi
+    if [ "$1" = test ]; then
+        make_starter --keep-gguf
+        make_servers
+        cp -p "$draft" "$draft-run" && mv "$draft-run" "$venv/.shammah-run"
+    else
+        make_starter
+    fi
+    mv "$draft" "$venv/.shammah-$1"
+    rm -f "$log" # pip writes tens of megabytes, of use to nobody after a success
+    say "Set up in $(($(date +%s) - started)) s."
+}
+
+# ensure_environment FLAVOUR
+ensure_environment() {
+    is_current "$1" && return
+    trap 'say "" "$program: interrupted. Run it again to go on."; exit 130' INT
+    set_up "$1"
+    trap - INT
+    exec 9<&-
+}

@@ -1,0 +1,1 @@
+"""The bus: typed messages over ZeroMQ between the frontend and the workers."""

@@ -1,0 +1,415 @@
+"""A frontend's connection to one worker.
+
+Synchronous for its users; inside, one thread owns the sockets. It renews the lease while the
+person types, hands replies to whoever asked, keeps the worker's latest snapshot, and notices
+the worker's death: then it ends every open request itself, so that none waits for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import zmq
+
+from shammah.bus import codec, messages
+from shammah.bus.endpoints import SOCKET_MAX_BYTES, Endpoints, lock_holder
+from shammah.bus.messages import (
+    Accepted,
+    Cancel,
+    ChatMessage,
+    ClientInfo,
+    Detach,
+    Done,
+    Event,
+    Failed,
+    Generate,
+    Hello,
+    Ping,
+    Pong,
+    Reply,
+    Request,
+    Sampling,
+    Stopping,
+    Token,
+    Welcome,
+)
+from shammah.errors import ShammahError
+
+PING_S = 1.0
+"""A third of the worker's lease, so that two may be lost."""
+
+SILENCE_S = 30.0
+"""A worker that says nothing at all for this long, though its process lives, is given up.
+Generous, because importing torch from a cold disk holds the interpreter for seconds."""
+
+STALL_S = 120.0
+"""A worker that answers pings but does no step for an open request for this long is stuck.
+One step is one token or one prefill chunk; the slowest machine does one in a few seconds."""
+
+TICK_MS = 100
+RECONNECT_MS = 20
+DETACH_MS = 200
+
+_UP = zmq.Event.HANDSHAKE_SUCCEEDED
+_DOWN = zmq.Event.DISCONNECTED
+
+GenerationReply = Accepted | Token | Done | Failed
+
+
+def new_request_id() -> str:
+    return uuid.uuid4().hex
+
+
+class Generation:
+    """The answers to one Generate. Iterate once; ends after exactly one Done or Failed."""
+
+    def __init__(self, peer: Peer, request_id: str) -> None:
+        self.request_id = request_id
+        self.replies: queue.SimpleQueue[GenerationReply] = queue.SimpleQueue()
+        self._peer = peer
+
+    def __iter__(self) -> Iterator[GenerationReply]:
+        while True:
+            reply = self.replies.get()
+            yield reply
+            if isinstance(reply, Done | Failed):
+                return
+
+    def cancel(self) -> None:
+        """End it here at once, and have the worker end it at its next step.
+
+        The iteration ends with ``Failed("cancelled")`` without waiting for the worker: on a
+        slow machine one step takes a second, and the person wants the prompt back. May be
+        called from a signal handler: it only puts something into queues.
+        """
+        self._peer.send(Cancel(self.request_id))
+        self._peer.forget(self.request_id)
+        self.replies.put(Failed("cancelled", "Cancelled.", "", self.request_id))
+
+
+class Peer:
+    """The connection. Made connected; `close` gives the lease back.
+
+    ``latest`` is the worker's last snapshot, ``welcome`` its answer to our Hello (both
+    ``None`` while it is not there), ``stopped`` whether it said that it ends on purpose.
+
+    Args:
+        endpoints: where the workers' sockets are.
+        role: which worker.
+        client: who we are; ``None`` only watches and holds no lease.
+        on_change: called on the connection's thread after each event, and with ``None`` when
+            the worker is lost. Must return at once.
+    """
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        role: str,
+        client: ClientInfo | None,
+        on_change: Callable[[Event | None], None] = lambda event: None,
+    ) -> None:
+        self.role = role
+        self.latest: Event | None = None
+        self.welcome: Welcome | None = None
+        self.refusal: Failed | None = None
+        self.stopped = False
+        self._endpoints = endpoints
+        self._client = client
+        self._on_change = on_change
+        self._changed = threading.Condition()
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._generations: dict[str, Generation] = {}
+        self._waiting: dict[str, queue.SimpleQueue[Reply]] = {}
+        self._heard = self._moved = self._pinged = time.monotonic()
+        self._progress = -1
+        self._hello_id = ""
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name=f"bus-{role}", daemon=True)
+        self._thread.start()
+
+    # --- for the frontend's threads -------------------------------------------------------
+
+    def send(self, message: Request) -> None:
+        """Send without waiting; from any thread and from signal handlers.
+
+        Raises:
+            ShammahError: ``message_too_long``.
+        """
+        frame = codec.encode(message)
+        if len(frame) > codec.MAX_FRAME_BYTES:
+            raise ShammahError(
+                "message_too_long",
+                f"The conversation has {len(frame):,} bytes, more than can be sent "
+                f"({codec.MAX_FRAME_BYTES:,}).",
+                "Begin a new conversation, or give a shorter text.",
+            )
+        self._post(frame)
+
+    def generate(
+        self,
+        conversation: tuple[ChatMessage, ...],
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        max_new_tokens: int | None = None,
+    ) -> Generation:
+        """Ask for an answer to ``conversation``."""
+        generation = Generation(self, new_request_id())
+        self._generations[generation.request_id] = generation
+        self._moved = time.monotonic()
+        try:
+            self.send(Generate(generation.request_id, conversation, sampling, max_new_tokens))
+        except ShammahError as error:
+            self._fail(generation.request_id, error.code, error.message, error.hint)
+        if self.welcome is None:
+            # It may have died between the caller's look and our entry in the table.
+            self._fail_all("worker_died", f"The {self.role} worker is not there.")
+        return generation
+
+    def forget(self, request_id: str) -> None:
+        """Drop the replies to a generation that nobody waits for any more."""
+        self._generations.pop(request_id, None)
+
+    def request(self, message: Request, timeout: float) -> Reply:
+        """Send ``message`` and wait for the reply with its request id.
+
+        Raises:
+            ShammahError: ``worker_silent`` after ``timeout`` seconds, or what the worker
+                answered with Failed.
+        """
+        replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._waiting[message.request_id] = replies
+        self.send(message)
+        try:
+            reply = replies.get(timeout=timeout)
+        except queue.Empty:
+            raise ShammahError(
+                "worker_silent",
+                f"The {self.role} worker did not answer within {timeout:g} s.",
+                f"`shammah stop {self.role}` ends it.",
+            ) from None
+        finally:
+            self._waiting.pop(message.request_id, None)
+        if isinstance(reply, Failed):
+            raise ShammahError(reply.code, reply.message, reply.hint)
+        return reply
+
+    def wait_welcome(self, timeout: float) -> Welcome | None:
+        """The worker's answer to our Hello, or ``None`` if there is none within ``timeout``.
+
+        Raises:
+            ShammahError: the worker refused us (``protocol_version``).
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.welcome or self.refusal, timeout)
+            refusal, welcome = self.refusal, self.welcome
+        if refusal is not None:
+            raise ShammahError(refusal.code, refusal.message, refusal.hint)
+        return welcome
+
+    def forget_welcome(self) -> None:
+        """Wait for the next worker's welcome instead: the one that sent this has ended."""
+        with self._changed:
+            self.welcome = None
+
+    def close(self) -> None:
+        """Give the lease back and close the sockets."""
+        self._post(None)
+        self._thread.join()
+        self._wake_in.close()
+        self._wake_out.close()
+
+    def _post(self, frame: bytes | None) -> None:
+        self._outbox.put(frame)
+        # A full pipe has woken the thread already; a closed one means that it has ended.
+        with contextlib.suppress(OSError):
+            self._wake_in.send(b"\0")
+
+    # --- the connection's thread ----------------------------------------------------------
+
+    def _run(self) -> None:
+        context = zmq.Context()
+        context.linger = DETACH_MS
+        self._requests = context.socket(zmq.DEALER)
+        # Nothing is queued for a worker that is not there: an old question must not reach
+        # the next worker of the same name.
+        self._requests.immediate = True
+        self._requests.identity = uuid.uuid4().bytes
+        self._events = context.socket(zmq.SUB)
+        self._events.subscribe(b"")
+        for opened in (self._requests, self._events):
+            opened.maxmsgsize = SOCKET_MAX_BYTES
+            opened.reconnect_ivl = RECONNECT_MS
+            opened.reconnect_ivl_max = 10 * RECONNECT_MS
+        self._monitor = self._requests.get_monitor_socket(_UP | _DOWN)
+        self._requests.connect(self._endpoints.requests(self.role))
+        self._events.connect(self._endpoints.events(self.role))
+        try:
+            self._loop()
+        finally:
+            self._fail_all("worker_lost", f"The connection to the {self.role} worker was closed.")
+            self._requests.disable_monitor()
+            self._monitor.close(linger=0)
+            self._requests.close()
+            self._events.close()
+            context.term()
+
+    def _loop(self) -> None:
+        poller = zmq.Poller()
+        for source in (self._requests, self._events, self._monitor, self._wake_out.fileno()):
+            poller.register(source, zmq.POLLIN)
+        while not self._closing:
+            poller.poll(TICK_MS)
+            with contextlib.suppress(BlockingIOError):
+                self._wake_out.recv(4096)
+            # Replies before the disconnection: the last words of a worker that ends count.
+            self._drain(self._requests, self._on_reply)
+            self._drain(self._events, self._on_event)
+            self._drain_monitor()
+            self._drain_outbox()
+            self._keep_lease(time.monotonic())
+        if self.welcome is not None:
+            self._transmit(codec.encode(Detach(new_request_id())))
+
+    def _drain(self, source: zmq.Socket[bytes], handle: Callable[[Reply], None]) -> None:
+        while True:
+            try:
+                frame = source.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._heard = time.monotonic()
+            try:
+                message = codec.decode(frame)
+            except codec.ProtocolError:
+                continue  # a newer worker's message that we do not know
+            if isinstance(message, messages.REPLIES):
+                handle(message)
+
+    def _drain_monitor(self) -> None:
+        while True:
+            try:
+                header, _endpoint = self._monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            # zmq.utils.monitor would parse this, but imports asyncio (60 ms) to do so.
+            (event,) = struct.unpack_from("=H", header)
+            if event == _UP:
+                self._heard = time.monotonic()
+                self._say_hello()
+            elif event == _DOWN:
+                self._on_lost()
+
+    def _drain_outbox(self) -> None:
+        while True:
+            try:
+                frame = self._outbox.get_nowait()
+            except queue.Empty:
+                return
+            if frame is None:
+                self._closing = True
+                return
+            self._transmit(frame)
+
+    def _transmit(self, frame: bytes) -> None:
+        # EAGAIN: not connected. Whoever waits is answered by `_on_lost` or by his time limit.
+        with contextlib.suppress(zmq.Again):
+            self._requests.send(frame, zmq.NOBLOCK)
+
+    def _say_hello(self) -> None:
+        if self._client is not None:
+            self._hello_id = new_request_id()
+            hello = Hello(self._hello_id, messages.PROTOCOL, self._client)
+            self._transmit(codec.encode(hello))
+
+    def _keep_lease(self, now: float) -> None:
+        if self.welcome is None:
+            return
+        if now - self._pinged >= PING_S:
+            self._pinged = now
+            self._transmit(codec.encode(Ping(new_request_id())))
+        if not self._generations:
+            return
+        if now - self._heard > SILENCE_S:
+            self._fail_all("worker_silent", f"The {self.role} worker has stopped answering.")
+        elif now - self._moved > STALL_S:
+            self._fail_all("worker_stalled", f"The {self.role} worker makes no progress.")
+
+    # --- what arrives ---------------------------------------------------------------------
+
+    def _on_reply(self, reply: Reply) -> None:
+        if isinstance(reply, Welcome):
+            self._on_welcome(reply)
+        elif isinstance(reply, Pong):
+            self._on_pong(reply)
+        elif isinstance(reply, Stopping):
+            self.stopped = True
+        elif isinstance(reply, Accepted | Token | Done | Failed):
+            self._on_generation(reply)
+        waiting = self._waiting.get(reply.request_id)
+        if waiting is not None:
+            waiting.put(reply)
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        self._progress = -1
+        self.stopped = False
+        with self._changed:
+            self.welcome, self.refusal = welcome, None
+            self._changed.notify_all()
+        self._on_event(welcome.event)
+
+    def _on_pong(self, pong: Pong) -> None:
+        if not pong.attached:
+            # Our lease lapsed (this process was stopped for a while): begin a new one.
+            self._say_hello()
+        if pong.progress != self._progress:
+            self._progress = pong.progress
+            self._moved = time.monotonic()
+
+    def _on_generation(self, reply: GenerationReply) -> None:
+        if isinstance(reply, Failed) and reply.request_id == self._hello_id:
+            with self._changed:
+                self.refusal = reply
+                self._changed.notify_all()
+            return
+        generation = self._generations.get(reply.request_id)
+        if generation is None:
+            return
+        self._moved = time.monotonic()
+        if isinstance(reply, Done | Failed):
+            self.forget(reply.request_id)
+        generation.replies.put(reply)
+
+    def _on_event(self, event: Reply) -> None:
+        if not isinstance(event, Event):
+            return
+        known = self.latest
+        if known is not None and known.run_id == event.run_id and known.seq >= event.seq:
+            return
+        self.latest = event
+        self._on_change(event)
+
+    def _on_lost(self) -> None:
+        with self._changed:
+            self.welcome = None
+            self.latest = None
+        alive = lock_holder(self._endpoints.lock(self.role)) is not None
+        what = "closed the connection" if alive else "died"
+        self._fail_all("worker_died", f"The {self.role} worker {what}.")
+        self._on_change(None)
+
+    def _fail_all(self, code: str, message: str) -> None:
+        for request_id in list(self._generations):
+            self._fail(request_id, code, message, "Ask again: it is started anew.")
+
+    def _fail(self, request_id: str, code: str, message: str, hint: str) -> None:
+        generation = self._generations.pop(request_id, None)
+        if generation is not None:
+            generation.replies.put(Failed(code, message, hint, request_id))

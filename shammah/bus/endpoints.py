@@ -1,0 +1,131 @@
+"""Where the sockets and locks of a user's workers live.
+
+One directory per user, mode 0700: whoever can enter it can talk to the workers, nobody else
+can. The lock file, not the socket, says whether a worker runs: a socket file outlives its
+process, and a second bind on a live path silently steals it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shammah.bus.codec import MAX_FRAME_BYTES
+from shammah.errors import ExitCode, ShammahError
+
+ROLES = ("download", "inference", "cloud", "train")
+
+SOCKET_MAX_BYTES = 2 * MAX_FRAME_BYTES
+"""ZMQ_MAXMSGSIZE of every socket: libzmq drops the connection of a peer that sends more."""
+
+SUN_PATH_BYTES = 104
+"""``sun_path`` on macOS, with its final zero byte; Linux has 108."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """The paths of one user's workers inside ``runtime``."""
+
+    runtime: Path
+
+    def lock(self, role: str) -> Path:
+        return self.runtime / f"{role}.lock"
+
+    def requests(self, role: str) -> str:
+        return f"ipc://{self.runtime / f'{role}.sock'}"
+
+    def events(self, role: str) -> str:
+        return f"ipc://{self.runtime / f'{role}.events'}"
+
+
+def open_endpoints(environ: Mapping[str, str], uid: int | None = None) -> Endpoints:
+    """The runtime directory of this user, made if missing.
+
+    ``$XDG_RUNTIME_DIR/shammah`` where that variable names a directory, else
+    ``/tmp/shammah-UID``.
+
+    Raises:
+        ShammahError: ``runtime_directory``, when the directory belongs to somebody else, is a
+            link or no directory, cannot be made, or has a name too long for a socket.
+    """
+    uid = os.getuid() if uid is None else uid
+    xdg = environ.get("XDG_RUNTIME_DIR", "")
+    runtime = Path(xdg, "shammah") if xdg and os.path.isdir(xdg) else Path(f"/tmp/shammah-{uid}")
+    longest = len(os.fsencode(runtime / "inference.events")) + 1
+    if longest > SUN_PATH_BYTES:
+        raise _refused(runtime, f"its name is too long for a socket by {longest - SUN_PATH_BYTES}")
+    try:
+        runtime.mkdir(mode=0o700, exist_ok=True)
+        found = runtime.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise _refused(runtime, "it is not a directory of its own (a link or a file)")
+        if found.st_uid != uid:
+            raise _refused(runtime, f"it belongs to user {found.st_uid}, not to you ({uid})")
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            runtime.chmod(0o700)
+    except OSError as error:
+        raise _refused(runtime, error.strerror or str(error)) from error
+    return Endpoints(runtime)
+
+
+def _refused(runtime: Path, why: str) -> ShammahError:
+    return ShammahError(
+        "runtime_directory",
+        f"The directory for sockets, {runtime}, cannot be used: {why}.",
+        "Remove it, or set XDG_RUNTIME_DIR to a short directory of your own.",
+        exit_code=ExitCode.USAGE,
+    )
+
+
+class RoleLock:
+    """The exclusive lock that a worker holds for its whole life.
+
+    The kernel drops a ``flock`` when its holder dies, however it dies, so the lock cannot go
+    stale. The pid inside is written by the holder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock; false if another process has it."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        self._fd = fd
+        return True
+
+    def release(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def lock_holder(path: Path) -> int | None:
+    """The pid of the process that holds the lock at ``path``; ``None`` if nobody does.
+
+    The probe takes a shared lock for an instant; a worker that starts in that instant tries
+    again (`workers.host`). 0 means held, but the pid is not written yet.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        text = os.pread(fd, 32, 0).strip()
+        return int(text) if text.isdigit() else 0
+    finally:
+        os.close(fd)

@@ -1,0 +1,60 @@
+"""The line editor (prompt_toolkit), loaded behind the prompt."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+
+
+class Editor:
+    """Imports prompt_toolkit in the background; `ready_fd` is readable when it is there.
+
+    Args:
+        prompt: the text before the line.
+        live_line: what to show below the line now; empty for no line at all.
+    """
+
+    def __init__(self, prompt: str, live_line: Callable[[], str]) -> None:
+        self.ready_fd, self._done_fd = os.pipe()
+        self._prompt = prompt
+        self._live_line = live_line
+        self._session: PromptSession[str] | None = None
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._load, name="editor", daemon=True)
+        self._thread.start()
+
+    def _load(self) -> None:
+        try:
+            from prompt_toolkit import PromptSession
+
+            self._session = PromptSession(self._prompt)
+        except Exception as error:  # raised where it can be shown
+            self._failure = error
+        os.write(self._done_fd, b"\0")
+
+    def read(self) -> str:
+        """One line (or several, pasted), with what was typed before.
+
+        Raises:
+            EOFError: Ctrl-D.
+            KeyboardInterrupt: Ctrl-C.
+        """
+        self._thread.join()
+        if self._session is None:
+            raise RuntimeError("the line editor could not be loaded") from self._failure
+        self.refresh()
+        return self._session.prompt()
+
+    def refresh(self) -> None:
+        """Show the live line anew, from any thread; never blocks a key."""
+        session = self._session
+        if session is None:
+            return
+        # None, not "": an empty toolbar is still a line.
+        session.bottom_toolbar = self._live_line() or None
+        session.app.invalidate()

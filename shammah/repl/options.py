@@ -1,0 +1,55 @@
+"""The REPL's own command line. Parsed after the prompt is on the screen, without click."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shammah.errors import ExitCode, ShammahError
+from shammah.router.decision import Target, Wish
+
+
+@dataclass(frozen=True, slots=True)
+class ReplOptions:
+    """``None`` or empty: as the settings say."""
+
+    model: str | None = None
+    system: str = ""
+    wish: Wish = field(default_factory=Wish)
+
+
+def parse_options(arguments: list[str]) -> ReplOptions:
+    """The options that `shammah.__main__.opens_repl` let through.
+
+    Raises:
+        ShammahError: ``usage``, for a contradiction.
+    """
+    values: dict[str, str] = {}
+    flags: set[str] = set()
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name in ("--model", "-m", "--system"):
+            values[name.replace("-m", "--model") if name == "-m" else name] = (
+                value if equals else next(rest)
+            )
+        else:
+            flags.add(name)
+    return ReplOptions(values.get("--model"), values.get("--system", ""), parse_wish(flags))
+
+
+def parse_wish(flags: set[str]) -> Wish:
+    """The wish that ``--local``, ``--cloud`` and ``--private`` state.
+
+    Raises:
+        ShammahError: ``usage``, when ``--cloud`` meets one of the others.
+    """
+    local = bool(flags & {"--local", "--private"})
+    if local and "--cloud" in flags:
+        raise ShammahError(
+            "usage",
+            "--cloud contradicts --local and --private.",
+            "Give one of them.",
+            exit_code=ExitCode.USAGE,
+        )
+    target = Target.LOCAL if local else Target.CLOUD if "--cloud" in flags else None
+    return Wish(target, private="--private" in flags)

@@ -1,0 +1,299 @@
+"""A frontend's view of its workers, and one question's way to its answer.
+
+`Link` keeps one worker attached: starts it, attaches, starts it again when it dies. `Session`
+has the two that answer, asks the router, waits where it must, and yields what a person should
+see. It prints nothing: the REPL and ``shammah ask`` render what it yields.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+
+from shammah.bus.client import Generation, Peer
+from shammah.bus.endpoints import Endpoints, open_endpoints
+from shammah.bus.messages import (
+    Accepted,
+    ChatMessage,
+    ClientInfo,
+    Done,
+    Event,
+    Failed,
+    Sampling,
+    State,
+    Token,
+)
+from shammah.config import Settings
+from shammah.errors import ShammahError
+from shammah.router.decision import RouteDecision, Target, View, Wish, decide
+from shammah.supervision import WorkerSpec, ensure, worker_spec
+
+RESTARTS = 3
+RESTART_WINDOW_S = 60.0
+"""A worker that dies more often than this is not started again by itself."""
+
+CLOSE_S = 0.5
+WAIT_S = 0.5
+"""How often a waiting question looks again even if nothing was heard."""
+
+LOCAL_ROLE = "inference"
+CLOUD_ROLE = "cloud"
+
+
+class RestartBudget:
+    """How often a worker may be started within a window. Pure: the clock is passed in."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._starts: deque[float] = deque(maxlen=RESTARTS)
+
+    def spend(self) -> bool:
+        """Count a start; false if there were too many already."""
+        now = self._clock()
+        if len(self._starts) == RESTARTS and now - self._starts[0] < RESTART_WINDOW_S:
+            return False
+        self._starts.append(now)
+        return True
+
+
+class Link:
+    """One worker, kept attached in the background.
+
+    Args:
+        on_change: called from other threads when the state may have changed.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        endpoints: Endpoints,
+        client: ClientInfo,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.spec = spec
+        self.peer: Peer | None = None
+        self.failure: Failed | None = None
+        self._endpoints = endpoints
+        self._client = client
+        self._on_change = on_change
+        self._budget = RestartBudget()
+        self._attaching: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def state(self) -> State | None:
+        """The worker's state; a Failed of our own if it cannot be had; ``None``: unknown."""
+        peer = self.peer
+        if peer is not None and peer.welcome is not None and peer.latest is not None:
+            return peer.latest.status.state
+        return self.failure
+
+    @property
+    def attached(self) -> bool:
+        return self.peer is not None and self.peer.welcome is not None
+
+    def start(self) -> None:
+        """Begin to attach, in the background. Does nothing while that is under way or done."""
+        with self._lock:
+            if self._closed or self.attached or self._attaching is not None:
+                return
+            self.failure = None
+            self._attaching = threading.Thread(
+                target=self._attach, name=f"attach-{self.spec.role}", daemon=True
+            )
+            self._attaching.start()
+
+    def _attach(self) -> None:
+        old, self.peer = self.peer, None
+        if old is not None:
+            old.close()
+        peer: Peer | None = None
+        failure: Failed | None = None
+        try:
+            peer = ensure(
+                self.spec, self._endpoints, self._client, on_change=self._on_worker_change
+            )
+        except ShammahError as error:
+            failure = Failed(error.code, error.message, error.hint)
+        with self._lock:
+            self._attaching = None
+            self.failure = failure
+            self.peer = peer
+            closed = self._closed
+        if closed and peer is not None:
+            peer.close()
+        self._on_change()
+
+    def _on_worker_change(self, event: Event | None) -> None:
+        peer = self.peer
+        # One that was stopped on purpose stays away until it is needed.
+        if event is None and peer is not None and not peer.stopped:
+            if self._budget.spend():
+                self.start()  # have it back before the next question
+            else:
+                self.failure = Failed(
+                    "worker_crashes",
+                    f"The {self.spec.role} worker died {RESTARTS} times in a minute.",
+                    f"{self.spec.log_file} says why; the next question starts it once more.",
+                )
+        self._on_change()
+
+    def close(self) -> None:
+        """Give the lease back. The worker goes on for as long as its keep_alive says."""
+        with self._lock:
+            self._closed = True
+            peer, attaching = self.peer, self._attaching
+        if peer is not None:
+            peer.close()
+        if attaching is not None:
+            # A lease that it still takes after this lapses by itself.
+            attaching.join(CLOSE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Who will answer, and why."""
+
+    decision: RouteDecision
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The question waits for ``role``, which is in ``state``."""
+
+    role: str
+    state: State | None
+
+
+Step = Routed | Waiting | Token | Done | Failed
+
+CANCELLED = Failed("cancelled", "Cancelled.")
+
+
+class Session:
+    """The workers that answer, for one frontend."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        program: str,
+        *,
+        local_only: bool = False,
+    ) -> None:
+        self.settings = settings
+        self._on_change: Callable[[], None] = lambda: None
+        self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._generation: Generation | None = None
+        self._interrupted = False
+        endpoints = open_endpoints(environ)
+        client = ClientInfo(program, os.getpid(), _terminal())
+        stand_in = local_only or not settings.cloud_configured
+        self.local = Link(
+            worker_spec(settings, LOCAL_ROLE, environ, stand_in=stand_in),
+            endpoints,
+            client,
+            self._changed,
+        )
+        self.cloud: Link | None = None
+        if settings.cloud_configured and not local_only:
+            self.cloud = Link(
+                worker_spec(settings, CLOUD_ROLE, environ), endpoints, client, self._changed
+            )
+
+    def start(self, *, local: bool = True, cloud: bool = True) -> None:
+        """Begin to bring the workers up, in the background."""
+        if cloud and self.cloud is not None:
+            self.cloud.start()
+        if local:
+            self.local.start()
+
+    def watch(self, on_change: Callable[[], None]) -> None:
+        """Have ``on_change`` called, from other threads, when a worker's state changes."""
+        self._on_change = on_change
+
+    def view(self) -> View:
+        cloud = self.cloud.state if self.cloud is not None else None
+        return View(self.local.state, cloud, self.cloud is not None)
+
+    def answer(
+        self,
+        conversation: tuple[ChatMessage, ...],
+        wish: Wish,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        max_new_tokens: int | None = None,
+    ) -> Iterator[Step]:
+        """One question's way: Waiting..., Routed, Token..., then exactly one Done or Failed.
+
+        `interrupt` ends it early.
+        """
+        self._interrupted = False
+        routed = yield from self._route(wish)
+        if isinstance(routed, Failed):
+            yield routed
+            return
+        decision, peer = routed
+        yield Routed(decision)
+        self._generation = peer.generate(conversation, sampling, max_new_tokens)
+        if self._interrupted:
+            self._generation.cancel()
+        for reply in self._generation:
+            if not isinstance(reply, Accepted):
+                yield reply
+        self._generation = None
+
+    def interrupt(self) -> None:
+        """End the question in hand. Safe in a signal handler: it only fills queues."""
+        self._interrupted = True
+        self._signals.put(None)
+        if self._generation is not None:
+            self._generation.cancel()
+
+    def close(self) -> None:
+        """Give the leases back."""
+        for link in (self.local, self.cloud):
+            if link is not None:
+                link.close()
+
+    def _link(self, target: Target) -> Link:
+        if target is Target.CLOUD and self.cloud is not None:
+            return self.cloud
+        return self.local
+
+    def _route(self, wish: Wish) -> Generator[Step, None, tuple[RouteDecision, Peer] | Failed]:
+        """Wait until somebody can answer; who, why and his connection."""
+        self.start(
+            local=wish.private or wish.target is not Target.CLOUD,
+            cloud=not wish.private and wish.target is not Target.LOCAL,
+        )
+        while not self._interrupted:
+            decision = decide(self.view(), wish)
+            if isinstance(decision, Failed):
+                return decision
+            link = self._link(decision.target)
+            peer = link.peer
+            if not decision.wait and peer is not None and link.attached:
+                return decision, peer
+            yield Waiting(link.spec.role, link.state)
+            with contextlib.suppress(queue.Empty):
+                self._signals.get(timeout=WAIT_S)
+        return CANCELLED
+
+    def _changed(self) -> None:
+        self._signals.put(None)
+        self._on_change()
+
+
+def _terminal() -> str:
+    try:
+        return os.ttyname(sys.stdin.fileno())
+    except (OSError, ValueError):
+        return ""

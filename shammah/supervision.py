@@ -1,0 +1,264 @@
+"""Workers' lives, seen from a frontend: start, attach, replace, stop.
+
+A worker belongs to the user, not to a frontend: whoever needs it first starts it, everybody
+shares it, and the lock in the runtime directory says whether it is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from shammah.bus.client import Peer, new_request_id
+from shammah.bus.endpoints import Endpoints, lock_holder
+from shammah.bus.messages import ClientInfo, Event, Identity, Stop, Welcome
+from shammah.config import Settings, identity
+from shammah.errors import ExitCode, ShammahError
+
+START_S = 20.0
+"""A worker binds its sockets before it imports anything heavy: 0.2 s usually."""
+
+STOP_S = 5.0
+"""The whole stop ladder; half of it for the request, most of the rest for SIGTERM."""
+
+POLL_S = 0.02
+
+SECRETS = {
+    "ANTHROPIC_API_KEY": "cloud",
+    "ANTHROPIC_AUTH_TOKEN": "cloud",
+    "ANTHROPIC_CUSTOM_HEADERS": "cloud",
+    "HF_TOKEN": "download",
+    "HUGGING_FACE_HUB_TOKEN": "download",
+}
+"""Environment variable to the only role that gets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """The worker that a frontend wants: ``arguments`` follow the role on its command line."""
+
+    identity: Identity
+    arguments: tuple[str, ...]
+    environ: Mapping[str, str]
+    log_file: Path
+
+    @property
+    def role(self) -> str:
+        return self.identity.role
+
+
+class Rung(StrEnum):
+    """How a worker was brought to end."""
+
+    REQUEST = "request"
+    SIGTERM = "SIGTERM"
+    SIGKILL = "SIGKILL"
+
+
+def worker_spec(
+    settings: Settings, role: str, environ: Mapping[str, str], *, stand_in: bool = False
+) -> WorkerSpec:
+    """The worker of ``role`` that serves ``settings``, with no more secrets than it needs."""
+    arguments: list[str] = []
+    if role == "inference":
+        arguments += ["--model", settings.model]
+        arguments += ["--stand-in"] if stand_in else []
+    kept = {name: value for name, value in environ.items() if SECRETS.get(name, role) == role}
+    kept["SHAMMAH_HOME"] = str(settings.home)
+    return WorkerSpec(
+        identity(settings, role, stand_in=stand_in),
+        tuple(arguments),
+        kept,
+        settings.home / "logs" / f"{role}.log",
+    )
+
+
+def worker_command(spec: WorkerSpec) -> list[str]:
+    # -P: the user's directory must not come first on sys.path; a stray workers/ in it would
+    # run instead of ours.
+    return [sys.executable, "-P", "-m", "workers", spec.role, *spec.arguments]
+
+
+def spawn(spec: WorkerSpec) -> subprocess.Popen[bytes]:
+    """Start the worker in a session of its own, so that Ctrl-C never reaches it."""
+    spec.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(os.open(spec.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+        return subprocess.Popen(
+            worker_command(spec),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=dict(spec.environ),
+            cwd="/",
+            start_new_session=True,
+        )
+
+
+class WorkerInUseError(ShammahError):
+    """Another frontend holds a worker that was started with something else."""
+
+    def __init__(self, wanted: Identity, welcome: Welcome) -> None:
+        users = ", ".join(
+            f"{other.program} {other.pid}" + (f" on {other.terminal}" if other.terminal else "")
+            for other in welcome.others
+        )
+        running = welcome.identity.model
+        detail = "" if running != wanted.model else " with other settings"
+        super().__init__(
+            "worker_in_use",
+            f"The {wanted.role} worker runs {running}{detail} for {users}; "
+            f"you asked for {wanted.model}.",
+            f"Join with --model {running}, wait until it is free, or take over: "
+            f"`shammah stop {wanted.role}`.",
+        )
+        self.welcome = welcome
+
+
+def ensure(
+    spec: WorkerSpec,
+    endpoints: Endpoints,
+    client: ClientInfo,
+    *,
+    on_change: Callable[[Event | None], None] = lambda event: None,
+    timeout: float = START_S,
+) -> Peer:
+    """A connection to the worker that ``spec`` describes, which is started if need be.
+
+    A running worker with another identity is replaced when nobody else uses it.
+
+    Raises:
+        ShammahError: ``worker_start_failed`` (with the end of its log), ``worker_silent``,
+            ``protocol_version``.
+        WorkerInUseError: somebody else uses a worker with another identity.
+    """
+    peer = Peer(endpoints, spec.role, client, on_change)
+    try:
+        _attach(peer, spec, endpoints, time.monotonic() + timeout)
+    except BaseException:
+        peer.close()
+        raise
+    return peer
+
+
+def _attach(peer: Peer, spec: WorkerSpec, endpoints: Endpoints, deadline: float) -> None:
+    child: subprocess.Popen[bytes] | None = None
+    log_start = 0
+    while True:
+        if lock_holder(endpoints.lock(spec.role)) is None:
+            code = child.poll() if child else None
+            if child is None or code == ExitCode.ALREADY_RUNNING:
+                log_start = _size(spec.log_file)
+                child = spawn(spec)
+            elif code is not None:
+                raise _start_failed(spec, code, log_start)
+        welcome = peer.wait_welcome(POLL_S)
+        if welcome is not None:
+            if welcome.identity.digest == spec.identity.digest:
+                return
+            if welcome.others:
+                raise WorkerInUseError(spec.identity, welcome)
+            stop(spec.role, endpoints, peer)
+            peer.forget_welcome()
+            child = None
+        if time.monotonic() > deadline:
+            raise ShammahError(
+                "worker_silent",
+                f"The {spec.role} worker runs, but does not answer.",
+                f"`shammah stop {spec.role}` ends it; {spec.log_file} may say more.",
+            )
+
+
+def _start_failed(spec: WorkerSpec, code: int, log_start: int) -> ShammahError:
+    with open(spec.log_file, errors="replace") as log:
+        log.seek(log_start)
+        lines = log.read().strip().splitlines()
+    said = lines[-1] if lines else f"it ended with status {code}"
+    return ShammahError(
+        "worker_start_failed",
+        f"The {spec.role} worker could not start: {said}",
+        f"{spec.log_file} has the whole story.",
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def stop(role: str, endpoints: Endpoints, peer: Peer | None = None) -> Rung | None:
+    """End the worker of ``role``: ask it, then SIGTERM, then SIGKILL, under one deadline.
+
+    Only a process that holds our lock is ever signalled.
+
+    Returns:
+        The rung that was needed; ``None`` if no worker was running.
+
+    Raises:
+        ShammahError: ``worker_unstoppable``.
+    """
+    lock = endpoints.lock(role)
+    if lock_holder(lock) is None:
+        return None
+    deadline = time.monotonic() + STOP_S
+    own = peer is None
+    asking = Peer(endpoints, role, None) if peer is None else peer
+    try:
+        while time.monotonic() < deadline - STOP_S / 2:
+            # Again and again: the connection may be a moment away.
+            asking.send(Stop(new_request_id()))
+            if _gone(lock, time.monotonic() + 10 * POLL_S):
+                return Rung.REQUEST
+    finally:
+        if own:
+            asking.close()
+    for number, rung, until in (
+        (signal.SIGTERM, Rung.SIGTERM, deadline - STOP_S / 10),
+        (signal.SIGKILL, Rung.SIGKILL, deadline + STOP_S),
+    ):
+        if not _signal_holder(lock, number) or _gone(lock, until):
+            return rung
+    raise ShammahError("worker_unstoppable", f"The {role} worker did not end, not even by SIGKILL.")
+
+
+def _gone(lock: Path, until: float) -> bool:
+    while lock_holder(lock) is not None:
+        if time.monotonic() > until:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _signal_holder(lock: Path, number: int) -> bool:
+    """Signal the process that holds the lock; false if nobody holds it any more."""
+    pid = lock_holder(lock)
+    if not pid:
+        return pid is not None
+    if not hasattr(os, "pidfd_open"):  # macOS
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        return True
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        # The pid was read before the handle was opened: it may have been given to another
+        # process in between, but not if it still holds the lock.
+        if lock_holder(lock) != pid:
+            return False
+        signal.pidfd_send_signal(process, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(process)
+    return True

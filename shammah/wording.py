@@ -1,0 +1,86 @@
+"""States, decisions and errors in words for a terminal. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from shammah.bus.messages import (
+    Done,
+    Downloading,
+    Failed,
+    Initializing,
+    Loading,
+    NotAvailable,
+    Ready,
+    State,
+)
+from shammah.router.decision import Reason, RouteDecision
+
+REASONS = {
+    Reason.MODEL_READY: "the local model is ready",
+    Reason.MODEL_NOT_READY: "the local model is not ready",
+    Reason.NO_CLOUD: "no cloud is configured",
+    Reason.USER: "as you asked",
+    Reason.PRIVATE: "private",
+}
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def describe_state(state: State | None) -> str:
+    """One short line: ``Loading starter: weights (2/4)``."""
+    match state:
+        case None:
+            return "Starting"
+        case Initializing():
+            return "Initializing"
+        case Downloading(model, done, total) if total:
+            return f"Downloading {model}: {100 * done // total}%"
+        case Downloading(model, done, _):
+            return f"Downloading {model}: {done / 1e6:.0f} MB"
+        case Loading(model, stage, done, total):
+            return f"Loading {model}: {stage} ({done + 1}/{total})"
+        case Ready(model):
+            facts = [state.dtype, state.device] if state.dtype else []
+            facts += [f"{state.context_length:,} tokens"] if state.context_length else []
+            facts += ["a small stand-in"] if state.stand_in else []
+            return f"Ready: {model}" + (f" ({', '.join(facts)})" if facts else "")
+        case NotAvailable(reason, _):
+            return f"Not available: {reason}"
+        case Failed(_, message, _):
+            return f"Failed: {message}"
+
+
+def describe_answer(done: Done, decision: RouteDecision) -> str:
+    """Who answered and why, and how fast, in one line."""
+    by, timings = done.provenance, done.timings
+    who = f"{decision.target}: {by.model}" + (", a small stand-in" if by.stand_in else "")
+    parts = [who, REASONS[decision.reason], f"{done.usage.output_tokens} tokens"]
+    if timings.decode_tokens_per_second:
+        parts.append(f"{timings.decode_tokens_per_second:.1f} tok/s")
+    if timings.ttft_s:
+        parts.append(f"first token {timings.ttft_s:.2f} s")
+    if done.finish_reason not in ("stop", "cancelled"):
+        parts.append({"length": "cut at the length limit"}.get(done.finish_reason, "refused"))
+    return " · ".join(parts)
+
+
+def describe_failure(failure: Failed) -> str:
+    return f"{failure.message} {failure.hint}".rstrip()
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters other than newline and tab.
+
+    A model's output may hold escape sequences (it read them, or was asked for them); a
+    terminal would obey them.
+    """
+    return _CONTROL.sub("", text)
+
+
+def styled(text: str, code: str, environ: Mapping[str, str], *, terminal: bool) -> str:
+    """``text`` in an SGR style on a terminal that wants it (https://no-color.org)."""
+    if not terminal or environ.get("NO_COLOR") or environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{code}m{text}\x1b[0m"

@@ -1,0 +1,108 @@
+"""``python -P -m workers ROLE``: one worker process."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+
+from shammah.bus.endpoints import ROLES, RoleLock, lock_holder, open_endpoints
+from shammah.config import Settings, identity, load_settings
+from shammah.errors import ExitCode, ShammahError
+from workers.host import Host, Service
+from workers.logs import LogFile, configure_logging
+
+LOCK_TRIES = 5
+LOCK_PAUSE_S = 0.02
+"""A probe (`lock_holder`) holds a shared lock for microseconds; five tries outlast it."""
+
+
+def main() -> int:
+    options = _parse(sys.argv[1:])
+    try:
+        return _serve(options)
+    except ShammahError as error:
+        print(f"shammah worker: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _serve(options: argparse.Namespace) -> int:
+    role = options.role
+    settings = load_settings(os.environ, options.model)
+    endpoints = open_endpoints(os.environ)
+    service = _service(role, settings, options.stand_in)
+    lock = RoleLock(endpoints.lock(role))
+    if not _acquire(lock):
+        holder = lock_holder(lock.path)
+        raise ShammahError(
+            "already_running",
+            f"A {role} worker is running already (process {holder}).",
+            f"It is shared by all your terminals; `shammah stop {role}` ends it.",
+            exit_code=ExitCode.ALREADY_RUNNING,
+        )
+    log_file = LogFile(settings.home, role)
+    if not options.foreground:
+        log_file.adopt()
+    configure_logging(role)
+    keep_alive = options.keep_alive
+    if keep_alive is None:
+        own = settings.cloud if role == "cloud" else settings.inference
+        keep_alive = own.keep_alive
+    on_tick = (lambda: None) if options.foreground else log_file.rotate_if_long
+    host = Host(
+        service,
+        identity(settings, role, stand_in=options.stand_in),
+        endpoints,
+        keep_alive,
+        on_tick,
+    )
+    host.run()
+    return ExitCode.OK
+
+
+def _service(role: str, settings: Settings, stand_in: bool) -> Service:
+    if role == "inference":
+        from workers.inference.service import InferenceService
+
+        return InferenceService(settings, stand_in=stand_in)
+    if role == "cloud":
+        from workers.cloud.service import CloudService
+
+        return CloudService(settings.cloud)
+    raise ShammahError(
+        "not_available_yet",
+        f"The {role} worker is not available yet in this version of Shammah.",
+        exit_code=ExitCode.USAGE,
+    )
+
+
+def _acquire(lock: RoleLock) -> bool:
+    for _ in range(LOCK_TRIES):
+        if lock.acquire():
+            return True
+        time.sleep(LOCK_PAUSE_S)
+    return False
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -P -m workers", description="Runs one worker. People use `shammah worker`."
+    )
+    parser.add_argument("role", choices=ROLES)
+    parser.add_argument("--model", help="auto, starter, a size, a Hub id or a directory")
+    parser.add_argument("--stand-in", action="store_true", help="the starter may stand in")
+    parser.add_argument("--keep-alive", type=float, help="seconds to stay unused; -1: for ever")
+    parser.add_argument("--foreground", action="store_true", help="log to this terminal")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: torch and asyncio leave threads behind that can hold the interpreter's
+    # end for seconds, and a worker keeps nothing that is not on disk already.
+    os._exit(code)

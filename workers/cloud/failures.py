@@ -1,0 +1,227 @@
+"""Every way in which a call can fail, as code, message and hint.
+
+Codes (stable): ``cloud_key_rejected``, ``cloud_billing``, ``cloud_model_unknown``,
+``cloud_bad_request``, ``cloud_too_large``, ``cloud_rate_limited``, ``cloud_overloaded``,
+``cloud_server_error``, ``cloud_unreachable``, ``cloud_tls``, ``cloud_timeout``,
+``cloud_interrupted``, ``cloud_truncated``, ``cloud_malformed``.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import anthropic
+import httpx2
+
+from shammah.config import CloudSettings
+from shammah.errors import ShammahError
+from workers.cloud.request import Peer
+
+API_TEXT_MAX = 300
+"""Characters of a server's own words that are shown."""
+
+_STATUS_OF_TYPE = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""What an error event inside a stream would have been as an HTTP status."""
+
+_KEY_HINT = "Check ANTHROPIC_API_KEY (or api_key under [cloud] in config.toml)."
+_ADDRESS_HINT = "Check ANTHROPIC_BASE_URL (or base_url under [cloud] in config.toml)"
+_AGAIN_HINT = "Ask again."
+_LATER_HINT = "Ask again in a moment."
+_NETWORK_HINT = "Check the network connection; local answers do not need it."
+
+
+def describe(error: Exception, settings: CloudSettings, peer: Peer, *, began: bool) -> ShammahError:
+    """``error`` in words. ``began``: the answer was already arriving.
+
+    The words never hold the key, the question or the answer.
+    """
+    if isinstance(error, anthropic.APIStatusError):
+        return _Refusal(error, settings, peer).describe()
+    for cause in _chain(error):
+        found = _describe_cause(cause, peer, began)
+        if found is not None:
+            return found
+    if isinstance(error, anthropic.APIConnectionError | httpx2.HTTPError):
+        return _broken(peer) if began else _unreachable(peer, "it cannot be reached")
+    return malformed(peer)
+
+
+def truncated(peer: Peer) -> ShammahError:
+    """The stream ended in good order, but not the answer."""
+    return ShammahError(
+        "cloud_truncated",
+        f"{peer.subject} ended the connection before the end of the answer.",
+        _AGAIN_HINT,
+    )
+
+
+def malformed(peer: Peer) -> ShammahError:
+    """What came is not a stream of the Messages API."""
+    hint = _AGAIN_HINT
+    if not peer.is_anthropic:
+        hint = f"{_ADDRESS_HINT}: the server there must speak the Messages API."
+    return ShammahError(
+        "cloud_malformed",
+        f"{peer.subject} sent something that is not an answer of the Messages API.",
+        hint,
+    )
+
+
+class _Refusal:
+    """A status that means no, from the headers or from an error event inside the stream."""
+
+    def __init__(
+        self, error: anthropic.APIStatusError, settings: CloudSettings, peer: Peer
+    ) -> None:
+        self._error = error
+        self._settings = settings
+        self._peer = peer
+        self._status = error.status_code
+        if self._status < 400:
+            self._status = _STATUS_OF_TYPE.get(str(error.type), 500)
+
+    def describe(self) -> ShammahError:
+        match self._status:
+            case 401:
+                return self._say("cloud_key_rejected", "refused the API key", _KEY_HINT)
+            case 403:
+                return self._say("cloud_key_rejected", "does not allow this key to ask", _KEY_HINT)
+            case 402:
+                hint = "Look at the billing page of your account."
+                return self._say("cloud_billing", "wants a payment first", hint)
+            case 404:
+                return self._unknown_model()
+            case 413:
+                hint = "Begin a new conversation or ask with less text."
+                return self._say("cloud_too_large", "finds the conversation too long", hint)
+            case 429:
+                return self._say("cloud_rate_limited", "allows no more for now", self._wait())
+            case 503 | 529:
+                return self._say("cloud_overloaded", "is overloaded", self._wait())
+            case status if status >= 500:
+                return self._say("cloud_server_error", "failed", self._wait())
+        hint = "Follow what it says; when the conversation is too long, begin a new one."
+        return self._say("cloud_bad_request", "did not accept the question", hint)
+
+    def _unknown_model(self) -> ShammahError:
+        model = self._settings.model
+        hint = "Check model under [cloud] in config.toml"
+        if self._peer.is_anthropic:
+            hint += "."
+        else:
+            hint += " and ANTHROPIC_BASE_URL, which must not end in /v1."
+        return self._say("cloud_model_unknown", f"does not know the model {model!r:.80}", hint)
+
+    def _say(self, code: str, verb: str, hint: str) -> ShammahError:
+        told = str(self._status)
+        # A refused key is all that 401 says, and some servers repeat the key here.
+        if self._status != 401 and (text := self._own_words()):
+            told += f": {text}"
+        return ShammahError(code, f"{self._peer.subject} {verb} ({told}).", hint)
+
+    def _own_words(self) -> str:
+        """The server's text on one line, without control characters and without the key."""
+        text = self._error.api_message
+        if not isinstance(text, str):
+            return ""
+        text = "".join(c if c.isprintable() else " " for c in text)
+        text = " ".join(text.replace(self._settings.api_key.strip(), "***").split()).rstrip(".")
+        return text if len(text) <= API_TEXT_MAX else text[: API_TEXT_MAX - 1] + "…"
+
+    def _wait(self) -> str:
+        seconds = _retry_after(self._error.response.headers)
+        return _LATER_HINT if seconds is None else f"Ask again in {seconds} s."
+
+
+def _retry_after(headers: httpx2.Headers) -> int | None:
+    """Whole seconds to wait, from a number or a date; None when not told."""
+    value = headers.get("retry-after", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            then = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        # A date without a zone is UTC, like every date in HTTP.
+        then = then if then.tzinfo else then.replace(tzinfo=UTC)
+        seconds = (then - datetime.now(UTC)).total_seconds()
+    return max(0, math.ceil(seconds)) if math.isfinite(seconds) else None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The deepest causes first: they say most."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _chain(inner)
+    cause = error.__cause__ or error.__context__
+    if cause is not None:
+        yield from _chain(cause)
+    yield error
+
+
+def _describe_cause(cause: BaseException, peer: Peer, began: bool) -> ShammahError | None:
+    match cause:
+        case ssl.SSLError() if began:
+            return _broken(peer)
+        case ssl.SSLCertVerificationError():
+            return ShammahError(
+                "cloud_tls",
+                f"{peer.subject} could not prove who it is ({cause.verify_message}).",
+                "Check the clock of this machine, the proxy, and SSL_CERT_FILE.",
+            )
+        case ssl.SSLError():
+            return ShammahError(
+                "cloud_tls",
+                f"A secure connection was not possible: {peer.subject} broke it off.",
+                f"{_ADDRESS_HINT}: https:// or http://?",
+            )
+        case socket.gaierror():
+            return _unreachable(peer, "its name cannot be resolved (no network, or a wrong name)")
+        case ConnectionRefusedError():
+            return _unreachable(peer, "nothing answers there", f"{_ADDRESS_HINT}.")
+        case httpx2.ProxyError():
+            return _unreachable(peer, "the proxy refuses", "Check HTTPS_PROXY and NO_PROXY.")
+        case httpx2.ConnectTimeout():
+            return ShammahError(
+                "cloud_timeout", f"{peer.subject} could not be reached in time.", _NETWORK_HINT
+            )
+        case httpx2.TimeoutException():
+            when = " in the middle of the answer" if began else ""
+            return ShammahError("cloud_timeout", f"{peer.subject} fell silent{when}.", _AGAIN_HINT)
+        case httpx2.RemoteProtocolError() | httpx2.ReadError() | httpx2.WriteError():
+            return _broken(peer)
+    return None
+
+
+def _unreachable(peer: Peer, why: str, hint: str = _NETWORK_HINT) -> ShammahError:
+    return ShammahError("cloud_unreachable", f"{peer.subject} cannot be asked: {why}.", hint)
+
+
+def _broken(peer: Peer) -> ShammahError:
+    return ShammahError(
+        "cloud_interrupted",
+        f"The connection broke before the end of the answer of {_object(peer)}.",
+        _AGAIN_HINT,
+    )
+
+
+def _object(peer: Peer) -> str:
+    """``subject`` in the middle of a sentence."""
+    return peer.subject if peer.is_anthropic else peer.subject[0].lower() + peer.subject[1:]

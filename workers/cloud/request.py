@@ -1,0 +1,143 @@
+"""A `Generate` as a call of the Messages API. Pure; never imports the SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from shammah.bus.messages import ChatMessage, Generate, Sampling
+from shammah.config import CloudSettings
+from shammah.errors import ShammahError
+
+if TYPE_CHECKING:
+    from anthropic.types import MessageParam
+
+ANTHROPIC_URL = "https://api.anthropic.com"
+
+BETWEEN_PARTS = "\n\n"
+"""Between messages that become one."""
+
+_SAMPLING = {
+    "temperature": "a temperature",
+    "top_p": "a top_p",
+    "top_k": "a top_k",
+    "repetition_penalty": "a repetition penalty",
+    "seed": "a seed",
+}
+_EXTRA_BODY = ("temperature", "top_p", "top_k")
+"""What the Messages API once took, and compatible servers still do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is asked, and how to call them in a sentence."""
+
+    url: str
+    is_anthropic: bool
+    subject: str
+    """Begins a sentence: ``Claude`` or ``The server at HOST``."""
+
+    @classmethod
+    def of(cls, base_url: str) -> Peer:
+        """The peer of the setting ``base_url`` (empty: Anthropic's own address).
+
+        Raises:
+            ShammahError: ``cloud_address_invalid``. The address itself is not repeated, since
+                it may hold a password.
+        """
+        url = base_url.strip() or ANTHROPIC_URL
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        if not host or parts.scheme not in ("http", "https"):
+            raise ShammahError(
+                "cloud_address_invalid",
+                "The address of the cloud server is not a web address.",
+                "Set ANTHROPIC_BASE_URL (or base_url under [cloud] in config.toml) to something "
+                "like http://127.0.0.1:8080, or leave it empty for Anthropic's own address.",
+            )
+        if host == urlsplit(ANTHROPIC_URL).hostname:
+            return cls(url, True, "Claude")
+        name = f"[{host}]" if ":" in host else host
+        return cls(url, False, f"The server at {name}:{port}" if port else f"The server at {name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The arguments of one ``messages.create``, and what to tell the person about them."""
+
+    model: str
+    max_tokens: int
+    turns: list[MessageParam]
+    system: str = ""
+    extra_body: dict[str, float] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+
+def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
+    """The call that asks ``request`` of ``peer``.
+
+    Raises:
+        ShammahError: ``cloud_bad_request``, when there is nothing to ask.
+    """
+    extra_body, notices = _sampling(request.sampling, peer)
+    return Call(
+        model=settings.model,
+        max_tokens=request.max_new_tokens or settings.max_tokens,
+        turns=_turns(request.messages),
+        system=BETWEEN_PARTS.join(
+            m.content for m in request.messages if m.role == "system" and m.content.strip()
+        ),
+        extra_body=extra_body,
+        notices=notices,
+    )
+
+
+def _turns(messages: Iterable[ChatMessage]) -> list[MessageParam]:
+    """Alternating turns that begin with the user, as the API wants them.
+
+    Blank messages are left out, since the API refuses them and they say nothing. An assistant
+    turn without a question before it (the conversation was cut) is left out too.
+    """
+    turns: list[tuple[str, list[str]]] = []
+    for message in messages:
+        if message.role == "system" or not message.content.strip():
+            continue
+        if message.role not in ("user", "assistant"):
+            raise _bad_request(f"A message has the unknown role {message.role!r:.40}.")
+        if turns and turns[-1][0] == message.role:
+            turns[-1][1].append(message.content)
+        elif turns or message.role == "user":
+            turns.append((message.role, [message.content]))
+    if not turns:
+        raise _bad_request("There is no question in the conversation.")
+    return [_turn(role, BETWEEN_PARTS.join(parts)) for role, parts in turns]
+
+
+def _turn(role: str, content: str) -> MessageParam:
+    if role == "assistant":
+        return {"role": "assistant", "content": content}
+    return {"role": "user", "content": content}
+
+
+def _bad_request(message: str) -> ShammahError:
+    return ShammahError("cloud_bad_request", message, "Ask a question.")
+
+
+def _sampling(sampling: Sampling, peer: Peer) -> tuple[dict[str, float], tuple[str, ...]]:
+    """What goes into the request, and a sentence for everything that cannot."""
+    sent: dict[str, float] = {}
+    notices: list[str] = []
+    for name, described in _SAMPLING.items():
+        value = getattr(sampling, name)
+        if value is None:
+            continue
+        if not peer.is_anthropic and name in _EXTRA_BODY:
+            sent[name] = value
+        else:
+            notices.append(f"{peer.subject} does not take {described}; it was ignored.")
+    return sent, tuple(notices)

@@ -1,0 +1,206 @@
+"""The cloud worker as a service of `workers.host`: one thread, one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+from shammah.bus.messages import (
+    Done,
+    Failed,
+    Generate,
+    Loading,
+    NotAvailable,
+    Provenance,
+    Ready,
+    Timings,
+    Token,
+    Usage,
+)
+from shammah.config import CloudSettings
+from shammah.errors import ShammahError
+from workers.host import Outlet
+
+log = logging.getLogger(__name__)
+
+ENGINE = "anthropic"
+
+NO_KEY = NotAvailable(
+    "No API key is set, so nothing is asked of Claude.",
+    "Set ANTHROPIC_API_KEY (or api_key under [cloud] in config.toml) to use it.",
+)
+
+
+class Answerer(Protocol):
+    """What answers: `workers.cloud.claude.Claude`."""
+
+    async def answer(
+        self, request: Generate, emit: Callable[[Token], None], arrived_s: float
+    ) -> Done | Failed: ...
+
+    async def close(self) -> None: ...
+
+
+def connect(settings: CloudSettings) -> Answerer:
+    """Import the SDK (1 to 2 s of CPU) and make a client; opens no connection."""
+    from workers.cloud.claude import Claude
+
+    return Claude(settings)
+
+
+class CloudService:
+    """Serves `Generate` requests, several at a time, in an event loop on the work thread.
+
+    Other threads only ever post callbacks to the loop. That never blocks, keeps the order, and
+    works before the loop runs. The import of the SDK has a thread of its own, so that a cancel
+    or a stop need not wait for it.
+    """
+
+    def __init__(
+        self,
+        settings: CloudSettings,
+        connect: Callable[[CloudSettings], Answerer] = connect,
+    ) -> None:
+        self._settings = settings
+        self._connect = connect
+        self._loop = asyncio.new_event_loop()
+        self._stop_asked = asyncio.Event()
+        self._answerer: asyncio.Future[Answerer | Failed] = self._loop.create_future()
+        self._tasks: dict[str, asyncio.Task[Done | Failed]] = {}
+        self._outlet: Outlet
+
+    def run(self, outlet: Outlet) -> None:
+        """Import the SDK and answer until `stop`."""
+        self._outlet = outlet
+        try:
+            self._loop.run_until_complete(self._serve())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
+            # Not asyncio.run: it would wait for an import, or for a name that does not resolve.
+            self._loop.close()
+
+    def submit(self, request: Generate) -> None:
+        """Answer ``request`` as soon as the SDK is there."""
+        self._post(self._start, request, time.monotonic())
+
+    def cancel(self, request_id: str) -> None:
+        """End a request now, wherever it is; one that has ended is left alone."""
+        self._post(self._cancel, request_id)
+
+    def stop(self) -> None:
+        """Cancel everything and make `run` return."""
+        self._post(self._stop_asked.set)
+
+    def _post(self, callback: Callable[..., object], *arguments: object) -> None:
+        # A closed loop means that the worker has stopped; the host ends what is left.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+    # --- in the loop ----------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        loading = self._loop.create_task(self._load())
+        await self._stop_asked.wait()
+        loading.cancel()
+        for request_id in list(self._tasks):
+            self._cancel(request_id)
+        while self._tasks:
+            await asyncio.wait(self._tasks.values())
+        await asyncio.wait([loading])
+        answerer = self._answerer.result() if self._answerer.done() else None
+        if answerer is not None and not isinstance(answerer, Failed):
+            await answerer.close()
+
+    async def _load(self) -> None:
+        if not self._settings.api_key.strip():
+            self._outlet.publish(NO_KEY)
+            self._answerer.set_result(Failed("not_available", NO_KEY.reason, NO_KEY.hint))
+            return
+        self._outlet.publish(Loading(self._settings.model, "import anthropic", 0, 1))
+        try:
+            _check_key(self._settings.api_key.strip())
+            answerer = await self._loop.run_in_executor(None, self._connect, self._settings)
+        except ShammahError as error:
+            self._fail(Failed(error.code, error.message, error.hint))
+        except Exception as error:
+            # The text of the error stays out: that of a proxy address can hold a password.
+            _log_error("the client could not be made", error)
+            self._fail(
+                Failed(
+                    "cloud_client",
+                    f"The Claude client could not be started ({type(error).__name__}).",
+                    "Check HTTPS_PROXY and SSL_CERT_FILE; the cloud log file says more.",
+                )
+            )
+        else:
+            self._answerer.set_result(answerer)
+            self._outlet.publish(Ready(model=self._settings.model, engine=ENGINE))
+
+    def _fail(self, failure: Failed) -> None:
+        self._answerer.set_result(failure)
+        self._outlet.publish(failure)
+
+    def _start(self, request: Generate, arrived_s: float) -> None:
+        task = self._loop.create_task(self._answer(request, arrived_s))
+        self._tasks[request.request_id] = task
+        task.add_done_callback(partial(self._finish, request.request_id, arrived_s))
+
+    def _cancel(self, request_id: str) -> None:
+        task = self._tasks.get(request_id)
+        # A second cancellation would break off the closing of the connection.
+        if task is not None and not task.cancelling():
+            task.cancel()
+
+    async def _answer(self, request: Generate, arrived_s: float) -> Done | Failed:
+        answerer = await asyncio.shield(self._answerer)
+        if isinstance(answerer, Failed):
+            return replace(answerer, request_id=request.request_id)
+        return await answerer.answer(request, self._outlet.reply, arrived_s)
+
+    def _finish(self, request_id: str, arrived_s: float, task: asyncio.Task[Done | Failed]) -> None:
+        """The one place where a request ends, however its task ended."""
+        del self._tasks[request_id]
+        if task.cancelled():  # while it waited for the SDK
+            outcome: Done | Failed = self._cancelled(request_id, arrived_s)
+        elif error := task.exception():
+            _log_error(f"request {request_id} failed", error)
+            why = f"The cloud worker failed: {type(error).__name__}."
+            outcome = Failed("internal", why, "Its log file says more.", request_id)
+        else:
+            outcome = task.result()
+        ended = outcome.code if isinstance(outcome, Failed) else outcome.finish_reason
+        log.info("request %s: %s", request_id, ended)
+        self._outlet.reply(outcome)
+
+    def _cancelled(self, request_id: str, arrived_s: float) -> Done:
+        waited_s = time.monotonic() - arrived_s
+        return Done(
+            request_id,
+            "cancelled",
+            Usage(),
+            Timings(queue_s=waited_s, total_s=waited_s),
+            Provenance("cloud", self._settings.model, engine=ENGINE),
+        )
+
+
+def _check_key(key: str) -> None:
+    """Refuse a key that no HTTP header can carry: the error of the transport would repeat it."""
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ShammahError(
+            "cloud_key_invalid",
+            "The API key holds a blank or a character that no key has.",
+            "Copy it again into ANTHROPIC_API_KEY (or api_key under [cloud] in config.toml).",
+        )
+
+
+def _log_error(what: str, error: BaseException) -> None:
+    """Type and place of an error; its text could repeat what was asked."""
+    places = "".join(traceback.format_tb(error.__traceback__))
+    log.error("%s: %s\n%s", what, type(error).__name__, places)

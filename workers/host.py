@@ -1,0 +1,414 @@
+"""What makes a worker process of a service: lock, sockets, leases, signals, events.
+
+Two threads. The main thread owns the sockets and answers ping, cancel, status and stop at
+once; the work thread runs the service (imports, loading, generating). They meet in two places
+only: the service's `submit`/`cancel`/`stop`, which never block, and the `Outlet`, a queue.
+So control never waits behind work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import zmq
+
+import shammah
+from shammah.bus import codec, messages
+from shammah.bus.endpoints import SOCKET_MAX_BYTES, Endpoints
+from shammah.bus.messages import (
+    Accepted,
+    Cancel,
+    Detach,
+    Detached,
+    Done,
+    Failed,
+    Generate,
+    GetStatus,
+    Hello,
+    Identity,
+    Initializing,
+    NotAvailable,
+    Ping,
+    Pong,
+    Replay,
+    Replayed,
+    Reply,
+    State,
+    Status,
+    Stop,
+    Stopping,
+    Token,
+    Welcome,
+)
+from workers.journal import Journal
+from workers.lease import LeaseTable
+
+log = logging.getLogger(__name__)
+
+TICK_MS = 250
+"""How often leases are looked at when nothing else happens."""
+
+WORK_GRACE_S = 1.0
+"""How long the work thread may take to leave after a stop before the process ends anyway."""
+
+LINGER_MS = 200
+"""Last replies get this long to reach the socket; libzmq's default is for ever."""
+
+Outgoing = Accepted | Token | Done | Failed
+
+
+class Outlet:
+    """The service's way out, from any thread."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.queue: queue.SimpleQueue[Outgoing | State] = queue.SimpleQueue()
+        self.progress = 0
+        self._wake = wake
+
+    def reply(self, message: Outgoing) -> None:
+        """Send a reply to the frontend that asked ``message.request_id``."""
+        self.progress += 1
+        self.queue.put(message)
+        self._wake()
+
+    def publish(self, state: State) -> None:
+        """Make ``state`` the worker's state and tell everybody."""
+        self.progress += 1
+        self.queue.put(state)
+        self._wake()
+
+    def advance(self) -> None:
+        """Count a unit of work that has nothing to tell (a prefill chunk)."""
+        self.progress += 1
+
+
+class Service(Protocol):
+    """The logic of one role. Only `run` may take time."""
+
+    def run(self, outlet: Outlet) -> None:
+        """Work until `stop`, on the work thread."""
+
+    def submit(self, request: Generate) -> None:
+        """Take a request. It must end in exactly one Done or Failed on the outlet."""
+
+    def cancel(self, request_id: str) -> None:
+        """End a request with ``Done(finish_reason="cancelled")``, if it still runs."""
+
+    def stop(self) -> None:
+        """Make `run` return soon."""
+
+
+class Host:
+    """One worker process around one service. `run` returns when the worker shall end."""
+
+    def __init__(
+        self,
+        service: Service,
+        identity: Identity,
+        endpoints: Endpoints,
+        keep_alive: float,
+        on_tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._service = service
+        self._identity = identity
+        self._role = identity.role
+        self._run_id = uuid.uuid4().hex
+        self._on_tick = on_tick
+        self._leases = LeaseTable(keep_alive, time.monotonic())
+        self._journal = Journal(self._role, self._run_id)
+        self._state: State = Initializing()
+        self._tokens = 0
+        self._owners: dict[str, bytes] = {}
+        self._stopping: str | None = None
+        self._signal: int | None = None
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._outlet = Outlet(self._wake)
+        self._context = zmq.Context()
+        self._context.linger = LINGER_MS
+        self._requests = self._bind(zmq.ROUTER, endpoints.requests(self._role))
+        self._events = self._bind(zmq.XPUB, endpoints.events(self._role))
+        self._handlers: dict[type, Callable[[bytes, Any], None]] = {
+            Hello: self._on_hello,
+            Ping: self._on_ping,
+            Detach: self._on_detach,
+            GetStatus: self._on_get_status,
+            Replay: self._on_replay,
+            Generate: self._on_generate,
+            Cancel: self._on_cancel,
+            Stop: self._on_stop,
+        }
+
+    def _bind(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
+        opened = self._context.socket(kind)
+        opened.maxmsgsize = SOCKET_MAX_BYTES
+        if kind == zmq.ROUTER:
+            opened.router_mandatory = True  # otherwise a reply to nobody vanishes silently
+            opened.router_handover = True  # a frontend that reconnects keeps its name
+        else:
+            opened.xpub_verbose = True  # every new subscriber is seen, and gets the snapshot
+        opened.bind(endpoint)
+        return opened
+
+    # --- the loop -------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until stopped, out of users, or signalled."""
+        self._install_signals()
+        work = threading.Thread(target=self._work, name="work", daemon=True)
+        work.start()
+        self._record("started")
+        log.info("started: run %s, model %s", self._run_id, self._identity.model)
+        poller = zmq.Poller()
+        for source in (self._requests, self._events, self._wake_out.fileno()):
+            poller.register(source, zmq.POLLIN)
+        while self._stopping is None:
+            self._turn(poller)
+        self._leave(work)
+
+    def _turn(self, poller: zmq.Poller) -> None:
+        ready = dict(poller.poll(TICK_MS))
+        if self._wake_out.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._wake_out.recv(4096)
+        # Everything that has arrived is read before any lease is judged: while an import
+        # holds the interpreter, pings wait in the socket and must still count.
+        self._drain_requests()
+        self._drain_subscriptions()
+        self._drain_outlet()
+        now = time.monotonic()
+        for peer in self._leases.lapse(now):
+            self._forget(peer, "lapsed")
+        if self._signal is not None:
+            self._begin_stop(f"signal {signal.Signals(self._signal).name}")
+        elif self._leases.expired(now):
+            self._begin_stop("unused")
+        self._on_tick()
+
+    def _leave(self, work: threading.Thread) -> None:
+        self._service.stop()
+        work.join(WORK_GRACE_S)
+        self._drain_outlet()
+        message = f"The {self._role} worker was stopped ({self._stopping})."
+        for request_id in list(self._owners):
+            self._answer(Failed("worker_stopped", message, "Ask again.", request_id))
+        self._record("stopped")
+        log.info("stopped: %s", self._stopping)
+        self._requests.close()
+        self._events.close()
+        self._context.term()
+
+    def _begin_stop(self, why: str) -> None:
+        if self._stopping is None:
+            self._stopping = why
+            self._record("stopping")
+            # So that no frontend takes the end for a crash and starts the worker again.
+            for peer in self._leases.peers():
+                self._send(peer, Stopping("", os.getpid()))
+
+    def _work(self) -> None:
+        try:
+            self._service.run(self._outlet)
+        except Exception as error:
+            log.exception("the work thread failed")
+            why = f"The {self._role} worker failed: {type(error).__name__}: {error}"
+            self._outlet.publish(Failed("internal", why, "Its log file says more."))
+
+    def _wake(self) -> None:
+        # A full pipe means that the loop has been woken already.
+        with contextlib.suppress(BlockingIOError):
+            self._wake_in.send(b"\0")
+
+    def _install_signals(self) -> None:
+        signal.set_wakeup_fd(self._wake_in.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._signal = number
+
+    # --- what comes in --------------------------------------------------------------------
+
+    def _drain_requests(self) -> None:
+        while self._stopping is None:
+            try:
+                peer, *frames = self._requests.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._dispatch(peer, frames)
+
+    def _dispatch(self, peer: bytes, frames: list[bytes]) -> None:
+        try:
+            if len(frames) != 1:
+                raise codec.ProtocolError(f"A message has {len(frames)} frames instead of one.")
+            message = codec.decode(frames[0])
+            if not isinstance(message, messages.REQUESTS):
+                raise codec.ProtocolError(
+                    f"A {type(message).__name__} is not a request.",
+                    getattr(message, "request_id", ""),
+                )
+        except codec.ProtocolError as error:
+            log.warning("refused a frame: %s", error.message)
+            self._send(peer, Failed(error.code, error.message, error.hint, error.request_id))
+            return
+        self._handlers[type(message)](peer, message)
+
+    def _drain_subscriptions(self) -> None:
+        while True:
+            try:
+                frame = self._events.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if frame[:1] == b"\x01":  # a new subscriber: give it the present state
+                self._record("subscribed")
+
+    def _on_hello(self, peer: bytes, hello: Hello) -> None:
+        if hello.protocol != messages.PROTOCOL:
+            why = (
+                f"This {self._role} worker speaks protocol {messages.PROTOCOL} (Shammah "
+                f"{shammah.__version__}), the frontend speaks {hello.protocol}."
+            )
+            hint = f"Run `shammah stop {self._role}` and ask again: a new worker will start."
+            self._send(peer, Failed("protocol_version", why, hint, hello.request_id))
+            return
+        self._leases.attach(peer, hello.client, time.monotonic())
+        event = self._record("attached", hello.request_id)
+        self._send(
+            peer,
+            Welcome(
+                hello.request_id,
+                messages.PROTOCOL,
+                shammah.__version__,
+                self._run_id,
+                os.getpid(),
+                self._identity,
+                event,
+                self._leases.others(peer),
+            ),
+        )
+
+    def _on_ping(self, peer: bytes, ping: Ping) -> None:
+        attached = self._leases.renew(peer, time.monotonic())
+        self._send(peer, Pong(ping.request_id, self._run_id, attached, self._outlet.progress))
+
+    def _on_detach(self, peer: bytes, detach: Detach) -> None:
+        self._send(peer, Detached(detach.request_id))
+        if self._leases.detach(peer, time.monotonic()):
+            self._forget(peer, "detached")
+
+    def _on_get_status(self, peer: bytes, request: GetStatus) -> None:
+        self._send(peer, self._record("status", request.request_id))
+
+    def _on_replay(self, peer: bytes, replay: Replay) -> None:
+        events, complete = self._journal.since(replay.since_seq)
+        self._send(peer, Replayed(replay.request_id, events, complete))
+
+    def _on_generate(self, peer: bytes, request: Generate) -> None:
+        failure = self._refusal(peer, request)
+        if failure is not None:
+            self._send(peer, failure)
+            return
+        self._send(peer, Accepted(request.request_id, len(self._owners)))
+        self._owners[request.request_id] = peer
+        self._record("accepted", request.request_id)
+        self._service.submit(request)
+
+    def _refusal(self, peer: bytes, request: Generate) -> Failed | None:
+        if not self._leases.holds(peer):
+            why = "A frontend must attach (Hello) before it asks."
+            return Failed("not_attached", why, "", request.request_id)
+        if request.request_id in self._owners or not request.request_id:
+            why = "A request id must be new and not empty."
+            return Failed("protocol", why, "", request.request_id)
+        return self._inability(request.request_id)
+
+    def _inability(self, request_id: str) -> Failed | None:
+        """Why this worker cannot answer anything in its present state."""
+        match self._state:
+            case Failed(code, message, hint):
+                return Failed(code, message, hint, request_id)
+            case NotAvailable(reason, hint):
+                return Failed("not_available", reason, hint, request_id)
+        return None
+
+    def _on_cancel(self, peer: bytes, cancel: Cancel) -> None:
+        # Only the owner cancels; a request that has ended already needs no answer.
+        if self._owners.get(cancel.request_id) == peer:
+            self._service.cancel(cancel.request_id)
+
+    def _on_stop(self, peer: bytes, stop: Stop) -> None:
+        self._send(peer, Stopping(stop.request_id, os.getpid()))
+        self._begin_stop("on request")
+
+    # --- what goes out --------------------------------------------------------------------
+
+    def _drain_outlet(self) -> None:
+        while True:
+            try:
+                message = self._outlet.queue.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(message, Accepted | Token | Done) or (
+                isinstance(message, Failed) and message.request_id
+            ):
+                self._answer(message)
+            else:
+                self._enter(message)
+
+    def _enter(self, state: State) -> None:
+        self._state = state
+        self._record("state")
+        for request_id in list(self._owners):
+            # Whoever waits for a model that will not come is told so now.
+            failure = self._inability(request_id)
+            if failure is not None:
+                self._answer(failure)
+
+    def _answer(self, message: Outgoing) -> None:
+        peer = self._owners.get(message.request_id)
+        if peer is None:
+            return  # its frontend has gone
+        self._send(peer, message)
+        if isinstance(message, Done | Failed):
+            self._owners.pop(message.request_id, None)
+            what = "failed"
+            if isinstance(message, Done):
+                what = message.finish_reason
+                self._tokens += message.usage.output_tokens
+            self._record(what, message.request_id)
+
+    def _send(self, peer: bytes, reply: Reply) -> None:
+        try:
+            self._requests.send_multipart([peer, codec.encode(reply)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            # EHOSTUNREACH: it is gone. EAGAIN: it reads nothing; a stopped terminal must not
+            # make the others wait.
+            log.info("a frontend is not reachable (%s)", error)
+            if self._leases.detach(peer, time.monotonic()):
+                self._forget(peer, "detached")
+
+    def _forget(self, peer: bytes, what: str) -> None:
+        """End what a frontend without a lease has asked for."""
+        for request_id, owner in list(self._owners.items()):
+            if owner == peer:
+                del self._owners[request_id]
+                self._service.cancel(request_id)
+        self._record(what)
+
+    def _record(self, what: str, request_id: str = "") -> messages.Event:
+        status = Status(self._state, len(self._leases), len(self._owners), self._tokens)
+        event = self._journal.record(what, status, request_id)
+        with contextlib.suppress(zmq.Again):
+            self._events.send(codec.encode(event), zmq.NOBLOCK)
+        return event

@@ -1,0 +1,117 @@
+"""The engine: what turns token ids into token ids. Text, processes and sockets are elsewhere.
+
+One thread calls it. Sequences are submitted, `step` does a bounded piece of work for one or
+several of them (a chunk of a prompt, or a token each), and says what came of it. Which
+sequences share a step, and whether a prompt's beginning is computed or remembered, is the
+engine's own business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from shammah.errors import ShammahError
+from workers.inference.checkpoint import Checkpoint
+from workers.inference.sampling import SamplingPlan
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettings:
+    """Where and how to compute: the values of `shammah.config.InferenceSettings`."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What loading decided. ``quantization`` is empty when the weights are as published."""
+
+    engine: str
+    device: str
+    dtype: str
+    quantization: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRequest:
+    """One prompt to continue.
+
+    ``prompt`` is not empty; the caller has made sure that prompt and ``max_new_tokens`` fit
+    into the context. A token of ``stop_ids`` ends the sequence and is no part of it.
+    """
+
+    request_id: str
+    prompt: tuple[int, ...]
+    sampling: SamplingPlan
+    max_new_tokens: int
+    stop_ids: frozenset[int]
+
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step did for one sequence.
+
+    Attributes:
+        prefilled: prompt tokens computed in this step.
+        generated: tokens chosen in this step, a stop token included.
+        token_ids: the same without the stop token.
+        finish_reason: set in a sequence's last result, unless it failed.
+        failure: why the sequence ended without finishing; the others go on.
+    """
+
+    request_id: str
+    prefilled: int = 0
+    generated: int = 0
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    failure: ShammahError | None = None
+
+
+class LoadObserver(Protocol):
+    """Is told how far a load is."""
+
+    def stage(self, name: str) -> None:
+        """A new stage has begun."""
+
+    def advance(self) -> None:
+        """Something within the stage was done."""
+
+
+class Engine(Protocol):
+    """Loaded once, then driven by one thread."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of `load`, in order."""
+
+    @property
+    def active(self) -> int:
+        """Sequences submitted and not ended; with 0 there is nothing to step."""
+
+    def load(
+        self, checkpoint: Checkpoint, settings: LoadSettings, observer: LoadObserver
+    ) -> EngineFacts:
+        """Bring the model into memory.
+
+        Raises:
+            ShammahError: ``model_unsupported``, ``model_config_invalid``, ``model_corrupt``,
+                ``device_unavailable`` or ``out_of_memory``.
+        """
+
+    def submit(self, request: SequenceRequest) -> None:
+        """Add a sequence."""
+
+    def step(self) -> list[StepResult]:
+        """Do one bounded piece of work."""
+
+    def cancel(self, request_id: str) -> None:
+        """Drop a sequence now: no later step works for it or names it."""
+
+
+MakeEngine = Callable[[], Engine]

@@ -1,0 +1,139 @@
+"""What the model's ``generation_config.json`` says, and what one request makes of it.
+
+Shared by every engine: an engine is given plain numbers and stop tokens, and never asks where
+they come from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shammah.bus.messages import Sampling
+from shammah.errors import ShammahError
+
+GENERATION_CONFIG = "generation_config.json"
+CONFIG = "config.json"
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingPlan:
+    """How to choose each token, all questions settled.
+
+    ``temperature`` of 0 chooses the most likely token. ``top_k`` of 0 and ``top_p`` of 1 leave
+    every token in. ``seed`` of ``None``: another answer each time.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """What the model's authors recommend. Without a file: the most likely token.
+
+    ``plan`` fills what a request leaves open; ``stop_ids`` end an answer.
+    """
+
+    plan: SamplingPlan = SamplingPlan()
+    stop_ids: frozenset[int] = frozenset()
+
+
+def read_defaults(directory: Path) -> GenerationDefaults:
+    """The defaults of the model in ``directory``; both files say which tokens end an answer.
+
+    Raises:
+        ShammahError: ``model_config_invalid``.
+    """
+    own = _read(directory / GENERATION_CONFIG)
+    asked = Sampling(
+        # As transformers reads it: without `do_sample` the numbers below it do not count.
+        temperature=_number(own, "temperature", 1.0) if own.get("do_sample") else 0.0,
+        top_p=_number(own, "top_p", 1.0),
+        # transformers' own default, for which the authors' numbers were chosen.
+        top_k=int(_number(own, "top_k", 50)),
+        repetition_penalty=_number(own, "repetition_penalty", 1.0),
+    )
+    try:
+        plan = plan_sampling(asked, SamplingPlan())
+    except ShammahError as error:
+        raise _invalid(GENERATION_CONFIG, error.message) from error
+    ids = [_stop_ids(own, GENERATION_CONFIG), _stop_ids(_read(directory / CONFIG), CONFIG)]
+    return GenerationDefaults(plan, frozenset().union(*ids))
+
+
+def plan_sampling(asked: Sampling, defaults: SamplingPlan) -> SamplingPlan:
+    """``asked`` with the gaps filled.
+
+    Raises:
+        ShammahError: ``sampling_invalid``, naming the value.
+    """
+    temperature = _take(asked.temperature, defaults.temperature)
+    top_p = _take(asked.top_p, defaults.top_p)
+    top_k = _take(asked.top_k, defaults.top_k)
+    penalty = _take(asked.repetition_penalty, defaults.repetition_penalty)
+    _check("temperature", temperature, 0 <= temperature < math.inf, "0 or more")
+    _check("top_p", top_p, 0 < top_p <= 1, "more than 0 and at most 1")
+    _check("top_k", top_k, top_k >= 0, "0 (off) or more")
+    _check("repetition_penalty", penalty, 0 < penalty < math.inf, "more than 0")
+    seed = asked.seed
+    _check("seed", seed, seed is None or 0 <= seed <= MAX_SEED, f"from 0 to {MAX_SEED}")
+    return SamplingPlan(float(temperature), float(top_p), int(top_k), float(penalty), seed)
+
+
+def _take(asked: float | None, default: float) -> float:
+    return default if asked is None else asked
+
+
+def _check(name: str, value: object, fits: bool, expected: str) -> None:
+    if not fits:
+        raise ShammahError(
+            "sampling_invalid",
+            f"{name} is {value}, but must be {expected}.",
+            f"Leave {name} out to use the model's own.",
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise _invalid(path.name, f"It cannot be read ({error}).") from error
+    if not isinstance(document, dict):
+        raise _invalid(path.name, "It is not a JSON object.")
+    return document
+
+
+def _number(document: dict[str, Any], key: str, default: float) -> float:
+    value = document.get(key)
+    if value is None:
+        return default
+    if type(value) not in (int, float):
+        raise _invalid(GENERATION_CONFIG, f"{key} is {value!r}, but must be a number.")
+    return float(value)
+
+
+def _stop_ids(document: dict[str, Any], name: str) -> frozenset[int]:
+    value = document.get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if any(type(token) is not int or token < 0 for token in ids):
+        raise _invalid(name, f"eos_token_id is {value!r}, but must be token numbers.")
+    return frozenset(ids)
+
+
+def _invalid(name: str, why: str) -> ShammahError:
+    return ShammahError(
+        "model_config_invalid",
+        f"The model's {name} cannot be used: {why}",
+        "Fetch the model again, or name another one with --model.",
+    )

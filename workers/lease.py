@@ -1,0 +1,84 @@
+"""Who uses a worker, and when nobody has for long enough. Pure: the clock is passed in.
+
+A frontend attaches, renews its lease with pings, and detaches; one that was killed just stops
+pinging. When the last lease is gone the ``keep_alive`` clock starts; when that has run out
+the worker ends, memory and all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shammah.bus.messages import ClientInfo
+
+LEASE_S = 3.0
+"""A frontend killed with SIGKILL lapses within this; frontends ping every third of it."""
+
+FIRST_LEASE_S = 10.0
+"""A worker that nobody has attached to yet waits at least this long, whatever ``keep_alive``
+says: the frontend that started it needs a moment to connect."""
+
+
+@dataclass(slots=True)
+class _Lease:
+    client: ClientInfo
+    until: float
+
+
+class LeaseTable:
+    """The leases of one worker.
+
+    Args:
+        keep_alive: seconds to stay without a lease; 0 ends at once, negative never.
+        now: the present monotonic time, seconds.
+    """
+
+    def __init__(self, keep_alive: float, now: float) -> None:
+        self.keep_alive = keep_alive
+        self._leases: dict[bytes, _Lease] = {}
+        self._unused_since = now
+        self._ever_attached = False
+
+    def attach(self, peer: bytes, client: ClientInfo, now: float) -> None:
+        self._leases[peer] = _Lease(client, now + LEASE_S)
+        self._ever_attached = True
+
+    def renew(self, peer: bytes, now: float) -> bool:
+        """False if ``peer`` holds no lease (it lapsed, or this worker is a newer one)."""
+        lease = self._leases.get(peer)
+        if lease is None:
+            return False
+        lease.until = now + LEASE_S
+        return True
+
+    def detach(self, peer: bytes, now: float) -> bool:
+        if self._leases.pop(peer, None) is None:
+            return False
+        self._unused_since = now
+        return True
+
+    def lapse(self, now: float) -> list[bytes]:
+        """Drop the leases that have run out and name their holders."""
+        lapsed = [peer for peer, lease in self._leases.items() if lease.until <= now]
+        for peer in lapsed:
+            self.detach(peer, now)
+        return lapsed
+
+    def holds(self, peer: bytes) -> bool:
+        return peer in self._leases
+
+    def peers(self) -> list[bytes]:
+        return list(self._leases)
+
+    def others(self, peer: bytes) -> tuple[ClientInfo, ...]:
+        return tuple(lease.client for key, lease in self._leases.items() if key != peer)
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def expired(self, now: float) -> bool:
+        """True when the worker should end for want of users."""
+        if self._leases or self.keep_alive < 0:
+            return False
+        patience = self.keep_alive if self._ever_attached else max(self.keep_alive, FIRST_LEASE_S)
+        return now - self._unused_since >= patience
