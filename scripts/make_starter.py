@@ -175,12 +175,17 @@ def as_qwen2(llama: Any) -> Any:
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
     source = llama.config
-    same = (
-        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
-        "num_key_value_heads rms_norm_eps rope_parameters tie_word_embeddings hidden_act"
-    ).split()
     config = Qwen2Config(
-        **{name: getattr(source, name) for name in same},
+        vocab_size=source.vocab_size,
+        hidden_size=source.hidden_size,
+        intermediate_size=source.intermediate_size,
+        num_hidden_layers=source.num_hidden_layers,
+        num_attention_heads=source.num_attention_heads,
+        num_key_value_heads=source.num_key_value_heads,
+        hidden_act=source.hidden_act,
+        rms_norm_eps=source.rms_norm_eps,
+        rope_parameters=source.rope_parameters,
+        tie_word_embeddings=source.tie_word_embeddings,
         max_position_embeddings=CONTEXT_LENGTH,
         bos_token_id=1,
         eos_token_id=2,
@@ -205,6 +210,15 @@ def as_qwen2(llama: Any) -> Any:
         pad_token_id=2,
     )
     return qwen2
+
+
+def save_model(model: Any, directory: Path, max_shard_size: str) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        model.save_pretrained(directory, max_shard_size=max_shard_size)
+    except SafetensorError as error:  # how safetensors says that the disk is full
+        raise OSError(str(error)) from error
 
 
 def save_tokenizer(tokenizer: Any, directory: Path) -> None:
@@ -238,7 +252,7 @@ def check_tokenizer(expected: Any, directory: Path) -> None:
 def convert(source: Source, into: Path, max_shard_size: str) -> None:
     quiet_transformers()
     llama, tokenizer = load_gguf(source.gguf)
-    as_qwen2(llama).save_pretrained(into, max_shard_size=max_shard_size)
+    save_model(as_qwen2(llama), into, max_shard_size)
     save_tokenizer(tokenizer, into)
     check_tokenizer(tokenizer, into)
     (into / "LICENSE").write_bytes(source.license_text)
@@ -339,10 +353,10 @@ def is_kept(gguf: Path) -> bool:
 
 def verify(source: Source, directory: Path) -> None:
     """Compare logits with the GGUF's own Llama and ask one question, both from the disk."""
+    quiet_transformers()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    quiet_transformers()
     llama, expected_tokenizer = load_gguf(source.gguf)
     check_tokenizer(expected_tokenizer, directory)
     tokenizer = AutoTokenizer.from_pretrained(directory)

@@ -19,7 +19,7 @@ inputs='pyproject.toml constraints.txt scripts/servers-requirements.txt
     scripts/make_starter.py scripts/lib/environment.sh'
 step=0
 
-say() { printf '%s\n' "$*" >&2; }
+say() { printf '%s\n' "$@" >&2; } # one argument is one line
 
 next_step() {
     step=$((step + 1))
@@ -28,16 +28,18 @@ next_step() {
 
 # fail WHAT WHY NEXT
 fail() {
-    say "" "$program: $1 (step $step of $steps)."
+    say "" "$program: $1."
     say "  why:  $2"
     say "  next: $3"
     [ -f "$log" ] && say "  log:  $log"
     exit 1
 }
 
-last_error_in_log() {
-    grep -E 'ERROR|Error:' "$log" | tail -n 1 | cut -c 1-300 | grep . ||
-        echo 'its own message is above'
+# The network or the disk if the log names it, else the last error that it has.
+reason_in_log() {
+    {
+        grep -m 1 -E 'Could not fetch URL|\[Errno' "$log" || grep 'ERROR: ' "$log" | tail -n 1
+    } | sed 's/^[^ ]* *//' | cut -c 1-300 | grep . || echo 'its own message is above'
 }
 
 # --- Is everything there? ----------------------------------------------------------------------
@@ -156,17 +158,19 @@ make_venv() {
     *)
         [ -e "$venv" ] && say "      it is incomplete or broken: making it again"
         "$python" -m venv --clear "$venv" >>"$log" 2>&1 ||
-            fail 'could not make .venv' "$(last_error_in_log)" "Free some disk space, or delete
+            fail 'could not make .venv' "$(reason_in_log)" "Free some disk space, or delete
         $venv yourself, then run $program again."
         ;;
     esac
     rm -f "$venv/.shammah-run" "$venv/.shammah-test"
     # A recent pip writes start scripts that do not import re, which doubles their start-up time.
-    "$venv/bin/python" -m pip install --quiet "pip==$wanted" >&2 || pip_failed "pip $wanted"
+    pip install --quiet "pip==$wanted" || pip_failed "pip $wanted"
 }
 
+pip() { "$venv/bin/python" -m pip "$@" >&2; }
+
 pip_failed() {
-    fail "could not install $1" "$(last_error_in_log)" "Check the network connection and the disk \
+    fail "could not install $1" "$(reason_in_log)" "Check the network connection and the disk \
 (3 GB must be free), then run
         $program again: what has been done is kept."
 }
@@ -175,10 +179,12 @@ install_packages() {
     next_step "Packages (the first time takes minutes: PyTorch alone is large)"
     rm -f "$venv/.shammah-run" "$venv/.shammah-test" # nothing is complete until this has ended
     remove_half_installed
+    # What builds the project is installed too, rather than fetched by pip for each build: that
+    # works without a network, and when something fails pip names it.
     (
-        cd "$root" &&
-            "$venv/bin/python" -m pip install --constraint constraints.txt \
-                --build-constraint constraints.txt --editable ".[$1]" >&2
+        cd "$root" || exit 1
+        pip install --quiet --constraint constraints.txt hatchling editables || exit 1
+        pip install --constraint constraints.txt --no-build-isolation --editable ".[$1]"
     ) || pip_failed 'the packages'
 }
 
@@ -195,9 +201,9 @@ make_servers() {
     cmp -s "$root/scripts/servers-requirements.txt" "$servers/.complete" &&
         [ -x "$servers/bin/python" ] && return
     "$python" -m venv --clear --without-pip "$servers" >>"$log" 2>&1 ||
-        fail 'could not make .venv-servers' "$(last_error_in_log)" 'Free some disk space.'
-    "$venv/bin/python" -m pip --python "$servers/bin/python" install \
-        --requirement "$root/scripts/servers-requirements.txt" >&2 || pip_failed 'the servers'
+        fail 'could not make .venv-servers' "$(reason_in_log)" 'Free some disk space.'
+    pip --python "$servers/bin/python" install \
+        --requirement "$root/scripts/servers-requirements.txt" || pip_failed 'the servers'
     cp "$root/scripts/servers-requirements.txt" "$servers/.complete"
 }
 

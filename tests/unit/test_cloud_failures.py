@@ -83,3 +83,9 @@ def test_other_causes(cause: Exception, code: str) -> None:
     assert error.code == code
     assert error.message.endswith(".")
     assert error.hint.endswith(".")
+
+
+def test_tls_that_breaks_in_the_middle_of_an_answer_is_a_broken_connection() -> None:
+    error = httpx2.ReadError("x")
+    error.__cause__ = ssl.SSLError(1, "DECRYPTION_FAILED_OR_BAD_RECORD_MAC")
+    assert describe(error, SETTINGS, Peer.of(""), began=True).code == "cloud_interrupted"

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,6 +43,9 @@ import threading
 import xllamacpp
 parameters = xllamacpp.CommonParams()
 parameters.model.path = sys.argv[2]
+parameters.model_alias = {"smollm2-135m"}
+parameters.chat_template = sys.argv[3]
+parameters.sampling.temp = 0.0
 parameters.hostnames = ["127.0.0.1"]
 parameters.port = int(sys.argv[1])
 parameters.n_parallel = 2
@@ -54,6 +56,16 @@ parameters.cpuparams_batch.n_threads = 2
 server = xllamacpp.Server(parameters)
 threading.Event().wait()
 """
+
+# The model's own template, but for the default system prompt: with its own one, which names the
+# model, this quantisation answers simple questions in odd French.
+_CHAT_TEMPLATE = """\
+{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system
+You are a helpful assistant.<|im_end|>
+{% endif %}<|im_start|>{{ message['role'] }}
+{{ message['content'] }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
 
 _LLMOCK = """
 import uvicorn
@@ -75,6 +87,11 @@ class FaultyServer:
     def script(self, *behaviours: dict[str, Any]) -> None:
         """What the next requests meet, for instance ``{"type": "fail", "status": 429}``."""
         self._call("POST", "/_llmock/scenario", {"behaviors": list(behaviours)})
+
+    def pending(self) -> list[dict[str, Any]]:
+        """Behaviours that no request has met yet."""
+        pending: list[dict[str, Any]] = self._call("GET", "/_llmock/scenario")["pending"]
+        return pending
 
     def requests(self) -> list[dict[str, Any]]:
         """Everything asked since the last `reset`, once it has ended (waits up to 2 s)."""
@@ -102,9 +119,10 @@ def llmock_server() -> Iterator[FaultyServer]:
 
 @contextlib.contextmanager
 def messages_api_server() -> Iterator[str]:
-    """A server that answers with a real model (SmolLM2-135M); gives its base URL."""
+    """A server that answers with a real model (SmolLM2-135M, always the same words to the same
+    conversation); gives its base URL."""
     port = _free_port()
-    with _process(_MESSAGES_API, str(port), str(_gguf())) as process:
+    with _process(_MESSAGES_API, str(port), str(_gguf()), _CHAT_TEMPLATE) as process:
         base_url = f"http://127.0.0.1:{port}"
         _wait_until_healthy(process, base_url)
         yield base_url

@@ -10,17 +10,18 @@ from collections.abc import Callable
 
 import anthropic
 import httpx2
+from anthropic.types import RawMessageStreamEvent
 
 from shammah.bus.messages import Done, Failed, Generate, Provenance, Token
 from shammah.config import CloudSettings
 from shammah.errors import ShammahError
-from workers.cloud import failures
+from workers.cloud import failures, transport
 from workers.cloud.reading import MalformedStreamError, Reading
 from workers.cloud.request import Call, Peer, build_call
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
-"""Between two bytes; the API sends pings while it thinks."""
+"""Between two bytes. The API sends pings while it thinks."""
 
 DRAIN_S = 1.0
 """After the answer is complete, the end of the stream is awaited only this long: it lets the
@@ -37,6 +38,8 @@ _FAILURES = (
     MalformedStreamError,
 )
 """Once the stream has begun, the SDK lets the errors of its transport and decoder through."""
+
+Take = Callable[[RawMessageStreamEvent], None]
 
 
 class Claude:
@@ -61,31 +64,42 @@ class Claude:
         self._peer = Peer.of(settings.base_url)
         # Key and address are always given: the SDK would otherwise look into the environment
         # and into profiles on disk, and send questions on behalf of somebody else.
+        timeout = httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S)
         self._client = anthropic.AsyncAnthropic(
             api_key=settings.api_key.strip(),
             base_url=self._peer.url,
             max_retries=0,
-            timeout=httpx2.Timeout(
-                READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S
-            ),
+            timeout=timeout,
             open_telemetry=False,
-            http_client=http_client,
+            http_client=http_client or transport.http_client(timeout),
         )
 
     async def answer(
-        self, request: Generate, emit: Callable[[Token], None], arrived_s: float
+        self,
+        request: Generate,
+        emit: Callable[[Token], None],
+        arrived_s: float,
+        advance: Callable[[], None] = lambda: None,
     ) -> Done | Failed:
         """Answer ``request``, which arrived at ``arrived_s`` on the clock.
 
-        Every piece of text goes to ``emit`` as it comes. Cancelling the task closes the
-        connection and returns ``Done(finish_reason="cancelled")``.
+        Every piece of text goes to ``emit`` as it comes; ``advance`` is called for what comes
+        and is no text. Cancelling the task closes the connection and returns
+        ``Done(finish_reason="cancelled")``.
         """
         reading = Reading(self._clock)
+
+        def take(event: RawMessageStreamEvent) -> None:
+            if text := reading.take(event):
+                emit(Token(request.request_id, reading.pieces, text))
+            else:
+                advance()
+
         notices: tuple[str, ...] = ()
         try:
             call = build_call(request, self._settings, self._peer)
             notices = call.notices
-            await self._read(call, reading, request.request_id, emit)
+            await self._read(call, reading, take)
             finish_reason = reading.finish_reason
         except asyncio.CancelledError:
             finish_reason = "cancelled"
@@ -104,16 +118,14 @@ class Claude:
         """Close the connections."""
         await self._client.close()
 
-    async def _read(
-        self, call: Call, reading: Reading, request_id: str, emit: Callable[[Token], None]
-    ) -> None:
+    async def _read(self, call: Call, reading: Reading, take: Take) -> None:
         """Send ``call`` and read the stream to its end.
 
         Raises:
             ShammahError: with a code of `failures`.
         """
         try:
-            await self._stream(call, reading, request_id, emit)
+            await self._stream(call, reading, take)
         except (*_FAILURES, TimeoutError) as error:
             # What breaks after a complete answer is only the connection.
             if reading.stop_reason is None:
@@ -124,9 +136,7 @@ class Claude:
                 raise failures.truncated(self._peer)
             raise failures.malformed(self._peer)
 
-    async def _stream(
-        self, call: Call, reading: Reading, request_id: str, emit: Callable[[Token], None]
-    ) -> None:
+    async def _stream(self, call: Call, reading: Reading, take: Take) -> None:
         stream = await self._client.messages.create(
             model=call.model,
             max_tokens=call.max_tokens,
@@ -137,7 +147,6 @@ class Claude:
         )
         async with stream, asyncio.timeout(None) as limit:
             async for event in stream:
-                if text := reading.take(event):
-                    emit(Token(request_id, reading.pieces, text))
+                take(event)
                 if reading.stop_reason is not None and limit.when() is None:
                     limit.reschedule(asyncio.get_running_loop().time() + DRAIN_S)

@@ -65,8 +65,9 @@ class Reading:
             self.model = _printable(event.message.model)
             self._count(event.message.usage)
         elif event.type == "content_block_start":
-            if event.content_block.type == "text":
-                return self._whole(event.content_block.text or "")
+            if event.content_block.type == "text" and event.content_block.text:
+                self._mark()
+                return self._whole(event.content_block.text)
         elif event.type == "content_block_delta":
             self._mark()
             if event.delta.type == "text_delta":

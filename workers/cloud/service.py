@@ -42,7 +42,11 @@ class Answerer(Protocol):
     """What answers: `workers.cloud.claude.Claude`."""
 
     async def answer(
-        self, request: Generate, emit: Callable[[Token], None], arrived_s: float
+        self,
+        request: Generate,
+        emit: Callable[[Token], None],
+        arrived_s: float,
+        advance: Callable[[], None],
     ) -> Done | Failed: ...
 
     async def close(self) -> None: ...
@@ -162,7 +166,8 @@ class CloudService:
         answerer = await asyncio.shield(self._answerer)
         if isinstance(answerer, Failed):
             return replace(answerer, request_id=request.request_id)
-        return await answerer.answer(request, self._outlet.reply, arrived_s)
+        outlet = self._outlet
+        return await answerer.answer(request, outlet.reply, arrived_s, outlet.advance)
 
     def _finish(self, request_id: str, arrived_s: float, task: asyncio.Task[Done | Failed]) -> None:
         """The one place where a request ends, however its task ended."""

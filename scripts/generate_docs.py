@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Keep what the documents say about the code true.
+
+Every part of a document between ``<!-- generated: NAME -->`` and ``<!-- end -->`` is written
+from the code. A test runs ``--check``.
+
+    .venv/bin/python scripts/generate_docs.py            rewrite what has changed
+    .venv/bin/python scripts/generate_docs.py --check    say what would change, exit 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import click
+
+from shammah import config, errors
+from shammah.bus import messages
+from shammah.cli import main as cli
+from shammah.config import ENVIRONMENT, Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+SECTION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def settings_table() -> str:
+    """Every setting with its default, its environment variable and what it means."""
+    variables = {".".join(path): name for name, path in ENVIRONMENT.items()}
+    words = attribute_docstrings(Path(config.__file__))
+    rows = ["| setting | default | environment | meaning |", "|---|---|---|---|"]
+    for path, owner, value in walk_settings(Settings(Path("~/.shammah"))):
+        name = ".".join(path)
+        shown = "none" if value == "" else f"`{value}`"
+        variable = f"`{variables[name]}`" if name in variables else ""
+        meaning = " ".join(words[(owner, path[-1])].split())
+        rows.append(f"| `{name}` | {shown} | {variable} | {meaning} |")
+    return "\n".join(rows)
+
+
+def walk_settings(
+    table: object, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str, object]]:
+    for field in fields(table):  # type: ignore[arg-type]
+        value = getattr(table, field.name)
+        if is_dataclass(value):
+            yield from walk_settings(value, (*path, field.name))
+        elif field.name != "home":
+            yield (*path, field.name), type(table).__name__, value
+
+
+def attribute_docstrings(module: Path) -> dict[tuple[str, str], str]:
+    """(class, attribute) to the string that follows the attribute in the source."""
+    found = {}
+    for node in ast.parse(module.read_text()).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for statement, following in zip(node.body, node.body[1:], strict=False):
+            match statement, following:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name))
+                    | ast.Assign(targets=[ast.Name(id=name)]),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    found[node.name, name] = text
+    return found
+
+
+def exit_codes() -> str:
+    """Every exit status."""
+    words = attribute_docstrings(Path(errors.__file__))
+    rows = ["| status | meaning |", "|---|---|"]
+    for code in errors.ExitCode:
+        rows.append(f"| {code.value} | {words.get(('ExitCode', code.name), 'Done.')} |")
+    return "\n".join(rows)
+
+
+def message_table() -> str:
+    """Every message of the bus with its fields."""
+    rows = ["| message | kind | fields | meaning |", "|---|---|---|---|"]
+    kinds = (
+        ("request", messages.REQUESTS),
+        ("reply", messages.REPLIES),
+        ("state", messages.STATES),
+        ("value", messages.VALUES),
+    )
+    for kind, classes in kinds:
+        for cls in classes:
+            if kind == "reply" and cls in messages.STATES:
+                continue  # Failed stands among the states
+            shown = ", ".join(f"`{field.name}`" for field in fields(cls))
+            words = (cls.__doc__ or "").split("\n\n")[0]
+            rows.append(f"| `{cls.__name__}` | {kind} | {shown} | {' '.join(words.split())} |")
+    return "\n".join(rows)
+
+
+def help_texts() -> str:
+    """The help of the program and of every command."""
+    parts = [help_of(cli, "shammah")]
+    parts += [help_of(command, f"shammah {name}") for name, command in cli.commands.items()]
+    return "\n\n".join(f"```text\n{part}\n```" for part in parts)
+
+
+def help_of(command: click.Command, name: str) -> str:
+    parent = click.Context(cli, info_name="shammah", terminal_width=88)
+    is_group = command is cli
+    context = (
+        parent if is_group else click.Context(command, parent, name.split()[1], terminal_width=88)
+    )
+    context.terminal_width = 88
+    lines = (line.rstrip() for line in command.get_help(context).splitlines())
+    return "\n".join(lines)
+
+
+def tree() -> str:
+    """The packages, each module with the first line of its docstring."""
+    lines = ["```text"]
+    for package in ("shammah", "workers"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            place = path.relative_to(ROOT)
+            words = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+            shown = str(place.parent) + "/" if path.name == "__init__.py" else str(place)
+            lines.append(f"{shown:42} {words}")
+    return "\n".join([*lines, "```"])
+
+
+GENERATORS: dict[str, Callable[[], str]] = {
+    "settings": settings_table,
+    "exit-codes": exit_codes,
+    "messages": message_table,
+    "help": help_texts,
+    "tree": tree,
+}
+
+
+def generate(text: str) -> str:
+    """``text`` with every generated section written anew."""
+
+    def write(match: re.Match[str]) -> str:
+        return f"{match[1]}{GENERATORS[match[2]]()}\n{match[3]}"
+
+    return SECTION.sub(write, text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    check = parser.parse_args().check
+    stale = []
+    for document in DOCUMENTS:
+        before = document.read_text()
+        after = generate(before)
+        if after != before:
+            stale.append(document.relative_to(ROOT))
+            if not check:
+                document.write_text(after)
+    for name in stale:
+        print(f"{name}: {'is out of date' if check else 'rewritten'}")
+    return 1 if stale and check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

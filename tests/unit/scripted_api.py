@@ -1,0 +1,116 @@
+"""A Messages API that sends what a test scripts, without a socket: the real SDK on top of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx2
+
+from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Token
+from shammah.config import CloudSettings
+from workers.cloud.claude import Claude
+
+KEY = "sk-secret-0123456789"
+LIMIT_S = 10.0
+
+Handler = Callable[[httpx2.Request], Any]
+Outcome = tuple[list[Token], Done | Failed]
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
+
+
+def start(**usage: int) -> bytes:
+    message = {"id": "m", "model": "claude-real", "content": [], "usage": usage}
+    return event("message_start", message=message)
+
+
+def text(piece: Any) -> bytes:
+    return event("content_block_delta", index=0, delta={"type": "text_delta", "text": piece})
+
+
+def end(stop_reason: str | None = "end_turn", **usage: int) -> bytes:
+    return event("message_delta", delta={"stop_reason": stop_reason}, usage=usage)
+
+
+STOP = event("message_stop")
+WHOLE = (
+    start(input_tokens=7, output_tokens=1),
+    text("Par"),
+    text("is"),
+    end(output_tokens=3),
+    STOP,
+)
+
+
+def stream(*parts: bytes | Exception) -> Handler:
+    """A server that answers 200 and these bytes; an exception breaks the connection."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for part in parts:
+            if isinstance(part, Exception):
+                raise part
+            yield part
+
+    headers = {"content-type": "text/event-stream"}
+    return lambda _: httpx2.Response(200, headers=headers, content=body())
+
+
+def status(code: int, document: object = None, **headers: str) -> Handler:
+    if not isinstance(document, str):
+        document = json.dumps(document)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda _: httpx2.Response(code, headers=named, content=document)
+
+
+def api_error(kind: str, message: str) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+def ask(
+    handler: Handler, request: Generate | None = None, base_url: str = "", **settings: Any
+) -> Outcome:
+    """One question to a scripted server: the tokens, and how it ended."""
+    request = request or Generate("r1", (ChatMessage("user", "Where is the Louvre?"),))
+
+    async def run() -> Outcome:
+        http_client = httpx2.AsyncClient(transport=httpx2.MockTransport(handler))
+        one = CloudSettings(api_key=KEY, base_url=base_url, **{"model": "claude-set", **settings})
+        client = Claude(one, http_client=http_client, clock=Clock())
+        tokens: list[Token] = []
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                return tokens, await client.answer(request, tokens.append, arrived_s=99.0)
+        finally:
+            await client.close()
+
+    return asyncio.run(run())
+
+
+class Clock:
+    """One second later at each look."""
+
+    def __init__(self) -> None:
+        self._now_s = 100.0
+
+    def __call__(self) -> float:
+        self._now_s += 1
+        return self._now_s
+
+
+def failure(*arguments: Any, **settings: Any) -> Failed:
+    _, outcome = ask(*arguments, **settings)
+    assert isinstance(outcome, Failed), outcome
+    assert outcome.request_id == "r1"
+    assert KEY not in outcome.message + outcome.hint
+    return outcome
+
+
+def done(*arguments: Any, **settings: Any) -> Done:
+    _, outcome = ask(*arguments, **settings)
+    assert isinstance(outcome, Done), outcome
+    return outcome
