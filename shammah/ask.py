@@ -36,7 +36,7 @@ class Question:
 
 def read_question(argument: str | None) -> str:
     """The question: the argument, and after it what comes through a pipe."""
-    piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().strip()
+    piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
     return "\n\n".join(part for part in ((argument or "").strip(), piped) if part)
 
 
@@ -101,7 +101,7 @@ class _Answer:
         assert self._decision is not None  # Routed comes before
         self._screen.end_live()
         for notice in done.notices:
-            self._screen.hint(notice)
+            self._screen.hint(printable(notice))
         if self._question.as_json:
             self._print_json(done, self._decision)
         else:

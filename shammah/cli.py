@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -21,6 +23,7 @@ MODEL_HELP = "auto, starter, a size (1.5B), a Hub id or a directory."
 
 def run(arguments: list[str]) -> int:
     """Run a command line and return the exit status; never a traceback for what is expected."""
+    _mend_streams()
     try:
         result = main.main(arguments, prog_name="shammah", standalone_mode=False)
         return int(result or ExitCode.OK)
@@ -36,10 +39,31 @@ def run(arguments: list[str]) -> int:
         return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read us has seen enough. Python would complain again at exit.
+    except OSError as error:
+        # Python would complain again at exit about what could not be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
+        if isinstance(error, BrokenPipeError):  # whoever read us has seen enough
+            return ExitCode.OK
+        click.echo(f"shammah: {error.strerror or error}.", err=True)
+        return ExitCode.FAILED
+
+
+def _mend_streams() -> None:
+    """Have three streams that can be written whatever the text and the locale."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the whole run
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if mode == "w" else "surrogateescape")
+
+
+def _finite(
+    context: click.Context, parameter: click.Parameter, value: float | None
+) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number.")
+    return value
 
 
 def model_option(command: Command) -> Command:
@@ -87,8 +111,13 @@ def main() -> None:
 @click.option("--local", is_flag=True, help="Answer on this machine only.")
 @click.option("--cloud", is_flag=True, help="Answer by Claude only.")
 @click.option("--private", is_flag=True, help="Like --local; the text never leaves this machine.")
-@click.option("--temperature", type=click.FloatRange(min=0), help="0: always the likeliest word.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    callback=_finite,
+    help="0: always the likeliest word.",
+)
+@click.option("--max-tokens", type=click.IntRange(1, 10**6), help="Longest answer, in tokens.")
 @click.option("--json", "as_json", is_flag=True, help="One object with text and provenance.")
 def ask(
     question: str | None,

@@ -6,10 +6,10 @@ environment and the command line are passed in.
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import hashlib
+import math
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from shammah.bus.messages import Identity
 from shammah.errors import ExitCode, ShammahError
+from shammah.models import is_choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def load_settings(environ: Mapping[str, str], model: str | None = None) -> Setti
         document["model"] = model
     settings: Settings = _build(Settings(home), document, (), home / "config.toml")
     named = settings.model
-    if named.startswith(("~", ".", "/")) or os.path.isdir(named):
+    if not is_choice(named) and (named.startswith(("~", ".", "/")) or os.path.isdir(named)):
         # The worker has another working directory.
         settings = replace(settings, model=os.path.abspath(os.path.expanduser(named)))
     return settings
@@ -123,21 +124,31 @@ def identity(settings: Settings, role: str, *, stand_in: bool = False) -> Identi
         parts += [str(settings.inference.max_new_tokens), str(settings.home)]
         parts += [f"stand_in={stand_in and settings.model == 'auto'}"]
         model = settings.model
-    else:
+    elif role == "cloud":
         parts = [settings.cloud.base_url, settings.cloud.model, str(settings.cloud.max_tokens)]
         parts += [settings.cloud.api_key, str(settings.home)]
         model = settings.cloud.model
-    digest = hashlib.sha256("\0".join([role, *parts]).encode()).hexdigest()[:16]
+    else:
+        parts, model = [str(settings.home)], ""
+    joined = "\0".join([role, *parts])
+    digest = hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return Identity(role, model, digest)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise _invalid(path, f"it cannot be read ({error})") from error
+    import tomllib  # 10 ms that a home without a config file need not spend
+
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        # Beside TOMLDecodeError: a number of 5,000 digits, a table 1,000 levels deep.
+        raise _invalid(path, f"it is not TOML ({error})") from error
 
 
 def _put(document: dict[str, Any], path: tuple[str, ...], value: str) -> None:
@@ -157,6 +168,8 @@ def _build(base: Any, document: Mapping[str, Any], path: tuple[str, ...], file: 
     for key, value in document.items():
         here = (*path, key)
         if key not in known:
+            import difflib  # only for the error's hint
+
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {'.'.join((*path, near[0]))}?" if near else ""
             raise _invalid(file, f"there is no setting {'.'.join(here)}", hint)
@@ -172,10 +185,13 @@ def _build(base: Any, document: Mapping[str, Any], path: tuple[str, ...], file: 
 def _checked(value: Any, expected: type, path: tuple[str, ...], file: Path) -> Any:
     name = ".".join(path)
     if expected is float and type(value) is int:
-        value = float(value)
-    if type(value) is not expected:
+        with contextlib.suppress(OverflowError):
+            value = float(value)
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if type(value) is not expected or not finite:
         words = {str: "text", int: "a whole number", float: "a number", dict: "a table"}
-        raise _invalid(file, f"{name} must be {words[expected]}, not {value!r:.40}")
+        found = "what it is" if name == "cloud.api_key" else f"{value!r:.40}"
+        raise _invalid(file, f"{name} must be {words[expected]}, not {found}")
     choices = _CHOICES.get(path)
     if choices and value not in choices:
         raise _invalid(file, f"{name} must be one of {', '.join(choices)}, not {value!r:.40}")

@@ -6,6 +6,7 @@ Pure apart from looking at files: memory, environment and directories are passed
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ CATALOGUE = (
 """Smallest first. The cut points 12, 24 and 48 are the original's; below 3 GiB: cloud only."""
 
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_COMMIT = re.compile(r"\w{1,64}", re.ASCII)
+
+
 @dataclass(frozen=True, slots=True)
 class LocatedModel:
     """A model that is on this disk.
@@ -100,16 +105,20 @@ def model_id_of(wanted: str) -> str:
     return wanted
 
 
+def is_choice(wanted: str) -> bool:
+    """Whether a name means one of our own choices, whatever lies on the disk."""
+    return wanted in (AUTO, STARTER) or model_id_of(wanted) != wanted
+
+
 def check_model_name(wanted: str) -> None:
     """Refuse a model name that can mean nothing.
 
     Raises:
         ShammahError: ``model_unknown``.
     """
-    if wanted in (AUTO, STARTER) or os.path.isabs(wanted):
+    if is_choice(wanted) or os.path.isabs(wanted):
         return
-    owner, _, name = model_id_of(wanted).partition("/")
-    if not owner or not name or "/" in name or ".." in wanted:
+    if not _HUB_ID.fullmatch(wanted) or ".." in wanted:
         sizes = ", ".join(model.size for model in CATALOGUE)
         raise ShammahError(
             "model_unknown",
@@ -126,11 +135,11 @@ def starter_directory() -> Path:
 
 def hub_cache(environ: Mapping[str, str]) -> Path:
     """The Hugging Face cache, found as huggingface_hub finds it."""
-    if environ.get("HF_HUB_CACHE"):
-        return Path(environ["HF_HUB_CACHE"]).expanduser()
     cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = environ.get("HF_HOME") or os.path.join(cache, "huggingface")
-    return Path(home).expanduser() / "hub"
+    default = os.path.join(home, "hub")
+    named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or default
+    return Path(os.path.expandvars(os.path.expanduser(named)))
 
 
 def cached_snapshot(cache: Path, model_id: str) -> Path | None:
@@ -140,11 +149,11 @@ def cached_snapshot(cache: Path, model_id: str) -> Path | None:
     """
     repository = cache / f"models--{model_id.replace('/', '--')}"
     try:
-        revision = (repository / "refs" / "main").read_text().strip()
-    except OSError:
+        revision = (repository / "refs" / "main").read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
         return None
     snapshot = repository / "snapshots" / revision
-    return snapshot if revision and (snapshot / "config.json").exists() else None
+    return snapshot if _COMMIT.fullmatch(revision) and (snapshot / "config.json").exists() else None
 
 
 def locate_model(

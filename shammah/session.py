@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shammah.bus.client import Generation, Peer
 from shammah.bus.endpoints import Endpoints, open_endpoints
@@ -26,6 +25,7 @@ from shammah.bus.messages import (
     Done,
     Event,
     Failed,
+    Identity,
     Sampling,
     State,
     Token,
@@ -33,7 +33,7 @@ from shammah.bus.messages import (
 from shammah.config import Settings
 from shammah.errors import ShammahError
 from shammah.router.decision import RouteDecision, Target, View, Wish, decide
-from shammah.supervision import WorkerSpec, ensure, worker_spec
+from shammah.supervision import WorkerInUseError, WorkerSpec, ensure, stop, worker_spec
 
 RESTARTS = 3
 RESTART_WINDOW_S = 60.0
@@ -66,6 +66,9 @@ class RestartBudget:
 class Link:
     """One worker, kept attached in the background.
 
+    ``failure`` says why it cannot be had; ``in_use_by_others`` is set when that is because
+    other frontends use a worker that was started with something else.
+
     Args:
         on_change: called from other threads when the state may have changed.
     """
@@ -80,10 +83,12 @@ class Link:
         self.spec = spec
         self.peer: Peer | None = None
         self.failure: Failed | None = None
+        self.in_use_by_others: Identity | None = None
         self._endpoints = endpoints
         self._client = client
         self._on_change = on_change
         self._budget = RestartBudget()
+        self._own_spec = spec
         self._attaching: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -121,8 +126,11 @@ class Link:
             peer = ensure(
                 self.spec, self._endpoints, self._client, on_change=self._on_worker_change
             )
+            self.in_use_by_others = None
         except ShammahError as error:
             failure = Failed(error.code, error.message, error.hint)
+            if isinstance(error, WorkerInUseError):
+                self.in_use_by_others = error.welcome.identity
         with self._lock:
             self._attaching = None
             self.failure = failure
@@ -134,6 +142,8 @@ class Link:
 
     def _on_worker_change(self, event: Event | None) -> None:
         peer = self.peer
+        if event is None:
+            self.spec = self._own_spec  # one that was joined is gone
         # One that was stopped on purpose stays away until it is needed.
         if event is None and peer is not None and not peer.stopped:
             if self._budget.spend():
@@ -145,6 +155,20 @@ class Link:
                     f"{self.spec.log_file} says why; the next question starts it once more.",
                 )
         self._on_change()
+
+    def join(self, identity: Identity) -> None:
+        """Be content with the worker that others have started."""
+        self.spec = replace(self.spec, identity=identity, arguments=("--model", identity.model))
+        self.start()
+
+    def take_over(self) -> None:
+        """End the worker that others use, and have ours.
+
+        Raises:
+            ShammahError: ``worker_unstoppable``.
+        """
+        stop(self.spec.role, self._endpoints)
+        self.start()
 
     def close(self) -> None:
         """Give the lease back. The worker goes on for as long as its keep_alive says."""
@@ -282,6 +306,8 @@ class Session:
             peer = link.peer
             if not decision.wait and peer is not None and link.attached:
                 return decision, peer
+            if link.failure is None:
+                link.start()  # it may have been stopped while the question waited
             yield Waiting(link.spec.role, link.state)
             with contextlib.suppress(queue.Empty):
                 self._signals.get(timeout=WAIT_S)
@@ -294,6 +320,6 @@ class Session:
 
 def _terminal() -> str:
     try:
-        return os.ttyname(sys.stdin.fileno())
-    except (OSError, ValueError):
+        return os.ttyname(0)
+    except OSError:
         return ""

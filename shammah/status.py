@@ -74,7 +74,7 @@ class Tail:
             if event is None:
                 if seen.pop(role, None) is not None:
                     self._print(role, None)
-            elif event.what not in QUIET or seen.get(role) != event.run_id:
+            elif self._as_json or event.what not in QUIET or seen.get(role) != event.run_id:
                 seen[role] = event.run_id
                 self._print(role, event)
 

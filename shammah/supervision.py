@@ -88,18 +88,30 @@ def worker_command(spec: WorkerSpec) -> list[str]:
 
 
 def spawn(spec: WorkerSpec) -> subprocess.Popen[bytes]:
-    """Start the worker in a session of its own, so that Ctrl-C never reaches it."""
-    spec.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(os.open(spec.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
-        return subprocess.Popen(
-            worker_command(spec),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=dict(spec.environ),
-            cwd="/",
-            start_new_session=True,
-        )
+    """Start the worker in a session of its own, so that Ctrl-C never reaches it.
+
+    Raises:
+        ShammahError: ``worker_start_failed``, when the log or the program cannot be opened.
+    """
+    try:
+        spec.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(spec.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with open(fd, "ab") as log:
+            return subprocess.Popen(
+                worker_command(spec),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=dict(spec.environ),
+                cwd="/",
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise ShammahError(
+            "worker_start_failed",
+            f"The {spec.role} worker could not be started: {error.strerror}: {error.filename}.",
+            "Check that this path exists and is yours; SHAMMAH_HOME moves the logs.",
+        ) from error
 
 
 class WorkerInUseError(ShammahError):
@@ -116,8 +128,8 @@ class WorkerInUseError(ShammahError):
             "worker_in_use",
             f"The {wanted.role} worker runs {running}{detail} for {users}; "
             f"you asked for {wanted.model}.",
-            f"Join with --model {running}, wait until it is free, or take over: "
-            f"`shammah stop {wanted.role}`.",
+            f"Join it with --model {running} (or /join), take over with "
+            f"`shammah stop {wanted.role}` (or /takeover), or ask again when it is free.",
         )
         self.welcome = welcome
 
@@ -145,6 +157,7 @@ def ensure(
     except BaseException:
         peer.close()
         raise
+    peer.pin(spec.identity)
     return peer
 
 
@@ -163,6 +176,12 @@ def _attach(peer: Peer, spec: WorkerSpec, endpoints: Endpoints, deadline: float)
         if welcome is not None:
             if welcome.identity.digest == spec.identity.digest:
                 return
+            if child is not None and welcome.pid == child.pid:
+                raise ShammahError(
+                    "worker_mismatch",
+                    f"The {spec.role} worker that was started is not the one that was asked for.",
+                    "The settings have changed meanwhile: try again.",
+                )
             if welcome.others:
                 raise WorkerInUseError(spec.identity, welcome)
             stop(spec.role, endpoints, peer)

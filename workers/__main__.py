@@ -7,12 +7,14 @@ import logging
 import os
 import sys
 import time
+from typing import Any
 
 from shammah.bus.endpoints import ROLES, RoleLock, lock_holder, open_endpoints
 from shammah.config import Settings, identity, load_settings
 from shammah.errors import ExitCode, ShammahError
-from workers.host import Host, Service
+from workers.host import Host
 from workers.logs import LogFile, configure_logging
+from workers.service import Service
 
 LOCK_TRIES = 5
 LOCK_PAUSE_S = 0.02
@@ -62,7 +64,7 @@ def _serve(options: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _service(role: str, settings: Settings, stand_in: bool) -> Service:
+def _service(role: str, settings: Settings, stand_in: bool) -> Service[Any]:
     if role == "inference":
         from workers.inference.service import InferenceService
 

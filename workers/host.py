@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import zmq
 
@@ -26,13 +26,16 @@ import shammah
 from shammah.bus import codec, messages
 from shammah.bus.endpoints import SOCKET_MAX_BYTES, Endpoints
 from shammah.bus.messages import (
+    ENDS,
+    STATES,
+    WORK,
+    WORK_REPLIES,
     Accepted,
     Cancel,
     Detach,
     Detached,
     Done,
     Failed,
-    Generate,
     GetStatus,
     Hello,
     Identity,
@@ -47,16 +50,25 @@ from shammah.bus.messages import (
     Status,
     Stop,
     Stopping,
-    Token,
     Welcome,
+    Work,
+    WorkReply,
 )
 from workers.journal import Journal
 from workers.lease import LeaseTable
+from workers.service import Outlet, Service
 
 log = logging.getLogger(__name__)
 
 TICK_MS = 250
 """How often leases are looked at when nothing else happens."""
+
+REQUESTS_A_TURN = 1000
+"""A frontend that floods the socket must not keep tokens from the others."""
+
+UNREAD_REPLIES = 100_000
+"""Replies (of about 100 bytes) that one frontend may be behind; beyond that it counts as gone.
+One that was stopped loses its lease long before."""
 
 WORK_GRACE_S = 1.0
 """How long the work thread may take to leave after a stop before the process ends anyway."""
@@ -64,48 +76,8 @@ WORK_GRACE_S = 1.0
 LINGER_MS = 200
 """Last replies get this long to reach the socket; libzmq's default is for ever."""
 
-Outgoing = Accepted | Token | Done | Failed
-
-
-class Outlet:
-    """The service's way out, from any thread."""
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self.queue: queue.SimpleQueue[Outgoing | State] = queue.SimpleQueue()
-        self.progress = 0
-        self._wake = wake
-
-    def reply(self, message: Outgoing) -> None:
-        """Send a reply to the frontend that asked ``message.request_id``."""
-        self.progress += 1
-        self.queue.put(message)
-        self._wake()
-
-    def publish(self, state: State) -> None:
-        """Make ``state`` the worker's state and tell everybody."""
-        self.progress += 1
-        self.queue.put(state)
-        self._wake()
-
-    def advance(self) -> None:
-        """Count a unit of work that has nothing to tell (a prefill chunk)."""
-        self.progress += 1
-
-
-class Service(Protocol):
-    """The logic of one role. Only `run` may take time."""
-
-    def run(self, outlet: Outlet) -> None:
-        """Work until `stop`, on the work thread."""
-
-    def submit(self, request: Generate) -> None:
-        """Take a request. It must end in exactly one Done or Failed on the outlet."""
-
-    def cancel(self, request_id: str) -> None:
-        """End a request with ``Done(finish_reason="cancelled")``, if it still runs."""
-
-    def stop(self) -> None:
-        """Make `run` return soon."""
+OUTLIVES_CLIENT = frozenset({"download"})
+"""Roles whose work goes on when the frontend that asked for it has gone."""
 
 
 class Host:
@@ -113,11 +85,11 @@ class Host:
 
     def __init__(
         self,
-        service: Service,
+        service: Service[Any],
         identity: Identity,
         endpoints: Endpoints,
         keep_alive: float,
-        on_tick: Callable[[], None] = lambda: None,
+        on_tick: Callable[[], object] = lambda: None,
     ) -> None:
         self._service = service
         self._identity = identity
@@ -129,6 +101,7 @@ class Host:
         self._state: State = Initializing()
         self._tokens = 0
         self._owners: dict[str, bytes] = {}
+        self._orphans: set[str] = set()
         self._stopping: str | None = None
         self._signal: int | None = None
         self._wake_in, self._wake_out = socket.socketpair()
@@ -145,7 +118,6 @@ class Host:
             Detach: self._on_detach,
             GetStatus: self._on_get_status,
             Replay: self._on_replay,
-            Generate: self._on_generate,
             Cancel: self._on_cancel,
             Stop: self._on_stop,
         }
@@ -156,6 +128,7 @@ class Host:
         if kind == zmq.ROUTER:
             opened.router_mandatory = True  # otherwise a reply to nobody vanishes silently
             opened.router_handover = True  # a frontend that reconnects keeps its name
+            opened.sndhwm = UNREAD_REPLIES
         else:
             opened.xpub_verbose = True  # every new subscriber is seen, and gets the snapshot
         opened.bind(endpoint)
@@ -192,7 +165,7 @@ class Host:
             self._forget(peer, "lapsed")
         if self._signal is not None:
             self._begin_stop(f"signal {signal.Signals(self._signal).name}")
-        elif self._leases.expired(now):
+        elif self._leases.expired(now) and not self._orphans:
             self._begin_stop("unused")
         self._on_tick()
 
@@ -241,7 +214,7 @@ class Host:
     # --- what comes in --------------------------------------------------------------------
 
     def _drain_requests(self) -> None:
-        while self._stopping is None:
+        for _ in range(REQUESTS_A_TURN):
             try:
                 peer, *frames = self._requests.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -262,7 +235,7 @@ class Host:
             log.warning("refused a frame: %s", error.message)
             self._send(peer, Failed(error.code, error.message, error.hint, error.request_id))
             return
-        self._handlers[type(message)](peer, message)
+        self._handlers.get(type(message), self._on_work)(peer, message)
 
     def _drain_subscriptions(self) -> None:
         while True:
@@ -314,17 +287,22 @@ class Host:
         events, complete = self._journal.since(replay.since_seq)
         self._send(peer, Replayed(replay.request_id, events, complete))
 
-    def _on_generate(self, peer: bytes, request: Generate) -> None:
+    def _on_work(self, peer: bytes, request: Work) -> None:
         failure = self._refusal(peer, request)
         if failure is not None:
             self._send(peer, failure)
             return
-        self._send(peer, Accepted(request.request_id, len(self._owners)))
+        ahead = len(self._owners)
         self._owners[request.request_id] = peer
-        self._record("accepted", request.request_id)
-        self._service.submit(request)
+        self._send(peer, Accepted(request.request_id, ahead))
+        if request.request_id in self._owners:  # its frontend may just have gone
+            self._record("accepted", request.request_id)
+            self._service.submit(request)
 
-    def _refusal(self, peer: bytes, request: Generate) -> Failed | None:
+    def _refusal(self, peer: bytes, request: Work) -> Failed | None:
+        if not isinstance(request, WORK[self._role]):
+            why = f"A {self._role} worker does not do {type(request).__name__}."
+            return Failed("protocol", why, "", request.request_id)
         if not self._leases.holds(peer):
             why = "A frontend must attach (Hello) before it asks."
             return Failed("not_attached", why, "", request.request_id)
@@ -359,11 +337,10 @@ class Host:
                 message = self._outlet.queue.get_nowait()
             except queue.Empty:
                 return
-            if isinstance(message, Accepted | Token | Done) or (
-                isinstance(message, Failed) and message.request_id
-            ):
+            # Failed is both: the end of a request if it names one, else a state.
+            if isinstance(message, WORK_REPLIES) and message.request_id:
                 self._answer(message)
-            else:
+            elif isinstance(message, STATES):
                 self._enter(message)
 
     def _enter(self, state: State) -> None:
@@ -375,18 +352,23 @@ class Host:
             if failure is not None:
                 self._answer(failure)
 
-    def _answer(self, message: Outgoing) -> None:
-        peer = self._owners.get(message.request_id)
-        if peer is None:
-            return  # its frontend has gone
-        self._send(peer, message)
-        if isinstance(message, Done | Failed):
-            self._owners.pop(message.request_id, None)
-            what = "failed"
-            if isinstance(message, Done):
-                what = message.finish_reason
-                self._tokens += message.usage.output_tokens
-            self._record(what, message.request_id)
+    def _answer(self, reply: WorkReply) -> None:
+        peer = self._owners.get(reply.request_id)
+        if peer is not None:
+            self._send(peer, reply)
+        if isinstance(reply, ENDS) and self._end(reply.request_id):
+            what = type(reply).__name__.lower()
+            if isinstance(reply, Done):
+                what = reply.finish_reason
+                self._tokens += reply.usage.output_tokens
+            self._record(what, reply.request_id)
+
+    def _end(self, request_id: str) -> bool:
+        """Forget a request; false if its frontend had gone and nothing was left of it."""
+        if request_id in self._orphans:
+            self._orphans.discard(request_id)
+            return True
+        return self._owners.pop(request_id, None) is not None
 
     def _send(self, peer: bytes, reply: Reply) -> None:
         try:
@@ -394,20 +376,25 @@ class Host:
         except zmq.ZMQError as error:
             # EHOSTUNREACH: it is gone. EAGAIN: it reads nothing; a stopped terminal must not
             # make the others wait.
-            log.info("a frontend is not reachable (%s)", error)
+            log.debug("a frontend is not reachable (%s)", error)
             if self._leases.detach(peer, time.monotonic()):
                 self._forget(peer, "detached")
 
     def _forget(self, peer: bytes, what: str) -> None:
         """End what a frontend without a lease has asked for."""
         for request_id, owner in list(self._owners.items()):
-            if owner == peer:
-                del self._owners[request_id]
+            if owner != peer:
+                continue
+            del self._owners[request_id]
+            if self._role in OUTLIVES_CLIENT:
+                self._orphans.add(request_id)
+            else:
                 self._service.cancel(request_id)
         self._record(what)
 
     def _record(self, what: str, request_id: str = "") -> messages.Event:
-        status = Status(self._state, len(self._leases), len(self._owners), self._tokens)
+        active = len(self._owners) + len(self._orphans)
+        status = Status(self._state, len(self._leases), active, self._tokens)
         event = self._journal.record(what, status, request_id)
         with contextlib.suppress(zmq.Again):
             self._events.send(codec.encode(event), zmq.NOBLOCK)

@@ -40,4 +40,4 @@ class Journal:
         """The kept events after ``seq``, and whether none in between was already dropped."""
         events = tuple(event for event in self._kept if event.seq > seq)
         oldest_kept = self._kept[0].seq if self._kept else 1
-        return events, seq + 1 >= oldest_kept
+        return events, max(seq, 0) + 1 >= oldest_kept

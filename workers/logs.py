@@ -6,6 +6,7 @@ lands there too. It never holds a question, an answer or a key.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -46,10 +47,14 @@ class LogFile:
                 return False
         except OSError:
             return False
-        for number in range(KEPT_FILES - 1, 0, -1):
-            older = self.path.with_name(f"{self.path.name}.{number}")
-            if older.exists():
-                older.replace(older.with_name(f"{self.path.name}.{number + 1}"))
-        self.path.replace(self.path.with_name(f"{self.path.name}.1"))
-        self.adopt()
+        names = [self.path, *(self._older(number) for number in range(1, KEPT_FILES + 1))]
+        for older, newer in zip(names[:0:-1], names[-2::-1], strict=True):
+            # Somebody may have tidied up; a missing log must not end a worker.
+            with contextlib.suppress(OSError):
+                newer.replace(older)
+        with contextlib.suppress(OSError):
+            self.adopt()
         return True
+
+    def _older(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{number}")

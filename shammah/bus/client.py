@@ -8,18 +8,18 @@ the worker's death: then it ends every open request itself, so that none waits f
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import socket
-import struct
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 
 import zmq
 
 from shammah.bus import codec, messages
-from shammah.bus.endpoints import SOCKET_MAX_BYTES, Endpoints, lock_holder
+from shammah.bus.connection import Connection
+from shammah.bus.endpoints import Endpoints
 from shammah.bus.messages import (
     Accepted,
     Cancel,
@@ -30,7 +30,9 @@ from shammah.bus.messages import (
     Event,
     Failed,
     Generate,
+    GenerationReply,
     Hello,
+    Identity,
     Ping,
     Pong,
     Reply,
@@ -54,17 +56,10 @@ STALL_S = 120.0
 One step is one token or one prefill chunk; the slowest machine does one in a few seconds."""
 
 TICK_MS = 100
-RECONNECT_MS = 20
-DETACH_MS = 200
-
-_UP = zmq.Event.HANDSHAKE_SUCCEEDED
-_DOWN = zmq.Event.DISCONNECTED
-
-GenerationReply = Accepted | Token | Done | Failed
 
 
 def new_request_id() -> str:
-    return uuid.uuid4().hex
+    return os.urandom(8).hex()
 
 
 class Generation:
@@ -120,6 +115,7 @@ class Peer:
         self.welcome: Welcome | None = None
         self.refusal: Failed | None = None
         self.stopped = False
+        self._pinned = ""
         self._endpoints = endpoints
         self._client = client
         self._on_change = on_change
@@ -169,7 +165,7 @@ class Peer:
             self.send(Generate(generation.request_id, conversation, sampling, max_new_tokens))
         except ShammahError as error:
             self._fail(generation.request_id, error.code, error.message, error.hint)
-        if self.welcome is None:
+        if self.welcome is None or self._closing:
             # It may have died between the caller's look and our entry in the table.
             self._fail_all("worker_died", f"The {self.role} worker is not there.")
         return generation
@@ -215,6 +211,14 @@ class Peer:
             raise ShammahError(refusal.code, refusal.message, refusal.hint)
         return welcome
 
+    def pin(self, identity: Identity) -> None:
+        """From now on, be content with a worker of this identity only.
+
+        The connection comes back by itself when a worker is replaced, and another model must
+        not answer unnoticed.
+        """
+        self._pinned = identity.digest
+
     def forget_welcome(self) -> None:
         """Wait for the next worker's welcome instead: the one that sent this has ended."""
         with self._changed:
@@ -222,6 +226,7 @@ class Peer:
 
     def close(self) -> None:
         """Give the lease back and close the sockets."""
+        self._closing = True
         self._post(None)
         self._thread.join()
         self._wake_in.close()
@@ -236,76 +241,37 @@ class Peer:
     # --- the connection's thread ----------------------------------------------------------
 
     def _run(self) -> None:
-        context = zmq.Context()
-        context.linger = DETACH_MS
-        self._requests = context.socket(zmq.DEALER)
-        # Nothing is queued for a worker that is not there: an old question must not reach
-        # the next worker of the same name.
-        self._requests.immediate = True
-        self._requests.identity = uuid.uuid4().bytes
-        self._events = context.socket(zmq.SUB)
-        self._events.subscribe(b"")
-        for opened in (self._requests, self._events):
-            opened.maxmsgsize = SOCKET_MAX_BYTES
-            opened.reconnect_ivl = RECONNECT_MS
-            opened.reconnect_ivl_max = 10 * RECONNECT_MS
-        self._monitor = self._requests.get_monitor_socket(_UP | _DOWN)
-        self._requests.connect(self._endpoints.requests(self.role))
-        self._events.connect(self._endpoints.events(self.role))
+        self._connection = Connection(self._endpoints, self.role)
         try:
             self._loop()
         finally:
             self._fail_all("worker_lost", f"The connection to the {self.role} worker was closed.")
-            self._requests.disable_monitor()
-            self._monitor.close(linger=0)
-            self._requests.close()
-            self._events.close()
-            context.term()
+            self._connection.close()
 
     def _loop(self) -> None:
-        poller = zmq.Poller()
-        for source in (self._requests, self._events, self._monitor, self._wake_out.fileno()):
-            poller.register(source, zmq.POLLIN)
+        poller = self._connection.poller()
+        poller.register(self._wake_out.fileno(), zmq.POLLIN)
         while not self._closing:
             poller.poll(TICK_MS)
             with contextlib.suppress(BlockingIOError):
                 self._wake_out.recv(4096)
             # Replies before the disconnection: the last words of a worker that ends count.
-            self._drain(self._requests, self._on_reply)
-            self._drain(self._events, self._on_event)
-            self._drain_monitor()
+            for reply in self._connection.replies():
+                self._heard = time.monotonic()
+                self._on_reply(reply)
+            for event in self._connection.events():
+                self._heard = time.monotonic()
+                self._on_event(event)
+            for up in self._connection.changes():
+                self._heard = time.monotonic()
+                if up:
+                    self._say_hello()
+                else:
+                    self._on_lost()
             self._drain_outbox()
             self._keep_lease(time.monotonic())
         if self.welcome is not None:
-            self._transmit(codec.encode(Detach(new_request_id())))
-
-    def _drain(self, source: zmq.Socket[bytes], handle: Callable[[Reply], None]) -> None:
-        while True:
-            try:
-                frame = source.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._heard = time.monotonic()
-            try:
-                message = codec.decode(frame)
-            except codec.ProtocolError:
-                continue  # a newer worker's message that we do not know
-            if isinstance(message, messages.REPLIES):
-                handle(message)
-
-    def _drain_monitor(self) -> None:
-        while True:
-            try:
-                header, _endpoint = self._monitor.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            # zmq.utils.monitor would parse this, but imports asyncio (60 ms) to do so.
-            (event,) = struct.unpack_from("=H", header)
-            if event == _UP:
-                self._heard = time.monotonic()
-                self._say_hello()
-            elif event == _DOWN:
-                self._on_lost()
+            self._transmit(Detach(new_request_id()))
 
     def _drain_outbox(self) -> None:
         while True:
@@ -314,33 +280,30 @@ class Peer:
             except queue.Empty:
                 return
             if frame is None:
-                self._closing = True
                 return
-            self._transmit(frame)
+            self._connection.send(frame)
 
-    def _transmit(self, frame: bytes) -> None:
-        # EAGAIN: not connected. Whoever waits is answered by `_on_lost` or by his time limit.
-        with contextlib.suppress(zmq.Again):
-            self._requests.send(frame, zmq.NOBLOCK)
+    def _transmit(self, message: Request) -> None:
+        self._connection.send(codec.encode(message))
 
     def _say_hello(self) -> None:
         if self._client is not None:
             self._hello_id = new_request_id()
-            hello = Hello(self._hello_id, messages.PROTOCOL, self._client)
-            self._transmit(codec.encode(hello))
+            self._transmit(Hello(self._hello_id, messages.PROTOCOL, self._client))
 
     def _keep_lease(self, now: float) -> None:
         if self.welcome is None:
             return
         if now - self._pinged >= PING_S:
             self._pinged = now
-            self._transmit(codec.encode(Ping(new_request_id())))
+            self._transmit(Ping(new_request_id()))
         if not self._generations:
             return
+        hint = f"`shammah stop {self.role}` ends it; ask again then."
         if now - self._heard > SILENCE_S:
-            self._fail_all("worker_silent", f"The {self.role} worker has stopped answering.")
+            self._fail_all("worker_silent", f"The {self.role} worker has stopped answering.", hint)
         elif now - self._moved > STALL_S:
-            self._fail_all("worker_stalled", f"The {self.role} worker makes no progress.")
+            self._fail_all("worker_stalled", f"The {self.role} worker makes no progress.", hint)
 
     # --- what arrives ---------------------------------------------------------------------
 
@@ -358,6 +321,9 @@ class Peer:
             waiting.put(reply)
 
     def _on_welcome(self, welcome: Welcome) -> None:
+        if self._pinned and welcome.identity.digest != self._pinned:
+            self._transmit(Detach(new_request_id()))
+            return
         self._progress = -1
         self.stopped = False
         with self._changed:
@@ -367,7 +333,8 @@ class Peer:
 
     def _on_pong(self, pong: Pong) -> None:
         if not pong.attached:
-            # Our lease lapsed (this process was stopped for a while): begin a new one.
+            # This process was stopped for so long that the lease lapsed.
+            self._fail_all("lease_lapsed", "This terminal was stopped; its answer was given up.")
             self._say_hello()
         if pong.progress != self._progress:
             self._progress = pong.progress
@@ -387,9 +354,7 @@ class Peer:
             self.forget(reply.request_id)
         generation.replies.put(reply)
 
-    def _on_event(self, event: Reply) -> None:
-        if not isinstance(event, Event):
-            return
+    def _on_event(self, event: Event) -> None:
         known = self.latest
         if known is not None and known.run_id == event.run_id and known.seq >= event.seq:
             return
@@ -400,14 +365,15 @@ class Peer:
         with self._changed:
             self.welcome = None
             self.latest = None
-        alive = lock_holder(self._endpoints.lock(self.role)) is not None
-        what = "closed the connection" if alive else "died"
+        what = "was stopped" if self.stopped else "died"
         self._fail_all("worker_died", f"The {self.role} worker {what}.")
         self._on_change(None)
 
-    def _fail_all(self, code: str, message: str) -> None:
+    def _fail_all(
+        self, code: str, message: str, hint: str = "Ask again: it is started anew."
+    ) -> None:
         for request_id in list(self._generations):
-            self._fail(request_id, code, message, "Ask again: it is started anew.")
+            self._fail(request_id, code, message, hint)
 
     def _fail(self, request_id: str, code: str, message: str, hint: str) -> None:
         generation = self._generations.pop(request_id, None)

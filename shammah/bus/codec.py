@@ -43,7 +43,9 @@ class ProtocolError(ShammahError):
 
 def encode(message: Message) -> bytes:
     """One message as MessagePack."""
-    return typing.cast(bytes, msgpack.packb(message, default=_to_map))
+    # Half a surrogate pair (from an argument that is no UTF-8) has no encoding: it becomes "?".
+    packed = msgpack.packb(message, default=_to_map, unicode_errors="replace")
+    return typing.cast(bytes, packed)
 
 
 def decode(frame: bytes) -> Message:

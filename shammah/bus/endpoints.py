@@ -54,7 +54,11 @@ def open_endpoints(environ: Mapping[str, str], uid: int | None = None) -> Endpoi
     """
     uid = os.getuid() if uid is None else uid
     xdg = environ.get("XDG_RUNTIME_DIR", "")
-    runtime = Path(xdg, "shammah") if xdg and os.path.isdir(xdg) else Path(f"/tmp/shammah-{uid}")
+    runtime = (
+        Path(xdg, "shammah")
+        if os.path.isabs(xdg) and os.path.isdir(xdg)
+        else Path(f"/tmp/shammah-{uid}")
+    )
     longest = len(os.fsencode(runtime / "inference.events")) + 1
     if longest > SUN_PATH_BYTES:
         raise _refused(runtime, f"its name is too long for a socket by {longest - SUN_PATH_BYTES}")

@@ -1,5 +1,8 @@
 """Every message that crosses a process boundary. Standard library only.
 
+Those of the download worker and the states have modules of their own, `transfers` and
+`states`; the table of all is here.
+
 On the wire a message is one MessagePack map: its fields, plus ``type`` = the class name
 (`codec`). Maps rather than arrays, so that a field can be added with a default without
 breaking an older peer; unknown fields are ignored.
@@ -16,6 +19,16 @@ All times are seconds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from shammah.bus import transfers
+from shammah.bus.states import STATES as STATES
+from shammah.bus.states import Downloading as Downloading
+from shammah.bus.states import Failed as Failed
+from shammah.bus.states import Initializing as Initializing
+from shammah.bus.states import Loading as Loading
+from shammah.bus.states import NotAvailable as NotAvailable
+from shammah.bus.states import Ready as Ready
+from shammah.bus.states import State as State
 
 PROTOCOL = 1
 """Compared on both sides in Hello/Welcome; independent of the package version. Raised when
@@ -98,72 +111,6 @@ class ClientInfo:
     program: str
     pid: int
     terminal: str = ""
-
-
-# --- the state of a worker ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Initializing:
-    """The process is up; nothing is decided yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Downloading:
-    """Bytes are arriving. ``total`` is 0 while it is not known."""
-
-    model: str
-    done: int = 0
-    total: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Loading:
-    """``stage`` names the work in hand; ``done`` of ``total`` stages are finished."""
-
-    model: str
-    stage: str
-    done: int = 0
-    total: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """Questions are answered now, with these facts learnt while loading.
-
-    ``context_length`` is in tokens (0: not known, as for the cloud). ``stand_in`` marks the
-    starter model when it answers in the place of a bigger one.
-    """
-
-    model: str
-    revision: str = ""
-    device: str = ""
-    dtype: str = ""
-    quantization: str = ""
-    context_length: int = 0
-    engine: str = ""
-    stand_in: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class NotAvailable:
-    """Nothing is broken, but this worker cannot answer (no key; no model, no network)."""
-
-    reason: str
-    hint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Something broke: the end of a request, or (with no ``request_id``) a worker's state."""
-
-    code: str
-    message: str
-    hint: str = ""
-    request_id: str = ""
-
-
-State = Initializing | Downloading | Loading | Ready | NotAvailable | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,11 +296,22 @@ class Done:
     notices: tuple[str, ...] = ()
 
 
-Request = Hello | Ping | Detach | GetStatus | Replay | Generate | Cancel | Stop
-Reply = Welcome | Pong | Detached | Event | Replayed | Stopping | Accepted | Token | Done | Failed
+Control = Hello | Ping | Detach | GetStatus | Replay | Cancel | Stop
+Work = Generate | transfers.Request
+Request = Control | Work
+GenerationReply = Accepted | Token | Done | Failed
+WorkReply = GenerationReply | transfers.Reply
+Reply = Welcome | Pong | Detached | Event | Replayed | Stopping | WorkReply
 Message = Request | Reply
 
-VALUES = (ChatMessage, Sampling, Usage, Timings, Provenance, Identity, ClientInfo, Status)
-STATES = (Initializing, Downloading, Loading, Ready, NotAvailable, Failed)
-REQUESTS = (Hello, Ping, Detach, GetStatus, Replay, Generate, Cancel, Stop)
-REPLIES = (Welcome, Pong, Detached, Event, Replayed, Stopping, Accepted, Token, Done, Failed)
+VALUES = (
+    *(ChatMessage, Sampling, Usage, Timings, Provenance, Identity, ClientInfo, Status),
+    *transfers.VALUES,
+)
+WORK = {"inference": (Generate,), "cloud": (Generate,), "download": transfers.REQUESTS}
+"""The requests that are a role's work; every role answers the others."""
+REQUESTS = (Hello, Ping, Detach, GetStatus, Replay, Generate, Cancel, Stop, *transfers.REQUESTS)
+ENDS = (Done, Failed, *transfers.ENDS)
+"""The replies that end a request for work."""
+WORK_REPLIES = (Accepted, Token, Done, Failed, *transfers.REPLIES)
+REPLIES = (Welcome, Pong, Detached, Event, Replayed, Stopping, *WORK_REPLIES)

@@ -63,7 +63,8 @@ class Repl:
         self._session = session
         self._options = options
         self._screen = screen
-        self._conversation = Conversation(options.system or session.settings.system)
+        system = session.settings.system if options.system is None else options.system
+        self._conversation = Conversation(system)
         self._interrupted_at = -TWICE_S
         self._editor: Editor | None = None
         if os.environ.get("TERM") != "dumb":

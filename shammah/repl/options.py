@@ -10,10 +10,10 @@ from shammah.router.decision import Target, Wish
 
 @dataclass(frozen=True, slots=True)
 class ReplOptions:
-    """``None`` or empty: as the settings say."""
+    """``None``: as the settings say. An empty ``system`` is no system prompt at all."""
 
     model: str | None = None
-    system: str = ""
+    system: str | None = None
     wish: Wish = field(default_factory=Wish)
 
 
@@ -29,12 +29,11 @@ def parse_options(arguments: list[str]) -> ReplOptions:
     for argument in rest:
         name, equals, value = argument.partition("=")
         if name in ("--model", "-m", "--system"):
-            values[name.replace("-m", "--model") if name == "-m" else name] = (
-                value if equals else next(rest)
-            )
+            option = "--model" if name == "-m" else name
+            values[option] = value if equals else next(rest)
         else:
             flags.add(name)
-    return ReplOptions(values.get("--model"), values.get("--system", ""), parse_wish(flags))
+    return ReplOptions(values.get("--model"), values.get("--system"), parse_wish(flags))
 
 
 def parse_wish(flags: set[str]) -> Wish:

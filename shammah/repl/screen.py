@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import os
 import sys
 from collections.abc import Mapping
 from typing import TextIO
@@ -41,8 +41,11 @@ class Screen:
         """A line that the next output replaces."""
         if not self.terminal or self._environ.get("TERM") == "dumb":
             return
-        width = shutil.get_terminal_size().columns - 1
-        self._write("\r\x1b[K" + self._styled(text[:width], DIM))
+        try:
+            width = os.get_terminal_size(self._stream.fileno()).columns
+        except OSError:
+            return
+        self._write("\r\x1b[K" + self._styled(text[: width - 1], DIM))
         self._live = True
 
     def answer(self, piece: str) -> None:
@@ -53,7 +56,7 @@ class Screen:
         self.end_live()
         self._write("\n")
         for notice in done.notices:
-            self.hint(notice)
+            self.hint(printable(notice))
         self.hint(describe_answer(done, decision))
 
     def end_failed(self, failure: Failed, *, partial: bool) -> None:

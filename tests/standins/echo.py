@@ -1,26 +1,35 @@
-"""A worker process that answers every question with its last word-for-word echo.
+"""A worker process that answers every question with its last message, word for word.
 
 It is hosted exactly as the real ones are (`workers.host`), so the bus, leases, supervision
 and the REPL can be tested and timed without a model. Faults are switched on by arguments::
 
     python -P tests/standins/echo.py inference --model starter --delay-ms 50
+
+Two questions are answered otherwise: ``forever ...`` is echoed again and again until it is
+cancelled, and ``fail ...`` ends with a failure that says the rest.
+``usage.input_tokens`` is the number of messages, so that a test sees the conversation.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import os
 import queue
 import signal
 import sys
 import time
+from collections.abc import Iterable
 
+from shammah.bus import messages
 from shammah.bus.endpoints import RoleLock, open_endpoints
 from shammah.bus.messages import (
     Done,
     Failed,
     Generate,
     Loading,
+    NotAvailable,
     Provenance,
     Ready,
     Timings,
@@ -29,66 +38,78 @@ from shammah.bus.messages import (
 )
 from shammah.config import identity, load_settings
 from shammah.errors import ExitCode
-from workers.host import Host, Outlet
+from workers.host import Host
+from workers.service import Outlet
 
 
 class EchoService:
-    """Echoes the last message word by word.
+    """Echoes one question at a time, in the order in which they came."""
 
-    ``crash_after``: SIGKILL itself after so many tokens. ``hang``: answer nothing, but answer
-    pings. ``stages``: loading stages before Ready, each as long as ``delay_s``.
-    """
-
-    def __init__(
-        self, role: str, model: str, delay_s: float, crash_after: int, hang: bool, stages: int
-    ) -> None:
-        self._role = role
+    def __init__(self, model: str, options: argparse.Namespace) -> None:
         self._model = model
-        self._delay_s = delay_s
-        self._crash_after = crash_after
-        self._hang = hang
-        self._stages = stages
+        self._options = options
+        self._delay_s = options.delay_ms / 1000
         self._inbox: queue.SimpleQueue[Generate | None] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
-        self.steps = 0
+        self._stopped = False
 
     def run(self, outlet: Outlet) -> None:
-        for stage in range(self._stages):
-            outlet.publish(Loading(self._model, f"stage {stage}", stage, self._stages))
+        options = self._options
+        for stage in range(options.stages):
+            outlet.publish(Loading(self._model, f"stage {stage}", stage, options.stages))
             time.sleep(self._delay_s)
-        outlet.publish(Ready(self._model, engine="echo", context_length=4096))
+        while options.load_for_ever and not self._stopped:
+            outlet.publish(Loading(self._model, "weights", 0, 1))
+            time.sleep(0.05)
+        if options.unavailable:
+            outlet.publish(NotAvailable(options.unavailable, "A planted hint."))
+        elif options.broken:
+            raise RuntimeError(options.broken)
+        else:
+            outlet.publish(Ready(self._model, engine="echo", context_length=4096))
         while (request := self._inbox.get()) is not None:
-            if not self._hang:
+            if options.record:
+                self._record(request)
+            if options.crash_on_question:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if not options.hang:
                 self._answer(request, outlet)
 
     def _answer(self, request: Generate, outlet: Outlet) -> None:
         began = time.monotonic()
-        words = request.messages[-1].content.split(" ")
+        question = request.messages[-1].content
+        words = question.split(" ")
         reason = "stop"
-        index = 0
-        for index, word in enumerate(words, 1):
+        said = 0
+        endless: Iterable[str] = itertools.cycle(words)
+        for word in endless if words[0] == "forever" else words:
+            if self._stopped:
+                return  # the host ends what is open
             if request.request_id in self._cancelled:
                 reason = "cancelled"
                 break
-            outlet.reply(Token(request.request_id, index, word if index == 1 else f" {word}"))
-            self.steps += 1
-            if self._crash_after and index >= self._crash_after:
-                time.sleep(0.2)  # let the tokens reach the frontend
-                os.kill(os.getpid(), signal.SIGKILL)
+            said += 1
+            outlet.reply(Token(request.request_id, said, word if said == 1 else f" {word}"))
             time.sleep(self._delay_s)
-        if words == ["fail"]:
-            outlet.reply(Failed("planted", "A planted failure.", "", request.request_id))
+        if words[0] == "fail" and reason == "stop":
+            planted = " ".join(words[1:]) or "A planted failure."
+            outlet.reply(Failed("planted", planted, "", request.request_id))
             return
         elapsed = time.monotonic() - began
         outlet.reply(
             Done(
                 request.request_id,
                 reason,
-                Usage(len(request.messages), index),
+                Usage(len(request.messages), said),
                 Timings(total_s=elapsed),
-                Provenance(self._role, self._model, engine="echo"),
+                Provenance(self._options.role, self._model, engine="echo"),
             )
         )
+
+    def _record(self, request: Generate) -> None:
+        said = [[message.role, message.content] for message in request.messages]
+        with open(self._options.record, "a") as record:
+            record.write(json.dumps(said) + "\n")
 
     def submit(self, request: Generate) -> None:
         self._inbox.put(request)
@@ -97,35 +118,47 @@ class EchoService:
         self._cancelled.add(request_id)
 
     def stop(self) -> None:
+        self._stopped = True
         self._inbox.put(None)
 
 
-def main() -> int:
+def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("role")
     parser.add_argument("--model")
-    parser.add_argument("--delay-ms", type=float, default=0)
-    parser.add_argument("--crash-after", type=int, default=0)
-    parser.add_argument("--hang", action="store_true")
-    parser.add_argument("--stages", type=int, default=0)
     parser.add_argument("--keep-alive", type=float, default=300)
     parser.add_argument("--stand-in", action="store_true")
-    options = parser.parse_args()
+    parser.add_argument("--delay-ms", type=float, default=0, help="time of one step")
+    parser.add_argument("--stages", type=int, default=0, help="steps of loading before Ready")
+    parser.add_argument("--load-for-ever", action="store_true", help="never be Ready")
+    parser.add_argument("--unavailable", help="be NotAvailable for this reason")
+    parser.add_argument("--broken", help="let the work thread fail with this message")
+    parser.add_argument("--hang", action="store_true", help="answer pings but no question")
+    parser.add_argument("--record", metavar="FILE", help="append every conversation as JSON")
+    parser.add_argument("--crash-on-question", action="store_true")
+    parser.add_argument("--crash-at-start", help="end with this last line on stderr")
+    parser.add_argument("--protocol", type=int, help="speak another version")
+    parser.add_argument("--ignore-stop", action="store_true", help="be deaf to Stop, not SIGTERM")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    options = parse(sys.argv[1:])
+    if options.crash_at_start:
+        print("Traceback: not this line", file=sys.stderr)
+        print(options.crash_at_start, file=sys.stderr)
+        return ExitCode.FAILED
+    if options.protocol:
+        messages.PROTOCOL = options.protocol
     settings = load_settings(os.environ, options.model)
     endpoints = open_endpoints(os.environ)
     lock = RoleLock(endpoints.lock(options.role))
     if not lock.acquire():
         return ExitCode.ALREADY_RUNNING
     wanted = identity(settings, options.role, stand_in=options.stand_in)
-    service = EchoService(
-        options.role,
-        wanted.model,
-        options.delay_ms / 1000,
-        options.crash_after,
-        options.hang,
-        options.stages,
-    )
-    host = Host(service, wanted, endpoints, options.keep_alive)
+    host = Host(EchoService(wanted.model, options), wanted, endpoints, options.keep_alive)
+    if options.ignore_stop:
+        host._handlers[messages.Stop] = lambda peer, stop: None
     host.run()
     return ExitCode.OK
 

@@ -30,7 +30,7 @@ from shammah.bus.messages import (
 from shammah.config import CloudSettings
 from shammah.errors import ShammahError
 from workers.cloud.service import Answerer, CloudService
-from workers.host import Outlet
+from workers.service import Outlet
 
 LIMIT_S = 10.0
 SETTINGS = CloudSettings(api_key="sk-secret", model="claude-test")

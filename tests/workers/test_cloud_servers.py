@@ -25,7 +25,7 @@ from shammah.config import CloudSettings
 from tests.workers.servers import FaultyServer, llmock_server, messages_api_server
 from workers.cloud import claude
 from workers.cloud.service import CloudService
-from workers.host import Outlet
+from workers.service import Outlet
 
 pytestmark = pytest.mark.timeout(60)
 

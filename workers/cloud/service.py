@@ -26,7 +26,7 @@ from shammah.bus.messages import (
 )
 from shammah.config import CloudSettings
 from shammah.errors import ShammahError
-from workers.host import Outlet
+from workers.service import Outlet
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,9 @@ CONFIG = "config.json"
 
 MAX_SEED = 2**63 - 1
 
+LEAST_TEMPERATURE = 1e-5
+"""Below it the most likely token has all the probability, and dividing by it overflows."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
@@ -84,6 +87,8 @@ def plan_sampling(asked: Sampling, defaults: SamplingPlan) -> SamplingPlan:
     _check("top_p", top_p, 0 < top_p <= 1, "more than 0 and at most 1")
     _check("top_k", top_k, top_k >= 0, "0 (off) or more")
     _check("repetition_penalty", penalty, 0 < penalty < math.inf, "more than 0")
+    if temperature < LEAST_TEMPERATURE:
+        temperature = 0.0
     seed = asked.seed
     _check("seed", seed, seed is None or 0 <= seed <= MAX_SEED, f"from 0 to {MAX_SEED}")
     return SamplingPlan(float(temperature), float(top_p), int(top_k), float(penalty), seed)

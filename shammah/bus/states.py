@@ -1,0 +1,79 @@
+"""How a worker is. Standard library only; see `messages`.
+
+An inference worker goes ``Initializing -> Downloading -> Loading -> Ready``; beside them stand
+`NotAvailable` and `Failed`. A download worker is `Transferring` (what, or nothing).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shammah.bus.transfers import Transferring
+
+
+@dataclass(frozen=True, slots=True)
+class Initializing:
+    """The process is up; nothing is decided yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Downloading:
+    """Bytes are arriving, ``rate`` a second. ``total`` is 0 and ``eta_s`` ``None`` while they
+    are not known."""
+
+    model: str
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """``stage`` names the work in hand; ``done`` of ``total`` stages are finished."""
+
+    model: str
+    stage: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Questions are answered now, with these facts learnt while loading.
+
+    ``context_length`` is in tokens (0: not known, as for the cloud). ``stand_in`` marks the
+    starter model when it answers in the place of a bigger one.
+    """
+
+    model: str
+    revision: str = ""
+    device: str = ""
+    dtype: str = ""
+    quantization: str = ""
+    context_length: int = 0
+    engine: str = ""
+    stand_in: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NotAvailable:
+    """Nothing is broken, but this worker cannot answer (no key; no model, no network)."""
+
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Something broke: the end of a request, or (with no ``request_id``) a worker's state."""
+
+    code: str
+    message: str
+    hint: str = ""
+    request_id: str = ""
+
+
+State = Initializing | Downloading | Loading | Ready | NotAvailable | Failed | Transferring
+
+STATES = (Initializing, Downloading, Loading, Ready, NotAvailable, Failed, Transferring)

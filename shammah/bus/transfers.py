@@ -1,0 +1,212 @@
+"""The messages of the download worker. Standard library only; see `messages`.
+
+A download is::
+
+    Fetch -> Accepted -> FetchProgress... -> exactly one of Fetched, Failed
+
+and belongs to the worker: it goes on when the frontend that asked has gone, and a second Fetch
+of the same model joins it. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FileTransfer:
+    """One file: ``done`` of ``size`` bytes are here; ``verified`` once its hash is right."""
+
+    path: str
+    size: int
+    done: int
+    verified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One download at one moment. ``done`` never falls.
+
+    ``phase``: ``waiting`` (nothing is known yet), ``running`` or ``paused``. ``rate`` is bytes
+    per second of late; ``eta_s`` is ``None`` while nobody can know.
+    """
+
+    model: str
+    revision: str = ""
+    phase: str = "waiting"
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+    eta_s: float | None = None
+    files: tuple[FileTransfer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Transferring:
+    """The state of the download worker: what it fetches now, or nothing."""
+
+    transfers: tuple[Transfer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CachedModel:
+    """A model in the cache. ``size`` counts a blob that revisions share once; ``verified``:
+    the manifest matches the disk."""
+
+    model: str
+    revisions: tuple[str, ...]
+    size: int
+    verified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BadFile:
+    """A file of the cache that is not as its manifest says."""
+
+    path: str
+    reason: str
+
+
+# --- requests -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Make ``model`` whole on this disk. ``urgent``: somebody waits for it. ``force``: begin
+    even if the disk looks too small. ``update``: look whether the branch has moved."""
+
+    request_id: str
+    model: str
+    revision: str = "main"
+    urgent: bool = False
+    force: bool = False
+    update: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFetch:
+    """What would a Fetch cost?"""
+
+    request_id: str
+    model: str
+    revision: str = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class SteerFetch:
+    """``action``: ``pause``, ``resume`` or ``cancel``. What has arrived is kept."""
+
+    request_id: str
+    model: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyModel:
+    """Which files are bad? ``hashes``: read every byte. ``repair``: fetch the bad ones anew."""
+
+    request_id: str
+    model: str
+    revision: str = "main"
+    hashes: bool = False
+    repair: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListModels:
+    """What is in the cache?"""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveModel:
+    """Delete a model from the cache. ``revision``: only this one."""
+
+    request_id: str
+    model: str
+    revision: str = ""
+
+
+# --- replies ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FetchProgress:
+    """How far the download is, at most five times a second."""
+
+    request_id: str
+    transfer: Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The model is whole and verified in ``directory``."""
+
+    request_id: str
+    model: str
+    revision: str
+    directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPlan:
+    """``fetch_size`` of ``total_size`` are still to come; ``weights_size`` is that of the
+    safetensors files. ``rate`` is bytes per second of the last download (0: none yet).
+    ``config`` is the model's config.json as text."""
+
+    request_id: str
+    model: str
+    revision: str
+    licence: str
+    total_size: int
+    fetch_size: int
+    weights_size: int
+    disk_free: int
+    rate: float
+    config: str
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """The download does as it was told."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """``bad`` is what was found; ``repaired`` whether it is right now."""
+
+    request_id: str
+    model: str
+    bad: tuple[BadFile, ...] = ()
+    repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelList:
+    """The cache. ``total_size`` counts what models share once."""
+
+    request_id: str
+    models: tuple[CachedModel, ...]
+    total_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """So many bytes are free again."""
+
+    request_id: str
+    freed: int
+
+
+Request = Fetch | PlanFetch | SteerFetch | VerifyModel | ListModels | RemoveModel
+Reply = FetchProgress | Fetched | FetchPlan | Steered | Verified | ModelList | Removed
+
+VALUES = (FileTransfer, Transfer, CachedModel, BadFile)
+STATES = (Transferring,)
+REQUESTS = (Fetch, PlanFetch, SteerFetch, VerifyModel, ListModels, RemoveModel)
+REPLIES = (FetchProgress, Fetched, FetchPlan, Steered, Verified, ModelList, Removed)
+ENDS = (Fetched, FetchPlan, Steered, Verified, ModelList, Removed)
+"""The replies that end their request (as Failed does)."""

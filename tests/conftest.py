@@ -1,0 +1,46 @@
+"""Every test lives in a world of its own, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import psutil
+import pytest
+
+from tests.standins.sandbox import FORGOTTEN, KEPT, UNSET, Sandbox
+
+# The same examples on every run, on every machine, and no file in the checkout.
+hypothesis.settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None, print_blob=False
+)
+hypothesis.settings.load_profile("repeatable")
+
+# Read once, when torch is imported here: see workers/inference/environment.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture(autouse=True)
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """Home, runtime directory and environment of this test alone.
+
+    Afterwards no process of it, no thread and no socket of ours may be left.
+    """
+    for name in list(os.environ):
+        if name in UNSET or (name.startswith(FORGOTTEN) and not name.startswith(KEPT)):
+            monkeypatch.delenv(name)
+    world = Sandbox.make()
+    for name, value in world.variables().items():
+        monkeypatch.setenv(name, value)
+    before = _unix_sockets()
+    yield world
+    leaks = world.leaks()
+    leaks += [f"socket {fd}" for fd in _unix_sockets() - before]
+    world.remove()
+    assert not leaks, f"left behind: {'; '.join(leaks)}"
+
+
+def _unix_sockets() -> set[int]:
+    """The Unix sockets that this process has open (libzmq's and our socket pairs)."""
+    return {connection.fd for connection in psutil.Process().net_connections("unix")}

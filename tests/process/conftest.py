@@ -1,0 +1,119 @@
+"""Real processes on a real bus. Whatever a test starts here is ended after it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from shammah import supervision
+from shammah.bus.client import Peer
+from shammah.bus.messages import ClientInfo, Event
+from shammah.supervision import WorkerSpec
+from tests.standins import frontend
+from tests.standins.echo_process import EchoProcess
+from tests.standins.sandbox import LIMIT_S, Sandbox, until
+from tests.standins.wire import Listener, RawFrontend
+
+StartEcho = Callable[..., EchoProcess]
+Connect = Callable[..., Peer]
+Dial = Callable[..., RawFrontend]
+
+
+@pytest.fixture(autouse=True)
+def workers_end(sandbox: Sandbox) -> Iterator[None]:
+    """End the workers that frontends have started; these outlive their starters on purpose."""
+    yield
+    for process in sandbox.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if not {"workers", frontend.ECHO}.isdisjoint(process.cmdline()):
+                process.kill()
+    until(lambda: not sandbox.holders(), "the locks are free")
+
+
+@pytest.fixture
+def start_echo(sandbox: Sandbox) -> Iterator[StartEcho]:
+    """Starts a stand-in worker and waits until it is up."""
+    started: list[EchoProcess] = []
+
+    def start(*options: str, role: str = "inference", model: str = "starter") -> EchoProcess:
+        echo = EchoProcess(sandbox, role, model, *options)
+        started.append(echo)
+        return echo.wait_up()
+
+    yield start
+    for echo in started:
+        echo.kill()
+
+
+@pytest.fixture
+def connect(sandbox: Sandbox) -> Iterator[Connect]:
+    """Makes attached frontends, as the REPL has them; ``wait=False``: perhaps not yet."""
+    peers: list[Peer] = []
+
+    def make(
+        role: str = "inference",
+        *,
+        program: str = "test",
+        wait: bool = True,
+        on_change: Callable[[Event | None], None] = lambda event: None,
+    ) -> Peer:
+        client = ClientInfo(program, os.getpid())
+        peers.append(Peer(sandbox.endpoints, role, client, on_change))
+        if wait:
+            assert peers[-1].wait_welcome(LIMIT_S), "no welcome"
+        return peers[-1]
+
+    yield make
+    for peer in peers:
+        peer.close()
+
+
+@pytest.fixture
+def dial(sandbox: Sandbox) -> Iterator[Dial]:
+    """Makes raw frontends."""
+    made: list[RawFrontend] = []
+
+    def make(role: str = "inference") -> RawFrontend:
+        made.append(RawFrontend(sandbox.endpoints, role))
+        return made[-1]
+
+    yield make
+    for raw in made:
+        raw.close()
+
+
+@pytest.fixture
+def listen(sandbox: Sandbox) -> Iterator[Callable[[], Listener]]:
+    """Makes subscribers."""
+    made: list[Listener] = []
+
+    def make() -> Listener:
+        made.append(Listener(sandbox.endpoints))
+        return made[-1]
+
+    yield make
+    for listener in made:
+        listener.close()
+
+
+@pytest.fixture
+def echo_spawns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let frontends inside this process start stand-ins, and end these after the test."""
+    children: list[subprocess.Popen[bytes]] = []
+    spawn = supervision.spawn
+
+    def remember(spec: WorkerSpec) -> subprocess.Popen[bytes]:
+        children.append(spawn(spec))
+        return children[-1]
+
+    monkeypatch.setattr(supervision, "worker_command", frontend.echo_command)
+    monkeypatch.setattr(supervision, "spawn", remember)
+    yield
+    for child in children:
+        child.kill()
+        child.wait()

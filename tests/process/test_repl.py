@@ -1,0 +1,500 @@
+"""The interactive prompt on a terminal: answers, interrupts, commands, ways to leave."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from shammah.bus.messages import Ready
+from tests.standins.command import SHAMMAH, WITH_STAND_INS
+from tests.standins.echo_process import EchoProcess
+from tests.standins.sandbox import LIMIT_S, Sandbox, until
+from tests.standins.terminal import (
+    CTRL_C,
+    CTRL_D,
+    STYLE,
+    Record,
+    Terminal,
+)
+
+pytestmark = pytest.mark.timeout(40)
+
+StartEcho = Callable[..., EchoProcess]
+Open = Callable[..., Terminal]
+
+RESET_OR_REVERSE = {"\x1b[m", "\x1b[0m", "\x1b[0;7m"}
+"""What the editor itself writes, which is no colour."""
+
+
+@pytest.fixture
+def record(sandbox: Sandbox) -> Record:
+    return Record(sandbox.root / "record")
+
+
+@pytest.fixture
+def open_terminal() -> Iterator[Open]:
+    opened: list[Terminal] = []
+
+    def make(*arguments: str, **options: object) -> Terminal:
+        opened.append(Terminal(*arguments, **options))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield make
+    for terminal in opened:
+        terminal.destroy()
+
+
+@pytest.fixture
+def echo(start_echo: StartEcho, record: Record) -> EchoProcess:
+    worker = start_echo("--record", str(record.path), "--delay-ms", "10")
+    until(lambda: isinstance(worker.status().status.state, Ready), "ready")
+    return worker
+
+
+@pytest.fixture
+def terminal(echo: EchoProcess, open_terminal: Open) -> Terminal:
+    """With a worker that is ready and an editor that has loaded."""
+    one = open_terminal("--model", "starter")
+    one.wait_editor()
+    return one
+
+
+@pytest.fixture
+def with_stand_ins(
+    open_terminal: Open, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> Terminal:
+    """It starts stand-ins by itself."""
+    monkeypatch.setenv("STAND_IN", f"--record {record.path} --delay-ms 10")
+    one = open_terminal("--model", "starter", command=WITH_STAND_INS)
+    one.wait_editor()
+    return one
+
+
+def assert_left(terminal: Terminal, code: int = 0) -> None:
+    assert terminal.end() == code, terminal.text
+    for word in ("Traceback", "Exception ignored", "Error"):
+        assert word not in terminal.text
+    assert terminal.is_sane()
+
+
+class TestAnswers:
+    def test_continue_the_conversation(self, terminal: Terminal, record: Record) -> None:
+        for question in ("one", "two", "three"):
+            terminal.ask(question)
+            assert "local: starter" in terminal.wait_answer()
+            terminal.wait_editor()
+        assert record.conversations[-1] == [
+            ("user", "one"),
+            ("assistant", "one"),
+            ("user", "two"),
+            ("assistant", "two"),
+            ("user", "three"),
+        ]
+
+    def test_begin_with_the_system_prompt(
+        self, echo: EchoProcess, open_terminal: Open, record: Record
+    ) -> None:
+        terminal = open_terminal("--model", "starter", "--system", "Be brief.")
+        terminal.ask("hello")
+        record.wait(1)
+        assert record.conversations == [[("system", "Be brief."), ("user", "hello")]]
+
+    @pytest.mark.parametrize("kind", ["", "fail "])
+    def test_cannot_steer_the_terminal(
+        self, echo: EchoProcess, open_terminal: Open, kind: str
+    ) -> None:
+        """Neither the text of an answer nor that of a failure."""
+        terminal = open_terminal("--model", "starter")
+        terminal.wait_prompt()
+        terminal.ask(f"{kind}\x1b]0;title\x07\x1b[31mred")
+        terminal.wait_editor()
+        for sequence in ("\x1b]0;title", "\x1b[31mred"):
+            assert sequence not in terminal.output
+
+    def test_that_fail_are_said_and_the_session_goes_on(
+        self, terminal: Terminal, record: Record
+    ) -> None:
+        terminal.ask("fail as planned")
+        terminal.wait_answering("as planned")
+        terminal.expect("as planned")
+        terminal.wait_editor()
+        terminal.ask("hello")
+        terminal.wait_answer()
+        assert record.questions == ["fail as planned", "hello"]
+
+    def test_wait_for_the_model_with_its_stages_shown(
+        self, open_terminal: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("STAND_IN", "--stages 3 --delay-ms 300")
+        terminal = open_terminal("--model", "starter", command=WITH_STAND_INS)
+        terminal.ask("hello")
+        terminal.expect(r"inference: Loading starter: stage \d \(\d/3\)")
+        terminal.wait_answer()
+
+    def test_by_the_cloud_without_a_key_are_refused_and_the_session_goes_on(
+        self, echo: EchoProcess, open_terminal: Open
+    ) -> None:
+        terminal = open_terminal("--model", "starter", "--cloud")
+        terminal.ask("hello")
+        terminal.expect("no API key is set")
+        terminal.wait_editor()
+        terminal.type(CTRL_D)
+        assert_left(terminal)
+
+
+class TestAWorkerThatDies:
+    def test_in_mid_answer_is_said_and_the_next_question_works(
+        self, with_stand_ins: Terminal, record: Record, sandbox: Sandbox
+    ) -> None:
+        terminal = with_stand_ins
+        terminal.ask("forever")
+        terminal.wait_answering("forever forever")
+        os.kill(sandbox.holder() or 0, signal.SIGKILL)
+        terminal.expect("The inference worker died")
+        terminal.wait_editor()
+        terminal.ask("again")
+        terminal.wait_answer()
+        roles = [role for role, _ in record.conversations[-1]]
+        assert roles == ["user", "assistant", "user"]  # what had come is kept
+
+    def test_at_the_prompt_is_back_for_the_next_question(
+        self, with_stand_ins: Terminal, record: Record, sandbox: Sandbox
+    ) -> None:
+        with_stand_ins.ask("one")
+        with_stand_ins.wait_answer()
+        killed = sandbox.holder() or 0
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: sandbox.holder() not in (None, 0, killed), "it is started again")
+        with_stand_ins.ask("two")
+        assert record.wait(2) == ["one", "two"]
+
+    def test_by_shammah_stop_is_started_by_the_next_question(
+        self, with_stand_ins: Terminal, record: Record, sandbox: Sandbox
+    ) -> None:
+        with_stand_ins.ask("one")
+        with_stand_ins.wait_answer()
+        subprocess.run([*SHAMMAH, "stop"], check=True, stdout=subprocess.DEVNULL)
+        with_stand_ins.ask("two")
+        assert record.wait(2) == ["one", "two"]
+
+    def test_at_its_start_is_said_and_the_session_goes_on(
+        self, open_terminal: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("STAND_IN", "--crash-at-start 'No such device.'")
+        terminal = open_terminal("--model", "starter", command=WITH_STAND_INS)
+        terminal.ask("hello")
+        terminal.expect("could not start: No such device.")
+        terminal.wait_editor()
+        terminal.type(CTRL_D)
+        assert_left(terminal)
+
+
+class TestCtrlC:
+    def test_in_an_answer_ends_it_and_keeps_the_session(
+        self, terminal: Terminal, record: Record, echo: EchoProcess
+    ) -> None:
+        terminal.ask("forever")
+        terminal.wait_answering("forever forever")
+        terminal.type(CTRL_C)
+        terminal.expect(r"\(cancelled\)")
+        terminal.wait_editor()
+        until(lambda: echo.status().status.active == 0, "the worker has stopped, too")
+        terminal.ask("next")
+        terminal.wait_answer()
+        conversation = record.conversations[-1]
+        assert conversation[0] == ("user", "forever")
+        assert conversation[1][1].startswith("forever forever")
+        assert conversation[2] == ("user", "next")
+
+    def test_while_a_question_waits_keeps_the_session(
+        self, open_terminal: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("STAND_IN", "--load-for-ever")
+        terminal = open_terminal("--model", "starter", command=WITH_STAND_INS)
+        terminal.ask("hello")
+        terminal.expect("Loading starter: weights")
+        terminal.type(CTRL_C)
+        terminal.expect(r"\(cancelled\)")
+        terminal.wait_editor()
+        terminal.type(CTRL_D)
+        assert_left(terminal)
+
+    def test_at_the_prompt_says_how_to_leave(self, terminal: Terminal, record: Record) -> None:
+        terminal.type("half a line", CTRL_C)
+        terminal.expect("Ctrl-C again or Ctrl-D leaves")
+        terminal.wait_editor()
+        terminal.ask("whole")
+        assert record.wait(1) == ["whole"]
+
+    def test_twice_at_the_prompt_leaves(self, terminal: Terminal) -> None:
+        terminal.leave_by_ctrl_c()
+        assert_left(terminal)
+
+    def test_once_in_an_answer_and_once_after_it_leaves(
+        self, terminal: Terminal, echo: EchoProcess
+    ) -> None:
+        terminal.ask("forever")
+        terminal.wait_answering("forever forever")
+        terminal.type(CTRL_C)
+        terminal.expect(r"\(cancelled\)")
+        terminal.leave_by_ctrl_c()
+        assert_left(terminal)
+        until(lambda: echo.status().status.clients == 0, "its lease is given back")
+
+    @pytest.mark.parametrize("pieces", range(4))
+    def test_while_the_program_loads_is_never_a_traceback(
+        self, echo: EchoProcess, open_terminal: Open, pieces: int
+    ) -> None:
+        """Right at the prompt, and a little later each time."""
+        terminal = open_terminal("--model", "starter")
+        terminal.wait_prompt()
+        terminal.child.delaybeforesend = 0.05 * pieces
+        terminal.type(CTRL_C)
+        terminal.child.delaybeforesend = None
+        terminal.type(CTRL_D)
+        code = terminal.end()
+        assert "Traceback" not in terminal.text
+        assert code in (0, 130)
+        assert terminal.is_sane()
+
+
+class TestWaysToLeave:
+    def test_ctrl_d(self, terminal: Terminal, echo: EchoProcess) -> None:
+        terminal.type(CTRL_D)
+        assert_left(terminal)
+        assert echo.status().status.clients == 0
+        assert echo.alive()
+
+    def test_ctrl_d_before_anything_has_loaded(
+        self, echo: EchoProcess, open_terminal: Open
+    ) -> None:
+        terminal = open_terminal("--model", "starter")
+        terminal.type(CTRL_D)
+        assert_left(terminal)
+
+    def test_ctrl_d_while_the_worker_is_being_started(
+        self, open_terminal: Open, sandbox: Sandbox
+    ) -> None:
+        terminal = open_terminal("--model", "starter", command=WITH_STAND_INS)
+        until(lambda: (sandbox.shammah_home / "logs").exists(), "it is being started")
+        terminal.type(CTRL_D)
+        assert_left(terminal)
+
+    @pytest.mark.parametrize("command", ["/quit", "/quit now", "  /quit  "])
+    def test_quit(self, terminal: Terminal, command: str) -> None:
+        terminal.ask(command)
+        assert_left(terminal)
+
+    @pytest.mark.parametrize("when", ["at the prompt", "in an answer"])
+    def test_a_terminal_that_is_closed(
+        self, terminal: Terminal, echo: EchoProcess, when: str
+    ) -> None:
+        if when == "in an answer":
+            terminal.ask("forever")
+            terminal.wait_answering("forever forever")
+        terminal.hang_up()
+        until(lambda: echo.status().status.clients == 0, "its lease is given back")
+        until(lambda: echo.status().status.active == 0, "its answer has ended")
+        assert terminal.child.wait() is not None
+        assert echo.alive()
+
+    @pytest.mark.parametrize("when", ["at the prompt", "in an answer"])
+    def test_sigterm_leaves_the_terminal_as_it_was(
+        self, terminal: Terminal, echo: EchoProcess, when: str
+    ) -> None:
+        if when == "in an answer":
+            terminal.ask("forever")
+            terminal.wait_answering("forever forever")
+        terminal.child.kill(signal.SIGTERM)
+        terminal.end()
+        assert "Traceback" not in terminal.text
+        assert terminal.is_sane()
+        assert echo.status().status.clients == 0
+
+    def test_with_two_prompts_the_worker_leaves_after_the_second(
+        self, start_echo: StartEcho, open_terminal: Open
+    ) -> None:
+        echo = start_echo("--keep-alive", "0")
+        one, two = (open_terminal("--model", "starter") for _ in range(2))
+        one.wait_editor()
+        two.wait_editor()
+        until(lambda: echo.status().status.clients == 2, "both are attached")
+        one.type(CTRL_D)
+        one.end()
+        two.ask("still there?")
+        two.wait_answer()
+        two.wait_editor()
+        two.type(CTRL_D)
+        two.end()
+        assert echo.wait() == 0
+
+
+class TestTerminals:
+    def test_a_dumb_one_gets_no_escape_codes_at_all(
+        self, echo: EchoProcess, open_terminal: Open, record: Record
+    ) -> None:
+        terminal = open_terminal("--model", "starter", environ={"TERM": "dumb"})
+        terminal.ask("one")
+        terminal.wait_answer()
+        terminal.wait_prompt()
+        terminal.ask("two")
+        terminal.wait_answer()
+        terminal.wait_prompt()
+        terminal.type(CTRL_D)
+        assert_left(terminal)
+        assert record.questions == ["one", "two"]
+        assert "\x1b" not in terminal.output
+
+    def test_no_color_means_no_colour(self, echo: EchoProcess, open_terminal: Open) -> None:
+        terminal = open_terminal("--model", "starter", environ={"NO_COLOR": "1"})
+        terminal.wait_editor()
+        terminal.ask("fail as planned")
+        terminal.wait_answering("as planned")
+        terminal.expect("as planned")
+        terminal.wait_editor()
+        terminal.ask("hello")
+        terminal.wait_answer()
+        terminal.wait_editor()
+        terminal.type(CTRL_D)
+        assert_left(terminal)
+        assert set(STYLE.findall(terminal.output)) <= RESET_OR_REVERSE
+
+    def test_others_get_style(self, terminal: Terminal) -> None:
+        terminal.ask("hello")
+        assert "\x1b[2mlocal: starter" in terminal.wait_answer()
+
+    def test_an_output_that_is_none_is_refused(self, sandbox: Sandbox) -> None:
+        """`shammah | cat` at a terminal."""
+        main, side = os.openpty()
+        try:
+            ended = subprocess.run(SHAMMAH, stdin=side, capture_output=True, check=False)
+        finally:
+            os.close(main)
+            os.close(side)
+        assert ended.returncode == 2
+        assert ended.stdout == b""
+        assert b"needs a terminal" in ended.stderr
+
+
+class TestWhatIsWrongFromTheStart:
+    def test_a_configuration(self, sandbox: Sandbox, open_terminal: Open) -> None:
+        (sandbox.shammah_home / "config.toml").write_text("modell = 1")
+        terminal = open_terminal()
+        assert_left(terminal, 2)
+        assert terminal.text.count("> ") == 1
+        assert "there is no setting modell. did you mean model?" in unwrapped(terminal)
+
+    def test_a_contradiction(self, open_terminal: Open) -> None:
+        terminal = open_terminal("--local", "--cloud")
+        assert_left(terminal, 2)
+        assert "--cloud contradicts --local and --private." in unwrapped(terminal)
+
+    def test_a_model_that_cannot_be(self, open_terminal: Open) -> None:
+        terminal = open_terminal("--model", "gpt", command=WITH_STAND_INS)
+        assert_left(terminal, 2)
+        assert "There is no model 'gpt'." in unwrapped(terminal)
+
+    def test_a_runtime_directory_of_somebody_else(
+        self, sandbox: Sandbox, open_terminal: Open
+    ) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("needs root to give a directory away")
+        (sandbox.xdg / "shammah").mkdir(mode=0o700)
+        os.chown(sandbox.xdg / "shammah", 65534, -1)
+        terminal = open_terminal()
+        assert_left(terminal, 2)
+        assert "belongs to user 65534, not to you" in unwrapped(terminal)
+
+    def test_a_log_directory_that_cannot_be(self, sandbox: Sandbox, open_terminal: Open) -> None:
+        (sandbox.shammah_home / "logs").write_text("a file, not a directory")
+        terminal = open_terminal("--model", "starter", command=WITH_STAND_INS)
+        terminal.ask("hello")
+        terminal.expect(re.escape(str(sandbox.shammah_home)))
+        terminal.wait_editor()
+        terminal.type(CTRL_D)
+        assert terminal.end() == 0
+        assert "Traceback" not in terminal.text
+
+
+def unwrapped(terminal: Terminal) -> str:
+    return " ".join(terminal.text.split())
+
+
+class TestCommands:
+    def test_help_lists_them(self, terminal: Terminal) -> None:
+        terminal.ask("/help")
+        said = terminal.expect("Ctrl-D leaves")
+        for name in ("/help", "/status", "/join", "/takeover", "/clear", "/quit"):
+            assert name in said
+
+    def test_a_lone_slash_is_help(self, terminal: Terminal) -> None:
+        terminal.ask("/")
+        terminal.expect("Ctrl-D leaves")
+
+    def test_status_tells_of_both(self, terminal: Terminal) -> None:
+        terminal.ask("/status")
+        terminal.expect(r"local +Ready: starter \(4,096 tokens\)")
+        terminal.expect("cloud +No API key is set")
+
+    def test_clear_begins_a_new_conversation(self, terminal: Terminal, record: Record) -> None:
+        terminal.ask("one")
+        terminal.wait_answer()
+        terminal.ask("/clear")
+        terminal.expect("begins anew")
+        terminal.ask("two")
+        record.wait(2)
+        assert record.conversations[-1] == [("user", "two")]
+
+    @pytest.mark.parametrize(
+        ("line", "hint"),
+        [
+            ("/nonsense", "/help lists the commands"),
+            ("/hlep", "Did you mean /help?"),
+            ("/HELP", "/help"),
+            ("/usr/bin/env", "There is no command"),
+        ],
+    )
+    def test_an_unknown_one_is_no_question(
+        self, terminal: Terminal, record: Record, line: str, hint: str
+    ) -> None:
+        terminal.ask(line)
+        terminal.expect("There is no command")
+        terminal.ask("real")
+        assert record.wait(1) == ["real"]
+
+    def test_join_and_takeover_without_another_user_say_so(self, terminal: Terminal) -> None:
+        terminal.ask("/join")
+        terminal.expect("nothing to join")
+        terminal.ask("/takeover")
+        terminal.expect("nothing to take over")
+
+    def test_join_uses_the_model_of_another_terminal(
+        self, start_echo: StartEcho, connect: Callable[..., object], open_terminal: Open
+    ) -> None:
+        start_echo(model="0.5B")
+        connect(program="repl")
+        terminal = open_terminal("--model", "starter")
+        terminal.ask("hello")
+        terminal.expect("The inference worker runs 0.5B")
+        terminal.ask("/join")
+        terminal.expect("Joining 0.5B")
+        terminal.ask("hello")
+        assert "local: 0.5B" in terminal.wait_answer()
+
+    def test_takeover_ends_the_model_of_another_terminal(
+        self, start_echo: StartEcho, connect: Callable[..., object], open_terminal: Open
+    ) -> None:
+        other = start_echo(model="0.5B")
+        connect(program="repl")
+        terminal = open_terminal("--model", "starter", command=WITH_STAND_INS)
+        terminal.ask("hello")
+        terminal.expect("The inference worker runs 0.5B")
+        terminal.ask("/takeover")
+        terminal.ask("hello")
+        assert "local: starter" in terminal.wait_answer()
+        assert other.wait(LIMIT_S) == 0

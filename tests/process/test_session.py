@@ -1,0 +1,386 @@
+"""One question's way through a session, with workers that come, go and die."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from shammah.bus.client import Peer
+from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Token
+from shammah.config import load_settings
+from shammah.router.decision import Target, Wish
+from shammah.session import RESTARTS, Routed, Session, Step, Waiting
+from shammah.supervision import stop
+from tests.standins.echo_process import EchoProcess
+from tests.standins.sandbox import LIMIT_S, Sandbox, until
+
+pytestmark = [
+    pytest.mark.timeout(30),
+    pytest.mark.usefixtures("echo_spawns"),
+]
+
+StartEcho = Callable[..., EchoProcess]
+Connect = Callable[..., Peer]
+Open = Callable[..., Session]
+
+
+@pytest.fixture
+def open_session() -> Iterator[Open]:
+    """Makes sessions as the REPL does."""
+    sessions: list[Session] = []
+
+    def make(model: str = "starter", **options: bool) -> Session:
+        sessions.append(Session(load_settings(os.environ, model), os.environ, "test", **options))
+        return sessions[-1]
+
+    yield make
+    for session in sessions:
+        session.interrupt()
+        session.close()
+
+
+class Asked:
+    """A question in a thread of its own, step by step."""
+
+    def __init__(self, session: Session, text: str, wish: Wish) -> None:
+        self.steps: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
+        self._session = session
+        self._text = text
+        self._wish = wish
+        threading.Thread(target=self._run, name="asked", daemon=True).start()
+
+    def _run(self) -> None:
+        for step in self._session.answer((ChatMessage("user", self._text),), self._wish):
+            self.steps.put(step)
+        self.steps.put(None)
+
+    def wait_for(self, kind: type) -> Step:
+        while not isinstance(step := self.steps.get(timeout=LIMIT_S), kind):
+            assert step is not None, f"it ended without a {kind.__name__}"
+        return step
+
+    def end(self) -> Done | Failed:
+        """How it ends: by exactly one Done or Failed, the last of all."""
+        steps = list(iter(lambda: self.steps.get(timeout=LIMIT_S), None))
+        ends = [step for step in steps if isinstance(step, Done | Failed)]
+        assert ends == steps[-1:]
+        return ends[0]
+
+
+def ask(session: Session, text: str, wish: Wish | None = None) -> Asked:
+    return Asked(session, text, wish or Wish())
+
+
+def answer(session: Session, text: str, wish: Wish | None = None) -> Done | Failed:
+    return ask(session, text, wish).end()
+
+
+def test_a_question_starts_the_worker_and_is_answered(open_session: Open) -> None:
+    asked = ask(open_session(), "hello")
+    assert isinstance(asked.wait_for(Waiting), Waiting)
+    routed = asked.wait_for(Routed)
+    assert isinstance(routed, Routed)
+    assert routed.decision.target is Target.LOCAL
+    assert isinstance(asked.end(), Done)
+
+
+def test_a_question_waits_for_loading_and_sees_its_stages(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "--stages 2 --delay-ms 300")
+    asked = ask(open_session(), "hello")
+    seen = set()
+    while not isinstance(step := asked.steps.get(timeout=LIMIT_S), Routed):
+        assert isinstance(step, Waiting)
+        seen.add(type(step.state).__name__)
+    assert "Loading" in seen
+    assert isinstance(asked.end(), Done)
+
+
+def test_a_worker_killed_in_mid_answer_ends_it_once_and_the_next_question_works(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    monkeypatch.setenv("STAND_IN", "--delay-ms 20")
+    session = open_session()
+    asked = ask(session, "forever")
+    asked.wait_for(Token)
+    killed = sandbox.holder()
+    assert killed
+    os.kill(killed, signal.SIGKILL)
+    end = asked.end()
+    assert isinstance(end, Failed)
+    assert end.code == "worker_died"
+    assert "died" in end.message
+    assert isinstance(answer(session, "again"), Done)
+    assert sandbox.holder() != killed
+
+
+def test_a_worker_killed_between_questions_is_back_before_the_next(
+    open_session: Open, sandbox: Sandbox
+) -> None:
+    session = open_session()
+    assert isinstance(answer(session, "one"), Done)
+    killed = sandbox.holder()
+    assert killed
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: sandbox.holder() not in (None, 0, killed), "it is started by itself")
+    until(lambda: isinstance(session.view().local, Ready), "it is ready")
+
+
+def test_a_worker_that_was_stopped_is_not_started_until_it_is_needed(
+    open_session: Open, sandbox: Sandbox
+) -> None:
+    session = open_session()
+    changes = threading.Semaphore(0)
+    assert isinstance(answer(session, "one"), Done)
+    session.watch(changes.release)
+    stop("inference", sandbox.endpoints)
+    until(lambda: not session.local.attached, "the frontend has seen it")
+    assert changes.acquire(timeout=LIMIT_S)
+    assert sandbox.holder() is None
+    assert session.local._attaching is None
+    assert isinstance(answer(session, "two"), Done)
+
+
+def test_a_question_that_waits_does_not_wait_for_a_worker_that_was_stopped(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    """It has the worker started again, or ends; it does not wait for what will not come."""
+    monkeypatch.setenv("STAND_IN", "--load-for-ever")
+    session = open_session()
+    asked = ask(session, "hello")
+    until(lambda: session.local.attached, "attached")
+    monkeypatch.setenv("STAND_IN", "")
+    stop("inference", sandbox.endpoints)
+    assert asked.end()
+
+
+def test_a_worker_that_keeps_dying_is_given_up_and_tried_again_on_demand(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "--crash-on-question")
+    session = open_session()
+    for _ in range(RESTARTS):
+        end = answer(session, "die")
+        assert isinstance(end, Failed)
+        assert end.code == "worker_died"
+        until(lambda: isinstance(session.view().local, Ready), "it is back")
+    assert isinstance(answer(session, "die"), Failed)
+    given_up = until(lambda: session.local.failure, "it is given up")
+    assert given_up.code == "worker_crashes"
+    monkeypatch.setenv("STAND_IN", "")
+    session.local.spec = _with_environ(session)
+    assert isinstance(answer(session, "and now?"), Done)
+
+
+def _with_environ(session: Session):  # type: ignore[no-untyped-def]
+    from dataclasses import replace
+
+    return replace(session.local.spec, environ=dict(os.environ))
+
+
+def test_a_worker_that_cannot_start_ends_the_question_with_its_last_words(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "--crash-at-start 'No such device.'")
+    end = answer(open_session(), "hello")
+    assert isinstance(end, Failed)
+    assert end.code == "worker_start_failed"
+    assert "No such device." in end.message
+
+
+def test_a_worker_that_cannot_be_spawned_ends_the_question(
+    open_session: Open, sandbox: Sandbox
+) -> None:
+    (sandbox.shammah_home / "logs").write_text("a file, not a directory")
+    assert isinstance(answer(open_session(), "hello"), Failed)
+
+
+def test_a_model_that_is_not_available_ends_the_question_with_its_reason(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "--unavailable 'No network.'")
+    end = answer(open_session(), "hello")
+    assert end == Failed("not_available", "No network.", "A planted hint.")
+
+
+def test_a_worker_whose_work_thread_fails_ends_the_question(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "--broken 'disk on fire'")
+    end = answer(open_session(), "hello")
+    assert isinstance(end, Failed)
+    assert "disk on fire" in end.message
+
+
+def test_a_failure_of_one_question_is_not_the_workers(open_session: Open) -> None:
+    session = open_session()
+    end = answer(session, "fail as planned")
+    assert isinstance(end, Failed)
+    assert (end.code, end.message) == ("planted", "as planned")
+    assert isinstance(answer(session, "hello"), Done)
+
+
+def test_an_interrupt_ends_a_question_that_waits(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "--load-for-ever")
+    session = open_session()
+    asked = ask(session, "hello")
+    asked.wait_for(Waiting)
+    session.interrupt()
+    end = asked.end()
+    assert isinstance(end, Failed)
+    assert end.code == "cancelled"
+
+
+def test_an_interrupt_ends_an_answer_and_the_next_question_works(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "--delay-ms 20")
+    session = open_session()
+    for _ in range(3):
+        asked = ask(session, "forever")
+        asked.wait_for(Token)
+        session.interrupt()
+        end = asked.end()
+        assert isinstance(end, Failed)
+        assert end.code == "cancelled"
+    done = answer(session, "one two")
+    assert isinstance(done, Done)
+    assert done.usage.output_tokens == 2
+
+
+def test_another_model_in_use_is_never_answered_from_silently(
+    open_session: Open, start_echo: StartEcho, connect: Connect
+) -> None:
+    start_echo(model="0.5B")
+    connect(program="repl")
+    end = answer(open_session(), "hello")
+    assert isinstance(end, Failed)
+    assert end.code == "worker_in_use"
+
+
+def test_another_model_that_took_the_place_of_ours_is_never_answered_from_silently(
+    open_session: Open, start_echo: StartEcho, connect: Connect, sandbox: Sandbox
+) -> None:
+    """Ours was stopped in another terminal, and another one started there."""
+    session = open_session()
+    assert isinstance(answer(session, "mine"), Done)
+    stop("inference", sandbox.endpoints)
+    echo = start_echo(model="0.5B")
+    other = connect(program="repl")
+    until(lambda: other.latest and isinstance(other.latest.status.state, Ready), "ready")
+    with contextlib.suppress(TimeoutError):
+        until(lambda: echo.status().status.clients == 2, "the old connection is back", 1.5)
+    end = answer(session, "whose?")
+    assert isinstance(end, Failed), f"answered by {end.provenance.model}"
+    assert end.code == "worker_in_use"
+
+
+def test_join_uses_the_worker_of_the_others(
+    open_session: Open, start_echo: StartEcho, connect: Connect
+) -> None:
+    start_echo(model="0.5B")
+    connect(program="repl")
+    session = open_session()
+    answer(session, "hello")
+    identity = session.local.in_use_by_others
+    assert identity is not None
+    session.local.join(identity)
+    done = answer(session, "hello")
+    assert isinstance(done, Done)
+    assert done.provenance.model == "0.5B"
+
+
+def test_a_joined_worker_that_dies_is_started_again(
+    open_session: Open, start_echo: StartEcho, connect: Connect
+) -> None:
+    """It was started with another setting than ours (here: whether the starter stands in)."""
+    echo = start_echo("--stand-in", model="auto")
+    connect(program="repl")
+    session = open_session()
+    answer(session, "hello")
+    assert session.local.in_use_by_others is not None
+    session.local.join(session.local.in_use_by_others)
+    assert isinstance(answer(session, "hello"), Done)
+    echo.kill()
+    until(lambda: session.local.attached or session.local.failure, "it is back or given up")
+    assert isinstance(answer(session, "again"), Done)
+
+
+def test_take_over_ends_the_worker_of_the_others(
+    open_session: Open, start_echo: StartEcho, connect: Connect
+) -> None:
+    other = start_echo(model="0.5B")
+    connect(program="repl")
+    session = open_session()
+    answer(session, "hello")
+    session.local.take_over()
+    done = answer(session, "hello")
+    assert isinstance(done, Done)
+    assert done.provenance.model == "starter"
+    assert other.wait() == 0
+
+
+def test_with_a_key_the_cloud_answers_while_the_model_loads_and_then_the_model(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1")
+    monkeypatch.setenv("STAND_IN_INFERENCE", "--stages 1 --delay-ms 1500")
+    session = open_session()
+    asked = ask(session, "first")
+    routed = asked.wait_for(Routed)
+    assert isinstance(routed, Routed)
+    assert (routed.decision.target, routed.decision.reason) == ("cloud", "model_not_ready")
+    done = asked.end()
+    assert isinstance(done, Done)
+    assert done.provenance.role == "cloud"
+    until(lambda: isinstance(session.view().local, Ready), "the model is ready")
+    done = answer(session, "second")
+    assert isinstance(done, Done)
+    assert done.provenance.role == "inference"
+
+
+def test_a_private_question_never_starts_the_cloud(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1")
+    session = open_session()
+    done = answer(session, "secret", Wish(Target.LOCAL, private=True))
+    assert isinstance(done, Done)
+    assert set(sandbox.holders()) == {"inference"}
+
+
+def test_a_question_for_the_cloud_does_not_start_the_model(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1")
+    done = answer(open_session(), "hello", Wish(Target.CLOUD))
+    assert isinstance(done, Done)
+    assert set(sandbox.holders()) == {"cloud"}
+
+
+def test_closing_gives_the_lease_back_and_leaves_the_worker(
+    open_session: Open, start_echo: StartEcho
+) -> None:
+    echo = start_echo()
+    session = open_session()
+    answer(session, "hello")
+    session.close()
+    assert echo.status().status.clients == 0
+    assert echo.alive()
+
+
+def test_closing_while_attaching_leaves_no_lease(open_session: Open, start_echo: StartEcho) -> None:
+    echo = start_echo()
+    session = open_session()
+    session.start()
+    session.close()
+    until(lambda: echo.status().status.clients == 0, "no lease is left")

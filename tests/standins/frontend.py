@@ -1,0 +1,30 @@
+"""``shammah`` as it is, but the workers that it starts are echoes.
+
+``STAND_IN`` holds the options of `tests/standins/echo.py` for all of them, ``STAND_IN_ROLE``
+(``STAND_IN_CLOUD`` and so on) those of one role::
+
+    STAND_IN="--delay-ms 50" python -P tests/standins/frontend.py ask --model starter hello
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from shammah import supervision
+from shammah.__main__ import main
+from shammah.supervision import WorkerSpec
+
+ECHO = str(Path(__file__).with_name("echo.py"))
+
+
+def echo_command(spec: WorkerSpec) -> list[str]:
+    faults = os.environ.get(f"STAND_IN_{spec.role.upper()}", os.environ.get("STAND_IN", ""))
+    return [sys.executable, "-P", ECHO, spec.role, *spec.arguments, *shlex.split(faults)]
+
+
+if __name__ == "__main__":
+    supervision.worker_command = echo_command
+    sys.exit(main())

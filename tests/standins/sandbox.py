@@ -1,0 +1,126 @@
+"""A person's whole world for one test: home, runtime directory, environment, processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
+
+LIMIT_S = 15.0
+"""How long anything may take that must happen. A limit, never an expectation."""
+
+POLL_S = 0.01
+
+FORGOTTEN = ("ANTHROPIC_", "HF_", "HUGGING", "SHAMMAH_", "TRANSFORMERS_", "XDG_")
+KEPT = "SHAMMAH_TEST_"
+UNSET = ("COLUMNS", "LINES", "NO_COLOR", "TERM", "PYTHONIOENCODING", "PYTHONWARNINGS")
+
+OUR_THREADS = ("attach-", "bus-", "editor", "work")
+
+Found = TypeVar("Found")
+
+
+def until(look: Callable[[], Found | None], what: str, limit: float = LIMIT_S) -> Found:
+    """What ``look`` finds, as soon as it finds something true."""
+    deadline = time.monotonic() + limit
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {limit:g} s: {what}")
+        time.sleep(POLL_S)
+    return found
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """Directories of their own, short enough for socket paths."""
+
+    root: Path
+
+    @classmethod
+    def make(cls) -> Sandbox:
+        sandbox = cls(Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp")))
+        for directory in (sandbox.home, sandbox.shammah_home, sandbox.xdg):
+            directory.mkdir(mode=0o700)
+        return sandbox
+
+    @property
+    def home(self) -> Path:
+        return self.root / "home"
+
+    @property
+    def shammah_home(self) -> Path:
+        return self.root / "kept"
+
+    @property
+    def xdg(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """The same paths as `open_endpoints`, which makes the directory."""
+        runtime = self.xdg / "shammah"
+        runtime.mkdir(mode=0o700, exist_ok=True)
+        return Endpoints(runtime)
+
+    def variables(self) -> dict[str, str]:
+        return {
+            "HOME": str(self.home),
+            "SHAMMAH_HOME": str(self.shammah_home),
+            "XDG_RUNTIME_DIR": str(self.xdg),
+            "TERM": "xterm-256color",
+        }
+
+    def log(self, role: str = "inference") -> str:
+        path = self.shammah_home / "logs" / f"{role}.log"
+        return path.read_text() if path.exists() else ""
+
+    def holder(self, role: str = "inference") -> int | None:
+        return lock_holder(self.xdg / "shammah" / f"{role}.lock")
+
+    def holders(self) -> dict[str, int]:
+        return {role: pid for role in ROLES if (pid := self.holder(role)) is not None}
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process of this world, whoever started it."""
+        return [process for process in psutil.process_iter() if self._owns(process)]
+
+    def _owns(self, process: psutil.Process) -> bool:
+        try:
+            return (
+                process.pid != os.getpid()
+                and process.environ().get("XDG_RUNTIME_DIR") == str(self.xdg)
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.Error:
+            return False
+
+    def leaks(self) -> list[str]:
+        """Processes and threads that a test has left behind; the processes are ended."""
+        left = [f"process {p.pid}: {' '.join(p.cmdline())}" for p in self._linger(self.processes)]
+        for process in self.processes():
+            process.kill()
+        threads = self._linger(
+            lambda: [t.name for t in threading.enumerate() if t.name.startswith(OUR_THREADS)]
+        )
+        return left + [f"thread {name}" for name in threads]
+
+    @staticmethod
+    def _linger(find: Callable[[], list[Found]], limit: float = 3.0) -> list[Found]:
+        """What is still there after it had a moment to go."""
+        deadline = time.monotonic() + limit
+        while (found := find()) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return found
+
+    def remove(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)

@@ -1,0 +1,279 @@
+"""Who may import whom, and how big a part may grow (DESIGN, sections 2 and 5).
+
+`violations` reads the source of a tree, so that the last tests can show, on a copy with one
+line added, that it finds what it is for. What a module really loads is then looked at in
+`sys.modules` of a fresh interpreter.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shammah.bus import endpoints
+
+ROOT = Path(__file__).resolve().parents[1]
+
+HEAVY = {"torch", "transformers", "huggingface_hub", "anthropic", "peft", "safetensors"}
+"""What only workers may load."""
+
+EDITOR = {"prompt_toolkit", "rich", "click", "asyncio"}
+"""What comes after the prompt, or only with a sub-command."""
+
+IMPURE = {
+    "asyncio",
+    "multiprocessing",
+    "psutil",
+    "socket",
+    "subprocess",
+    "threading",
+    "time",
+    "zmq",
+}
+
+FORBIDDEN: dict[str, set[str]] = {
+    "shammah": HEAVY | {"workers", "importlib"},
+    "shammah.router": IMPURE,
+    "shammah.conversation": IMPURE,
+    "shammah.config": IMPURE,
+    "shammah.models": IMPURE,
+    "shammah.wording": IMPURE,
+    "workers": set(),
+    "workers.host": HEAVY,
+    "workers.journal": HEAVY | IMPURE - {"time"},
+    "workers.lease": HEAVY | IMPURE,
+    "workers.logs": HEAVY,
+    "workers.__main__": HEAVY,
+    "workers.download": HEAVY - {"huggingface_hub"},
+    "workers.cloud": HEAVY - {"anthropic"},
+    "workers.inference": {"anthropic"},
+    "workers.train": {"anthropic"},
+}
+"""Package or module to what neither it nor anything inside it imports, anywhere."""
+
+STDLIB_ONLY = ("shammah.bus.messages", "shammah.bus.states", "shammah.bus.transfers")
+
+ROLES = ("download", "inference", "cloud", "train")
+FOR_WORKERS = {"bus", "config", "errors", "models", "supervision"}
+"""What of `shammah` the workers may use (and its version)."""
+
+BAGS = {"utils", "util", "common", "helpers", "helper", "misc", "shared"}
+FILE_LINES, FUNCTION_LINES = 400, 50
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file: its dotted name, and the absolute names of what it imports."""
+
+    name: str
+    path: Path
+    tree: ast.Module
+    lines: int
+
+    @property
+    def imports(self) -> Iterator[str]:
+        """`a.b` for ``import a.b``; `a.b.c` for ``from a.b import c``, which may be a module."""
+        package = self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = node.module or ""
+                if node.level:
+                    parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                    base = ".".join([*parents, base] if base else parents)
+                yield from (f"{base}.{alias.name}" for alias in node.names)
+            elif isinstance(node, ast.Name) and node.id == "__import__":
+                yield "importlib"
+
+    @property
+    def functions(self) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield node
+
+
+def modules(root: Path) -> Iterator[Module]:
+    for path in sorted([*root.glob("shammah/**/*.py"), *root.glob("workers/**/*.py")]):
+        yield read_module(root, path)
+
+
+def read_module(root: Path, path: Path) -> Module:
+    parts = path.relative_to(root).with_suffix("").parts
+    name = ".".join(part for part in parts if part != "__init__")
+    text = path.read_text("utf-8")
+    return Module(name, path, ast.parse(text), len(text.splitlines()))
+
+
+def inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def violations(root: Path) -> list[str]:
+    """Every breach of the rules in the tree below ``root``, as a sentence."""
+    return [breach for module in modules(root) for breach in breaches(module)]
+
+
+def breaches(module: Module) -> Iterator[str]:
+    yield from (f"{module.name} imports {name}" for name in _wrong_imports(module))
+    if module.lines > FILE_LINES:
+        yield f"{module.name} has {module.lines} lines"
+    if BAGS & set(module.name.split(".")):
+        yield f"{module.name} is named after nothing"
+    for function in module.functions:
+        length = (function.end_lineno or 0) - function.lineno + 1
+        if length > FUNCTION_LINES:
+            yield f"{module.name}.{function.name} has {length} lines"
+
+
+def _wrong_imports(module: Module) -> Iterator[str]:
+    forbidden = set().union(*(n for p, n in FORBIDDEN.items() if inside(module.name, p)))
+    role = _role(module.name)
+    for name in module.imports:
+        top, _, rest = name.partition(".")
+        if (
+            top in forbidden
+            or (module.name in STDLIB_ONLY and not _is_stdlib_or_message(name))
+            or (role and _role(name) not in ("", role))
+            or (inside(module.name, "workers") and top == "shammah" and not _for_workers(rest))
+        ):
+            yield name
+
+
+def _role(name: str) -> str:
+    """The role whose package ``name`` is in; empty for what all workers share."""
+    top, _, rest = name.partition(".")
+    role = rest.partition(".")[0]
+    return role if top == "workers" and role in ROLES else ""
+
+
+def _is_stdlib_or_message(name: str) -> bool:
+    top = name.partition(".")[0]
+    return top in sys.stdlib_module_names or any(inside(name, own) for own in STDLIB_ONLY)
+
+
+def _for_workers(rest: str) -> bool:
+    return not rest or rest == "__version__" or rest.partition(".")[0] in FOR_WORKERS
+
+
+def test_everybody_keeps_to_the_rules() -> None:
+    assert violations(ROOT) == []
+
+
+def test_every_role_of_the_rules_is_a_role() -> None:
+    assert set(ROLES) == set(endpoints.ROLES)
+
+
+# --- what is really loaded ----------------------------------------------------------------
+
+
+def loaded(statement: str, root: Path = ROOT) -> set[str]:
+    """The modules that ``statement`` loads beyond those of a bare interpreter."""
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        f"{statement}\n"
+        "print(*sorted(set(sys.modules) - before), sep='\\n')"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(root)}
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    return set(ended.stdout.split())
+
+
+def tops(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+PROMPT_MODULES = {"shammah", "shammah.__main__"}
+
+
+def test_nothing_is_loaded_before_the_prompt() -> None:
+    assert loaded("import shammah.__main__") == PROMPT_MODULES
+
+
+def test_no_editor_is_loaded_between_the_prompt_and_the_editor() -> None:
+    assert not tops(loaded("import shammah.repl.loop")) & (EDITOR | HEAVY)
+
+
+def test_the_frontend_loads_nothing_heavy() -> None:
+    names = [m.name for m in modules(ROOT) if inside(m.name, "shammah")]
+    found = tops(loaded(f"import {', '.join(names)}"))
+    assert not found & (HEAVY | {"workers"})
+
+
+def test_messages_load_the_standard_library_alone() -> None:
+    found = tops(loaded("import shammah.bus.messages"))
+    assert found - set(sys.stdlib_module_names) == {"shammah"}
+
+
+def test_what_workers_share_loads_nothing_heavy() -> None:
+    assert not tops(loaded("import workers.host, workers.logs, workers.__main__")) & HEAVY
+
+
+# --- the checks find what they are for ----------------------------------------------------
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for package in ("shammah", "workers"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "breach"),
+    [
+        ("shammah/session.py", "import torch", "shammah.session imports torch"),
+        ("shammah/ask.py", "from transformers import x", "shammah.ask imports transformers.x"),
+        ("shammah/cli.py", "def f():\n    import anthropic", "shammah.cli imports anthropic"),
+        ("shammah/models.py", "from huggingface_hub.file_download import x", "huggingface_hub"),
+        ("shammah/bus/client.py", "from workers import host", "imports workers.host"),
+        ("shammah/status.py", "import importlib", "shammah.status imports importlib"),
+        ("shammah/status.py", "__import__('torch')", "shammah.status imports importlib"),
+        ("shammah/bus/messages.py", "import msgpack", "shammah.bus.messages imports msgpack"),
+        ("shammah/bus/messages.py", "from . import codec", "imports shammah.bus.codec"),
+        ("shammah/router/decision.py", "import time", "decision imports time"),
+        ("shammah/router/__init__.py", "import subprocess", "shammah.router imports subprocess"),
+        ("shammah/config.py", "from socket import socket", "shammah.config imports socket"),
+        ("shammah/conversation.py", "import zmq", "shammah.conversation imports zmq"),
+        ("shammah/models.py", "import threading", "shammah.models imports threading"),
+        ("workers/cloud/service.py", "import torch", "workers.cloud.service imports torch"),
+        ("workers/inference/service.py", "import anthropic", "imports anthropic"),
+        ("workers/cloud/service.py", "from workers.inference import service", "workers.inference"),
+        ("workers/inference/service.py", "from ..cloud import claude", "workers.cloud.claude"),
+        ("workers/host.py", "import torch", "workers.host imports torch"),
+        ("workers/host.py", "from shammah.session import Link", "imports shammah.session.Link"),
+        ("workers/host.py", "from shammah import repl", "imports shammah.repl"),
+        ("workers/utils.py", "", "workers.utils is named after nothing"),
+        ("shammah/common/__init__.py", "", "shammah.common is named after nothing"),
+        ("shammah/errors.py", "x = 1\n" * FILE_LINES, "shammah.errors has"),
+        ("shammah/errors.py", "def f():\n" + "    x = 1\n" * FUNCTION_LINES, "errors.f has 51"),
+    ],
+)
+def test_a_breach_is_found(copy: Path, file: str, line: str, breach: str) -> None:
+    path = copy / file
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as source:
+        source.write(f"\n{line}\n")
+    assert any(breach in said for said in breaches(read_module(copy, path)))
+
+
+def test_an_import_before_the_prompt_is_found(copy: Path) -> None:
+    with (copy / "shammah" / "__main__.py").open("a") as source:
+        source.write("\nimport json\n")
+    assert loaded("import shammah.__main__", copy) >= PROMPT_MODULES | {"json"}
+
+
+def test_an_editor_before_its_time_is_found(copy: Path) -> None:
+    with (copy / "shammah" / "wording.py").open("a") as source:
+        source.write("\nimport rich\n")
+    assert "rich" in tops(loaded("import shammah.repl.loop", copy))

@@ -1,0 +1,427 @@
+"""A connection whose worker says what the test wants: silence, nonsense, the same twice."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from shammah.bus import client, codec
+from shammah.bus.client import Peer
+from shammah.bus.endpoints import RoleLock
+from shammah.bus.messages import (
+    Accepted,
+    ChatMessage,
+    ClientInfo,
+    Detach,
+    Done,
+    Event,
+    Failed,
+    Generate,
+    GetStatus,
+    Hello,
+    Identity,
+    Loading,
+    Ping,
+    Pong,
+    Provenance,
+    Ready,
+    Reply,
+    Request,
+    Status,
+    Stopping,
+    Timings,
+    Token,
+    Usage,
+    Welcome,
+)
+from shammah.errors import ShammahError
+from tests.standins.sandbox import LIMIT_S, Sandbox, until
+
+pytestmark = pytest.mark.timeout(20)
+
+QUESTION = (ChatMessage("user", "hello"),)
+READY = Status(Ready("starter"))
+
+
+def event(seq: int, status: Status = READY, run_id: str = "run") -> Event:
+    return Event("inference", run_id, seq, 0.0, 0.0, "state", status)
+
+
+def done(request_id: str) -> Done:
+    return Done(request_id, "stop", Usage(), Timings(), Provenance("inference", "starter"))
+
+
+class ScriptedWorker:
+    """The worker's end of both sockets, in the test's own hands."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._endpoints = sandbox.endpoints
+        self._context = zmq.Context()
+        self.lock = RoleLock(sandbox.endpoints.lock("inference"))
+        assert self.lock.acquire()
+        self._requests = self._context.socket(zmq.ROUTER)
+        self._requests.bind(sandbox.endpoints.requests("inference"))
+        self._events = self._context.socket(zmq.XPUB)
+        self._events.bind(sandbox.endpoints.events("inference"))
+        self.peer = b""
+
+    def expect(self, kind: type[Any]) -> Any:
+        """The next request of ``kind``; others before it are dropped."""
+        while True:
+            if not self._requests.poll(LIMIT_S * 1000):
+                raise TimeoutError(f"no {kind.__name__}")
+            self.peer, frame = self._requests.recv_multipart()
+            request = codec.decode(frame)
+            if isinstance(request, kind):
+                return request
+
+    def hears(self) -> bool:
+        return bool(self._requests.poll(0))
+
+    def reply(self, *replies: Reply) -> None:
+        for reply in replies:
+            self.reply_bytes(codec.encode(reply))
+
+    def reply_bytes(self, frame: bytes) -> None:
+        self._requests.send_multipart([self.peer, frame])
+
+    def publish(self, *events: Event) -> None:
+        for one in events:
+            self._events.send(codec.encode(one))
+
+    def wait_subscriber(self) -> None:
+        assert self._events.poll(LIMIT_S * 1000)
+        self._events.recv()
+
+    def welcome(self, seq: int = 1) -> None:
+        hello = self.expect(Hello)
+        identity = Identity("inference", "starter", "d")
+        self.reply(Welcome(hello.request_id, 1, "0", "run", 1, identity, event(seq)))
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+        self.lock.release()
+
+
+@pytest.fixture
+def worker(sandbox: Sandbox) -> Iterator[ScriptedWorker]:
+    scripted = ScriptedWorker(sandbox)
+    yield scripted
+    scripted.close()
+
+
+@pytest.fixture
+def changes() -> queue.SimpleQueue[Event | None]:
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def peer(
+    sandbox: Sandbox, worker: ScriptedWorker, changes: queue.SimpleQueue[Event | None]
+) -> Iterator[Peer]:
+    """Attached to ``worker``."""
+    connection = Peer(sandbox.endpoints, "inference", ClientInfo("test", 1), changes.put)
+    worker.welcome()
+    assert connection.wait_welcome(LIMIT_S)
+    worker.wait_subscriber()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes the connection's clocks run out early."""
+
+    def set_limits(**limits: float) -> None:
+        for name, value in limits.items():
+            monkeypatch.setattr(client, name, value)
+
+    return set_limits
+
+
+def last(generation: client.Generation) -> Reply:
+    return list(generation)[-1]
+
+
+class TestAGeneration:
+    def test_gives_its_replies_in_order_up_to_the_end(
+        self, worker: ScriptedWorker, peer: Peer
+    ) -> None:
+        generation = peer.generate(QUESTION)
+        asked = worker.expect(Generate).request_id
+        replies = [Accepted(asked), Token(asked, 1, "a"), Token(asked, 2, "b"), done(asked)]
+        worker.reply(*replies, Token(asked, 3, "too late"))
+        assert list(generation) == replies
+
+    def test_gets_only_its_own(self, worker: ScriptedWorker, peer: Peer) -> None:
+        one, two = peer.generate(QUESTION), peer.generate(QUESTION)
+        first, second = worker.expect(Generate), worker.expect(Generate)
+        for asked in (second.request_id, "unknown", "", first.request_id):
+            worker.reply(Token(asked, 1, asked), done(asked))
+        assert [r.request_id for r in one] == [first.request_id] * 2
+        assert [r.request_id for r in two] == [second.request_id] * 2
+
+    def test_ignores_what_is_no_message(self, worker: ScriptedWorker, peer: Peer) -> None:
+        generation = peer.generate(QUESTION)
+        asked = worker.expect(Generate).request_id
+        for frame in (b"", b"\xc1", b"garbage", codec.encode(Ping("from a worker"))):
+            worker.reply_bytes(frame)
+        worker.reply(done(asked))
+        assert list(generation) == [done(asked)]
+
+    def test_ends_when_the_worker_dies(self, worker: ScriptedWorker, peer: Peer) -> None:
+        generation = peer.generate(QUESTION)
+        asked = worker.expect(Generate).request_id
+        worker.reply(Token(asked, 1, "a"))
+        until(lambda: not generation.replies.empty(), "the token has come")
+        worker.close()
+        replies = list(generation)
+        assert [type(reply) for reply in replies] == [Token, Failed]
+        assert getattr(replies[-1], "code", "") == "worker_died"
+        assert peer.welcome is None
+        assert peer.latest is None
+
+    def test_keeps_a_last_word_that_came_with_the_end(
+        self, worker: ScriptedWorker, peer: Peer
+    ) -> None:
+        generation = peer.generate(QUESTION)
+        asked = worker.expect(Generate).request_id
+        worker._context.linger = 1000
+        worker.reply(done(asked))
+        until(lambda: not generation.replies.empty(), "it has come")
+        worker.close()
+        assert list(generation) == [done(asked)]
+
+    def test_ends_at_once_where_no_worker_is(self, sandbox: Sandbox) -> None:
+        lonely = Peer(sandbox.endpoints, "inference", ClientInfo("test", 1))
+        try:
+            assert getattr(last(lonely.generate(QUESTION)), "code", "") == "worker_died"
+        finally:
+            lonely.close()
+
+    def test_ends_when_the_worker_falls_silent(
+        self, worker: ScriptedWorker, peer: Peer, quick: Callable[..., None]
+    ) -> None:
+        quick(SILENCE_S=0.2)
+        failure = last(peer.generate(QUESTION))
+        assert getattr(failure, "code", "") == "worker_silent"
+
+    def test_hint_after_silence_does_not_promise_what_does_not_happen(
+        self, worker: ScriptedWorker, peer: Peer, quick: Callable[..., None]
+    ) -> None:
+        """The process lives, so nobody starts it anew; a person can end it."""
+        quick(SILENCE_S=0.2)
+        failure = last(peer.generate(QUESTION))
+        assert isinstance(failure, Failed)
+        assert "started anew" not in failure.hint
+        assert "shammah stop inference" in failure.hint
+
+    def test_ends_when_the_worker_answers_and_does_nothing(
+        self, worker: ScriptedWorker, peer: Peer, quick: Callable[..., None]
+    ) -> None:
+        quick(STALL_S=0.3, PING_S=0.02)
+        generation = peer.generate(QUESTION)
+        while generation.replies.empty():
+            ping = worker.expect(Ping)
+            worker.reply(Pong(ping.request_id, "run", True, 7))
+        assert getattr(last(generation), "code", "") == "worker_stalled"
+
+    def test_lives_while_the_worker_makes_progress_without_a_word(
+        self, worker: ScriptedWorker, peer: Peer, quick: Callable[..., None]
+    ) -> None:
+        quick(STALL_S=0.3, PING_S=0.02, TICK_MS=10)
+        generation = peer.generate(QUESTION)
+        asked = worker.expect(Generate).request_id
+        for progress in range(40):  # more than twice the limit
+            ping = worker.expect(Ping)
+            worker.reply(Pong(ping.request_id, "run", True, progress))
+        worker.reply(done(asked))
+        assert list(generation) == [done(asked)]
+
+    def test_ends_when_the_connection_is_closed(self, worker: ScriptedWorker, peer: Peer) -> None:
+        generation = peer.generate(QUESTION)
+        worker.expect(Generate)
+        peer.close()
+        assert getattr(last(generation), "code", "") == "worker_lost"
+
+    def test_ends_at_once_on_a_closed_connection(self, worker: ScriptedWorker, peer: Peer) -> None:
+        peer.close()
+        generation = peer.generate(QUESTION)
+        assert isinstance(generation.replies.get(timeout=3), Failed)
+
+    def test_ends_when_the_lease_has_lapsed(self, worker: ScriptedWorker, peer: Peer) -> None:
+        """Such a worker has dropped the answer and says nothing more of it."""
+        generation = peer.generate(QUESTION)
+        worker.expect(Generate)
+        worker.reply(Pong("p", "run", False, 1))
+        assert isinstance(generation.replies.get(timeout=3), Failed)
+
+    def test_is_cancelled_once_however_often(self, worker: ScriptedWorker, peer: Peer) -> None:
+        generation = peer.generate(QUESTION)
+        asked = worker.expect(Generate).request_id
+        generation.cancel()
+        generation.cancel()
+        worker.reply(Token(asked, 1, "late"), done(asked))
+        replies = list(generation)
+        assert [getattr(reply, "code", "") for reply in replies] == ["cancelled"]
+
+    def test_that_is_too_long_is_not_sent(self, worker: ScriptedWorker, peer: Peer) -> None:
+        long = (ChatMessage("user", "x" * codec.MAX_FRAME_BYTES),)
+        failure = last(peer.generate(long))
+        assert getattr(failure, "code", "") == "message_too_long"
+        peer.generate(QUESTION)
+        assert worker.expect(Generate).messages == QUESTION
+
+
+class TestTheLease:
+    def test_is_renewed_by_pings(
+        self, worker: ScriptedWorker, peer: Peer, quick: Callable[..., None]
+    ) -> None:
+        quick(PING_S=0.02)
+        ids = {worker.expect(Ping).request_id for _ in range(3)}
+        assert len(ids) == 3
+
+    def test_is_begun_anew_when_it_has_lapsed(self, worker: ScriptedWorker, peer: Peer) -> None:
+        worker.reply(Pong("p", "run", False, 0))
+        worker.expect(Hello)
+
+    def test_is_begun_anew_with_the_next_worker(
+        self, worker: ScriptedWorker, peer: Peer, sandbox: Sandbox,
+        changes: queue.SimpleQueue[Event | None],
+    ) -> None:  # fmt: skip
+        worker.close()
+        while changes.get(timeout=LIMIT_S) is not None:
+            pass
+        successor = ScriptedWorker(sandbox)
+        try:
+            successor.welcome()
+            assert peer.wait_welcome(LIMIT_S)
+            assert not peer.stopped
+        finally:
+            successor.close()
+
+    def test_is_given_back_on_close(self, worker: ScriptedWorker, peer: Peer) -> None:
+        peer.close()
+        worker.expect(Detach)
+
+    def test_of_a_watcher_is_none(self, worker: ScriptedWorker, sandbox: Sandbox) -> None:
+        watcher = Peer(sandbox.endpoints, "inference", None)
+        try:
+            until(lambda: watcher.send(GetStatus("s")) or worker.hears(), "connected")
+        finally:
+            watcher.close()
+        assert isinstance(worker.expect(object), GetStatus)  # not a Hello
+
+
+class TestRequests:
+    def test_a_reply_is_found_by_its_id(self, worker: ScriptedWorker, peer: Peer) -> None:
+        found: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        asking = threading.Thread(
+            target=lambda: found.put(peer.request(GetStatus("mine"), LIMIT_S)), name="asking"
+        )
+        asking.start()
+        worker.expect(GetStatus)
+        answer = Event("inference", "run", 9, 0.0, 0.0, "status", READY, "mine")
+        worker.reply(Pong("other", "run", True, 0), answer)
+        assert found.get(timeout=LIMIT_S) == answer
+        asking.join()
+
+    def test_silence_is_an_error_that_says_what_to_do(
+        self, worker: ScriptedWorker, peer: Peer
+    ) -> None:
+        with pytest.raises(ShammahError) as silent:
+            peer.request(GetStatus("s"), 0.05)
+        assert silent.value.code == "worker_silent"
+        assert "shammah stop inference" in silent.value.hint
+
+
+class TestEvents:
+    def test_the_latest_snapshot_is_kept(
+        self, worker: ScriptedWorker, peer: Peer, changes: queue.SimpleQueue[Event | None]
+    ) -> None:
+        loading = Status(Loading("m", "weights"))
+        worker.publish(event(3, loading), event(2), event(3), event(5))
+        seen = [changes.get(timeout=LIMIT_S) for _ in range(3)]
+        assert [one.seq for one in seen if one] == [1, 3, 5]  # 1 came with the welcome
+        assert peer.latest == event(5)
+
+    def test_another_run_begins_at_its_own_number(
+        self, worker: ScriptedWorker, peer: Peer, changes: queue.SimpleQueue[Event | None]
+    ) -> None:
+        worker.publish(event(50), event(1, run_id="next"))
+        while (seen := changes.get(timeout=LIMIT_S)) and seen.run_id != "next":
+            pass
+        assert peer.latest == event(1, run_id="next")
+
+    def test_garbage_among_them_is_ignored(
+        self, worker: ScriptedWorker, peer: Peer, changes: queue.SimpleQueue[Event | None]
+    ) -> None:
+        for frame in (b"", b"\xc1", codec.encode(Pong("p", "r", True, 1))):
+            worker._events.send(frame)
+        worker.publish(event(2))
+        assert [changes.get(timeout=LIMIT_S) for _ in range(2)] == [event(1), event(2)]
+
+    def test_a_loss_is_told_once_with_none(
+        self, worker: ScriptedWorker, peer: Peer, changes: queue.SimpleQueue[Event | None]
+    ) -> None:
+        changes.get(timeout=LIMIT_S)
+        worker.close()
+        assert changes.get(timeout=LIMIT_S) is None
+        peer.close()
+        assert changes.empty()
+
+    def test_an_end_on_purpose_is_remembered(
+        self, worker: ScriptedWorker, peer: Peer, changes: queue.SimpleQueue[Event | None]
+    ) -> None:
+        assert not peer.stopped
+        worker.reply(Stopping("", 1))
+        until(lambda: peer.stopped, "it has been heard")
+        worker.close()
+        while changes.get(timeout=LIMIT_S) is not None:
+            pass
+        assert peer.stopped
+
+
+def test_a_refused_hello_is_an_error(worker: ScriptedWorker, sandbox: Sandbox) -> None:
+    peer = Peer(sandbox.endpoints, "inference", ClientInfo("test", 1))
+    try:
+        hello: Request = worker.expect(Hello)
+        worker.reply(Failed("protocol_version", "Too old.", "Stop it.", hello.request_id))
+        with pytest.raises(ShammahError, match=r"Too old\. Stop it\."):
+            peer.wait_welcome(LIMIT_S)
+        assert peer.welcome is None
+    finally:
+        peer.close()
+
+
+def test_closing_twice_is_harmless(worker: ScriptedWorker, peer: Peer) -> None:
+    peer.close()
+    peer.close()
+
+
+def test_opening_and_closing_leaves_no_descriptor(sandbox: Sandbox) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    for round_ in range(3):
+        Peer(sandbox.endpoints, "inference", None).close()
+        if round_ == 0:
+            before = descriptors()
+    assert descriptors() == before
+
+
+def test_its_descriptors_are_not_inherited(worker: ScriptedWorker, peer: Peer) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            flags = fcntl.fcntl(int(name), fcntl.F_GETFD)
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        assert "socket:" not in target or flags & fcntl.FD_CLOEXEC

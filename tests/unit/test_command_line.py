@@ -1,0 +1,115 @@
+"""Which command lines open the prompt, and what they mean there."""
+
+from __future__ import annotations
+
+import pytest
+
+from shammah.__main__ import opens_repl
+from shammah.errors import ExitCode, ShammahError
+from shammah.repl.options import ReplOptions, parse_options, parse_wish
+from shammah.router.decision import Target, Wish
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "--local",
+        "--cloud",
+        "--private",
+        "--local --private",
+        "--local --cloud",  # a contradiction, which is said after the prompt
+        "--model starter",
+        "--model=starter",
+        "-m starter",
+        "-m=starter",
+        "--system prompt",
+        "--system=",
+        "--model status",
+        "--model --help",
+        "--model --local --private",
+        "-m a -m b",
+    ],
+)
+def test_these_open_the_prompt(line: str) -> None:
+    assert opens_repl(line.split())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ask",
+        "status",
+        "stop inference",
+        "worker --role cloud",
+        "--help",
+        "-h",
+        "--version",
+        "--local ask",
+        "--model starter ask",
+        "--model",
+        "--local -m",
+        "--system",
+        "--local=yes",
+        "--mode starter",
+        "--Model starter",
+        "--",
+        "-",
+        "hello",
+    ],
+)
+def test_these_do_not(line: str) -> None:
+    assert not opens_repl(line.split())
+
+
+def test_an_empty_argument_does_not_open_the_prompt() -> None:
+    assert not opens_repl([""])
+    assert opens_repl(["--system", ""])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model", "system"),
+    [
+        ([], None, None),
+        (["--model", "3B"], "3B", None),
+        (["--model=3B"], "3B", None),
+        (["-m", "3B"], "3B", None),
+        (["-m=3B"], "3B", None),
+        (["-m", "3B", "--model", "7B"], "7B", None),
+        (["--system", "Be brief."], None, "Be brief."),
+        (["--system=a=b"], None, "a=b"),
+        (["--model", "--system"], "--system", None),
+        (["--system", ""], None, ""),
+    ],
+)
+def test_options_with_values(arguments: list[str], model: str | None, system: str | None) -> None:
+    options = parse_options(arguments)
+    assert (options.model, options.wish) == (model, Wish())
+    assert (options.system or None) == (system or None)
+
+
+def test_an_empty_system_prompt_is_not_the_same_as_none() -> None:
+    """With one in config.toml, ``--system ""`` asks for none, as in `shammah ask`."""
+    assert parse_options(["--system", ""]) != ReplOptions()
+
+
+@pytest.mark.parametrize(
+    ("flags", "wish"),
+    [
+        (set(), Wish()),
+        ({"--local"}, Wish(Target.LOCAL)),
+        ({"--cloud"}, Wish(Target.CLOUD)),
+        ({"--private"}, Wish(Target.LOCAL, private=True)),
+        ({"--private", "--local"}, Wish(Target.LOCAL, private=True)),
+    ],
+)
+def test_wishes(flags: set[str], wish: Wish) -> None:
+    assert parse_wish(flags) == wish
+    assert parse_options(sorted(flags)).wish == wish
+
+
+@pytest.mark.parametrize("other", [{"--local"}, {"--private"}, {"--local", "--private"}])
+def test_the_cloud_contradicts_staying_here(other: set[str]) -> None:
+    with pytest.raises(ShammahError, match="contradicts") as refusal:
+        parse_wish({"--cloud", *other})
+    assert refusal.value.exit_code == ExitCode.USAGE

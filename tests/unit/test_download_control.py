@@ -1,0 +1,136 @@
+"""Pause, resume, cancel, and who comes first."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from shammah.errors import ShammahError
+from workers.download.control import Control
+from workers.download.slots import Slots
+
+LIMIT_S = 10.0
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def ended(thread: threading.Thread) -> bool:
+    thread.join(LIMIT_S)
+    return not thread.is_alive()
+
+
+def no_check() -> None:
+    """Nobody wants an end."""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+
+
+def test_a_pause_holds_until_it_is_over() -> None:
+    control = Control()
+    control.check("m")
+    control.pause()
+    assert control.interrupted
+    thread = in_thread(lambda: control.check("m"))
+    assert thread.is_alive()
+    control.resume()
+    assert ended(thread)
+    assert not control.interrupted
+
+
+def test_a_cancel_ends_a_pause_and_every_later_one() -> None:
+    control = Control()
+    control.pause()
+    control.cancel()
+    control.pause()
+    with pytest.raises(ShammahError) as caught:
+        control.check("acme/tiny")
+    assert caught.value.code == "download_cancelled"
+    assert "acme/tiny" in caught.value.message
+
+
+@pytest.mark.parametrize("act", [Control.pause, Control.cancel, Control.wake])
+def test_a_wait_ends_early_when_something_is_wanted(act: Callable[[Control], None]) -> None:
+    control, over = Control(), threading.Event()
+    thread = in_thread(lambda: control.wait(1000.0, over.is_set))
+    over.set()
+    act(control)
+    assert ended(thread)
+
+
+def test_a_wait_lasts_as_long_as_its_clock_says() -> None:
+    times = iter([0.0, 0.999, 1.0])
+    control = Control(clock=lambda: next(times))
+    control.wait(1.0)
+    assert next(times, None) is None
+
+
+def test_listeners_hear_of_every_change_until_they_are_forgotten() -> None:
+    control, heard = Control(), []
+    listener = lambda: heard.append(control.interrupted)  # noqa: E731
+    control.listen(listener)
+    control.pause()
+    control.resume()
+    control.forget(listener)
+    control.cancel()
+    assert heard == [True, False]
+
+
+def test_the_more_urgent_comes_first_and_equals_take_turns() -> None:
+    slots = Slots(1)
+    order: list[str] = []
+    threads = []
+
+    def take(name: str, priority: int) -> None:
+        with slots.taken(priority, no_check):
+            order.append(name)
+
+    with slots.taken(0, no_check):
+        for count, (name, priority) in enumerate(
+            [("low", 0), ("low again", 0), ("urgent", 5)], start=1
+        ):
+            threads.append(in_thread(lambda name=name, priority=priority: take(name, priority)))  # type: ignore[misc]
+            until(lambda count=count: len(slots._waiting) == count)  # type: ignore[misc]
+        assert slots.outranked(0)
+        assert not slots.outranked(5)
+    assert all(ended(thread) for thread in threads)
+    assert order == ["urgent", "low", "low again"]
+    assert not slots.outranked(-1)
+
+
+def test_whoever_waits_for_a_slot_can_be_called_off() -> None:
+    slots, called_off = Slots(1), threading.Event()
+    caught: list[BaseException] = []
+
+    def check() -> None:
+        if called_off.is_set():
+            raise ShammahError("download_cancelled", "no")
+
+    def wait() -> None:
+        try:
+            with slots.taken(9, check):
+                raise AssertionError
+        except ShammahError as error:
+            caught.append(error)
+
+    with slots.taken(0, no_check):
+        thread = in_thread(wait)
+        until(lambda: slots.outranked(0))
+        called_off.set()
+        slots.wake()
+        assert ended(thread)
+        assert not slots.outranked(0)
+    assert len(caught) == 1
+    with slots.taken(0, no_check):
+        pass

@@ -1,0 +1,113 @@
+"""Progress never goes backwards, whatever is fetched again, and comes five times a second."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.download.listing import RemoteFile
+from workers.download.progress import INTERVAL_S, Meter, Progress
+
+SIZES = {"a": 1000, "b": 50, "c": 0}
+FILES = [RemoteFile(path, size, "f" * 64, None) for path, size in SIZES.items()]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Watched:
+    """A meter with a clock of its own, and everything that was seen of it."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.seen: list[tuple[float, Progress]] = []
+        self.meter = Meter("acme/tiny", "c" * 40, FILES, self._see, self.clock)
+
+    def _see(self, progress: Progress) -> None:
+        self.seen.append((self.clock.now_s, progress))
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from(sorted(SIZES)), st.integers(0, 1200)),
+        st.tuples(st.just("lost"), st.sampled_from(sorted(SIZES)), st.just(0)),
+        st.tuples(st.just("verified"), st.sampled_from(sorted(SIZES)), st.just(0)),
+        st.tuples(st.just("tick"), st.just(""), st.integers(0, 400)),
+    ),
+    max_size=60,
+)
+
+
+@given(steps)
+def test_the_observer_never_sees_a_step_back(steps: list[tuple[str, str, int]]) -> None:
+    watched = Watched()
+    for kind, path, number in steps:
+        if kind == "tick":
+            watched.clock.now_s += number / 1000
+        elif kind == "add":
+            watched.meter.add(path, number, number)
+        elif kind == "lost":
+            watched.meter.lost(path)
+        else:
+            watched.meter.verified(path)
+    watched.meter.finish()
+    for (_, before), (_, after) in itertools.pairwise(watched.seen):
+        assert after.done >= before.done
+        assert after.verified >= before.verified
+        for earlier, later in zip(before.files, after.files, strict=True):
+            assert later.done >= earlier.done
+    times = [seen_s for seen_s, _ in watched.seen[:-1]]  # the last one is sent at once
+    assert all(b - a >= INTERVAL_S for a, b in itertools.pairwise(times))
+    for _, progress in watched.seen:
+        assert progress.verified <= progress.done <= progress.total == 1050
+        assert progress.done == sum(file.done for file in progress.files)
+        assert progress.rate >= 0
+
+
+def test_rate_and_remaining_time_come_from_what_arrived_lately() -> None:
+    watched = Watched()
+    for _ in range(20):
+        watched.clock.now_s += 1
+        watched.meter.add("a", 25, 25)
+    progress = watched.meter.snapshot()
+    assert progress.rate == pytest.approx(25)
+    assert progress.eta_s == pytest.approx((1050 - 500) / 25)
+    watched.clock.now_s += 1000  # nothing comes any more
+    assert watched.meter.snapshot().rate < 1
+
+
+def test_bytes_that_are_fetched_again_count_in_the_remaining_time_only() -> None:
+    watched = Watched()
+    watched.clock.now_s += 1
+    watched.meter.add("a", 1000, 1000)
+    watched.meter.lost("a")
+    progress = watched.meter.snapshot()
+    assert (progress.done, progress.verified) == (1000, 0)
+    assert progress.eta_s == pytest.approx(1050 / 1000)
+    assert watched.meter.missing() == 1050
+
+
+def test_what_was_there_before_is_done_but_not_received() -> None:
+    watched = Watched()
+    watched.clock.now_s += 1
+    watched.meter.add("a", 400)
+    progress = watched.meter.snapshot()
+    assert (progress.done, progress.rate, progress.eta_s) == (400, 0.0, None)
+
+
+def test_the_end_is_whole() -> None:
+    watched = Watched()
+    for path in SIZES:
+        watched.meter.verified(path)
+    watched.meter.finish()
+    last = watched.seen[-1][1]
+    assert (last.done, last.verified, last.total, last.eta_s) == (1050, 1050, 1050, 0.0)
+    assert all(file.verified for file in last.files)

@@ -1,0 +1,386 @@
+"""The service with an engine that only plays a part: no torch, no model."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shammah.bus.messages import (
+    ChatMessage,
+    Done,
+    Failed,
+    Generate,
+    Provenance,
+    Ready,
+    Sampling,
+    State,
+    Timings,
+    Token,
+    Usage,
+)
+from shammah.config import InferenceSettings, Settings
+from shammah.errors import ShammahError
+from tests.workers.models import (
+    CONTEXT_LENGTH,
+    SCRIPTED_CHUNK,
+    ScriptedEngine,
+    make_tokenizer,
+    write_checkpoint,
+)
+from workers.inference.answer import Answer
+from workers.inference.engine import StepResult
+from workers.inference.inbox import Arrival
+from workers.inference.service import InferenceService
+from workers.service import Outlet
+
+PATIENCE_S = 20.0
+ANSWER = "na\u00efve \U0001f680 yes"
+
+Message = Token | Done | Failed | State
+
+
+class Running:
+    """A service on its work thread, and what it has said."""
+
+    def __init__(self, service: InferenceService, engine: ScriptedEngine) -> None:
+        self.service = service
+        self.engine = engine
+        self.outlet = Outlet(lambda: None)
+        self.said: list[Message] = []
+        self.thread = threading.Thread(target=service.run, args=(self.outlet,), daemon=True)
+
+    def ask(self, request_id: str, text: str = "hello", **options: object) -> None:
+        messages = (ChatMessage("user", text),)
+        self.service.submit(Generate(request_id, messages, **options))
+
+    def until(self, wanted: Callable[[Message], bool]) -> Message:
+        while True:
+            message = self.outlet.queue.get(timeout=PATIENCE_S)
+            self.said.append(message)
+            if wanted(message):
+                return message
+
+    def end(self, request_id: str) -> Done | Failed:
+        found = self.until(lambda m: isinstance(m, Done | Failed) and m.request_id == request_id)
+        assert isinstance(found, Done | Failed)
+        return found
+
+    def text(self, request_id: str) -> str:
+        tokens = [m for m in self.said if isinstance(m, Token)]
+        return "".join(token.text for token in tokens if token.request_id == request_id)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    ids: list[int] = make_tokenizer(tmp_path_factory.mktemp("tokenizer")).encode(ANSWER).ids
+    return ids
+
+
+@contextmanager
+def _running(
+    directory: Path, answer: list[int], *, loaded: bool = True, **options: object
+) -> Iterator[Running]:
+    engine = ScriptedEngine(answer)
+    if loaded:
+        engine.loading.set()
+    asked = Settings(directory, str(directory), inference=InferenceSettings(max_new_tokens=99))
+    service = InferenceService(
+        asked,
+        stand_in=False,
+        make_engine=lambda: engine,
+        **options,
+    )
+    running = Running(service, engine)
+    running.thread.start()
+    yield running
+    engine.loading.set()
+    service.stop()
+    running.thread.join(PATIENCE_S)
+    assert not running.thread.is_alive()
+
+
+def test_a_question_is_answered(directory: Path, answer: list[int]) -> None:
+    with _running(directory, answer) as run:
+        run.ask("a", sampling=Sampling(seed=3), max_new_tokens=50)
+        done = run.end("a")
+    assert isinstance(done, Done)
+    assert (done.finish_reason, run.text("a")) == ("stop", ANSWER)
+    request = run.engine.submitted[0]
+    assert done.usage == Usage(len(request.prompt), len(answer) + 1)
+    assert done.provenance == Provenance("inference", "tiny", "", "fake", "cpu", "float32")
+    assert (request.max_new_tokens, request.sampling.seed) == (50, 3)
+    assert request.stop_ids == {0, 2}
+
+
+def test_tokens_are_whole_characters_and_counted(directory: Path, answer: list[int]) -> None:
+    with _running(directory, answer) as run:
+        run.ask("a")
+        run.end("a")
+    tokens = [message for message in run.said if isinstance(message, Token)]
+    assert all("\ufffd" not in token.text and token.text for token in tokens)
+    counts = [token.index for token in tokens]
+    assert counts == sorted(set(counts))
+    assert counts[-1] <= len(answer) + 1
+    # Every step is progress, also one without text.
+    assert run.outlet.progress >= run.engine.steps
+
+
+def test_requests_wait_for_the_model(directory: Path, answer: list[int]) -> None:
+    with _running(directory, answer, loaded=False) as run:
+        run.ask("a")
+        run.ask("b")
+        run.engine.loading.set()
+        run.until(lambda message: isinstance(message, Ready))
+        assert not [message for message in run.said if isinstance(message, Token)]
+        assert isinstance(run.end("a"), Done)
+        assert isinstance(run.end("b"), Done)
+    assert run.text("a") == run.text("b") == ANSWER
+
+
+def test_a_waiting_request_is_cancelled_at_once(directory: Path, answer: list[int]) -> None:
+    with _running(directory, answer, loaded=False) as run:
+        run.until(lambda message: "pretend" in str(message))
+        run.ask("a")
+        run.ask("b")
+        run.service.cancel("a")
+        done = run.end("a")  # though the load goes on
+        assert isinstance(done, Done)
+        assert (done.finish_reason, done.usage) == ("cancelled", Usage())
+        run.engine.loading.set()
+        assert isinstance(run.end("b"), Done)
+    assert [request.request_id for request in run.engine.submitted] == ["b"]
+
+
+@pytest.mark.parametrize("at_step", [1, 2, 5])
+def test_a_cancel_costs_no_further_step(directory: Path, answer: list[int], at_step: int) -> None:
+    """Step 1 is prefill, 2 ends it, 5 is decode; the cancel comes while the step is done."""
+    with _running(directory, answer, loaded=False) as run:
+        run.engine.on_step = lambda number: run.service.cancel("a") if number == at_step else None
+        run.ask("a")
+        run.engine.loading.set()
+        done = run.end("a")
+        assert isinstance(done, Done)
+        assert done.finish_reason == "cancelled"
+        assert done.usage.output_tokens == at_step - 1
+        run.ask("b")
+        assert isinstance(run.end("b"), Done)
+        assert run.text("b") == ANSWER
+    alone = -(-len(run.engine.submitted[1].prompt) // SCRIPTED_CHUNK) + len(answer)
+    assert run.engine.steps == at_step + alone
+
+
+def test_a_cancel_for_nobody_does_nothing(directory: Path, answer: list[int]) -> None:
+    with _running(directory, answer) as run:
+        run.service.cancel("nobody")
+        run.ask("a")
+        assert isinstance(run.end("a"), Done)
+        run.service.cancel("a")
+        run.ask("b")
+        assert isinstance(run.end("b"), Done)
+    assert sum(isinstance(message, Done) for message in run.said) == 2
+
+
+def test_a_cancel_before_the_thread_runs_is_kept(directory: Path, answer: list[int]) -> None:
+    engine = ScriptedEngine(answer)
+    engine.loading.set()
+    service = InferenceService(
+        Settings(directory, str(directory)), stand_in=False, make_engine=lambda: engine
+    )
+    run = Running(service, engine)
+    run.ask("a")
+    service.cancel("a")
+    run.thread.start()
+    done = run.end("a")
+    assert isinstance(done, Done)
+    assert done.finish_reason == "cancelled"
+    service.stop()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "part"),
+    [
+        ({"sampling": Sampling(top_p=3.0)}, "sampling_invalid", "top_p is 3.0"),
+        ({"max_new_tokens": 0}, "sampling_invalid", "max_new_tokens is 0"),
+        ({"text": "hello " * 900}, "context_too_long", f"holds {CONTEXT_LENGTH}"),
+        ({"text": "\ud800"}, "messages_invalid", "refuses"),
+    ],
+)
+def test_a_bad_request_fails_alone(
+    directory: Path, answer: list[int], options: dict[str, object], code: str, part: str
+) -> None:
+    with _running(directory, answer, loaded=False) as run:
+        run.ask("good")
+        run.ask("bad", **options)
+        run.engine.loading.set()
+        failed = run.end("bad")
+        assert isinstance(failed, Failed)
+        assert failed.code == code
+        assert part in failed.message
+        assert failed.hint
+        assert isinstance(run.end("good"), Done)
+    assert run.text("good") == ANSWER
+
+
+def test_the_answer_is_clipped_to_the_context(directory: Path, answer: list[int]) -> None:
+    with _running(directory, answer) as run:
+        run.ask("a", max_new_tokens=10_000)
+        run.ask("b")
+        run.end("b")
+    long, default = run.engine.submitted
+    assert long.max_new_tokens == CONTEXT_LENGTH - len(long.prompt)
+    assert default.max_new_tokens == 99
+
+
+def test_a_prompt_may_leave_room_for_one_token(directory: Path, answer: list[int]) -> None:
+    with _running(directory, answer) as run:
+        run.ask("measure", "")
+        run.end("measure")
+        room = CONTEXT_LENGTH - len(run.engine.submitted[0].prompt) - 1
+        run.ask("full", "." * room)
+        done = run.end("full")
+        run.ask("over", "." * (room + 1))
+        over = run.end("over")
+    assert isinstance(done, Done)
+    assert (done.finish_reason, done.usage.output_tokens) == ("length", 1)
+    assert isinstance(over, Failed)
+    assert str(CONTEXT_LENGTH) in over.message
+    assert over.code == "context_too_long"
+
+
+def test_a_failed_sequence_leaves_the_others(directory: Path, answer: list[int]) -> None:
+    with _running(directory, answer, loaded=False) as run:
+        advance = run.engine._advance
+        failure = ShammahError("out_of_memory", "full", "less")
+        run.engine._advance = lambda r: (
+            StepResult("a", failure=failure) if r.request_id == "a" else advance(r)
+        )
+        run.ask("a")
+        run.ask("b")
+        run.engine.loading.set()
+        assert run.end("a") == Failed("out_of_memory", "full", "less", "a")
+        assert isinstance(run.end("b"), Done)
+
+
+def test_a_failed_step_ends_everybody_but_not_the_worker(
+    directory: Path, answer: list[int]
+) -> None:
+    def fail(number: int) -> None:
+        if number == 3:
+            raise RuntimeError("device lost")
+
+    with _running(directory, answer, loaded=False) as run:
+        run.engine.on_step = fail
+        run.ask("a")
+        run.ask("b")
+        run.engine.loading.set()
+        for request_id in ("a", "b"):
+            failed = run.end(request_id)
+            assert isinstance(failed, Failed)
+            assert (failed.code, "device lost" in failed.message) == ("internal", True)
+        run.ask("c")
+        assert isinstance(run.end("c"), Done)
+    assert run.text("c") == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("model", "code"), [("7B", "not_available"), ("/nowhere", "model_not_found")]
+)
+def test_without_a_model_waiting_requests_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, code: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    service = InferenceService(Settings(tmp_path, model), stand_in=False)
+    run = Running(service, ScriptedEngine([]))
+    run.ask("a")
+    run.thread.start()
+    failed = run.end("a")
+    assert isinstance(failed, Failed)
+    assert failed.code == code
+    run.thread.join(PATIENCE_S)
+    assert not run.thread.is_alive()
+
+
+def test_timings_are_what_the_clock_says(directory: Path, answer: list[int]) -> None:
+    """Each step takes a second, and nothing else takes time."""
+    now = 100.0
+    with _running(directory, answer, loaded=False, clock=lambda: now) as run:
+
+        def tick(number: int) -> None:
+            nonlocal now
+            now += 1.0
+
+        run.engine.on_step = tick
+        run.ask("a")
+        now += 5.0
+        run.engine.loading.set()
+        done = run.end("a")
+    assert isinstance(done, Done)
+    prompt = len(run.engine.submitted[0].prompt)
+    chunks = -(-prompt // SCRIPTED_CHUNK)
+    assert done.timings == Timings(
+        queue_s=5.0,
+        ttft_s=5.0 + chunks,
+        total_s=5.0 + chunks + len(answer),
+        prefill_tokens_per_second=prompt / chunks,
+        decode_tokens_per_second=1.0,
+    )
+
+
+def test_text_that_was_held_back_comes_with_the_last_token() -> None:
+    class Holding:
+        def add(self, token_id: int) -> str:
+            return ""
+
+        def finish(self) -> str:
+            return "the end"
+
+    taken = Answer(Arrival(Generate("a", ()), 0.0), 5, Holding())
+    assert taken.take(StepResult("a", 5, 1, (7,)), 0.0, 1.0) is None
+    assert taken.take(StepResult("a", 0, 1, (), "stop"), 1.0, 2.0) == Token("a", 2, "the end")
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_every_request_ends_exactly_once(
+    directory: Path, answer: list[int], acts: list[tuple[str, bool]]
+) -> None:
+    asked: dict[str, int] = {}
+    with _running(directory, answer) as run:
+        for name, ask in acts:
+            if ask:
+                asked[name] = asked.get(name, 0) + 1
+                run.ask(f"{name}{asked[name]}")
+            else:
+                run.service.cancel(f"{name}{asked.get(name, 0)}")
+        names = [f"{name}{n + 1}" for name, count in asked.items() for n in range(count)]
+        run.ask("last")
+        run.end("last")
+        ended = [m.request_id for m in run.said if isinstance(m, Done | Failed)]
+        for _ in range(len(names) + 1 - len(ended)):
+            run.until(lambda message: isinstance(message, Done | Failed))
+    with pytest.raises(queue.Empty):
+        run.outlet.queue.get_nowait()
+    ended = [m.request_id for m in run.said if isinstance(m, Done | Failed)]
+    assert sorted(ended) == sorted([*names, "last"])
+
+
+def test_nothing_heavy_is_imported_before_a_model_is_loaded() -> None:
+    code = "import sys, workers.inference.service; print(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "transformers", "numpy", "huggingface_hub"} & set(output)

@@ -1,0 +1,125 @@
+"""When a worker has users, and when it leaves for want of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from shammah.bus.messages import ClientInfo
+from workers.lease import FIRST_LEASE_S, LEASE_S, LeaseTable
+
+REPL, ASK = ClientInfo("repl", 1, "/dev/pts/1"), ClientInfo("ask", 2)
+A, B = b"a", b"b"
+
+
+def test_a_lease_lasts_until_it_lapses() -> None:
+    table = LeaseTable(0, 100)
+    table.attach(A, REPL, 100)
+    assert table.lapse(100 + LEASE_S - 0.001) == []
+    assert table.holds(A)
+    assert table.lapse(100 + LEASE_S) == [A]
+    assert not table.holds(A)
+    assert table.lapse(200) == []
+
+
+def test_a_ping_renews_its_own_lease_alone() -> None:
+    table = LeaseTable(0, 0)
+    table.attach(A, REPL, 0)
+    table.attach(B, ASK, 0)
+    assert table.renew(A, 2)
+    assert table.lapse(LEASE_S) == [B]
+    assert len(table) == 1
+    assert table.lapse(2 + LEASE_S) == [A]
+
+
+def test_what_has_lapsed_is_not_renewed() -> None:
+    table = LeaseTable(0, 0)
+    table.attach(A, REPL, 0)
+    table.lapse(LEASE_S)
+    assert not table.renew(A, LEASE_S)
+    assert not table.renew(b"never seen", 0)
+
+
+def test_a_second_hello_is_no_second_lease() -> None:
+    table = LeaseTable(0, 0)
+    table.attach(A, REPL, 0)
+    table.attach(A, ASK, 2)
+    assert len(table) == 1
+    assert table.others(B) == (ASK,)
+    assert table.lapse(LEASE_S) == []
+
+
+def test_detach_gives_the_lease_back_once() -> None:
+    table = LeaseTable(300, 0)
+    table.attach(A, REPL, 0)
+    assert table.detach(A, 1)
+    assert not table.detach(A, 2)
+    assert not table.expired(1 + 299)
+    assert table.expired(1 + 300)
+
+
+def test_others_are_all_but_the_one_that_asks() -> None:
+    table = LeaseTable(0, 0)
+    table.attach(A, REPL, 0)
+    table.attach(B, ASK, 0)
+    assert table.others(A) == (ASK,)
+    assert table.others(B) == (REPL,)
+    assert set(table.others(b"c")) == {REPL, ASK}
+    assert table.peers() == [A, B]
+
+
+@pytest.mark.parametrize("keep_alive", [0, 0.5, FIRST_LEASE_S])
+def test_a_worker_waits_for_its_first_frontend(keep_alive: float) -> None:
+    table = LeaseTable(keep_alive, 50)
+    assert not table.expired(50)
+    assert not table.expired(50 + FIRST_LEASE_S - 0.001)
+    assert table.expired(50 + FIRST_LEASE_S)
+
+
+def test_a_longer_keep_alive_counts_for_the_first_frontend_too() -> None:
+    table = LeaseTable(300, 0)
+    assert not table.expired(299.9)
+    assert table.expired(300)
+
+
+@pytest.mark.parametrize("ever_attached", [False, True])
+def test_keep_alive_of_minus_1_is_for_ever(ever_attached: bool) -> None:
+    table = LeaseTable(-1, 0)
+    if ever_attached:
+        table.attach(A, REPL, 0)
+        table.detach(A, 1)
+    assert not table.expired(1e9)
+
+
+def test_keep_alive_0_ends_at_once_after_the_last_lease() -> None:
+    table = LeaseTable(0, 0)
+    table.attach(A, REPL, 0)
+    table.attach(B, ASK, 0)
+    table.detach(A, 1)
+    assert not table.expired(1)
+    table.detach(B, 1)
+    assert table.expired(1)
+
+
+def test_a_used_worker_never_expires() -> None:
+    table = LeaseTable(0, 0)
+    table.attach(A, REPL, 0)
+    assert not table.expired(1e9)
+
+
+def test_the_clock_of_keep_alive_starts_anew_with_every_last_lease() -> None:
+    table = LeaseTable(10, 0)
+    table.attach(A, REPL, 0)
+    table.detach(A, 5)
+    table.attach(B, ASK, 14)
+    assert table.lapse(14 + LEASE_S) == [B]
+    assert not table.expired(14 + LEASE_S + 9)
+    assert table.expired(14 + LEASE_S + 10)
+
+
+def test_a_lapse_starts_the_clock_when_it_is_seen() -> None:
+    """Nothing is judged while the worker was busy; the keep_alive is not eaten by that."""
+    table = LeaseTable(10, 0)
+    table.attach(A, REPL, 0)
+    table.lapse(60)
+    assert not table.expired(69)
+    assert table.expired(70)

@@ -1,0 +1,62 @@
+"""The tables of messages are complete: whatever is defined can be sent, and nothing else."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import MISSING, fields, is_dataclass
+
+import pytest
+
+from shammah.bus import codec, messages, states, transfers
+
+DEFINED = [
+    item
+    for module in (messages, states, transfers)
+    for item in vars(module).values()
+    if isinstance(item, type) and is_dataclass(item) and item.__module__ == module.__name__
+]
+
+
+def test_every_message_is_in_a_table() -> None:
+    tables = (*messages.VALUES, *messages.STATES, *messages.REQUESTS, *messages.REPLIES)
+    assert set(tables) == set(DEFINED)
+
+
+def test_no_name_stands_for_two_messages() -> None:
+    assert len({cls.__name__ for cls in DEFINED}) == len(DEFINED)
+
+
+def test_the_unions_are_the_tables() -> None:
+    assert set(typing.get_args(messages.State)) == set(messages.STATES)
+    assert set(typing.get_args(messages.Request)) == set(messages.REQUESTS)
+    assert set(typing.get_args(messages.Reply)) == set(messages.REPLIES)
+
+
+def test_only_failed_is_in_two_tables() -> None:
+    assert set(messages.STATES) & set(messages.REPLIES) == {messages.Failed}
+    assert not set(messages.REQUESTS) & set(messages.REPLIES)
+
+
+@pytest.mark.parametrize("cls", DEFINED, ids=lambda cls: cls.__name__)
+def test_a_message_is_frozen_and_has_slots(cls: type) -> None:
+    assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert hasattr(cls, "__slots__")
+
+
+@pytest.mark.parametrize("cls", [*messages.REQUESTS, *messages.REPLIES], ids=lambda c: c.__name__)
+def test_every_request_and_reply_names_its_request(cls: type) -> None:
+    (field,) = (field for field in fields(cls) if field.name == "request_id")
+    assert field.type == "str"
+
+
+@pytest.mark.parametrize("cls", DEFINED, ids=lambda cls: cls.__name__)
+def test_no_field_is_called_type(cls: type) -> None:
+    """That name is the tag on the wire."""
+    assert "type" not in {field.name for field in fields(cls)}
+
+
+@pytest.mark.parametrize("cls", DEFINED, ids=lambda cls: cls.__name__)
+def test_every_field_can_be_decoded(cls: type) -> None:
+    decoders = codec._field_decoders(cls)
+    required = {field.name for field in fields(cls) if field.default is MISSING}
+    assert {name for name, (_, needed) in decoders.items() if needed} == required

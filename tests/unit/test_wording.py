@@ -1,0 +1,170 @@
+"""Words for people, and nothing that a terminal would obey."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shammah.bus.messages import (
+    Done,
+    Downloading,
+    Failed,
+    Initializing,
+    Loading,
+    NotAvailable,
+    Provenance,
+    Ready,
+    State,
+    Timings,
+    Usage,
+)
+from shammah.router.decision import Reason, RouteDecision, Target
+from shammah.wording import (
+    REASONS,
+    describe_answer,
+    describe_failure,
+    describe_state,
+    printable,
+    styled,
+)
+
+ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\x08\x7f\r"
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (None, "Starting"),
+        (Initializing(), "Initializing"),
+        (Downloading("m", 5 * 10**8, 2 * 10**9), "Downloading m: 25%, 0.5 of 2.0 GB"),
+        (
+            Downloading("m", 10**6, 3 * 10**6, 2.5e5, 8.0),
+            "Downloading m: 33%, 1.0 of 3.0 MB, 0.2 MB/s, 8 s left",
+        ),
+        (Downloading("m", 12_000_000), "Downloading m: 12.0 MB"),
+        (Loading("m", "weights", 1, 4), "Loading m: weights (2/4)"),
+        (Ready("m"), "Ready: m"),
+        (Ready("m", dtype="float32", device="cpu"), "Ready: m (float32, cpu)"),
+        (Ready("m", context_length=8192), "Ready: m (8,192 tokens)"),
+        (Ready("m", stand_in=True), "Ready: m (a small stand-in)"),
+        (NotAvailable("No network."), "Not available: No network."),
+        (Failed("c", "Broken."), "Failed: Broken."),
+    ],
+)
+def test_a_state_in_one_line(state: State | None, words: str) -> None:
+    assert describe_state(state) == words
+
+
+def test_loading_never_counts_beyond_its_total() -> None:
+    assert describe_state(Loading("m", "ready", 4, 4)) == "Loading m: ready (4/4)"
+    assert "(1/0)" not in describe_state(Loading("m", "weights"))
+
+
+def done(**changes: object) -> Done:
+    fields: dict[str, object] = {
+        "request_id": "r",
+        "finish_reason": "stop",
+        "usage": Usage(10, 20),
+        "timings": Timings(),
+        "provenance": Provenance("inference", "starter"),
+    }
+    return Done(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+LOCAL = RouteDecision(Target.LOCAL, Reason.MODEL_READY)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (done(), "local: starter · the local model is ready · 20 tokens"),
+        (
+            done(timings=Timings(ttft_s=0.123, decode_tokens_per_second=31.26)),
+            "local: starter · the local model is ready · 20 tokens · 31.3 tok/s"
+            " · first token 0.12 s",
+        ),
+        (
+            done(provenance=Provenance("inference", "starter", stand_in=True)),
+            "local: starter, a small stand-in · the local model is ready · 20 tokens",
+        ),
+    ],
+)
+def test_an_answer_in_one_line(answer: Done, words: str) -> None:
+    assert describe_answer(answer, LOCAL) == words
+
+
+@pytest.mark.parametrize(
+    ("reason", "ending"),
+    [
+        ("stop", "20 tokens"),
+        ("cancelled", "20 tokens"),
+        ("length", "cut at the length limit"),
+        ("refusal", "refused"),
+    ],
+)
+def test_an_answer_that_ended_otherwise_says_so(reason: str, ending: str) -> None:
+    assert describe_answer(done(finish_reason=reason), LOCAL).endswith(ending)
+
+
+def test_one_token_is_one_token() -> None:
+    assert "1 token" in describe_answer(done(usage=Usage(1, 1)), LOCAL)
+    assert "1 tokens" not in describe_answer(done(usage=Usage(1, 1)), LOCAL)
+
+
+def test_every_reason_has_its_words() -> None:
+    assert REASONS.keys() == set(Reason)
+
+
+def test_a_failure_is_its_message_and_its_hint() -> None:
+    assert describe_failure(Failed("c", "Broken.", "Mend it.")) == "Broken. Mend it."
+    assert describe_failure(Failed("c", "Broken.")) == "Broken."
+
+
+@given(st.text())
+def test_what_is_printable_has_no_control_characters_but_newline_and_tab(text: str) -> None:
+    left = printable(text)
+    assert not {c for c in left if (ord(c) < 32 or 127 <= ord(c) < 160) and c not in "\n\t"}
+    assert [c for c in text if c in left] == list(left)
+
+
+def test_what_is_harmless_stays() -> None:
+    text = "Zürich ☃ 你好 👩‍👩‍👧 العربية\n\tcode\u00a0\u00ad"
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        describe_failure(Failed("c", ESCAPES, ESCAPES)),
+        describe_state(Failed("c", ESCAPES)),
+        describe_state(NotAvailable(ESCAPES)),
+        describe_state(Loading(ESCAPES, ESCAPES)),
+        describe_state(Downloading(ESCAPES)),
+        describe_state(Ready(ESCAPES, dtype=ESCAPES, device=ESCAPES)),
+        describe_answer(done(provenance=Provenance("cloud", ESCAPES)), LOCAL),
+    ],
+    ids=["failure", "failed", "not-available", "loading", "downloading", "ready", "answer"],
+)
+def test_what_others_have_written_cannot_steer_the_terminal(said: str) -> None:
+    """A server's error text, a model's name or path: all of it ends on the screen."""
+    assert said == printable(said)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("environ", "terminal", "coloured"),
+    [
+        ({}, True, True),
+        ({"TERM": "xterm"}, True, True),
+        ({}, False, False),
+        ({"NO_COLOR": "1"}, True, False),
+        ({"NO_COLOR": ""}, True, True),  # as no-color.org has it: "when present and not empty"
+        ({"TERM": "dumb"}, True, False),
+    ],
+)
+def test_style_is_for_terminals_that_want_it(
+    environ: dict[str, str], terminal: bool, coloured: bool
+) -> None:
+    text = styled("text", "2", environ, terminal=terminal)
+    assert text == ("\x1b[2mtext\x1b[0m" if coloured else "text")

@@ -1,0 +1,223 @@
+"""Small models for tests: random weights, real formats, a real tokenizer; an engine without any.
+
+Only the functions that make weights with transformers import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shammah.models import starter_directory
+from workers.inference.checkpoint import Checkpoint
+from workers.inference.engine import (
+    EngineFacts,
+    LoadObserver,
+    LoadSettings,
+    SequenceRequest,
+    StepResult,
+)
+
+CONTEXT_LENGTH = 640
+HIDDEN, LAYERS, HEADS, KV_HEADS = 32, 3, 4, 2
+END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+VOCABULARY = 384
+
+SCRIPTED_CHUNK = 8
+LOAD_PATIENCE_S = 20.0
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+_CORPUS = (
+    "the quick brown fox jumps over the lazy dog and the dog sleeps on",
+    "what is the capital of france? the capital of france is paris.",
+    "system user assistant question answer hello world",
+)
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 64,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "max_position_embeddings": CONTEXT_LENGTH,
+    "eos_token_id": 0,
+    "tie_word_embeddings": True,
+}
+
+
+def make_tokenizer(directory: Path, template: str | None = CHATML) -> Any:
+    """Write a byte-level BPE tokenizer of 384 tokens; returns the `tokenizers.Tokenizer`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[END_OF_TEXT, IM_START, IM_END],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_CORPUS * 4, trainer)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": IM_END}
+    if template is not None:
+        settings["chat_template"] = template
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    return tokenizer
+
+
+def write_safetensors(path: Path, tensors: dict[str, tuple[int, ...]]) -> None:
+    """A safetensors file of float32 zeros."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, shape in tensors.items():
+        end = position + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(position))
+
+
+def write_checkpoint(directory: Path, shards: int = 1) -> Path:
+    """A model directory that looks whole, without a model in it (no torch)."""
+    make_tokenizer(directory)
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    tensors = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
+    tensors |= {f"model.layers.{n}.mlp.weight": (HIDDEN, HIDDEN) for n in range(LAYERS)}
+    if shards == 1:
+        write_safetensors(directory / "model.safetensors", tensors)
+        return directory
+    names = [f"model-{n + 1:05}-of-{shards:05}.safetensors" for n in range(shards)]
+    places = {name: names[n % shards] for n, name in enumerate(tensors)}
+    for shard in names:
+        own = {name: tensors[name] for name, place in places.items() if place == shard}
+        write_safetensors(directory / shard, own)
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    return directory
+
+
+def write_manifest(directory: Path, revision: str = "r1") -> None:
+    """The manifest of the files that are in ``directory`` now."""
+    files = {path.name: {"size": path.stat().st_size} for path in directory.iterdir()}
+    manifest = {"format": 1, "revision": revision, "files": files}
+    (directory / "shammah-manifest.json").write_text(json.dumps(manifest))
+
+
+def make_qwen2(directory: Path, *, tied: bool = True, max_shard_size: str = "5GB") -> Path:
+    """A random Qwen2 with biases that are not zero; the same weights for the same ``tied``."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    settings = {**CONFIG, "tie_word_embeddings": tied}
+    return _save(directory, Qwen2ForCausalLM, Qwen2Config(**settings), max_shard_size)
+
+
+def make_llama(directory: Path) -> Path:
+    """A random Llama."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = {key: CONFIG[key] for key in CONFIG if key not in ("architectures", "model_type")}
+    return _save(directory, LlamaForCausalLM, LlamaConfig(**settings), "5GB")
+
+
+def _save(directory: Path, model_class: Any, config: Any, max_shard_size: str) -> Path:
+    import torch
+    from transformers import GenerationConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = model_class(config)
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                # Large enough that answers are varied and logits far apart.
+                parameter.normal_(0, 0.4, generator=random)
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=[0, 2])
+    model.save_pretrained(directory, max_shard_size=max_shard_size)
+    make_tokenizer(directory)
+    return directory
+
+
+def starter() -> Path:
+    """The real starter model; tests that need it fail where it is not installed."""
+    directory = starter_directory()
+    assert directory.is_dir(), f"{directory} is missing: run scripts/make_starter.py"
+    return directory
+
+
+@dataclass
+class ScriptedEngine:
+    """Answers everything with the tokens of ``answer``, in chunks and turns like a real one.
+
+    It loads when ``loading`` is set, and tells ``on_step`` the number of each step.
+    """
+
+    answer: list[int]
+    stages: tuple[str, ...] = ("pretend",)
+    loading: threading.Event = field(default_factory=threading.Event)
+    on_step: Callable[[int], None] = lambda number: None
+    steps: int = 0
+    turns: deque[SequenceRequest] = field(default_factory=deque)
+    done: dict[str, int] = field(default_factory=dict)
+    submitted: list[SequenceRequest] = field(default_factory=list)
+
+    @property
+    def active(self) -> int:
+        return len(self.turns)
+
+    def load(
+        self, checkpoint: Checkpoint, settings: LoadSettings, observer: LoadObserver
+    ) -> EngineFacts:
+        observer.stage("pretend")
+        assert self.loading.wait(LOAD_PATIENCE_S)
+        return EngineFacts("fake", "cpu", "float32")
+
+    def submit(self, request: SequenceRequest) -> None:
+        self.submitted.append(request)
+        self.turns.append(request)
+        self.done[request.request_id] = -len(request.prompt)
+
+    def cancel(self, request_id: str) -> None:
+        self.turns = deque(r for r in self.turns if r.request_id != request_id)
+
+    def step(self) -> list[StepResult]:
+        self.steps += 1
+        self.on_step(self.steps)
+        request = self.turns.popleft()
+        result = self._advance(request)
+        if result.finish_reason is None and result.failure is None:
+            self.turns.append(request)
+        return [result]
+
+    def _advance(self, request: SequenceRequest) -> StepResult:
+        name = request.request_id
+        at = self.done[name]
+        prefilled = min(SCRIPTED_CHUNK, max(0, -at))
+        at += prefilled
+        self.done[name] = at
+        if at < 0:
+            return StepResult(name, prefilled)
+        if at == len(self.answer):
+            return StepResult(name, prefilled, 1, (), "stop")
+        self.done[name] += 1
+        reason = "length" if at + 1 == request.max_new_tokens else None
+        return StepResult(name, prefilled, 1, (self.answer[at],), reason)

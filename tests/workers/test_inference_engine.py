@@ -1,0 +1,331 @@
+"""The transformers engine computes what ``generate`` computes, in steps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from shammah.errors import ShammahError
+from shammah.models import GIB
+from tests.workers.models import CONFIG, VOCABULARY, make_llama, make_qwen2, starter
+from workers.inference import placement
+from workers.inference.checkpoint import inspect_checkpoint
+from workers.inference.engine import EngineFacts, LoadSettings, SequenceRequest, StepResult
+from workers.inference.sampling import SamplingPlan
+from workers.inference.transformers_engine import PREFILL_CHUNK, TransformersEngine
+
+CHUNK = PREFILL_CHUNK["cpu"]
+SHORT = (1, 40, 50, 60, 70)
+LONG = tuple(3 + n * 7 % 300 for n in range(CHUNK + 60))
+CPU = LoadSettings("cpu", "float32")
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.advanced = 0
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def advance(self) -> None:
+        self.advanced += 1
+
+
+def _load(directory: Path, settings: LoadSettings = CPU) -> TransformersEngine:
+    engine = TransformersEngine()
+    engine.load(inspect_checkpoint(directory), settings, Observer())
+    return engine
+
+
+def _request(
+    name: str, prompt: tuple[int, ...] = SHORT, count: int = 20, **options: Any
+) -> SequenceRequest:
+    plan = options.pop("plan", SamplingPlan())
+    return SequenceRequest(name, prompt, plan, count, options.pop("stop", frozenset()))
+
+
+def _run(engine: TransformersEngine, *requests: SequenceRequest) -> dict[str, list[int]]:
+    for request in requests:
+        engine.submit(request)
+    tokens: dict[str, list[int]] = {request.request_id: [] for request in requests}
+    while engine.active:
+        for result in engine.step():
+            assert result.failure is None
+            tokens[result.request_id] += result.token_ids
+    return tokens
+
+
+def _generate(directory: Path, prompt: tuple[int, ...], count: int, **options: Any) -> list[int]:
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    options = {"do_sample": False, "temperature": None, "top_p": None, **options}
+    output = model.generate(
+        torch.tensor([prompt]), max_new_tokens=count, eos_token_id=None, **options
+    )
+    ids: list[int] = output[0, len(prompt) :].tolist()
+    return ids
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("models")
+    return {
+        "qwen2 tied": make_qwen2(base / "tied"),
+        "qwen2 untied": make_qwen2(base / "untied", tied=False),
+        "qwen2 in shards": make_qwen2(base / "sharded", max_shard_size="40KB"),
+        "llama": make_llama(base / "llama"),
+    }
+
+
+@pytest.fixture(scope="module")
+def engine(made: dict[str, Path]) -> TransformersEngine:
+    return _load(made["qwen2 tied"])
+
+
+# --- the same as generate -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["qwen2 tied", "qwen2 untied", "qwen2 in shards", "llama"])
+@pytest.mark.parametrize("prompt", [SHORT, LONG], ids=["one chunk", "two chunks"])
+def test_greedy_is_what_generate_gives(
+    made: dict[str, Path], kind: str, prompt: tuple[int, ...]
+) -> None:
+    found = _run(_load(made[kind]), _request("a", prompt))["a"]
+    assert found == _generate(made[kind], prompt, 20)
+    assert len(set(found)) > 5  # a model that repeats itself would prove nothing
+
+
+def test_the_starter_gives_what_generate_gives() -> None:
+    prompt = (1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198)
+    found = _run(_load(starter()), _request("a", prompt, 12))["a"]
+    assert found == _generate(starter(), prompt, 12)
+
+
+def test_shards_are_four_and_change_nothing(made: dict[str, Path]) -> None:
+    sharded = inspect_checkpoint(made["qwen2 in shards"])
+    assert len(sharded.weights) == 4
+    assert sharded.parameters == inspect_checkpoint(made["qwen2 tied"]).parameters
+    single = _run(_load(made["qwen2 tied"]), _request("a", LONG))
+    assert _run(_load(made["qwen2 in shards"]), _request("a", LONG)) == single
+
+
+def test_repetition_penalty_is_what_generate_gives(
+    made: dict[str, Path], engine: TransformersEngine
+) -> None:
+    plan = SamplingPlan(repetition_penalty=1.5)
+    found = _run(engine, _request("a", LONG, plan=plan))["a"]
+    assert found == _generate(made["qwen2 tied"], LONG, 20, repetition_penalty=1.5)
+    assert found != _run(engine, _request("a", LONG))["a"]
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**40])
+def test_a_seed_gives_what_generate_gives(
+    made: dict[str, Path], engine: TransformersEngine, seed: int
+) -> None:
+    plan = SamplingPlan(0.8, 0.9, 30, 1.1, seed)
+    found = _run(engine, _request("a", plan=plan))["a"]
+    torch.manual_seed(seed)
+    options = {"temperature": 0.8, "top_p": 0.9, "top_k": 30, "repetition_penalty": 1.1}
+    assert found == _generate(made["qwen2 tied"], SHORT, 20, do_sample=True, **options)
+
+
+def test_without_a_seed_answers_differ(engine: TransformersEngine) -> None:
+    plan = SamplingPlan(2.0)
+    found = _run(engine, *(_request(str(n), plan=plan) for n in range(4)))
+    assert len({tuple(tokens) for tokens in found.values()}) == 4
+
+
+# --- several at once ----------------------------------------------------------------------
+
+
+def test_sequences_in_turn_give_what_each_gives_alone(engine: TransformersEngine) -> None:
+    requests = (
+        _request("greedy", SHORT, 30),
+        _request("long", LONG, 10),
+        _request("seeded", SHORT, 20, plan=SamplingPlan(1.0, seed=3)),
+    )
+    together = _run(engine, *requests)
+    for request in requests:
+        assert _run(engine, request)[request.request_id] == together[request.request_id]
+
+
+def test_one_chunk_or_token_is_computed_in_a_step(engine: TransformersEngine) -> None:
+    engine.submit(_request("a", LONG, 2))
+    steps = [result for _ in range(3) for result in engine.step()]
+    assert [(step.prefilled, step.generated) for step in steps] == [(CHUNK, 0), (60, 1), (0, 1)]
+    assert [step.finish_reason for step in steps] == [None, None, "length"]
+    assert engine.active == 0
+
+
+def test_a_stop_token_ends_and_is_left_out(engine: TransformersEngine) -> None:
+    tokens = _run(engine, _request("a"))["a"]
+    stop = tokens[3]
+    first = tokens.index(stop)
+    engine.submit(_request("a", stop=frozenset({stop})))
+    results = [engine.step()[0] for _ in range(first + 1)]
+    assert [token for result in results for token in result.token_ids] == tokens[:first]
+    assert results[-1] == StepResult("a", 0, 1, (), "stop")
+    assert engine.active == 0
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3], ids=["waiting", "in prefill", "in decode"])
+def test_a_cancelled_sequence_gets_no_further_step(engine: TransformersEngine, steps: int) -> None:
+    alone = _run(engine, _request("b"))["b"]
+    engine.submit(_request("a", LONG))
+    for _ in range(steps):
+        engine.step()
+    engine.cancel("a")
+    assert engine.active == 0
+    assert _run(engine, _request("b"))["b"] == alone
+
+
+def test_memory_that_runs_out_ends_one_sequence(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = _run(engine, _request("b"))["b"]
+    forward = engine._forward
+
+    def fail_for_long(tokens: tuple[int, ...], cache: Any) -> torch.Tensor:
+        if len(tokens) == CHUNK:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(tokens, cache)
+
+    monkeypatch.setattr(engine, "_forward", fail_for_long)
+    engine.submit(_request("a", LONG))
+    engine.submit(_request("b"))
+    results = [result for _ in range(21) for result in engine.step()]
+    [failed] = [result for result in results if result.failure is not None]
+    assert failed.failure is not None
+    assert (failed.request_id, failed.failure.code) == ("a", "out_of_memory")
+    assert [token for r in results if r.request_id == "b" for token in r.token_ids] == alone
+
+
+def test_a_real_allocation_that_cannot_be_is_out_of_memory() -> None:
+    from workers.inference.weights import is_out_of_memory
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+# --- loading ------------------------------------------------------------------------------
+
+
+def test_load_tells_its_stages_and_facts(made: dict[str, Path]) -> None:
+    observer = Observer()
+    engine = TransformersEngine()
+    facts = engine.load(inspect_checkpoint(made["llama"]), CPU, observer)
+    assert facts == EngineFacts("transformers", "cpu", "float32")
+    assert tuple(observer.stages) == engine.stages
+    assert observer.advanced > 20  # a tensor each
+
+
+def test_load_and_answer_use_no_network(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError(f"a network connection: {arguments}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert _run(_load(made["qwen2 in shards"]), _request("a"))["a"]
+
+
+def test_bfloat16_is_used_when_asked_for(made: dict[str, Path]) -> None:
+    engine = TransformersEngine()
+    settings = LoadSettings("cpu", "bfloat16")
+    facts = engine.load(inspect_checkpoint(made["qwen2 tied"]), settings, Observer())
+    assert facts.dtype == "bfloat16"
+    assert len(_run(engine, _request("a"))["a"]) == 20
+
+
+def _configure(**changes: Any) -> Callable[[Path], None]:
+    def defect(directory: Path) -> None:
+        path = directory / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return defect
+
+
+@pytest.mark.parametrize(
+    ("defect", "code", "part"),
+    [
+        (_configure(num_hidden_layers=4, layer_types=None), "model_config_invalid", "lack 12"),
+        (_configure(num_hidden_layers=2, layer_types=None), "model_config_invalid", "hold 12"),
+        (_configure(intermediate_size=48), "model_config_invalid", "[32, 48]"),
+        (_configure(hidden_act="no such"), "model_config_invalid", "no such"),
+        (_configure(model_type="no-such"), "model_unsupported", "no-such"),
+        (_configure(rms_norm_eps="small"), "model_config_invalid", "rms_norm_eps"),
+    ],
+)
+def test_a_configuration_of_other_weights_is_refused(
+    made: dict[str, Path],
+    tmp_path: Path,
+    defect: Callable[[Path], None],
+    code: str,
+    part: str,
+) -> None:
+    shutil.copytree(made["qwen2 tied"], tmp_path / "copy")
+    defect(tmp_path / "copy")
+    with pytest.raises(ShammahError) as caught:
+        _load(tmp_path / "copy")
+    assert caught.value.code == code
+    assert part in caught.value.message
+
+
+def test_code_in_a_model_directory_is_never_run(made: dict[str, Path], tmp_path: Path) -> None:
+    directory = tmp_path / "copy"
+    shutil.copytree(made["qwen2 tied"], directory)
+    (directory / "evil.py").write_text("raise SystemExit('it ran')")
+    names = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}
+    _configure(auto_map=names)(directory)
+    assert _run(_load(directory), _request("a"))["a"]
+    _configure(auto_map=names, model_type="evil")(directory)
+    with pytest.raises(ShammahError) as caught:
+        _load(directory)
+    assert caught.value.code == "model_unsupported"
+
+
+# --- where and how ------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ShammahError) as caught:
+        placement.choose_device("cuda")
+    assert caught.value.code == "device_unavailable"
+
+
+def test_auto_takes_a_device_that_is_there() -> None:
+    assert placement.choose_device("auto") in ("cuda", "mps", "cpu")
+    assert placement.choose_device("cpu") == "cpu"
+
+
+def test_a_cpu_computes_float32_while_it_fits() -> None:
+    whole = placement.needed_bytes("float32", GIB)
+    half = placement.needed_bytes("bfloat16", GIB)
+    assert placement.choose_dtype("auto", "cpu", GIB, whole) == torch.float32
+    assert placement.choose_dtype("auto", "cpu", GIB, whole - 1) == torch.bfloat16
+    assert placement.choose_dtype("auto", "cpu", GIB, half) == torch.bfloat16
+    with pytest.raises(ShammahError, match=r"needs 2\.5 GiB as bfloat16, and 2\.0 GiB") as caught:
+        placement.choose_dtype("auto", "cpu", GIB, 2 * GIB)
+    assert caught.value.code == "out_of_memory"
+
+
+def test_a_wanted_dtype_is_not_exchanged() -> None:
+    assert placement.choose_dtype("float16", "cpu", 1, 8 * GIB) == torch.float16
+    with pytest.raises(ShammahError):
+        placement.choose_dtype("float32", "cpu", GIB, placement.needed_bytes("bfloat16", GIB))
+
+
+def test_the_vocabulary_of_the_test_models_is_covered() -> None:
+    assert max(LONG) < VOCABULARY == CONFIG["vocab_size"]

@@ -1,0 +1,191 @@
+"""What is in the cache, and making room in it. No network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import scan_cache_dir
+from huggingface_hub.errors import CacheNotFound
+
+from shammah.errors import ShammahError
+from workers.download.layout import RepositoryCache
+from workers.download.manifest import is_complete, manifest_path
+
+DAY_S = 86_400.0
+
+_PREFIX = "models--"
+
+
+@dataclass(frozen=True, slots=True)
+class CachedRevision:
+    """One snapshot; ``size`` in bytes. ``refs`` are the branches and tags that name it,
+    ``complete``: fetched and verified by Shammah, and still whole."""
+
+    revision: str
+    refs: tuple[str, ...]
+    size: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CachedModel:
+    """A model in the cache, whichever program put it there.
+
+    ``size``: bytes of all its revisions, what they share counted once. ``unfinished``: bytes of
+    downloads that can go on.
+    """
+
+    model_id: str
+    size: int
+    unfinished: int
+    revisions: tuple[CachedRevision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """``size``: bytes of all models, what they share counted once."""
+
+    models: tuple[CachedModel, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What was removed; ``size`` in bytes."""
+
+    paths: tuple[Path, ...]
+    size: int
+
+
+def list_models(cache: Path) -> Inventory:
+    """Every model in the cache, in the order of their names."""
+    sizes: dict[tuple[int, int], int] = {}
+    models = []
+    for repository in _repositories(cache):
+        own: dict[tuple[int, int], int] = {}
+        revisions = []
+        for snapshot in _children(repository.root / "snapshots"):
+            files = _sizes(snapshot)
+            own.update(files)
+            refs = tuple(_refs(repository, snapshot.name))
+            size = sum(files.values())
+            revisions.append(CachedRevision(snapshot.name, refs, size, is_complete(snapshot)))
+        unfinished = sum(_sizes(repository.parts, allocated=True).values())
+        if revisions or unfinished:
+            sizes.update(own)
+            size = sum(own.values())
+            models.append(CachedModel(repository.model_id, size, unfinished, tuple(revisions)))
+    return Inventory(tuple(models), sum(sizes.values()))
+
+
+def remove_model(cache: Path, model_id: str, revision: str | None = None) -> int:
+    """Remove a model, or one revision of it; what other revisions share with it stays.
+
+    No download of the model may be running.
+
+    Returns:
+        The bytes that became free.
+
+    Raises:
+        ShammahError: ``model_not_cached`` or ``cache_error``.
+    """
+    repository = RepositoryCache(cache, model_id)
+    before = list_models(cache)
+    model = next((model for model in before.models if model.model_id == model_id), None)
+    commit = None if revision is None else repository.resolve(revision)
+    doomed = [
+        found.revision
+        for found in (model.revisions if model else ())
+        if revision is None or found.revision == commit
+    ]
+    if model is None or (revision is not None and not doomed):
+        what = model_id if revision is None else f"{model_id} at {revision}"
+        message = f"{what} is not in the cache."
+        raise ShammahError("model_not_cached", message, "`shammah models list` shows what is.")
+    for commit in doomed:  # first, so that nobody takes a half removed snapshot for a whole one
+        manifest_path(repository.snapshot(commit)).unlink(missing_ok=True)
+        (repository.root / "trees" / f"{commit}.json").unlink(missing_ok=True)
+    _remove_revisions(repository, doomed, whole=revision is None)
+    freed = before.size - list_models(cache).size
+    return freed + (model.unfinished if not repository.root.exists() else 0)
+
+
+def sweep(
+    cache: Path, now_s: float, *, orphan_age_s: float = DAY_S, part_age_s: float = 14 * DAY_S
+) -> Sweep:
+    """Remove what interrupted downloads have left behind.
+
+    Args:
+        cache: its directory.
+        now_s: seconds since 1970.
+        orphan_age_s: the library's ``.incomplete`` files, which nobody ever takes up again,
+            and our drafts, when they have not been written to for so long.
+        part_age_s: the same for our unfinished and quarantined files.
+    """
+    removed, size = [], 0
+    for repository in _repositories(cache):
+        orphans = [*repository.blobs.glob("*.incomplete"), *repository.drafts.glob("*")]
+        kept = [*repository.parts.glob("*"), *repository.quarantine_directory.glob("*")]
+        aged = [(path, orphan_age_s) for path in orphans] + [(path, part_age_s) for path in kept]
+        for path, age_s in aged:
+            # The name begins with the etag, and whoever writes to it holds that lock.
+            with repository.try_lock(path.name.partition(".")[0]) as free:
+                found = path.stat()
+                if free and now_s - found.st_mtime >= age_s:
+                    path.unlink()
+                    removed.append(path)
+                    size += found.st_blocks * 512
+    return Sweep(tuple(removed), size)
+
+
+def _remove_revisions(repository: RepositoryCache, commits: list[str], *, whole: bool) -> None:
+    # The library knows which blobs other revisions need, and about those shared by models.
+    try:
+        scanned = scan_cache_dir(repository.cache)
+    except CacheNotFound:
+        return
+    if any(repo.repo_path == repository.root for repo in scanned.repos):
+        scanned.delete_revisions(*commits).execute()
+    elif not whole:
+        message = f"The cache of {repository.model_id} is damaged, so no single revision can go."
+        raise ShammahError("cache_error", message, "Remove the whole model.")
+    if whole:
+        shutil.rmtree(repository.root, ignore_errors=True)
+
+
+def _repositories(cache: Path) -> Iterator[RepositoryCache]:
+    for path in _children(cache):
+        if path.name.startswith(_PREFIX):
+            yield RepositoryCache(cache, path.name.removeprefix(_PREFIX).replace("--", "/"))
+
+
+def _children(directory: Path) -> list[Path]:
+    try:
+        return sorted(path for path in directory.iterdir() if path.is_dir())
+    except OSError:
+        return []
+
+
+def _sizes(directory: Path, *, allocated: bool = False) -> dict[tuple[int, int], int]:
+    """Bytes by file, links followed; ``allocated``: those on the disk, without holes."""
+    found: dict[tuple[int, int], int] = {}
+    for root, _directories, names in os.walk(directory):
+        for name in names:
+            try:
+                facts = os.stat(os.path.join(root, name))
+            except OSError:
+                continue  # a link to a blob that is gone
+            size = facts.st_blocks * 512 if allocated else facts.st_size
+            found[facts.st_dev, facts.st_ino] = size
+    return found
+
+
+def _refs(repository: RepositoryCache, commit: str) -> Iterator[str]:
+    directory = repository.root / "refs"
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and path.read_text().strip() == commit:
+            yield path.relative_to(directory).as_posix()

@@ -1,0 +1,321 @@
+"""The one door to this package: fetch, plan, verify, repair."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shammah.errors import ShammahError
+from workers.download import failures
+from workers.download.blobs import BlobStore
+from workers.download.control import Control
+from workers.download.hub import Hub
+from workers.download.layout import RepositoryCache
+from workers.download.limits import Limits
+from workers.download.listing import RepositoryListing, check_names, needed
+from workers.download.manifest import (
+    Manifest,
+    boot_id,
+    dump_manifest,
+    is_complete,
+    is_settled,
+    manifest_path,
+    read_manifest,
+)
+from workers.download.progress import Meter, Progress
+from workers.download.slots import Slots
+from workers.download.snapshot import (
+    BadFile,
+    Plan,
+    make_plan,
+    trusted_etags,
+    verify_snapshot,
+)
+from workers.download.transfer import Environment, Transfer
+
+Observer = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """``bad`` is what was wrong before; ``snapshot`` is whole now."""
+
+    snapshot: Path
+    bad: tuple[BadFile, ...]
+
+
+class Downloads:
+    """Fetches models into the Hugging Face cache. Every method may be called from any thread.
+
+    Args:
+        cache: the cache's directory.
+        limits: of time, numbers and space.
+        endpoint: the Hub's address; ``None``: HF_ENDPOINT, or the public one.
+        token: a Hub token; ``None``: the one that huggingface_hub finds, ``False``: none.
+        clock: seconds, never going back.
+        wall: seconds since 1970.
+        jitter: evenly between 0 and 1.
+    """
+
+    def __init__(
+        self,
+        cache: Path,
+        limits: Limits | None = None,
+        *,
+        endpoint: str | None = None,
+        token: str | bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        limits = limits or Limits()
+        self._cache = cache
+        self._limits = limits
+        self._clock = clock
+        self._hub = Hub(limits, jitter, endpoint=endpoint, token=token, wall=wall)
+        self._environment = Environment(limits, Slots(limits.connections), jitter, wall)
+        self._settling: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Wait until the disk has what was fetched (seconds), and close the connections.
+
+        Downloads must have ended.
+        """
+        for thread in self._settling:
+            thread.join()
+        self._hub.close()
+
+    # --- looking --------------------------------------------------------------------------
+
+    def complete(self, model_id: str, revision: str = "main") -> Path | None:
+        """The verified snapshot, if it is there. No network, a few milliseconds."""
+        repository = self._repository(model_id, revision)
+        commit = repository.resolve(revision)
+        if commit is None or not is_complete(repository.snapshot(commit)):
+            return None
+        return repository.snapshot(commit)
+
+    def plan(
+        self, model_id: str, revision: str = "main", *, control: Control | None = None
+    ) -> Plan:
+        """What `fetch` would do. Asks the Hub.
+
+        Raises:
+            ShammahError: see `failures`.
+        """
+        repository = self._repository(model_id, revision)
+        listing = self._hub.listing(model_id, revision, control or Control())
+        return make_plan(repository, needed(listing))
+
+    def verify(
+        self,
+        model_id: str,
+        revision: str = "main",
+        *,
+        hashes: bool,
+        check: Callable[[], None] = lambda: None,
+    ) -> list[BadFile]:
+        """The files that are not as they should be. No network.
+
+        Args:
+            model_id: which model.
+            revision: a branch, a tag or a commit.
+            hashes: read every byte (seconds per gigabyte); otherwise only the sizes.
+            check: called now and then, may raise.
+
+        Raises:
+            ShammahError: ``model_not_cached``: it was never fetched to its end.
+        """
+        repository = self._repository(model_id, revision)
+        snapshot, manifest = self._manifest(repository, revision)
+        if snapshot is None or manifest is None:
+            raise ShammahError(
+                "model_not_cached",
+                f"{model_id} has not been downloaded by Shammah (there is no manifest).",
+                "Download it: files that are there already are checked and taken over.",
+            )
+        return verify_snapshot(snapshot, manifest, hashes=hashes, check=check)
+
+    # --- doing ----------------------------------------------------------------------------
+
+    def fetch(
+        self,
+        model_id: str,
+        revision: str = "main",
+        *,
+        priority: int = 0,
+        on_progress: Observer | None = None,
+        control: Control | None = None,
+        update: bool = False,
+        force: bool = False,
+    ) -> Path:
+        """Make the model whole on this disk; takes as long as it takes.
+
+        Args:
+            model_id: owner/name.
+            revision: a branch, a tag or a commit.
+            priority: over other downloads; higher is more urgent.
+            on_progress: gets snapshots, at most five a second; must be quick.
+            control: to pause, resume or cancel, from another thread.
+            update: ask the Hub whether the branch has moved even if the model is here.
+            force: begin even if the disk looks too small.
+
+        Returns:
+            The snapshot's directory, every file of it verified.
+
+        Raises:
+            ShammahError: see `failures`. What has arrived is kept.
+        """
+        control = control or Control()
+        repository = self._repository(model_id, revision)
+        if not update:
+            here = self.complete(model_id, revision) or self._recover(repository, revision, control)
+            if here is not None:
+                return here
+        listing = self._hub.listing(model_id, revision, control)
+        control.check(model_id)
+        wanted = needed(listing)
+        with self._disk_errors():
+            trusted = trusted_etags(repository)
+            store = BlobStore(repository, wanted, trusted)
+            self._preflight(make_plan(repository, wanted), force=force)
+            repository.prepare(wanted.revision)
+            self._transfer(store, wanted, control, priority, on_progress)
+            if len(wanted.files) == len(listing.files):
+                # Where files are left out, the whole list would make the library call the
+                # snapshot incomplete.
+                repository.write_tree(listing)
+            repository.write_ref(revision, wanted.revision)
+            return self._declare_whole(repository, wanted)
+
+    def repair(
+        self,
+        model_id: str,
+        revision: str = "main",
+        *,
+        priority: int = 0,
+        on_progress: Observer | None = None,
+        control: Control | None = None,
+    ) -> Repair:
+        """Hash everything, put what is wrong into quarantine and fetch that alone again.
+
+        Raises:
+            ShammahError: see `verify` and `fetch`.
+        """
+        control = control or Control()
+        bad = self.verify(model_id, revision, hashes=True, check=lambda: control.check(model_id))
+        repository = self._repository(model_id, revision)
+        snapshot, manifest = self._manifest(repository, revision)
+        if snapshot is None or manifest is None:  # removed this moment
+            raise failures.cancelled(model_id)
+        if not bad:
+            return Repair(snapshot, ())
+        listing = manifest.listing
+        paths = {file.path for file in bad}
+        damaged = RepositoryListing(
+            listing.model_id,
+            listing.revision,
+            listing.licence,
+            tuple(file for file in listing.files if file.path in paths),
+        )
+        with self._disk_errors():
+            manifest_path(snapshot).unlink(missing_ok=True)
+            repository.prepare(listing.revision)
+            store = BlobStore(repository, damaged, ())
+            self._transfer(store, damaged, control, priority, on_progress)
+            return Repair(self._declare_whole(repository, listing), tuple(bad))
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _repository(self, model_id: str, revision: str) -> RepositoryCache:
+        check_names(model_id, revision)
+        return RepositoryCache(self._cache, model_id)
+
+    def _transfer(
+        self,
+        store: BlobStore,
+        listing: RepositoryListing,
+        control: Control,
+        priority: int,
+        on_progress: Observer | None,
+    ) -> None:
+        model_id, revision = listing.model_id, listing.revision
+        meter = Meter(model_id, revision, listing.files, on_progress, self._clock)
+        addresses = {
+            file.path: self._hub.file_url(model_id, revision, file.path) for file in listing.files
+        }
+        transfer = Transfer(
+            store, addresses, self._hub.headers(), self._environment, control, priority, meter
+        )
+        transfer.run()
+        meter.finish()
+
+    def _preflight(self, plan: Plan, *, force: bool) -> None:
+        wanted = plan.missing + self._limits.disk_reserve if plan.missing else 0
+        if wanted > plan.disk_free and not force:
+            raise failures.disk_full(self._cache, plan.missing, plan.disk_free)
+
+    def _manifest(
+        self, repository: RepositoryCache, revision: str
+    ) -> tuple[Path | None, Manifest | None]:
+        commit = repository.resolve(revision)
+        if commit is None:
+            return None, None
+        snapshot = repository.snapshot(commit)
+        return snapshot, read_manifest(snapshot)
+
+    def _recover(self, repository: RepositoryCache, revision: str, control: Control) -> Path | None:
+        """A snapshot that a power failure may have damaged, if it did not. No network."""
+        snapshot, manifest = self._manifest(repository, revision)
+        if snapshot is None or manifest is None or is_settled(manifest):
+            return None
+        model_id = manifest.listing.model_id
+        bad = verify_snapshot(
+            snapshot, manifest, hashes=True, check=lambda: control.check(model_id)
+        )
+        if bad:
+            return None
+        with self._disk_errors():
+            return self._declare_whole(repository, manifest.listing)
+
+    def _declare_whole(self, repository: RepositoryCache, listing: RepositoryListing) -> Path:
+        """Write the manifest, and make sure in the background that the disk has the files."""
+        snapshot = repository.snapshot(listing.revision)
+        path = manifest_path(snapshot)
+        repository.write(path, dump_manifest(Manifest(listing, boot_id())))
+        thread = threading.Thread(target=self._settle, args=(repository, listing), name="settle")
+        with self._lock:
+            thread.start()
+            self._settling = [*filter(threading.Thread.is_alive, self._settling), thread]
+        return snapshot
+
+    def _settle(self, repository: RepositoryCache, listing: RepositoryListing) -> None:
+        snapshot = repository.snapshot(listing.revision)
+        with contextlib.suppress(OSError):  # then the next start hashes the files
+            for file in listing.files:
+                _sync(snapshot / file.path)
+            _sync(repository.blobs)
+            if read_manifest(snapshot) == Manifest(listing, boot_id()):
+                repository.write(manifest_path(snapshot), dump_manifest(Manifest(listing)))
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise failures.describe_disk(error, self._cache, 0) from error
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

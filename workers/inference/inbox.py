@@ -1,0 +1,66 @@
+"""Where requests wait for the work thread."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from shammah.bus.messages import Generate
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request and the moment it came, in seconds of the monotonic clock."""
+
+    request: Generate
+    at: float
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What came since the last `Inbox.take`; a cancelled request may be among the arrivals."""
+
+    arrivals: list[Arrival] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    closed: bool = False
+
+
+class Inbox:
+    """Filled from any thread without waiting, emptied by one."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: dict[str, Arrival] = {}
+        self._cancelled: list[str] = []
+        self._closed = False
+
+    def put(self, arrival: Arrival) -> None:
+        with self._changed:
+            self._waiting[arrival.request.request_id] = arrival
+            self._changed.notify()
+
+    def withdraw(self, request_id: str) -> bool:
+        """Take a request back; ``False``: it does not wait here (any more)."""
+        with self._changed:
+            return self._waiting.pop(request_id, None) is not None
+
+    def cancel(self, request_id: str) -> None:
+        """Have `take` name a request as cancelled."""
+        with self._changed:
+            self._cancelled.append(request_id)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the wait of `take`, for ever."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def take(self, *, wait: bool) -> Delivery:
+        """Everything that has come; ``wait`` until there is something."""
+        with self._changed:
+            while wait and not (self._waiting or self._cancelled or self._closed):
+                self._changed.wait()
+            delivery = Delivery(list(self._waiting.values()), self._cancelled, self._closed)
+            self._waiting, self._cancelled = {}, []
+            return delivery

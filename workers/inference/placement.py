@@ -1,0 +1,105 @@
+"""On which device, and in which number format, a model is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psutil
+
+from shammah.errors import ShammahError
+from shammah.models import GIB, total_memory
+
+if TYPE_CHECKING:
+    import torch
+
+HEADROOM_BYTES = GIB // 2
+"""For the cache of keys and values, activations and the libraries, beside the weights."""
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def choose_device(wanted: str) -> str:
+    """``cuda``, ``mps`` or ``cpu``; ``auto`` takes the first that is there.
+
+    Raises:
+        ShammahError: ``device_unavailable``.
+    """
+    import torch
+
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return next(device for device, there in available.items() if there)
+    if not available[wanted]:
+        raise ShammahError(
+            "device_unavailable",
+            f"inference.device is {wanted}, but torch {torch.__version__} finds none here.",
+            "Set inference.device to auto.",
+        )
+    return wanted
+
+
+def choose_dtype(wanted: str, device: str, parameters: int, free: int) -> torch.dtype:
+    """The number format for ``parameters`` weights in ``free`` bytes.
+
+    ``auto`` on a CPU is float32, which every CPU computes fast, unless only half of that
+    fits. Other devices compute 16 bits at least as fast.
+
+    Raises:
+        ShammahError: ``out_of_memory``, with both numbers.
+    """
+    import torch
+
+    if wanted != "auto":
+        name = wanted
+    elif device == "cpu":
+        fits = needed_bytes("float32", parameters) <= free
+        name = "float32" if fits else "bfloat16"
+    else:
+        name = "bfloat16" if _computes_bfloat16(device) else "float16"
+    needed = needed_bytes(name, parameters)
+    if needed > free:
+        raise ShammahError(
+            "out_of_memory",
+            f"The model needs {needed / GIB:.1f} GiB as {name}, and {free / GIB:.1f} GiB of "
+            f"{device} memory are free.",
+            "Close other programs, or name a smaller model with --model.",
+        )
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def needed_bytes(dtype: str, parameters: int) -> int:
+    """What a model takes in memory while it answers short questions."""
+    return _BYTES[dtype] * parameters + HEADROOM_BYTES
+
+
+def free_memory(device: str) -> int:
+    """Bytes that the weights may take on ``device``."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    memory = psutil.virtual_memory()
+    return int(min(memory.available, total_memory(memory.total)))
+
+
+def limit_threads() -> int:
+    """Keep torch from using more threads than the machine has cores; returns their number."""
+    import torch
+
+    cores = psutil.cpu_count(logical=False) or torch.get_num_threads()
+    threads = min(torch.get_num_threads(), cores)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def _computes_bfloat16(device: str) -> bool:
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.backends.mps.is_macos_or_newer(14, 0))
