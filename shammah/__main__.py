@@ -20,9 +20,13 @@ def main() -> int:
         instant = os.isatty(0) and os.isatty(1)
         if instant:
             os.write(1, PROMPT)
-        from shammah.repl.loop import open_repl
+        try:
+            from shammah.repl.loop import open_repl
 
-        return open_repl(arguments, prompt_shown=instant)
+            return open_repl(arguments, prompt_shown=instant)
+        except KeyboardInterrupt:  # while it loads
+            os.write(1, b"\n")
+            return 130
     if arguments == ["--version"]:
         from shammah import __version__
 

@@ -67,8 +67,7 @@ REQUESTS_A_TURN = 1000
 """A frontend that floods the socket must not keep tokens from the others."""
 
 UNREAD_REPLIES = 100_000
-"""Replies (of about 100 bytes) that one frontend may be behind; beyond that it counts as gone.
-One that was stopped loses its lease long before."""
+"""Replies (of about 100 bytes) that one frontend may be behind; beyond, it counts as gone."""
 
 WORK_GRACE_S = 1.0
 """How long the work thread may take to leave after a stop before the process ends anyway."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -12,14 +13,15 @@ from shammah.bus.messages import Done, Failed, NotAvailable, Ready, Token
 from shammah.config import load_settings
 from shammah.conversation import Conversation, Turn
 from shammah.errors import ExitCode, ShammahError
+from shammah.models import check_model_name
 from shammah.repl import commands
 from shammah.repl.editor import Editor
 from shammah.repl.options import ReplOptions, parse_options
 from shammah.repl.screen import Screen
-from shammah.repl.terminal import CLEAR_LINE, echo_off, wait_line
+from shammah.repl.terminal import CLEAR_LINE, echo_off, pending_line, wait_line
 from shammah.router.decision import RouteDecision, Target
 from shammah.session import Routed, Session, Waiting
-from shammah.wording import describe_state
+from shammah.wording import describe_state, printable
 
 PROMPT = "> "
 TWICE_S = 1.0
@@ -30,10 +32,11 @@ def open_repl(arguments: list[str], *, prompt_shown: bool) -> int:
     """Everything after the prompt is on the screen. Returns the exit status."""
     screen = Screen(os.environ)
     if not prompt_shown:
-        return _without_terminal(arguments, screen)
+        return _without_terminal(arguments)
     try:
         options = parse_options(arguments)
         settings = load_settings(os.environ, options.model)
+        check_model_name(settings.model)
         local_only = options.wish.target is Target.LOCAL
         session = Session(settings, os.environ, "repl", local_only=local_only)
     except ShammahError as error:
@@ -46,10 +49,11 @@ def open_repl(arguments: list[str], *, prompt_shown: bool) -> int:
     return Repl(session, options, screen).run()
 
 
-def _without_terminal(arguments: list[str], screen: Screen) -> int:
+def _without_terminal(arguments: list[str]) -> int:
     if os.isatty(0):
         why = "The prompt needs a terminal for its output."
-        screen.error(why, 'Use `shammah ask "..."`, whose answer can go into a pipe or a file.')
+        hint = 'Use `shammah ask "..."`, whose answer can go into a pipe or a file.'
+        Screen(os.environ, sys.stderr).error(why, hint)
         return ExitCode.USAGE
     from shammah.cli import run
 
@@ -112,10 +116,14 @@ class Repl:
         return self._read_line()
 
     def _read_line(self) -> str:
-        if self._editor is not None:
+        if self._editor is None:
+            self._screen.prompt(PROMPT)
+            return wait_line(None) or ""
+        line = pending_line()
+        if line is None:
             return self._editor.read()
-        self._screen.prompt(PROMPT)
-        return wait_line(None) or ""
+        self._screen.line(PROMPT + printable(line))  # it was typed with the echo off
+        return line
 
     def _first_interrupt(self) -> bool:
         now = time.monotonic()

@@ -30,8 +30,24 @@ def wait_line(other_fd: int | None) -> str | None:
     if other_fd is not None:
         poll.register(other_fd, select.POLLIN)
     ready = {fd for fd, _ in poll.poll()}
-    if 0 not in ready:
-        return None
+    return _take_line() if 0 in ready else None
+
+
+def pending_line() -> str | None:
+    """A whole line (or the end) that was typed while nobody read, without its end; else ``None``.
+
+    To be asked before the editor takes over: a Ctrl-D that the terminal has buffered would reach
+    the editor as a zero byte.
+
+    Raises:
+        EOFError: as `wait_line`.
+    """
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    return _take_line() if poll.poll(0) else None
+
+
+def _take_line() -> str:
     try:
         line = os.read(0, LINE_BYTES)
     except OSError as error:  # EIO: the terminal was closed

@@ -257,8 +257,9 @@ class TestStop:
         assert echo.wait() == 0
 
     def test_a_frozen_worker_is_stopped_by_sigkill(
-        self, sandbox: Sandbox, start_echo: StartEcho
+        self, sandbox: Sandbox, start_echo: StartEcho, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(supervision, "STOP_S", 0.5)
         echo = start_echo()
         echo.freeze()
         assert stop("inference", sandbox.endpoints) is Rung.SIGKILL

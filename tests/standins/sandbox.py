@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -91,7 +92,12 @@ class Sandbox:
         return {role: pid for role in ROLES if (pid := self.holder(role)) is not None}
 
     def processes(self) -> list[psutil.Process]:
-        """Every living process of this world, whoever started it."""
+        """Every living process of this world, whoever started it.
+
+        All of ours begin with the runtime directory, so without one there is nothing to find.
+        """
+        if not (self.xdg / "shammah").exists():
+            return []
         return [process for process in psutil.process_iter() if self._owns(process)]
 
     def _owns(self, process: psutil.Process) -> bool:
@@ -106,9 +112,11 @@ class Sandbox:
 
     def leaks(self) -> list[str]:
         """Processes and threads that a test has left behind; the processes are ended."""
-        left = [f"process {p.pid}: {' '.join(p.cmdline())}" for p in self._linger(self.processes)]
-        for process in self.processes():
-            process.kill()
+        left = []
+        for process in self._linger(self.processes):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.append(f"process {process.pid}: {' '.join(process.cmdline())}")
+                process.kill()
         threads = self._linger(
             lambda: [t.name for t in threading.enumerate() if t.name.startswith(OUR_THREADS)]
         )

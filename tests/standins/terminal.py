@@ -44,7 +44,8 @@ class Terminal:
             dimensions=(24, 80),
             timeout=LIMIT_S,
         )
-        self.child.delaybeforesend = None
+        self.child.delaybeforesend = self.child.delayafterclose = None
+        self.child.ptyproc.delayafterclose = 0
         self.pid = int(self.child.pid)
         self.output = ""
         self._side = os.open(os.ttyname(self.child.child_fd), os.O_RDWR | os.O_NOCTTY)
@@ -112,12 +113,12 @@ class Terminal:
             self.output += str(self.child.before)
 
     def destroy(self) -> None:
-        if self._side >= 0:
-            os.close(self._side)
-            self.child.close(force=True)
-        elif self.child.isalive():
+        if self.child.isalive():
             os.kill(self.pid, signal.SIGKILL)
             self.child.wait()
+        if self._side >= 0:
+            os.close(self._side)
+            self.child.close()
 
 
 class Record:
