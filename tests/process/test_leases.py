@@ -27,6 +27,7 @@ from shammah.bus.messages import (
     Stopping,
     Token,
 )
+from shammah.supervision import stop
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 from tests.standins.wire import Listener, RawFrontend
@@ -336,3 +337,18 @@ def test_the_lock_of_a_killed_worker_is_free_at_once(
     until(lambda: sandbox.holder() is None, "the kernel has freed the lock", LIMIT_S)
     assert (sandbox.endpoints.runtime / "inference.sock").exists()  # stale, and harmless
     assert start_echo().status().run_id
+
+
+def test_an_orderly_end_is_never_taken_for_a_death(
+    start_echo: StartEcho, connect: Connect, sandbox: Sandbox
+) -> None:
+    """The last words of a worker must not be lost with its connection, even when this process
+    has more to do: it would start again what was stopped on purpose."""
+    for _ in range(8):
+        echo, peer = start_echo(), connect()
+        list(peer.generate((ChatMessage("user", "hello"),)))
+        stop("inference", sandbox.endpoints)
+        echo.wait()
+        until(lambda peer=peer: peer.welcome is None, "the end is seen")  # type: ignore[misc]
+        assert peer.stopped
+        peer.close()

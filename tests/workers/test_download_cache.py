@@ -202,7 +202,11 @@ def test_damage_is_found_and_that_file_alone_is_fetched(setup: Setup) -> None:
     bad = [BadFile("config.json", "missing"), BadFile(WEIGHTS, "hash")]
     assert downloads.verify(MODEL, hashes=True) == bad
     sent, asked = setup.hub.sent_bytes, len(setup.hub.asked)
-    repair = downloads.repair(MODEL)
+    during: list[Path | None] = []
+    repair = downloads.repair(
+        MODEL, on_progress=lambda _progress: during.append(downloads.complete(MODEL))
+    )
+    assert set(during) == {None}
     assert (repair.snapshot, list(repair.bad)) == (snapshot, bad)
     setup.check_whole(snapshot)
     assert setup.hub.sent_bytes - sent == len(FILES[WEIGHTS]) + len(FILES["config.json"])

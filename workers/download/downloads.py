@@ -120,7 +120,7 @@ class Downloads:
         revision: str = "main",
         *,
         hashes: bool,
-        check: Callable[[], None] = lambda: None,
+        control: Control | None = None,
     ) -> list[BadFile]:
         """The files that are not as they should be. No network.
 
@@ -128,11 +128,12 @@ class Downloads:
             model_id: which model.
             revision: a branch, a tag or a commit.
             hashes: read every byte (seconds per gigabyte); otherwise only the sizes.
-            check: called now and then, may raise.
+            control: to pause or cancel it.
 
         Raises:
             ShammahError: ``model_not_cached``: it was never fetched to its end.
         """
+        control = control or Control()
         repository = self._repository(model_id, revision)
         snapshot, manifest = self._manifest(repository, revision)
         if snapshot is None or manifest is None:
@@ -141,7 +142,9 @@ class Downloads:
                 f"{model_id} has not been downloaded by Shammah (there is no manifest).",
                 "Download it: files that are there already are checked and taken over.",
             )
-        return verify_snapshot(snapshot, manifest, hashes=hashes, check=check)
+        return verify_snapshot(
+            snapshot, manifest, hashes=hashes, check=lambda: control.check(model_id)
+        )
 
     # --- doing ----------------------------------------------------------------------------
 
@@ -210,7 +213,7 @@ class Downloads:
             ShammahError: see `verify` and `fetch`.
         """
         control = control or Control()
-        bad = self.verify(model_id, revision, hashes=True, check=lambda: control.check(model_id))
+        bad = self.verify(model_id, revision, hashes=True, control=control)
         repository = self._repository(model_id, revision)
         snapshot, manifest = self._manifest(repository, revision)
         if snapshot is None or manifest is None:  # removed this moment
@@ -258,9 +261,9 @@ class Downloads:
         meter.finish()
 
     def _preflight(self, plan: Plan, *, force: bool) -> None:
-        wanted = plan.missing + self._limits.disk_reserve if plan.missing else 0
-        if wanted > plan.disk_free and not force:
-            raise failures.disk_full(self._cache, plan.missing, plan.disk_free)
+        reserve = self._limits.disk_reserve
+        if plan.missing and plan.disk_left < reserve and not force:
+            raise failures.disk_full(self._cache, plan.missing, plan.disk_free, reserve)
 
     def _manifest(
         self, repository: RepositoryCache, revision: str

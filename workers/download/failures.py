@@ -178,11 +178,12 @@ def cancelled(model_id: str) -> ShammahError:
     return ShammahError("download_cancelled", message, "Start it again to go on where it stopped.")
 
 
-def disk_full(directory: Path, wanted: int, free: int) -> ShammahError:
-    """``wanted`` bytes do not fit into ``free`` ones."""
+def disk_full(directory: Path, wanted: int, free: int, reserve: int = 0) -> ShammahError:
+    """``wanted`` bytes do not fit into ``free`` ones, of which ``reserve`` should stay free."""
+    kept = f" ({_words(reserve)} of them should stay free)" if reserve else ""
     message = (
-        f"{wanted / _GIB:.2f} GiB are still to be written to {directory}, where "
-        f"{free / _GIB:.2f} GiB are free."
+        f"The disk is too small: {_words(wanted)} are still to be written to {directory}, where "
+        f"{_words(free)} are free{kept}."
     )
     hint = "Free some space (`shammah models list` shows models) or set HF_HOME; nothing is lost."
     return ShammahError("disk_full", message, hint)
@@ -198,6 +199,10 @@ def describe_disk(error: OSError, directory: Path, wanted: int) -> ShammahError:
     why = error.strerror or str(error)
     message = f"The cache in {directory} cannot be written ({why}: {error.filename or 'a file'})."
     return ShammahError("cache_error", message, "Check its permissions, or set HF_HOME.")
+
+
+def _words(size: int) -> str:
+    return f"{size / _GIB:.2f} GiB" if size >= _GIB else f"{size / 1024**2:.1f} MiB"
 
 
 def free_bytes(directory: Path) -> int:

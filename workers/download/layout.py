@@ -32,8 +32,6 @@ from workers.download.listing import RemoteFile, RepositoryListing
 LOCK_TURN_S = 0.5
 """How often somebody who waits for a lock looks whether the download is still wanted."""
 
-LOCK_TRY_S = 0.05
-
 _CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n"
 _TREE_FORMAT = 1
 
@@ -75,19 +73,19 @@ class RepositoryCache:
         """
         while True:
             check()
-            with self.try_lock(etag, LOCK_TURN_S) as held:
+            with self.try_lock(etag) as held:
                 if held:
                     yield
                     return
 
     @contextlib.contextmanager
-    def try_lock(self, etag: str, patience_s: float = LOCK_TRY_S) -> Iterator[bool]:
-        """Hold the lock on a blob, or say that somebody else does."""
+    def try_lock(self, etag: str) -> Iterator[bool]:
+        """Hold the lock on a blob, or say (after `LOCK_TURN_S`) that somebody else does."""
         path = self.cache / ".locks" / self.name / f"{etag}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(WeakFileLock(path, timeout=patience_s))
+                stack.enter_context(WeakFileLock(path, timeout=LOCK_TURN_S))
                 held = True
             except TimeoutError:
                 held = False
