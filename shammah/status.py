@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from shammah.bus import codec
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
-from shammah.bus.messages import Event, GetStatus
+from shammah.bus.messages import Event, GetStatus, Replay, Replayed
 from shammah.errors import ExitCode, ShammahError
 from shammah.wording import describe_state
 
@@ -43,7 +43,7 @@ class Tail:
         self._roles = roles
         self._as_json = as_json
         self._events: queue.SimpleQueue[tuple[str, Event | None]] = queue.SimpleQueue()
-        self._peers: list[Peer] = []
+        self._peers: dict[str, Peer] = {}
 
     def once(self) -> int:
         """One line per role. Fails if a worker that is there does not answer."""
@@ -64,22 +64,45 @@ class Tail:
 
     def follow(self) -> None:
         """The present states, then events as they come, for ever."""
+        absent = set()
         for role in self._roles:
             if lock_holder(self._endpoints.lock(role)) is None:
+                absent.add(role)
                 self._print(role, None)
-            self._peers.append(Peer(self._endpoints, role, None, self._listener(role)))
+            self._peers[role] = Peer(self._endpoints, role, None, self._listener(role))
         seen: dict[str, str] = {}
         while True:
             role, event = self._events.get()
             if event is None:
                 if seen.pop(role, None) is not None:
+                    absent.add(role)
                     self._print(role, None)
-            elif self._as_json or event.what not in QUIET or seen.get(role) != event.run_id:
+                continue
+            if role in absent:
+                absent.discard(role)
+                for missed in self._beginning(role, event):
+                    seen[role] = missed.run_id
+                    self._print(role, missed)
+            if self._as_json or event.what not in QUIET or seen.get(role) != event.run_id:
                 seen[role] = event.run_id
                 self._print(role, event)
 
+    def _beginning(self, role: str, first: Event) -> list[Event]:
+        """What a worker that came up under our eyes told before the connection was there."""
+        try:
+            reply = self._peers[role].request(Replay(new_request_id()), ANSWER_S)
+        except ShammahError:
+            return []
+        assert isinstance(reply, Replayed)
+        return [
+            event
+            for event in reply.events
+            if (event.run_id, event.seq < first.seq) == (first.run_id, True)
+            and (self._as_json or event.what not in QUIET)
+        ]
+
     def close(self) -> None:
-        for peer in self._peers:
+        for peer in self._peers.values():
             peer.close()
 
     def _listener(self, role: str) -> Callable[[Event | None], None]:

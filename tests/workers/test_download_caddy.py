@@ -35,9 +35,9 @@ WEIGHTS = "model.safetensors"
 FILES = {
     "config.json": b'{"model_type": "qwen2"}',
     "tokenizer.json": random.Random(1).randbytes(50_000),
-    WEIGHTS: random.Random(2).randbytes(12 * MIB),
+    WEIGHTS: random.Random(2).randbytes(12 * MIB) * 3,
 }
-LIMITS = Limits(segment_bytes=MIB, disk_reserve=0)
+LIMITS = Limits(segment_bytes=3 * MIB, disk_reserve=0)
 LIMIT_S = 30.0
 POLL_S = 0.01
 
@@ -225,7 +225,8 @@ def test_kills_at_full_speed(caddy: Caddy, tmp_path: Path) -> None:
     for _ in range(5):
         with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            assert process.stdout.readline() == "begun\n"
+            if not process.stdout.readline():
+                break  # the last one had brought everything
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(rng.uniform(0.0, 0.08))
             process.kill()
