@@ -13,11 +13,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from shammah.bus.messages import Identity
 from shammah.errors import ExitCode, ShammahError
-from shammah.models import is_choice
+from shammah.models import hub_cache, is_choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,9 @@ ENVIRONMENT = {
 }
 """Environment variable to setting. SHAMMAH_HOME moves the home itself."""
 
+HUB_VARIABLES = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE")
+"""What huggingface_hub reads that makes one download worker differ from another."""
+
 _CHOICES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("inference", "device"): ("auto", "cpu", "cuda", "mps"),
     ("inference", "dtype"): ("auto", "float32", "bfloat16", "float16"),
@@ -113,7 +117,13 @@ def load_settings(environ: Mapping[str, str], model: str | None = None) -> Setti
     return settings
 
 
-def identity(settings: Settings, role: str, *, stand_in: bool = False) -> Identity:
+def identity(
+    settings: Settings,
+    role: str,
+    *,
+    environ: Mapping[str, str] = MappingProxyType({}),
+    stand_in: bool = False,
+) -> Identity:
     """What a worker of ``role`` must have been started with to serve these settings.
 
     ``stand_in``: the starter may answer when the model chosen by memory cannot be had. Only
@@ -122,14 +132,15 @@ def identity(settings: Settings, role: str, *, stand_in: bool = False) -> Identi
     if role == "inference":
         parts = [settings.model, settings.inference.device, settings.inference.dtype]
         parts += [str(settings.inference.max_new_tokens), str(settings.home)]
-        parts += [f"stand_in={stand_in and settings.model == 'auto'}"]
+        parts += [f"stand_in={stand_in and settings.model == 'auto'}", str(hub_cache(environ))]
         model = settings.model
     elif role == "cloud":
         parts = [settings.cloud.base_url, settings.cloud.model, str(settings.cloud.max_tokens)]
         parts += [settings.cloud.api_key, str(settings.home)]
         model = settings.cloud.model
     else:
-        parts, model = [str(settings.home)], ""
+        parts, model = [str(settings.home), str(hub_cache(environ))], ""
+        parts += [environ.get(name, "") for name in HUB_VARIABLES]
     joined = "\0".join([role, *parts])
     digest = hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return Identity(role, model, digest)

@@ -116,8 +116,16 @@ def check_model_name(wanted: str) -> None:
     Raises:
         ShammahError: ``model_unknown``.
     """
-    if is_choice(wanted) or os.path.isabs(wanted):
-        return
+    if not is_choice(wanted) and not os.path.isabs(wanted):
+        check_hub_id(wanted)
+
+
+def check_hub_id(wanted: str) -> None:
+    """Refuse what cannot be ``owner/name`` on the Hub.
+
+    Raises:
+        ShammahError: ``model_unknown``.
+    """
     if not _HUB_ID.fullmatch(wanted) or ".." in wanted:
         sizes = ", ".join(model.size for model in CATALOGUE)
         raise ShammahError(
@@ -204,8 +212,8 @@ def _cached_or_not(model_id: str, cache: Path) -> LocatedModel | NotAvailable:
     if snapshot is not None:
         return LocatedModel(model_id, snapshot, model_id)
     return NotAvailable(
-        f"{model_id} is not on this machine, and this version cannot download it yet.",
-        f"Fetch it with `hf download {model_id}`, or use --model starter.",
+        f"{model_id} is not on this machine.",
+        f"Fetch it with `shammah models pull {model_id}`, or use --model starter.",
     )
 
 

@@ -16,10 +16,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from shammah.bus.client import Generation, Peer
+from shammah.bus.client import Peer, Task
 from shammah.bus.endpoints import Endpoints, open_endpoints
 from shammah.bus.messages import (
-    Accepted,
     ChatMessage,
     ClientInfo,
     Done,
@@ -216,7 +215,7 @@ class Session:
         self.settings = settings
         self._on_change: Callable[[], None] = lambda: None
         self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._generation: Generation | None = None
+        self._generation: Task | None = None
         self._interrupted = False
         endpoints = open_endpoints(environ)
         client = ClientInfo(program, os.getpid(), _terminal())
@@ -270,7 +269,7 @@ class Session:
         if self._interrupted:
             self._generation.cancel()
         for reply in self._generation:
-            if not isinstance(reply, Accepted):
+            if isinstance(reply, Token | Done | Failed):
                 yield reply
         self._generation = None
 

@@ -74,7 +74,7 @@ def worker_spec(
     kept = {name: value for name, value in environ.items() if SECRETS.get(name, role) == role}
     kept["SHAMMAH_HOME"] = str(settings.home)
     return WorkerSpec(
-        identity(settings, role, stand_in=stand_in),
+        identity(settings, role, environ=environ, stand_in=stand_in),
         tuple(arguments),
         kept,
         settings.home / "logs" / f"{role}.log",

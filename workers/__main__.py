@@ -55,7 +55,7 @@ def _serve(options: argparse.Namespace) -> int:
     on_tick = (lambda: None) if options.foreground else log_file.rotate_if_long
     host = Host(
         service,
-        identity(settings, role, stand_in=options.stand_in),
+        identity(settings, role, environ=os.environ, stand_in=options.stand_in),
         endpoints,
         keep_alive,
         on_tick,
@@ -73,6 +73,10 @@ def _service(role: str, settings: Settings, stand_in: bool) -> Service[Any]:
         from workers.cloud.service import CloudService
 
         return CloudService(settings.cloud)
+    if role == "download":
+        from workers.download.service import DownloadService
+
+        return DownloadService(os.environ)
     raise ShammahError(
         "not_available_yet",
         f"The {role} worker is not available yet in this version of Shammah.",

@@ -21,16 +21,13 @@ from shammah.bus import codec, messages
 from shammah.bus.connection import Connection
 from shammah.bus.endpoints import Endpoints
 from shammah.bus.messages import (
-    Accepted,
     Cancel,
     ChatMessage,
     ClientInfo,
     Detach,
-    Done,
     Event,
     Failed,
     Generate,
-    GenerationReply,
     Hello,
     Identity,
     Ping,
@@ -39,8 +36,9 @@ from shammah.bus.messages import (
     Request,
     Sampling,
     Stopping,
-    Token,
     Welcome,
+    Work,
+    WorkReply,
 )
 from shammah.errors import ShammahError
 
@@ -62,19 +60,20 @@ def new_request_id() -> str:
     return os.urandom(8).hex()
 
 
-class Generation:
-    """The answers to one Generate. Iterate once; ends after exactly one Done or Failed."""
+class Task:
+    """The replies to one request for work (a Generate, a Fetch). Iterate once; ends after
+    exactly one of `messages.ENDS`."""
 
     def __init__(self, peer: Peer, request_id: str) -> None:
         self.request_id = request_id
-        self.replies: queue.SimpleQueue[GenerationReply] = queue.SimpleQueue()
+        self.replies: queue.SimpleQueue[WorkReply] = queue.SimpleQueue()
         self._peer = peer
 
-    def __iter__(self) -> Iterator[GenerationReply]:
+    def __iter__(self) -> Iterator[WorkReply]:
         while True:
             reply = self.replies.get()
             yield reply
-            if isinstance(reply, Done | Failed):
+            if isinstance(reply, messages.ENDS):
                 return
 
     def cancel(self) -> None:
@@ -124,7 +123,7 @@ class Peer:
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
-        self._generations: dict[str, Generation] = {}
+        self._tasks: dict[str, Task] = {}
         self._waiting: dict[str, queue.SimpleQueue[Reply]] = {}
         self._heard = self._moved = self._pinged = time.monotonic()
         self._progress = -1
@@ -156,23 +155,27 @@ class Peer:
         conversation: tuple[ChatMessage, ...],
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         max_new_tokens: int | None = None,
-    ) -> Generation:
+    ) -> Task:
         """Ask for an answer to ``conversation``."""
-        generation = Generation(self, new_request_id())
-        self._generations[generation.request_id] = generation
+        return self.begin(Generate(new_request_id(), conversation, sampling, max_new_tokens))
+
+    def begin(self, request: Work) -> Task:
+        """Ask for work."""
+        task = Task(self, request.request_id)
+        self._tasks[request.request_id] = task
         self._moved = time.monotonic()
         try:
-            self.send(Generate(generation.request_id, conversation, sampling, max_new_tokens))
+            self.send(request)
         except ShammahError as error:
-            self._fail(generation.request_id, error.code, error.message, error.hint)
+            self._fail(request.request_id, error.code, error.message, error.hint)
         if self.welcome is None or self._closing:
             # It may have died between the caller's look and our entry in the table.
             self._fail_all("worker_died", f"The {self.role} worker is not there.")
-        return generation
+        return task
 
     def forget(self, request_id: str) -> None:
-        """Drop the replies to a generation that nobody waits for any more."""
-        self._generations.pop(request_id, None)
+        """Drop the replies to a request that nobody waits for any more."""
+        self._tasks.pop(request_id, None)
 
     def request(self, message: Request, timeout: float) -> Reply:
         """Send ``message`` and wait for the reply with its request id.
@@ -297,7 +300,7 @@ class Peer:
         if now - self._pinged >= PING_S:
             self._pinged = now
             self._transmit(Ping(new_request_id()))
-        if not self._generations:
+        if not self._tasks:
             return
         hint = f"`shammah stop {self.role}` ends it; ask again then."
         if now - self._heard > SILENCE_S:
@@ -314,8 +317,8 @@ class Peer:
             self._on_pong(reply)
         elif isinstance(reply, Stopping):
             self.stopped = True
-        elif isinstance(reply, Accepted | Token | Done | Failed):
-            self._on_generation(reply)
+        elif isinstance(reply, messages.WORK_REPLIES):
+            self._on_work(reply)
         waiting = self._waiting.get(reply.request_id)
         if waiting is not None:
             waiting.put(reply)
@@ -340,19 +343,19 @@ class Peer:
             self._progress = pong.progress
             self._moved = time.monotonic()
 
-    def _on_generation(self, reply: GenerationReply) -> None:
+    def _on_work(self, reply: WorkReply) -> None:
         if isinstance(reply, Failed) and reply.request_id == self._hello_id:
             with self._changed:
                 self.refusal = reply
                 self._changed.notify_all()
             return
-        generation = self._generations.get(reply.request_id)
-        if generation is None:
+        task = self._tasks.get(reply.request_id)
+        if task is None:
             return
         self._moved = time.monotonic()
-        if isinstance(reply, Done | Failed):
+        if isinstance(reply, messages.ENDS):
             self.forget(reply.request_id)
-        generation.replies.put(reply)
+        task.replies.put(reply)
 
     def _on_event(self, event: Event) -> None:
         known = self.latest
@@ -372,10 +375,10 @@ class Peer:
     def _fail_all(
         self, code: str, message: str, hint: str = "Ask again: it is started anew."
     ) -> None:
-        for request_id in list(self._generations):
+        for request_id in list(self._tasks):
             self._fail(request_id, code, message, hint)
 
     def _fail(self, request_id: str, code: str, message: str, hint: str) -> None:
-        generation = self._generations.pop(request_id, None)
-        if generation is not None:
-            generation.replies.put(Failed(code, message, hint, request_id))
+        task = self._tasks.pop(request_id, None)
+        if task is not None:
+            task.replies.put(Failed(code, message, hint, request_id))

@@ -84,15 +84,6 @@ class Fetch:
 
 
 @dataclass(frozen=True, slots=True)
-class PlanFetch:
-    """What would a Fetch cost?"""
-
-    request_id: str
-    model: str
-    revision: str = "main"
-
-
-@dataclass(frozen=True, slots=True)
 class SteerFetch:
     """``action``: ``pause``, ``resume`` or ``cancel``. What has arrived is kept."""
 
@@ -150,24 +141,6 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class FetchPlan:
-    """``fetch_size`` of ``total_size`` are still to come; ``weights_size`` is that of the
-    safetensors files. ``rate`` is bytes per second of the last download (0: none yet).
-    ``config`` is the model's config.json as text."""
-
-    request_id: str
-    model: str
-    revision: str
-    licence: str
-    total_size: int
-    fetch_size: int
-    weights_size: int
-    disk_free: int
-    rate: float
-    config: str
-
-
-@dataclass(frozen=True, slots=True)
 class Steered:
     """The download does as it was told."""
 
@@ -201,12 +174,12 @@ class Removed:
     freed: int
 
 
-Request = Fetch | PlanFetch | SteerFetch | VerifyModel | ListModels | RemoveModel
-Reply = FetchProgress | Fetched | FetchPlan | Steered | Verified | ModelList | Removed
+Request = Fetch | SteerFetch | VerifyModel | ListModels | RemoveModel
+Reply = FetchProgress | Fetched | Steered | Verified | ModelList | Removed
 
 VALUES = (FileTransfer, Transfer, CachedModel, BadFile)
 STATES = (Transferring,)
-REQUESTS = (Fetch, PlanFetch, SteerFetch, VerifyModel, ListModels, RemoveModel)
-REPLIES = (FetchProgress, Fetched, FetchPlan, Steered, Verified, ModelList, Removed)
-ENDS = (Fetched, FetchPlan, Steered, Verified, ModelList, Removed)
+REQUESTS = (Fetch, SteerFetch, VerifyModel, ListModels, RemoveModel)
+REPLIES = (FetchProgress, Fetched, Steered, Verified, ModelList, Removed)
+ENDS = (Fetched, Steered, Verified, ModelList, Removed)
 """The replies that end their request (as Failed does)."""

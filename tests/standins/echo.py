@@ -155,7 +155,7 @@ def main() -> int:
     lock = RoleLock(endpoints.lock(options.role))
     if not lock.acquire():
         return ExitCode.ALREADY_RUNNING
-    wanted = identity(settings, options.role, stand_in=options.stand_in)
+    wanted = identity(settings, options.role, environ=os.environ, stand_in=options.stand_in)
     host = Host(EchoService(wanted.model, options), wanted, endpoints, options.keep_alive)
     if options.ignore_stop:
         host._handlers[messages.Stop] = lambda peer, stop: None

@@ -146,7 +146,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_limits
 
 
-def last(generation: client.Generation) -> Reply:
+def last(generation: client.Task) -> Reply:
     return list(generation)[-1]
 
 

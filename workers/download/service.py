@@ -1,0 +1,260 @@
+"""The download worker as a service of `workers.host`: one thread per request.
+
+A download belongs to the worker: a second Fetch of the same model joins the one that runs, and
+it goes on when nobody waits for it any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from shammah.bus import transfers
+from shammah.bus.messages import Failed, Initializing, WorkReply
+from shammah.bus.transfers import (
+    Fetch,
+    Fetched,
+    FetchProgress,
+    FileTransfer,
+    ListModels,
+    ModelList,
+    Removed,
+    RemoveModel,
+    Steered,
+    SteerFetch,
+    Transfer,
+    Transferring,
+    Verified,
+    VerifyModel,
+)
+from shammah.errors import ShammahError
+from shammah.models import hub_cache
+from workers.service import Outlet
+
+if TYPE_CHECKING:
+    from workers.download.control import Control
+    from workers.download.downloads import Downloads
+    from workers.download.progress import Progress
+
+log = logging.getLogger(__name__)
+
+URGENT = 1
+"""The priority of a download that somebody waits for; others have 0."""
+
+CLOSE_S = 0.5
+"""What a stop leaves to the downloads: what has arrived is on the disk whatever they do."""
+
+
+Answer = TypeVar("Answer")
+
+
+class _Job:
+    """One download and who waits for it."""
+
+    def __init__(self, transfer: Transfer, control: Control) -> None:
+        self.transfer = transfer
+        self.control = control
+        self.requests: list[str] = []
+
+
+class DownloadService:
+    """See `workers.service.Service`."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._cache = hub_cache(environ)
+        self._inbox: queue.SimpleQueue[transfers.Request | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._jobs: dict[tuple[str, str], _Job] = {}
+        self._threads: list[threading.Thread] = []
+        self._outlet: Outlet
+        self._downloads: Downloads
+
+    # --- called by the host, on its thread ------------------------------------------------
+
+    def submit(self, request: transfers.Request) -> None:
+        self._inbox.put(request)
+
+    def cancel(self, request_id: str) -> None:
+        """The one who asked no longer waits; the download goes on."""
+        with self._lock:
+            job = next((j for j in self._jobs.values() if request_id in j.requests), None)
+            if job is None:
+                return
+            job.requests.remove(request_id)
+        why = "Nobody waits for the download any more; it goes on."
+        self._outlet.reply(Failed("cancelled", why, "", request_id))
+
+    def stop(self) -> None:
+        self._inbox.put(None)
+
+    # --- the work thread ------------------------------------------------------------------
+
+    def run(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+        outlet.publish(Initializing())
+        # huggingface_hub takes 0.4 s to import; requests wait in the inbox meanwhile.
+        from workers.download import cache
+        from workers.download.downloads import Downloads
+
+        self._downloads = Downloads(self._cache)
+        swept = cache.sweep(self._cache, time.time())
+        log.info("cache %s, swept %s", self._cache, swept)
+        self._publish()
+        while (request := self._inbox.get()) is not None:
+            thread = threading.Thread(target=self._serve, args=(request,), daemon=True)
+            self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
+            thread.start()
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            job.control.cancel()
+        deadline = time.monotonic() + CLOSE_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _serve(self, request: transfers.Request) -> None:
+        """One request to its end, on a thread of its own."""
+        serve: dict[type, Callable[..., WorkReply | None]] = {
+            Fetch: self._fetch,
+            SteerFetch: self._steer,
+            VerifyModel: self._verify,
+            ListModels: self._list,
+            RemoveModel: self._remove,
+        }
+        reply = _guard(lambda: serve[type(request)](request), request.request_id)
+        if reply is not None:
+            self._outlet.reply(reply)
+
+    # --- requests -------------------------------------------------------------------------
+
+    def _fetch(self, request: Fetch) -> None:
+        from workers.download.control import Control
+
+        key = (request.model, request.revision)
+        with self._lock:
+            job = self._jobs.get(key)
+            joined = job is not None
+            if job is None:
+                transfer = Transfer(request.model, request.revision)
+                job = self._jobs[key] = _Job(transfer, Control())
+            job.requests.append(request.request_id)
+        self._outlet.reply(FetchProgress(request.request_id, job.transfer))
+        if joined:
+            return
+        ended = _guard(lambda: self._run(job, request), request.request_id)
+        with self._lock:
+            del self._jobs[key]
+        self._publish()
+        for request_id in job.requests:
+            self._outlet.reply(replace(ended, request_id=request_id))
+
+    def _run(self, job: _Job, request: Fetch) -> Fetched:
+        directory = self._downloads.fetch(
+            request.model,
+            request.revision,
+            priority=URGENT if request.urgent else 0,
+            on_progress=lambda progress: self._progressed(job, progress),
+            control=job.control,
+            update=request.update,
+            force=request.force,
+        )
+        return Fetched("", request.model, directory.name, str(directory))
+
+    def _progressed(self, job: _Job, progress: Progress) -> None:
+        files = tuple(
+            FileTransfer(file.path, file.size, file.done, file.verified) for file in progress.files
+        )
+        job.transfer = Transfer(
+            progress.model_id,
+            progress.revision,
+            "paused" if job.control.paused else "running",
+            progress.done,
+            progress.total,
+            progress.rate,
+            progress.eta_s,
+            files,
+        )
+        for request_id in list(job.requests):
+            self._outlet.reply(FetchProgress(request_id, job.transfer))
+        self._publish()
+
+    def _steer(self, request: SteerFetch) -> Steered:
+        with self._lock:
+            jobs = [job for (model, _), job in self._jobs.items() if model == request.model]
+        if not jobs:
+            raise ShammahError(
+                "no_download",
+                f"No download of {request.model} is under way.",
+                f"`shammah models pull {request.model}` starts one.",
+            )
+        for job in jobs:
+            match request.action:
+                case "pause":
+                    job.control.pause()
+                case "resume":
+                    job.control.resume()
+                case "cancel":
+                    job.control.cancel()
+                case _:
+                    why = f"A download can be paused, resumed or cancelled, not {request.action!r}."
+                    raise ShammahError("protocol", why)
+        return Steered(request.request_id)
+
+    def _verify(self, request: VerifyModel) -> Verified:
+        model, revision = request.model, request.revision
+        if request.repair:
+            bad = self._downloads.repair(model, revision).bad
+        else:
+            bad = tuple(self._downloads.verify(model, revision, hashes=request.hashes))
+        found = tuple(transfers.BadFile(file.path, file.reason) for file in bad)
+        return Verified(request.request_id, model, found, repaired=request.repair)
+
+    def _list(self, request: ListModels) -> ModelList:
+        from workers.download import cache
+
+        inventory = cache.list_models(self._cache)
+        models = tuple(
+            transfers.CachedModel(
+                model.model_id,
+                tuple(one.revision for one in model.revisions),
+                model.size,
+                any(one.complete for one in model.revisions),
+            )
+            for model in inventory.models
+        )
+        return ModelList(request.request_id, models, inventory.size)
+
+    def _remove(self, request: RemoveModel) -> Removed:
+        from workers.download import cache
+
+        with self._lock:
+            if any(model == request.model for model, _ in self._jobs):
+                raise ShammahError(
+                    "download_running",
+                    f"{request.model} is being downloaded.",
+                    f"`shammah models pull --cancel {request.model}` ends that.",
+                )
+        freed = cache.remove_model(self._cache, request.model, request.revision or None)
+        return Removed(request.request_id, freed)
+
+    def _publish(self) -> None:
+        with self._lock:
+            now = tuple(job.transfer for job in self._jobs.values())
+        self._outlet.publish(Transferring(now))
+
+
+def _guard(work: Callable[[], Answer], request_id: str) -> Answer | Failed:
+    """What ``work`` returns, or its error as a reply."""
+    try:
+        return work()
+    except ShammahError as error:
+        return Failed(error.code, error.message, error.hint, request_id)
+    except Exception as error:
+        log.exception("a request failed")
+        why = f"The download worker failed: {type(error).__name__}: {error}"
+        return Failed("internal", why, "Its log file says more.", request_id)
