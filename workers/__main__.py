@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 import sys
-import time
 from typing import Any
 
 from shammah.bus.endpoints import ROLES, RoleLock, lock_holder, open_endpoints
@@ -15,10 +14,6 @@ from shammah.errors import ExitCode, ShammahError
 from workers.host import Host
 from workers.logs import LogFile, configure_logging
 from workers.service import Service
-
-LOCK_TRIES = 5
-LOCK_PAUSE_S = 0.02
-"""A probe (`lock_holder`) holds a shared lock for microseconds; five tries outlast it."""
 
 
 def main() -> int:
@@ -36,7 +31,7 @@ def _serve(options: argparse.Namespace) -> int:
     endpoints = open_endpoints(os.environ)
     service = _service(role, settings, options.stand_in)
     lock = RoleLock(endpoints.lock(role))
-    if not _acquire(lock):
+    if not lock.acquire():
         holder = lock_holder(lock.path)
         raise ShammahError(
             "already_running",
@@ -82,14 +77,6 @@ def _service(role: str, settings: Settings, stand_in: bool) -> Service[Any]:
         f"The {role} worker is not available yet in this version of Shammah.",
         exit_code=ExitCode.USAGE,
     )
-
-
-def _acquire(lock: RoleLock) -> bool:
-    for _ in range(LOCK_TRIES):
-        if lock.acquire():
-            return True
-        time.sleep(LOCK_PAUSE_S)
-    return False
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

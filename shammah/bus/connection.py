@@ -17,7 +17,8 @@ RECONNECT_MS = 20
 RECONNECT_MAX_MS = 100
 """A worker binds its sockets when it likes; this is how late its first event may be noticed."""
 
-LINGER_MS = 200
+LINGER_MS = 1000
+"""For the last message (Detach) to go out on a busy machine; usually it takes none of this."""
 
 _UP = zmq.Event.HANDSHAKE_SUCCEEDED
 _DOWN = zmq.Event.DISCONNECTED

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ SOCKET_MAX_BYTES = 2 * MAX_FRAME_BYTES
 
 SUN_PATH_BYTES = 104
 """``sun_path`` on macOS, with its final zero byte; Linux has 108."""
+
+
+LOCK_TRIES = 5
+LOCK_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +102,20 @@ class RoleLock:
         self._fd: int | None = None
 
     def acquire(self) -> bool:
-        """Take the lock; false if another process has it."""
+        """Take the lock; false if another process has it.
+
+        Tries for a moment: a probe (`lock_holder`) holds a shared lock for microseconds.
+        """
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return False
+        for pause in (*[LOCK_PAUSE_S] * LOCK_TRIES, None):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if pause is None:
+                    os.close(fd)
+                    return False
+                time.sleep(pause)
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         self._fd = fd
@@ -119,7 +131,7 @@ def lock_holder(path: Path) -> int | None:
     """The pid of the process that holds the lock at ``path``; ``None`` if nobody does.
 
     The probe takes a shared lock for an instant; a worker that starts in that instant tries
-    again (`workers.host`). 0 means held, but the pid is not written yet.
+    again (`RoleLock.acquire`). 0 means held, but the pid is not written yet.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -16,7 +16,7 @@ from tests.standins.command import SHAMMAH, WITH_STAND_INS, Ran, run
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(90)
 
 StartEcho = Callable[..., EchoProcess]
 

@@ -41,7 +41,7 @@ from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 from tests.standins.wire import Listener, RawFrontend
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(90)
 
 StartEcho = Callable[..., EchoProcess]
 Dial = Callable[..., RawFrontend]

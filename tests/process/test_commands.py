@@ -20,7 +20,7 @@ from tests.standins.command import SHAMMAH, run
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(90)
 
 StartEcho = Callable[..., EchoProcess]
 Connect = Callable[..., Peer]

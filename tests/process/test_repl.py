@@ -22,7 +22,7 @@ from tests.standins.terminal import (
     Terminal,
 )
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(90)
 
 StartEcho = Callable[..., EchoProcess]
 Open = Callable[..., Terminal]

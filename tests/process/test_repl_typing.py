@@ -12,7 +12,7 @@ from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import Sandbox, until
 from tests.standins.terminal import CTRL_D, ENTER, Record, Terminal
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(90)
 
 StartEcho = Callable[..., EchoProcess]
 Open = Callable[..., Terminal]

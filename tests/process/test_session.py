@@ -21,7 +21,7 @@ from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 
 pytestmark = [
-    pytest.mark.timeout(30),
+    pytest.mark.timeout(90),
     pytest.mark.usefixtures("echo_spawns"),
 ]
 

@@ -34,7 +34,7 @@ from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import Sandbox, until
 from workers.logs import MAX_BYTES
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(90)
 
 StartEcho = Callable[..., EchoProcess]
 Connect = Callable[..., Peer]

@@ -17,7 +17,7 @@ import psutil
 
 from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
 
-LIMIT_S = 15.0
+LIMIT_S = 30.0
 """How long anything may take that must happen. A limit, never an expectation."""
 
 POLL_S = 0.01
