@@ -82,9 +82,7 @@ class Repl:
         try:
             self._loop()
         except (EOFError, KeyboardInterrupt, SystemExit, OSError):
-            # OSError: the terminal is gone. Finished turns are kept as they finish, so there
-            # is nothing left to save.
-            pass
+            pass  # OSError: the terminal is gone
         finally:
             self._session.close()
         self._screen.farewell()
