@@ -25,6 +25,7 @@ from shammah.bus.messages import (
     Event,
     Failed,
     Identity,
+    NotAvailable,
     Sampling,
     State,
     Token,
@@ -39,6 +40,9 @@ RESTART_WINDOW_S = 60.0
 """A worker that dies more often than this is not started again by itself."""
 
 CLOSE_S = 0.5
+RETRY_S = 10.0
+"""What a worker failed for may be mended by then."""
+
 WAIT_S = 0.5
 """How often a waiting question looks again even if nothing was heard."""
 
@@ -88,6 +92,7 @@ class Link:
         self._on_change = on_change
         self._budget = RestartBudget()
         self._own_spec = spec
+        self._started_at = 0.0
         self._attaching: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -105,15 +110,25 @@ class Link:
         return self.peer is not None and self.peer.welcome is not None
 
     def start(self) -> None:
-        """Begin to attach, in the background. Does nothing while that is under way or done."""
+        """Begin to attach, in the background. Does nothing while that is under way or done.
+
+        A worker that has failed is tried anew, but not at every question.
+        """
         with self._lock:
-            if self._closed or self.attached or self._attaching is not None:
+            if self._closed or self._attaching is not None:
                 return
+            if self.attached and not self._worth_retrying():
+                return
+            self._started_at = time.monotonic()
             self.failure = None
             self._attaching = threading.Thread(
                 target=self._attach, name=f"attach-{self.spec.role}", daemon=True
             )
             self._attaching.start()
+
+    def _worth_retrying(self) -> bool:
+        failed = isinstance(self.state, Failed | NotAvailable)
+        return failed and time.monotonic() - self._started_at > RETRY_S
 
     def _attach(self) -> None:
         old, self.peer = self.peer, None

@@ -19,7 +19,15 @@ from pathlib import Path
 
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.endpoints import Endpoints, lock_holder
-from shammah.bus.messages import ClientInfo, Event, Identity, Stop, Welcome
+from shammah.bus.messages import (
+    ClientInfo,
+    Event,
+    Failed,
+    Identity,
+    NotAvailable,
+    Stop,
+    Welcome,
+)
 from shammah.config import Settings, identity
 from shammah.errors import ExitCode, ShammahError
 
@@ -144,7 +152,8 @@ def ensure(
 ) -> Peer:
     """A connection to the worker that ``spec`` describes, which is started if need be.
 
-    A running worker with another identity is replaced when nobody else uses it.
+    A running worker with another identity, or one that has failed, is replaced when nobody
+    else uses it.
 
     Raises:
         ShammahError: ``worker_start_failed`` (with the end of its log), ``worker_silent``,
@@ -175,14 +184,17 @@ def _attach(peer: Peer, spec: WorkerSpec, endpoints: Endpoints, deadline: float)
         welcome = peer.wait_welcome(POLL_S)
         if welcome is not None:
             if welcome.identity.digest == spec.identity.digest:
-                return
-            if child is not None and welcome.pid == child.pid:
+                failed = isinstance(welcome.event.status.state, Failed | NotAvailable)
+                if not failed or child is not None or welcome.others:
+                    return
+                # What it failed for may have been mended since: have a new one try.
+            elif child is not None and welcome.pid == child.pid:
                 raise ShammahError(
                     "worker_mismatch",
                     f"The {spec.role} worker that was started is not the one that was asked for.",
                     "The settings have changed meanwhile: try again.",
                 )
-            if welcome.others:
+            elif welcome.others:
                 raise WorkerInUseError(spec.identity, welcome)
             stop(spec.role, endpoints, peer)
             peer.forget_welcome()

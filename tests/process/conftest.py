@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 
 import psutil
@@ -114,6 +115,11 @@ def echo_spawns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(supervision, "worker_command", frontend.echo_command)
     monkeypatch.setattr(supervision, "spawn", remember)
     yield
+    # One that is still attaching may be about to start a worker.
+    until(
+        lambda: not [t for t in threading.enumerate() if t.name.startswith("attach-")],
+        "nobody attaches any more",
+    )
     for child in children:
         child.kill()
         child.wait()

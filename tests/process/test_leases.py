@@ -344,7 +344,7 @@ def test_an_orderly_end_is_never_taken_for_a_death(
 ) -> None:
     """The last words of a worker must not be lost with its connection, even when this process
     has more to do: it would start again what was stopped on purpose."""
-    for _ in range(5):
+    for _ in range(3):
         echo, peer = start_echo(), connect()
         list(peer.generate((ChatMessage("user", "hello"),)))
         stop("inference", sandbox.endpoints)

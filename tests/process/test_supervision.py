@@ -259,7 +259,7 @@ class TestStop:
     def test_a_frozen_worker_is_stopped_by_sigkill(
         self, sandbox: Sandbox, start_echo: StartEcho, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(supervision, "STOP_S", 0.5)
+        monkeypatch.setattr(supervision, "STOP_S", 2.0)
         echo = start_echo()
         echo.freeze()
         assert stop("inference", sandbox.endpoints) is Rung.SIGKILL
