@@ -145,6 +145,9 @@ class Link:
             failure = Failed(error.code, error.message, error.hint)
             if isinstance(error, WorkerInUseError):
                 self.in_use_by_others = error.welcome.identity
+        except Exception as error:  # a question waits for this: it must end in any case
+            what = f"The {self.spec.role} worker cannot be had: {type(error).__name__}: {error}"
+            failure = Failed("internal", what, f"{self.spec.log_file} may say more.")
         with self._lock:
             self._attaching = None
             self.failure = failure
@@ -158,8 +161,10 @@ class Link:
         peer = self.peer
         if event is None:
             self.spec = self._own_spec  # one that was joined is gone
-        # One that was stopped on purpose stays away until it is needed.
-        if event is None and peer is not None and not peer.stopped:
+        # One that was stopped on purpose stays away until it is needed, and a single question
+        # needs none after its answer.
+        restarts = self._client.program != "ask"
+        if event is None and peer is not None and not peer.stopped and restarts:
             if self._budget.spend():
                 self.start()  # have it back before the next question
             else:

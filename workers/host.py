@@ -63,8 +63,7 @@ log = logging.getLogger(__name__)
 TICK_MS = 250
 """How often leases are looked at when nothing else happens."""
 
-REQUESTS_A_TURN = 1000
-"""A frontend that floods the socket must not keep tokens from the others."""
+REQUESTS_A_TURN = 1000  # a flood must not keep tokens from the others
 
 UNREAD_REPLIES = 100_000
 """Replies (of about 100 bytes) that one frontend may be behind; beyond, it counts as gone."""

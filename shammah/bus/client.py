@@ -258,7 +258,6 @@ class Peer:
             poller.poll(TICK_MS)
             with contextlib.suppress(BlockingIOError):
                 self._wake_out.recv(4096)
-            # Replies before the disconnection: the last words of a worker that ends count.
             for reply in self._connection.replies():
                 self._heard = time.monotonic()
                 self._on_reply(reply)
@@ -269,8 +268,10 @@ class Peer:
                 self._heard = time.monotonic()
                 if up:
                     self._say_hello()
-                else:
-                    self._on_lost()
+                    continue
+                for reply in self._connection.replies():  # its last words
+                    self._on_reply(reply)
+                self._on_lost()
             self._drain_outbox()
             self._keep_lease(time.monotonic())
         if self.welcome is not None:

@@ -28,12 +28,10 @@ class Connection:
     """Connects by itself, again and again; `changes` tells when it did or was lost."""
 
     def __init__(self, endpoints: Endpoints, role: str) -> None:
+        self._up = False
         self._context = zmq.Context()
         self._context.linger = LINGER_MS
         self._requests = self._context.socket(zmq.DEALER)
-        # Nothing is queued for a worker that is not there: an old question must not reach
-        # the next worker of the same name.
-        self._requests.immediate = True
         self._requests.identity = b"c" + os.urandom(8)  # libzmq reserves a leading zero
         self._events = self._context.socket(zmq.SUB)
         self._events.subscribe(b"")
@@ -53,9 +51,15 @@ class Connection:
         return poller
 
     def send(self, frame: bytes) -> None:
-        # EAGAIN: not connected. Whoever waits learns of the loss, or has a time limit.
-        with contextlib.suppress(zmq.Again):
-            self._requests.send(frame, zmq.NOBLOCK)
+        """Send, if there is a worker to send to.
+
+        Nothing is queued for one that is not there: an old question must not reach the next
+        worker of the same name. Not by ZMQ_IMMEDIATE, which would also throw away what a
+        worker said last, arrived but not read yet, when it disconnects.
+        """
+        if self._up:
+            with contextlib.suppress(zmq.Again):
+                self._requests.send(frame, zmq.NOBLOCK)
 
     def replies(self) -> Iterator[Reply]:
         """What has arrived on the request socket."""
@@ -77,7 +81,8 @@ class Connection:
             # zmq.utils.monitor would parse this, but imports asyncio (60 ms) to do so.
             (event,) = struct.unpack_from("=H", header)
             if event in (_UP, _DOWN):
-                yield event == _UP
+                self._up = event == _UP
+                yield self._up
 
     def close(self) -> None:
         """Close the sockets; what was sent last may still go out."""
