@@ -35,7 +35,7 @@ START_S = 20.0
 """A worker binds its sockets before it imports anything heavy: 0.2 s usually."""
 
 STOP_S = 5.0
-"""The whole stop ladder; half of it for the request, most of the rest for SIGTERM."""
+"""Half of it for the request, most of the rest for SIGTERM; as long again for SIGKILL."""
 
 POLL_S = 0.02
 
@@ -47,6 +47,11 @@ SECRETS = {
     "HUGGING_FACE_HUB_TOKEN": "download",
 }
 """Environment variable to the only role that gets it."""
+
+
+_children: list[subprocess.Popen[bytes]] = []
+"""What this frontend has started and still runs: kept, so that the dead ones are reaped, and
+because Popen complains when it is dropped while its process lives on, as ours shall."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,7 @@ def spawn(spec: WorkerSpec) -> subprocess.Popen[bytes]:
         spec.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(spec.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with open(fd, "ab") as log:
-            return subprocess.Popen(
+            child = subprocess.Popen(
                 worker_command(spec),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -120,6 +125,8 @@ def spawn(spec: WorkerSpec) -> subprocess.Popen[bytes]:
             f"The {spec.role} worker could not be started: {error.strerror}: {error.filename}.",
             "Check that this path exists and is yours; SHAMMAH_HOME moves the logs.",
         ) from error
+    _children[:] = [started for started in _children if started.poll() is None] + [child]
+    return child
 
 
 class WorkerInUseError(ShammahError):
@@ -252,11 +259,11 @@ def stop(role: str, endpoints: Endpoints, peer: Peer | None = None) -> Rung | No
     finally:
         if own:
             asking.close()
-    for number, rung, until in (
-        (signal.SIGTERM, Rung.SIGTERM, deadline - STOP_S / 10),
-        (signal.SIGKILL, Rung.SIGKILL, deadline + STOP_S),
+    for number, rung, patience in (
+        (signal.SIGTERM, Rung.SIGTERM, 0.4 * STOP_S),
+        (signal.SIGKILL, Rung.SIGKILL, STOP_S),
     ):
-        if not _signal_holder(lock, number) or _gone(lock, until):
+        if not _signal_holder(lock, number) or _gone(lock, time.monotonic() + patience):
             return rung
     raise ShammahError("worker_unstoppable", f"The {role} worker did not end, not even by SIGKILL.")
 
