@@ -310,8 +310,9 @@ def test_a_joined_worker_that_dies_is_started_again(
     assert session.local.in_use_by_others is not None
     session.local.join(session.local.in_use_by_others)
     assert isinstance(answer(session, "hello"), Done)
+    joined = session.local.peer
     echo.kill()
-    until(lambda: session.local.attached or session.local.failure, "it is back or given up")
+    until(lambda: session.local.peer is not joined, "its death was noticed")
     assert isinstance(answer(session, "again"), Done)
 
 
