@@ -234,7 +234,7 @@ def _size(path: Path) -> int:
 
 
 def stop(role: str, endpoints: Endpoints, peer: Peer | None = None) -> Rung | None:
-    """End the worker of ``role``: ask it, then SIGTERM, then SIGKILL, under one deadline.
+    """End the worker of ``role``: ask it, then SIGTERM, then SIGKILL, each with its time.
 
     Only a process that holds our lock is ever signalled.
 

@@ -25,7 +25,7 @@ from workers.service import Outlet
 
 
 class InferenceService:
-    """See `workers.host.Service`.
+    """See `workers.service.Service`.
 
     Requests may come before the model is there: they wait for it. An answer that fails ends
     alone; the worker and the other answers go on.
