@@ -75,6 +75,7 @@ ENVIRONMENT = {
 }
 """Environment variable to setting. SHAMMAH_HOME moves the home itself."""
 
+PUBLIC_HUB = "https://huggingface.co"
 HUB_VARIABLES = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE")
 """What huggingface_hub reads that makes one download worker differ from another."""
 
@@ -139,8 +140,9 @@ def identity(
         parts += [settings.cloud.api_key, str(settings.home)]
         model = settings.cloud.model
     else:
-        parts, model = [str(settings.home), str(hub_cache(environ))], ""
+        parts = [str(settings.home), str(hub_cache(environ))]
         parts += [environ.get(name, "") for name in HUB_VARIABLES]
+        model = (environ.get("HF_ENDPOINT") or PUBLIC_HUB).rstrip("/")
     joined = "\0".join([role, *parts])
     digest = hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return Identity(role, model, digest)

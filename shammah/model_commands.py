@@ -28,6 +28,7 @@ from shammah.bus.transfers import (
 )
 from shammah.config import Settings
 from shammah.errors import ExitCode, ShammahError
+from shammah.fetching import FollowedFetch
 from shammah.repl.screen import Screen
 from shammah.supervision import ensure, worker_spec
 from shammah.wording import describe_bytes
@@ -38,11 +39,20 @@ PLAIN_STEP = 10
 """In a pipe, a line for every so many percent."""
 
 
+def connect_download(settings: Settings) -> Peer:
+    """A connection to the download worker, which is started if need be.
+
+    Raises:
+        ShammahError: see `ensure`.
+    """
+    spec = worker_spec(settings, ROLE, os.environ)
+    return ensure(spec, open_endpoints(os.environ), ClientInfo("models", os.getpid()))
+
+
 @contextmanager
 def download_worker(settings: Settings) -> Iterator[Peer]:
     """A connection to the download worker, started if need be."""
-    spec = worker_spec(settings, ROLE, os.environ)
-    peer = ensure(spec, open_endpoints(os.environ), ClientInfo("models", os.getpid()))
+    peer = connect_download(settings)
     try:
         yield peer
     finally:
@@ -52,27 +62,24 @@ def download_worker(settings: Settings) -> Iterator[Peer]:
 def pull(settings: Settings, fetch: Fetch, *, as_json: bool) -> int:
     """Download a model and show how far it is. Ctrl-C leaves; the download goes on."""
     screen = Screen(os.environ, sys.stderr)
-    with download_worker(settings) as peer:
-        task = peer.begin(fetch)
-        shown = _Shown(screen)
-        try:
-            for reply in task:
-                match reply:
-                    case FetchProgress(transfer=transfer):
-                        shown.progress(transfer)
-                    case Fetched():
-                        screen.end_live()
-                        print(_json(reply) if as_json else reply.directory)
-                    case Failed():
-                        screen.end_live()
-                        raise ShammahError(reply.code, reply.message, reply.hint)
-        except KeyboardInterrupt:
-            task.cancel()
-            screen.hint(
-                "The download goes on in the background: `shammah status` shows it, "
-                f"`shammah models pull --cancel {fetch.model}` ends it."
-            )
-            return ExitCode.INTERRUPTED
+    shown = _Shown(screen)
+    try:
+        for reply in FollowedFetch(lambda: connect_download(settings), fetch):
+            match reply:
+                case FetchProgress(transfer=transfer):
+                    shown.progress(transfer)
+                case Fetched():
+                    screen.end_live()
+                    print(_json(reply) if as_json else reply.directory)
+                case Failed():
+                    screen.end_live()
+                    raise ShammahError(reply.code, reply.message, reply.hint)
+    except KeyboardInterrupt:
+        screen.hint(
+            "The download goes on in the background: `shammah status` shows it, "
+            f"`shammah models pull --cancel {fetch.model}` ends it."
+        )
+        return ExitCode.INTERRUPTED
     return ExitCode.OK
 
 

@@ -12,7 +12,6 @@ import os
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -33,11 +32,15 @@ from shammah.bus.messages import (
 from shammah.config import Settings
 from shammah.errors import ShammahError
 from shammah.router.decision import RouteDecision, Target, View, Wish, decide
-from shammah.supervision import WorkerInUseError, WorkerSpec, ensure, stop, worker_spec
-
-RESTARTS = 3
-RESTART_WINDOW_S = 60.0
-"""A worker that dies more often than this is not started again by itself."""
+from shammah.supervision import (
+    RESTARTS,
+    RestartBudget,
+    WorkerInUseError,
+    WorkerSpec,
+    ensure,
+    stop,
+    worker_spec,
+)
 
 CLOSE_S = 0.5
 RETRY_S = 10.0
@@ -48,22 +51,6 @@ WAIT_S = 0.5
 
 LOCAL_ROLE = "inference"
 CLOUD_ROLE = "cloud"
-
-
-class RestartBudget:
-    """How often a worker may be started within a window. Pure: the clock is passed in."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._starts: deque[float] = deque(maxlen=RESTARTS)
-
-    def spend(self) -> bool:
-        """Count a start; false if there were too many already."""
-        now = self._clock()
-        if len(self._starts) == RESTARTS and now - self._starts[0] < RESTART_WINDOW_S:
-            return False
-        self._starts.append(now)
-        return True
 
 
 class Link:

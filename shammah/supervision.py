@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -39,6 +40,10 @@ STOP_S = 5.0
 
 POLL_S = 0.02
 
+RESTARTS = 3
+RESTART_WINDOW_S = 60.0
+"""A worker that dies more often than this is not started again by itself."""
+
 SECRETS = {
     "ANTHROPIC_API_KEY": "cloud",
     "ANTHROPIC_AUTH_TOKEN": "cloud",
@@ -52,6 +57,22 @@ SECRETS = {
 _children: list[subprocess.Popen[bytes]] = []
 """What this frontend has started and still runs: kept, so that the dead ones are reaped, and
 because Popen complains when it is dropped while its process lives on, as ours shall."""
+
+
+class RestartBudget:
+    """How often a worker may be started within a window. Pure: the clock is passed in."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._starts: deque[float] = deque(maxlen=RESTARTS)
+
+    def spend(self) -> bool:
+        """Count a start; false if there were too many already."""
+        now = self._clock()
+        if len(self._starts) == RESTARTS and now - self._starts[0] < RESTART_WINDOW_S:
+            return False
+        self._starts.append(now)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +177,21 @@ def ensure(
     *,
     on_change: Callable[[Event | None], None] = lambda event: None,
     timeout: float = START_S,
+    join: bool = False,
 ) -> Peer:
     """A connection to the worker that ``spec`` describes, which is started if need be.
 
     A running worker with another identity, or one that has failed, is replaced when nobody
     else uses it.
+
+    Args:
+        spec: the worker that is wanted.
+        endpoints: where the workers' sockets are.
+        client: who asks.
+        on_change: see `Peer`.
+        timeout: seconds in all.
+        join: be content with a running worker of the same model, whatever else it was started
+            with. So workers share one: they lack the secrets that frontends have.
 
     Raises:
         ShammahError: ``worker_start_failed`` (with the end of its log), ``worker_silent``,
@@ -169,15 +200,18 @@ def ensure(
     """
     peer = Peer(endpoints, spec.role, client, on_change)
     try:
-        _attach(peer, spec, endpoints, time.monotonic() + timeout)
+        found = _attach(peer, spec, endpoints, time.monotonic() + timeout, join=join)
     except BaseException:
         peer.close()
         raise
-    peer.pin(spec.identity)
+    peer.pin(found)
     return peer
 
 
-def _attach(peer: Peer, spec: WorkerSpec, endpoints: Endpoints, deadline: float) -> None:
+def _attach(
+    peer: Peer, spec: WorkerSpec, endpoints: Endpoints, deadline: float, *, join: bool
+) -> Identity:
+    """Wait for the wanted worker's welcome; the identity it has."""
     child: subprocess.Popen[bytes] | None = None
     log_start = 0
     while True:
@@ -190,10 +224,13 @@ def _attach(peer: Peer, spec: WorkerSpec, endpoints: Endpoints, deadline: float)
                 raise _start_failed(spec, code, log_start)
         welcome = peer.wait_welcome(POLL_S)
         if welcome is not None:
-            if welcome.identity.digest == spec.identity.digest:
+            found = welcome.identity
+            if found.digest == spec.identity.digest or (
+                join and found.model == spec.identity.model
+            ):
                 failed = isinstance(welcome.event.status.state, Failed | NotAvailable)
                 if not failed or child is not None or welcome.others:
-                    return
+                    return found
                 # What it failed for may have been mended since: have a new one try.
             elif child is not None and welcome.pid == child.pid:
                 raise ShammahError(

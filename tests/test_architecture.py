@@ -62,7 +62,7 @@ FORBIDDEN: dict[str, set[str]] = {
 STDLIB_ONLY = ("shammah.bus.messages", "shammah.bus.states", "shammah.bus.transfers")
 
 ROLES = ("download", "inference", "cloud", "train")
-FOR_WORKERS = {"bus", "config", "errors", "models", "supervision"}
+FOR_WORKERS = {"bus", "config", "errors", "fetching", "models", "supervision"}
 """What of `shammah` the workers may use (and its version)."""
 
 BAGS = {"utils", "util", "common", "helpers", "helper", "misc", "shared"}

@@ -142,7 +142,9 @@ def _decoder(annotation: Any) -> Decoder:
 def _union_decoder(members: tuple[Any, ...]) -> Decoder:
     classes = tuple(m for m in members if isinstance(m, type) and is_dataclass(m))
     if classes:
-        return _instance_decoder(classes)
+        decoder = _instance_decoder(classes)
+        optional = types.NoneType in members
+        return lambda value: None if optional and value is None else decoder(value)
     (scalar,) = (member for member in members if member is not types.NoneType)
     decoder = _decoder(scalar)
     return lambda value: None if value is None else decoder(value)

@@ -95,8 +95,8 @@ class Identity:
     """What a worker was started with; two equal ``digest`` may share one worker.
 
     ``model`` is as the person named it (``auto``, ``starter``, a Hub id, a directory, a
-    Claude model). ``digest`` covers everything that would make answers differ, secrets only
-    as a hash.
+    Claude model); of a download worker, the Hub's address. ``digest`` covers
+    everything that would make answers differ, secrets only as a hash.
     """
 
     role: str

@@ -15,8 +15,8 @@ from shammah.bus.client import Peer
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Token
 from shammah.config import load_settings
 from shammah.router.decision import Target, Wish
-from shammah.session import RESTARTS, Routed, Session, Step, Waiting
-from shammah.supervision import stop
+from shammah.session import Routed, Session, Step, Waiting
+from shammah.supervision import RESTARTS, stop
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 

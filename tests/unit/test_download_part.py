@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.download.listing import RemoteFile
 from workers.download.part import Part, held_bytes, part_paths
+from workers.listing import RemoteFile
 
 SEGMENT = 1000
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.download.listing import RemoteFile
 from workers.download.progress import INTERVAL_S, Meter, Progress
+from workers.listing import RemoteFile
 
 SIZES = {"a": 1000, "b": 50, "c": 0}
 FILES = [RemoteFile(path, size, "f" * 64, None) for path, size in SIZES.items()]

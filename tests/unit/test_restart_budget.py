@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shammah.session import RESTART_WINDOW_S, RESTARTS, RestartBudget
+from shammah.supervision import RESTART_WINDOW_S, RESTARTS, RestartBudget
 
 
 class Clock:

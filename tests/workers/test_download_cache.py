@@ -24,12 +24,12 @@ from tests.workers.test_download_faults import FILES, MODEL, TOTAL, WEIGHTS, Set
 from tests.workers.test_download_faults import _quiet_library as _quiet_library
 from tests.workers.test_download_faults import make as make
 from tests.workers.test_download_faults import setup as setup
+from workers import manifest as manifests
 from workers.download import cache as caches
-from workers.download import manifest as manifests
 from workers.download.downloads import Downloads
 from workers.download.layout import RepositoryCache
-from workers.download.manifest import manifest_path
 from workers.download.snapshot import BadFile
+from workers.manifest import manifest_path
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from workers.download.layout import RepositoryCache
-from workers.download.listing import RemoteFile, RepositoryListing
 from workers.download.part import Part, hash_range
+from workers.listing import RemoteFile, RepositoryListing
 
 
 class BlobStore:

@@ -13,7 +13,7 @@ from huggingface_hub.errors import CacheNotFound
 
 from shammah.errors import ShammahError
 from workers.download.layout import RepositoryCache
-from workers.download.manifest import is_complete, manifest_path
+from workers.manifest import is_complete, manifest_path
 
 DAY_S = 86_400.0
 

@@ -18,16 +18,6 @@ from workers.download.control import Control
 from workers.download.hub import Hub
 from workers.download.layout import RepositoryCache
 from workers.download.limits import Limits
-from workers.download.listing import RepositoryListing, check_names, needed
-from workers.download.manifest import (
-    Manifest,
-    boot_id,
-    dump_manifest,
-    is_complete,
-    is_settled,
-    manifest_path,
-    read_manifest,
-)
 from workers.download.progress import Meter, Progress
 from workers.download.slots import Slots
 from workers.download.snapshot import (
@@ -38,6 +28,16 @@ from workers.download.snapshot import (
     verify_snapshot,
 )
 from workers.download.transfer import Environment, Transfer
+from workers.listing import RepositoryListing, check_names, needed
+from workers.manifest import (
+    Manifest,
+    boot_id,
+    dump_manifest,
+    is_complete,
+    is_settled,
+    manifest_path,
+    read_manifest,
+)
 
 Observer = Callable[[Progress], None]
 

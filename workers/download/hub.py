@@ -27,8 +27,8 @@ from workers.download import failures
 from workers.download.control import Control
 from workers.download.failures import TemporaryError
 from workers.download.limits import Limits
-from workers.download.listing import RemoteFile, RepositoryListing, check_file
 from workers.download.retry import Patience
+from workers.listing import RemoteFile, RepositoryListing, check_file
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

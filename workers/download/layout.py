@@ -27,7 +27,7 @@ from pathlib import Path
 
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # lazily exported
 
-from workers.download.listing import RemoteFile, RepositoryListing
+from workers.listing import RemoteFile, RepositoryListing
 
 LOCK_TURN_S = 0.5
 """How often somebody who waits for a lock looks whether the download is still wanted."""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.download.listing import RemoteFile
+from workers.listing import RemoteFile
 
 _HEADER = struct.Struct("<8sQQ")
 _COUNT = struct.Struct("<Q")

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from workers.download.listing import RemoteFile
+from workers.listing import RemoteFile
 
 INTERVAL_S = 0.2
 """Snapshots are sent at most this often, but for the last one, which is sent at once."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from workers.download import failures
 from workers.download.blobs import is_right
 from workers.download.layout import RepositoryCache
-from workers.download.listing import RepositoryListing
-from workers.download.manifest import Manifest, is_settled, read_manifest
 from workers.download.part import held_bytes
+from workers.listing import RepositoryListing
+from workers.manifest import Manifest, is_settled, read_manifest
 
 
 @dataclass(frozen=True, slots=True)

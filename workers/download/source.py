@@ -12,7 +12,7 @@ import httpx2
 from shammah.errors import ShammahError
 from workers.download import failures
 from workers.download.failures import TemporaryError
-from workers.download.listing import RemoteFile, RepositoryListing
+from workers.listing import RemoteFile, RepositoryListing
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _NETWORK = (

@@ -20,13 +20,13 @@ from workers.download.blobs import BlobStore
 from workers.download.control import Control
 from workers.download.failures import TemporaryError
 from workers.download.limits import Limits
-from workers.download.listing import RemoteFile
 from workers.download.part import Part, Segment
 from workers.download.progress import Meter
 from workers.download.retry import Patience
 from workers.download.slots import Slots
 from workers.download.source import Answer, Source
 from workers.download.wire import Wire
+from workers.listing import RemoteFile
 
 
 class _InterruptedError(Exception):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.download.listing import RemoteFile, RepositoryListing
+from workers.listing import RemoteFile, RepositoryListing
 
 FORMAT = 1
 

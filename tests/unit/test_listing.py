@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shammah.errors import ShammahError
-from workers.download.listing import RemoteFile, RepositoryListing, check_file, needed
+from workers.listing import RemoteFile, RepositoryListing, check_file, needed
 
 SHA1 = "a" * 40
 SHA256 = "b" * 64

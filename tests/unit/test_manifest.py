@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.download import manifest as manifests
-from workers.download.listing import RemoteFile, RepositoryListing
-from workers.download.manifest import (
+from workers import manifest as manifests
+from workers.listing import RemoteFile, RepositoryListing
+from workers.manifest import (
     Manifest,
     dump_manifest,
     is_complete,
@@ -88,7 +88,7 @@ def test_no_library_is_needed(snapshot: Path) -> None:
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from workers.download.manifest import is_complete\n"
+        "from workers.manifest import is_complete\n"
         "assert is_complete(Path(sys.argv[1]))\n"
         "heavy = {'huggingface_hub', 'httpx2', 'torch', 'transformers', 'zmq'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
