@@ -218,9 +218,13 @@ def stop(role: str | None) -> int:
 )
 def worker(role: str, model: str | None, keep_alive: float) -> None:
     """Run one worker in this terminal; frontends find and share it."""
-    from shammah.supervision import worker_command, worker_spec
+    from shammah.bus.messages import ClientInfo
+    from shammah.supervision import lend_hub_token, worker_command, worker_spec
 
     settings = _settings(model)
+    if role == "inference":
+        client = ClientInfo("worker", os.getpid())
+        lend_hub_token(settings, os.environ, open_endpoints(os.environ), client)
     spec = worker_spec(settings, role, os.environ, stand_in=not settings.cloud_configured)
     command = [*worker_command(spec), "--foreground", "--keep-alive", str(keep_alive)]
     os.execve(command[0], command, dict(spec.environ))

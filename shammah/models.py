@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,19 @@ class LocatedModel:
     stand_in: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class MissingModel:
+    """A model of the Hub that is not known to be whole on this disk.
+
+    ``present`` is a snapshot of it that some other program has made; ``stand_in`` may answer
+    until it is here.
+    """
+
+    model_id: str
+    present: Path | None = None
+    stand_in: LocatedModel | None = None
+
+
 def select_model(total_memory: int) -> CatalogueModel | None:
     """The largest model for ``total_memory`` bytes; ``None``: too little for any."""
     gib = total_memory // GIB
@@ -103,6 +116,15 @@ def model_id_of(wanted: str) -> str:
         if model.size.lower() == wanted.lower():
             return model.model_id
     return wanted
+
+
+def hub_model(wanted: str, memory: int) -> str | None:
+    """The Hub id that ``wanted`` comes to with ``memory`` bytes; ``None``: it is not of the
+    Hub, or memory is too little."""
+    if wanted == AUTO:
+        selected = select_model(memory)
+        return selected.model_id if selected else None
+    return None if wanted == STARTER or os.path.isabs(wanted) else model_id_of(wanted)
 
 
 def is_choice(wanted: str) -> bool:
@@ -165,8 +187,14 @@ def cached_snapshot(cache: Path, model_id: str) -> Path | None:
 
 
 def locate_model(
-    wanted: str, memory: int, cache: Path, starter: Path, *, stand_in: bool
-) -> LocatedModel | NotAvailable:
+    wanted: str,
+    memory: int,
+    cache: Path,
+    starter: Path,
+    *,
+    stand_in: bool,
+    is_whole: Callable[[Path], bool],
+) -> LocatedModel | MissingModel | NotAvailable:
     """Where the model that ``wanted`` means lies on this disk.
 
     Args:
@@ -176,19 +204,14 @@ def locate_model(
         starter: the starter's directory.
         stand_in: whether the starter may take the place of an automatic choice that is not
             here.
+        is_whole: whether a snapshot has been fetched to its end and verified.
 
     Raises:
         ShammahError: ``model_unknown`` or ``model_not_found``.
     """
     check_model_name(wanted)
     if wanted == STARTER:
-        if not starter.is_dir():
-            raise ShammahError(
-                "model_not_found",
-                f"The starter model is not installed ({starter} is missing).",
-                "Run scripts/make_starter.py, or scripts/run, which does it.",
-            )
-        return LocatedModel(STARTER, starter, STARTER)
+        return _located_starter(starter)
     if os.path.isabs(wanted):
         if not os.path.isdir(wanted):
             raise ShammahError(
@@ -197,24 +220,29 @@ def locate_model(
                 "Name a directory that holds config.json and safetensors files.",
             )
         return LocatedModel(os.path.basename(wanted), Path(wanted), wanted)
-    if wanted != AUTO:
-        return _cached_or_not(model_id_of(wanted), cache)
     selected = select_model(memory)
-    found = _cached_or_not(selected.model_id, cache) if selected else _too_little(memory)
-    if isinstance(found, NotAvailable) and stand_in and starter.is_dir():
-        target = selected.model_id if selected else "a model"
-        return LocatedModel(STARTER, starter, target, stand_in=True)
-    return found
-
-
-def _cached_or_not(model_id: str, cache: Path) -> LocatedModel | NotAvailable:
+    model_id = model_id_of(wanted)
+    substitute = None
+    if wanted == AUTO:
+        model_id = selected.model_id if selected else ""
+        if stand_in and starter.is_dir():
+            substitute = LocatedModel(STARTER, starter, model_id or "a model", stand_in=True)
+    if not model_id:
+        return substitute or _too_little(memory)
     snapshot = cached_snapshot(cache, model_id)
-    if snapshot is not None:
+    if snapshot is not None and is_whole(snapshot):
         return LocatedModel(model_id, snapshot, model_id)
-    return NotAvailable(
-        f"{model_id} is not on this machine.",
-        f"Fetch it with `shammah models pull {model_id}`, or use --model starter.",
-    )
+    return MissingModel(model_id, snapshot, substitute)
+
+
+def _located_starter(starter: Path) -> LocatedModel:
+    if not starter.is_dir():
+        raise ShammahError(
+            "model_not_found",
+            f"The starter model is not installed ({starter} is missing).",
+            "Run scripts/make_starter.py, or scripts/run, which does it.",
+        )
+    return LocatedModel(STARTER, starter, STARTER)
 
 
 def _too_little(memory: int) -> NotAvailable:

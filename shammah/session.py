@@ -38,6 +38,7 @@ from shammah.supervision import (
     WorkerInUseError,
     WorkerSpec,
     ensure,
+    lend_hub_token,
     stop,
     worker_spec,
 )
@@ -61,6 +62,7 @@ class Link:
 
     Args:
         on_change: called from other threads when the state may have changed.
+        before: called on the attaching thread before the worker is looked for.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Link:
         endpoints: Endpoints,
         client: ClientInfo,
         on_change: Callable[[], None],
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         self.spec = spec
         self.peer: Peer | None = None
@@ -77,6 +80,7 @@ class Link:
         self._endpoints = endpoints
         self._client = client
         self._on_change = on_change
+        self._before = before
         self._budget = RestartBudget()
         self._own_spec = spec
         self._started_at = 0.0
@@ -114,7 +118,10 @@ class Link:
             self._attaching.start()
 
     def _worth_retrying(self) -> bool:
-        failed = isinstance(self.state, Failed | NotAvailable)
+        state = self.state
+        failed = isinstance(state, Failed | NotAvailable)
+        if isinstance(state, Failed) and state.code == "download_cancelled":
+            return False  # somebody said so
         return failed and time.monotonic() - self._started_at > RETRY_S
 
     def _attach(self) -> None:
@@ -124,6 +131,7 @@ class Link:
         peer: Peer | None = None
         failure: Failed | None = None
         try:
+            self._before()
             peer = ensure(
                 self.spec, self._endpoints, self._client, on_change=self._on_worker_change
             )
@@ -232,6 +240,7 @@ class Session:
             endpoints,
             client,
             self._changed,
+            lambda: lend_hub_token(settings, environ, endpoints, client),
         )
         self.cloud: Link | None = None
         if settings.cloud_configured and not local_only:

@@ -31,6 +31,7 @@ from shammah.bus.messages import (
 )
 from shammah.config import Settings, identity
 from shammah.errors import ExitCode, ShammahError
+from shammah.models import cached_snapshot, hub_cache, hub_model, total_memory
 
 START_S = 20.0
 """A worker binds its sockets before it imports anything heavy: 0.2 s usually."""
@@ -206,6 +207,27 @@ def ensure(
         raise
     peer.pin(found)
     return peer
+
+
+def lend_hub_token(
+    settings: Settings, environ: Mapping[str, str], endpoints: Endpoints, client: ClientInfo
+) -> None:
+    """Start the download worker with the Hub token of this frontend, if it may be needed.
+
+    The inference worker, which asks for a missing model, is not given that secret, and could
+    only start a download worker without it. Whatever goes wrong here it will meet, and tell.
+    """
+    token = any(environ.get(name) for name, role in SECRETS.items() if role == "download")
+    if not token or environ.get("HF_HUB_OFFLINE"):
+        return
+    import psutil  # 15 ms that others need not spend
+
+    memory = total_memory(psutil.virtual_memory().total)
+    model_id = hub_model(settings.model, memory)
+    if model_id is None or cached_snapshot(hub_cache(environ), model_id) is not None:
+        return
+    with contextlib.suppress(ShammahError):
+        ensure(worker_spec(settings, "download", environ), endpoints, client).close()
 
 
 def _attach(

@@ -301,7 +301,7 @@ class Host:
         if not isinstance(request, WORK[self._role]):
             why = f"A {self._role} worker does not do {type(request).__name__}."
             return Failed("protocol", why, "", request.request_id)
-        if not self._leases.holds(peer):
+        if not self._leases.renew(peer, time.monotonic()):
             why = "A frontend must attach (Hello) before it asks."
             return Failed("not_attached", why, "", request.request_id)
         if request.request_id in self._owners or not request.request_id:

@@ -64,9 +64,6 @@ class LeaseTable:
             self.detach(peer, now)
         return lapsed
 
-    def holds(self, peer: bytes) -> bool:
-        return peer in self._leases
-
     def peers(self) -> list[bytes]:
         return list(self._leases)
 

@@ -132,7 +132,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Attach. The lease it begins is renewed by pings."""
+    """Attach. The lease it begins is renewed by pings and by requests for work."""
 
     request_id: str
     protocol: int

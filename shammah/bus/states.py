@@ -43,7 +43,9 @@ class Ready:
     """Questions are answered now, with these facts learnt while loading.
 
     ``context_length`` is in tokens (0: not known, as for the cloud). ``stand_in`` marks the
-    starter model when it answers in the place of a bigger one.
+    starter model when it answers in the place of a bigger one; ``successor`` is that one while
+    its bytes arrive. ``note`` is a sentence that people should read (why there is no successor,
+    what was repaired).
     """
 
     model: str
@@ -54,6 +56,8 @@ class Ready:
     context_length: int = 0
     engine: str = ""
     stand_in: bool = False
+    successor: Downloading | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

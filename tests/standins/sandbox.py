@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+import pytest
 
 from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
 
@@ -39,6 +40,12 @@ def until(look: Callable[[], Found | None], what: str, limit: float = LIMIT_S) -
             raise TimeoutError(f"not within {limit:g} s: {what}")
         time.sleep(POLL_S)
     return found
+
+
+def online(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Let the programs that this test starts use the Hub at ``endpoint``, and no other."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class Sandbox:
             "SHAMMAH_HOME": str(self.shammah_home),
             "XDG_RUNTIME_DIR": str(self.xdg),
             "TERM": "xterm-256color",
+            # A test that wants a Hub names one and takes this back (`online`).
+            "HF_HUB_OFFLINE": "1",
         }
 
     def log(self, role: str = "inference") -> str:

@@ -4,100 +4,120 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+import queue
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from shammah.bus.messages import (
     Downloading,
     Failed,
-    Initializing,
     Loading,
     NotAvailable,
     Ready,
 )
+from shammah.bus.transfers import Fetched, FetchProgress, Transfer
 from shammah.config import InferenceSettings, Settings
 from shammah.errors import ShammahError
+from shammah.fetching import FetchReply
+from shammah.models import GIB
+from shammah.wording import describe_state
 from tests.workers.models import CONTEXT_LENGTH, write_checkpoint, write_manifest
 from workers.inference import bootstrap
-from workers.inference.bootstrap import (
-    TERMINAL,
-    Bootstrap,
-    Broke,
-    GeneratorState,
-    IllegalTransitionError,
-    Loaded,
-    LoadedModel,
-    Located,
-    Progressed,
-    Signal,
-    StageBegun,
-    Unavailable,
-    transition,
-)
+from workers.inference.bootstrap import Bootstrap, LoadedModel
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
+from workers.inference.transition import GeneratorState
+from workers.listing import RemoteFile, RepositoryListing
+from workers.manifest import Manifest, dump_manifest, manifest_path
 
-READY = Ready("m", context_length=8)
-
-STATE = {
-    Initializing: Initializing(),
-    Downloading: Downloading("m", 1, 2),
-    Loading: Loading("m", "check files", 0, 3),
-    Ready: READY,
-    NotAvailable: NotAvailable("no", "hint"),
-    Failed: Failed("code", "why", "hint"),
-}
-SIGNAL: dict[type, Signal] = {
-    Progressed: Progressed("m", 5, 9, 2.0, 2.0),
-    Located: Located("m", 3),
-    StageBegun: StageBegun("import torch"),
-    Loaded: Loaded(READY),
-    Unavailable: Unavailable("offline", "go online"),
-    Broke: Broke("broken", "it broke", "mend it"),
-}
-
-_ARRIVED = Downloading("m", 5, 9, 2.0, 2.0)
-_LOADING = Loading("m", "check files", 0, 3)
-_BROKEN = Failed("broken", "it broke", "mend it")
-_AWAY = NotAvailable("offline", "go online")
-
-ALLOWED: dict[tuple[type, type], GeneratorState] = {
-    (Initializing, Progressed): _ARRIVED,
-    (Initializing, Located): _LOADING,
-    (Initializing, Unavailable): _AWAY,
-    (Initializing, Broke): _BROKEN,
-    (Downloading, Progressed): _ARRIVED,
-    (Downloading, Located): _LOADING,
-    (Downloading, Unavailable): _AWAY,
-    (Downloading, Broke): _BROKEN,
-    (Loading, StageBegun): Loading("m", "import torch", 1, 3),
-    (Loading, Loaded): READY,
-    (Loading, Broke): _BROKEN,
-}
-"""Of the states that are not terminal; every other pair is refused."""
+SMALLEST = "Qwen/Qwen2.5-0.5B-Instruct"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+PATIENCE_S = 20.0
 
 
-def test_the_table_covers_every_state_and_signal() -> None:
-    assert set(STATE) == set(get_args(GeneratorState))
-    assert set(SIGNAL) == set(get_args(Signal))
+def cache_model(cache: Path, *, whole: bool = True) -> Path:
+    """A snapshot as the library lays it out; ``whole``: with our manifest."""
+    repository = cache / f"models--{SMALLEST.replace('/', '--')}"
+    snapshot = write_checkpoint(repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    if whole:
+        files = tuple(
+            RemoteFile(path.name, path.stat().st_size, None, "0" * 40)
+            for path in snapshot.iterdir()
+        )
+        listing = RepositoryListing(SMALLEST, COMMIT, "", files)
+        manifest_path(snapshot).parent.mkdir()
+        manifest_path(snapshot).write_text(dump_manifest(Manifest(listing)))
+    return snapshot
 
 
-@pytest.mark.parametrize(("state", "signal"), list(itertools.product(STATE, SIGNAL)))
-def test_every_pair(state: type, signal: type) -> None:
-    before = STATE[state]
-    if state in TERMINAL:
-        assert transition(before, SIGNAL[signal]) is before
-    elif (state, signal) in ALLOWED:
-        assert transition(before, SIGNAL[signal]) == ALLOWED[state, signal]
-    else:
-        with pytest.raises(IllegalTransitionError, match=f"{signal.__name__} in {state.__name__}"):
-            transition(before, SIGNAL[signal])
+def progress(done: int) -> FetchProgress:
+    return FetchProgress("", Transfer(SMALLEST, COMMIT, "running", done, 100, 5.0, 7.0))
 
 
-# --- the work -----------------------------------------------------------------------------
+def fetched(directory: Path) -> Fetched:
+    return Fetched("", SMALLEST, COMMIT, str(directory))
+
+
+class ScriptedSource:
+    """Says ``replies`` to every fetch."""
+
+    def __init__(
+        self, replies: list[FetchReply], repair: Callable[[], object] = lambda: None
+    ) -> None:
+        self.replies = replies
+        self.fetched: list[str] = []
+        self.repaired: list[str] = []
+        self._repair = repair
+
+    def fetch(self, model_id: str) -> ScriptedSource:
+        self.fetched.append(model_id)
+        return self
+
+    def repair(self, model_id: str) -> None:
+        self.repaired.append(model_id)
+        self._repair()
+
+    def leave(self) -> None:
+        raise AssertionError("nobody leaves")
+
+    def __iter__(self) -> Iterator[FetchReply]:
+        return iter(self.replies)
+
+
+class LiveSource:
+    """Says what a test says, when it says it."""
+
+    def __init__(self) -> None:
+        self.fetched: list[str] = []
+        self.started: Callable[[], None] = lambda: None
+        self._replies: queue.SimpleQueue[FetchReply] = queue.SimpleQueue()
+
+    def say(self, reply: FetchReply) -> None:
+        self._replies.put(reply)
+
+    def fetch(self, model_id: str) -> LiveSource:
+        self.fetched.append(model_id)
+        return self
+
+    def repair(self, model_id: str) -> None:
+        raise AssertionError("nothing is damaged")
+
+    def leave(self) -> None:
+        self.say(Failed("cancelled", "Cancelled."))
+
+    def __iter__(self) -> Iterator[FetchReply]:
+        self.started()
+        while True:
+            reply = self._replies.get(timeout=PATIENCE_S)
+            yield reply
+            if not isinstance(reply, FetchProgress):
+                return
 
 
 class FakeEngine:
@@ -109,6 +129,10 @@ class FakeEngine:
     def __init__(self, act: Callable[[], None] = lambda: None) -> None:
         self.act = act
         self.settings: LoadSettings | None = None
+        self.prepared = 0
+
+    def prepare(self) -> None:
+        self.prepared += 1
 
     def load(
         self, checkpoint: Checkpoint, settings: LoadSettings, observer: LoadObserver
@@ -132,6 +156,7 @@ def _run(
         stand_in=options.get("stand_in", False),
         environ=options.get("environ", {}),
         make_engine=lambda: used,
+        source=options.get("source"),
         publish=states.append,
         advance=lambda: advanced.append("x"),
     ).run()
@@ -160,40 +185,233 @@ def test_a_directory_is_loaded_stage_by_stage(tmp_path: Path) -> None:
 
 
 def test_a_cached_model_is_found(tmp_path: Path) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "models--Qwen--Qwen2.5-0.5B-Instruct"
-    write_checkpoint(repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
+    snapshot = cache_model(tmp_path)
     environ = {"HF_HUB_CACHE": str(tmp_path)}
-    model, _, _ = _run(Settings(tmp_path, "0.5B"), environ=environ)
+    source = ScriptedSource([])
+    model, states, _ = _run(Settings(tmp_path, "0.5B"), environ=environ, source=source)
     assert model is not None
-    assert (model.ready.model, model.ready.revision) == ("Qwen/Qwen2.5-0.5B-Instruct", commit)
+    assert (model.ready.model, model.ready.revision) == (SMALLEST, snapshot.name)
+    assert isinstance(states[0], Loading)
+    assert source.fetched == []
+
+
+# --- a model that is not here -------------------------------------------------------------
+
+
+def test_a_missing_model_is_fetched_and_loaded(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "whole")
+    source = ScriptedSource([progress(10), progress(90), fetched(directory)])
+    engine = FakeEngine()
+    environ = {"HF_HUB_CACHE": str(tmp_path / "hub")}
+    model, states, _ = _run(Settings(tmp_path, "0.5B"), engine, environ=environ, source=source)
+    assert model is not None
+    assert model.ready.model == SMALLEST
+    assert source.fetched == [SMALLEST]
+    assert states[:2] == [Downloading(SMALLEST), Downloading(SMALLEST, 10, 100, 5.0, 7.0)]
+    assert isinstance(states[2], Loading)  # the second report came within a second
+    assert engine.prepared == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("hub_unreachable", NotAvailable), ("model_gated", Failed), ("download_cancelled", Failed)],
+)
+def test_no_network_is_told_apart_from_a_failure(tmp_path: Path, code: str, expected: type) -> None:
+    source = ScriptedSource([Failed(code, "so it is", "do this")])
+    environ = {"HF_HUB_CACHE": str(tmp_path)}
+    model, states, _ = _run(Settings(tmp_path, "7B"), environ=environ, source=source)
+    assert model is None
+    assert isinstance(states[-1], expected)
+    told = describe_state(states[-1])
+    assert "so it is" in told
+
+
+def test_offline_nobody_is_asked(tmp_path: Path) -> None:
+    environ = {"HF_HUB_CACHE": str(tmp_path)}
+    model, states, _ = _run(Settings(tmp_path, "7B"), environ=environ)
+    assert model is None
+    (state,) = states
+    assert isinstance(state, NotAvailable)
+    assert "Qwen/Qwen2.5-7B-Instruct is not on this machine" in state.reason
+    assert "HF_HUB_OFFLINE" in state.reason
+
+
+@pytest.mark.parametrize("source", [True, False])
+def test_what_another_program_left_is_used_when_nothing_can_be_fetched(
+    tmp_path: Path, source: bool
+) -> None:
+    cache_model(tmp_path, whole=False)
+    asked = ScriptedSource([Failed("hub_unreachable", "no", "")]) if source else None
+    environ = {"HF_HUB_CACHE": str(tmp_path)}
+    model, _, _ = _run(Settings(tmp_path, "0.5B"), environ=environ, source=asked)
+    assert model is not None
+    assert model.ready.model == SMALLEST
+
+
+def test_but_not_if_it_is_half_a_model(tmp_path: Path) -> None:
+    snapshot = cache_model(tmp_path, whole=False)
+    (snapshot / "model.safetensors").unlink()
+    environ = {"HF_HUB_CACHE": str(tmp_path)}
+    model, states, _ = _run(
+        Settings(tmp_path, "0.5B"),
+        environ=environ,
+        source=ScriptedSource([Failed("hub_unreachable", "no", "")]),
+    )
+    assert model is None
+    assert isinstance(states[-1], NotAvailable)
+
+
+def test_a_damaged_file_is_repaired_and_the_model_loaded(tmp_path: Path) -> None:
+    snapshot = cache_model(tmp_path)
+    weights = (snapshot / "model.safetensors").read_bytes()
+    (snapshot / "model.safetensors").write_bytes(bytes(8) + weights[8:])
+
+    source = ScriptedSource(
+        [], repair=lambda: (snapshot / "model.safetensors").write_bytes(weights)
+    )
+    environ = {"HF_HUB_CACHE": str(tmp_path)}
+    model, _, _ = _run(Settings(tmp_path, "0.5B"), environ=environ, source=source)
+    assert model is not None
+    assert source.repaired == [SMALLEST]
+    assert "fetched anew" in model.ready.note
+
+
+def test_a_damaged_file_that_cannot_be_repaired_is_a_failure(tmp_path: Path) -> None:
+    snapshot = cache_model(tmp_path)
+    weights = (snapshot / "model.safetensors").read_bytes()
+    (snapshot / "model.safetensors").write_bytes(bytes(8) + weights[8:])
+    source = ScriptedSource([])
+    environ = {"HF_HUB_CACHE": str(tmp_path)}
+    model, states, _ = _run(Settings(tmp_path, "0.5B"), environ=environ, source=source)
+    assert model is None
+    assert isinstance(states[-1], Failed)
+    assert states[-1].code == "model_corrupt"
+    assert source.repaired == [SMALLEST]
+
+
+# --- a stand-in ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = write_checkpoint(tmp_path / "starter")
+    monkeypatch.setattr(bootstrap, "starter_directory", lambda: directory)
+    monkeypatch.setattr(bootstrap, "total_memory", lambda physical: 4 * GIB)
+    return directory
 
 
 @pytest.mark.parametrize("stand_in", [True, False])
 def test_the_starter_stands_in_only_when_it_may(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: bool
+    tmp_path: Path, starter: Path, stand_in: bool
 ) -> None:
-    write_checkpoint(tmp_path / "starter")
-    monkeypatch.setattr(bootstrap, "starter_directory", lambda: tmp_path / "starter")
     environ = {"HF_HUB_CACHE": str(tmp_path / "empty")}
     model, states, _ = _run(Settings(tmp_path, "auto"), environ=environ, stand_in=stand_in)
     if stand_in:
         assert model is not None
         assert model.ready.stand_in
         assert model.ready.model == "starter"
+        assert SMALLEST in model.ready.note
     else:
         assert model is None
         assert isinstance(states[-1], NotAvailable)
 
 
-def test_a_model_that_is_not_there_is_not_available(tmp_path: Path) -> None:
-    environ = {"HF_HUB_CACHE": str(tmp_path)}
-    model, states, _ = _run(Settings(tmp_path, "7B"), environ=environ)
-    assert model is None
-    assert len(states) == 1
-    assert isinstance(states[0], NotAvailable)
+class StandIn:
+    """A bootstrap with a starter, and a source that says what the test puts into it."""
+
+    def __init__(
+        self, tmp_path: Path, engine: FakeEngine | None = None, *, may_stand_in: bool = True
+    ) -> None:
+        self.source = LiveSource()
+        self.states: queue.SimpleQueue[GeneratorState] = queue.SimpleQueue()
+        self.due = threading.Event()
+        engines = iter([FakeEngine(), engine or FakeEngine(), FakeEngine()])
+        self.bootstrap = Bootstrap(
+            Settings(tmp_path, "auto"),
+            stand_in=may_stand_in,
+            environ={"HF_HUB_CACHE": str(tmp_path / "hub")},
+            make_engine=lambda: next(engines),
+            source=self.source,
+            publish=self.states.put,
+            advance=lambda: None,
+            replacement_due=self.due.set,
+        )
+
+    def until(self, wanted: Callable[[GeneratorState], object]) -> GeneratorState:
+        while not wanted(state := self.states.get(timeout=PATIENCE_S)):
+            pass
+        return state
+
+
+def test_the_stand_in_answers_at_once_and_then_gives_way(tmp_path: Path, starter: Path) -> None:
+    world = StandIn(tmp_path)
+    model = world.bootstrap.run()
+    assert model is not None
+    assert model.ready.stand_in
+    world.source.say(progress(10))
+    state = world.until(lambda state: isinstance(state, Ready) and state.successor)
+    assert isinstance(state, Ready)
+    assert (state.model, state.successor) == ("starter", Downloading(SMALLEST, 10, 100, 5.0, 7.0))
+    assert not world.due.is_set()
+    world.source.say(fetched(write_checkpoint(tmp_path / "whole")))
+    assert world.due.wait(PATIENCE_S)
+    successor = world.bootstrap.replace()
+    assert successor is not None
+    assert (successor.ready.model, successor.ready.stand_in) == (SMALLEST, False)
+
+
+def test_a_successor_that_cannot_be_loaded_leaves_the_stand_in(
+    tmp_path: Path, starter: Path
+) -> None:
+    def refuse() -> None:
+        raise ShammahError("out_of_memory", "It needs too much.", "Close programs.")
+
+    world = StandIn(tmp_path, FakeEngine(refuse))
+    assert world.bootstrap.run() is not None
+    world.source.say(fetched(write_checkpoint(tmp_path / "whole")))
+    assert world.due.wait(PATIENCE_S)
+    model = world.bootstrap.replace()
+    assert model is not None
+    assert model.ready.stand_in
+    assert "It needs too much." in model.ready.note
+
+
+def test_a_successor_that_never_comes_leaves_the_stand_in_with_the_reason(
+    tmp_path: Path, starter: Path
+) -> None:
+    world = StandIn(tmp_path)
+    assert world.bootstrap.run() is not None
+    world.source.say(Failed("model_gated", "It is gated.", "Log in."))
+    state = world.until(lambda state: isinstance(state, Ready) and state.note)
+    assert isinstance(state, Ready)
+    assert state.stand_in
+    assert "It is gated. Log in." in state.note
+    assert not world.due.is_set()
+
+
+def test_a_hub_that_cannot_be_reached_is_tried_again(
+    tmp_path: Path, starter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "retry_pauses", lambda: itertools.repeat(0.0))
+    world = StandIn(tmp_path)
+    assert world.bootstrap.run() is not None
+    world.source.say(Failed("hub_unreachable", "No network.", "Plug it in."))
+    state = world.until(lambda state: isinstance(state, Ready) and state.note)
+    assert isinstance(state, Ready)
+    assert "No network." in state.note
+    world.source.say(fetched(write_checkpoint(tmp_path / "whole")))
+    assert world.due.wait(PATIENCE_S)
+    assert world.source.fetched == [SMALLEST, SMALLEST]
+
+
+def test_a_stop_ends_the_wait_for_a_download(tmp_path: Path) -> None:
+    world = StandIn(tmp_path, may_stand_in=False)
+    world.source.started = world.bootstrap.stop  # as soon as it waits
+    assert world.bootstrap.run() is None
+    assert not isinstance(world.bootstrap.state, NotAvailable | Failed)
+
+
+# --- a load -------------------------------------------------------------------------------
 
 
 def test_a_broken_directory_fails_with_its_reason(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from shammah.bus.messages import (
     Done,
     Failed,
     Generate,
+    Loading,
     Provenance,
     Ready,
     Sampling,
@@ -27,8 +28,12 @@ from shammah.bus.messages import (
     Token,
     Usage,
 )
+from shammah.bus.transfers import Fetched
 from shammah.config import InferenceSettings, Settings
 from shammah.errors import ShammahError
+from shammah.fetching import FetchReply
+from shammah.models import GIB
+from tests.standins.sandbox import until
 from tests.workers.models import (
     CONTEXT_LENGTH,
     SCRIPTED_CHUNK,
@@ -36,6 +41,7 @@ from tests.workers.models import (
     make_tokenizer,
     write_checkpoint,
 )
+from workers.inference import bootstrap
 from workers.inference.answer import Answer
 from workers.inference.engine import StepResult
 from workers.inference.inbox import Arrival
@@ -384,3 +390,103 @@ def test_nothing_heavy_is_imported_before_a_model_is_loaded() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"torch", "transformers", "numpy", "huggingface_hub"} & set(output)
+
+
+# --- a stand-in gives way -----------------------------------------------------------------
+
+
+class OneFetch:
+    """A source whose only fetch ends when the test says so."""
+
+    def __init__(self, directory: Path) -> None:
+        self.arrived = threading.Event()
+        self._directory = directory
+
+    def fetch(self, model_id: str) -> OneFetch:
+        return self
+
+    def repair(self, model_id: str) -> None:
+        raise AssertionError("nothing is damaged")
+
+    def leave(self) -> None:
+        self.arrived.set()
+
+    def __iter__(self) -> Iterator[FetchReply]:
+        assert self.arrived.wait(PATIENCE_S)
+        yield Fetched("", "m", "r", str(self._directory))
+
+
+@contextmanager
+def _standing_in(
+    directory: Path, answer: list[int], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Running, OneFetch, list[ScriptedEngine]]]:
+    monkeypatch.setattr(bootstrap, "starter_directory", lambda: directory)
+    monkeypatch.setattr(bootstrap, "total_memory", lambda physical: 4 * GIB)
+    source = OneFetch(directory)
+    engines = [ScriptedEngine(answer), ScriptedEngine(answer)]
+    engines[0].loading.set()
+    making = iter(engines)
+    service = InferenceService(
+        Settings(directory, "auto", inference=InferenceSettings(max_new_tokens=99)),
+        stand_in=True,
+        environ={"HF_HUB_CACHE": str(directory / "no-such-cache")},
+        make_engine=lambda: next(making),
+        make_source=lambda settings, environ: source,
+    )
+    running = Running(service, engines[0])
+    running.thread.start()
+    yield running, source, engines
+    for engine in engines:
+        engine.loading.set()
+    service.stop()
+    running.thread.join(PATIENCE_S)
+    assert not running.thread.is_alive()
+
+
+def test_a_stand_in_ends_its_answers_and_the_next_question_waits_for_the_real_model(
+    directory: Path, answer: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _standing_in(directory, answer, monkeypatch) as (run, source, engines):
+        first = run.until(lambda said: isinstance(said, Ready))
+        assert isinstance(first, Ready)
+        assert first.stand_in
+        went_on = threading.Event()
+
+        def during(step: int) -> None:
+            # In the midst of the answer the other model arrives, and a question for it.
+            if step == 2:
+                source.arrived.set()
+                until(lambda: run.service._inbox._held, "the inbox is held")
+                run.ask("b")
+                went_on.set()
+
+        engines[0].on_step = during
+        run.ask("a")
+        ended = run.end("a")
+        assert went_on.is_set()
+        assert isinstance(ended, Done)
+        assert (ended.finish_reason, run.text("a")) == ("stop", ANSWER)
+        assert ended.provenance.stand_in
+        run.until(lambda said: isinstance(said, Loading))
+        assert engines[1].submitted == []
+        engines[1].loading.set()
+        second = run.end("b")
+        assert isinstance(second, Done)
+        assert run.text("b") == ANSWER
+        assert second.provenance.model == "Qwen/Qwen2.5-0.5B-Instruct"
+        assert [request.request_id for request in engines[0].submitted] == ["a"]
+
+
+def test_a_question_that_waits_for_the_real_model_can_be_cancelled(
+    directory: Path, answer: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _standing_in(directory, answer, monkeypatch) as (run, source, engines):
+        run.until(lambda said: isinstance(said, Ready))
+        source.arrived.set()
+        run.until(lambda said: isinstance(said, Loading))
+        run.ask("b")
+        run.service.cancel("b")
+        ended = run.end("b")
+        assert isinstance(ended, Done)
+        assert ended.finish_reason == "cancelled"
+        assert not engines[1].submitted

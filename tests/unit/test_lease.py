@@ -15,9 +15,9 @@ def test_a_lease_lasts_until_it_lapses() -> None:
     table = LeaseTable(0, 100)
     table.attach(A, REPL, 100)
     assert table.lapse(100 + LEASE_S - 0.001) == []
-    assert table.holds(A)
+    assert table.peers() == [A]
     assert table.lapse(100 + LEASE_S) == [A]
-    assert not table.holds(A)
+    assert table.peers() == []
     assert table.lapse(200) == []
 
 

@@ -15,6 +15,7 @@ from shammah.models import (
     CATALOGUE,
     GIB,
     LocatedModel,
+    MissingModel,
     cached_snapshot,
     check_model_name,
     hub_cache,
@@ -207,8 +208,15 @@ class TestWhereAModelLies:
 
     def locate(
         self, wanted: str, cache: Path, starter: Path, gib: float = 4, stand_in: bool = False
-    ) -> LocatedModel | NotAvailable:
-        return locate_model(wanted, int(gib * GIB), cache, starter, stand_in=stand_in)
+    ) -> LocatedModel | MissingModel | NotAvailable:
+        return locate_model(
+            wanted,
+            int(gib * GIB),
+            cache,
+            starter,
+            stand_in=stand_in,
+            is_whole=lambda snapshot: (snapshot / "config.json").exists(),
+        )
 
     def test_the_starter(self, cache: Path, starter: Path) -> None:
         found = self.locate("starter", cache, starter)
@@ -254,9 +262,14 @@ class TestWhereAModelLies:
         self, cache: Path, starter: Path, wanted: str, stand_in: bool
     ) -> None:
         found = self.locate(wanted, cache, starter, stand_in=stand_in)
-        assert isinstance(found, NotAvailable)
-        assert model_id_of(wanted) in found.reason
-        assert "--model starter" in found.hint
+        assert found == MissingModel(model_id_of(wanted))
+
+    def test_a_half_snapshot_is_named_but_not_trusted(self, cache: Path, starter: Path) -> None:
+        found = locate_model(
+            "auto", 4 * GIB, cache, starter, stand_in=True, is_whole=lambda snapshot: False
+        )
+        starting = LocatedModel("starter", starter, CACHED, stand_in=True)
+        assert found == MissingModel(CACHED, cached_snapshot(cache, CACHED), starting)
 
     def test_the_automatic_choice_where_it_is_cached(self, cache: Path, starter: Path) -> None:
         found = self.locate("auto", cache, starter, gib=4, stand_in=True)
@@ -267,7 +280,8 @@ class TestWhereAModelLies:
         self, cache: Path, starter: Path
     ) -> None:
         found = self.locate("auto", cache, starter, gib=16, stand_in=True)
-        assert found == LocatedModel("starter", starter, "Qwen/Qwen2.5-3B-Instruct", True)
+        chosen = "Qwen/Qwen2.5-3B-Instruct"
+        assert found == MissingModel(chosen, None, LocatedModel("starter", starter, chosen, True))
 
     def test_and_where_memory_is_too_little_for_any(self, cache: Path, starter: Path) -> None:
         found = self.locate("auto", cache, starter, gib=1, stand_in=True)
@@ -275,10 +289,10 @@ class TestWhereAModelLies:
         assert (found.name, found.stand_in) == ("starter", True)
 
     def test_it_does_not_where_it_may_not_or_is_not_there(self, cache: Path, starter: Path) -> None:
-        assert isinstance(self.locate("auto", cache, starter, gib=16), NotAvailable)
+        missing = MissingModel("Qwen/Qwen2.5-3B-Instruct")
+        assert self.locate("auto", cache, starter, gib=16) == missing
         starter.rmdir()
-        found = self.locate("auto", cache, starter, gib=16, stand_in=True)
-        assert isinstance(found, NotAvailable)
+        assert self.locate("auto", cache, starter, gib=16, stand_in=True) == missing
 
     def test_too_little_memory_is_said_in_gib(self, cache: Path, starter: Path) -> None:
         found = self.locate("auto", cache, starter, gib=1.5)

@@ -184,6 +184,9 @@ class ScriptedEngine:
     def active(self) -> int:
         return len(self.turns)
 
+    def prepare(self) -> None:
+        """Nothing to import."""
+
     def load(
         self, checkpoint: Checkpoint, settings: LoadSettings, observer: LoadObserver
     ) -> EngineFacts:

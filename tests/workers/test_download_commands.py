@@ -15,7 +15,7 @@ import pytest
 
 from shammah.bus.endpoints import lock_holder
 from tests.standins.hub import StandInHub
-from tests.standins.sandbox import Sandbox, until
+from tests.standins.sandbox import Sandbox, online, until
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 SHAMMAH = str(Path(sys.prefix, "bin", "shammah"))
@@ -36,7 +36,7 @@ FILES = {"config.json": b'{"model_type": "qwen2"}', "model.safetensors": weights
 def hub(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
     """The only Hub that the program knows."""
     with StandInHub(FILES, model_id=MODEL, send_buffer=16384) as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        online(monkeypatch, hub.endpoint)
         yield hub
         run("stop")
 

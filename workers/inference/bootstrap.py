@@ -1,129 +1,61 @@
-"""How the local model comes up: the states it goes through, and the work that drives them."""
+"""How the local model comes up: find it, have it fetched, load it, replace a stand-in by it.
+
+The states on the way are `transition`'s.
+"""
 
 from __future__ import annotations
 
+import gc
+import itertools
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import psutil
 
-from shammah.bus.messages import (
-    Downloading,
-    Failed,
-    Initializing,
-    Loading,
-    NotAvailable,
-    Ready,
-)
+from shammah.bus.messages import Failed, Initializing, NotAvailable, Ready
+from shammah.bus.transfers import Transfer
 from shammah.config import Settings
 from shammah.errors import ShammahError
 from shammah.models import (
     LocatedModel,
+    MissingModel,
     hub_cache,
     locate_model,
     starter_directory,
     total_memory,
 )
+from workers.inference.acquisition import UNREACHABLE, Acquisition, ModelSource
 from workers.inference.chat import ChatFormat
 from workers.inference.checkpoint import Checkpoint, inspect_checkpoint
 from workers.inference.engine import Engine, EngineFacts, LoadSettings, MakeEngine
 from workers.inference.sampling import GenerationDefaults, read_defaults
+from workers.inference.transition import (
+    Broke,
+    GeneratorState,
+    Loaded,
+    Located,
+    Progressed,
+    Signal,
+    StageBegun,
+    Unavailable,
+    transition,
+)
+from workers.manifest import is_complete
 
 log = logging.getLogger(__name__)
 
-CHECK_FILES = "check files"
 READ_TOKENIZER = "read tokenizer"
 
-
-# --- the states ---------------------------------------------------------------------------
-
-GeneratorState = Initializing | Downloading | Loading | Ready | NotAvailable | Failed
-TERMINAL = (Ready, NotAvailable, Failed)
+REPAIRABLE = ("model_corrupt", "model_incomplete")
+"""What fetching the bad files anew can mend."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progressed:
-    """Bytes of the model have arrived (see `Downloading`)."""
-
-    model: str
-    done: int
-    total: int
-    rate: float = 0.0
-    eta_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Located:
-    """The model's files are here; loading it takes ``stages`` stages."""
-
-    model: str
-    stages: int
-
-
-@dataclass(frozen=True, slots=True)
-class StageBegun:
-    """A stage of the load has begun, so the one before it is done."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """The model answers."""
-
-    ready: Ready
-
-
-@dataclass(frozen=True, slots=True)
-class Unavailable:
-    """There is no model to load, and nothing is broken."""
-
-    reason: str
-    hint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Broke:
-    """Something failed."""
-
-    code: str
-    message: str
-    hint: str
-
-
-Signal = Progressed | Located | StageBegun | Loaded | Unavailable | Broke
-
-
-class IllegalTransitionError(Exception):
-    """A signal that cannot come in this state: a mistake in the program."""
-
-
-def transition(state: GeneratorState, signal: Signal) -> GeneratorState:
-    """The state after ``signal``. A terminal state stays whatever comes late.
-
-    Raises:
-        IllegalTransitionError: the signal makes no sense in ``state``.
-    """
-    if isinstance(state, TERMINAL):
-        return state
-    match state, signal:
-        case _, Broke(code, message, hint):
-            return Failed(code, message, hint)
-        case Initializing() | Downloading(), Progressed(model, done, total, rate, eta_s):
-            return Downloading(model, done, total, rate, eta_s)
-        case Initializing() | Downloading(), Located(model, stages):
-            return Loading(model, CHECK_FILES, 0, stages)
-        case Initializing() | Downloading(), Unavailable(reason, hint):
-            return NotAvailable(reason, hint)
-        case Loading(model, _, done, total), StageBegun(name):
-            return Loading(model, name, done + 1, total)
-        case Loading(), Loaded(ready):
-            return ready
-    raise IllegalTransitionError(f"{type(signal).__name__} in {type(state).__name__}")
-
-
-# --- the work -----------------------------------------------------------------------------
+def retry_pauses() -> Iterator[float]:
+    """Seconds between attempts at a Hub that cannot be reached, while a stand-in answers."""
+    return itertools.chain((60.0, 120.0, 240.0), itertools.repeat(600.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +74,17 @@ class LoadedModel:
 
 
 class Bootstrap:
-    """Brings the model up once and tells every state on the way.
+    """Brings the model up and tells every state on the way.
 
     Args:
+        settings: which model, and how to compute it.
+        stand_in: whether the starter may answer until the automatic choice is here.
+        environ: of this process.
+        make_engine: a fresh engine for each load.
+        source: where a missing model comes from; ``None``: from nowhere, this is offline.
         publish: told each new state.
         advance: called for work within a state.
+        replacement_due: called, on another thread, when `replace` should be.
     """
 
     def __init__(
@@ -156,25 +94,57 @@ class Bootstrap:
         stand_in: bool,
         environ: Mapping[str, str],
         make_engine: MakeEngine,
+        source: ModelSource | None,
         publish: Callable[[GeneratorState], None],
         advance: Callable[[], None],
+        replacement_due: Callable[[], None] = lambda: None,
     ) -> None:
         self.state: GeneratorState = Initializing()
         self._settings = settings
-        self._stand_in = stand_in
+        self._may_stand_in = stand_in
         self._environ = environ
         self._make_engine = make_engine
+        self._source = source
         self._publish = publish
         self.advance = advance
+        self._replacement_due = replacement_due
+        self._lock = threading.Lock()
+        self._acquisition: Acquisition | None = None
+        self._missing: MissingModel | None = None
+        self._stopped = False
+        self._note = ""
+
+    # --- from the work thread -------------------------------------------------------------
 
     def run(self) -> LoadedModel | None:
         """The model, or ``None`` when the state is now NotAvailable or Failed."""
+        return self._guard(self._run)
+
+    def replace(self) -> LoadedModel | None:
+        """The stand-in's successor, now that its bytes are here; the stand-in again, if that
+        cannot be loaded. The stand-in's own memory must have been let go of."""
+        gc.collect()
+        return self._guard(self._replace)
+
+    def stage(self, name: str) -> None:
+        """A stage has begun (the engine calls this)."""
+        self._signal(StageBegun(name))
+
+    # --- from any thread ------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End a wait for a download; the download goes on."""
+        with self._lock:
+            self._stopped = True
+            acquisition = self._acquisition
+        if acquisition is not None:
+            acquisition.leave()
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _guard(self, work: Callable[[], LoadedModel | None]) -> LoadedModel | None:
         try:
-            located = self._locate()
-            if isinstance(located, NotAvailable):
-                self._signal(Unavailable(located.reason, located.hint))
-                return None
-            return self._load(located)
+            return work()
         except ShammahError as error:
             log.warning("no model: %s %s", error.code, error)
             self._signal(Broke(error.code, error.message, error.hint))
@@ -184,26 +154,102 @@ class Bootstrap:
             self._signal(Broke("load_failed", why, "The inference worker's log says more."))
         return None
 
-    def stage(self, name: str) -> None:
-        """A stage has begun (the engine calls this)."""
-        self._signal(StageBegun(name))
-
-    def _signal(self, signal: Signal) -> None:
-        self.state = transition(self.state, signal)
-        log.info("%s", self.state)
-        self._publish(self.state)
-
-    def _locate(self) -> LocatedModel | NotAvailable:
-        return locate_model(
+    def _run(self) -> LoadedModel | None:
+        found = locate_model(
             self._settings.model,
             total_memory(psutil.virtual_memory().total),
             hub_cache(self._environ),
             starter_directory(),
-            stand_in=self._stand_in,
+            stand_in=self._may_stand_in,
+            is_whole=is_complete,
         )
+        match found:
+            case NotAvailable(reason, hint):
+                self._signal(Unavailable(reason, hint))
+                return None
+            case MissingModel():
+                return self._run_without(found)
+        return self._load_or_repair(found)
 
-    def _load(self, located: LocatedModel) -> LoadedModel:
+    def _run_without(self, missing: MissingModel) -> LoadedModel | None:
+        """The model is not here: have it fetched, and answer meanwhile if something can."""
+        self._missing = missing
+        if self._source is None:
+            return self._end_without(missing, _offline(missing.model_id))
+        if missing.stand_in is not None:
+            self._acquire(self._source, missing, () if missing.present else retry_pauses())
+            return self._load(missing.stand_in)
+        self._signal(Progressed(missing.model_id, 0, 0))
+        acquisition = self._acquire(self._source, missing, ())
         engine = self._make_engine()
+        engine.prepare()  # seconds, while bytes arrive
+        result = acquisition.result()
+        if not isinstance(result, Failed):
+            return self._load(_fetched(missing, result), engine)
+        return None if self._stopped else self._end_without(missing, result)
+
+    def _acquire(
+        self, source: ModelSource, missing: MissingModel, pauses: Iterator[float] | tuple[()]
+    ) -> Acquisition:
+        acquisition = Acquisition(
+            source,
+            missing.model_id,
+            report=self._progressed,
+            missed=self._missed,
+            done=self._acquired,
+            pauses=pauses,
+        )
+        with self._lock:
+            self._acquisition = acquisition
+            stopped = self._stopped
+        if stopped:
+            acquisition.leave()
+        acquisition.start()
+        return acquisition
+
+    def _end_without(self, missing: MissingModel, failure: Failed) -> LoadedModel | None:
+        """It will not come: what another program has left here, else what stands in."""
+        log.warning("%s: %s", missing.model_id, failure)
+        if missing.present is not None and _is_loadable(missing.present):
+            return self._load(LocatedModel(missing.model_id, missing.present, missing.model_id))
+        if missing.stand_in is not None:
+            self._note = _why_not(missing.model_id, failure)
+            return self._load(missing.stand_in)
+        if failure.code != UNREACHABLE:
+            raise ShammahError(failure.code, failure.message, failure.hint)
+        reason = f"{missing.model_id} is not on this machine. {failure.message}"
+        self._signal(Unavailable(reason, failure.hint))
+        return None
+
+    def _replace(self) -> LoadedModel | None:
+        missing, acquisition = self._missing, self._acquisition
+        assert missing is not None
+        assert missing.stand_in is not None
+        assert acquisition is not None
+        result = acquisition.result()
+        if isinstance(result, Failed):
+            return self._end_without(missing, result)
+        try:
+            return self._load_or_repair(_fetched(missing, result))
+        except ShammahError as error:
+            log.warning("the successor cannot be loaded: %s %s", error.code, error)
+            self._note = f"{missing.model_id}: {error}"
+            return self._load(missing.stand_in)
+
+    def _load_or_repair(self, located: LocatedModel) -> LoadedModel:
+        try:
+            return self._load(located)
+        except ShammahError as error:
+            of_the_hub = located.name == located.wanted and "/" in located.name
+            if self._source is None or not of_the_hub or error.code not in REPAIRABLE:
+                raise
+            log.warning("%s is damaged, and is repaired: %s", located.name, error)
+            self._source.repair(located.name)
+            self._note = f"A damaged file was fetched anew: {error.message}"
+            return self._load(located)
+
+    def _load(self, located: LocatedModel, engine: Engine | None = None) -> LoadedModel:
+        engine = engine or self._make_engine()
         self._signal(Located(located.name, 2 + len(engine.stages)))
         checkpoint = inspect_checkpoint(located.directory)
         defaults = read_defaults(located.directory)
@@ -211,9 +257,59 @@ class Bootstrap:
         chat = ChatFormat.load(located.directory)
         asked = self._settings.inference
         facts = engine.load(checkpoint, LoadSettings(asked.device, asked.dtype), self)
-        ready = _ready(located, checkpoint, facts)
+        ready = replace(_ready(located, checkpoint, facts), note=self._note)
         self._signal(Loaded(ready))
         return LoadedModel(engine, chat, defaults, ready)
+
+    def _signal(self, signal: Signal) -> None:
+        with self._lock:
+            before, self.state = self.state, transition(self.state, signal)
+            if self.state == before:
+                return
+            log.info("%s", self.state)
+            self._publish(self.state)
+
+    def _progressed(self, transfer: Transfer) -> None:
+        self._note = ""
+        self._signal(
+            Progressed(transfer.model, transfer.done, transfer.total, transfer.rate, transfer.eta_s)
+        )
+
+    def _acquired(self, result: Path | Failed) -> None:
+        """The wait is over; whoever has no stand-in waits for the result itself."""
+        missing = self._missing
+        if missing is None or missing.stand_in is None:
+            return
+        if isinstance(result, Failed) and missing.present is None:
+            self._missed(result)
+        else:
+            self._replacement_due()
+
+    def _missed(self, failure: Failed) -> None:
+        self._note = _why_not(self._missing.model_id if self._missing else "it", failure)
+        self._signal(Unavailable(self._note, ""))
+
+
+def _fetched(missing: MissingModel, directory: Path) -> LocatedModel:
+    return LocatedModel(missing.model_id, directory, missing.model_id)
+
+
+def _is_loadable(directory: Path) -> bool:
+    try:
+        inspect_checkpoint(directory)
+    except ShammahError as error:
+        log.warning("what is here of it is no model: %s", error)
+        return False
+    return True
+
+
+def _offline(model_id: str) -> Failed:
+    message = "HF_HUB_OFFLINE is set, so nothing is downloaded."
+    return Failed(UNREACHABLE, message, "Unset it, or use --model starter.")
+
+
+def _why_not(model_id: str, failure: Failed) -> str:
+    return f"{model_id} is not here: {failure.message} {failure.hint}".rstrip()
 
 
 def _ready(located: LocatedModel, checkpoint: Checkpoint, facts: EngineFacts) -> Ready:

@@ -94,6 +94,9 @@ class Engine(Protocol):
     def active(self) -> int:
         """Sequences submitted and not ended; with 0 there is nothing to step."""
 
+    def prepare(self) -> None:
+        """Import what `load` needs. Ahead of it, so that this can overlap a download."""
+
     def load(
         self, checkpoint: Checkpoint, settings: LoadSettings, observer: LoadObserver
     ) -> EngineFacts:

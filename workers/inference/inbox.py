@@ -23,6 +23,7 @@ class Delivery:
     arrivals: list[Arrival] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     closed: bool = False
+    held: bool = False
 
 
 class Inbox:
@@ -33,6 +34,10 @@ class Inbox:
         self._waiting: dict[str, Arrival] = {}
         self._cancelled: list[str] = []
         self._closed = False
+        self._held = False
+
+    def is_closed(self) -> bool:
+        return self._closed
 
     def put(self, arrival: Arrival) -> None:
         with self._changed:
@@ -56,11 +61,24 @@ class Inbox:
             self._closed = True
             self._changed.notify()
 
-    def take(self, *, wait: bool) -> Delivery:
-        """Everything that has come; ``wait`` until there is something."""
+    def hold(self) -> None:
+        """Have arrivals wait here, for another model, until `release`; ends the wait of `take`."""
         with self._changed:
-            while wait and not (self._waiting or self._cancelled or self._closed):
+            self._held = True
+            self._changed.notify()
+
+    def release(self) -> None:
+        """Undo `hold`."""
+        with self._changed:
+            self._held = False
+
+    def take(self, *, wait: bool) -> Delivery:
+        """Everything that has come; ``wait`` until there is something, or a `hold`."""
+        with self._changed:
+            while wait and not (self._waiting or self._cancelled or self._closed or self._held):
                 self._changed.wait()
-            delivery = Delivery(list(self._waiting.values()), self._cancelled, self._closed)
-            self._waiting, self._cancelled = {}, []
+            arrivals = [] if self._held else list(self._waiting.values())
+            delivery = Delivery(arrivals, self._cancelled, self._closed, self._held)
+            self._waiting = self._waiting if self._held else {}
+            self._cancelled = []
             return delivery

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from shammah.bus.messages import (
     Done,
@@ -16,11 +16,13 @@ from shammah.bus.messages import (
     Usage,
 )
 from shammah.config import Settings
-from workers.inference.bootstrap import Bootstrap, GeneratorState
+from workers.inference.acquisition import DownloadWorker, ModelSource
+from workers.inference.bootstrap import Bootstrap, LoadedModel
 from workers.inference.engine import MakeEngine
 from workers.inference.inbox import Arrival, Inbox
 from workers.inference.serving import ROLE, Serving
 from workers.inference.transformers_engine import TransformersEngine
+from workers.inference.transition import GeneratorState
 from workers.service import Outlet
 
 
@@ -36,15 +38,22 @@ class InferenceService:
         settings: Settings,
         *,
         stand_in: bool,
+        environ: Mapping[str, str] | None = None,
         make_engine: MakeEngine = TransformersEngine,
+        make_source: Callable[[Settings, Mapping[str, str]], ModelSource | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._stand_in = stand_in
+        # Copied: libraries are told through the environment not to use the network, and a
+        # download worker that is started from here must not hear that.
+        self._environ = dict(os.environ if environ is None else environ)
         self._make_engine = make_engine
+        self._make_source = make_source or model_source
         self._clock = clock
         self._inbox = Inbox()
         self._outlet: Outlet | None = None
+        self._bootstrap: Bootstrap | None = None
 
     # --- called by the host, on its thread ------------------------------------------------
 
@@ -62,23 +71,36 @@ class InferenceService:
 
     def stop(self) -> None:
         self._inbox.close()
+        if self._bootstrap is not None:
+            self._bootstrap.stop()
 
     # --- the work thread ------------------------------------------------------------------
 
     def run(self, outlet: Outlet) -> None:
         self._outlet = outlet
-        bootstrap = Bootstrap(
+        bootstrap = self._bootstrap = Bootstrap(
             self._settings,
             stand_in=self._stand_in,
-            environ=os.environ,
+            environ=self._environ,
             make_engine=self._make_engine,
+            source=self._make_source(self._settings, self._environ),
             publish=outlet.publish,
             advance=outlet.advance,
+            replacement_due=self._inbox.hold,
         )
-        model = bootstrap.run()
-        if model is None:
-            self._refuse(outlet, bootstrap.state)
+        if self._inbox.is_closed():  # before there was a bootstrap to stop
             return
+        model = bootstrap.run()
+        while model is not None:
+            self._serve(model, outlet)
+            model = None  # its memory is needed
+            if self._inbox.is_closed():
+                return
+            self._inbox.release()
+            model = bootstrap.replace()
+        self._refuse(outlet, bootstrap.state)
+
+    def _serve(self, model: LoadedModel, outlet: Outlet) -> None:
         longest = self._settings.inference.max_new_tokens
         Serving(model, longest, self._inbox, outlet, self._clock).run()
 
@@ -91,3 +113,10 @@ class InferenceService:
                     outlet.reply(Failed(code, message, hint, request_id))
                 case NotAvailable(reason, hint):
                     outlet.reply(Failed("not_available", reason, hint, request_id))
+
+
+def model_source(settings: Settings, environ: Mapping[str, str]) -> ModelSource | None:
+    """The download worker; ``None`` when the user wants no network."""
+    if environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return None
+    return DownloadWorker(settings, environ)

@@ -49,10 +49,13 @@ class Serving:
         )
 
     def run(self) -> None:
-        """Until the inbox is closed; whoever closes it ends the answers that still run."""
+        """Until the inbox is closed, or held and every answer has ended.
+
+        Whoever closes it ends the answers that still run.
+        """
         while True:
             delivery = self._inbox.take(wait=self._engine.active == 0)
-            if delivery.closed:
+            if delivery.closed or (delivery.held and self._engine.active == 0):
                 return
             for arrival in delivery.arrivals:
                 self._admit(arrival)

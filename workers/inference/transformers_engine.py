@@ -72,6 +72,12 @@ class TransformersEngine:
 
     # --- loading --------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        prepare_libraries()
+        import transformers.modeling_utils  # noqa: F401
+
+        import workers.inference.weights  # noqa: F401 - torch comes with it
+
     def load(
         self, checkpoint: Checkpoint, settings: LoadSettings, observer: LoadObserver
     ) -> EngineFacts:
