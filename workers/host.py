@@ -295,7 +295,7 @@ class Host:
         self._send(peer, Accepted(request.request_id, ahead))
         if request.request_id in self._owners:  # its frontend may just have gone
             self._record("accepted", request.request_id)
-            self._service.submit(request)
+            self._service.submit(request, peer.hex())
 
     def _refusal(self, peer: bytes, request: Work) -> Failed | None:
         if not isinstance(request, WORK[self._role]):

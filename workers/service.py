@@ -43,8 +43,10 @@ class Service(Protocol[WorkOf]):
     def run(self, outlet: Outlet) -> None:
         """Work until `stop`, on the work thread."""
 
-    def submit(self, request: WorkOf) -> None:
-        """Take a request. It must end in exactly one of ``ENDS`` on the outlet."""
+    def submit(self, request: WorkOf, client: str) -> None:
+        """Take a request. It must end in exactly one of ``ENDS`` on the outlet.
+
+        ``client`` is another one for each frontend."""
 
     def cancel(self, request_id: str) -> None:
         """End a request with ``Done(finish_reason="cancelled")``, if it still runs."""

@@ -48,21 +48,24 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose tokens. ``None`` means the model's own ``generation_config``."""
+    """How to choose tokens. ``None`` means the model's own ``generation_config``; ``stop`` are
+    texts that end the answer, and are no part of it."""
 
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one generation."""
+    """Tokens of one generation. ``reused_tokens`` of the input needed no computing."""
 
     input_tokens: int = 0
     output_tokens: int = 0
+    reused_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +173,14 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Asks for an answer. ``max_new_tokens`` of ``None``: as much as the setting allows."""
+    """Asks for an answer. ``max_new_tokens`` of ``None``: as much as the setting allows.
+    After ``timeout_s`` seconds it ends with what there is (``finish_reason`` ``timeout``)."""
 
     request_id: str
     messages: tuple[ChatMessage, ...]
     sampling: Sampling = Sampling()
     max_new_tokens: int | None = None
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +290,8 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The answer is complete. ``finish_reason``: ``stop``, ``length``, ``cancelled`` or
-    ``refusal``. ``notices`` are sentences that the user should see."""
+    """The answer is complete. ``finish_reason``: ``stop``, ``length``, ``timeout``,
+    ``cancelled`` or ``refusal``. ``notices`` are sentences that the user should see."""
 
     request_id: str
     finish_reason: str

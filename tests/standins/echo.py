@@ -19,13 +19,16 @@ import os
 import queue
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from shammah.bus import messages
 from shammah.bus.endpoints import RoleLock, open_endpoints
 from shammah.bus.messages import (
     Done,
+    Downloading,
     Failed,
     Generate,
     Loading,
@@ -36,6 +39,7 @@ from shammah.bus.messages import (
     Token,
     Usage,
 )
+from shammah.bus.transfers import Transfer, Transferring
 from shammah.config import identity, load_settings
 from shammah.errors import ExitCode
 from workers.host import Host
@@ -65,6 +69,11 @@ class EchoService:
             outlet.publish(NotAvailable(options.unavailable, "A planted hint."))
         elif options.broken:
             raise RuntimeError(options.broken)
+        elif options.transferring:
+            transfer = Transfer(options.transferring, "main", "running", 41, 100)
+            outlet.publish(Transferring((replace(transfer, notices=tuple(options.notice)),)))
+        elif options.fetching:
+            threading.Thread(target=self._fetch, args=(outlet,), daemon=True).start()
         else:
             outlet.publish(Ready(self._model, engine="echo", context_length=4096))
         while (request := self._inbox.get()) is not None:
@@ -74,6 +83,13 @@ class EchoService:
                 os.kill(os.getpid(), signal.SIGKILL)
             if not options.hang:
                 self._answer(request, outlet)
+
+    def _fetch(self, outlet: Outlet) -> None:
+        """Tell of a successor's bytes, twenty times a second and for ever."""
+        for done in itertools.count(1):
+            coming = Downloading(self._options.fetching, min(41, done), 100, 1.0 + done % 7)
+            outlet.publish(Ready(self._model, engine="echo", stand_in=True, successor=coming))
+            time.sleep(0.05)
 
     def _answer(self, request: Generate, outlet: Outlet) -> None:
         began = time.monotonic()
@@ -111,7 +127,7 @@ class EchoService:
         with open(self._options.record, "a") as record:
             record.write(json.dumps(said) + "\n")
 
-    def submit(self, request: Generate) -> None:
+    def submit(self, request: Generate, client: str = "") -> None:
         self._inbox.put(request)
 
     def cancel(self, request_id: str) -> None:
@@ -133,6 +149,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--load-for-ever", action="store_true", help="never be Ready")
     parser.add_argument("--unavailable", help="be NotAvailable for this reason")
     parser.add_argument("--broken", help="let the work thread fail with this message")
+    parser.add_argument("--fetching", metavar="MODEL", help="stand in for it; it comes to 41 %%")
+    parser.add_argument("--transferring", metavar="MODEL", help="be a download worker at work")
+    parser.add_argument("--notice", action="append", default=[], help="what that one tells")
     parser.add_argument("--hang", action="store_true", help="answer pings but no question")
     parser.add_argument("--record", metavar="FILE", help="append every conversation as JSON")
     parser.add_argument("--crash-on-question", action="store_true")

@@ -125,6 +125,7 @@ class FakeEngine:
 
     stages = ("first", "second")
     active = 0
+    waiting = 0
 
     def __init__(self, act: Callable[[], None] = lambda: None) -> None:
         self.act = act

@@ -138,6 +138,23 @@ def make_llama(directory: Path) -> Path:
     return _save(directory, LlamaForCausalLM, LlamaConfig(**settings), "5GB")
 
 
+def make_qwen3(directory: Path) -> Path:
+    """A random Qwen3: norms of queries and keys, no biases, heads of their own size."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    settings = {key: CONFIG[key] for key in CONFIG if key not in ("architectures", "model_type")}
+    return _save(directory, Qwen3ForCausalLM, Qwen3Config(**settings, head_dim=16), "5GB")
+
+
+def make_windowed(directory: Path) -> Path:
+    """A random Mistral whose layers see 24 tokens back."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    settings = {key: CONFIG[key] for key in CONFIG if key not in ("architectures", "model_type")}
+    config = MistralConfig(**settings, sliding_window=24, head_dim=8)
+    return _save(directory, MistralForCausalLM, config, "5GB")
+
+
 def _save(directory: Path, model_class: Any, config: Any, max_shard_size: str) -> Path:
     import torch
     from transformers import GenerationConfig
@@ -183,6 +200,10 @@ class ScriptedEngine:
     @property
     def active(self) -> int:
         return len(self.turns)
+
+    @property
+    def waiting(self) -> int:
+        return 0
 
     def prepare(self) -> None:
         """Nothing to import."""

@@ -15,16 +15,31 @@ from transformers import AutoModelForCausalLM
 
 from shammah.errors import ShammahError
 from shammah.models import GIB
-from tests.workers.models import CONFIG, VOCABULARY, make_llama, make_qwen2, starter
+from tests.workers.models import (
+    CONFIG,
+    CONTEXT_LENGTH,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    LAYERS,
+    VOCABULARY,
+    make_llama,
+    make_qwen2,
+    make_qwen3,
+    make_windowed,
+    starter,
+)
 from workers.inference import placement
+from workers.inference.batched_engine import BatchedEngine
 from workers.inference.checkpoint import inspect_checkpoint
 from workers.inference.engine import EngineFacts, LoadSettings, SequenceRequest, StepResult
 from workers.inference.sampling import SamplingPlan
-from workers.inference.transformers_engine import PREFILL_CHUNK, TransformersEngine
+from workers.inference.transformers_runner import LIMITS, TransformersRunner
 
-CHUNK = PREFILL_CHUNK["cpu"]
+CHUNK = LIMITS["cpu"].chunk
 SHORT = (1, 40, 50, 60, 70)
 LONG = tuple(3 + n * 7 % 300 for n in range(CHUNK + 60))
+UNSEEN = tuple(7 + n * 11 % 290 for n in range(CHUNK + 60))
 CPU = LoadSettings("cpu", "float32")
 
 
@@ -40,8 +55,8 @@ class Observer:
         self.advanced += 1
 
 
-def _load(directory: Path, settings: LoadSettings = CPU) -> TransformersEngine:
-    engine = TransformersEngine()
+def _load(directory: Path, settings: LoadSettings = CPU) -> BatchedEngine:
+    engine = BatchedEngine(TransformersRunner())
     engine.load(inspect_checkpoint(directory), settings, Observer())
     return engine
 
@@ -53,7 +68,7 @@ def _request(
     return SequenceRequest(name, prompt, plan, count, options.pop("stop", frozenset()))
 
 
-def _run(engine: TransformersEngine, *requests: SequenceRequest) -> dict[str, list[int]]:
+def _run(engine: BatchedEngine, *requests: SequenceRequest) -> dict[str, list[int]]:
     for request in requests:
         engine.submit(request)
     tokens: dict[str, list[int]] = {request.request_id: [] for request in requests}
@@ -82,18 +97,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "qwen2 untied": make_qwen2(base / "untied", tied=False),
         "qwen2 in shards": make_qwen2(base / "sharded", max_shard_size="40KB"),
         "llama": make_llama(base / "llama"),
+        "qwen3": make_qwen3(base / "qwen3"),
+        "a window": make_windowed(base / "window"),
     }
 
 
 @pytest.fixture(scope="module")
-def engine(made: dict[str, Path]) -> TransformersEngine:
+def engine(made: dict[str, Path]) -> BatchedEngine:
     return _load(made["qwen2 tied"])
 
 
 # --- the same as generate -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["qwen2 tied", "qwen2 untied", "qwen2 in shards", "llama"])
+EVERY_KIND = ["qwen2 tied", "qwen2 untied", "qwen2 in shards", "llama", "qwen3", "a window"]
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest.mark.parametrize("prompt", [SHORT, LONG], ids=["one chunk", "two chunks"])
 def test_greedy_is_what_generate_gives(
     made: dict[str, Path], kind: str, prompt: tuple[int, ...]
@@ -118,7 +138,7 @@ def test_shards_are_four_and_change_nothing(made: dict[str, Path]) -> None:
 
 
 def test_repetition_penalty_is_what_generate_gives(
-    made: dict[str, Path], engine: TransformersEngine
+    made: dict[str, Path], engine: BatchedEngine
 ) -> None:
     plan = SamplingPlan(repetition_penalty=1.5)
     found = _run(engine, _request("a", LONG, plan=plan))["a"]
@@ -126,18 +146,15 @@ def test_repetition_penalty_is_what_generate_gives(
     assert found != _run(engine, _request("a", LONG))["a"]
 
 
-@pytest.mark.parametrize("seed", [0, 7, 2**40])
-def test_a_seed_gives_what_generate_gives(
-    made: dict[str, Path], engine: TransformersEngine, seed: int
-) -> None:
-    plan = SamplingPlan(0.8, 0.9, 30, 1.1, seed)
-    found = _run(engine, _request("a", plan=plan))["a"]
-    torch.manual_seed(seed)
-    options = {"temperature": 0.8, "top_p": 0.9, "top_k": 30, "repetition_penalty": 1.1}
-    assert found == _generate(made["qwen2 tied"], SHORT, 20, do_sample=True, **options)
+def test_a_seed_repeats_an_answer(engine: BatchedEngine) -> None:
+    answers = [
+        _run(engine, _request("a", plan=SamplingPlan(0.8, 0.9, 30, 1.1, seed)))["a"]
+        for seed in (7, 7, 8)
+    ]
+    assert answers[0] == answers[1] != answers[2]
 
 
-def test_without_a_seed_answers_differ(engine: TransformersEngine) -> None:
+def test_without_a_seed_answers_differ(engine: BatchedEngine) -> None:
     plan = SamplingPlan(2.0)
     found = _run(engine, *(_request(str(n), plan=plan) for n in range(4)))
     assert len({tuple(tokens) for tokens in found.values()}) == 4
@@ -146,7 +163,7 @@ def test_without_a_seed_answers_differ(engine: TransformersEngine) -> None:
 # --- several at once ----------------------------------------------------------------------
 
 
-def test_sequences_in_turn_give_what_each_gives_alone(engine: TransformersEngine) -> None:
+def test_sequences_in_turn_give_what_each_gives_alone(engine: BatchedEngine) -> None:
     requests = (
         _request("greedy", SHORT, 30),
         _request("long", LONG, 10),
@@ -157,15 +174,105 @@ def test_sequences_in_turn_give_what_each_gives_alone(engine: TransformersEngine
         assert _run(engine, request)[request.request_id] == together[request.request_id]
 
 
-def test_one_chunk_or_token_is_computed_in_a_step(engine: TransformersEngine) -> None:
-    engine.submit(_request("a", LONG, 2))
+@pytest.mark.parametrize("kind", ["qwen2 untied", "llama", "qwen3", "a window"])
+def test_eight_at_once_give_what_each_gives_alone(made: dict[str, Path], kind: str) -> None:
+    engine = _load(made[kind])
+    requests = [
+        _request(str(n), tuple(1 + (n * 37 + k * 13) % 380 for k in range(3 + 41 * n)), 6 + 3 * n)
+        for n in range(8)
+    ]
+    together = _run(engine, *requests)
+    for request in requests:
+        alone = _run(_load(made[kind]), request)[request.request_id]
+        assert together[request.request_id] == alone
+
+
+def test_decoding_sequences_share_one_pass(
+    engine: BatchedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    decode = engine._runner.decode
+    monkeypatch.setattr(
+        engine._runner, "decode", lambda *batch: (rows.append(len(batch[0])), decode(*batch))[1]
+    )
+    _run(engine, *(_request(str(n), (n + 1, n + 2), 12) for n in range(4)))
+    assert max(rows) == 4
+    assert sum(rows) == 4 * 11
+
+
+def test_the_ninth_waits_for_a_place(engine: BatchedEngine) -> None:
+    for n in range(9):
+        engine.submit(_request(str(n), (n + 1,), 40))
+    for _ in range(9):
+        engine.step()
+    assert (engine.active, engine.waiting) == (9, 1)
+    engine.cancel("3")
+    engine.step()
+    assert (engine.active, engine.waiting) == (8, 0)
+    for n in range(9):
+        engine.cancel(str(n))
+    assert engine.active == 0
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_the_next_turn_computes_only_what_is_new(made: dict[str, Path], kind: str) -> None:
+    engine = _load(made[kind])
+    first = _run(engine, _request("a", UNSEEN, 10))["a"]
+    second = (*UNSEEN, *first, 9, 8, 7)
+    engine.submit(_request("b", second, 10))
+    results = []
+    while engine.active:
+        results += engine.step()
+    fresh = _run(_load(made[kind]), _request("b", second, 10))["b"]
+    assert [token for result in results for token in result.token_ids] == fresh
+    reused = 0 if kind == "a window" else len(UNSEEN) + 9  # the last token was never computed
+    assert sum(result.reused for result in results) == reused
+    assert sum(result.prefilled for result in results) == len(second) - reused
+
+
+def test_an_edited_question_reuses_what_comes_before_it_and_spoils_nothing(
+    made: dict[str, Path],
+) -> None:
+    engine = _load(made["qwen2 tied"])
+    first = _run(engine, _request("a", UNSEEN, 10))["a"]
+    edited = (*UNSEEN[:200], 5, 6, 7)
+    engine.submit(_request("b", edited, 10))
+    results = []
+    while engine.active:
+        results += engine.step()
+    assert results[0].reused == 200
+    fresh = _run(_load(made["qwen2 tied"]), _request("b", edited, 10))["b"]
+    assert [token for result in results for token in result.token_ids] == fresh
+    engine.submit(_request("a", UNSEEN, 10))
+    again = engine.step()
+    assert again[0].reused == len(UNSEEN) - 1
+    while engine.active:
+        again += engine.step()
+    assert [token for result in again for token in result.token_ids] == first
+
+
+def test_a_context_that_memory_cannot_hold_is_refused(made: dict[str, Path]) -> None:
+    engine = BatchedEngine(TransformersRunner())
+    checkpoint = inspect_checkpoint(made["qwen2 tied"])
+    token = 2 * LAYERS * KV_HEADS * (HIDDEN // HEADS) * 4
+    enough = LoadSettings("cpu", "float32", kv_memory=(CONTEXT_LENGTH + 0.5) * token / GIB)
+    assert engine.load(checkpoint, enough, Observer()).context_length == CONTEXT_LENGTH
+    asked = LoadSettings("cpu", "float32", context_length=100)
+    assert engine.load(checkpoint, asked, Observer()).context_length == 100
+    with pytest.raises(ShammahError) as caught:
+        engine.load(checkpoint, LoadSettings(kv_memory=token * 100 / GIB), Observer())
+    assert caught.value.code == "out_of_memory"
+
+
+def test_one_chunk_or_token_is_computed_in_a_step(engine: BatchedEngine) -> None:
+    engine.submit(_request("a", UNSEEN, 2))
     steps = [result for _ in range(3) for result in engine.step()]
     assert [(step.prefilled, step.generated) for step in steps] == [(CHUNK, 0), (60, 1), (0, 1)]
     assert [step.finish_reason for step in steps] == [None, None, "length"]
     assert engine.active == 0
 
 
-def test_a_stop_token_ends_and_is_left_out(engine: TransformersEngine) -> None:
+def test_a_stop_token_ends_and_is_left_out(engine: BatchedEngine) -> None:
     tokens = _run(engine, _request("a"))["a"]
     stop = tokens[3]
     first = tokens.index(stop)
@@ -177,7 +284,7 @@ def test_a_stop_token_ends_and_is_left_out(engine: TransformersEngine) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3], ids=["waiting", "in prefill", "in decode"])
-def test_a_cancelled_sequence_gets_no_further_step(engine: TransformersEngine, steps: int) -> None:
+def test_a_cancelled_sequence_gets_no_further_step(engine: BatchedEngine, steps: int) -> None:
     alone = _run(engine, _request("b"))["b"]
     engine.submit(_request("a", LONG))
     for _ in range(steps):
@@ -188,18 +295,19 @@ def test_a_cancelled_sequence_gets_no_further_step(engine: TransformersEngine, s
 
 
 def test_memory_that_runs_out_ends_one_sequence(
-    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+    engine: BatchedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = _run(engine, _request("b"))["b"]
-    forward = engine._forward
+    runner = engine._runner
+    prefill = runner.prefill
 
-    def fail_for_long(tokens: tuple[int, ...], cache: Any) -> torch.Tensor:
+    def fail_for_long(slot: int, start: int, tokens: tuple[int, ...]) -> Any:
         if len(tokens) == CHUNK:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return forward(tokens, cache)
+        return prefill(slot, start, tokens)
 
-    monkeypatch.setattr(engine, "_forward", fail_for_long)
-    engine.submit(_request("a", LONG))
+    monkeypatch.setattr(runner, "prefill", fail_for_long)
+    engine.submit(_request("a", UNSEEN[::-1]))
     engine.submit(_request("b"))
     results = [result for _ in range(21) for result in engine.step()]
     [failed] = [result for result in results if result.failure is not None]
@@ -209,7 +317,7 @@ def test_memory_that_runs_out_ends_one_sequence(
 
 
 def test_a_real_allocation_that_cannot_be_is_out_of_memory() -> None:
-    from workers.inference.weights import is_out_of_memory
+    from workers.inference.memory import is_out_of_memory
 
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
@@ -222,9 +330,9 @@ def test_a_real_allocation_that_cannot_be_is_out_of_memory() -> None:
 
 def test_load_tells_its_stages_and_facts(made: dict[str, Path]) -> None:
     observer = Observer()
-    engine = TransformersEngine()
+    engine = BatchedEngine(TransformersRunner())
     facts = engine.load(inspect_checkpoint(made["llama"]), CPU, observer)
-    assert facts == EngineFacts("transformers", "cpu", "float32")
+    assert facts == EngineFacts("transformers", "cpu", "float32", "", CONTEXT_LENGTH)
     assert tuple(observer.stages) == engine.stages
     assert observer.advanced > 20  # a tensor each
 
@@ -241,7 +349,7 @@ def test_load_and_answer_use_no_network(
 
 
 def test_bfloat16_is_used_when_asked_for(made: dict[str, Path]) -> None:
-    engine = TransformersEngine()
+    engine = BatchedEngine(TransformersRunner())
     settings = LoadSettings("cpu", "bfloat16")
     facts = engine.load(inspect_checkpoint(made["qwen2 tied"]), settings, Observer())
     assert facts.dtype == "bfloat16"

@@ -12,16 +12,17 @@ import pytest
 from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Ready, Sampling, Token
 from shammah.config import Settings
 from tests.workers.models import starter
+from workers.inference.batched_engine import BatchedEngine
 from workers.inference.engine import StepResult
 from workers.inference.service import InferenceService
-from workers.inference.transformers_engine import TransformersEngine
+from workers.inference.transformers_runner import TransformersRunner
 from workers.service import Outlet
 
 PATIENCE_S = 100.0
 GREEDY = Sampling(temperature=0.0)
 
 
-class CountingEngine(TransformersEngine):
+class CountingEngine(BatchedEngine):
     """Counts steps, and cancels a request in the middle of one."""
 
     steps = 0
@@ -38,7 +39,7 @@ class Running:
     """One service for all tests: loading takes seconds."""
 
     def __init__(self, directory: Path) -> None:
-        self.engine = CountingEngine()
+        self.engine = CountingEngine(TransformersRunner())
         settings = Settings(directory, str(directory))
         self.service = InferenceService(settings, stand_in=False, make_engine=lambda: self.engine)
         self.outlet = Outlet(lambda: None)

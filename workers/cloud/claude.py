@@ -142,6 +142,7 @@ class Claude:
             max_tokens=call.max_tokens,
             messages=call.turns,
             system=call.system or anthropic.omit,
+            stop_sequences=list(call.stop) or anthropic.omit,
             extra_body=call.extra_body or None,
             stream=True,
         )

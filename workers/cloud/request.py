@@ -74,6 +74,7 @@ class Call:
     max_tokens: int
     turns: list[MessageParam]
     system: str = ""
+    stop: tuple[str, ...] = ()
     extra_body: dict[str, float] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
@@ -92,6 +93,8 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
         system=BETWEEN_PARTS.join(
             m.content for m in request.messages if m.role == "system" and m.content.strip()
         ),
+        # The API refuses stop sequences that are blank.
+        stop=tuple(stop for stop in request.sampling.stop if stop.strip()),
         extra_body=extra_body,
         notices=notices,
     )

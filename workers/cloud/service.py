@@ -90,7 +90,7 @@ class CloudService:
             # Not asyncio.run: it would wait for an import, or for a name that does not resolve.
             self._loop.close()
 
-    def submit(self, request: Generate) -> None:
+    def submit(self, request: Generate, client: str = "") -> None:
         """Answer ``request`` as soon as the SDK is there."""
         self._post(self._start, request, time.monotonic())
 

@@ -6,14 +6,26 @@ from shammah.bus.messages import Done, Provenance, Timings, Token, Usage
 from workers.inference.detokenizer import Detokenizer
 from workers.inference.engine import StepResult
 from workers.inference.inbox import Arrival
+from workers.inference.stop_strings import StopStrings
 
 
 class Answer:
     """What a request has got so far. All times are of one monotonic clock, in seconds."""
 
-    def __init__(self, arrival: Arrival, input_tokens: int, detokenizer: Detokenizer) -> None:
-        self.request_id = arrival.request.request_id
+    def __init__(
+        self,
+        arrival: Arrival,
+        input_tokens: int,
+        detokenizer: Detokenizer,
+        notices: tuple[str, ...] = (),
+    ) -> None:
+        request = arrival.request
+        self.request_id = request.request_id
+        self.deadline = None if request.timeout_s is None else arrival.at + request.timeout_s
         self._arrived = arrival.at
+        self._stops = StopStrings(request.sampling.stop)
+        self._notices = notices
+        self._reused = 0
         self._started: float | None = None
         self._first_token: float | None = None
         self._last_token = 0.0
@@ -22,25 +34,32 @@ class Answer:
         self._generated = 0
         self._detokenizer = detokenizer
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come: nothing more is to be said."""
+        return self._stops.found
+
     def take(self, step: StepResult, began: float, now: float) -> Token | None:
         """The new text of ``step``, which took from ``began`` to ``now``; ``None``: no text."""
         if self._started is None:
             self._started = began
         self._prefilled += step.prefilled
+        self._reused += step.reused
         self._generated += step.generated
         if step.generated:
             self._last_token = now
             if self._first_token is None:
                 self._first_token = now
-        text = "".join(self._detokenizer.add(token) for token in step.token_ids)
+        text = self._stops.add("".join(self._detokenizer.add(token) for token in step.token_ids))
         if step.finish_reason is not None:
-            text += self._detokenizer.finish()
+            text += self._stops.add(self._detokenizer.finish()) + self._stops.finish()
         return Token(self.request_id, self._generated, text) if text else None
 
     def done(self, finish_reason: str, now: float, provenance: Provenance) -> Done:
         """The end. Output tokens count the stop token too: it took a step."""
-        usage = Usage(self._input_tokens, self._generated)
-        return Done(self.request_id, finish_reason, usage, self._timings(now), provenance)
+        usage = Usage(self._input_tokens, self._generated, self._reused)
+        timings = self._timings(now)
+        return Done(self.request_id, finish_reason, usage, timings, provenance, self._notices)
 
     def _timings(self, now: float) -> Timings:
         started = now if self._started is None else self._started

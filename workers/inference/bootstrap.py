@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from shammah.bus.messages import Failed, Initializing, NotAvailable, Ready
+from shammah.bus.messages import Downloading, Failed, Initializing, NotAvailable, Ready
 from shammah.bus.transfers import Transfer
 from shammah.config import Settings
 from shammah.errors import ShammahError
@@ -113,6 +113,7 @@ class Bootstrap:
         self._missing: MissingModel | None = None
         self._stopped = False
         self._note = ""
+        self._successor: Downloading | None = None
 
     # --- from the work thread -------------------------------------------------------------
 
@@ -227,6 +228,7 @@ class Bootstrap:
         assert missing.stand_in is not None
         assert acquisition is not None
         result = acquisition.result()
+        self._successor = None
         if isinstance(result, Failed):
             return self._end_without(missing, result)
         try:
@@ -244,9 +246,16 @@ class Bootstrap:
             if self._source is None or not of_the_hub or error.code not in REPAIRABLE:
                 raise
             log.warning("%s is damaged, and is repaired: %s", located.name, error)
-            self._source.repair(located.name)
+            self._repair(self._source, located.name, error)
             self._note = f"A damaged file was fetched anew: {error.message}"
             return self._load(located)
+
+    def _repair(self, source: ModelSource, model_id: str, damage: ShammahError) -> None:
+        try:
+            source.repair(model_id)
+        except ShammahError as failure:
+            message = f"{damage.message} It could not be fetched anew: {failure.message}"
+            raise ShammahError(damage.code, message, failure.hint) from failure
 
     def _load(self, located: LocatedModel, engine: Engine | None = None) -> LoadedModel:
         engine = engine or self._make_engine()
@@ -256,24 +265,37 @@ class Bootstrap:
         self.stage(READ_TOKENIZER)
         chat = ChatFormat.load(located.directory)
         asked = self._settings.inference
-        facts = engine.load(checkpoint, LoadSettings(asked.device, asked.dtype), self)
-        ready = replace(_ready(located, checkpoint, facts), note=self._note)
-        self._signal(Loaded(ready))
+        settings = LoadSettings(asked.device, asked.dtype, asked.context_length, asked.kv_memory)
+        facts = engine.load(checkpoint, settings, self)
+        ready = self._loaded(_ready(located, checkpoint, facts))
         return LoadedModel(engine, chat, defaults, ready)
+
+    def _loaded(self, ready: Ready) -> Ready:
+        """The model answers; what was told meanwhile of its successor is not lost."""
+        with self._lock:
+            successor = self._successor if ready.stand_in else None
+            ready = replace(ready, note=self._note, successor=successor)
+            self._enter(Loaded(ready))
+            return ready
 
     def _signal(self, signal: Signal) -> None:
         with self._lock:
-            before, self.state = self.state, transition(self.state, signal)
-            if self.state == before:
-                return
-            log.info("%s", self.state)
-            self._publish(self.state)
+            self._enter(signal)
+
+    def _enter(self, signal: Signal) -> None:
+        """The lock is held."""
+        before, self.state = self.state, transition(self.state, signal)
+        if self.state == before:
+            return
+        log.info("%s", self.state)
+        self._publish(self.state)
 
     def _progressed(self, transfer: Transfer) -> None:
-        self._note = ""
-        self._signal(
-            Progressed(transfer.model, transfer.done, transfer.total, transfer.rate, transfer.eta_s)
-        )
+        facts = (transfer.model, transfer.done, transfer.total, transfer.rate, transfer.eta_s)
+        with self._lock:
+            self._note = ""
+            self._successor = Downloading(*facts)
+            self._enter(Progressed(*facts))
 
     def _acquired(self, result: Path | Failed) -> None:
         """The wait is over; whoever has no stand-in waits for the result itself."""
@@ -286,8 +308,10 @@ class Bootstrap:
             self._replacement_due()
 
     def _missed(self, failure: Failed) -> None:
-        self._note = _why_not(self._missing.model_id if self._missing else "it", failure)
-        self._signal(Unavailable(self._note, ""))
+        with self._lock:
+            self._note = _why_not(self._missing.model_id if self._missing else "it", failure)
+            self._successor = None
+            self._enter(Unavailable(self._note, ""))
 
 
 def _fetched(missing: MissingModel, directory: Path) -> LocatedModel:
@@ -319,7 +343,7 @@ def _ready(located: LocatedModel, checkpoint: Checkpoint, facts: EngineFacts) ->
         device=facts.device,
         dtype=facts.dtype,
         quantization=facts.quantization,
-        context_length=checkpoint.context_length,
+        context_length=facts.context_length or checkpoint.context_length,
         engine=facts.engine,
         stand_in=located.stand_in,
     )

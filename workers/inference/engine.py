@@ -23,16 +23,20 @@ class LoadSettings:
 
     device: str = "auto"
     dtype: str = "auto"
+    context_length: int = 0
+    kv_memory: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What loading decided. ``quantization`` is empty when the weights are as published."""
+    """What loading decided. ``quantization`` is empty when the weights are as published;
+    ``context_length`` is what a conversation may have, in tokens (0: what the model can)."""
 
     engine: str
     device: str
     dtype: str
     quantization: str = ""
+    context_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class SequenceRequest:
 
     ``prompt`` is not empty; the caller has made sure that prompt and ``max_new_tokens`` fit
     into the context. A token of ``stop_ids`` ends the sequence and is no part of it.
+    ``client``: who asks; clients get equal shares.
     """
 
     request_id: str
@@ -48,6 +53,7 @@ class SequenceRequest:
     sampling: SamplingPlan
     max_new_tokens: int
     stop_ids: frozenset[int]
+    client: str = ""
 
 
 FinishReason = Literal["stop", "length"]
@@ -59,6 +65,7 @@ class StepResult:
 
     Attributes:
         prefilled: prompt tokens computed in this step.
+        reused: prompt tokens that needed no computing; told once, in the first result.
         generated: tokens chosen in this step, a stop token included.
         token_ids: the same without the stop token.
         finish_reason: set in a sequence's last result, unless it failed.
@@ -71,6 +78,7 @@ class StepResult:
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     failure: ShammahError | None = None
+    reused: int = 0
 
 
 class LoadObserver(Protocol):
@@ -93,6 +101,10 @@ class Engine(Protocol):
     @property
     def active(self) -> int:
         """Sequences submitted and not ended; with 0 there is nothing to step."""
+
+    @property
+    def waiting(self) -> int:
+        """Those among them that have not begun, for want of room."""
 
     def prepare(self) -> None:
         """Import what `load` needs. Ahead of it, so that this can overlap a download."""

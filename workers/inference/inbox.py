@@ -10,10 +10,11 @@ from shammah.bus.messages import Generate
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request and the moment it came, in seconds of the monotonic clock."""
+    """A request, the moment it came, in seconds of the monotonic clock, and whose it is."""
 
     request: Generate
     at: float
+    client: str = ""
 
 
 @dataclass(slots=True)

@@ -18,10 +18,9 @@ from shammah.bus.messages import (
 from shammah.config import Settings
 from workers.inference.acquisition import DownloadWorker, ModelSource
 from workers.inference.bootstrap import Bootstrap, LoadedModel
-from workers.inference.engine import MakeEngine
+from workers.inference.engine import Engine, MakeEngine
 from workers.inference.inbox import Arrival, Inbox
 from workers.inference.serving import ROLE, Serving
-from workers.inference.transformers_engine import TransformersEngine
 from workers.inference.transition import GeneratorState
 from workers.service import Outlet
 
@@ -39,7 +38,7 @@ class InferenceService:
         *,
         stand_in: bool,
         environ: Mapping[str, str] | None = None,
-        make_engine: MakeEngine = TransformersEngine,
+        make_engine: MakeEngine | None = None,
         make_source: Callable[[Settings, Mapping[str, str]], ModelSource | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -48,7 +47,7 @@ class InferenceService:
         # Copied: libraries are told through the environment not to use the network, and a
         # download worker that is started from here must not hear that.
         self._environ = dict(os.environ if environ is None else environ)
-        self._make_engine = make_engine
+        self._make_engine = make_engine or transformers_engine
         self._make_source = make_source or model_source
         self._clock = clock
         self._inbox = Inbox()
@@ -57,8 +56,8 @@ class InferenceService:
 
     # --- called by the host, on its thread ------------------------------------------------
 
-    def submit(self, request: Generate) -> None:
-        self._inbox.put(Arrival(request, self._clock()))
+    def submit(self, request: Generate, client: str = "") -> None:
+        self._inbox.put(Arrival(request, self._clock(), client))
 
     def cancel(self, request_id: str) -> None:
         outlet = self._outlet
@@ -101,8 +100,8 @@ class InferenceService:
         self._refuse(outlet, bootstrap.state)
 
     def _serve(self, model: LoadedModel, outlet: Outlet) -> None:
-        longest = self._settings.inference.max_new_tokens
-        Serving(model, longest, self._inbox, outlet, self._clock).run()
+        asked = self._settings.inference
+        Serving(model, asked.max_new_tokens, asked.queue, self._inbox, outlet, self._clock).run()
 
     def _refuse(self, outlet: Outlet, state: GeneratorState) -> None:
         """End what waited for a model that will not come."""
@@ -113,6 +112,15 @@ class InferenceService:
                     outlet.reply(Failed(code, message, hint, request_id))
                 case NotAvailable(reason, hint):
                     outlet.reply(Failed("not_available", reason, hint, request_id))
+
+
+def transformers_engine() -> Engine:
+    """The engine that serves everything."""
+    # Not before the sockets answer: numpy alone takes a tenth of a second to import.
+    from workers.inference.batched_engine import BatchedEngine
+    from workers.inference.transformers_runner import TransformersRunner
+
+    return BatchedEngine(TransformersRunner())
 
 
 def model_source(settings: Settings, environ: Mapping[str, str]) -> ModelSource | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from shammah.bus.messages import Failed, Generate, Provenance
+from shammah.bus.messages import Failed, Provenance
 from shammah.errors import ShammahError
 from workers.inference.answer import Answer
 from workers.inference.bootstrap import LoadedModel
+from workers.inference.context import fit
 from workers.inference.engine import SequenceRequest, StepResult
 from workers.inference.inbox import Arrival, Inbox
 from workers.inference.sampling import plan_sampling
@@ -24,6 +25,7 @@ class Serving:
 
     Args:
         longest: tokens of an answer whose request names no number.
+        queue: requests that may wait for room; more are refused.
         clock: monotonic seconds.
     """
 
@@ -31,6 +33,7 @@ class Serving:
         self,
         model: LoadedModel,
         longest: int,
+        queue: int,
         inbox: Inbox,
         outlet: Outlet,
         clock: Callable[[], float],
@@ -38,6 +41,7 @@ class Serving:
         self._model = model
         self._engine = model.engine
         self._longest = longest
+        self._queue = queue
         self._inbox = inbox
         self._outlet = outlet
         self._clock = clock
@@ -60,7 +64,8 @@ class Serving:
             for arrival in delivery.arrivals:
                 self._admit(arrival)
             for request_id in delivery.cancelled:
-                self._cancel(request_id)
+                self._end(request_id, "cancelled")
+            self._end_overdue()
             if self._engine.active:
                 self._step()
 
@@ -69,7 +74,7 @@ class Serving:
     def _admit(self, arrival: Arrival) -> None:
         request_id = arrival.request.request_id
         try:
-            sequence = self._sequence(arrival.request)
+            sequence, notices = self._sequence(arrival)
             self._engine.submit(sequence)
         except ShammahError as error:
             self._fail(request_id, error)
@@ -77,17 +82,23 @@ class Serving:
             log.exception("a request could not be begun")
             self._fail(request_id, _unforeseen(error))
         else:
-            self._answers[request_id] = Answer(
-                arrival, len(sequence.prompt), self._model.chat.detokenizer()
-            )
+            detokenizer = self._model.chat.detokenizer()
+            self._answers[request_id] = Answer(arrival, len(sequence.prompt), detokenizer, notices)
 
-    def _sequence(self, request: Generate) -> SequenceRequest:
-        """The engine's view of a request.
+    def _sequence(self, arrival: Arrival) -> tuple[SequenceRequest, tuple[str, ...]]:
+        """The engine's view of a request, and what its user should be told.
 
         Raises:
-            ShammahError: ``sampling_invalid``, ``chat_template_missing``,
+            ShammahError: ``busy``, ``sampling_invalid``, ``chat_template_missing``,
                 ``messages_invalid`` or ``context_too_long``.
         """
+        request = arrival.request
+        if self._engine.waiting >= self._queue:
+            raise ShammahError(
+                "busy",
+                f"{self._engine.waiting} questions wait for the local model already.",
+                "Ask again in a moment.",
+            )
         plan = plan_sampling(request.sampling, self._model.defaults.plan)
         wanted = self._longest if request.max_new_tokens is None else request.max_new_tokens
         if wanted < 1:
@@ -96,24 +107,38 @@ class Serving:
                 f"max_new_tokens is {wanted}, but must be 1 or more.",
                 "Leave it out to use the setting inference.max_new_tokens.",
             )
-        prompt = self._model.chat.encode(request.messages)
-        room = self._model.ready.context_length - len(prompt)
-        if room < 1:
-            raise ShammahError(
-                "context_too_long",
-                f"The conversation has {len(prompt)} tokens, and {self._model.ready.model} "
-                f"holds {self._model.ready.context_length} with the answer.",
-                "Shorten the question, or begin a new conversation.",
+        context = self._model.ready.context_length
+        prompt = fit(request.messages, self._model.chat.encode, context, wanted)
+        notices: tuple[str, ...] = ()
+        if prompt.left_out:
+            notices = (
+                f"The conversation has grown beyond the {context:,} tokens that the local model "
+                f"holds: its first {prompt.left_out} messages were left out.",
             )
-        return SequenceRequest(
-            request.request_id, prompt, plan, min(wanted, room), self._model.stop_ids
+        room = context - len(prompt.tokens)
+        return (
+            SequenceRequest(
+                request.request_id,
+                prompt.tokens,
+                plan,
+                min(wanted, room),
+                self._model.stop_ids,
+                arrival.client,
+            ),
+            notices,
         )
 
-    def _cancel(self, request_id: str) -> None:
+    def _end(self, request_id: str, reason: str) -> None:
         answer = self._answers.pop(request_id, None)
         if answer is not None:
             self._engine.cancel(request_id)
-            self._outlet.reply(answer.done("cancelled", self._clock(), self._provenance))
+            self._outlet.reply(answer.done(reason, self._clock(), self._provenance))
+
+    def _end_overdue(self) -> None:
+        now = self._clock()
+        for answer in list(self._answers.values()):
+            if answer.deadline is not None and now >= answer.deadline:
+                self._end(answer.request_id, "timeout")
 
     # --- steps ----------------------------------------------------------------------------
 
@@ -145,6 +170,8 @@ class Serving:
         if result.finish_reason is not None:
             del self._answers[result.request_id]
             self._outlet.reply(answer.done(result.finish_reason, now, self._provenance))
+        elif answer.stopped:
+            self._end(result.request_id, "stop")
 
     def _fail(self, request_id: str, error: ShammahError) -> None:
         self._answers.pop(request_id, None)

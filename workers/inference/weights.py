@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from shammah.errors import ShammahError
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.engine import LoadObserver
+from workers.inference.memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -92,16 +93,6 @@ def read_weights(
             f"{_first_line(error)}",
             _FETCH_AGAIN,
         ) from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was too little: each device says it in another way."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "out of memory" in text
-    )
 
 
 def _check(report: dict[str, Any], checkpoint: Checkpoint) -> None:

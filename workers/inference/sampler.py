@@ -1,0 +1,72 @@
+"""Chooses the next token of one sequence from the model's logits.
+
+The filters and their order are those of transformers' ``generate``
+(``generation/logits_process.py``), so that the numbers of a model's authors mean here what
+they meant to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.inference.runner import Logits
+from workers.inference.sampling import SamplingPlan
+
+
+class Sampler:
+    """One per sequence: its random numbers depend on nothing but its seed."""
+
+    def __init__(self, plan: SamplingPlan, prompt: Iterable[int]) -> None:
+        self._plan = plan
+        self._seen = set(prompt) if plan.repetition_penalty != 1.0 else None
+        self._random = np.random.Generator(np.random.PCG64(plan.seed))
+
+    def choose(self, logits: Logits) -> int:
+        """The next token, from logits of shape (vocabulary,)."""
+        scores = self._penalised(logits)
+        if self._plan.temperature == 0:
+            token = int(np.argmax(scores))
+        else:
+            tokens, probabilities = candidates(scores, self._plan)
+            drawn = np.searchsorted(np.cumsum(probabilities), self._random.random(), "right")
+            token = int(tokens[min(int(drawn), len(tokens) - 1)])
+        if self._seen is not None:
+            self._seen.add(token)
+        return token
+
+    def _penalised(self, logits: Logits) -> Logits:
+        """Less for every token that was there before (Keskar et al. 2019, section 4.1)."""
+        if self._seen is None:
+            return logits
+        ids = np.fromiter(self._seen, np.int64, len(self._seen))
+        scores = logits.copy()
+        found = scores[ids]
+        penalty = np.float32(self._plan.repetition_penalty)
+        scores[ids] = np.where(found < 0, found * penalty, found / penalty)
+        return scores
+
+
+def candidates(scores: Logits, plan: SamplingPlan) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The tokens that may come next and their probabilities, the likeliest first.
+
+    Temperature, then the ``top_k`` likeliest, then the fewest that together have ``top_p``
+    (Holtzman et al. 2020).
+    """
+    if 0 < plan.top_k < len(scores):
+        likeliest = np.argpartition(scores, -plan.top_k)[-plan.top_k :]
+        # As many as share the last place, so that the choice does not hang on their order.
+        tokens = np.flatnonzero(scores >= scores[likeliest].min())
+    else:
+        tokens = np.arange(len(scores))
+    tokens = tokens[np.argsort(-scores[tokens], kind="stable")]
+    scaled = scores[tokens].astype(np.float64) / plan.temperature
+    weights = np.exp(scaled - scaled[0])
+    probabilities = weights / weights.sum()
+    if plan.top_p < 1.0:
+        before = np.cumsum(probabilities) - probabilities
+        kept = max(1, int(np.searchsorted(before, plan.top_p, "left")))
+        tokens, probabilities = tokens[:kept], probabilities[:kept] / probabilities[:kept].sum()
+    return tokens, probabilities

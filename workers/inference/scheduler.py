@@ -1,0 +1,98 @@
+"""Who waits, who is next, and what the next step computes. Pure.
+
+Continuous batching (Yu et al. 2022, "Orca"): sequences join and leave at any step. A step is at
+most one chunk of one prompt and one token for every sequence whose prompt is done, so a long
+prompt holds nobody up for longer than a chunk.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from workers.inference.engine import SequenceRequest
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One request under way: ``computed`` tokens of it are in ``slot``."""
+
+    request: SequenceRequest
+    slot: int = -1
+    computed: int = 0
+    reused: int = 0
+    generated: int = 0
+    last: int = 0
+    turn: int = 0
+
+    @property
+    def prefilling(self) -> bool:
+        return self.computed < len(self.request.prompt)
+
+    @property
+    def length(self) -> int:
+        """Tokens that it may come to."""
+        return len(self.request.prompt) + self.request.max_new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step: ``prefill`` gets a chunk of ``chunk`` tokens, ``decode`` a token each."""
+
+    prefill: Sequence | None
+    chunk: int
+    decode: tuple[Sequence, ...]
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """The sequences of one engine.
+
+    Attributes:
+        waiting: have no slot yet, in the order they came.
+        running: have one.
+    """
+
+    waiting: list[Sequence] = field(default_factory=list)
+    running: list[Sequence] = field(default_factory=list)
+    _turn: int = 0
+
+    def add(self, request: SequenceRequest) -> None:
+        self.waiting.append(Sequence(request))
+
+    def find(self, request_id: str) -> Sequence | None:
+        every = [*self.waiting, *self.running]
+        return next((one for one in every if one.request.request_id == request_id), None)
+
+    def remove(self, sequence: Sequence) -> None:
+        for group in (self.waiting, self.running):
+            if sequence in group:
+                group.remove(sequence)
+
+    def next_waiting(self) -> Sequence | None:
+        """Who gets the next slot: the client with the fewest running, then who came first."""
+        busy = Counter(one.request.client for one in self.running)
+        return min(self.waiting, key=lambda one: busy[one.request.client], default=None)
+
+    def start(self, sequence: Sequence, slot: int, reused: int) -> None:
+        """Give it a slot that holds ``reused`` of its tokens."""
+        self.waiting.remove(sequence)
+        sequence.slot, sequence.computed, sequence.reused = slot, reused, reused
+        self.running.append(sequence)
+
+    def plan(self, chunk: int, shared_chunk: int) -> Plan:
+        """The next step. Prompts take turns, so that a short one overtakes a long one.
+
+        Args:
+            chunk: prompt tokens of a step that computes nothing else.
+            shared_chunk: the same while others wait for their next token.
+        """
+        decode = tuple(one for one in self.running if not one.prefilling)
+        prompts = [one for one in self.running if one.prefilling]
+        if not prompts:
+            return Plan(None, 0, decode)
+        chosen = min(prompts, key=lambda one: one.turn)
+        self._turn += 1
+        chosen.turn = self._turn
+        left = len(chosen.request.prompt) - chosen.computed
+        return Plan(chosen, min(left, shared_chunk if decode else chunk), decode)

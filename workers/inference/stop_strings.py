@@ -1,0 +1,37 @@
+"""Ends an answer at a text that the request named. Pure."""
+
+from __future__ import annotations
+
+
+class StopStrings:
+    """For one answer. Text that may be the beginning of a stop string is held back until it
+    is known whether it is."""
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.found = False
+
+    def add(self, text: str) -> str:
+        """What may be shown now that ``text`` has come; nothing after a stop string."""
+        if self.found or not self._stops:
+            return "" if self.found else text
+        text = self._held + text
+        at = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
+        if at >= 0:
+            self.found, self._held = True, ""
+            return text[:at]
+        kept = max(self._begun(text, stop) for stop in self._stops)
+        self._held = text[len(text) - kept :]
+        return text[: len(text) - kept]
+
+    def finish(self) -> str:
+        """What was held back for nothing: the answer has ended."""
+        held, self._held = self._held, ""
+        return held
+
+    @staticmethod
+    def _begun(text: str, stop: str) -> int:
+        """How much of ``stop`` the end of ``text`` may be."""
+        longest = min(len(text), len(stop) - 1)
+        return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
