@@ -31,6 +31,12 @@ class InferenceSettings:
     """auto, float32, bfloat16 or float16."""
     max_new_tokens: int = 1024
     """Longest answer, in tokens."""
+    context_length: int = 0
+    """Longest conversation, in tokens; 0: what the model and the memory allow."""
+    kv_memory: float = 0.0
+    """GiB for the keys and values of conversations; 0: half of what is free after loading."""
+    queue: int = 64
+    """Questions that may wait for the local model; more are refused as busy."""
     keep_alive: float = 300.0
     """Seconds that an unused model stays in memory; 0: leave at once, -1: stay for ever."""
 
@@ -85,6 +91,9 @@ _CHOICES: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 _AT_LEAST: dict[tuple[str, ...], int] = {
     ("inference", "max_new_tokens"): 1,
+    ("inference", "context_length"): 0,
+    ("inference", "kv_memory"): 0,
+    ("inference", "queue"): 1,
     ("inference", "keep_alive"): -1,
     ("cloud", "max_tokens"): 1,
     ("cloud", "keep_alive"): -1,
@@ -133,6 +142,7 @@ def identity(
     if role == "inference":
         parts = [settings.model, settings.inference.device, settings.inference.dtype]
         parts += [str(settings.inference.max_new_tokens), str(settings.home)]
+        parts += [str(settings.inference.context_length), str(settings.inference.kv_memory)]
         parts += [f"stand_in={stand_in and settings.model == 'auto'}", str(hub_cache(environ))]
         model = settings.model
     elif role == "cloud":
