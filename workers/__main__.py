@@ -6,10 +6,11 @@ import argparse
 import logging
 import os
 import sys
+import time
 from typing import Any
 
-from shammah.bus.endpoints import ROLES, RoleLock, lock_holder, open_endpoints
-from shammah.config import Settings, identity, load_settings
+from shammah.bus.endpoints import ROLES, Endpoints, RoleLock, lock_holder, open_endpoints
+from shammah.config import LICENCES, Settings, identity, load_settings
 from shammah.errors import ExitCode, ShammahError
 from workers.host import Host
 from workers.logs import LogFile, configure_logging
@@ -27,9 +28,9 @@ def main() -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     role = options.role
-    settings = load_settings(os.environ, options.model)
+    settings = load_settings(os.environ, options.model, options.licence)
     endpoints = open_endpoints(os.environ)
-    service = _service(role, settings, options.stand_in)
+    service = _service(role, settings, endpoints, options.stand_in)
     lock = RoleLock(endpoints.lock(role))
     if not lock.acquire():
         holder = lock_holder(lock.path)
@@ -59,11 +60,13 @@ def _serve(options: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _service(role: str, settings: Settings, stand_in: bool) -> Service[Any]:
+def _service(role: str, settings: Settings, endpoints: Endpoints, stand_in: bool) -> Service[Any]:
     if role == "inference":
+        from workers.inference.attempts import Attempts, count_kills
         from workers.inference.service import InferenceService
 
-        return InferenceService(settings, stand_in=stand_in)
+        attempts = Attempts(endpoints.runtime / "inference.attempt", count_kills, time.time)
+        return InferenceService(settings, stand_in=stand_in, attempts=attempts)
     if role == "cloud":
         from workers.cloud.service import CloudService
 
@@ -71,7 +74,7 @@ def _service(role: str, settings: Settings, stand_in: bool) -> Service[Any]:
     if role == "download":
         from workers.download.service import DownloadService
 
-        return DownloadService(os.environ)
+        return DownloadService(os.environ, settings.home)
     raise ShammahError(
         "not_available_yet",
         f"The {role} worker is not available yet in this version of Shammah.",
@@ -85,6 +88,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("role", choices=ROLES)
     parser.add_argument("--model", help="auto, starter, a size, a Hub id or a directory")
+    parser.add_argument("--licence", choices=LICENCES, help="of what auto may choose")
     parser.add_argument("--stand-in", action="store_true", help="the starter may stand in")
     parser.add_argument("--keep-alive", type=float, help="seconds to stay unused; -1: for ever")
     parser.add_argument("--foreground", action="store_true", help="log to this terminal")

@@ -27,9 +27,10 @@ from shammah.models import GIB
 from shammah.wording import describe_state
 from tests.workers.models import CONTEXT_LENGTH, write_checkpoint, write_manifest
 from workers.inference import bootstrap
-from workers.inference.bootstrap import Bootstrap, LoadedModel
+from workers.inference.bootstrap import Bootstrap
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
+from workers.inference.loading import LoadedModel
 from workers.inference.transition import GeneratorState
 from workers.listing import RemoteFile, RepositoryListing
 from workers.manifest import Manifest, dump_manifest, manifest_path
@@ -365,7 +366,7 @@ def test_a_successor_that_cannot_be_loaded_leaves_the_stand_in(
     tmp_path: Path, starter: Path
 ) -> None:
     def refuse() -> None:
-        raise ShammahError("out_of_memory", "It needs too much.", "Close programs.")
+        raise ShammahError("model_unsupported", "It needs too much.", "Name another.")
 
     world = StandIn(tmp_path, FakeEngine(refuse))
     assert world.bootstrap.run() is not None

@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -20,18 +20,22 @@ from shammah.bus.transfers import Transfer
 from shammah.config import Settings
 from shammah.errors import ShammahError
 from shammah.models import (
+    AUTO,
+    CATALOGUE,
+    STARTER,
     LocatedModel,
     MissingModel,
+    cached_snapshot,
     hub_cache,
     locate_model,
     starter_directory,
     total_memory,
 )
 from workers.inference.acquisition import UNREACHABLE, Acquisition, ModelSource
-from workers.inference.chat import ChatFormat
-from workers.inference.checkpoint import Checkpoint, inspect_checkpoint
-from workers.inference.engine import Engine, EngineFacts, LoadSettings, MakeEngine
-from workers.inference.sampling import GenerationDefaults, read_defaults
+from workers.inference.attempts import Attempts
+from workers.inference.checkpoint import inspect_checkpoint
+from workers.inference.engine import Engine, MakeEngine
+from workers.inference.loading import LoadedModel, Loader
 from workers.inference.transition import (
     Broke,
     GeneratorState,
@@ -47,8 +51,6 @@ from workers.manifest import is_complete
 
 log = logging.getLogger(__name__)
 
-READ_TOKENIZER = "read tokenizer"
-
 REPAIRABLE = ("model_corrupt", "model_incomplete")
 """What fetching the bad files anew can mend."""
 
@@ -56,21 +58,6 @@ REPAIRABLE = ("model_corrupt", "model_incomplete")
 def retry_pauses() -> Iterator[float]:
     """Seconds between attempts at a Hub that cannot be reached, while a stand-in answers."""
     return itertools.chain((60.0, 120.0, 240.0), itertools.repeat(600.0))
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model that answers, with what is known about it."""
-
-    engine: Engine
-    chat: ChatFormat
-    defaults: GenerationDefaults
-    ready: Ready
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """The tokens that end an answer."""
-        return self.defaults.stop_ids | self.chat.end_of_turn
 
 
 class Bootstrap:
@@ -81,6 +68,7 @@ class Bootstrap:
         stand_in: whether the starter may answer until the automatic choice is here.
         environ: of this process.
         make_engine: a fresh engine for each load.
+        attempts: what became of the last one.
         source: where a missing model comes from; ``None``: from nowhere, this is offline.
         publish: told each new state.
         advance: called for work within a state.
@@ -94,6 +82,7 @@ class Bootstrap:
         stand_in: bool,
         environ: Mapping[str, str],
         make_engine: MakeEngine,
+        attempts: Attempts | None = None,
         source: ModelSource | None,
         publish: Callable[[GeneratorState], None],
         advance: Callable[[], None],
@@ -103,7 +92,7 @@ class Bootstrap:
         self._settings = settings
         self._may_stand_in = stand_in
         self._environ = environ
-        self._make_engine = make_engine
+        self._loader = Loader(settings.inference, make_engine, attempts, self._smaller, self)
         self._source = source
         self._publish = publish
         self.advance = advance
@@ -127,8 +116,12 @@ class Bootstrap:
         gc.collect()
         return self._guard(self._replace)
 
+    def located(self, model: str, stages: int) -> None:
+        """See `LoadWatcher`."""
+        self._signal(Located(model, stages))
+
     def stage(self, name: str) -> None:
-        """A stage has begun (the engine calls this)."""
+        """See `LoadWatcher`."""
         self._signal(StageBegun(name))
 
     # --- from any thread ------------------------------------------------------------------
@@ -182,7 +175,7 @@ class Bootstrap:
             return self._load(missing.stand_in)
         self._signal(Progressed(missing.model_id, 0, 0))
         acquisition = self._acquire(self._source, missing, ())
-        engine = self._make_engine()
+        engine = self._loader.engine()
         engine.prepare()  # seconds, while bytes arrive
         result = acquisition.result()
         if not isinstance(result, Failed):
@@ -238,6 +231,22 @@ class Bootstrap:
             self._note = f"{missing.model_id}: {error}"
             return self._load(missing.stand_in)
 
+    def _smaller(self, located: LocatedModel) -> LocatedModel | None:
+        """What may answer where memory is too little for the automatic choice."""
+        if self._settings.model != AUTO:
+            return None
+        cache = hub_cache(self._environ)
+        sizes = [model.model_id for model in CATALOGUE]
+        below = sizes[: sizes.index(located.name)] if located.name in sizes else []
+        for model_id in reversed(below):
+            snapshot = cached_snapshot(cache, model_id)
+            if snapshot is not None and is_complete(snapshot):
+                return LocatedModel(model_id, snapshot, located.name)
+        starter = starter_directory()
+        if located.name == STARTER or not starter.is_dir():
+            return None
+        return LocatedModel(STARTER, starter, located.name, stand_in=True)
+
     def _load_or_repair(self, located: LocatedModel) -> LoadedModel:
         try:
             return self._load(located)
@@ -258,23 +267,15 @@ class Bootstrap:
             raise ShammahError(damage.code, message, failure.hint) from failure
 
     def _load(self, located: LocatedModel, engine: Engine | None = None) -> LoadedModel:
-        engine = engine or self._make_engine()
-        self._signal(Located(located.name, 2 + len(engine.stages)))
-        checkpoint = inspect_checkpoint(located.directory)
-        defaults = read_defaults(located.directory)
-        self.stage(READ_TOKENIZER)
-        chat = ChatFormat.load(located.directory)
-        asked = self._settings.inference
-        settings = LoadSettings(asked.device, asked.dtype, asked.context_length, asked.kv_memory)
-        facts = engine.load(checkpoint, settings, self)
-        ready = self._loaded(_ready(located, checkpoint, facts))
-        return LoadedModel(engine, chat, defaults, ready)
+        loaded = self._loader.load(located, engine)
+        return replace(loaded, ready=self._loaded(loaded.ready))
 
     def _loaded(self, ready: Ready) -> Ready:
         """The model answers; what was told meanwhile of its successor is not lost."""
         with self._lock:
             successor = self._successor if ready.stand_in else None
-            ready = replace(ready, note=self._note, successor=successor)
+            note = " ".join(part for part in (ready.note, self._note) if part)
+            ready = replace(ready, note=note, successor=successor)
             self._enter(Loaded(ready))
             return ready
 
@@ -334,16 +335,3 @@ def _offline(model_id: str) -> Failed:
 
 def _why_not(model_id: str, failure: Failed) -> str:
     return f"{model_id} is not here: {failure.message} {failure.hint}".rstrip()
-
-
-def _ready(located: LocatedModel, checkpoint: Checkpoint, facts: EngineFacts) -> Ready:
-    return Ready(
-        model=located.name,
-        revision=checkpoint.revision,
-        device=facts.device,
-        dtype=facts.dtype,
-        quantization=facts.quantization,
-        context_length=facts.context_length or checkpoint.context_length,
-        engine=facts.engine,
-        stand_in=located.stand_in,
-    )

@@ -19,12 +19,16 @@ from workers.inference.sampling import SamplingPlan
 
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
-    """Where and how to compute: the values of `shammah.config.InferenceSettings`."""
+    """Where and how to compute: the values of `shammah.config.InferenceSettings`.
+
+    ``lean``: with as little memory as the engine can do with.
+    """
 
     device: str = "auto"
     dtype: str = "auto"
     context_length: int = 0
     kv_memory: float = 0.0
+    lean: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,9 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
-def choose_dtype(wanted: str, device: str, parameters: int, free: int) -> torch.dtype:
+def choose_dtype(
+    wanted: str, device: str, parameters: int, free: int, *, lean: bool = False
+) -> torch.dtype:
     """The number format for ``parameters`` weights in ``free`` bytes.
 
     ``auto`` on a CPU is float32, which every CPU computes fast, unless only half of that
@@ -56,7 +58,7 @@ def choose_dtype(wanted: str, device: str, parameters: int, free: int) -> torch.
     if wanted != "auto":
         name = wanted
     elif device == "cpu":
-        fits = needed_bytes("float32", parameters) <= free
+        fits = needed_bytes("float32", parameters) <= free and not lean
         name = "float32" if fits else "bfloat16"
     else:
         name = "bfloat16" if _computes_bfloat16(device) else "float16"

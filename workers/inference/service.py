@@ -17,9 +17,11 @@ from shammah.bus.messages import (
 )
 from shammah.config import Settings
 from workers.inference.acquisition import DownloadWorker, ModelSource
-from workers.inference.bootstrap import Bootstrap, LoadedModel
+from workers.inference.attempts import Attempts
+from workers.inference.bootstrap import Bootstrap
 from workers.inference.engine import Engine, MakeEngine
 from workers.inference.inbox import Arrival, Inbox
+from workers.inference.loading import LoadedModel
 from workers.inference.serving import ROLE, Serving
 from workers.inference.transition import GeneratorState
 from workers.service import Outlet
@@ -39,6 +41,7 @@ class InferenceService:
         stand_in: bool,
         environ: Mapping[str, str] | None = None,
         make_engine: MakeEngine | None = None,
+        attempts: Attempts | None = None,
         make_source: Callable[[Settings, Mapping[str, str]], ModelSource | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -49,6 +52,7 @@ class InferenceService:
         self._environ = dict(os.environ if environ is None else environ)
         self._make_engine = make_engine or transformers_engine
         self._make_source = make_source or model_source
+        self._attempts = attempts
         self._clock = clock
         self._inbox = Inbox()
         self._outlet: Outlet | None = None
@@ -76,12 +80,20 @@ class InferenceService:
     # --- the work thread ------------------------------------------------------------------
 
     def run(self, outlet: Outlet) -> None:
+        try:
+            self._run(outlet)
+        finally:
+            if self._attempts is not None:
+                self._attempts.end()
+
+    def _run(self, outlet: Outlet) -> None:
         self._outlet = outlet
         bootstrap = self._bootstrap = Bootstrap(
             self._settings,
             stand_in=self._stand_in,
             environ=self._environ,
             make_engine=self._make_engine,
+            attempts=self._attempts,
             source=self._make_source(self._settings, self._environ),
             publish=outlet.publish,
             advance=outlet.advance,

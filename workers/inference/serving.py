@@ -8,10 +8,10 @@ from collections.abc import Callable
 from shammah.bus.messages import Failed, Provenance
 from shammah.errors import ShammahError
 from workers.inference.answer import Answer
-from workers.inference.bootstrap import LoadedModel
 from workers.inference.context import fit
 from workers.inference.engine import SequenceRequest, StepResult
 from workers.inference.inbox import Arrival, Inbox
+from workers.inference.loading import LoadedModel
 from workers.inference.sampling import plan_sampling
 from workers.service import Outlet
 

@@ -61,7 +61,9 @@ class TransformersRunner:
         self._device = placement.choose_device(settings.device)
         self.limits = LIMITS[self._device]
         free = placement.free_memory(self._device)
-        dtype = placement.choose_dtype(settings.dtype, self._device, checkpoint.parameters, free)
+        dtype = placement.choose_dtype(
+            settings.dtype, self._device, checkpoint.parameters, free, lean=settings.lean
+        )
         threads = placement.limit_threads()
         observer.stage("import transformers")
         from workers.inference import weights
