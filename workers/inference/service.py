@@ -135,6 +135,10 @@ def transformers_engine() -> Engine:
     return BatchedEngine(TransformersRunner())
 
 
+ENGINES: dict[str, MakeEngine] = {"transformers": transformers_engine}
+"""Every engine there is, by name."""
+
+
 def model_source(settings: Settings, environ: Mapping[str, str]) -> ModelSource | None:
     """The download worker; ``None`` when the user wants no network."""
     if environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
