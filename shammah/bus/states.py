@@ -44,7 +44,7 @@ class Ready:
 
     ``context_length`` is in tokens (0: not known, as for the cloud). ``stand_in`` marks the
     starter model when it answers in the place of a bigger one; ``successor`` is that one while
-    its bytes arrive. ``note`` is a sentence that people should read (why there is no successor,
+    its bytes arrive. ``why`` says how device, dtype and quantization were chosen; ``note`` is a sentence that people should read (why there is no successor,
     what was repaired).
     """
 
@@ -58,6 +58,7 @@ class Ready:
     stand_in: bool = False
     successor: Downloading | None = None
     note: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

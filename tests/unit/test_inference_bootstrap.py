@@ -183,7 +183,7 @@ def test_a_directory_is_loaded_stage_by_stage(tmp_path: Path) -> None:
     assert model.ready == ready
     assert model.stop_ids == {0, 2}  # from config.json, and from the template
     assert len(advanced) == 1
-    assert engine.settings == LoadSettings("cpu", "bfloat16")
+    assert engine.settings == LoadSettings("cpu", "bfloat16", home=tmp_path)
 
 
 def test_a_cached_model_is_found(tmp_path: Path) -> None:

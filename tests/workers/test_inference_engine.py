@@ -33,6 +33,7 @@ from workers.inference import placement
 from workers.inference.batched_engine import BatchedEngine
 from workers.inference.checkpoint import inspect_checkpoint
 from workers.inference.engine import EngineFacts, LoadSettings, SequenceRequest, StepResult
+from workers.inference.probe import MachineSpeed, machine_speed, measure_speed
 from workers.inference.sampling import SamplingPlan
 from workers.inference.transformers_runner import LIMITS, TransformersRunner
 
@@ -332,7 +333,7 @@ def test_load_tells_its_stages_and_facts(made: dict[str, Path]) -> None:
     observer = Observer()
     engine = BatchedEngine(TransformersRunner())
     facts = engine.load(inspect_checkpoint(made["llama"]), CPU, observer)
-    assert facts == EngineFacts("transformers", "cpu", "float32", "", CONTEXT_LENGTH)
+    assert facts == EngineFacts("transformers", "cpu", "float32", "", CONTEXT_LENGTH, "as set")
     assert tuple(observer.stages) == engine.stages
     assert observer.advanced > 20  # a tensor each
 
@@ -418,21 +419,53 @@ def test_auto_takes_a_device_that_is_there() -> None:
     assert placement.choose_device("cpu") == "cpu"
 
 
-def test_a_cpu_computes_float32_while_it_fits() -> None:
+def _speed(**faster: float) -> Callable[[], MachineSpeed]:
+    rates = {"float32": 2.0, "bfloat16": 1.0, "float16": 1.0, **faster}
+    return lambda: MachineSpeed("m", rates, rates)
+
+
+def _chosen(wanted: str, free: int, **options: Any) -> torch.dtype:
+    speed = options.pop("speed", _speed())
+    return placement.choose_dtype(wanted, "cpu", GIB, free, speed, **options)[0]
+
+
+def test_a_cpu_computes_what_it_is_fastest_at_of_what_fits() -> None:
     whole = placement.needed_bytes("float32", GIB)
     half = placement.needed_bytes("bfloat16", GIB)
-    assert placement.choose_dtype("auto", "cpu", GIB, whole) == torch.float32
-    assert placement.choose_dtype("auto", "cpu", GIB, whole - 1) == torch.bfloat16
-    assert placement.choose_dtype("auto", "cpu", GIB, half) == torch.bfloat16
+    assert _chosen("auto", whole) == torch.float32
+    assert _chosen("auto", whole, speed=_speed(bfloat16=3.0)) == torch.bfloat16
+    assert _chosen("auto", whole, lean=True) == torch.bfloat16
+    assert _chosen("auto", whole - 1) == torch.bfloat16
+    assert _chosen("auto", half) == torch.bfloat16
     with pytest.raises(ShammahError, match=r"needs 2\.5 GiB as bfloat16, and 2\.0 GiB") as caught:
-        placement.choose_dtype("auto", "cpu", GIB, 2 * GIB)
+        _chosen("auto", 2 * GIB)
     assert caught.value.code == "out_of_memory"
 
 
 def test_a_wanted_dtype_is_not_exchanged() -> None:
-    assert placement.choose_dtype("float16", "cpu", 1, 8 * GIB) == torch.float16
+    assert _chosen("float16", 8 * GIB) == torch.float16
     with pytest.raises(ShammahError):
-        placement.choose_dtype("float32", "cpu", GIB, placement.needed_bytes("bfloat16", GIB))
+        _chosen("float32", placement.needed_bytes("bfloat16", GIB))
+
+
+def test_the_speed_is_measured_once_for_a_machine(tmp_path: Path) -> None:
+    measured: list[MachineSpeed] = []
+
+    def measure() -> MachineSpeed:
+        measured.append(measure_speed())
+        return measured[-1]
+
+    path = tmp_path / "home" / "speed.json"
+    first = machine_speed(path, torch.__version__, measure)
+    assert set(first.row) == {"float32", "bfloat16", "float16"}
+    assert all(rate > 0 for rate in (*first.row.values(), *first.block.values()))
+    assert machine_speed(path, torch.__version__, measure) == first
+    assert len(measured) == 1
+    machine_speed(path, "another version", measure)
+    assert len(measured) == 2
+    path.write_text("{")
+    machine_speed(path, torch.__version__, measure)
+    assert len(measured) == 3
 
 
 def test_the_vocabulary_of_the_test_models_is_covered() -> None:

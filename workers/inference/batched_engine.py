@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 
 from shammah.errors import ShammahError
 from workers.inference.checkpoint import Checkpoint
@@ -63,7 +64,7 @@ class BatchedEngine:
         slots = limits.batch if limits.lazy else max(1, min(limits.batch, budget // capacity))
         self._runner.reserve(slots, capacity)
         self._slots = Slots(slots, budget, reuses=limits.reuses)
-        return EngineFacts(facts.engine, facts.device, facts.dtype, facts.quantization, capacity)
+        return replace(facts, context_length=capacity)
 
     # --- sequences ------------------------------------------------------------------------
 

@@ -92,7 +92,9 @@ class Bootstrap:
         self._settings = settings
         self._may_stand_in = stand_in
         self._environ = environ
-        self._loader = Loader(settings.inference, make_engine, attempts, self._smaller, self)
+        self._loader = Loader(
+            settings.inference, make_engine, attempts, self._smaller, self, settings.home
+        )
         self._source = source
         self._publish = publish
         self.advance = advance
@@ -209,10 +211,7 @@ class Bootstrap:
         if missing.stand_in is not None:
             self._note = _why_not(missing.model_id, failure)
             return self._load(missing.stand_in)
-        if failure.code != UNREACHABLE:
-            raise ShammahError(failure.code, failure.message, failure.hint)
-        reason = f"{missing.model_id} is not on this machine. {failure.message}"
-        self._signal(Unavailable(reason, failure.hint))
+        self._signal(_end(missing.model_id, failure))
         return None
 
     def _replace(self) -> LoadedModel | None:
@@ -301,12 +300,16 @@ class Bootstrap:
     def _acquired(self, result: Path | Failed) -> None:
         """The wait is over; whoever has no stand-in waits for the result itself."""
         missing = self._missing
-        if missing is None or missing.stand_in is None:
+        if missing is None:
             return
-        if isinstance(result, Failed) and missing.present is None:
-            self._missed(result)
-        else:
-            self._replacement_due()
+        lost = result if isinstance(result, Failed) and missing.present is None else None
+        if missing.stand_in is not None:
+            if lost is None:
+                self._replacement_due()
+            else:
+                self._missed(lost)
+        elif lost is not None and not self._stopped:
+            self._signal(_end(missing.model_id, lost))  # now, not after the imports
 
     def _missed(self, failure: Failed) -> None:
         with self._lock:
@@ -317,6 +320,13 @@ class Bootstrap:
 
 def _fetched(missing: MissingModel, directory: Path) -> LocatedModel:
     return LocatedModel(missing.model_id, directory, missing.model_id)
+
+
+def _end(model_id: str, failure: Failed) -> Signal:
+    """It will not come, and nothing can take its place."""
+    if failure.code != UNREACHABLE:
+        return Broke(failure.code, failure.message, failure.hint)
+    return Unavailable(f"{model_id} is not on this machine. {failure.message}", failure.hint)
 
 
 def _is_loadable(directory: Path) -> bool:

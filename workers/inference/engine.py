@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from shammah.errors import ShammahError
@@ -21,7 +22,8 @@ from workers.inference.sampling import SamplingPlan
 class LoadSettings:
     """Where and how to compute: the values of `shammah.config.InferenceSettings`.
 
-    ``lean``: with as little memory as the engine can do with.
+    ``lean``: with as little memory as the engine can do with. ``home``: where it may keep what
+    it needs once for a machine or a model (speeds, compiled code, quantised weights).
     """
 
     device: str = "auto"
@@ -29,18 +31,21 @@ class LoadSettings:
     context_length: int = 0
     kv_memory: float = 0.0
     lean: bool = False
+    home: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What loading decided. ``quantization`` is empty when the weights are as published;
-    ``context_length`` is what a conversation may have, in tokens (0: what the model can)."""
+    ``context_length`` is what a conversation may have, in tokens (0: what the model can);
+    ``why``: the reason for these choices, for people."""
 
     engine: str
     device: str
     dtype: str
     quantization: str = ""
     context_length: int = 0
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from shammah.bus.messages import Ready
@@ -69,6 +70,7 @@ class Loader:
         attempts: what became of the last one; ``None``: nobody counts.
         smaller: the next smaller model that is here, if one may take a model's place.
         watcher: is told how far it is.
+        home: see `LoadSettings`.
     """
 
     def __init__(
@@ -78,12 +80,14 @@ class Loader:
         attempts: Attempts | None,
         smaller: Callable[[LocatedModel], LocatedModel | None],
         watcher: LoadWatcher,
+        home: Path | None = None,
     ) -> None:
         self._asked = asked
         self._make_engine = make_engine
         self._attempts = attempts
         self._smaller = smaller
         self._watcher = watcher
+        self._home = home
 
     def engine(self) -> Engine:
         """One for `load`, so that it can be prepared."""
@@ -134,7 +138,8 @@ class Loader:
         defaults = read_defaults(located.directory)
         self._watcher.stage(READ_TOKENIZER)
         chat = ChatFormat.load(located.directory)
-        facts = engine.load(checkpoint, load_settings(self._asked, level), self._watcher)
+        asked = replace(load_settings(self._asked, level), home=self._home)
+        facts = engine.load(checkpoint, asked, self._watcher)
         return LoadedModel(engine, chat, defaults, _ready(located, checkpoint, facts))
 
 
@@ -160,5 +165,6 @@ def _ready(located: LocatedModel, checkpoint: Checkpoint, facts: EngineFacts) ->
         quantization=facts.quantization,
         context_length=facts.context_length or checkpoint.context_length,
         engine=facts.engine,
+        why=facts.why,
         stand_in=located.stand_in,
     )

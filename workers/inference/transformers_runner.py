@@ -16,9 +16,12 @@ from workers.inference.environment import prepare_libraries
 from workers.inference.runner import Logits, RunnerLimits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from workers.inference.kv_slots import KVSlots, LayerShape, SlotCache
+    from workers.inference.probe import MachineSpeed
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +64,13 @@ class TransformersRunner:
         self._device = placement.choose_device(settings.device)
         self.limits = LIMITS[self._device]
         free = placement.free_memory(self._device)
-        dtype = placement.choose_dtype(
-            settings.dtype, self._device, checkpoint.parameters, free, lean=settings.lean
+        dtype, why = placement.choose_dtype(
+            settings.dtype,
+            self._device,
+            checkpoint.parameters,
+            free,
+            lambda: _measured(settings.home),
+            lean=settings.lean,
         )
         threads = placement.limit_threads()
         observer.stage("import transformers")
@@ -77,7 +85,7 @@ class TransformersRunner:
         self._warm_up()
         name = str(dtype).removeprefix("torch.")
         log.info("%s as %s on %s, %d threads", model_class.__name__, name, self._device, threads)
-        return EngineFacts("transformers", self._device, name)
+        return EngineFacts("transformers", self._device, name, why=why)
 
     def _warm_up(self) -> None:
         """Compute something once: first calls allocate, choose kernels and start threads.
@@ -153,6 +161,17 @@ class TransformersRunner:
             output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, **options)
             logits: Logits = output.logits[:, -1].float().cpu().numpy()
             return logits
+
+
+def _measured(home: Path | None) -> MachineSpeed:
+    """How fast this machine is; measured, if that has not been done."""
+    import torch
+
+    from workers.inference.probe import machine_speed, measure_speed
+
+    if home is None:
+        return measure_speed()
+    return machine_speed(home / "machine-speed.json", torch.__version__, measure_speed)
 
 
 class _SlotMemory:
