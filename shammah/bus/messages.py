@@ -281,11 +281,13 @@ class Accepted:
 @dataclass(frozen=True, slots=True)
 class Token:
     """New text of the answer. ``index`` counts the tokens generated so far; the text is
-    always whole characters, so several tokens may arrive as one."""
+    always whole characters, so several tokens may arrive as one. ``reasoning``: the model
+    thinks aloud; that is no part of the answer."""
 
     request_id: str
     index: int
     text: str
+    reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -355,8 +355,8 @@ def test_text_that_was_held_back_comes_with_the_last_token() -> None:
             return "the end"
 
     taken = Answer(Arrival(Generate("a", ()), 0.0), 5, Holding())
-    assert taken.take(StepResult("a", 5, 1, (7,)), 0.0, 1.0) is None
-    assert taken.take(StepResult("a", 0, 1, (), "stop"), 1.0, 2.0) == Token("a", 2, "the end")
+    assert taken.take(StepResult("a", 5, 1, (7,)), 0.0, 1.0) == ()
+    assert taken.take(StepResult("a", 0, 1, (), "stop"), 1.0, 2.0) == (Token("a", 2, "the end"),)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), max_size=30))

@@ -6,6 +6,7 @@ from shammah.bus.messages import Done, Provenance, Timings, Token, Usage
 from workers.inference.detokenizer import Detokenizer
 from workers.inference.engine import StepResult
 from workers.inference.inbox import Arrival
+from workers.inference.reasoning import ReasoningSplitter
 from workers.inference.stop_strings import StopStrings
 
 
@@ -18,12 +19,15 @@ class Answer:
         input_tokens: int,
         detokenizer: Detokenizer,
         notices: tuple[str, ...] = (),
+        *,
+        thinks: bool = False,
     ) -> None:
         request = arrival.request
         self.request_id = request.request_id
         self.deadline = None if request.timeout_s is None else arrival.at + request.timeout_s
         self._arrived = arrival.at
         self._stops = StopStrings(request.sampling.stop)
+        self._splitter = ReasoningSplitter(begun=thinks)
         self._notices = notices
         self._reused = 0
         self._started: float | None = None
@@ -39,8 +43,8 @@ class Answer:
         """Whether a stop string has come: nothing more is to be said."""
         return self._stops.found
 
-    def take(self, step: StepResult, began: float, now: float) -> Token | None:
-        """The new text of ``step``, which took from ``began`` to ``now``; ``None``: no text."""
+    def take(self, step: StepResult, began: float, now: float) -> tuple[Token, ...]:
+        """The new text of ``step``, which took from ``began`` to ``now``."""
         if self._started is None:
             self._started = began
         self._prefilled += step.prefilled
@@ -50,10 +54,20 @@ class Answer:
             self._last_token = now
             if self._first_token is None:
                 self._first_token = now
-        text = self._stops.add("".join(self._detokenizer.add(token) for token in step.token_ids))
+        raw = "".join(self._detokenizer.add(token) for token in step.token_ids)
+        reasoning, text = self._splitter.add(raw)
+        text = self._stops.add(text)
         if step.finish_reason is not None:
-            text += self._stops.add(self._detokenizer.finish()) + self._stops.finish()
-        return Token(self.request_id, self._generated, text) if text else None
+            last = self._splitter.add(self._detokenizer.finish())
+            held = self._splitter.finish()
+            reasoning += last[0] + held[0]
+            text += self._stops.add(last[1] + held[1]) + self._stops.finish()
+        parts = ((reasoning, True), (text, False))
+        return tuple(
+            Token(self.request_id, self._generated, part, reasoning=thought)
+            for part, thought in parts
+            if part
+        )
 
     def done(self, finish_reason: str, now: float, provenance: Provenance) -> Done:
         """The end. Output tokens count the stop token too: it took a step."""

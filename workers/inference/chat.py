@@ -14,6 +14,10 @@ from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
 from workers.inference.detokenizer import Detokenizer
 from workers.inference.environment import prepare_libraries
+from workers.inference.reasoning import OPEN
+
+_TAIL = 8
+"""Tokens that an opening tag with its line end may have."""
 
 _PROBE = "shammah"
 """An answer to find the end of: one word that no template contains."""
@@ -85,6 +89,11 @@ class ChatFormat:
                 "Begin a new conversation, without a system prompt.",
             ) from error
         return tuple(ids)
+
+    def begins_thinking(self, prompt: Sequence[int]) -> bool:
+        """Whether the template has opened the model's thoughts already."""
+        text: str = self._tokenizer.decode(prompt[-_TAIL:])
+        return text.rstrip().endswith(OPEN)
 
     def detokenizer(self) -> Detokenizer:
         """For one answer."""

@@ -83,7 +83,13 @@ class Serving:
             self._fail(request_id, _unforeseen(error))
         else:
             detokenizer = self._model.chat.detokenizer()
-            self._answers[request_id] = Answer(arrival, len(sequence.prompt), detokenizer, notices)
+            self._answers[request_id] = Answer(
+                arrival,
+                len(sequence.prompt),
+                detokenizer,
+                notices,
+                thinks=self._model.chat.begins_thinking(sequence.prompt),
+            )
 
     def _sequence(self, arrival: Arrival) -> tuple[SequenceRequest, tuple[str, ...]]:
         """The engine's view of a request, and what its user should be told.
@@ -162,10 +168,10 @@ class Serving:
             self._fail(result.request_id, result.failure)
             return
         answer = self._answers[result.request_id]
-        token = answer.take(result, began, now)
-        if token is None:
+        tokens = answer.take(result, began, now)
+        if not tokens:
             self._outlet.advance()
-        else:
+        for token in tokens:
             self._outlet.reply(token)
         if result.finish_reason is not None:
             del self._answers[result.request_id]
