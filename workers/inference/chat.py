@@ -1,20 +1,23 @@
 """The model's way of writing a conversation: messages to token ids, and tokens to text.
 
-Shared by every engine. Uses transformers' tokenizer, which needs no torch.
+Shared by every engine. Needs the tokenizers library alone.
 """
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from tokenizers import Tokenizer
 
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
+from workers.inference.chat_template import ChatTemplate, read_template
 from workers.inference.detokenizer import Detokenizer
-from workers.inference.environment import prepare_libraries
 from workers.inference.reasoning import OPEN
+
+TOKENIZER = "tokenizer.json"
 
 _TAIL = 8
 """Tokens that an opening tag with its line end may have."""
@@ -22,12 +25,26 @@ _TAIL = 8
 _PROBE = "shammah"
 """An answer to find the end of: one word that no template contains."""
 
+_BEGIN, _END = "\ufdd0", "\ufdd1"
+"""Around what looks like a control token in a message, while the template is applied. Unicode
+has set these two aside for a program's own use: they are no characters."""
+_MARKED = re.compile(f"{_BEGIN}([^{_BEGIN}{_END}]*){_END}")
+
 
 class ChatFormat:
     """The tokenizer and the chat template of one model."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
         self._tokenizer = tokenizer
+        self._template = template
+        self._special = {
+            number
+            for number, token in tokenizer.get_added_tokens_decoder().items()
+            if token.special
+        }
+        decoder = tokenizer.get_added_tokens_decoder()
+        texts = sorted((decoder[n].content for n in self._special), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, texts)) if texts else r"(?!)")
         self.end_of_turn = self._find_end_of_turn()
 
     @classmethod
@@ -37,26 +54,21 @@ class ChatFormat:
         Raises:
             ShammahError: ``model_corrupt``.
         """
-        prepare_libraries()
-        from transformers import PreTrainedTokenizerFast
-
         try:
-            # This class takes tokenizer.json at its word. AutoTokenizer would rebuild some
+            # The file is taken at its word. transformers' AutoTokenizer would rebuild some
             # tokenizers with the rules that their model type usually has.
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(
-                directory,
-                local_files_only=True,
-                trust_remote_code=False,
-                model_max_length=sys.maxsize,  # the worker checks the context itself
-            )
+            tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            template = read_template(directory)
         except Exception as error:
-            # tokenizers raises plain Exception.
+            # tokenizers raises plain Exception, jinja2 its own.
             raise ShammahError(
                 "model_corrupt",
                 f"The model's tokenizer cannot be read ({error}).",
                 "Fetch the model again, or name another one with --model.",
             ) from error
-        return cls(tokenizer)
+        return cls(tokenizer, template)
 
     def encode(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
         """The conversation as the model expects it, up to where its answer begins.
@@ -67,20 +79,17 @@ class ChatFormat:
         Raises:
             ShammahError: ``chat_template_missing`` or ``messages_invalid``.
         """
-        if not self._tokenizer.chat_template:
+        if self._template is None:
             raise ShammahError(
                 "chat_template_missing",
                 "The local model has no chat template: it continues text and cannot answer.",
                 "Name an Instruct or Chat model with --model.",
             )
-        conversation = [{"role": m.role, "content": m.content} for m in messages]
+        conversation = [{"role": m.role, "content": self._mark(m.content)} for m in messages]
         try:
-            ids = self._tokenizer.apply_chat_template(
-                conversation,
-                add_generation_prompt=True,
-                sanitize_control_tokens=True,
-                return_dict=False,
-            )
+            if not conversation:
+                raise ValueError("there are none")
+            text = self._template.render(conversation, ask=True)
         except Exception as error:
             # A template is a program of the model's authors: it may refuse, or be wrong.
             raise ShammahError(
@@ -88,16 +97,32 @@ class ChatFormat:
                 f"The model's chat template refuses these messages ({error}).",
                 "Begin a new conversation, without a system prompt.",
             ) from error
-        return tuple(ids)
+        return tuple(self._ids(text))
 
     def begins_thinking(self, prompt: Sequence[int]) -> bool:
         """Whether the template has opened the model's thoughts already."""
-        text: str = self._tokenizer.decode(prompt[-_TAIL:])
+        text: str = self._tokenizer.decode(list(prompt[-_TAIL:]), skip_special_tokens=False)
         return text.rstrip().endswith(OPEN)
 
     def detokenizer(self) -> Detokenizer:
         """For one answer."""
-        return Detokenizer(self._tokenizer.backend_tokenizer)
+        return Detokenizer(self._tokenizer)
+
+    def _mark(self, content: str) -> str:
+        """``content`` with its control tokens marked as text."""
+        plain = content.replace(_BEGIN, "\ufffd").replace(_END, "\ufffd")
+        return self._control.sub(lambda found: f"{_BEGIN}{found[0]}{_END}", plain)
+
+    def _ids(self, text: str) -> list[int]:
+        """The tokens of a rendered conversation."""
+        ids: list[int] = []
+        # Odd parts are what was marked. A mark that the template has torn apart is dropped.
+        for place, part in enumerate(_MARKED.split(text)):
+            part = part.replace(_BEGIN, "").replace(_END, "")
+            self._tokenizer.encode_special_tokens = bool(place % 2)
+            ids += self._tokenizer.encode(part, add_special_tokens=False).ids
+        self._tokenizer.encode_special_tokens = False
+        return ids
 
     def _find_end_of_turn(self) -> frozenset[int]:
         """The special token that the template writes after an answer, if it does.
@@ -107,12 +132,11 @@ class ChatFormat:
         """
         turns = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
         try:
-            text = self._tokenizer.apply_chat_template(turns, tokenize=False)
+            text = self._template.render(turns, ask=False) if self._template else ""
         except Exception:
-            return frozenset()  # no template, or one that says why in `encode`
+            return frozenset()  # one that says why in `encode`
         _, found, after = text.rpartition(_PROBE)
         if not found:
             return frozenset()
-        ids = self._tokenizer.encode(after.lstrip(), add_special_tokens=False)
-        added = self._tokenizer.added_tokens_decoder
-        return frozenset(token for token in ids[:1] if token in added and added[token].special)
+        ids = self._tokenizer.encode(after.lstrip(), add_special_tokens=False).ids
+        return frozenset(token for token in ids[:1] if token in self._special)

@@ -7,17 +7,19 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from shammah.bus.messages import Ready
 from shammah.config import InferenceSettings
 from shammah.errors import ShammahError
 from shammah.models import LocatedModel
 from workers.inference.attempts import Attempts
-from workers.inference.chat import ChatFormat
 from workers.inference.checkpoint import Checkpoint, inspect_checkpoint
 from workers.inference.engine import Engine, EngineFacts, LoadSettings, MakeEngine
 from workers.inference.sampling import GenerationDefaults, read_defaults
+
+if TYPE_CHECKING:
+    from workers.inference.chat import ChatFormat
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +139,9 @@ class Loader:
         checkpoint = inspect_checkpoint(located.directory)
         defaults = read_defaults(located.directory)
         self._watcher.stage(READ_TOKENIZER)
+        # Not before the sockets answer: it brings jinja2.
+        from workers.inference.chat import ChatFormat
+
         chat = ChatFormat.load(located.directory)
         asked = replace(load_settings(self._asked, level), home=self._home)
         facts = engine.load(checkpoint, asked, self._watcher)
