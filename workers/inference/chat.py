@@ -89,15 +89,15 @@ class ChatFormat:
         try:
             if not conversation:
                 raise ValueError("there are none")
-            text = self._template.render(conversation, ask=True)
+            return tuple(self._ids(self._template.render(conversation, ask=True)))
         except Exception as error:
-            # A template is a program of the model's authors: it may refuse, or be wrong.
+            # A template is a program of the model's authors: it may refuse, or be wrong. And
+            # half a surrogate pair is nothing that a tokenizer takes.
             raise ShammahError(
                 "messages_invalid",
                 f"The model's chat template refuses these messages ({error}).",
                 "Begin a new conversation, without a system prompt.",
             ) from error
-        return tuple(self._ids(text))
 
     def begins_thinking(self, prompt: Sequence[int]) -> bool:
         """Whether the template has opened the model's thoughts already."""
