@@ -9,7 +9,7 @@ import sys
 
 PROMPT = b"> "
 
-_WITH_VALUE = frozenset({"--model", "-m", "--system"})
+_WITH_VALUE = frozenset({"--model", "-m", "--licence", "--license", "--system"})
 _FLAGS = frozenset({"--local", "--cloud", "--private"})
 
 

@@ -19,7 +19,14 @@ from shammah.errors import ExitCode
 from shammah.repl.screen import Screen
 from shammah.router.decision import RouteDecision, Target, Wish
 from shammah.session import Routed, Session, Waiting
-from shammah.wording import describe_answer, describe_failure, describe_state, printable
+from shammah.wording import (
+    describe_answer,
+    describe_background,
+    describe_failure,
+    describe_state,
+    download_under_way,
+    printable,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +52,11 @@ def ask(settings: Settings, question: Question) -> int:
     session = Session(settings, os.environ, "ask", local_only=question.wish.target is Target.LOCAL)
     signal.signal(signal.SIGINT, lambda number, frame: session.interrupt())
     messages = Conversation(question.system).with_question(question.text)
+    answer = _Answer(question)
     try:
-        return _Answer(question).show(session, messages)
+        return answer.show(session, messages)
     finally:
+        answer.end(session)
         session.close()
 
 
@@ -80,6 +89,12 @@ class _Answer:
                 case Failed():
                     return self._failed(step)
         raise AssertionError("an answer ends with Done or Failed")
+
+    def end(self, session: Session) -> None:
+        """Say what goes on without us."""
+        download = download_under_way(session.view().local)
+        if download is not None:
+            self._screen.hint(describe_background(download))
 
     def _progress(self, text: str) -> None:
         if self._screen.terminal:

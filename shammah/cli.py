@@ -15,7 +15,7 @@ from shammah import __version__
 from shammah.bus.endpoints import ROLES, open_endpoints
 from shammah.config import Settings, load_settings
 from shammah.errors import ExitCode, ShammahError
-from shammah.models_cli import models
+from shammah.models_cli import licence_option, models
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -89,6 +89,7 @@ def main() -> None:
     \b
     The prompt takes:
       -m, --model MODEL   auto, starter, a size (1.5B), a Hub id or a directory
+      --licence LICENCE   any, or permissive: nothing that forbids commercial use
       --system TEXT       system prompt
       --local             answer on this machine only
       --cloud             answer by Claude only
@@ -108,6 +109,7 @@ def main() -> None:
 )
 @click.argument("question", required=False)
 @model_option
+@licence_option
 @click.option("--system", metavar="TEXT", help="System prompt.")
 @click.option("--local", is_flag=True, help="Answer on this machine only.")
 @click.option("--cloud", is_flag=True, help="Answer by Claude only.")
@@ -123,6 +125,7 @@ def main() -> None:
 def ask(
     question: str | None,
     model: str | None,
+    licence: str | None,
     system: str | None,
     local: bool,
     cloud: bool,
@@ -138,7 +141,7 @@ def ask(
 
     flags = {"--local": local, "--cloud": cloud, "--private": private}
     wish = parse_wish({flag for flag, given in flags.items() if given})
-    settings = _settings(model)
+    settings = _settings(model, licence)
     text = asking.read_question(question)
     if not text:
         raise click.UsageError('Nothing was asked. Try: shammah ask "What is a monad?"')
@@ -210,18 +213,19 @@ def stop(role: str | None) -> int:
 )
 @click.option("--role", required=True, type=click.Choice(ROLES), help="Which worker.")
 @model_option
+@licence_option
 @click.option(
     "--keep-alive",
     type=click.FloatRange(min=-1),
     default=-1.0,
     help="Seconds to stay without a frontend; -1 (default here): for ever.",
 )
-def worker(role: str, model: str | None, keep_alive: float) -> None:
+def worker(role: str, model: str | None, licence: str | None, keep_alive: float) -> None:
     """Run one worker in this terminal; frontends find and share it."""
     from shammah.bus.messages import ClientInfo
     from shammah.supervision import lend_hub_token, worker_command, worker_spec
 
-    settings = _settings(model)
+    settings = _settings(model, licence)
     if role == "inference":
         client = ClientInfo("worker", os.getpid())
         lend_hub_token(settings, os.environ, open_endpoints(os.environ), client)
@@ -233,9 +237,9 @@ def worker(role: str, model: str | None, keep_alive: float) -> None:
 main.add_command(models)
 
 
-def _settings(model: str | None) -> Settings:
+def _settings(model: str | None, licence: str | None) -> Settings:
     from shammah.models import check_model_name
 
-    settings = load_settings(os.environ, model)
+    settings = load_settings(os.environ, model, licence)
     check_model_name(settings.model)
     return settings

@@ -64,6 +64,8 @@ class Settings:
     home: Path
     model: str = "auto"
     """auto (by memory), starter, a size (0.5B, 1.5B, 3B, 7B, 14B), a Hub id or a directory."""
+    licence: str = "any"
+    """any, or permissive: then auto chooses no model whose licence forbids commercial use."""
     system: str = ""
     """System prompt for every question, local and cloud."""
     inference: InferenceSettings = field(default_factory=InferenceSettings)
@@ -72,6 +74,11 @@ class Settings:
     @property
     def cloud_configured(self) -> bool:
         return bool(self.cloud.api_key)
+
+    @property
+    def permissive(self) -> bool:
+        """Whether ``auto`` leaves out what may not be used commercially."""
+        return self.licence == "permissive"
 
 
 ENVIRONMENT = {
@@ -85,7 +92,10 @@ PUBLIC_HUB = "https://huggingface.co"
 HUB_VARIABLES = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE")
 """What huggingface_hub reads that makes one download worker differ from another."""
 
+LICENCES = ("any", "permissive")
+
 _CHOICES: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("licence",): LICENCES,
     ("inference", "device"): ("auto", "cpu", "cuda", "mps"),
     ("inference", "dtype"): ("auto", "float32", "bfloat16", "float16"),
 }
@@ -106,8 +116,10 @@ def home_directory(environ: Mapping[str, str]) -> Path:
     return Path(named).absolute() if named else Path(os.path.expanduser("~/.shammah"))
 
 
-def load_settings(environ: Mapping[str, str], model: str | None = None) -> Settings:
-    """The settings in force; ``model`` is the ``--model`` of the command line.
+def load_settings(
+    environ: Mapping[str, str], model: str | None = None, licence: str | None = None
+) -> Settings:
+    """The settings in force; ``model`` and ``licence`` are those of the command line.
 
     Raises:
         ShammahError: ``config_invalid``, naming the file, the key and what was expected.
@@ -119,6 +131,8 @@ def load_settings(environ: Mapping[str, str], model: str | None = None) -> Setti
             _put(document, path, environ[variable])
     if model:
         document["model"] = model
+    if licence:
+        document["licence"] = licence
     settings: Settings = _build(Settings(home), document, (), home / "config.toml")
     named = settings.model
     if not is_choice(named) and (named.startswith(("~", ".", "/")) or os.path.isdir(named)):
@@ -137,13 +151,14 @@ def identity(
     """What a worker of ``role`` must have been started with to serve these settings.
 
     ``stand_in``: the starter may answer when the model chosen by memory cannot be had. Only
-    ``auto`` chooses, so only there it makes a difference.
+    ``auto`` chooses, so only there it makes a difference, as the licence does.
     """
     if role == "inference":
         parts = [settings.model, settings.inference.device, settings.inference.dtype]
         parts += [str(settings.inference.max_new_tokens), str(settings.home)]
         parts += [str(settings.inference.context_length), str(settings.inference.kv_memory)]
         parts += [f"stand_in={stand_in and settings.model == 'auto'}", str(hub_cache(environ))]
+        parts += [f"permissive={settings.permissive and settings.model == 'auto'}"]
         model = settings.model
     elif role == "cloud":
         parts = [settings.cloud.base_url, settings.cloud.model, str(settings.cloud.max_tokens)]

@@ -25,14 +25,20 @@ class FollowedFetch:
         connect: a fresh connection to the download worker, which it starts if need be; may
             raise ShammahError.
         fetch: what to ask for; its ``request_id`` is replaced.
+        on_restart: called when a worker that has died was started anew.
     """
 
     def __init__(
-        self, connect: Callable[[], Peer], fetch: Fetch, budget: RestartBudget | None = None
+        self,
+        connect: Callable[[], Peer],
+        fetch: Fetch,
+        budget: RestartBudget | None = None,
+        on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         self._connect = connect
         self._fetch = fetch
         self._budget = budget or RestartBudget()
+        self._on_restart = on_restart
         self._lock = threading.Lock()
         self._task: Task | None = None
         self._left = False
@@ -46,12 +52,16 @@ class FollowedFetch:
                 self._task.cancel()
 
     def __iter__(self) -> Iterator[FetchReply]:
+        restarted = False
         while True:
             try:
                 peer = self._connect()
             except ShammahError as error:
                 yield Failed(error.code, error.message, error.hint)
                 return
+            if restarted:
+                self._on_restart()
+            restarted = True
             try:
                 for reply in self._begin(peer):
                     died = isinstance(reply, Failed) and reply.code == "worker_died"
@@ -77,7 +87,14 @@ class FollowedFetch:
         """``transfer``, but never less than was told before."""
         known = self._furthest
         if transfer.total == 0 and known.total:
-            transfer = replace(known, phase=transfer.phase, rate=0.0, eta_s=None)
+            transfer = replace(
+                known,
+                phase=transfer.phase,
+                rate=0.0,
+                eta_s=None,
+                notices=transfer.notices,
+                detail=transfer.detail,
+            )
         elif transfer.revision == known.revision and transfer.done < known.done:
             transfer = replace(transfer, done=known.done)
         self._furthest = transfer

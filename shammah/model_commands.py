@@ -14,29 +14,22 @@ from shammah.bus.endpoints import open_endpoints
 from shammah.bus.messages import ClientInfo, Failed, Reply
 from shammah.bus.transfers import (
     Fetch,
-    Fetched,
-    FetchProgress,
-    ListModels,
-    ModelList,
     Removed,
     RemoveModel,
     Request,
     SteerFetch,
-    Transfer,
     Verified,
     VerifyModel,
 )
 from shammah.config import Settings
 from shammah.errors import ExitCode, ShammahError
-from shammah.fetching import FollowedFetch
+from shammah.pull import Pull
+from shammah.pull_screen import PullScreen
 from shammah.repl.screen import Screen
 from shammah.supervision import ensure, worker_spec
-from shammah.wording import describe_bytes
+from shammah.wording import describe_size
 
 ROLE = "download"
-
-PLAIN_STEP = 10
-"""In a pipe, a line for every so many percent."""
 
 
 def connect_download(settings: Settings) -> Peer:
@@ -59,80 +52,33 @@ def download_worker(settings: Settings) -> Iterator[Peer]:
         peer.close()
 
 
-def pull(settings: Settings, fetch: Fetch, *, as_json: bool) -> int:
-    """Download a model and show how far it is. Ctrl-C leaves; the download goes on."""
-    screen = Screen(os.environ, sys.stderr)
-    shown = _Shown(screen)
-    try:
-        for reply in FollowedFetch(lambda: connect_download(settings), fetch):
-            match reply:
-                case FetchProgress(transfer=transfer):
-                    shown.progress(transfer)
-                case Fetched():
-                    screen.end_live()
-                    print(_json(reply) if as_json else reply.directory)
-                case Failed():
-                    screen.end_live()
-                    raise ShammahError(reply.code, reply.message, reply.hint)
-    except KeyboardInterrupt:
-        screen.hint(
-            "The download goes on in the background: `shammah status` shows it, "
-            f"`shammah models pull --cancel {fetch.model}` ends it."
-        )
-        return ExitCode.INTERRUPTED
-    return ExitCode.OK
+def pull(settings: Settings, fetches: list[Fetch], *, as_json: bool) -> int:
+    """Download models and show how far they are. Ctrl-C leaves; the downloads go on."""
+
+    def resume(model: str) -> None:
+        with download_worker(settings) as peer:
+            end_of(peer, SteerFetch(new_request_id(), model, "resume"))
+
+    screen = PullScreen(os.environ, sys.stderr, quiet=as_json)
+    return Pull(lambda: connect_download(settings), resume, fetches, screen, as_json=as_json).run()
 
 
-class _Shown:
-    """A download as a live line, or in a pipe as a line now and then."""
-
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
-        self._tenth = -1
-
-    def progress(self, transfer: Transfer) -> None:
-        amount = describe_bytes(transfer.done, transfer.total, transfer.rate, transfer.eta_s)
-        text = f"{transfer.model} {transfer.phase}: {amount}"
-        if self._screen.terminal:
-            self._screen.live(text)
-            return
-        tenth = 100 * transfer.done // transfer.total // PLAIN_STEP if transfer.total else 0
-        if tenth > self._tenth:
-            self._tenth = tenth
-            self._screen.line(text)
-
-
-def steer(settings: Settings, model: str, action: str) -> int:
-    """Pause, resume or cancel a download."""
-    with download_worker(settings) as peer:
-        _end(peer, SteerFetch(new_request_id(), model, action))
+def steer(settings: Settings, models: list[str], action: str) -> int:
+    """Pause, resume or cancel downloads."""
     done = {"pause": "paused", "resume": "resumed", "cancel": "cancelled"}[action]
-    print(f"{model}: {done}; what has arrived is kept.")
-    return ExitCode.OK
-
-
-def list_models(settings: Settings, *, as_json: bool) -> int:
-    """Show what is in the cache."""
     with download_worker(settings) as peer:
-        reply = _end(peer, ListModels(new_request_id()))
-    assert isinstance(reply, ModelList)
-    if as_json:
-        print(_json(reply))
-        return ExitCode.OK
-    for model in reply.models:
-        state = "verified" if model.verified else "not verified"
-        revisions = " ".join(revision[:8] for revision in model.revisions) or "unfinished"
-        print(f"{model.model:44} {model.size / 1e9:7.2f} GB  {state:12}  {revisions}")
-    print(f"{len(reply.models)} models, {reply.total_size / 1e9:.2f} GB")
+        for model in models:
+            end_of(peer, SteerFetch(new_request_id(), model, action))
+            print(f"{model}: {done}; what has arrived is kept.")
     return ExitCode.OK
 
 
 def remove_model(settings: Settings, model: str, revision: str) -> int:
     """Delete a model from the cache."""
     with download_worker(settings) as peer:
-        reply = _end(peer, RemoveModel(new_request_id(), model, revision))
+        reply = end_of(peer, RemoveModel(new_request_id(), model, revision))
     assert isinstance(reply, Removed)
-    print(f"{model}: {reply.freed / 1e9:.2f} GB are free again.")
+    print(f"{model}: {describe_size(reply.freed)} are free again.")
     return ExitCode.OK
 
 
@@ -141,7 +87,7 @@ def verify_model(settings: Settings, verify: VerifyModel, *, as_json: bool) -> i
     screen = Screen(os.environ, sys.stderr)
     screen.live(f"checking {verify.model} ...")
     with download_worker(settings) as peer:
-        reply = _end(peer, verify)
+        reply = end_of(peer, verify)
     screen.end_live()
     assert isinstance(reply, Verified)
     if as_json:
@@ -153,7 +99,7 @@ def verify_model(settings: Settings, verify: VerifyModel, *, as_json: bool) -> i
     return ExitCode.OK if reply.repaired or not reply.bad else ExitCode.FAILED
 
 
-def _end(peer: Peer, request: Request) -> Reply:
+def end_of(peer: Peer, request: Request) -> Reply:
     """The reply that ends ``request``.
 
     Raises:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shammah.bus.messages import NotAvailable
+from shammah.cgroups import memory_limits
 from shammah.errors import ExitCode, ShammahError
 
 GIB = 1024**3
@@ -21,39 +22,99 @@ STARTER = "starter"
 AUTO = "auto"
 
 
+GPU_HEADROOM_BYTES = 2 * GIB
+"""What a GPU must hold beside 16-bit weights: the context of CUDA, keys and values, a step."""
+
+PERMISSIVE = frozenset({"apache-2.0"})
+"""The licences in the catalogue under which a model may be used for anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What decides how large a decoder is in memory. Counts, not bytes.
+
+    ``intermediate`` is the width inside a feed-forward block, ``kv_heads`` the number of heads
+    whose keys and values are kept, ``context_length`` in tokens; ``tied``: the table of
+    embeddings is the output layer, too.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    context_length: int
+    tied: bool
+
+
 @dataclass(frozen=True, slots=True)
 class CatalogueModel:
     """A Qwen2.5-Instruct model as its authors publish it.
 
-    ``download_bytes`` is the size of the bf16 safetensors: two bytes a parameter.
-    ``memory_from`` is the least total memory, in GiB, for which it is the automatic choice.
+    ``parameters`` follows from ``shape`` (a test does the sum). ``memory_from`` is the least
+    total memory, in GiB, for which it is the automatic choice.
     """
 
     size: str
     model_id: str
     parameters: int
-    layers: int
-    kv_heads: int
-    head_dim: int
+    shape: ModelShape
     licence: str
     memory_from: int
 
     @property
     def download_bytes(self) -> int:
+        """The tensors of the bf16 safetensors; the files' headers are some 10 kB more."""
         return 2 * self.parameters
+
+    @property
+    def permissive(self) -> bool:
+        return self.licence in PERMISSIVE
+
+    @property
+    def name(self) -> str:
+        """Without its owner."""
+        return self.model_id.partition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a model may be loaded into; all numbers are bytes.
+
+    ``memory`` is what the process may use of the main memory, ``gpu_memory`` what the CUDA GPU
+    has (0: there is none that can be used), ``mps`` whether it is a Mac that computes with
+    Metal in its main memory.
+    """
+
+    memory: int
+    gpu_memory: int = 0
+    mps: bool = False
+
+
+def _qwen(
+    size: str, parameters: int, shape: ModelShape, memory_from: int, licence: str = "apache-2.0"
+) -> CatalogueModel:
+    model_id = f"Qwen/Qwen2.5-{size}-Instruct"
+    return CatalogueModel(size, model_id, parameters, shape, licence, memory_from)
 
 
 CATALOGUE = (
-    CatalogueModel("0.5B", "Qwen/Qwen2.5-0.5B-Instruct", 494_032_768, 24, 2, 64, "apache-2.0", 3),
-    CatalogueModel(
-        "1.5B", "Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304, 28, 2, 128, "apache-2.0", 6
+    _qwen("0.5B", 494_032_768, ModelShape(24, 896, 4864, 14, 2, 64, 151_936, 32_768, True), 3),
+    _qwen("1.5B", 1_543_714_304, ModelShape(28, 1536, 8960, 12, 2, 128, 151_936, 32_768, True), 6),
+    _qwen(
+        "3B",
+        3_085_938_688,
+        ModelShape(36, 2048, 11_008, 16, 2, 128, 151_936, 32_768, True),
+        12,
+        "qwen-research",
     ),
-    CatalogueModel(
-        "3B", "Qwen/Qwen2.5-3B-Instruct", 3_085_938_688, 36, 2, 128, "qwen-research", 12
+    _qwen(
+        "7B", 7_615_616_512, ModelShape(28, 3584, 18_944, 28, 4, 128, 152_064, 32_768, False), 24
     ),
-    CatalogueModel("7B", "Qwen/Qwen2.5-7B-Instruct", 7_615_616_512, 28, 4, 128, "apache-2.0", 24),
-    CatalogueModel(
-        "14B", "Qwen/Qwen2.5-14B-Instruct", 14_770_033_664, 48, 8, 128, "apache-2.0", 48
+    _qwen(
+        "14B", 14_770_033_664, ModelShape(48, 5120, 13_824, 40, 8, 128, 152_064, 32_768, False), 48
     ),
 )
 """Smallest first. The cut points 12, 24 and 48 are the original's; below 3 GiB: cloud only."""
@@ -90,24 +151,47 @@ class MissingModel:
     stand_in: LocatedModel | None = None
 
 
-def select_model(total_memory: int) -> CatalogueModel | None:
-    """The largest model for ``total_memory`` bytes; ``None``: too little for any."""
+def select_model(
+    total_memory: int, *, permissive: bool = False, gpu_memory: int = 0
+) -> CatalogueModel | None:
+    """The largest model for ``total_memory`` bytes; ``None``: too little for any.
+
+    ``permissive`` leaves out what may not be used commercially. A GPU of ``gpu_memory`` bytes
+    can make the choice larger, never smaller.
+    """
     gib = total_memory // GIB
-    fitting = [model for model in CATALOGUE if model.memory_from <= gib]
+    fitting = [
+        model
+        for model in CATALOGUE
+        if (model.permissive or not permissive)
+        and (model.memory_from <= gib or fits_gpu(model.parameters, gpu_memory))
+    ]
     return fitting[-1] if fitting else None
 
 
-def total_memory(physical: int, cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process may really use: ``physical``, or a container's lower limit."""
-    limits = [physical]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
-        try:
-            text = (cgroup_root / name).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():  # v2 writes "max" for no limit
-            limits.append(int(text))
-    return min(limits)
+def fits_gpu(parameters: int, gpu_memory: int) -> bool:
+    """Whether a model in 16 bits has room in ``gpu_memory`` bytes."""
+    return 2 * parameters + GPU_HEADROOM_BYTES <= gpu_memory
+
+
+def total_memory(
+    physical: int,
+    cgroup_root: Path = Path("/sys/fs/cgroup"),
+    membership: Path = Path("/proc/self/cgroup"),
+) -> int:
+    """Bytes that this process may really use: ``physical``, or the least limit of its cgroups.
+
+    Args:
+        physical: bytes that the machine has.
+        cgroup_root: see `memory_limits`.
+        membership: see `memory_limits`.
+    """
+    return min([physical, *memory_limits(cgroup_root, membership)])
+
+
+def catalogue_model(model_id: str) -> CatalogueModel | None:
+    """What the catalogue knows of ``model_id``."""
+    return next((model for model in CATALOGUE if model.model_id == model_id), None)
 
 
 def model_id_of(wanted: str) -> str:
@@ -118,11 +202,13 @@ def model_id_of(wanted: str) -> str:
     return wanted
 
 
-def hub_model(wanted: str, memory: int) -> str | None:
-    """The Hub id that ``wanted`` comes to with ``memory`` bytes; ``None``: it is not of the
-    Hub, or memory is too little."""
+def hub_model(
+    wanted: str, memory: int, *, permissive: bool = False, gpu_memory: int = 0
+) -> str | None:
+    """The Hub id that ``wanted`` comes to (see `select_model`); ``None``: it is not of the Hub,
+    or memory is too little."""
     if wanted == AUTO:
-        selected = select_model(memory)
+        selected = select_model(memory, permissive=permissive, gpu_memory=gpu_memory)
         return selected.model_id if selected else None
     return None if wanted == STARTER or os.path.isabs(wanted) else model_id_of(wanted)
 
@@ -163,6 +249,11 @@ def starter_directory() -> Path:
     return Path(sys.prefix, "share", "shammah", "starter")
 
 
+def is_offline(environ: Mapping[str, str]) -> bool:
+    """Whether the user wants no network, read as huggingface_hub reads it."""
+    return environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def hub_cache(environ: Mapping[str, str]) -> Path:
     """The Hugging Face cache, found as huggingface_hub finds it."""
     cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -194,6 +285,8 @@ def locate_model(
     *,
     stand_in: bool,
     is_whole: Callable[[Path], bool],
+    permissive: bool = False,
+    gpu_memory: int = 0,
 ) -> LocatedModel | MissingModel | NotAvailable:
     """Where the model that ``wanted`` means lies on this disk.
 
@@ -205,6 +298,8 @@ def locate_model(
         stand_in: whether the starter may take the place of an automatic choice that is not
             here.
         is_whole: whether a snapshot has been fetched to its end and verified.
+        permissive: whether ``auto`` leaves out what may not be used commercially.
+        gpu_memory: bytes of a CUDA GPU, for ``auto``; 0: there is none.
 
     Raises:
         ShammahError: ``model_unknown`` or ``model_not_found``.
@@ -220,13 +315,10 @@ def locate_model(
                 "Name a directory that holds config.json and safetensors files.",
             )
         return LocatedModel(os.path.basename(wanted), Path(wanted), wanted)
-    selected = select_model(memory)
-    model_id = model_id_of(wanted)
+    model_id = hub_model(wanted, memory, permissive=permissive, gpu_memory=gpu_memory)
     substitute = None
-    if wanted == AUTO:
-        model_id = selected.model_id if selected else ""
-        if stand_in and starter.is_dir():
-            substitute = LocatedModel(STARTER, starter, model_id or "a model", stand_in=True)
+    if wanted == AUTO and stand_in and starter.is_dir():
+        substitute = LocatedModel(STARTER, starter, model_id or "a model", stand_in=True)
     if not model_id:
         return substitute or _too_little(memory)
     snapshot = cached_snapshot(cache, model_id)

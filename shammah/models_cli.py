@@ -1,12 +1,20 @@
-"""``shammah models ...``: the command line of what `model_commands` does."""
+"""``shammah models ...``: the command line of `model_commands` and `model_choice`."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import click
 
-from shammah.config import load_settings
+from shammah.config import LICENCES, load_settings
+
+licence_option = click.option(
+    "--licence",
+    "--license",
+    type=click.Choice(LICENCES),
+    help="permissive: let auto choose nothing that forbids commercial use.",
+)
 
 
 @click.group(
@@ -15,14 +23,42 @@ from shammah.config import load_settings
     epilog="""
     \b
     Examples:
+      shammah models plan
       shammah models pull 1.5B
       shammah models list
+      shammah models use 1.5B
       shammah models verify 1.5B --hashes --repair
       shammah models rm Qwen/Qwen2.5-1.5B-Instruct
     """,
 )
 def models() -> None:
-    """Fetch, list, check and remove models in the Hugging Face cache."""
+    """Plan, fetch, list, choose, check and remove models in the Hugging Face cache."""
+
+
+@models.command(
+    epilog="""
+    \b
+    Examples:
+      shammah models plan                      the model that would be used now
+      shammah models plan 7B                   a size, a Hub id or a directory
+      shammah models plan --licence permissive
+      shammah models plan 14B --json | jq .memory
+    Exit status: 0 it fits (or --force), 1 it does not, or the Hub cannot be asked.
+    """
+)
+@click.argument("model", required=False)
+@click.option("--revision", default="main", show_default=True, help="Branch, tag or commit.")
+@licence_option
+@click.option("--force", is_flag=True, help="Only warn if the disk or the memory is too small.")
+@click.option("--json", "as_json", is_flag=True, help="One object; sizes in bytes.")
+def plan(model: str | None, revision: str, licence: str | None, force: bool, as_json: bool) -> int:
+    """Show what MODEL would take: download, disk, time and memory. Fetches nothing."""
+    from shammah import plan_command
+    from shammah.models import check_model_name
+
+    settings = load_settings(os.environ, model, licence)
+    check_model_name(settings.model)
+    return plan_command.plan(settings, revision, force=force, as_json=as_json)
 
 
 @models.command(
@@ -30,41 +66,68 @@ def models() -> None:
     \b
     Examples:
       shammah models pull 3B                   goes on in the background after Ctrl-C
+      shammah models pull 0.5B 1.5B            both at once
       shammah models pull --pause 3B           and --resume, --cancel
       HF_ENDPOINT=http://127.0.0.1:8080 shammah models pull owner/name
     """
 )
-@click.argument("model")
+@click.argument("names", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--revision", default="main", show_default=True, help="Branch, tag or commit.")
 @click.option("--update", is_flag=True, help="Look whether the branch has moved.")
-@click.option("--force", is_flag=True, help="Begin even if the disk looks too small.")
+@click.option("--force", is_flag=True, help="Begin even if the disk or the memory is too small.")
 @click.option("--pause", "action", flag_value="pause", help="Pause the download.")
-@click.option("--resume", "action", flag_value="resume", help="Go on after a pause.")
+@click.option("--resume", "action", flag_value="resume", help="Go on, as another pull does.")
 @click.option("--cancel", "action", flag_value="cancel", help="End it; what arrived is kept.")
-@click.option("--json", "as_json", is_flag=True, help="One object with the directory.")
+@click.option("--json", "as_json", is_flag=True, help="One object a model.")
 def pull(
-    model: str, revision: str, update: bool, force: bool, action: str | None, as_json: bool
+    names: tuple[str, ...],
+    revision: str,
+    update: bool,
+    force: bool,
+    action: str | None,
+    as_json: bool,
 ) -> int:
-    """Download MODEL (a size or a Hub id) and verify every byte; resumes what was begun."""
-    from shammah import model_commands
+    """Download models and verify every byte; what was begun is resumed."""
+    from shammah import model_commands, plan_command
     from shammah.bus.client import new_request_id
     from shammah.bus.transfers import Fetch
 
     settings = load_settings(os.environ)
-    name = _hub_model(model)
+    wanted = list(dict.fromkeys(map(_hub_model, names)))
     if action is not None:
-        return model_commands.steer(settings, name, action)
-    fetch = Fetch(new_request_id(), name, revision, urgent=True, force=force, update=update)
-    return model_commands.pull(settings, fetch, as_json=as_json)
+        return model_commands.steer(settings, wanted, action)
+    fetches = [
+        Fetch(new_request_id(), model, revision, urgent=True, force=force, update=update)
+        for model in wanted
+    ]
+    plan_command.check_plan(settings, fetches, as_json=as_json)
+    return model_commands.pull(settings, fetches, as_json=as_json)
 
 
 @models.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One object.")
 def list_(as_json: bool) -> int:
     """Show the models in the cache, what they share counted once."""
-    from shammah import model_commands
+    from shammah import model_choice
 
-    return model_commands.list_models(load_settings(os.environ), as_json=as_json)
+    return model_choice.list_models(load_settings(os.environ), as_json=as_json)
+
+
+@models.command(
+    epilog="""
+    \b
+    Examples:
+      shammah models use 3B                    a size, or any Hub id: owner/name
+      shammah models use auto                  chosen by this machine's memory
+      shammah models use ./my-model            a directory
+    """
+)
+@click.argument("model")
+def use(model: str) -> int:
+    """Make MODEL the default, by one line in config.toml."""
+    from shammah import model_choice
+
+    return model_choice.use_model(model)
 
 
 @models.command("rm")
@@ -94,12 +157,17 @@ def verify(model: str, revision: str, hashes: bool, repair: bool, as_json: bool)
 
 
 def _hub_model(name: str) -> str:
-    """The Hub id that ``name`` means.
+    """The Hub id that ``name`` means on this machine.
 
     Raises:
         ShammahError: ``model_unknown``; also for what is no model of the Hub.
     """
-    from shammah.models import check_hub_id, model_id_of
+    from shammah.machine import look
+    from shammah.model_choice import default_model
+    from shammah.models import AUTO, Machine, check_hub_id
 
-    check_hub_id(model_id_of(name))
-    return model_id_of(name)
+    settings = replace(load_settings(os.environ), model=name)
+    machine = look(os.environ) if name == AUTO else Machine(0)
+    model = default_model(settings, machine) or name
+    check_hub_id(model)
+    return model

@@ -11,8 +11,9 @@ from shammah.bus import codec
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
 from shammah.bus.messages import Event, GetStatus, Replay, Replayed
+from shammah.bus.transfers import Transferring
 from shammah.errors import ExitCode, ShammahError
-from shammah.wording import describe_state
+from shammah.wording import describe_state, printable
 
 ANSWER_S = 5.0
 """How long one worker may take to tell its status; a loading one holds the interpreter."""
@@ -44,6 +45,7 @@ class Tail:
         self._as_json = as_json
         self._events: queue.SimpleQueue[tuple[str, Event | None]] = queue.SimpleQueue()
         self._peers: dict[str, Peer] = {}
+        self._noticed: set[str] = set()
 
     def once(self) -> int:
         """One line per role. Fails if a worker that is there does not answer."""
@@ -118,6 +120,10 @@ class Tail:
             print(json.dumps(document, ensure_ascii=False), flush=True)
         else:
             print(_line(role, event), flush=True)
+            for sentence in _notices(event):
+                if sentence not in self._noticed:
+                    self._noticed.add(sentence)
+                    print(f"{role:10} {sentence}", flush=True)
 
     def _print_silent(self, role: str, error: ShammahError) -> None:
         if self._as_json:
@@ -135,6 +141,14 @@ def _line(role: str, event: Event | None) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(event.wall_s))
     users = f"{status.clients} attached, {status.active} active, {status.tokens} tokens"
     return f"{role:10} {clock} {event.what:11} {describe_state(status.state)} [{users}]"
+
+
+def _notices(event: Event | None) -> list[str]:
+    """What the worker says that people should read, with the model it is about."""
+    state = event.status.state if event else None
+    if not isinstance(state, Transferring):
+        return []
+    return [printable(f"{one.model}: {said}") for one in state.transfers for said in one.notices]
 
 
 def _ask_status(peer: Peer) -> Event:

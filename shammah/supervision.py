@@ -29,9 +29,10 @@ from shammah.bus.messages import (
     Stop,
     Welcome,
 )
+from shammah.bus.transfers import Transfer, Transferring
 from shammah.config import Settings, identity
 from shammah.errors import ExitCode, ShammahError
-from shammah.models import cached_snapshot, hub_cache, hub_model, total_memory
+from shammah.models import cached_snapshot, hub_cache, hub_model, is_offline, total_memory
 
 START_S = 20.0
 """A worker binds its sockets before it imports anything heavy: 0.2 s usually."""
@@ -104,7 +105,7 @@ def worker_spec(
     """The worker of ``role`` that serves ``settings``, with no more secrets than it needs."""
     arguments: list[str] = []
     if role == "inference":
-        arguments += ["--model", settings.model]
+        arguments += ["--model", settings.model, "--licence", settings.licence]
         arguments += ["--stand-in"] if stand_in else []
     kept = {name: value for name, value in environ.items() if SECRETS.get(name, role) == role}
     kept["SHAMMAH_HOME"] = str(settings.home)
@@ -171,6 +172,24 @@ class WorkerInUseError(ShammahError):
         self.welcome = welcome
 
 
+class WorkerBusyError(ShammahError):
+    """A worker that was started with something else fetches models, though nobody waits."""
+
+    def __init__(
+        self, wanted: Identity, running: Identity, transfers: tuple[Transfer, ...]
+    ) -> None:
+        models = ", ".join(transfer.model for transfer in transfers)
+        other = f"you asked for {wanted.model}"
+        if running.model == wanted.model:
+            other = "you asked with another token, cache or home"
+        super().__init__(
+            "worker_in_use",
+            f"The {wanted.role} worker is fetching {models} from {running.model}; {other}.",
+            f"Wait until it is done, or end it with `shammah stop {wanted.role}` "
+            "(what has arrived is kept).",
+        )
+
+
 def ensure(
     spec: WorkerSpec,
     endpoints: Endpoints,
@@ -198,6 +217,7 @@ def ensure(
         ShammahError: ``worker_start_failed`` (with the end of its log), ``worker_silent``,
             ``protocol_version``.
         WorkerInUseError: somebody else uses a worker with another identity.
+        WorkerBusyError: such a one has downloads under way.
     """
     peer = Peer(endpoints, spec.role, client, on_change)
     try:
@@ -218,12 +238,12 @@ def lend_hub_token(
     only start a download worker without it. Whatever goes wrong here it will meet, and tell.
     """
     token = any(environ.get(name) for name, role in SECRETS.items() if role == "download")
-    if not token or environ.get("HF_HUB_OFFLINE"):
+    if not token or is_offline(environ):
         return
     import psutil  # 15 ms that others need not spend
 
     memory = total_memory(psutil.virtual_memory().total)
-    model_id = hub_model(settings.model, memory)
+    model_id = hub_model(settings.model, memory, permissive=settings.permissive)
     if model_id is None or cached_snapshot(hub_cache(environ), model_id) is not None:
         return
     with contextlib.suppress(ShammahError):
@@ -260,8 +280,8 @@ def _attach(
                     f"The {spec.role} worker that was started is not the one that was asked for.",
                     "The settings have changed meanwhile: try again.",
                 )
-            elif welcome.others:
-                raise WorkerInUseError(spec.identity, welcome)
+            else:
+                _check_idle(spec.identity, welcome)
             stop(spec.role, endpoints, peer)
             peer.forget_welcome()
             child = None
@@ -271,6 +291,15 @@ def _attach(
                 f"The {spec.role} worker runs, but does not answer.",
                 f"`shammah stop {spec.role}` ends it; {spec.log_file} may say more.",
             )
+
+
+def _check_idle(wanted: Identity, welcome: Welcome) -> None:
+    """Refuse to replace a worker that somebody uses, or that has something to finish."""
+    if welcome.others:
+        raise WorkerInUseError(wanted, welcome)
+    state = welcome.event.status.state
+    if isinstance(state, Transferring) and state.transfers:
+        raise WorkerBusyError(wanted, welcome.identity, state.transfers)
 
 
 def _start_failed(spec: WorkerSpec, code: int, log_start: int) -> ShammahError:

@@ -40,15 +40,18 @@ def _describe_state(state: State | None) -> str:
             return "Starting"
         case Initializing():
             return "Initializing"
-        case Downloading(model, done, total, rate, eta_s):
-            return f"Downloading {model}: {describe_bytes(done, total, rate, eta_s)}"
+        case Downloading():
+            return f"Downloading {_describe_download(state, state.model)}"
         case Loading(model, stage, done, total):
             return f"Loading {model}: {stage} ({min(done + 1, total)}/{total})"
         case Ready(model):
             facts = [state.dtype, state.device] if state.dtype else []
             facts += [f"{state.context_length:,} tokens"] if state.context_length else []
             facts += ["a small stand-in"] if state.stand_in else []
-            return f"Ready: {model}" + (f" ({', '.join(facts)})" if facts else "")
+            parts = [f"Ready: {model}" + (f" ({', '.join(facts)})" if facts else "")]
+            parts += [_describe_successor(state.successor)] if state.successor else []
+            parts += [state.note] if state.note else []
+            return " · ".join(parts)
         case Transferring(transfers):
             return describe_transfers(transfers)
         case NotAvailable(reason, _):
@@ -57,28 +60,96 @@ def _describe_state(state: State | None) -> str:
             return f"Failed: {message}"
 
 
+def describe_coming(state: State | None) -> str:
+    """What is not there yet, in one line; empty when nothing is coming."""
+    if isinstance(state, Ready):
+        return printable(_describe_successor(state.successor)) if state.successor else ""
+    return describe_state(state)
+
+
+def download_under_way(state: State | None) -> Downloading | None:
+    """The download that a worker in ``state`` waits for, whether or not something stands in."""
+    if isinstance(state, Ready):
+        return state.successor
+    return state if isinstance(state, Downloading) else None
+
+
+def describe_background(download: Downloading | Transfer) -> str:
+    """What to know about a download when leaving."""
+    share = f" ({describe_percent(download.done, download.total)})" if download.total else ""
+    model = printable(download.model)
+    if isinstance(download, Transfer) and download.phase == "paused":
+        return (
+            f"The download of {model} stays paused{share}: `shammah models pull --resume "
+            f"{model}` goes on with it, `shammah models pull --cancel {model}` ends it."
+        )
+    return (
+        f"The download of {model} goes on in the background{share}: `shammah status` shows it, "
+        f"`shammah models pull --cancel {model}` ends it."
+    )
+
+
+def _describe_successor(download: Downloading) -> str:
+    return f"fetching {_describe_download(download, short_name(download.model))}"
+
+
+def _describe_download(download: Downloading, name: str) -> str:
+    amount = describe_bytes(download.done, download.total, download.rate, download.eta_s)
+    return f"{name}: {amount}"
+
+
+def short_name(model: str) -> str:
+    """A model without its owner."""
+    return model.rpartition("/")[2]
+
+
 def describe_transfers(transfers: tuple[Transfer, ...]) -> str:
     """All downloads in one line."""
     if not transfers:
         return "Idle"
-    parts = []
-    for one in transfers:
-        amount = describe_bytes(one.done, one.total, one.rate, one.eta_s)
-        parts.append(f"{one.model} {one.phase}" + (f": {amount}" if one.total else ""))
-    return "; ".join(parts)
+    return "; ".join(f"{one.model} {describe_transfer(one)}" for one in transfers)
+
+
+def describe_transfer(transfer: Transfer) -> str:
+    """``running (nothing has arrived for 7 s): 41%, 1.3 of 3.1 GB``."""
+    phase = transfer.phase + (f" ({transfer.detail})" if transfer.detail else "")
+    if not transfer.total:
+        return phase
+    done, total = transfer.done, transfer.total
+    return f"{phase}: {describe_bytes(done, total, transfer.rate, transfer.eta_s)}"
 
 
 def describe_bytes(done: int, total: int, rate: float, eta_s: float | None) -> str:
     """``41%, 1.3 of 3.1 GB, 24.0 MB/s, 1 min 12 s left``."""
     if not total:
         return f"{done / 1e6:.1f} MB"
-    unit, name = (1e9, "GB") if total >= 1e9 else (1e6, "MB")
-    parts = [f"{100 * done // total}%", f"{done / unit:.1f} of {total / unit:.1f} {name}"]
+    parts = [describe_percent(done, total), describe_amount(done, total)]
     if rate:
         parts.append(f"{rate / 1e6:.1f} MB/s")
-    if eta_s is not None and done < total:
+    if eta_s is not None and (done < total or eta_s >= 1):  # some may have to come again
         parts.append(f"{describe_duration(eta_s)} left")
     return ", ".join(parts)
+
+
+def describe_amount(done: int, total: int) -> str:
+    """``1.3 of 3.1 GB``."""
+    unit, name = _unit(total)
+    return f"{done / unit:.1f} of {total / unit:.1f} {name}"
+
+
+def describe_size(size: int) -> str:
+    """``3.1 GB``."""
+    unit, name = _unit(size)
+    return f"{size / unit:.1f} {name}"
+
+
+def _unit(size: int) -> tuple[float, str]:
+    return (1e9, "GB") if size >= 1e9 else (1e6, "MB")
+
+
+def describe_percent(done: int, total: int) -> str:
+    """``41%``."""
+    return f"{100 * done // total}%"
 
 
 def describe_duration(seconds: float) -> str:

@@ -45,6 +45,9 @@ FORBIDDEN: dict[str, set[str]] = {
     "shammah.conversation": IMPURE,
     "shammah.config": IMPURE,
     "shammah.models": IMPURE,
+    "shammah.cgroups": IMPURE,
+    "shammah.model_config": IMPURE,
+    "shammah.plan": IMPURE,
     "shammah.wording": IMPURE,
     "workers": set(),
     "workers.host": HEAVY,
@@ -62,7 +65,7 @@ FORBIDDEN: dict[str, set[str]] = {
 STDLIB_ONLY = ("shammah.bus.messages", "shammah.bus.states", "shammah.bus.transfers")
 
 ROLES = ("download", "inference", "cloud", "train")
-FOR_WORKERS = {"bus", "config", "errors", "fetching", "models", "supervision"}
+FOR_WORKERS = {"bus", "config", "errors", "fetching", "machine", "models", "supervision"}
 """What of `shammah` the workers may use (and its version)."""
 
 BAGS = {"utils", "util", "common", "helpers", "helper", "misc", "shared"}
@@ -246,6 +249,7 @@ def copy(tmp_path: Path) -> Path:
         ("shammah/config.py", "from socket import socket", "shammah.config imports socket"),
         ("shammah/conversation.py", "import zmq", "shammah.conversation imports zmq"),
         ("shammah/models.py", "import threading", "shammah.models imports threading"),
+        ("shammah/plan.py", "import psutil", "shammah.plan imports psutil"),
         ("workers/cloud/service.py", "import torch", "workers.cloud.service imports torch"),
         ("workers/inference/service.py", "import anthropic", "imports anthropic"),
         ("workers/cloud/service.py", "from workers.inference import service", "workers.inference"),

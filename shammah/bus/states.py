@@ -44,8 +44,8 @@ class Ready:
 
     ``context_length`` is in tokens (0: not known, as for the cloud). ``stand_in`` marks the
     starter model when it answers in the place of a bigger one; ``successor`` is that one while
-    its bytes arrive. ``why`` says how device, dtype and quantization were chosen; ``note`` is a sentence that people should read (why there is no successor,
-    what was repaired).
+    its bytes arrive. ``why`` says how device, dtype and quantization were chosen; ``note`` is
+    a sentence that people should read (why there is no successor, what was repaired).
     """
 
     model: str

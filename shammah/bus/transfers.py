@@ -27,8 +27,10 @@ class FileTransfer:
 class Transfer:
     """One download at one moment. ``done`` never falls.
 
-    ``phase``: ``waiting`` (nothing is known yet), ``running`` or ``paused``. ``rate`` is bytes
-    per second of late; ``eta_s`` is ``None`` while nobody can know.
+    ``phase``: ``waiting`` (nothing is known yet), ``running``, ``verifying`` (every byte is
+    here) or ``paused``. ``rate`` is bytes per second of late;
+    ``eta_s`` is ``None`` while nobody can know. ``notices`` are sentences that people should
+    read once, the newest last; ``detail`` says what it waits for just now.
     """
 
     model: str
@@ -39,6 +41,8 @@ class Transfer:
     rate: float = 0.0
     eta_s: float | None = None
     files: tuple[FileTransfer, ...] = ()
+    notices: tuple[str, ...] = ()
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,13 @@ class Transferring:
 @dataclass(frozen=True, slots=True)
 class CachedModel:
     """A model in the cache. ``size`` counts a blob that revisions share once; ``verified``:
-    the manifest matches the disk."""
+    the manifest matches the disk; ``unfinished``: bytes of downloads that can go on."""
 
     model: str
     revisions: tuple[str, ...]
     size: int
     verified: bool
+    unfinished: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,15 @@ class BadFile:
 
     path: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """One file of a plan: ``held`` of its ``size`` bytes are on the disk."""
+
+    path: str
+    size: int
+    held: int
 
 
 # --- requests -----------------------------------------------------------------------------
@@ -81,6 +95,19 @@ class Fetch:
     urgent: bool = False
     force: bool = False
     update: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFetch:
+    """What would a `Fetch` do? Nothing is fetched but what describes the model (``config``:
+    its config.json, too); for one that is whole on this disk nobody is asked, unless to
+    ``update``."""
+
+    request_id: str
+    model: str
+    revision: str = "main"
+    update: bool = False
+    config: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +168,26 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchPlan:
+    """What a `Fetch` would do: ``missing`` of ``total`` bytes, onto a disk where ``disk_free``
+    are free and ``disk_reserve`` should stay so. ``config`` is the text of the model's
+    config.json, empty if it cannot be had or was not asked for; ``rate`` the last measured one
+    of this Hub in bytes per second, 0 if there is none."""
+
+    request_id: str
+    model: str
+    revision: str
+    licence: str
+    total: int
+    missing: int
+    disk_free: int
+    disk_reserve: int = 0
+    files: tuple[PlannedFile, ...] = ()
+    config: str = ""
+    rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Steered:
     """The download does as it was told."""
 
@@ -174,12 +221,12 @@ class Removed:
     freed: int
 
 
-Request = Fetch | SteerFetch | VerifyModel | ListModels | RemoveModel
-Reply = FetchProgress | Fetched | Steered | Verified | ModelList | Removed
+Request = Fetch | PlanFetch | SteerFetch | VerifyModel | ListModels | RemoveModel
+Reply = FetchProgress | Fetched | FetchPlan | Steered | Verified | ModelList | Removed
 
-VALUES = (FileTransfer, Transfer, CachedModel, BadFile)
+VALUES = (FileTransfer, Transfer, CachedModel, BadFile, PlannedFile)
 STATES = (Transferring,)
-REQUESTS = (Fetch, SteerFetch, VerifyModel, ListModels, RemoveModel)
-REPLIES = (FetchProgress, Fetched, Steered, Verified, ModelList, Removed)
-ENDS = (Fetched, Steered, Verified, ModelList, Removed)
+REQUESTS = (Fetch, PlanFetch, SteerFetch, VerifyModel, ListModels, RemoveModel)
+REPLIES = (FetchProgress, Fetched, FetchPlan, Steered, Verified, ModelList, Removed)
+ENDS = (Fetched, FetchPlan, Steered, Verified, ModelList, Removed)
 """The replies that end their request (as Failed does)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -50,11 +51,27 @@ class Editor:
         self.refresh()
         return self._session.prompt()
 
+    def interject(self, show: Callable[[], None]) -> None:
+        """Have ``show`` write above the line that is being edited; if there is none, don't.
+
+        From any thread; ``show`` runs on the one that reads.
+        """
+        session = self._session
+        loop = session.app.loop if session is not None else None
+        if loop is None:
+            return
+        from prompt_toolkit.application import run_in_terminal
+
+        with contextlib.suppress(RuntimeError):  # the line has just been entered
+            loop.call_soon_threadsafe(run_in_terminal, show)
+
     def refresh(self) -> None:
         """Show the live line anew, from any thread; never blocks a key."""
         session = self._session
         if session is None:
             return
         # None, not "": an empty toolbar is still a line.
-        session.bottom_toolbar = self._live_line() or None
-        session.app.invalidate()
+        line = self._live_line() or None
+        if line != session.bottom_toolbar:  # the cursor blinks at every redraw
+            session.bottom_toolbar = line
+            session.app.invalidate()

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from shammah.bus.messages import Done, Failed, NotAvailable, Ready, Token
+from shammah.bus.endpoints import open_endpoints
+from shammah.bus.messages import Done, Failed, NotAvailable, Token
 from shammah.config import load_settings
 from shammah.conversation import Conversation, Turn
+from shammah.download_news import DownloadNews
 from shammah.errors import ExitCode, ShammahError
 from shammah.models import check_model_name
 from shammah.repl import commands
@@ -21,7 +23,13 @@ from shammah.repl.screen import Screen
 from shammah.repl.terminal import CLEAR_LINE, echo_off, pending_line, wait_line
 from shammah.router.decision import RouteDecision, Target
 from shammah.session import Routed, Session, Waiting
-from shammah.wording import describe_state, printable
+from shammah.wording import (
+    describe_background,
+    describe_coming,
+    describe_state,
+    download_under_way,
+    printable,
+)
 
 PROMPT = "> "
 TWICE_S = 1.0
@@ -35,7 +43,7 @@ def open_repl(arguments: list[str], *, prompt_shown: bool) -> int:
         return _without_terminal(arguments)
     try:
         options = parse_options(arguments)
-        settings = load_settings(os.environ, options.model)
+        settings = load_settings(os.environ, options.model, options.licence)
         check_model_name(settings.model)
         local_only = options.wish.target is Target.LOCAL
         session = Session(settings, os.environ, "repl", local_only=local_only)
@@ -70,6 +78,7 @@ class Repl:
         system = session.settings.system if options.system is None else options.system
         self._conversation = Conversation(system)
         self._interrupted_at = -TWICE_S
+        self._news = DownloadNews(open_endpoints(os.environ), self._on_news)
         self._editor: Editor | None = None
         if os.environ.get("TERM") != "dumb":
             self._editor = Editor(PROMPT, self._live_line)
@@ -84,14 +93,18 @@ class Repl:
         except (EOFError, KeyboardInterrupt, SystemExit, OSError):
             pass  # OSError: the terminal is gone
         finally:
+            download = download_under_way(self._session.view().local)
             self._session.close()
-        self._screen.farewell()
+            self._news.close()
+        known = self._news.transfer or download
+        self._screen.farewell(describe_background(known) if download and known else "")
         return ExitCode.OK
 
     def _loop(self) -> None:
         read = self._read_first
         while True:
             try:
+                self._show_news()
                 line = read().strip()
             except KeyboardInterrupt:
                 if not self._first_interrupt():
@@ -166,16 +179,23 @@ class Repl:
     def _live_line(self) -> str:
         """What is coming up, below the prompt, while there is something."""
         state = self._session.view().local
-        match state:
-            case Ready():
-                return ""
-            case Failed() | NotAvailable() if self._session.cloud is not None:
-                return ""  # told when it matters; Claude answers
-        return f"local model: {describe_state(state)}"
+        if isinstance(state, Failed | NotAvailable) and self._session.cloud is not None:
+            return ""  # told when it matters; Claude answers
+        coming = describe_coming(state)
+        return f"local model: {coming}" if coming else ""
 
     def _on_change(self) -> None:
+        self._news.follow(self._session.view().local)
         if self._editor is not None:
             self._editor.refresh()
+
+    def _on_news(self) -> None:
+        if self._editor is not None:
+            self._editor.interject(self._show_news)
+
+    def _show_news(self) -> None:
+        for sentence in self._news.take():
+            self._screen.hint(printable(sentence))
 
 
 class _interrupts:  # noqa: N801 - reads as a statement

@@ -68,9 +68,11 @@ class Screen:
         else:
             self.line(self._styled(describe_failure(failure), RED))
 
-    def farewell(self) -> None:
+    def farewell(self, hint: str = "") -> None:
         with contextlib.suppress(OSError):  # the terminal may be gone
             self.line("")
+            if hint:
+                self.hint(hint)
 
     def _styled(self, text: str, code: str) -> str:
         return styled(text, code, self._environ, terminal=self.terminal)

@@ -83,7 +83,7 @@ class TestAnAnswer:
         assert document["target"] == "local"
         assert document["reason"] == "model_ready"
         assert document["model"] == "starter"
-        assert document["usage"] == {"input_tokens": 1, "output_tokens": 4}
+        assert document["usage"] == {"input_tokens": 1, "output_tokens": 4, "reused_tokens": 0}
         assert document["finish_reason"] == "stop"
         for name in ("ttft_s", "prefill_tokens_per_second", "decode_tokens_per_second"):
             assert name in document["timings"]

@@ -69,6 +69,12 @@ class TestEnsure:
         assert peer.welcome.pid == sandbox.holder()
         assert isinstance(list(peer.generate((ChatMessage("user", "hi"),)))[-1], Done)
 
+    def test_a_licence_of_the_command_line_reaches_the_worker(self, ensured: Ensure) -> None:
+        spec = worker_spec(load_settings(os.environ, "auto", "permissive"), "inference", os.environ)
+        welcome = ensured(spec).welcome
+        assert welcome is not None
+        assert welcome.identity == spec.identity != spec_for("auto").identity
+
     def test_attaches_to_a_running_worker_of_the_same_identity(
         self, ensured: Ensure, start_echo: StartEcho
     ) -> None:

@@ -75,7 +75,8 @@ class EchoService:
         elif options.fetching:
             threading.Thread(target=self._fetch, args=(outlet,), daemon=True).start()
         else:
-            outlet.publish(Ready(self._model, engine="echo", context_length=4096))
+            note = options.notice[0] if options.notice else ""
+            outlet.publish(Ready(self._model, engine="echo", context_length=4096, note=note))
         while (request := self._inbox.get()) is not None:
             if options.record:
                 self._record(request)
@@ -87,7 +88,8 @@ class EchoService:
     def _fetch(self, outlet: Outlet) -> None:
         """Tell of a successor's bytes, twenty times a second and for ever."""
         for done in itertools.count(1):
-            coming = Downloading(self._options.fetching, min(41, done), 100, 1.0 + done % 7)
+            rate = 1e6 * (1 + done % 7)
+            coming = Downloading(self._options.fetching, min(41, done), 100, rate)
             outlet.publish(Ready(self._model, engine="echo", stand_in=True, successor=coming))
             time.sleep(0.05)
 
@@ -142,6 +144,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("role")
     parser.add_argument("--model")
+    parser.add_argument("--licence")
     parser.add_argument("--keep-alive", type=float, default=300)
     parser.add_argument("--stand-in", action="store_true")
     parser.add_argument("--delay-ms", type=float, default=0, help="time of one step")
@@ -151,7 +154,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--broken", help="let the work thread fail with this message")
     parser.add_argument("--fetching", metavar="MODEL", help="stand in for it; it comes to 41 %%")
     parser.add_argument("--transferring", metavar="MODEL", help="be a download worker at work")
-    parser.add_argument("--notice", action="append", default=[], help="what that one tells")
+    parser.add_argument("--notice", action="append", default=[], help="what it tells people")
     parser.add_argument("--hang", action="store_true", help="answer pings but no question")
     parser.add_argument("--record", metavar="FILE", help="append every conversation as JSON")
     parser.add_argument("--crash-on-question", action="store_true")
@@ -169,7 +172,7 @@ def main() -> int:
         return ExitCode.FAILED
     if options.protocol:
         messages.PROTOCOL = options.protocol
-    settings = load_settings(os.environ, options.model)
+    settings = load_settings(os.environ, options.model, options.licence)
     endpoints = open_endpoints(os.environ)
     lock = RoleLock(endpoints.lock(options.role))
     if not lock.acquire():

@@ -87,7 +87,7 @@ class _File:
 
 
 class StandInHub:
-    """One model at several commits, on two ports of loopback.
+    """One model (under all of its ``names``) at several commits, on two ports of loopback.
 
     Args:
         files: what ``main`` holds.
@@ -117,7 +117,7 @@ class StandInHub:
         send_buffer: int | None = None,
         token: str | None = None,
     ) -> None:
-        self.model_id = model_id
+        self.names = {model_id}
         self.redirect = redirect
         self.rate = rate
         self.delay_s = delay_s
@@ -311,7 +311,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _commit(self, model_id: str, revision: str) -> str | None:
         hub = self.server.hub
         commit = hub.main if revision == "main" else revision
-        if model_id != hub.model_id:
+        if model_id not in hub.names:
             self._status(404, {"X-Error-Code": "RepoNotFound"})
         elif commit not in hub.commits:
             self._status(404, {"X-Error-Code": "RevisionNotFound"})

@@ -108,9 +108,10 @@ class Terminal:
         """Ctrl-C until it has left; the first of a pair only says how to."""
         while self.child.isalive():
             self.type(CTRL_C)
-            if self.child.expect(["Ctrl-C again or Ctrl-D leaves", pexpect.EOF]):
-                break
+            left = self.child.expect(["Ctrl-C again or Ctrl-D leaves", pexpect.EOF])
             self.output += str(self.child.before)
+            if left:
+                break
 
     def destroy(self) -> None:
         if self.child.isalive():

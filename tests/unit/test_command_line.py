@@ -24,6 +24,8 @@ from shammah.router.decision import Target, Wish
         "-m starter",
         "-m=starter",
         "--system prompt",
+        "--licence permissive",
+        "--license=permissive",
         "--system=",
         "--model status",
         "--model --help",
@@ -49,6 +51,7 @@ def test_these_open_the_prompt(line: str) -> None:
         "--model starter ask",
         "--model",
         "--local -m",
+        "--licence",
         "--system",
         "--local=yes",
         "--mode starter",
@@ -86,6 +89,15 @@ def test_options_with_values(arguments: list[str], model: str | None, system: st
     options = parse_options(arguments)
     assert (options.model, options.wish) == (model, Wish())
     assert (options.system or None) == (system or None)
+
+
+@pytest.mark.parametrize("spelling", ["--licence", "--license"])
+def test_a_licence_can_be_spelt_both_ways(spelling: str) -> None:
+    assert parse_options([spelling, "permissive"]).licence == "permissive"
+    assert parse_options([f"{spelling}=any"]).licence == "any"
+    with pytest.raises(ShammahError, match="any, permissive") as refusal:
+        parse_options([spelling, "mit"])
+    assert refusal.value.exit_code == ExitCode.USAGE
 
 
 def test_an_empty_system_prompt_is_not_the_same_as_none() -> None:

@@ -87,6 +87,16 @@ class TestWhereSettingsComeFrom:
         assert load_settings(environ, "").model == "7B"
         assert load_settings(environ, None).model == "7B"
 
+    def test_a_licence_of_the_command_line_wins_over_the_files(self, sandbox: Sandbox) -> None:
+        (sandbox.shammah_home / "config.toml").write_text('licence = "permissive"')
+        environ = {"SHAMMAH_HOME": str(sandbox.shammah_home)}
+        assert load_settings(environ).permissive
+        assert not load_settings(environ, licence="any").permissive
+        assert load_settings({"SHAMMAH_HOME": "/elsewhere"}, licence="permissive").permissive
+
+    def test_a_licence_that_is_no_choice(self, sandbox: Sandbox) -> None:
+        assert "any, permissive" in refused(sandbox, 'licence = "mit"').message
+
     def test_a_key_makes_the_cloud_configured(self, sandbox: Sandbox) -> None:
         assert not load(sandbox).cloud_configured
         assert load(sandbox, "", ANTHROPIC_API_KEY="sk-1").cloud_configured
@@ -271,6 +281,13 @@ class TestTheIdentity:
         assert len(digests("auto")) == 2
         assert len(digests("starter")) == 1
 
+    def test_of_a_licence_matters_only_where_memory_chooses(self, base: Settings) -> None:
+        permissive = replace(base, licence="permissive")
+        assert not _differs(base, permissive, "inference")
+        auto = replace(base, model="auto")
+        assert _differs(auto, replace(permissive, model="auto"), "inference")
+        assert not _differs(auto, replace(permissive, model="auto"), "download")
+
     def test_parts_cannot_run_into_each_other(self, base: Settings) -> None:
         one = replace(base, cloud=replace(base.cloud, base_url="ab", model="c"))
         two = replace(base, cloud=replace(base.cloud, base_url="a", model="bc"))
@@ -334,8 +351,11 @@ class TestTheDocumentedDefaults:
             assert isinstance(target, str)
 
     def test_every_checked_setting_exists(self, sandbox: Sandbox) -> None:
-        for table, name in (*config._CHOICES, *config._AT_LEAST):
-            assert hasattr(getattr(Settings(sandbox.shammah_home), table), name)
+        for *tables, name in (*config._CHOICES, *config._AT_LEAST):
+            owner: object = Settings(sandbox.shammah_home)
+            for table in tables:
+                owner = getattr(owner, table)
+            assert hasattr(owner, name)
 
 
 def lines_above(lines: list[str], name: str) -> list[str]:

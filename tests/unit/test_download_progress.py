@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.download.progress import INTERVAL_S, Meter, Progress
+from workers.download.progress import INTERVAL_S, NOTICES, SILENCE_S, Meter, Progress
 from workers.listing import RemoteFile
 
 SIZES = {"a": 1000, "b": 50, "c": 0}
@@ -64,7 +64,8 @@ def test_the_observer_never_sees_a_step_back(steps: list[tuple[str, str, int]]) 
         assert after.verified >= before.verified
         for earlier, later in zip(before.files, after.files, strict=True):
             assert later.done >= earlier.done
-    times = [seen_s for seen_s, _ in watched.seen[:-1]]  # the last one is sent at once
+    # The last byte and the end are told at once.
+    times = [seen_s for seen_s, progress in watched.seen[:-1] if progress.missing]
     assert all(b - a >= INTERVAL_S for a, b in itertools.pairwise(times))
     for _, progress in watched.seen:
         assert progress.verified <= progress.done <= progress.total == 1050
@@ -111,3 +112,76 @@ def test_the_end_is_whole() -> None:
     last = watched.seen[-1][1]
     assert (last.done, last.verified, last.total, last.eta_s) == (1050, 1050, 1050, 0.0)
     assert all(file.verified for file in last.files)
+
+
+def test_the_last_byte_is_told_at_once() -> None:
+    watched = Watched()
+    watched.meter.add("a", 1000, 1000)
+    watched.meter.add("b", 49, 49)
+    assert watched.seen[-1][1].missing == 50
+    watched.meter.add("b", 1, 1)
+    assert watched.seen[-1][1].missing == 0
+
+
+def test_notices_are_told_at_once_and_the_last_are_kept() -> None:
+    watched = Watched()
+    watched.meter.add("a", 1, 1)
+    for number in range(NOTICES + 2):
+        watched.meter.notice(f"notice {number}")
+        assert watched.seen[-1][1].notices[-1] == f"notice {number}"
+    assert watched.seen[-1][1].notices[0] == "notice 2"
+
+
+def test_a_silence_is_told_while_nothing_arrives_and_no_longer() -> None:
+    watched = Watched()
+    watched.meter.add("a", 1, 1)
+    watched.clock.now_s += SILENCE_S - 1
+    watched.meter.tick()
+    assert watched.seen[-1][1].detail == ""
+    watched.clock.now_s += 2
+    watched.meter.tick()
+    assert watched.seen[-1][1].detail == "nothing has arrived for 4 s"
+    watched.meter.add("a", 1, 1)
+    watched.clock.now_s += INTERVAL_S
+    watched.meter.tick()
+    assert watched.seen[-1][1].detail == ""
+
+
+def test_what_is_here_whole_is_not_silent() -> None:
+    watched = Watched()
+    for path in SIZES:
+        watched.meter.verified(path)
+    watched.clock.now_s += 100
+    watched.meter.tick()
+    assert watched.seen[-1][1].detail == ""
+
+
+def test_a_long_wait_is_told_at_once_and_a_byte_ends_it_at_once() -> None:
+    watched = Watched()
+    watched.meter.add("a", 1, 1)
+    watched.meter.waiting("HTTP 429; attempt 2 of 8 in 60 s", 60.0)
+    assert watched.seen[-1][1].detail == "HTTP 429; attempt 2 of 8 in 60 s"
+    watched.meter.add("a", 1, 1)
+    assert watched.seen[-1][1].detail == ""
+
+
+def test_a_short_wait_is_not_worth_a_word() -> None:
+    watched = Watched()
+    watched.meter.add("a", 1, 1)
+    watched.meter.waiting("HTTP 503; attempt 2 of 8 in 1 s", 1.0)
+    assert watched.meter.snapshot().detail == ""
+    watched.clock.now_s += SILENCE_S - 1
+    watched.meter.waiting("HTTP 503; attempt 3 of 8 in 2 s", 2.0)
+    assert watched.meter.snapshot().detail == "HTTP 503; attempt 3 of 8 in 2 s"
+
+
+def test_a_pause_says_nothing_about_the_rate() -> None:
+    watched = Watched()
+    watched.clock.now_s += 1
+    watched.meter.add("a", 100, 100)
+    watched.clock.now_s += 1000
+    watched.meter.resumed()
+    watched.clock.now_s += 1
+    watched.meter.add("a", 100, 100)
+    assert watched.meter.snapshot().rate == pytest.approx(100)
+    assert watched.meter.snapshot().detail == ""

@@ -23,7 +23,7 @@ from shammah.bus.transfers import Fetched, FetchProgress, Transfer
 from shammah.config import InferenceSettings, Settings
 from shammah.errors import ShammahError
 from shammah.fetching import FetchReply
-from shammah.models import GIB
+from shammah.models import GIB, Machine
 from shammah.wording import describe_state
 from tests.workers.models import CONTEXT_LENGTH, write_checkpoint, write_manifest
 from workers.inference import bootstrap
@@ -298,7 +298,7 @@ def test_a_damaged_file_that_cannot_be_repaired_is_a_failure(tmp_path: Path) -> 
 def starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = write_checkpoint(tmp_path / "starter")
     monkeypatch.setattr(bootstrap, "starter_directory", lambda: directory)
-    monkeypatch.setattr(bootstrap, "total_memory", lambda physical: 4 * GIB)
+    monkeypatch.setattr(bootstrap, "look", lambda environ: Machine(4 * GIB))
     return directory
 
 

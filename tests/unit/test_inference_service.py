@@ -32,7 +32,7 @@ from shammah.bus.transfers import Fetched
 from shammah.config import InferenceSettings, Settings
 from shammah.errors import ShammahError
 from shammah.fetching import FetchReply
-from shammah.models import GIB
+from shammah.models import GIB, Machine
 from tests.standins.sandbox import until
 from tests.workers.models import (
     CONTEXT_LENGTH,
@@ -421,7 +421,7 @@ def _standing_in(
     directory: Path, answer: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Running, OneFetch, list[ScriptedEngine]]]:
     monkeypatch.setattr(bootstrap, "starter_directory", lambda: directory)
-    monkeypatch.setattr(bootstrap, "total_memory", lambda physical: 4 * GIB)
+    monkeypatch.setattr(bootstrap, "look", lambda environ: Machine(4 * GIB))
     source = OneFetch(directory)
     engines = [ScriptedEngine(answer), ScriptedEngine(answer)]
     engines[0].loading.set()

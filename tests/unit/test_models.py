@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,14 @@ from shammah.errors import ExitCode, ShammahError
 from shammah.models import (
     CATALOGUE,
     GIB,
+    CatalogueModel,
     LocatedModel,
     MissingModel,
     cached_snapshot,
+    catalogue_model,
     check_model_name,
     hub_cache,
+    hub_model,
     locate_model,
     model_id_of,
     select_model,
@@ -73,6 +77,72 @@ class TestTheChoiceByMemory:
                 model.parameters / 1e9, rel=0.1
             )
 
+    @pytest.mark.parametrize(
+        ("gib", "size"), [(6, "1.5B"), (12, "1.5B"), (23.99, "1.5B"), (24, "7B"), (48, "14B")]
+    )
+    def test_a_permissive_choice_skips_what_is_not_for_commercial_use(
+        self, gib: float, size: str
+    ) -> None:
+        selected = select_model(int(gib * GIB), permissive=True)
+        assert selected is not None
+        assert (selected.size, selected.licence) == (size, "apache-2.0")
+
+    @pytest.mark.parametrize(
+        ("gib", "gpu_gib", "size"),
+        [
+            (16, 0, "3B"),
+            # 2 x 7,615,616,512 B + 2 GiB = 16.19 GiB
+            (16, 16, "3B"),
+            (16, 16.2, "7B"),
+            (16, 80, "14B"),
+            (64, 8, "14B"),  # a small GPU never makes the choice smaller
+            (2, 4, "0.5B"),
+            (2, 2.9, None),  # 0.92 + 2 GiB
+        ],
+    )
+    def test_a_gpu_can_make_the_choice_larger(
+        self, gib: float, gpu_gib: float, size: str | None
+    ) -> None:
+        selected = select_model(int(gib * GIB), gpu_memory=int(gpu_gib * GIB))
+        assert (selected.size if selected else None) == size
+
+    @pytest.mark.parametrize("model", CATALOGUE, ids=lambda model: model.size)
+    def test_the_parameters_follow_from_the_shape(self, model: CatalogueModel) -> None:
+        shape = model.shape
+        attention, kept = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        layer = (
+            (shape.hidden + 1) * attention  # query, with a bias
+            + 2 * (shape.hidden + 1) * kept  # key and value, with biases
+            + attention * shape.hidden  # output
+            + 3 * shape.hidden * shape.intermediate  # gate, up and down
+            + 2 * shape.hidden  # two norms
+        )
+        tables = 1 if shape.tied else 2  # embeddings, and the head if it is another one
+        final_norm = shape.hidden
+        total = tables * shape.vocabulary * shape.hidden + shape.layers * layer + final_norm
+        assert model.parameters == total
+
+    @pytest.mark.parametrize("model", CATALOGUE, ids=lambda model: model.size)
+    def test_a_shape_is_of_one_piece(self, model: CatalogueModel) -> None:
+        shape = model.shape
+        assert shape.hidden == shape.heads * shape.head_dim
+        assert shape.heads % shape.kv_heads == 0
+        assert shape.context_length == 32_768
+        assert shape.tied is (model.size in ("0.5B", "1.5B", "3B"))
+
+    @pytest.mark.parametrize(
+        ("size", "on_the_hub"), [("0.5B", 988_097_824), ("1.5B", 3_087_467_144)]
+    )
+    def test_a_download_is_as_large_as_the_hubs_file_but_for_its_header(
+        self, size: str, on_the_hub: int
+    ) -> None:
+        model = catalogue_model(model_id_of(size))
+        assert model is not None
+        assert 0 < on_the_hub - model.download_bytes < 100_000
+
+    def test_only_3b_is_not_for_commercial_use(self) -> None:
+        assert {m.size: m.licence for m in CATALOGUE if not m.permissive} == {"3B": "qwen-research"}
+
 
 class TestMemory:
     def limits(self, root: Path, v2: str | None = None, v1: str | None = None) -> Path:
@@ -102,8 +172,56 @@ class TestMemory:
     ) -> None:
         assert total_memory(1000, self.limits(sandbox.root, v2, v1)) == expected
 
+    def test_the_least_limit_of_our_group_and_those_above_it_counts(self, sandbox: Sandbox) -> None:
+        limits = {"": "max", "user.slice": "900", "user.slice/app": "max", "other": "1"}
+        assert self.within(sandbox, "0::/user.slice/app\n", "memory.max", limits) == 900
+        limits["user.slice/app"] = "700"
+        assert self.within(sandbox, "0::/user.slice/app\n", "memory.max", limits) == 700
+
+    def test_of_v1_too(self, sandbox: Sandbox) -> None:
+        unlimited = str(0x7FFF_FFFF_FFFF_F000)
+        limits = {"memory": unlimited, "memory/docker": "900", "memory/docker/id": unlimited}
+        groups = "12:cpu,cpuacct:/docker/other\n4:memory:/docker/id\n0::/\n"
+        found = self.within(sandbox, groups, "memory.limit_in_bytes", limits)
+        assert found == 900
+
+    def test_of_v2_beside_v1(self, sandbox: Sandbox) -> None:
+        limits = {"unified": "max", "unified/a": "800"}
+        groups = "4:memory:/b\n0::/a\n"
+        assert self.within(sandbox, groups, "memory.max", limits) == 800
+
+    def test_a_limit_that_slows_down_counts(self, sandbox: Sandbox) -> None:
+        assert self.within(sandbox, "0::/a\n", "memory.high", {"a": "600"}) == 600
+
+    @pytest.mark.parametrize(
+        "groups",
+        [
+            "4:memory:/docker/id\n0::/docker/id\n",  # the container sees its own as the root
+            "0::/../../outside\n",
+            "",
+            "nonsense\n:::\n0:\n",
+            "0::/gone (deleted)\n",
+            "0::/\x00\n",
+        ],
+    )
+    def test_a_group_that_cannot_be_seen_has_the_roots_limit(
+        self, sandbox: Sandbox, groups: str
+    ) -> None:
+        assert self.within(sandbox, groups, "memory.max", {"": "500", "docker": "max"}) == 500
+
+    @staticmethod
+    def within(sandbox: Sandbox, groups: str, file: str, limits: dict[str, str]) -> int:
+        """The memory of a machine with 1000 bytes and these groups (path to limit)."""
+        root, membership = sandbox.root / "cgroup", sandbox.root / "groups"
+        membership.write_text(groups)
+        for path, limit in limits.items():
+            (root / path).mkdir(parents=True, exist_ok=True)
+            (root / path / file).write_text(f"{limit}\n")
+        return total_memory(1000, root, membership)
+
     def test_no_cgroups_at_all(self) -> None:
         assert total_memory(1000, Path("/nonexistent")) == 1000
+        assert total_memory(1000, Path("/nonexistent"), Path("/nonexistent")) == 1000
 
     def test_this_machines(self) -> None:
         assert 0 < total_memory(2**50) <= 2**50
@@ -282,6 +400,26 @@ class TestWhereAModelLies:
         found = self.locate("auto", cache, starter, gib=16, stand_in=True)
         chosen = "Qwen/Qwen2.5-3B-Instruct"
         assert found == MissingModel(chosen, None, LocatedModel("starter", starter, chosen, True))
+
+    @pytest.mark.parametrize(
+        ("options", "chosen"),
+        [({"permissive": True}, "1.5B"), ({"gpu_memory": 24 * GIB}, "7B")],
+    )
+    def test_licence_and_gpu_count_where_memory_chooses(
+        self, cache: Path, starter: Path, options: dict[str, Any], chosen: str
+    ) -> None:
+        def located(wanted: str) -> LocatedModel | MissingModel | NotAvailable:
+            return locate_model(
+                *(wanted, 16 * GIB, cache, starter),
+                stand_in=False,
+                is_whole=lambda snapshot: True,
+                **options,
+            )
+
+        assert located("auto") == MissingModel(model_id_of(chosen))
+        assert located("3B") == MissingModel(model_id_of("3B"))
+        assert hub_model("auto", 16 * GIB, **options) == model_id_of(chosen)
+        assert hub_model("3B", 16 * GIB, **options) == model_id_of("3B")
 
     def test_and_where_memory_is_too_little_for_any(self, cache: Path, starter: Path) -> None:
         found = self.locate("auto", cache, starter, gib=1, stand_in=True)

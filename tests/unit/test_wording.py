@@ -19,12 +19,17 @@ from shammah.bus.messages import (
     Timings,
     Usage,
 )
+from shammah.bus.transfers import Transfer, Transferring
 from shammah.router.decision import Reason, RouteDecision, Target
 from shammah.wording import (
     REASONS,
     describe_answer,
+    describe_background,
+    describe_bytes,
+    describe_coming,
     describe_failure,
     describe_state,
+    download_under_way,
     printable,
     styled,
 )
@@ -48,12 +53,92 @@ ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\x08\x7f\r"
         (Ready("m", dtype="float32", device="cpu"), "Ready: m (float32, cpu)"),
         (Ready("m", context_length=8192), "Ready: m (8,192 tokens)"),
         (Ready("m", stand_in=True), "Ready: m (a small stand-in)"),
+        (
+            Ready("starter", stand_in=True, successor=Downloading("acme/big", 41, 100)),
+            "Ready: starter (a small stand-in) · fetching big: 41%, 0.0 of 0.0 MB",
+        ),
+        (
+            Ready("starter", successor=Downloading("acme/big", 10**9, 3 * 10**9, 24e6, 72.0)),
+            "Ready: starter · fetching big: 33%, 1.0 of 3.0 GB, 24.0 MB/s, 1 min 12 s left",
+        ),
+        (Ready("starter", note="No network."), "Ready: starter · No network."),
+        (Transferring(), "Idle"),
+        (
+            Transferring((Transfer("m", "c", "running", 41, 100), Transfer("n"))),
+            "m running: 41%, 0.0 of 0.0 MB; n waiting",
+        ),
+        (
+            Transferring((Transfer("m", "c", "running", 41, 100, detail="HTTP 503"),)),
+            "m running (HTTP 503): 41%, 0.0 of 0.0 MB",
+        ),
         (NotAvailable("No network."), "Not available: No network."),
         (Failed("c", "Broken."), "Failed: Broken."),
     ],
 )
 def test_a_state_in_one_line(state: State | None, words: str) -> None:
     assert describe_state(state) == words
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (Loading("m", "weights", 1, 4), "Loading m: weights (2/4)"),
+        (Ready("m"), ""),
+        (Ready("m", note="No network."), ""),
+        (
+            Ready("starter", successor=Downloading("acme/big", 41, 100)),
+            "fetching big: 41%, 0.0 of 0.0 MB",
+        ),
+        (NotAvailable("No network."), "Not available: No network."),
+    ],
+)
+def test_what_is_coming_in_one_line(state: State, words: str) -> None:
+    assert describe_coming(state) == words
+
+
+COMING = Downloading("acme/big", 41, 100)
+
+
+@pytest.mark.parametrize(
+    ("state", "download"),
+    [
+        (None, None),
+        (COMING, COMING),
+        (Ready("starter", successor=COMING), COMING),
+        (Ready("acme/big"), None),
+        (Loading("acme/big", "weights"), None),
+    ],
+)
+def test_which_download_is_under_way(state: State | None, download: Downloading | None) -> None:
+    assert download_under_way(state) == download
+
+
+@pytest.mark.parametrize(
+    ("download", "words"),
+    [
+        (COMING, "The download of acme/big goes on in the background (41%): `shammah status`"),
+        (Downloading("acme/big"), "The download of acme/big goes on in the background: `shammah"),
+        (
+            Transfer("acme/big", "c", "running", 41, 100),
+            "The download of acme/big goes on in the background (41%): `shammah status`",
+        ),
+        (
+            Transfer("acme/big", "c", "paused", 41, 100),
+            "The download of acme/big stays paused (41%): `shammah models pull --resume acme/big`",
+        ),
+    ],
+)
+def test_what_to_know_of_a_download_when_leaving(
+    download: Downloading | Transfer, words: str
+) -> None:
+    said = describe_background(download)
+    assert said.startswith(words)
+    assert said.endswith("`shammah models pull --cancel acme/big` ends it.")
+
+
+def test_what_must_come_again_has_its_time() -> None:
+    assert describe_bytes(100, 100, 0.0, 8.0) == "100%, 0.0 of 0.0 MB, 8 s left"
+    assert describe_bytes(100, 100, 0.0, 0.0) == "100%, 0.0 of 0.0 MB"
 
 
 def test_loading_never_counts_beyond_its_total() -> None:

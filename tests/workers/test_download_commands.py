@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shammah.bus.endpoints import lock_holder
 from tests.standins.hub import StandInHub
-from tests.standins.sandbox import Sandbox, online, until
+from tests.standins.sandbox import Sandbox, online
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 SHAMMAH = str(Path(sys.prefix, "bin", "shammah"))
@@ -50,28 +46,13 @@ def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     return ended
 
 
-def test_pull_brings_the_model_and_says_where(hub: StandInHub) -> None:
-    pulled = run("models", "pull", "0.5B")
-    directory = Path(pulled.stdout.strip())
-    assert (directory / "model.safetensors").read_bytes() == FILES["model.safetensors"]
-    assert re.search(r"100%, 6\.\d of 6\.\d MB", pulled.stderr)
-    assert "\x1b" not in pulled.stdout + pulled.stderr
-
-
-def test_a_second_pull_asks_nobody(hub: StandInHub) -> None:
-    run("models", "pull", "0.5B")
-    asked = len(hub.asked)
-    assert run("models", "pull", "0.5B", "--json").stdout.startswith('{"request_id"')
-    assert len(hub.asked) == asked
-
-
 def test_list_verify_and_rm(hub: StandInHub) -> None:
     run("models", "pull", MODEL)
     (listed,) = json.loads(run("models", "list", "--json").stdout)["models"]
     assert (listed["model"], listed["verified"]) == (MODEL, True)
     assert run("models", "verify", MODEL, "--hashes").stdout == f"{MODEL}: whole\n"
     run("models", "rm", MODEL)
-    assert run("models", "list").stdout == "0 models, 0.00 GB\n"
+    assert "No models yet." in run("models", "list").stdout
     assert "is not in the cache" in run("models", "rm", MODEL, code=1).stderr
 
 
@@ -95,43 +76,3 @@ def test_what_is_not_there_is_one_clear_error(hub: StandInHub, model: str, says:
     assert ended.returncode in (1, 2)
     assert says in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-def test_after_ctrl_c_the_download_goes_on(hub: StandInHub, sandbox: Sandbox) -> None:
-    hub.rate = 1_000_000.0
-    command = [SHAMMAH, "models", "pull", MODEL]
-    pulling = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert pulling.stderr is not None
-    while "running" not in (line := pulling.stderr.readline()):
-        assert line, "it ended before it began"
-    pulling.send_signal(signal.SIGINT)
-    said = pulling.communicate(timeout=LIMIT_S)[1]
-    assert pulling.returncode == 130
-    assert "goes on in the background" in said
-    assert lock_holder(sandbox.endpoints.lock("download"))
-
-    def verified() -> bool:
-        models = json.loads(run("models", "list", "--json").stdout)["models"]
-        return bool(models) and models[0]["verified"]
-
-    until(verified, "the download is done", LIMIT_S)
-
-
-def test_sigkill_loses_little_and_the_next_pull_goes_on(hub: StandInHub, sandbox: Sandbox) -> None:
-    hub.rate = 2_000_000.0
-    command = [SHAMMAH, "models", "pull", MODEL]
-    pulling = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert pulling.stderr is not None
-    while "30%" not in (line := pulling.stderr.readline()) and "40%" not in line:
-        assert line, "it ended too soon"
-        if re.search(r"running: [3-9]\d%", line):
-            break
-    worker = lock_holder(sandbox.endpoints.lock("download"))
-    assert worker
-    os.kill(worker, signal.SIGKILL)
-    assert "The download worker died." in pulling.communicate(timeout=LIMIT_S)[1]
-    assert pulling.returncode == 1
-    hub.rate = None
-    run("models", "pull", MODEL)
-    assert run("models", "verify", MODEL, "--hashes").stdout == f"{MODEL}: whole\n"
-    assert sum(hub.sent.values()) <= sum(map(len, FILES.values())) + 1024 * 1024

@@ -120,8 +120,9 @@ def _quiet_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Setup]]:
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Setup]]:
     """Makes a `Setup` whose hub has these options."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     made: list[Setup] = []
 
     def start(files: dict[str, bytes] | None = None, **options: Any) -> Setup:

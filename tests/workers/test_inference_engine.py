@@ -410,13 +410,13 @@ def test_code_in_a_model_directory_is_never_run(made: dict[str, Path], tmp_path:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ShammahError) as caught:
-        placement.choose_device("cuda")
+        placement.choose_device("cuda", GIB)
     assert caught.value.code == "device_unavailable"
 
 
 def test_auto_takes_a_device_that_is_there() -> None:
-    assert placement.choose_device("auto") in ("cuda", "mps", "cpu")
-    assert placement.choose_device("cpu") == "cpu"
+    assert placement.choose_device("auto", GIB) in ("cuda", "mps", "cpu")
+    assert placement.choose_device("cpu", GIB) == "cpu"
 
 
 def _speed(**faster: float) -> Callable[[], MachineSpeed]:

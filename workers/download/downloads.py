@@ -14,11 +14,13 @@ from pathlib import Path
 from shammah.errors import ShammahError
 from workers.download import failures
 from workers.download.blobs import BlobStore
+from workers.download.config_text import config_text
 from workers.download.control import Control
 from workers.download.hub import Hub
 from workers.download.layout import RepositoryCache
 from workers.download.limits import Limits
 from workers.download.progress import Meter, Progress
+from workers.download.rates import Rates
 from workers.download.slots import Slots
 from workers.download.snapshot import (
     BadFile,
@@ -58,6 +60,7 @@ class Downloads:
         limits: of time, numbers and space.
         endpoint: the Hub's address; ``None``: HF_ENDPOINT, or the public one.
         token: a Hub token; ``None``: the one that huggingface_hub finds, ``False``: none.
+        rates: where the rate is remembered; ``None``: nowhere.
         clock: seconds, never going back.
         wall: seconds since 1970.
         jitter: evenly between 0 and 1.
@@ -70,6 +73,7 @@ class Downloads:
         *,
         endpoint: str | None = None,
         token: str | bool | None = None,
+        rates: Rates | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
@@ -78,6 +82,7 @@ class Downloads:
         self._cache = cache
         self._limits = limits
         self._clock = clock
+        self._rates = rates
         self._hub = Hub(limits, jitter, endpoint=endpoint, token=token, wall=wall)
         self._environment = Environment(limits, Slots(limits.connections), jitter, wall)
         self._settling: list[threading.Thread] = []
@@ -113,6 +118,41 @@ class Downloads:
         repository = self._repository(model_id, revision)
         listing = self._hub.listing(model_id, revision, control or Control())
         return make_plan(repository, needed(listing))
+
+    def describe(
+        self,
+        model_id: str,
+        revision: str = "main",
+        *,
+        update: bool = False,
+        config: bool = True,
+    ) -> tuple[Plan, str]:
+        """What `fetch` would do, and with ``config`` the text of config.json (`config_text`).
+
+        No network if the model is whole here, unless to ``update``.
+
+        Raises:
+            ShammahError: see `failures`.
+        """
+        repository = self._repository(model_id, revision)
+        here = None if update else self.complete(model_id, revision)
+        manifest = read_manifest(here) if here is not None else None
+        if manifest is not None:
+            listing = manifest.listing
+        else:
+            listing = needed(self._hub.listing(model_id, revision, Control()))
+        text = config_text(repository, listing, self._hub) if config else ""
+        return make_plan(repository, listing), text
+
+    @property
+    def disk_reserve(self) -> int:
+        """Bytes that `fetch` wants to leave free."""
+        return self._limits.disk_reserve
+
+    @property
+    def last_rate(self) -> float:
+        """Bytes per second that this Hub was last measured with; 0: never."""
+        return self._rates.last(self._hub.endpoint) if self._rates else 0.0
 
     def verify(
         self,
@@ -182,7 +222,7 @@ class Downloads:
             here = self.complete(model_id, revision) or self._recover(repository, revision, control)
             if here is not None:
                 return here
-        listing = self._hub.listing(model_id, revision, control)
+        listing = self._hub.listing(model_id, revision, control, _teller(on_progress, model_id))
         control.check(model_id)
         wanted = needed(listing)
         with self._disk_errors():
@@ -250,14 +290,19 @@ class Downloads:
         on_progress: Observer | None,
     ) -> None:
         model_id, revision = listing.model_id, listing.revision
-        meter = Meter(model_id, revision, listing.files, on_progress, self._clock)
+        expected = self.last_rate
+        meter = Meter(model_id, revision, listing.files, on_progress, self._clock, expected)
         addresses = {
             file.path: self._hub.file_url(model_id, revision, file.path) for file in listing.files
         }
         transfer = Transfer(
             store, addresses, self._hub.headers(), self._environment, control, priority, meter
         )
-        transfer.run()
+        try:
+            transfer.run()
+        finally:
+            if self._rates:
+                self._rates.record(self._hub.endpoint, *meter.flow())
         meter.finish()
 
     def _preflight(self, plan: Plan, *, force: bool) -> None:
@@ -314,6 +359,16 @@ class Downloads:
             yield
         except OSError as error:
             raise failures.describe_disk(error, self._cache, 0) from error
+
+
+def _teller(on_progress: Observer | None, model_id: str) -> Callable[[str], None]:
+    """Says what a download waits for of which nothing else is known yet."""
+
+    def tell(why: str) -> None:
+        if on_progress is not None:
+            on_progress(Progress(model_id, "", 0, 0, 0, 0.0, None, (), detail=why))
+
+    return tell
 
 
 def _sync(path: Path) -> None:

@@ -19,7 +19,10 @@ from huggingface_hub.errors import (
     OIDCError,
 )
 from huggingface_hub.hf_api import ModelInfo, RepoFile
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # lazily so
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # lazily so
+    build_hf_headers,
+    get_session,
+)
 
 import shammah
 from shammah.errors import ShammahError
@@ -32,7 +35,17 @@ from workers.listing import RemoteFile, RepositoryListing, check_file
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
-_WANTED: ContextVar[tuple[str, Control]] = ContextVar("_WANTED", default=("it", Control()))
+OnWait = Callable[[str], None]
+"""Told what is waited for before another attempt."""
+
+
+def _unheard(_why: str) -> None:
+    pass
+
+
+_WANTED: ContextVar[tuple[str, Control, OnWait]] = ContextVar(
+    "_WANTED", default=("it", Control(), _unheard)
+)
 """The model that this thread asks about: the library hands nothing through to its client."""
 
 # At INFO it writes every address down, and those of storage hold signatures.
@@ -89,7 +102,9 @@ class Hub:
         url: str = hf_hub_url(model_id, path, revision=revision, endpoint=self.endpoint)
         return url
 
-    def listing(self, model_id: str, revision: str, control: Control) -> RepositoryListing:
+    def listing(
+        self, model_id: str, revision: str, control: Control, on_wait: OnWait = _unheard
+    ) -> RepositoryListing:
         """Everything that the repository holds at a branch, tag or commit.
 
         A cancel ends waits between attempts, but not a question that is under way.
@@ -98,7 +113,7 @@ class Hub:
             ShammahError: see `failures`.
         """
         headers = self.headers()
-        wanted = _WANTED.set((model_id, control))
+        wanted = _WANTED.set((model_id, control, on_wait))
         try:
             # The token is in the headers, found once.
             api = HfApi(endpoint=self.endpoint, token=False, headers=headers)
@@ -119,6 +134,32 @@ class Hub:
         for file in files:
             check_file(file)
         return RepositoryListing(model_id, commit, _licence(info), files)
+
+    def read(self, model_id: str, revision: str, file: RemoteFile) -> bytes:
+        """The content of a small file: no more of it than one byte too many; not verified.
+
+        Raises:
+            ShammahError: see `failures`.
+        """
+        url = self.file_url(model_id, revision, file.path)
+        headers = {**self.headers(), "accept-encoding": "identity"}
+        wanted = _WANTED.set((model_id, Control(), _unheard))
+        content = b""
+        try:
+            with get_session().stream("GET", url, headers=headers) as response:
+                if response.status_code != 200:
+                    raise failures.describe_response(response, model_id, file.path)
+                for piece in response.iter_raw():
+                    content += piece
+                    if len(content) > file.size:
+                        break
+        except ShammahError:
+            raise
+        except Exception as error:  # as in `listing`; here the body may break off, too
+            raise _describe(error, self.endpoint, model_id) from error
+        finally:
+            _WANTED.reset(wanted)
+        return content
 
 
 class _Client(httpx2.Client):
@@ -148,8 +189,10 @@ class _Client(httpx2.Client):
             try:
                 return self._attempt(request, options)
             except TemporaryError as error:
-                model_id, control = _WANTED.get()
-                control.wait(patience.failed(error))
+                model_id, control, on_wait = _WANTED.get()
+                wait_s = patience.failed(error)
+                on_wait(patience.describe(error, wait_s))
+                control.wait(wait_s)
                 control.check(model_id)
 
     def _attempt(self, request: httpx2.Request, options: dict[str, Any]) -> httpx2.Response:

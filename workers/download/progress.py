@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from workers.listing import RemoteFile
 
 INTERVAL_S = 0.2
-"""Snapshots are sent at most this often, but for the last one, which is sent at once."""
+"""Snapshots are sent at most this often, but for news that cannot wait: a notice, the beginning
+and the end of a silence, the last byte, the end."""
 
 WINDOW_S = 10.0
 """The rate is the average over this long."""
+
+SILENCE_S = 3.0
+"""Nothing has arrived for this long: worth a word."""
+
+NOTICES = 8
+"""So many are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,9 @@ class Progress:
         eta_s: seconds to the end at this rate, those fetched again included; ``None``: nobody
             knows.
         files: each of them.
+        missing: bytes that are not there now, those to be fetched again included.
+        notices: sentences for people, the newest last.
+        detail: what it waits for just now; empty while bytes arrive.
     """
 
     model_id: str
@@ -51,6 +61,9 @@ class Progress:
     rate: float
     eta_s: float | None
     files: tuple[FileProgress, ...]
+    missing: int = 0
+    notices: tuple[str, ...] = ()
+    detail: str = ""
 
 
 @dataclass(slots=True)
@@ -71,6 +84,7 @@ class Meter:
         observer: called with snapshots, one at a time, on the threads that report: it must be
             quick. ``None``: nobody watches.
         clock: seconds, never going back.
+        expected: bytes per second to reckon with until the first ones arrive; 0: unknown.
     """
 
     def __init__(
@@ -80,6 +94,7 @@ class Meter:
         files: Iterable[RemoteFile],
         observer: Callable[[Progress], None] | None,
         clock: Callable[[], float],
+        expected: float = 0.0,
     ) -> None:
         self._model_id = model_id
         self._revision = revision
@@ -90,18 +105,55 @@ class Meter:
         self._received = 0
         self._samples: deque[tuple[float, int]] = deque([(clock(), 0)])
         self._sent_s: float | None = None
+        self._received_s = clock()
+        self._expected = expected
+        self._flow = (0, 0.0)
+        self._flowing_since_s: float | None = None
+        self._notices: deque[str] = deque(maxlen=NOTICES)
+        self._detail = ""
 
     def add(self, path: str, held: int, received: int = 0) -> None:
         """``held`` more bytes of a file are there, ``received`` ones came over the network."""
         with self._lock:
-            self._hold(self._counts[path], self._counts[path].held + held)
+            held = self._hold(self._counts[path], self._counts[path].held + held)
             self._received += received
-            self._tell()
+            was_waiting = bool(self._detail)
+            if received:
+                self._received_s = self._clock()
+                self._flowed(received)
+                self._detail = ""
+            last = held > 0 and not self._missing()
+            self._tell(at_once=last or was_waiting != bool(self._detail))
 
     def lost(self, path: str) -> None:
         """A file is fetched again from its beginning."""
         with self._lock:
             self._counts[path].held = 0
+
+    def notice(self, text: str) -> None:
+        """Something that people should know."""
+        with self._lock:
+            self._notices.append(text)
+            self._tell(at_once=True)
+
+    def waiting(self, why: str, wait_s: float) -> None:
+        """A connection brings nothing for ``wait_s`` from now on. Told if none brings any."""
+        with self._lock:
+            if self._clock() + wait_s - self._received_s >= SILENCE_S:
+                self._detail = why
+                self._tell(at_once=True)
+
+    def resumed(self) -> None:
+        """What was not received during a pause says nothing about the rate."""
+        with self._lock:
+            self._received_s = self._clock()
+            self._flowing_since_s = None
+            self._samples = deque([(self._received_s, self._received)])
+
+    def tick(self) -> None:
+        """Time has passed: tell so, if nothing else was told."""
+        with self._lock:
+            self._tell()
 
     def verified(self, path: str) -> None:
         """A file is whole and right."""
@@ -119,17 +171,34 @@ class Meter:
     def missing(self) -> int:
         """Bytes that are not there."""
         with self._lock:
-            return sum(count.size - count.held for count in self._counts.values())
+            return self._missing()
+
+    def flow(self) -> tuple[int, float]:
+        """Bytes that came over the network, and the seconds that they took, without pauses and
+        what was before the first of them."""
+        with self._lock:
+            return self._flow
+
+    def _flowed(self, received: int) -> None:
+        now_s, since_s = self._received_s, self._flowing_since_s
+        self._flowing_since_s = now_s
+        if since_s is not None:
+            self._flow = (self._flow[0] + received, self._flow[1] + now_s - since_s)
 
     def snapshot(self) -> Progress:
         """The present state."""
         with self._lock:
             return self._snapshot(self._clock())
 
+    def _missing(self) -> int:
+        return sum(count.size - count.held for count in self._counts.values())
+
     @staticmethod
-    def _hold(count: _Count, held: int) -> None:
-        count.held = min(held, count.size)
+    def _hold(count: _Count, held: int) -> int:
+        """Note how much of a file is there; how much more than before that is."""
+        before, count.held = count.held, min(held, count.size)
         count.shown = max(count.shown, count.held)
+        return count.held - before
 
     def _tell(self, *, at_once: bool = False) -> None:
         now_s = self._clock()
@@ -149,11 +218,12 @@ class Meter:
     def _snapshot(self, now_s: float) -> Progress:
         counts = self._counts.values()
         total = sum(count.size for count in counts)
-        missing = total - sum(count.held for count in counts)
+        missing = self._missing()
         began_s, before = self._samples[0]
         elapsed_s = now_s - began_s
         rate = (self._received - before) / elapsed_s if elapsed_s > 0 else 0.0
-        eta_s = missing / rate if rate else None
+        expected = rate if self._received else self._expected
+        eta_s = missing / expected if expected else None
         return Progress(
             model_id=self._model_id,
             revision=self._revision,
@@ -166,4 +236,13 @@ class Meter:
                 FileProgress(path, count.size, count.shown, count.verified)
                 for path, count in self._counts.items()
             ),
+            missing=missing,
+            notices=tuple(self._notices),
+            detail=self._detail or self._silence(now_s, missing),
         )
+
+    def _silence(self, now_s: float, missing: int) -> str:
+        silent_s = now_s - self._received_s
+        if not missing or silent_s < SILENCE_S:
+            return ""
+        return f"nothing has arrived for {silent_s:.0f} s"

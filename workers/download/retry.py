@@ -38,3 +38,8 @@ class Patience:
             return min(error.retry_after_s, limits.retry_after_max_s)
         ceiling: float = limits.backoff_s * 2 ** (self._failed - 1)
         return self._random() * min(ceiling, limits.backoff_max_s)
+
+    def describe(self, error: TemporaryError, wait_s: float) -> str:
+        """What is waited for, in words for people, once `failed` has said for how long."""
+        why = error.failure.message.rstrip(".")
+        return f"attempt {self._failed + 1} of {self._attempts} in {wait_s:.0f} s, since {why}"

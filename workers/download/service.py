@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from shammah.bus import transfers
@@ -19,10 +20,13 @@ from shammah.bus.messages import Failed, Initializing, WorkReply
 from shammah.bus.transfers import (
     Fetch,
     Fetched,
+    FetchPlan,
     FetchProgress,
     FileTransfer,
     ListModels,
     ModelList,
+    PlanFetch,
+    PlannedFile,
     Removed,
     RemoveModel,
     Steered,
@@ -43,6 +47,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RATES = "download-rate.json"
+"""In the home: how fast downloads were."""
+
 URGENT = 1
 """The priority of a download that somebody waits for; others have 0."""
 
@@ -60,13 +67,15 @@ class _Job:
         self.transfer = transfer
         self.control = control
         self.requests: list[str] = []
+        self.telling = threading.Lock()
 
 
 class DownloadService:
     """See `workers.service.Service`."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], home: Path) -> None:
         self._cache = hub_cache(environ)
+        self._home = home
         self._inbox: queue.SimpleQueue[transfers.Request | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._jobs: dict[tuple[str, str], _Job] = {}
@@ -76,14 +85,18 @@ class DownloadService:
 
     # --- called by the host, on its thread ------------------------------------------------
 
-    def submit(self, request: transfers.Request) -> None:
+    def submit(self, request: transfers.Request, client: str = "") -> None:
         self._inbox.put(request)
 
     def cancel(self, request_id: str) -> None:
-        """The one who asked no longer waits; the download goes on."""
+        """The one who asked no longer waits; the download goes on.
+
+        The last request of a download stays open, since it keeps the worker alive: whoever
+        asked has ended it for himself already.
+        """
         with self._lock:
             job = next((j for j in self._jobs.values() if request_id in j.requests), None)
-            if job is None:
+            if job is None or job.requests == [request_id]:
                 return
             job.requests.remove(request_id)
         why = "Nobody waits for the download any more; it goes on."
@@ -100,8 +113,9 @@ class DownloadService:
         # huggingface_hub takes 0.4 s to import; requests wait in the inbox meanwhile.
         from workers.download import cache
         from workers.download.downloads import Downloads
+        from workers.download.rates import Rates
 
-        self._downloads = Downloads(self._cache)
+        self._downloads = Downloads(self._cache, rates=Rates(self._home / RATES))
         swept = cache.sweep(self._cache, time.time())
         log.info("cache %s, swept %s", self._cache, swept)
         self._publish()
@@ -121,6 +135,7 @@ class DownloadService:
         """One request to its end, on a thread of its own."""
         serve: dict[type, Callable[..., WorkReply | None]] = {
             Fetch: self._fetch,
+            PlanFetch: self._plan,
             SteerFetch: self._steer,
             VerifyModel: self._verify,
             ListModels: self._list,
@@ -169,19 +184,43 @@ class DownloadService:
         files = tuple(
             FileTransfer(file.path, file.size, file.done, file.verified) for file in progress.files
         )
-        job.transfer = Transfer(
-            progress.model_id,
-            progress.revision,
-            "paused" if job.control.paused else "running",
-            progress.done,
-            progress.total,
-            progress.rate,
-            progress.eta_s,
-            files,
-        )
+        with job.telling:
+            job.transfer = Transfer(
+                progress.model_id,
+                progress.revision or job.transfer.revision,
+                _phase(job.control, progress),
+                progress.done,
+                progress.total,
+                progress.rate,
+                progress.eta_s,
+                files,
+                progress.notices,
+                progress.detail,
+            )
+            self._tell(job)
+
+    def _tell(self, job: _Job) -> None:
         for request_id in list(job.requests):
             self._outlet.reply(FetchProgress(request_id, job.transfer))
         self._publish()
+
+    def _plan(self, request: PlanFetch) -> FetchPlan:
+        plan, config = self._downloads.describe(
+            request.model, request.revision, update=request.update, config=request.config
+        )
+        return FetchPlan(
+            request.request_id,
+            plan.model_id,
+            plan.revision,
+            plan.licence,
+            plan.total,
+            plan.missing,
+            plan.disk_free,
+            self._downloads.disk_reserve,
+            tuple(PlannedFile(file.path, file.size, file.held) for file in plan.files),
+            config,
+            self._downloads.last_rate,
+        )
 
     def _steer(self, request: SteerFetch) -> Steered:
         with self._lock:
@@ -203,7 +242,16 @@ class DownloadService:
                 case _:
                     why = f"A download can be paused, resumed or cancelled, not {request.action!r}."
                     raise ShammahError("protocol", why)
+            self._tell_steered(job)
         return Steered(request.request_id)
+
+    def _tell_steered(self, job: _Job) -> None:
+        # Nothing arrives during a pause that would tell of it.
+        with job.telling:
+            known = "running" if job.transfer.total else "waiting"
+            phase = "paused" if job.control.paused else known
+            job.transfer = replace(job.transfer, phase=phase, rate=0.0, eta_s=None, detail="")
+            self._tell(job)
 
     def _verify(self, request: VerifyModel) -> Verified:
         model, revision = request.model, request.revision
@@ -224,6 +272,7 @@ class DownloadService:
                 tuple(one.revision for one in model.revisions),
                 model.size,
                 any(one.complete for one in model.revisions),
+                model.unfinished,
             )
             for model in inventory.models
         )
@@ -246,6 +295,14 @@ class DownloadService:
         with self._lock:
             now = tuple(job.transfer for job in self._jobs.values())
         self._outlet.publish(Transferring(now))
+
+
+def _phase(control: Control, progress: Progress) -> str:
+    if control.paused:
+        return "paused"
+    if not progress.total:
+        return "waiting"
+    return "running" if progress.missing else "verifying"
 
 
 def _guard(work: Callable[[], Answer], request_id: str) -> Answer | Failed:

@@ -28,6 +28,9 @@ from workers.download.source import Answer, Source
 from workers.download.wire import Wire
 from workers.listing import RemoteFile
 
+TICK_S = 1.0
+"""How often progress is told while nothing arrives."""
+
 
 class _InterruptedError(Exception):
     """Somebody wants a pause or the end: see `Transfer._check`."""
@@ -120,7 +123,10 @@ class Transfer:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join()
+                while thread.is_alive():
+                    thread.join(TICK_S)
+                    if not self._control.paused:
+                        self._meter.tick()
         except BaseException as error:
             self._fail(error)
             raise
@@ -184,6 +190,8 @@ class Transfer:
     def _on_control(self) -> None:
         if self._control.interrupted:
             self._interrupt()
+        else:
+            self._meter.resumed()
 
     def _interrupt(self) -> None:
         self._wire.cut()
@@ -213,10 +221,16 @@ class Transfer:
     def _own(self, file: RemoteFile) -> None:
         try:
             with self._store.repository.lock(file.etag, self._check):
-                if self._store.has(file):
+                found = self._store.has(file)
+                if found:
                     self._meter.add(file.path, file.size)
                 if not self._store.adopt(file, self._check):
                     self._meter.lost(file.path)
+                    if found:
+                        self._meter.notice(
+                            f"{file.path} was damaged on the disk (its hash was wrong): it was "
+                            "put into quarantine and is fetched anew."
+                        )
                     self._fetch_file(file)
             self._meter.verified(file.path)
         finally:
@@ -235,12 +249,17 @@ class Transfer:
                     break
                 # Bytes of an earlier run may have been lost in a power failure; that is
                 # nobody's fault, and not counted.
-                wrong += not part.inherited
+                inherited = part.inherited
+                wrong += not inherited
                 part.restart()
                 self._meter.lost(file.path)
                 if wrong > 1:
                     part.delete()
                     raise failures.hash_mismatch(file.path, file.etag, found)
+                told = "was damaged in an earlier download" if inherited else "arrived damaged"
+                self._meter.notice(
+                    f"{file.path} {told} (its hash was wrong): it is thrown away and fetched anew."
+                )
             self._store.accept(file, part)
 
     def _source(self, file: RemoteFile) -> Source:
@@ -308,8 +327,13 @@ class Transfer:
                 continue
             except TemporaryError as error:
                 if not self._let_go():  # otherwise it was this side that cut the connection
-                    self._control.wait(patience.failed(error), self._failed)
+                    self._wait(error, patience)
         task.part.hash_complete(self._check)
+
+    def _wait(self, error: TemporaryError, patience: Patience) -> None:
+        wait_s = patience.failed(error)
+        self._meter.waiting(patience.describe(error, wait_s), wait_s)
+        self._control.wait(wait_s, self._failed)
 
     def _attempt(self, task: Task, segment: Segment, patience: Patience, *, owner: bool) -> None:
         """One request.

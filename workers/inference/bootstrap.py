@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
-
 from shammah.bus.messages import Downloading, Failed, Initializing, NotAvailable, Ready
 from shammah.bus.transfers import Transfer
 from shammah.config import Settings
 from shammah.errors import ShammahError
+from shammah.machine import look
 from shammah.models import (
     AUTO,
     CATALOGUE,
@@ -29,7 +28,6 @@ from shammah.models import (
     hub_cache,
     locate_model,
     starter_directory,
-    total_memory,
 )
 from workers.inference.acquisition import UNREACHABLE, Acquisition, ModelSource
 from workers.inference.attempts import Attempts
@@ -151,13 +149,16 @@ class Bootstrap:
         return None
 
     def _run(self) -> LoadedModel | None:
+        machine = look(self._environ)
         found = locate_model(
             self._settings.model,
-            total_memory(psutil.virtual_memory().total),
+            machine.memory,
             hub_cache(self._environ),
             starter_directory(),
             stand_in=self._may_stand_in,
             is_whole=is_complete,
+            permissive=self._settings.permissive,
+            gpu_memory=machine.gpu_memory,
         )
         match found:
             case NotAvailable(reason, hint):

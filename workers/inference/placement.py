@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from shammah.errors import ShammahError
-from shammah.models import GIB, total_memory
+from shammah.models import GIB, fits_gpu, total_memory
 from workers.inference.probe import MachineSpeed
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ HEADROOM_BYTES = GIB // 2
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def choose_device(wanted: str) -> str:
-    """``cuda``, ``mps`` or ``cpu``; ``auto`` takes the first that is there.
+def choose_device(wanted: str, parameters: int) -> str:
+    """``cuda``, ``mps`` or ``cpu``; ``auto`` takes the first that is there and has the room.
 
     Raises:
         ShammahError: ``device_unavailable``.
@@ -29,7 +29,8 @@ def choose_device(wanted: str) -> str:
     import torch
 
     available = {
-        "cuda": torch.cuda.is_available(),
+        "cuda": torch.cuda.is_available()
+        and (wanted == "cuda" or fits_gpu(parameters, torch.cuda.mem_get_info()[1])),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }

@@ -16,6 +16,7 @@ from shammah.bus.messages import (
     Usage,
 )
 from shammah.config import Settings
+from shammah.models import is_offline
 from workers.inference.acquisition import DownloadWorker, ModelSource
 from workers.inference.attempts import Attempts
 from workers.inference.bootstrap import Bootstrap
@@ -141,6 +142,6 @@ ENGINES: dict[str, MakeEngine] = {"transformers": transformers_engine}
 
 def model_source(settings: Settings, environ: Mapping[str, str]) -> ModelSource | None:
     """The download worker; ``None`` when the user wants no network."""
-    if environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if is_offline(environ):
         return None
     return DownloadWorker(settings, environ)

@@ -61,7 +61,7 @@ class TransformersRunner:
         observer.stage("import torch")
         from workers.inference import placement
 
-        self._device = placement.choose_device(settings.device)
+        self._device = placement.choose_device(settings.device, checkpoint.parameters)
         self.limits = LIMITS[self._device]
         free = placement.free_memory(self._device)
         dtype, why = placement.choose_dtype(
