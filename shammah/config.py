@@ -29,6 +29,10 @@ class InferenceSettings:
     """auto, cpu, cuda or mps."""
     dtype: str = "auto"
     """auto, float32, bfloat16 or float16."""
+    engine: str = "auto"
+    """auto, native (8-bit weights on the CPU) or transformers."""
+    quantization: str = "auto"
+    """auto, none or int8."""
     max_new_tokens: int = 1024
     """Longest answer, in tokens."""
     context_length: int = 0
@@ -98,6 +102,8 @@ _CHOICES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("licence",): LICENCES,
     ("inference", "device"): ("auto", "cpu", "cuda", "mps"),
     ("inference", "dtype"): ("auto", "float32", "bfloat16", "float16"),
+    ("inference", "engine"): ("auto", "native", "transformers"),
+    ("inference", "quantization"): ("auto", "none", "int8"),
 }
 _AT_LEAST: dict[tuple[str, ...], int] = {
     ("inference", "max_new_tokens"): 1,
@@ -157,6 +163,7 @@ def identity(
         parts = [settings.model, settings.inference.device, settings.inference.dtype]
         parts += [str(settings.inference.max_new_tokens), str(settings.home)]
         parts += [str(settings.inference.context_length), str(settings.inference.kv_memory)]
+        parts += [settings.inference.engine, settings.inference.quantization]
         parts += [f"stand_in={stand_in and settings.model == 'auto'}", str(hub_cache(environ))]
         parts += [f"permissive={settings.permissive and settings.model == 'auto'}"]
         model = settings.model

@@ -34,9 +34,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from shammah.models import starter_directory  # noqa: E402
 from workers.inference.checkpoint import inspect_checkpoint  # noqa: E402
+from workers.inference.choice import ENGINES  # noqa: E402
 from workers.inference.engine import Engine, LoadSettings, SequenceRequest  # noqa: E402
 from workers.inference.sampling import SamplingPlan  # noqa: E402
-from workers.inference.service import ENGINES  # noqa: E402
 
 CLIENTS = 8
 START_S = 120.0

@@ -175,6 +175,20 @@ def test_a_short_wait_is_not_worth_a_word() -> None:
     assert watched.meter.snapshot().detail == "HTTP 503; attempt 3 of 8 in 2 s"
 
 
+def test_a_wait_is_told_again_when_the_others_bring_nothing_more() -> None:
+    watched = Watched()
+    watched.meter.waiting("HTTP 429; attempt 2 of 8 in 60 s", 60.0)
+    watched.meter.waiting("HTTP 503; attempt 2 of 8 in 4 s", 4.0)
+    watched.meter.add("a", 1, 1)
+    assert watched.meter.snapshot().detail == ""
+    watched.clock.now_s += SILENCE_S
+    watched.meter.tick()
+    assert watched.seen[-1][1].detail == "HTTP 429; attempt 2 of 8 in 60 s"
+    watched.clock.now_s += 60
+    watched.meter.tick()
+    assert watched.seen[-1][1].detail == "nothing has arrived for 63 s"
+
+
 def test_a_pause_says_nothing_about_the_rate() -> None:
     watched = Watched()
     watched.clock.now_s += 1

@@ -175,7 +175,7 @@ class World:
     def loader(self, accepts: Callable[[Checkpoint, LoadSettings], bool]) -> Loader:
         return Loader(
             InferenceSettings(),
-            lambda: PickyEngine(accepts),
+            lambda checkpoint: PickyEngine(accepts),
             self._attempts,
             lambda located: self.small if located == self.big else None,
             self.watcher,

@@ -157,7 +157,9 @@ def _run(
         settings,
         stand_in=options.get("stand_in", False),
         environ=options.get("environ", {}),
-        make_engine=lambda: used,
+        machine=Machine(4 * GIB),
+        make_engine=lambda checkpoint: used,
+        prepare=used.prepare,
         source=options.get("source"),
         publish=states.append,
         advance=lambda: advanced.append("x"),
@@ -298,7 +300,6 @@ def test_a_damaged_file_that_cannot_be_repaired_is_a_failure(tmp_path: Path) -> 
 def starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = write_checkpoint(tmp_path / "starter")
     monkeypatch.setattr(bootstrap, "starter_directory", lambda: directory)
-    monkeypatch.setattr(bootstrap, "look", lambda environ: Machine(4 * GIB))
     return directory
 
 
@@ -332,7 +333,8 @@ class StandIn:
             Settings(tmp_path, "auto"),
             stand_in=may_stand_in,
             environ={"HF_HUB_CACHE": str(tmp_path / "hub")},
-            make_engine=lambda: next(engines),
+            machine=Machine(4 * GIB),
+            make_engine=lambda checkpoint: next(engines),
             source=self.source,
             publish=self.states.put,
             advance=lambda: None,

@@ -11,6 +11,7 @@ import pytest
 from shammah.bus.messages import Failed, NotAvailable, Ready
 from shammah.config import Settings
 from shammah.errors import ShammahError
+from shammah.models import GIB, Machine
 from tests.standins.sandbox import until
 from tests.unit.test_inference_bootstrap import (
     PATIENCE_S,
@@ -48,7 +49,9 @@ def make_bootstrap(
         Settings(cache, model),
         stand_in=model == "auto",
         environ={"HF_HUB_CACHE": str(cache)},
-        make_engine=lambda: used,
+        machine=Machine(4 * GIB),
+        make_engine=lambda checkpoint: used,
+        prepare=used.prepare,
         source=source,
         publish=publish,
         advance=lambda: None,

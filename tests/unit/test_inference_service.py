@@ -42,6 +42,7 @@ from tests.workers.models import (
     write_checkpoint,
 )
 from workers.inference import bootstrap
+from workers.inference import service as service_module
 from workers.inference.answer import Answer
 from workers.inference.engine import StepResult
 from workers.inference.inbox import Arrival
@@ -107,7 +108,7 @@ def _running(
     service = InferenceService(
         asked,
         stand_in=False,
-        make_engine=lambda: engine,
+        make_engine=lambda checkpoint: engine,
         **options,
     )
     running = Running(service, engine)
@@ -204,7 +205,7 @@ def test_a_cancel_before_the_thread_runs_is_kept(directory: Path, answer: list[i
     engine = ScriptedEngine(answer)
     engine.loading.set()
     service = InferenceService(
-        Settings(directory, str(directory)), stand_in=False, make_engine=lambda: engine
+        Settings(directory, str(directory)), stand_in=False, make_engine=lambda checkpoint: engine
     )
     run = Running(service, engine)
     run.ask("a")
@@ -421,7 +422,7 @@ def _standing_in(
     directory: Path, answer: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Running, OneFetch, list[ScriptedEngine]]]:
     monkeypatch.setattr(bootstrap, "starter_directory", lambda: directory)
-    monkeypatch.setattr(bootstrap, "look", lambda environ: Machine(4 * GIB))
+    monkeypatch.setattr(service_module, "look", lambda environ: Machine(4 * GIB))
     source = OneFetch(directory)
     engines = [ScriptedEngine(answer), ScriptedEngine(answer)]
     engines[0].loading.set()
@@ -430,7 +431,7 @@ def _standing_in(
         Settings(directory, "auto", inference=InferenceSettings(max_new_tokens=99)),
         stand_in=True,
         environ={"HF_HUB_CACHE": str(directory / "no-such-cache")},
-        make_engine=lambda: next(making),
+        make_engine=lambda checkpoint: next(making),
         make_source=lambda settings, environ: source,
     )
     running = Running(service, engines[0])

@@ -224,7 +224,8 @@ def test_what_it_waits_for_is_said(hub: StandInHub, pulls: list[Pulling]) -> Non
     said = pulls[0].expect("waits")
     why = f"{hub.endpoint} answers HTTP 503 for {WEIGHTS}"
     assert f"waits: attempt 2 of 8 in 100 s, since {why}." in said
-    assert f"{MODEL} running (attempt 2 of 8" in run("status", "--once").stdout
+    told = f"{MODEL} running (attempt 2 of 8"
+    until(lambda: told in run("status", "--once").stdout, "status tells it too", LIMIT_S)
     run("models", "pull", "--cancel", MODEL)
     assert pulls[0].end()[0] == 1
 

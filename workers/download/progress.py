@@ -74,6 +74,15 @@ class _Count:
     verified: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """Before another attempt, and why. ``received``: bytes, when it began."""
+
+    why: str = ""
+    until_s: float = 0.0
+    received: int = -1
+
+
 class Meter:
     """Counts what worker threads report and tells one observer.
 
@@ -110,20 +119,19 @@ class Meter:
         self._flow = (0, 0.0)
         self._flowing_since_s: float | None = None
         self._notices: deque[str] = deque(maxlen=NOTICES)
-        self._detail = ""
+        self._wait = _Wait()
 
     def add(self, path: str, held: int, received: int = 0) -> None:
         """``held`` more bytes of a file are there, ``received`` ones came over the network."""
         with self._lock:
             held = self._hold(self._counts[path], self._counts[path].held + held)
+            was_waiting = bool(self._detail(self._clock()))
             self._received += received
-            was_waiting = bool(self._detail)
             if received:
                 self._received_s = self._clock()
                 self._flowed(received)
-                self._detail = ""
             last = held > 0 and not self._missing()
-            self._tell(at_once=last or was_waiting != bool(self._detail))
+            self._tell(at_once=last or (was_waiting and received > 0))
 
     def lost(self, path: str) -> None:
         """A file is fetched again from its beginning."""
@@ -139,8 +147,10 @@ class Meter:
     def waiting(self, why: str, wait_s: float) -> None:
         """A connection brings nothing for ``wait_s`` from now on. Told if none brings any."""
         with self._lock:
-            if self._clock() + wait_s - self._received_s >= SILENCE_S:
-                self._detail = why
+            now_s = self._clock()
+            if now_s + wait_s >= self._wait.until_s:  # several may wait: the longest counts
+                self._wait = _Wait(why, now_s + wait_s, self._received)
+            if self._detail(now_s):
                 self._tell(at_once=True)
 
     def resumed(self) -> None:
@@ -238,11 +248,19 @@ class Meter:
             ),
             missing=missing,
             notices=tuple(self._notices),
-            detail=self._detail or self._silence(now_s, missing),
+            detail=self._detail(now_s),
         )
 
-    def _silence(self, now_s: float, missing: int) -> str:
-        silent_s = now_s - self._received_s
-        if not missing or silent_s < SILENCE_S:
+    def _detail(self, now_s: float) -> str:
+        """Why nothing arrives, if nothing does or will for a while."""
+        wait, silent_s = self._wait, now_s - self._received_s
+        if not self._missing():
+            return ""
+        will_be_silent = (
+            wait.received == self._received and wait.until_s - self._received_s >= SILENCE_S
+        )
+        if now_s < wait.until_s and (will_be_silent or silent_s >= SILENCE_S):
+            return wait.why
+        if silent_s < SILENCE_S:
             return ""
         return f"nothing has arrived for {silent_s:.0f} s"

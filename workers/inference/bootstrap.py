@@ -17,12 +17,12 @@ from shammah.bus.messages import Downloading, Failed, Initializing, NotAvailable
 from shammah.bus.transfers import Transfer
 from shammah.config import Settings
 from shammah.errors import ShammahError
-from shammah.machine import look
 from shammah.models import (
     AUTO,
     CATALOGUE,
     STARTER,
     LocatedModel,
+    Machine,
     MissingModel,
     cached_snapshot,
     hub_cache,
@@ -32,7 +32,7 @@ from shammah.models import (
 from workers.inference.acquisition import UNREACHABLE, Acquisition, ModelSource
 from workers.inference.attempts import Attempts
 from workers.inference.checkpoint import inspect_checkpoint
-from workers.inference.engine import Engine, MakeEngine
+from workers.inference.engine import MakeEngine
 from workers.inference.loading import LoadedModel, Loader
 from workers.inference.transition import (
     Broke,
@@ -65,7 +65,9 @@ class Bootstrap:
         settings: which model, and how to compute it.
         stand_in: whether the starter may answer until the automatic choice is here.
         environ: of this process.
-        make_engine: a fresh engine for each load.
+        machine: what it has for a model.
+        make_engine: a fresh engine for a model.
+        prepare: imports what an engine will need, while bytes arrive.
         attempts: what became of the last one.
         source: where a missing model comes from; ``None``: from nowhere, this is offline.
         publish: told each new state.
@@ -79,7 +81,9 @@ class Bootstrap:
         *,
         stand_in: bool,
         environ: Mapping[str, str],
+        machine: Machine,
         make_engine: MakeEngine,
+        prepare: Callable[[], None] = lambda: None,
         attempts: Attempts | None = None,
         source: ModelSource | None,
         publish: Callable[[GeneratorState], None],
@@ -90,6 +94,8 @@ class Bootstrap:
         self._settings = settings
         self._may_stand_in = stand_in
         self._environ = environ
+        self._machine = machine
+        self._prepare = prepare
         self._loader = Loader(
             settings.inference, make_engine, attempts, self._smaller, self, settings.home
         )
@@ -149,16 +155,15 @@ class Bootstrap:
         return None
 
     def _run(self) -> LoadedModel | None:
-        machine = look(self._environ)
         found = locate_model(
             self._settings.model,
-            machine.memory,
+            self._machine.memory,
             hub_cache(self._environ),
             starter_directory(),
             stand_in=self._may_stand_in,
             is_whole=is_complete,
             permissive=self._settings.permissive,
-            gpu_memory=machine.gpu_memory,
+            gpu_memory=self._machine.gpu_memory,
         )
         match found:
             case NotAvailable(reason, hint):
@@ -178,11 +183,10 @@ class Bootstrap:
             return self._load(missing.stand_in)
         self._signal(Progressed(missing.model_id, 0, 0))
         acquisition = self._acquire(self._source, missing, ())
-        engine = self._loader.engine()
-        engine.prepare()  # seconds, while bytes arrive
+        self._prepare()  # seconds, while bytes arrive
         result = acquisition.result()
         if not isinstance(result, Failed):
-            return self._load(_fetched(missing, result), engine)
+            return self._load(_fetched(missing, result))
         return None if self._stopped else self._end_without(missing, result)
 
     def _acquire(
@@ -266,8 +270,8 @@ class Bootstrap:
             message = f"{damage.message} It could not be fetched anew: {failure.message}"
             raise ShammahError(damage.code, message, failure.hint) from failure
 
-    def _load(self, located: LocatedModel, engine: Engine | None = None) -> LoadedModel:
-        loaded = self._loader.load(located, engine)
+    def _load(self, located: LocatedModel) -> LoadedModel:
+        loaded = self._loader.load(located)
         return replace(loaded, ready=self._loaded(loaded.ready))
 
     def _loaded(self, ready: Ready) -> Ready:

@@ -138,4 +138,5 @@ class Engine(Protocol):
         """Drop a sequence now: no later step works for it or names it."""
 
 
-MakeEngine = Callable[[], Engine]
+MakeEngine = Callable[[Checkpoint], Engine]
+"""A fresh engine for a model."""

@@ -68,7 +68,7 @@ class Loader:
 
     Args:
         asked: how to compute.
-        make_engine: a fresh engine for each load.
+        make_engine: a fresh engine for a model.
         attempts: what became of the last one; ``None``: nobody counts.
         smaller: the next smaller model that is here, if one may take a model's place.
         watcher: is told how far it is.
@@ -91,11 +91,7 @@ class Loader:
         self._watcher = watcher
         self._home = home
 
-    def engine(self) -> Engine:
-        """One for `load`, so that it can be prepared."""
-        return self._make_engine()
-
-    def load(self, located: LocatedModel, engine: Engine | None = None) -> LoadedModel:
+    def load(self, located: LocatedModel) -> LoadedModel:
         """The model, or what of it memory allows; `Ready` says what that was.
 
         Raises:
@@ -106,24 +102,21 @@ class Loader:
         note = "" if level == WHOLE else "The system has stopped it for want of memory."
         while True:
             try:
-                return self._attempt(located, level, note, engine)
+                return self._attempt(located, level, note)
             except ShammahError as error:
                 if error.code != OUT_OF_MEMORY or level >= SMALLER:
                     raise
                 log.warning("%s at level %d: %s", located.name, level, error)
                 note = error.message
             # The traceback of the failed load held on to what it had read.
-            engine = None
             gc.collect()
             level += 1
             if self._attempts is not None:
                 self._attempts.step(located.name, level)
 
-    def _attempt(
-        self, located: LocatedModel, level: int, note: str, engine: Engine | None
-    ) -> LoadedModel:
+    def _attempt(self, located: LocatedModel, level: int, note: str) -> LoadedModel:
         if level < SMALLER:
-            loaded = self._load(located, level, engine)
+            loaded = self._load(located, level)
             less = "" if level == WHOLE else f"{note} {located.name} runs with less of it now."
             return _noted(loaded, less)
         smaller = self._smaller(located)
@@ -131,12 +124,12 @@ class Loader:
             raise ShammahError(
                 OUT_OF_MEMORY, note, "Close other programs, or name a smaller model with --model."
             )
-        return _noted(self._load(smaller, WHOLE, None), f"{located.name}: {note}")
+        return _noted(self._load(smaller, WHOLE), f"{located.name}: {note}")
 
-    def _load(self, located: LocatedModel, level: int, engine: Engine | None) -> LoadedModel:
-        engine = engine or self._make_engine()
-        self._watcher.located(located.name, 2 + len(engine.stages))
+    def _load(self, located: LocatedModel, level: int) -> LoadedModel:
         checkpoint = inspect_checkpoint(located.directory)
+        engine = self._make_engine(checkpoint)
+        self._watcher.located(located.name, 2 + len(engine.stages))
         defaults = read_defaults(located.directory)
         self._watcher.stage(READ_TOKENIZER)
         # Not before the sockets answer: it brings jinja2.

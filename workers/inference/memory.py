@@ -6,6 +6,9 @@ from shammah.errors import ShammahError
 from shammah.models import GIB
 from workers.inference.runner import Runner
 
+HEADROOM_BYTES = GIB // 2
+"""For the cache of keys and values, activations and the libraries, beside the weights."""
+
 KV_SHARE = 0.5
 """Of the memory that is free after the load. The rest is for activations, and for others."""
 
@@ -22,6 +25,27 @@ def kv_budget(runner: Runner, wanted_gib: float) -> int:
     """
     room = wanted_gib * GIB if wanted_gib else KV_SHARE * runner.free_bytes()
     return int(room) // runner.kv_bytes_per_token()
+
+
+def check_weights(needed: int, free: int, form: str) -> None:
+    """Refuse a model whose weights do not fit, before a byte of them is read.
+
+    Args:
+        needed: bytes of the weights.
+        free: bytes that they may take.
+        form: of the weights, for people.
+
+    Raises:
+        ShammahError: ``out_of_memory``, with both numbers.
+    """
+    needed += HEADROOM_BYTES
+    if needed > free:
+        raise ShammahError(
+            "out_of_memory",
+            f"The model needs {needed / GIB:.1f} GiB in {form}, and {free / GIB:.1f} GiB of "
+            "memory are free.",
+            "Close other programs, or name a smaller model with --model.",
+        )
 
 
 def check_context(capacity: int, wanted: int, runner: Runner) -> None:

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import psutil
 
 from shammah.errors import ShammahError
-from shammah.models import GIB, fits_gpu, total_memory
+from shammah.models import fits_gpu, total_memory
+from workers.inference.memory import HEADROOM_BYTES, check_weights
 from workers.inference.probe import MachineSpeed
 
 if TYPE_CHECKING:
     import torch
-
-HEADROOM_BYTES = GIB // 2
-"""For the cache of keys and values, activations and the libraries, beside the weights."""
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -79,14 +77,7 @@ def choose_dtype(
     else:
         name = "bfloat16" if _computes_bfloat16(device) else "float16"
         why = f"what {device} computes fastest"
-    needed = needed_bytes(name, parameters)
-    if needed > free:
-        raise ShammahError(
-            "out_of_memory",
-            f"The model needs {needed / GIB:.1f} GiB as {name}, and {free / GIB:.1f} GiB of "
-            f"{device} memory are free.",
-            "Close other programs, or name a smaller model with --model.",
-        )
+    check_weights(_BYTES[name] * parameters, free, f"{name} on {device}")
     dtype: torch.dtype = getattr(torch, name)
     return dtype, why
 

@@ -16,11 +16,13 @@ from shammah.bus.messages import (
     Usage,
 )
 from shammah.config import Settings
+from shammah.machine import look
 from shammah.models import is_offline
 from workers.inference.acquisition import DownloadWorker, ModelSource
 from workers.inference.attempts import Attempts
 from workers.inference.bootstrap import Bootstrap
-from workers.inference.engine import Engine, MakeEngine
+from workers.inference.choice import engine_for, prepare_engine
+from workers.inference.engine import MakeEngine
 from workers.inference.inbox import Arrival, Inbox
 from workers.inference.loading import LoadedModel
 from workers.inference.serving import ROLE, Serving
@@ -51,7 +53,7 @@ class InferenceService:
         # Copied: libraries are told through the environment not to use the network, and a
         # download worker that is started from here must not hear that.
         self._environ = dict(os.environ if environ is None else environ)
-        self._make_engine = make_engine or transformers_engine
+        self._make_engine = make_engine
         self._make_source = make_source or model_source
         self._attempts = attempts
         self._clock = clock
@@ -89,11 +91,15 @@ class InferenceService:
 
     def _run(self, outlet: Outlet) -> None:
         self._outlet = outlet
+        machine = look(self._environ)
+        asked = self._settings.inference
         bootstrap = self._bootstrap = Bootstrap(
             self._settings,
             stand_in=self._stand_in,
             environ=self._environ,
-            make_engine=self._make_engine,
+            machine=machine,
+            make_engine=self._make_engine or engine_for(asked, machine),
+            prepare=lambda: prepare_engine(asked, machine),
             attempts=self._attempts,
             source=self._make_source(self._settings, self._environ),
             publish=outlet.publish,
@@ -125,19 +131,6 @@ class InferenceService:
                     outlet.reply(Failed(code, message, hint, request_id))
                 case NotAvailable(reason, hint):
                     outlet.reply(Failed("not_available", reason, hint, request_id))
-
-
-def transformers_engine() -> Engine:
-    """The engine that serves everything."""
-    # Not before the sockets answer: numpy alone takes a tenth of a second to import.
-    from workers.inference.batched_engine import BatchedEngine
-    from workers.inference.transformers_runner import TransformersRunner
-
-    return BatchedEngine(TransformersRunner())
-
-
-ENGINES: dict[str, MakeEngine] = {"transformers": transformers_engine}
-"""Every engine there is, by name."""
 
 
 def model_source(settings: Settings, environ: Mapping[str, str]) -> ModelSource | None:

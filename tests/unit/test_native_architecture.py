@@ -1,0 +1,119 @@
+"""Which models the native runner computes, and which it refuses with a reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shammah.errors import ShammahError
+from tests.workers.models import CONFIG, write_checkpoint
+from workers.inference.checkpoint import Checkpoint, inspect_checkpoint
+from workers.inference.native.architecture import read_architecture, supports
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def checkpoint(directory: Path, **changes: Any) -> Checkpoint:
+    write_checkpoint(directory)
+    config = {key: value for key, value in {**CONFIG, **changes}.items() if value is not ...}
+    (directory / "config.json").write_text(json.dumps(config))
+    return inspect_checkpoint(directory)
+
+
+def test_what_is_read(tmp_path: Path) -> None:
+    found = read_architecture(checkpoint(tmp_path, rope_theta=1e6, rms_norm_eps=1e-5))
+    assert (found.layers, found.hidden, found.heads, found.kv_heads) == (3, 32, 4, 2)
+    assert (found.head_size, found.intermediate, found.vocabulary) == (8, 64, 384)
+    assert (found.eps, found.tied, found.has_bias, found.has_head_norms) == (
+        1e-5,
+        True,
+        True,
+        False,
+    )
+    assert found.frequencies == pytest.approx((1.0, 1e6**-0.25, 1e6**-0.5, 1e6**-0.75))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"architectures": ["LlamaForCausalLM"]}, ""),
+        ({"architectures": ["Qwen3ForCausalLM"]}, ""),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": None}, ""),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 640}, ""),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 512}, "window of 512 tokens"),
+        ({"architectures": ["Phi3ForCausalLM"]}, "is a Phi3ForCausalLM"),
+        ({"use_sliding_window": True}, "sliding window"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
+        ({"layer_types": ["full_attention"] * 3}, ""),
+        ({"hidden_act": "gelu"}, "uses gelu"),
+        ({"architectures": ["LlamaForCausalLM"], "attention_bias": True}, "attention_bias"),
+        ({"mlp_bias": True}, "mlp_bias"),
+        ({"head_dim": 7}, "heads of 7 numbers"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "(yarn)"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "(dynamic)"),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, ""),
+        ({"rope_parameters": LLAMA3}, ""),
+        ({"partial_rotary_factor": 0.5}, "a part of each head"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(
+    changes: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    found = checkpoint(tmp_path, **changes)
+    assert reason in supports(found)
+    assert bool(reason) == bool(supports(found))
+    if reason:
+        with pytest.raises(ShammahError) as caught:
+            read_architecture(found)
+        assert caught.value.code == "model_unsupported"
+        assert reason in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("intermediate_size", ...), ("intermediate_size", -1), ("rms_norm_eps", "small")],
+)
+def test_a_configuration_without_sense_is_refused(name: str, value: object, tmp_path: Path) -> None:
+    found = checkpoint(tmp_path, **{name: value})
+    assert supports(found) == ""
+    with pytest.raises(ShammahError) as caught:
+        read_architecture(found)
+    assert caught.value.code == "model_config_invalid"
+    assert name in caught.value.message
+
+
+def test_llama3_slows_the_slow_turns_alone(tmp_path: Path) -> None:
+    plain = np.array(read_architecture(checkpoint(tmp_path / "a", head_dim=64)).frequencies)
+    scaled = np.array(
+        read_architecture(
+            checkpoint(tmp_path / "b", head_dim=64, rope_parameters=LLAMA3)
+        ).frequencies
+    )
+    turns = 64 * plain / (2 * np.pi)
+    assert np.allclose(scaled[turns > 4], plain[turns > 4])
+    assert np.allclose(scaled[turns < 1], plain[turns < 1] / 8)
+    between = (turns > 1) & (turns < 4)
+    assert between.any()
+    assert (scaled[between] < plain[between]).all()
+    assert (scaled[between] > plain[between] / 8).all()
+
+
+def test_rotations_are_of_the_positions_asked(tmp_path: Path) -> None:
+    found = read_architecture(checkpoint(tmp_path))
+    cosines, sines = found.rotations(np.array([0, 5]))
+    assert cosines.shape == sines.shape == (2, 4)
+    assert cosines[0] == pytest.approx(1)
+    assert cosines[1] == pytest.approx(np.cos(5 * np.array(found.frequencies)))
+    assert sines[1] == pytest.approx(np.sin(5 * np.array(found.frequencies)))

@@ -1,0 +1,116 @@
+"""Which engine computes a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from shammah.config import InferenceSettings
+from shammah.errors import ShammahError
+from shammah.models import Machine, fits_gpu
+from workers.inference.checkpoint import Checkpoint
+from workers.inference.engine import Engine
+
+NATIVE, TRANSFORMERS = "native", "transformers"
+
+
+def choose_engine(
+    asked: InferenceSettings,
+    checkpoint: Checkpoint,
+    machine: Machine,
+    obstacle: Callable[[Checkpoint], str],
+) -> str:
+    """``native`` or ``transformers``.
+
+    The native engine where it can compute the model: on a processor it decodes several times
+    as fast in a quarter of the memory, and is there in a second. A GPU with room for the model
+    is faster still, and so is what the user has set.
+
+    Args:
+        asked: the settings.
+        checkpoint: the model.
+        machine: what it would run on.
+        obstacle: why the native engine cannot compute a model; empty: it can.
+
+    Raises:
+        ShammahError: ``model_unsupported`` or ``settings_conflict``: what was set cannot be.
+    """
+    elsewhere = _elsewhere(asked, checkpoint, machine)
+    if asked.engine == NATIVE:
+        if why := obstacle(checkpoint):
+            raise ShammahError(
+                "model_unsupported",
+                f"The native engine cannot compute this model: it {why}.",
+                "Set inference.engine to auto.",
+            )
+        if elsewhere and elsewhere != _GPU:
+            raise ShammahError(
+                "settings_conflict",
+                f"The native engine computes with 8-bit weights on the CPU, but {elsewhere}.",
+                "Leave that setting at auto, or set inference.engine to transformers.",
+            )
+        return NATIVE
+    if asked.engine == TRANSFORMERS or elsewhere or obstacle(checkpoint):
+        if asked.quantization == "int8":
+            why = obstacle(checkpoint) or elsewhere or "inference.engine is transformers"
+            raise ShammahError(
+                "settings_conflict",
+                f"8-bit weights are computed by the native engine alone, and here: {why}.",
+                "Set inference.quantization to auto.",
+            )
+        return TRANSFORMERS
+    return NATIVE
+
+
+_GPU = "this machine has a GPU for it"
+
+
+def _elsewhere(asked: InferenceSettings, checkpoint: Checkpoint, machine: Machine) -> str:
+    """What speaks for another engine than the native one; empty: nothing."""
+    if asked.device in ("cuda", "mps"):
+        return f"inference.device is {asked.device}"
+    if asked.dtype != "auto":
+        return f"inference.dtype is {asked.dtype}"
+    if asked.quantization == "none":
+        return "inference.quantization is none"
+    gpu = machine.mps or fits_gpu(checkpoint.parameters, machine.gpu_memory)
+    return _GPU if asked.device == "auto" and gpu else ""
+
+
+def make_engine(name: str) -> Engine:
+    """An engine that has loaded nothing yet."""
+    # Not before the sockets answer: numpy alone takes a tenth of a second to import.
+    from workers.inference.batched_engine import BatchedEngine
+
+    if name == NATIVE:
+        from workers.inference.native.runner import NativeRunner
+
+        return BatchedEngine(NativeRunner())
+    from workers.inference.transformers_runner import TransformersRunner
+
+    return BatchedEngine(TransformersRunner())
+
+
+ENGINES: Mapping[str, Callable[[], Engine]] = {
+    NATIVE: lambda: make_engine(NATIVE),
+    TRANSFORMERS: lambda: make_engine(TRANSFORMERS),
+}
+"""Every engine there is, by name."""
+
+
+def engine_for(asked: InferenceSettings, machine: Machine) -> Callable[[Checkpoint], Engine]:
+    """Makes the engine for a model on ``machine``."""
+
+    def make(checkpoint: Checkpoint) -> Engine:
+        from workers.inference.native.architecture import supports
+
+        return make_engine(choose_engine(asked, checkpoint, machine, supports))
+
+    return make
+
+
+def prepare_engine(asked: InferenceSettings, machine: Machine) -> None:
+    """Import what an engine will need, before it is known which model it will be."""
+    likely = NATIVE
+    if asked.engine == TRANSFORMERS or machine.mps or machine.gpu_memory:
+        likely = TRANSFORMERS
+    make_engine(likely).prepare()

@@ -1,0 +1,318 @@
+"""One step of the model: from token ids to logits, for every row at once.
+
+A row is a token at a position of a slot. Decoding has one row for each of up to eight slots,
+a chunk of a prompt has a row for each of its tokens; the arithmetic of a row is the same.
+
+The layers of a Llama (https://arxiv.org/abs/2302.13971, section 2.2), as in transformers'
+``modeling_llama``, ``modeling_qwen2`` (biases on q, k, v) and ``modeling_qwen3`` (norms on the
+heads of q and k):
+
+    x  = x + O attention(rope(Q n(x) + b), rope(K n(x) + b), V n(x) + b)
+    x  = x + D (silu(G n(x)) * U n(x))
+    n(x) = x / sqrt(mean(x**2) + eps) * weight        (RMSNorm, https://arxiv.org/abs/1910.07467)
+
+Q, K, V lie in one matrix, G and U in another. All threads run `step`, and share each phase of
+it (see `phases`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.inference.native.attention import Cache, Desk, Queries, attend, exponential
+from workers.inference.native.compiler import compiled, compiled_freely, entry
+from workers.inference.native.lanes import (
+    LANES,
+    float_of_bits,
+    half_of_float,
+    load_floats,
+    no_floats,
+    store_floats,
+)
+from workers.inference.native.layout import GROUP, PANEL
+from workers.inference.native.phases import Counters, finish_item, next_item, wait_for_all
+from workers.inference.native.products import Activations, project, quantize_group
+
+_PHASES_OF_A_LAYER = 10
+_SEGMENT = 16
+"""Groups of an item when activations are rounded: 1,024 numbers."""
+
+
+class Matrix(NamedTuple):
+    """The packed matrices of all layers (or the only one): (layers, ...)."""
+
+    weights: NDArray[np.int8]
+    scales: NDArray[np.uint16]
+    adds: bool
+    """Whether the product is added to what is there."""
+
+
+class Model(NamedTuple):
+    """The weights. What an architecture does not have is there with a length of 0."""
+
+    eps: float
+    embedding: Matrix
+    qkv: Matrix
+    output: Matrix
+    gate_up: Matrix
+    down: Matrix
+    head: Matrix
+    attention_norm: NDArray[np.float32]  # (layers, hidden)
+    mlp_norm: NDArray[np.float32]  # (layers, hidden)
+    final_norm: NDArray[np.float32]  # (hidden)
+    bias: NDArray[np.float32]  # (layers, channels of qkv or 0)
+    head_norms: NDArray[np.float32]  # (layers, 2 or 0, head size): of q and of k
+
+
+class Room(NamedTuple):
+    """Where a step works: one row for each row of the step."""
+
+    hidden: NDArray[np.float32]  # (rows, hidden): x above
+    normed: NDArray[np.float32]  # (rows, hidden)
+    qkv: NDArray[np.float32]  # (rows, channels)
+    queries: NDArray[np.float32]  # (rows, heads, head size)
+    attended: NDArray[np.float32]  # (rows, heads * head size)
+    gate_up: NDArray[np.float32]  # (rows, 2 * intermediate)
+    logits: NDArray[np.float32]  # (rows, vocabulary)
+    narrow: Activations  # of normed
+    heads: Activations  # of attended
+    wide: Activations  # of silu(gate) * up
+    desk: Desk
+
+
+class Batch(NamedTuple):
+    """The rows of a step. Logits are wanted for the last ``answers`` of them."""
+
+    tokens: NDArray[np.int64]
+    queries: Queries
+    cosines: NDArray[np.float32]  # (rows, half a head): rotary embeddings
+    sines: NDArray[np.float32]
+    answers: int
+
+
+def phases(layers: int) -> int:
+    """How many phases `step` has."""
+    return 3 + _PHASES_OF_A_LAYER * layers
+
+
+@entry
+def step(
+    member: int,
+    counters: Counters,
+    model: Model,
+    cache: Cache,
+    batch: Batch,
+    room: Room,
+) -> None:
+    """Compute the keys and values of every row, and the logits of the last ones.
+
+    Called by every member of a team, who share the work.
+    """
+    queries, rows = batch.queries, batch.queries.rows
+    layers = model.attention_norm.shape[0]
+    _embed(counters, 0, model, batch.tokens, rows, room.hidden)
+    for i in range(layers):
+        p = 1 + i * _PHASES_OF_A_LAYER
+        _normalize(counters, p, room.hidden, rows, model.attention_norm[i], model.eps, room)
+        _apply(counters, p + 1, model.qkv, i, room.narrow, rows, room.qkv)
+        _rotate(counters, p + 2, i, model, cache, batch, room)
+        attend(member, counters, p + 3, i, cache, queries, room.queries, room.desk, room.attended)
+        _quantize(counters, p + 4, room.attended, rows, room.heads)
+        _apply(counters, p + 5, model.output, i, room.heads, rows, room.hidden)
+        _normalize(counters, p + 6, room.hidden, rows, model.mlp_norm[i], model.eps, room)
+        _apply(counters, p + 7, model.gate_up, i, room.narrow, rows, room.gate_up)
+        _activate(counters, p + 8, room.gate_up, rows, room.wide)
+        _apply(counters, p + 9, model.down, i, room.wide, rows, room.hidden)
+    p = 1 + layers * _PHASES_OF_A_LAYER
+    last, answers = room.hidden[rows - batch.answers :], batch.answers
+    _normalize(counters, p, last, answers, model.final_norm, model.eps, room)
+    head = model.head
+    weights, scales = head.weights[0], head.scales[0]
+    project(counters, p + 1, weights, scales, room.narrow, answers, room.logits, head.adds)
+
+
+@compiled
+def _apply(
+    counters: Counters,
+    phase: int,
+    matrix: Matrix,
+    layer: int,
+    x: Activations,
+    rows: int,
+    out: NDArray[np.float32],
+) -> None:
+    weights, scales = matrix.weights[layer], matrix.scales[layer]
+    project(counters, phase, weights, scales, x, rows, out, matrix.adds)
+
+
+@compiled
+def _embed(
+    counters: Counters,
+    phase: int,
+    model: Model,
+    tokens: NDArray[np.int64],
+    rows: int,
+    hidden: NDArray[np.float32],
+) -> None:
+    """A phase: each row begins as its token's row of the embedding."""
+    weights, scales = model.embedding.weights[0], model.embedding.scales[0]
+    size = model.final_norm.shape[0]
+    groups = (size + GROUP - 1) // GROUP
+    row = next_item(counters, phase)
+    while row < rows:
+        panel, lane = tokens[row] // PANEL, tokens[row] % PANEL
+        for k in range(size):
+            block = panel * groups + k // GROUP
+            scale = float_of_bits(np.int32(scales[block * PANEL + lane]) << np.int32(16))
+            pair = block * (GROUP // 2) + k % GROUP // 2
+            hidden[row, k] = weights[(pair * PANEL + lane) * 2 + k % 2] * scale
+        finish_item(counters, phase)
+        row = next_item(counters, phase)
+    wait_for_all(counters, phase, rows)
+
+
+@compiled_freely
+def _normalize(
+    counters: Counters,
+    phase: int,
+    hidden: NDArray[np.float32],
+    rows: int,
+    weight: NDArray[np.float32],
+    eps: float,
+    room: Room,
+) -> None:
+    """A phase: ``narrow`` is the RMSNorm of the first ``rows`` rows of ``hidden``."""
+    size = weight.shape[0]
+    row = next_item(counters, phase)
+    while row < rows:
+        x, normed = hidden[row], room.normed[row]
+        scale = _inverse_root_mean_square(x[:size], eps)
+        for k in range(size):
+            normed[k] = x[k] * scale * weight[k]
+        for group in range(room.narrow.steps.shape[1]):
+            quantize_group(room.normed, row, group, room.narrow)
+        finish_item(counters, phase)
+        row = next_item(counters, phase)
+    wait_for_all(counters, phase, rows)
+
+
+@compiled_freely
+def _inverse_root_mean_square(x: NDArray[np.float32], eps: float) -> np.float32:
+    total = np.float32(0)
+    for k in range(x.shape[0]):
+        total += x[k] * x[k]
+    return np.float32(1 / np.sqrt(total / x.shape[0] + eps))
+
+
+@compiled
+def _rotate(
+    counters: Counters,
+    phase: int,
+    layer: int,
+    model: Model,
+    cache: Cache,
+    batch: Batch,
+    room: Room,
+) -> None:
+    """A phase: from ``qkv`` to ``queries`` ready for attention, and keys and values kept."""
+    queries = batch.queries
+    heads, size = room.queries.shape[1], room.queries.shape[2]
+    kv_heads = cache.keys.shape[2]
+    k_at = _padded(heads * size)
+    v_at = k_at + _padded(kv_heads * size)
+    rest_at = v_at + _padded(kv_heads * size)
+    factor = np.float32(1 / np.sqrt(size))
+    row = next_item(counters, phase)
+    while row < queries.rows:
+        slot, position = queries.slots[row], queries.positions[row]
+        qkv, q = room.qkv[row], room.queries[row]
+        for c in range(model.bias.shape[1]):
+            qkv[c] += model.bias[layer, c]
+        cosines, sines = batch.cosines[row], batch.sines[row]
+        for head in range(heads):
+            x = qkv[head * size : (head + 1) * size]
+            if model.head_norms.shape[1]:
+                _normalize_head(x, model.head_norms[layer, 0], model.eps)
+            _rotate_head(x, cosines, sines)
+            for d in range(size):
+                q[head, d] = x[d] * factor
+        block, place = position // LANES, position % LANES
+        for head in range(kv_heads):
+            x = qkv[k_at + head * size : k_at + (head + 1) * size]
+            if model.head_norms.shape[1]:
+                _normalize_head(x, model.head_norms[layer, 1], model.eps)
+            _rotate_head(x, cosines, sines)
+            for d in range(size):
+                cache.keys[slot, layer, head, block, d, place] = half_of_float(x[d])
+                v = qkv[v_at + head * size + d] + qkv[rest_at + head * size + d]
+                cache.values[slot, layer, head, d // LANES, position, d % LANES] = half_of_float(v)
+        finish_item(counters, phase)
+        row = next_item(counters, phase)
+    wait_for_all(counters, phase, queries.rows)
+
+
+@compiled
+def _padded(channels: int) -> int:
+    """Where the channels of the next tensor begin."""
+    return (channels + PANEL - 1) // PANEL * PANEL
+
+
+@compiled_freely
+def _normalize_head(x: NDArray[np.float32], weight: NDArray[np.float32], eps: float) -> None:
+    scale = _inverse_root_mean_square(x, eps)
+    for k in range(x.shape[0]):
+        x[k] = x[k] * scale * weight[k]
+
+
+@compiled_freely
+def _rotate_head(
+    x: NDArray[np.float32], cosines: NDArray[np.float32], sines: NDArray[np.float32]
+) -> None:
+    """Rotary embedding (https://arxiv.org/abs/2104.09864): number k turns with number k + half."""
+    half = x.shape[0] // 2
+    for k in range(half):
+        a, b = x[k], x[k + half]
+        x[k] = a * cosines[k] - b * sines[k]
+        x[k + half] = b * cosines[k] + a * sines[k]
+
+
+@compiled
+def _quantize(
+    counters: Counters, phase: int, x: NDArray[np.float32], rows: int, into: Activations
+) -> None:
+    """A phase: round the rows of ``x`` to 16 bits."""
+    groups = into.steps.shape[1]
+    segments = (groups + _SEGMENT - 1) // _SEGMENT
+    item = next_item(counters, phase)
+    while item < rows * segments:
+        row, segment = item // segments, item % segments
+        for group in range(segment * _SEGMENT, min(groups, (segment + 1) * _SEGMENT)):
+            quantize_group(x, row, group, into)
+        finish_item(counters, phase)
+        item = next_item(counters, phase)
+    wait_for_all(counters, phase, rows * segments)
+
+
+@compiled
+def _activate(
+    counters: Counters, phase: int, gate_up: NDArray[np.float32], rows: int, into: Activations
+) -> None:
+    """A phase: round silu(gate) * up to 16 bits; silu(x) = x / (1 + exp(-x))."""
+    groups, one = into.steps.shape[1], np.float32(1)
+    segments = (groups + _SEGMENT - 1) // _SEGMENT
+    item = next_item(counters, phase)
+    while item < rows * segments:
+        row, segment = item // segments, item % segments
+        first, end = segment * _SEGMENT, min(groups, (segment + 1) * _SEGMENT)
+        at = row * gate_up.shape[1]
+        for k in range(at + first * GROUP, at + end * GROUP, LANES):
+            gate, up = load_floats(gate_up, k), load_floats(gate_up, k + groups * GROUP)
+            store_floats(gate_up, k, gate * up / (exponential(no_floats() - gate) + one))
+        for group in range(first, end):
+            quantize_group(gate_up, row, group, into)
+        finish_item(counters, phase)
+        item = next_item(counters, phase)
+    wait_for_all(counters, phase, rows * segments)

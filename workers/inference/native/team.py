@@ -1,0 +1,82 @@
+"""Threads that work on one thing together: the caller's own and some that wait between calls.
+
+Plain Python threads: they sleep while there is nothing to do, and a compiled kernel runs
+without the interpreter's lock. (numba's own threads are slower to wake, or spin.)
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+
+import psutil
+
+Work = Callable[[int], object]
+"""Is told the number of the member that does it."""
+
+
+def physical_cores() -> int:
+    """Cores this process may use; a second thread of the same core only gets in the way."""
+    process = psutil.Process()
+    allowed = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else None
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    return max(1, min(cores, allowed or cores))
+
+
+class _Helper:
+    """A thread that does what it is given, until it is given nothing."""
+
+    def __init__(self, member: int) -> None:
+        self._member = member
+        self._work: Work | None = None
+        self._error: BaseException | None = None
+        self._given, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        threading.Thread(target=self._serve, name=f"native-{member}", daemon=True).start()
+
+    def give(self, work: Work | None) -> None:
+        self._work = work
+        self._given.release()
+
+    def join(self) -> None:
+        self._done.acquire()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _serve(self) -> None:
+        while True:
+            self._given.acquire()
+            if self._work is None:
+                return
+            try:
+                self._work(self._member)
+            except BaseException as error:
+                self._error = error
+            self._work = None
+            self._done.release()
+
+
+class Team:
+    """``size`` threads, the caller's included. One thread at a time may call it."""
+
+    def __init__(self, size: int) -> None:
+        self._helpers = [_Helper(member) for member in range(1, size)]
+        self.size = size
+        self.close = weakref.finalize(self, _dismiss, list(self._helpers))
+        """End the threads; also happens when the team is forgotten."""
+
+    def run(self, work: Work) -> None:
+        """Have every member call ``work``; returns when all have."""
+        for helper in self._helpers:
+            helper.give(work)
+        try:
+            work(0)
+        finally:
+            for helper in self._helpers:
+                helper.join()
+
+
+def _dismiss(helpers: list[_Helper]) -> None:
+    for helper in helpers:
+        helper.give(None)
