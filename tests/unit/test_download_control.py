@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from shammah.errors import ShammahError
+from workers.download import control as controls
 from workers.download.control import Control
 from workers.download.slots import Slots
 
@@ -134,3 +135,22 @@ def test_whoever_waits_for_a_slot_can_be_called_off() -> None:
     assert len(caught) == 1
     with slots.taken(0, no_check):
         pass
+
+
+def test_a_pause_says_now_and_then_that_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controls, "BEAT_S", 0.001)
+    beats: list[None] = []
+    control = Control(alive=lambda: beats.append(None))
+    control.pause()
+    waiting = in_thread(lambda: control.check("m"))
+    until(lambda: len(beats) > 3)
+    control.resume()
+    assert ended(waiting)
+
+
+def test_a_look_is_a_sign_of_life() -> None:
+    beats: list[None] = []
+    control = Control(alive=lambda: beats.append(None))
+    for _ in range(3):
+        control.check("m")
+    assert len(beats) == 3

@@ -9,14 +9,26 @@ from collections.abc import Callable
 from workers.download import failures
 
 
+BEAT_S = 10.0
+"""How often a paused download says that it is in good health."""
+
+
 class Control:
     """What somebody wants of a download. Worker threads look at it between two chunks.
 
-    ``clock`` counts seconds and never goes back.
+    Args:
+        clock: counts seconds and never goes back.
+        alive: called whenever somebody looks, and during a pause: so whoever waits for a long
+            check of files, or through a pause, is not led to think that the worker is stuck.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
         self._clock = clock
+        self._alive = alive
         self._changed = threading.Condition()
         self._paused = False
         self._cancelled = False
@@ -70,8 +82,12 @@ class Control:
         Raises:
             ShammahError: ``download_cancelled``.
         """
+        self._alive()
         with self._changed:
-            self._changed.wait_for(lambda: self._cancelled or not self._paused or ended())
+            while not self._changed.wait_for(
+                lambda: self._cancelled or not self._paused or ended(), BEAT_S
+            ):
+                self._alive()
             if self._cancelled:
                 raise failures.cancelled(model_id)
 

@@ -156,7 +156,8 @@ class DownloadService:
             joined = job is not None
             if job is None:
                 transfer = Transfer(request.model, request.revision)
-                job = self._jobs[key] = _Job(transfer, Control())
+                control = Control(alive=self._outlet.advance)
+                job = self._jobs[key] = _Job(transfer, control)
             job.requests.append(request.request_id)
         self._outlet.reply(FetchProgress(request.request_id, job.transfer))
         if joined:
@@ -254,11 +255,17 @@ class DownloadService:
             self._tell(job)
 
     def _verify(self, request: VerifyModel) -> Verified:
+        from workers.download.control import Control
+
+        control = Control(alive=self._outlet.advance)
         model, revision = request.model, request.revision
         if request.repair:
-            bad = self._downloads.repair(model, revision).bad
+            bad = self._downloads.repair(model, revision, control=control).bad
         else:
-            bad = tuple(self._downloads.verify(model, revision, hashes=request.hashes))
+            found_bad = self._downloads.verify(
+                model, revision, hashes=request.hashes, control=control
+            )
+            bad = tuple(found_bad)
         found = tuple(transfers.BadFile(file.path, file.reason) for file in bad)
         return Verified(request.request_id, model, found, repaired=request.repair)
 

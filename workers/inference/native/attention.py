@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from workers.inference.native.compiler import compiled
 from workers.inference.native.lanes import (
     LANES,
-    Floats,
+    Vector,
     add_product,
     first_of,
     larger,
@@ -95,7 +95,7 @@ def make_desk(members: int, head_size: int) -> Desk:
 
 
 @compiled
-def exponential(x: Floats) -> Floats:
+def exponential(x: Vector) -> Vector:
     """exp(x), within 2 units in the last place, for x from -87 to 87; beyond, as for these.
 
     Cephes' ``expf`` (Moshier, https://www.netlib.org/cephes/): exp(x) = 2**n exp(r), where r is

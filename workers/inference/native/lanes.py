@@ -31,6 +31,9 @@ from workers.inference.native.compiler import operation
 
 LANES = 16
 
+Vector = Any
+"""A value of a type that is defined here, in annotations."""
+
 _BYTE, _SHORT, _INT = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _FLOAT = ir.FloatType()
 

@@ -49,7 +49,7 @@ from workers.inference.native.phases import Counters, finish_item, next_item, wa
 _STEPS = np.float32(32767)
 _PANELS = 4
 """Panels of an item: 64 channels."""
-_ROWS = 32
+_ROWS = 16
 """Rows whose activations stay in the nearest cache while a panel after the other passes."""
 
 
