@@ -46,6 +46,13 @@ def read_config(text: str) -> dict[str, Any]:
     return document
 
 
+def read_architecture(config: Mapping[str, Any]) -> str:
+    """The class that the weights were saved from; empty: it is not named."""
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else ""
+    return first if isinstance(first, str) else ""
+
+
 def read_shape(config: Mapping[str, Any]) -> ModelShape:
     """The shape that a ``config.json`` describes; what it leaves out is as transformers has it.
 

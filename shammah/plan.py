@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from shammah.bus.transfers import FetchPlan
 from shammah.config import InferenceSettings
-from shammah.model_config import WIDTHS, read_config, read_shape, stored_width
+from shammah.model_config import WIDTHS, read_architecture, read_config, read_shape, stored_width
 from shammah.models import (
     CATALOGUE,
     GIB,
@@ -42,6 +42,21 @@ LEAN_CONTEXT = 4096
 
 KV_SHARE = 0.5
 """Of what is free after the load, for keys and values (the worker's `memory.KV_SHARE`)."""
+
+NATIVE_FAMILY = frozenset(
+    {"Qwen2ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM"}
+)
+"""What the worker's native engine computes on a CPU (its `architecture.FAMILY`)."""
+
+INT8 = "int8"
+"""The weights of that engine; it keeps keys and values in 16 bits and computes in 32."""
+
+WEIGHT_BYTES = {**WIDTHS, INT8: 1.07}
+"""Of one weight; an int8 one has its part of a scale (the engine's `runner.WEIGHT_BYTES`)."""
+
+KV_BYTES = {**WIDTHS, INT8: 2}
+STEP_BYTES = {**WIDTHS, INT8: 4}
+"""Of a number among the keys and values, and within a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +167,8 @@ def make_plan(found: FetchPlan, place: Place) -> ModelPlan:
     """Judge what the download worker (or a directory) tells about a model."""
     parameters, memory, unknown = 0, None, ""
     try:
-        shape, parameters = _facts(found)
-        memory = need_of(shape, parameters, place)
+        shape, parameters, architecture = _facts(found)
+        memory = need_of(shape, parameters, place, architecture)
     except ValueError as error:
         unknown = f"config.json {error}"
     refusals = []
@@ -168,7 +183,9 @@ def make_plan(found: FetchPlan, place: Place) -> ModelPlan:
 # --- memory -------------------------------------------------------------------------------
 
 
-def need_of(shape: ModelShape, parameters: int, place: Place) -> MemoryNeed:
+def need_of(
+    shape: ModelShape, parameters: int, place: Place, architecture: str = "Qwen2ForCausalLM"
+) -> MemoryNeed:
     """What a model of this shape takes at ``place``.
 
     As the worker does, it steps down to 16 bits and a short context where float32 leaves too
@@ -177,7 +194,7 @@ def need_of(shape: ModelShape, parameters: int, place: Place) -> MemoryNeed:
     device = _device(parameters, place)
     machine = place.machine
     usable = machine.gpu_memory if device == "cuda" else machine.memory
-    dtype = _dtype(parameters, device, usable, place)
+    dtype = _dtype(parameters, device, usable, place, architecture)
     need = _need(shape, parameters, place, device, dtype)
     steps_down = place.inference.dtype == "auto" and dtype == "float32"
     if need.context_fits >= need.least_context or not steps_down:
@@ -189,13 +206,13 @@ def need_of(shape: ModelShape, parameters: int, place: Place) -> MemoryNeed:
 def _need(shape: ModelShape, parameters: int, place: Place, device: str, dtype: str) -> MemoryNeed:
     machine = place.machine
     usable = machine.gpu_memory if device == "cuda" else machine.memory
-    width = WIDTHS[dtype]
-    weights = width * parameters
+    width, step = KV_BYTES[dtype], STEP_BYTES[dtype]
+    weights = int(WEIGHT_BYTES[dtype] * parameters)
     loaded = weights + LIBRARIES_BYTES
     longest = min(shape.context_length, place.inference.context_length or shape.context_length)
 
     def conversation(tokens: int) -> int:
-        return kv_bytes(shape, tokens, width) + activation_bytes(shape, tokens, width)
+        return kv_bytes(shape, tokens, width) + activation_bytes(shape, tokens, step)
 
     short = min(LEAST_CONTEXT, longest)
     begun = conversation(0)
@@ -214,7 +231,7 @@ def _need(shape: ModelShape, parameters: int, place: Place, device: str, dtype: 
         libraries=LIBRARIES_BYTES,
         context_length=longest,
         kv_cache=kv_bytes(shape, longest, width),
-        activations=activation_bytes(shape, longest, width),
+        activations=activation_bytes(shape, longest, step),
         least=loaded + max(conversation(short), int(kv_bytes(shape, short, width) / KV_SHARE)),
         context_fits=max(0, fitting),
     )
@@ -250,8 +267,9 @@ def _device(parameters: int, place: Place) -> str:
     return "mps" if place.machine.mps else "cpu"
 
 
-def _dtype(parameters: int, device: str, usable: int, place: Place) -> str:
-    """As the inference worker chooses (its `placement.choose_dtype`), with all memory free.
+def _dtype(parameters: int, device: str, usable: int, place: Place, architecture: str) -> str:
+    """As the inference worker chooses (its `choice.choose_engine` and
+    `placement.choose_dtype`), with all memory free.
 
     Where float32 fits, that worker takes what it measures to be faster; this reckons with
     float32, which takes more.
@@ -260,6 +278,10 @@ def _dtype(parameters: int, device: str, usable: int, place: Place) -> str:
         return place.inference.dtype
     if device != "cpu":
         return "bfloat16"
+    asked = place.inference
+    native = asked.engine != "transformers" and asked.quantization != "none"
+    if native and architecture in NATIVE_FAMILY:
+        return INT8
     needed = WIDTHS["float32"] * parameters + HEADROOM_BYTES + LIBRARIES_BYTES
     return "float32" if needed <= usable else "bfloat16"
 
@@ -267,8 +289,8 @@ def _dtype(parameters: int, device: str, usable: int, place: Place) -> str:
 # --- what the model is --------------------------------------------------------------------
 
 
-def _facts(found: FetchPlan) -> tuple[ModelShape, int]:
-    """The shape and the number of parameters.
+def _facts(found: FetchPlan) -> tuple[ModelShape, int, str]:
+    """The shape, the number of parameters and the architecture.
 
     Raises:
         ValueError: neither the configuration nor the catalogue knows them.
@@ -276,12 +298,12 @@ def _facts(found: FetchPlan) -> tuple[ModelShape, int]:
     weights = sum(file.size for file in found.files if file.path.endswith(".safetensors"))
     try:
         config = read_config(found.config)
-        return read_shape(config), weights // stored_width(config)
+        return read_shape(config), weights // stored_width(config), read_architecture(config)
     except ValueError:
         known = catalogue_model(found.model)
         if known is None:
             raise
-        return known.shape, known.parameters
+        return known.shape, known.parameters, "Qwen2ForCausalLM"
 
 
 # --- refusals -----------------------------------------------------------------------------

@@ -30,8 +30,10 @@ HALF, ONE_AND_A_HALF, THREE, SEVEN, FOURTEEN = CATALOGUE
 
 
 def place(gib: float, gpu_gib: float = 0, permissive: bool = False, **inference: Any) -> Place:
+    """Where transformers computes, unless ``engine`` says otherwise."""
     machine = Machine(int(gib * GIB), int(gpu_gib * GIB))
-    return Place(machine, InferenceSettings(**inference), permissive)
+    asked = InferenceSettings(**{"engine": "transformers", **inference})
+    return Place(machine, asked, permissive)
 
 
 def config_of(shape: ModelShape, **changes: Any) -> dict[str, Any]:
@@ -99,6 +101,34 @@ class TestTheFormulas:
         # in 16 bits the stream alone is half as large: 11,141,120
         assert activation_bytes(HALF.shape, 32_768, 2) == 481_510_912
         assert activation_bytes(HALF.shape, 0, 4) == 22_282_240 + 607_744
+
+    def test_a_whole_model_in_8_bit(self) -> None:
+        need = need_of(HALF.shape, HALF.parameters, place(16, engine="auto"))
+        assert (need.device, need.dtype) == ("cpu", "int8")
+        assert need.weights == 528_615_061  # 494,032,768 x 1.07
+        assert need.kv_cache == 402_653_184  # as with 16 bits, see above
+        assert need.activations == 492_652_032  # as with 32
+        # 14.8 billion weights: 14.7 GiB, so that 24 GiB hold it with a whole conversation.
+        large = need_of(FOURTEEN.shape, FOURTEEN.parameters, place(32, engine="auto"))
+        assert large.context_fits == 32_768
+
+    @pytest.mark.parametrize(
+        ("asked", "architecture", "expected"),
+        [
+            ({}, "Qwen2ForCausalLM", "int8"),
+            ({"engine": "native"}, "Qwen3ForCausalLM", "int8"),
+            ({}, "FalconForCausalLM", "float32"),
+            ({"quantization": "none"}, "Qwen2ForCausalLM", "float32"),
+            ({"engine": "transformers"}, "Qwen2ForCausalLM", "float32"),
+            ({"dtype": "bfloat16"}, "Qwen2ForCausalLM", "bfloat16"),
+            ({"device": "cuda"}, "Qwen2ForCausalLM", "bfloat16"),
+        ],
+    )
+    def test_8_bit_is_reckoned_with_where_the_worker_computes_it(
+        self, asked: dict[str, str], architecture: str, expected: str
+    ) -> None:
+        where = place(16, **{"engine": "auto", **asked})
+        assert need_of(HALF.shape, HALF.parameters, where, architecture).dtype == expected
 
     def test_a_whole_model_in_memory(self) -> None:
         need = need_of(HALF.shape, HALF.parameters, place(16))
@@ -178,9 +208,13 @@ class TestWhereAndHow:
         assert made.verdict == "fits"
 
     def test_numbers_are_the_workers(self) -> None:
-        from workers.inference import loading, memory, placement
+        from workers.inference import loading, memory
+        from workers.inference.native import architecture
+        from workers.inference.native import runner as native_runner
 
-        assert planning.HEADROOM_BYTES == placement.HEADROOM_BYTES
+        assert planning.HEADROOM_BYTES == memory.HEADROOM_BYTES
+        assert frozenset(architecture.FAMILY) == planning.NATIVE_FAMILY
+        assert planning.WEIGHT_BYTES["int8"] == native_runner.WEIGHT_BYTES
         assert planning.LEAN_CONTEXT == loading.LEAN_CONTEXT
         assert (planning.LEAST_CONTEXT, planning.KV_SHARE) == (
             memory.LEAST_CONTEXT,

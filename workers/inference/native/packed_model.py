@@ -27,6 +27,7 @@ def open_model(
     checkpoint: Checkpoint,
     architecture: Architecture,
     directory: Path,
+    threads: int,
     advance: Callable[[], None],
 ) -> Model:
     """The model's weights, mapped from ``directory``, and made there first if need be.
@@ -39,7 +40,7 @@ def open_model(
     found = open_parts(path, wanted)
     if found is None:
         log.info("packing the weights into %s", path)
-        quantize(checkpoint, architecture, path, advance)
+        quantize(checkpoint, architecture, path, threads, advance)
         found = open_parts(path, wanted)
         assert found is not None, f"{path} was written and is not whole"
     return _model(found, architecture)

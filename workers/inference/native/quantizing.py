@@ -8,12 +8,16 @@ rounding alone does a quarter of all the damage (docs/PERFORMANCE.md).
 
 from __future__ import annotations
 
-import mmap
+import math
+import os
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,14 +40,15 @@ _IN_LAYER = re.compile(r"\.\d+\.")
 
 
 class Tensors:
-    """The tensors of a checkpoint by name, mapped, not read."""
+    """The tensors of a checkpoint by name. Read, not mapped: what is mapped counts as memory."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self._places: dict[str, tuple[Tensor, mmap.mmap, int]] = {}
+        self._places: dict[str, tuple[Tensor, BinaryIO, int]] = {}
         for path in checkpoint.weights:
-            mapped, data = _map(path)
+            file = path.open("rb")
+            (header,) = struct.unpack("<Q", file.read(8))
             for tensor in read_header(path):
-                self._places[tensor.name] = (tensor, mapped, data + tensor.begin)
+                self._places[tensor.name] = (tensor, file, 8 + header + tensor.begin)
 
     @property
     def names(self) -> set[str]:
@@ -53,20 +58,41 @@ class Tensors:
         """Empty if there is no such tensor."""
         return self._places[name][0].shape if name in self._places else ()
 
-    def rows(self, name: str, begin: int = 0, end: int | None = None) -> NDArray[np.float32]:
-        """Rows of a tensor as float32 (of its only row, where it is a vector)."""
-        tensor, mapped, offset = self._places[name]
+    def rows(self, name: str, begin: int = 0, count: int | None = None) -> NDArray[np.float32]:
+        """Up to ``count`` rows of a tensor (of a vector: numbers), as float32."""
+        tensor, file, offset = self._places[name]
         if tensor.dtype not in _STORED:
             raise ShammahError(
                 "model_unsupported",
                 f"The model's {name} is stored as {tensor.dtype}, which is not supported.",
                 "Name a model whose weights are bfloat16, float16 or float32.",
             )
-        stored = np.frombuffer(mapped, _STORED[tensor.dtype], tensor.elements, offset)
-        part = stored.reshape(tensor.shape)[begin:end]
+        kind = np.dtype(_STORED[tensor.dtype])
+        row = math.prod(tensor.shape[1:]) * kind.itemsize
+        end = tensor.shape[0] if count is None else min(tensor.shape[0], begin + count)
+        stored = np.frombuffer(_read(file, offset + begin * row, (end - begin) * row), kind)
+        stored = stored.reshape(end - begin, *tensor.shape[1:])
         if tensor.dtype == "BF16":
-            return (part.astype(np.uint32) << 16).view(np.float32)
-        return part.astype(np.float32)
+            bits = stored.astype(np.uint32)
+            bits <<= 16
+            return bits.view(np.float32)
+        return stored.astype(np.float32)
+
+    def close(self) -> None:
+        for _, file, _ in self._places.values():
+            file.close()
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    """Any thread may; a system call gives 2 GiB at most, which no block comes near."""
+    data = os.pread(file.fileno(), size, offset)
+    if len(data) != size:
+        raise ShammahError(
+            "model_corrupt",
+            f"{file.name} ends too early.",
+            "Fetch the model again, or name another one with --model.",
+        )
+    return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +191,11 @@ def parts(architecture: Architecture) -> tuple[Part, ...]:
 
 
 def quantize(
-    checkpoint: Checkpoint, architecture: Architecture, path: Path, advance: Callable[[], None]
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    path: Path,
+    threads: int,
+    advance: Callable[[], None],
 ) -> None:
     """Make the file at ``path``; ``advance`` is called for each tensor that is packed.
 
@@ -173,8 +203,18 @@ def quantize(
         ShammahError: ``model_config_invalid``, ``model_unsupported`` or
             ``quantized_cache_unwritable``.
     """
-    tensors = Tensors(checkpoint)
-    _check(tensors, architecture)
+    with closing(Tensors(checkpoint)) as tensors:
+        _check(tensors, architecture)
+        _write(tensors, architecture, path, threads, advance)
+
+
+def _write(
+    tensors: Tensors,
+    architecture: Architecture,
+    path: Path,
+    threads: int,
+    advance: Callable[[], None],
+) -> None:
     with new_file(path, parts(architecture)) as writer:
         for vector in vectors(architecture):
             for layer in range(vector.layers):
@@ -183,28 +223,35 @@ def quantize(
                     numbers = tensors.rows(source.name.format(layer))
                     writer.write(vector.name, layer, begin, numbers)
                     begin += padded(source.channels, vector.padding)
-        for matrix in matrices(architecture):
-            for layer in range(matrix.layers):
-                channel = 0
-                for source in matrix.sources:
-                    _pack_source(tensors, source, matrix, layer, channel, writer)
-                    channel += padded(source.channels, matrix.padding)
-                    advance()
+        with ThreadPoolExecutor(threads) as pool:
+            packed = pool.map(lambda job: _pack_source(tensors, writer, *job), _jobs(architecture))
+            for _ in packed:
+                advance()
+
+
+def _jobs(architecture: Architecture) -> Iterator[tuple[PackedMatrix, Source, int, int]]:
+    """Every source of every matrix, with its layer and its first channel."""
+    for matrix in matrices(architecture):
+        for layer in range(matrix.layers):
+            channel = 0
+            for source in matrix.sources:
+                yield matrix, source, layer, channel
+                channel += padded(source.channels, matrix.padding)
 
 
 def _pack_source(
     tensors: Tensors,
-    source: Source,
+    writer: PartWriter,
     matrix: PackedMatrix,
+    source: Source,
     layer: int,
     channel: int,
-    writer: PartWriter,
 ) -> None:
     """Pack one tensor as the channels of ``matrix`` from ``channel``."""
     groups = padded(matrix.inputs, GROUP) // GROUP
     step = max(PANEL, _BLOCK_NUMBERS // matrix.inputs // PANEL * PANEL)
     for begin in range(0, source.channels, step):
-        block = tensors.rows(source.name.format(layer), begin, begin + step)
+        block = tensors.rows(source.name.format(layer), begin, step)
         weights, scales = pack(block)
         if source.remainder:
             weights, scales = pack(block - unpack(weights, scales, *block.shape))
@@ -245,10 +292,3 @@ def _config_invalid(why: str) -> ShammahError:
     return ShammahError(
         "model_config_invalid", why, "Fetch the model again, or name another one with --model."
     )
-
-
-def _map(path: Path) -> tuple[mmap.mmap, int]:
-    """A safetensors file, mapped, and where its data begin."""
-    with path.open("rb") as file:
-        (header,) = struct.unpack("<Q", file.read(8))
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), 8 + header

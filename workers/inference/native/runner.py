@@ -84,7 +84,9 @@ class NativeRunner:
         from workers.inference.native.computation import Computation
         from workers.inference.native.packed_model import open_model
 
-        model = open_model(checkpoint, self._architecture, self._quantized, observer.advance)
+        model = open_model(
+            checkpoint, self._architecture, self._quantized, self._team.size, observer.advance
+        )
         observer.stage("warm up")
         self._computation = Computation(
             self._architecture, model, self._team, LIMITS.chunk, LIMITS.batch
