@@ -82,6 +82,8 @@ class _Answer:
                 case Routed(decision):
                     self._decision = decision
                     self._screen.live(f"asking {decision.target} ...")
+                case Token(reasoning=True):
+                    self._screen.live("thinking ...")
                 case Token(text=piece):
                     self._piece(piece)
                 case Done():

@@ -232,21 +232,15 @@ class Session:
         self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._generation: Task | None = None
         self._interrupted = False
-        endpoints = open_endpoints(environ)
-        client = ClientInfo(program, os.getpid(), _terminal())
-        stand_in = local_only or not settings.cloud_configured
-        self.local = Link(
-            worker_spec(settings, LOCAL_ROLE, environ, stand_in=stand_in),
-            endpoints,
-            client,
-            self._changed,
-            lambda: lend_hub_token(settings, environ, endpoints, client),
-        )
+        self._environ = environ
+        self._stand_in = local_only or not settings.cloud_configured
+        self._endpoints = open_endpoints(environ)
+        self._client = ClientInfo(program, os.getpid(), _terminal())
+        self.local = self._local_link()
         self.cloud: Link | None = None
         if settings.cloud_configured and not local_only:
-            self.cloud = Link(
-                worker_spec(settings, CLOUD_ROLE, environ), endpoints, client, self._changed
-            )
+            spec = worker_spec(settings, CLOUD_ROLE, environ)
+            self.cloud = Link(spec, self._endpoints, self._client, self._changed)
 
     def start(self, *, local: bool = True, cloud: bool = True) -> None:
         """Begin to bring the workers up, in the background."""
@@ -254,6 +248,26 @@ class Session:
             self.cloud.start()
         if local:
             self.local.start()
+
+    def use_model(self, model: str) -> None:
+        """Have another local model. The worker of the one before ends, and gives its memory
+        back, before this one's begins, unless somebody else uses it."""
+        self.settings = replace(self.settings, model=model)
+        before, self.local = self.local, self._local_link()
+        before.close()
+        self.local.start()
+
+    def unload(self) -> str:
+        """End the local model's worker and have its memory back; says what became of it."""
+        peer = self.local.peer
+        if peer is None or peer.latest is None:
+            return "No local model is loaded."
+        others = peer.latest.status.clients - 1
+        if others > 0:
+            used = "Another terminal uses" if others == 1 else f"{others} other terminals use"
+            return f"{used} it: it stays."
+        stop(LOCAL_ROLE, self._endpoints, peer)
+        return "The local model's memory is free again; the next question loads it."
 
     def watch(self, on_change: Callable[[], None]) -> None:
         """Have ``on_change`` called, from other threads, when a worker's state changes."""
@@ -301,6 +315,16 @@ class Session:
         for link in (self.local, self.cloud):
             if link is not None:
                 link.close()
+
+    def _local_link(self) -> Link:
+        settings, environ = self.settings, self._environ
+        return Link(
+            worker_spec(settings, LOCAL_ROLE, environ, stand_in=self._stand_in),
+            self._endpoints,
+            self._client,
+            self._changed,
+            lambda: lend_hub_token(settings, environ, self._endpoints, self._client),
+        )
 
     def _link(self, target: Target) -> Link:
         if target is Target.CLOUD and self.cloud is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shammah.config import load_settings
 from shammah.conversation import Conversation
 from shammah.errors import ShammahError
+from shammah.models import check_model_name
 from shammah.repl.screen import Screen
 from shammah.session import Session
 from shammah.wording import describe_state
@@ -19,6 +22,7 @@ class Context:
     conversation: Conversation
     session: Session
     screen: Screen
+    argument: str = ""
 
 
 def run(line: str, conversation: Conversation, session: Session, screen: Screen) -> None:
@@ -27,7 +31,7 @@ def run(line: str, conversation: Conversation, session: Session, screen: Screen)
     Raises:
         EOFError: the command leaves the program.
     """
-    name = line[1:].split(maxsplit=1)[0] if line[1:].strip() else "help"
+    name, _, argument = (line[1:].strip() or "help").partition(" ")
     command = COMMANDS.get(name)
     if command is None:
         import difflib  # only for the error's hint
@@ -37,7 +41,7 @@ def run(line: str, conversation: Conversation, session: Session, screen: Screen)
         screen.error(f"There is no command /{name}.", hint)
         return
     try:
-        command[1](Context(conversation, session, screen))
+        command[1](Context(conversation, session, screen, argument.strip()))
     except ShammahError as error:
         screen.error(error.message, error.hint)
 
@@ -53,6 +57,27 @@ def _status(context: Context) -> None:
     context.screen.line(f"local  {describe_state(view.local)}")
     cloud = describe_state(view.cloud) if view.cloud_configured else "No API key is set"
     context.screen.line(f"cloud  {cloud}")
+
+
+def _model(context: Context) -> None:
+    session = context.session
+    if not context.argument:
+        context.screen.line(f"{session.settings.model}: {describe_state(session.view().local)}")
+        context.screen.hint("/model NAME takes another: auto, starter, a size, a Hub id, a path.")
+        return
+    model = load_settings(os.environ, context.argument).model
+    check_model_name(model)
+    session.use_model(model)
+    context.screen.hint(f"Taking {model}; the conversation goes on with it.")
+
+
+def _load(context: Context) -> None:
+    context.session.local.start()
+    context.screen.line(describe_state(context.session.view().local))
+
+
+def _unload(context: Context) -> None:
+    context.screen.hint(context.session.unload())
 
 
 def _join(context: Context) -> None:
@@ -85,6 +110,9 @@ def _quit(context: Context) -> None:
 COMMANDS: dict[str, tuple[str, Callable[[Context], None]]] = {
     "help": ("lists the commands", _help),
     "status": ("tells how the workers are", _status),
+    "model": ("shows the local model, or takes another: /model 1.5B", _model),
+    "load": ("loads the local model now", _load),
+    "unload": ("ends it, and has its memory back", _unload),
     "join": ("uses the model that another terminal has loaded", _join),
     "takeover": ("ends that model and loads yours", _takeover),
     "clear": ("begins a new conversation", _clear),

@@ -165,6 +165,8 @@ class Repl:
                     self._screen.live(f"{role}: {describe_state(state)}")
                 case Routed(decision):
                     self._screen.live(f"asking {decision.target} ...")
+                case Token(reasoning=True):
+                    self._screen.live("thinking ...")
                 case Token(text=piece):
                     text.append(piece)
                     self._screen.answer(piece)

@@ -58,5 +58,8 @@ def bytes_per_token(architecture: Architecture) -> int:
 def _allocate(*shape: int) -> tuple[mmap.mmap, NDArray[np.uint16]]:
     """Zeros that take no memory until something else is written."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
-    memory = mmap.mmap(-1, 2 * math.prod(shape), flags=flags)
+    try:
+        memory = mmap.mmap(-1, 2 * math.prod(shape), flags=flags)
+    except OSError as error:
+        raise MemoryError(f"no room for keys and values ({error.strerror})") from error
     return memory, np.frombuffer(memory, np.uint16).reshape(shape)

@@ -36,6 +36,7 @@ Vector = Any
 
 _BYTE, _SHORT, _INT = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _FLOAT = ir.FloatType()
+_LARGEST_HALF = 65504.0
 
 
 class _Vector(types.Type):
@@ -335,10 +336,15 @@ def float_of_bits(typing: Any, bits: Any) -> Any:
 
 @operation
 def half_of_float(typing: Any, number: Any) -> Any:
-    """The bits of the float16 nearest to a float32."""
+    """The bits of the float16 nearest to a float32; too large ones become the largest."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), _SHORT)
+        number = arguments[0]
+        for order, limit in (("<", _LARGEST_HALF), (">", -_LARGEST_HALF)):
+            bound = ir.Constant(_FLOAT, limit)
+            inside = builder.fcmp_ordered(order, number, bound)
+            number = builder.select(inside, number, bound)
+        return builder.bitcast(builder.fptrunc(number, ir.HalfType()), _SHORT)
 
     return types.uint16(types.float32), generate
 

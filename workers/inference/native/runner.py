@@ -54,10 +54,8 @@ class NativeRunner:
         self, quantized: Path | None = None, kernels: Path | None = None, threads: int = 0
     ) -> None:
         """``quantized`` and ``kernels``: where packed weights and machine code are kept, if not
-        in their usual places."""
-        home = home_directory(os.environ)
-        self._quantized = quantized or home / "quantized"
-        self._kernels = kernels or compiler.kernel_directory(home)
+        in the home. ``threads``: 0 for one a core."""
+        self._quantized, self._kernels = quantized, kernels
         self._team = Team(threads or physical_cores())
 
     def close(self) -> None:
@@ -66,9 +64,9 @@ class NativeRunner:
 
     # --- loading --------------------------------------------------------------------------
 
-    def prepare(self) -> None:
+    def prepare(self, home: Path | None = None) -> None:
         """Import numba, and compile what has not been compiled on this machine before."""
-        compiler.prepare(self._kernels)
+        compiler.prepare(self._kernels or (home or home_directory(os.environ)) / "kernels")
         from workers.inference.native.computation import prepare_kernels
 
         prepare_kernels(self._team)
@@ -79,13 +77,14 @@ class NativeRunner:
         self._architecture = read_architecture(checkpoint)
         check_weights(int(WEIGHT_BYTES * checkpoint.parameters), self.free_bytes(), "8 bit")
         observer.stage("prepare kernels")
-        self.prepare()
+        self.prepare(settings.home)
         observer.stage("prepare weights")
         from workers.inference.native.computation import Computation
         from workers.inference.native.packed_model import open_model
 
+        directory = self._quantized or (settings.home or home_directory(os.environ)) / "quantized"
         model = open_model(
-            checkpoint, self._architecture, self._quantized, self._team.size, observer.advance
+            checkpoint, self._architecture, directory, self._team.size, observer.advance
         )
         observer.stage("warm up")
         self._computation = Computation(

@@ -1,0 +1,85 @@
+"""Another model without another REPL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.standins.command import WITH_STAND_INS
+from tests.standins.echo_process import EchoProcess
+from tests.standins.sandbox import Sandbox, until
+from tests.standins.terminal import Record, Terminal
+
+StartEcho = Callable[..., EchoProcess]
+
+
+@pytest.fixture
+def record(sandbox: Sandbox) -> Record:
+    return Record(sandbox.root / "record")
+
+
+@pytest.fixture
+def terminal(record: Record, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    """It starts stand-ins by itself, and has had an answer."""
+    monkeypatch.setenv("STAND_IN", f"--record {record.path} --delay-ms 10")
+    terminal = Terminal("--model", "starter", command=WITH_STAND_INS)
+    terminal.wait_editor()
+    terminal.ask("one")
+    assert "local: starter" in terminal.wait_answer()
+    yield terminal
+    terminal.destroy()
+
+
+def test_another_model_goes_on_with_the_conversation(
+    terminal: Terminal, record: Record, sandbox: Sandbox
+) -> None:
+    before = sandbox.holder()
+    terminal.ask("/model 0.5B")
+    terminal.expect("Taking 0.5B; the conversation goes on")
+    terminal.ask("two")
+    assert "local: 0.5B" in terminal.wait_answer()
+    assert sandbox.holder() not in (None, before)
+    assert [content for _, content in record.conversations[-1]] == ["one", "one", "two"]
+
+
+def test_without_a_name_it_tells_the_present_one(terminal: Terminal) -> None:
+    terminal.ask("/model")
+    terminal.expect("starter: Ready: starter")
+
+
+def test_a_name_that_means_nothing_changes_nothing(terminal: Terminal, sandbox: Sandbox) -> None:
+    before = sandbox.holder()
+    terminal.ask("/model nonsense")
+    terminal.expect("There is no model 'nonsense'")
+    terminal.ask("again")
+    assert "local: starter" in terminal.wait_answer()
+    assert sandbox.holder() == before
+
+
+def test_unload_gives_the_memory_back_and_a_question_loads_again(
+    terminal: Terminal, sandbox: Sandbox
+) -> None:
+    terminal.ask("/unload")
+    terminal.expect("memory is free again")
+    until(lambda: sandbox.holder() is None, "the worker has ended")
+    terminal.ask("/unload")
+    terminal.expect("No local model is loaded")
+    terminal.ask("hello")
+    assert "local: starter" in terminal.wait_answer()
+
+
+def test_load_brings_it_back_before_the_question(terminal: Terminal, sandbox: Sandbox) -> None:
+    terminal.ask("/unload")
+    terminal.expect("memory is free again")
+    terminal.ask("/load")
+    until(lambda: sandbox.holder() is not None, "a worker is there again")
+
+
+def test_what_another_terminal_uses_stays(
+    terminal: Terminal, connect: Callable[..., object], sandbox: Sandbox
+) -> None:
+    connect(program="repl")
+    terminal.ask("/unload")
+    terminal.expect("Another terminal uses it: it stays")
+    assert sandbox.holder() is not None
