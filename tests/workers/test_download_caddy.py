@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import snapshot_download
 
+from tests.standins.sandbox import online
 from tests.workers.test_download_faults import _quiet_library as _quiet_library
 from workers.download.downloads import Downloads
 from workers.download.limits import MIB, Limits
@@ -217,9 +218,10 @@ def test_a_model_arrives_in_segments(caddy: Caddy, tmp_path: Path) -> None:
     assert caddy.sent() == sum(len(content) for content in FILES.values())
 
 
-def test_kills_at_full_speed(caddy: Caddy, tmp_path: Path) -> None:
+def test_kills_at_full_speed(caddy: Caddy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing slows this server down, so every buffer on the way is as full as it gets: a kill
     costs what was asked for and has not been read."""
+    online(monkeypatch, caddy.endpoint)
     rng, kills = random.Random(7), 0
     program = [sys.executable, "-c", _FETCH, caddy.endpoint, str(tmp_path / "hub")]
     for _ in range(5):

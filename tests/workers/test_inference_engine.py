@@ -470,3 +470,17 @@ def test_the_speed_is_measured_once_for_a_machine(tmp_path: Path) -> None:
 
 def test_the_vocabulary_of_the_test_models_is_covered() -> None:
     assert max(LONG) < VOCABULARY == CONFIG["vocab_size"]
+
+
+def test_a_released_slot_gives_its_memory_back() -> None:
+    from workers.inference.kv_slots import KVSlots
+
+    kv = KVSlots([((2, 8), (2, 8))], 2, 4096, torch.float32, "cpu")
+    for room in kv.rooms:
+        for keys, values in room:
+            keys.fill_(1.0)
+            values.fill_(1.0)
+    kv.release(0)
+    # The system gives fresh pages, which are zero, for those that it has taken.
+    assert all(not tensor.any() for pair in kv.rooms[0] for tensor in pair)
+    assert all(tensor.all() for pair in kv.rooms[1] for tensor in pair)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from workers.download import failures
 
-
 BEAT_S = 10.0
 """How often a paused download says that it is in good health."""
 

@@ -55,8 +55,11 @@ class KVSlots:
         """One slot: keys and values of each layer, (heads, capacity, size)."""
         sizes = [heads * capacity * size for pair in shapes for heads, size in pair]
         if device == "cpu":
-            # Pages that nobody has written take no memory.
-            buffer = mmap.mmap(-1, sum(sizes) * dtype.itemsize)
+            # Pages that nobody has written take no memory. Private: shared ones, the default,
+            # are not given back by `release`.
+            buffer = mmap.mmap(
+                -1, sum(sizes) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            )
             self._buffers.append(buffer)
             whole = torch.frombuffer(buffer, dtype=dtype)
         else:
