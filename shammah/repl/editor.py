@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,9 @@ class Editor:
         try:
             from prompt_toolkit import PromptSession
 
+            # Ctrl-C may come between the making of its coroutine and the start of it.
+            unawaited = "coroutine .* was never awaited"
+            warnings.filterwarnings("ignore", unawaited, RuntimeWarning)
             self._session = PromptSession(self._prompt)
         except Exception as error:  # raised where it can be shown
             self._failure = error

@@ -373,7 +373,7 @@ def test_a_stopped_frontend_does_not_delay_the_others(start_echo: StartEcho, dia
     deaf.ask("forever " + "x" * 100_000)
     other.attach()
     other.ask("short")
-    assert other.expect(Done).usage.output_tokens == 1
+    assert other.wait_for(Done).usage.output_tokens == 1
 
 
 _FLOOD = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TypeVar
 
 import zmq
@@ -56,6 +57,17 @@ class RawFrontend:
         while not isinstance(reply := self.receive(), kind):
             pass
         return reply
+
+    def wait_for(self, kind: type[Kind], limit: float = LIMIT_S) -> Kind:
+        """Like `expect`, but the lease is renewed meanwhile."""
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            self.send(Ping(new_request_id()))
+            while self._socket.poll(1000):
+                reply = codec.decode(self._socket.recv())
+                if isinstance(reply, kind):
+                    return reply
+        raise TimeoutError(f"no {kind.__name__} within {limit:g} s")
 
     def attach(self) -> Welcome:
         client = ClientInfo("test", os.getpid(), "")
