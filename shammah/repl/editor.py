@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -34,9 +34,6 @@ class Editor:
         try:
             from prompt_toolkit import PromptSession
 
-            # Ctrl-C may come between the making of its coroutine and the start of it.
-            unawaited = "coroutine .* was never awaited"
-            warnings.filterwarnings("ignore", unawaited, RuntimeWarning)
             self._session = PromptSession(self._prompt)
         except Exception as error:  # raised where it can be shown
             self._failure = error
@@ -53,7 +50,29 @@ class Editor:
         if self._session is None:
             raise RuntimeError("the line editor could not be loaded") from self._failure
         self.refresh()
-        return self._session.prompt()
+        return self._prompt_for_line(self._session)
+
+    def _prompt_for_line(self, session: PromptSession[str]) -> str:
+        """A line, and no Ctrl-C in the midst of making or ending the event loop.
+
+        There it would leave half a loop behind, whose end is a traceback on the screen. Until
+        the editor reads keys itself, and after it, Ctrl-C is only noted.
+        """
+        pressed: list[None] = []
+
+        def leave_if_pressed() -> None:
+            if pressed:
+                pressed.clear()
+                session.app.exit(exception=KeyboardInterrupt())
+
+        before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(None))
+        try:
+            line = session.prompt(pre_run=leave_if_pressed)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if pressed:
+            raise KeyboardInterrupt
+        return line
 
     def interject(self, show: Callable[[], None]) -> None:
         """Have ``show`` write above the line that is being edited; if there is none, don't.
