@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -133,7 +134,9 @@ def sweep(
         aged = [(path, orphan_age_s) for path in orphans] + [(path, part_age_s) for path in kept]
         for path, age_s in aged:
             # The name begins with the etag, and whoever writes to it holds that lock.
-            with repository.try_lock(path.name.partition(".")[0]) as free:
+            # A draft may be done with meanwhile.
+            etag = path.name.partition(".")[0]
+            with contextlib.suppress(FileNotFoundError), repository.try_lock(etag) as free:
                 found = path.stat()
                 if free and now_s - found.st_mtime >= age_s:
                     path.unlink()
