@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from shammah.attempts import attempt_file, explain_death
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.endpoints import Endpoints, lock_holder
 from shammah.bus.messages import (
@@ -32,6 +34,7 @@ from shammah.bus.messages import (
 from shammah.bus.transfers import Transfer, Transferring
 from shammah.config import Settings, identity
 from shammah.errors import ExitCode, ShammahError
+from shammah.keys import SECRETS
 from shammah.models import cached_snapshot, hub_cache, hub_model, is_offline, total_memory
 
 START_S = 20.0
@@ -46,19 +49,12 @@ RESTARTS = 3
 RESTART_WINDOW_S = 60.0
 """A worker that dies more often than this is not started again by itself."""
 
-SECRETS = {
-    "ANTHROPIC_API_KEY": "cloud",
-    "ANTHROPIC_AUTH_TOKEN": "cloud",
-    "ANTHROPIC_CUSTOM_HEADERS": "cloud",
-    "HF_TOKEN": "download",
-    "HUGGING_FACE_HUB_TOKEN": "download",
-}
-"""Environment variable to the only role that gets it."""
-
-
 _children: list[subprocess.Popen[bytes]] = []
 """What this frontend has started and still runs: kept, so that the dead ones are reaped, and
 because Popen complains when it is dropped while its process lives on, as ours shall."""
+
+_children_lock = threading.Lock()
+"""A frontend's links start their workers side by side: one list must not replace the other."""
 
 
 class RestartBudget:
@@ -148,7 +144,8 @@ def spawn(spec: WorkerSpec) -> subprocess.Popen[bytes]:
             f"The {spec.role} worker could not be started: {error.strerror}: {error.filename}.",
             "Check that this path exists and is yours; SHAMMAH_HOME moves the logs.",
         ) from error
-    _children[:] = [started for started in _children if started.poll() is None] + [child]
+    with _children_lock:
+        _children[:] = [started for started in _children if started.poll() is None] + [child]
     return child
 
 
@@ -219,7 +216,7 @@ def ensure(
         WorkerInUseError: somebody else uses a worker with another identity.
         WorkerBusyError: such a one has downloads under way.
     """
-    peer = Peer(endpoints, spec.role, client, on_change)
+    peer = Peer(endpoints, spec.role, client, on_change, _explainer(spec.role, endpoints))
     try:
         found = _attach(peer, spec, endpoints, time.monotonic() + timeout, join=join)
     except BaseException:
@@ -227,6 +224,12 @@ def ensure(
         raise
     peer.pin(found)
     return peer
+
+
+def _explainer(role: str, endpoints: Endpoints) -> Callable[[int], ShammahError | None]:
+    """What may tell why a worker of ``role`` has died (see `Peer`)."""
+    record = attempt_file(endpoints.runtime)
+    return lambda pid: explain_death(record, pid) if role == "inference" else None
 
 
 def lend_hub_token(

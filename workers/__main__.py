@@ -9,12 +9,16 @@ import sys
 import time
 from typing import Any
 
+from shammah.attempts import attempt_file
 from shammah.bus.endpoints import ROLES, Endpoints, RoleLock, lock_holder, open_endpoints
 from shammah.config import LICENCES, Settings, identity, load_settings
 from shammah.errors import ExitCode, ShammahError
 from workers.host import Host
 from workers.logs import LogFile, configure_logging
 from workers.service import Service
+
+TRAIN_KEEP_ALIVE_S = 10.0
+"""A train worker has nothing that would be worth keeping in memory."""
 
 
 def main() -> int:
@@ -47,7 +51,7 @@ def _serve(options: argparse.Namespace) -> int:
     keep_alive = options.keep_alive
     if keep_alive is None:
         own = settings.cloud if role == "cloud" else settings.inference
-        keep_alive = own.keep_alive
+        keep_alive = TRAIN_KEEP_ALIVE_S if role == "train" else own.keep_alive
     on_tick = (lambda: None) if options.foreground else log_file.rotate_if_long
     host = Host(
         service,
@@ -62,24 +66,22 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _service(role: str, settings: Settings, endpoints: Endpoints, stand_in: bool) -> Service[Any]:
     if role == "inference":
-        from workers.inference.attempts import Attempts, count_kills
+        from workers.inference.attempts import Attempts
         from workers.inference.service import InferenceService
 
-        attempts = Attempts(endpoints.runtime / "inference.attempt", count_kills, time.time)
+        attempts = Attempts(attempt_file(endpoints.runtime), time.time, os.getpid())
         return InferenceService(settings, stand_in=stand_in, attempts=attempts)
     if role == "cloud":
         from workers.cloud.service import CloudService
 
-        return CloudService(settings.cloud)
+        return CloudService(settings)
     if role == "download":
         from workers.download.service import DownloadService
 
         return DownloadService(os.environ, settings.home)
-    raise ShammahError(
-        "not_available_yet",
-        f"The {role} worker is not available yet in this version of Shammah.",
-        exit_code=ExitCode.USAGE,
-    )
+    from workers.train.service import TrainService
+
+    return TrainService(settings, os.environ, endpoints)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -74,7 +74,7 @@ WORK_GRACE_S = 1.0
 LINGER_MS = 200
 """Last replies get this long to reach the socket; libzmq's default is for ever."""
 
-OUTLIVES_CLIENT = frozenset({"download"})
+OUTLIVES_CLIENT = frozenset({"download", "train"})
 """Roles whose work goes on when the frontend that asked for it has gone."""
 
 
@@ -102,9 +102,9 @@ class Host:
         self._orphans: set[str] = set()
         self._stopping: str | None = None
         self._signal: int | None = None
+        self._due = 0.0  # when leases must be looked at
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
-        self._wake_out.setblocking(False)
         self._outlet = Outlet(self._wake)
         self._context = zmq.Context()
         self._context.linger = LINGER_MS
@@ -149,16 +149,17 @@ class Host:
         self._leave(work)
 
     def _turn(self, poller: zmq.Poller) -> None:
-        ready = dict(poller.poll(TICK_MS))
-        if self._wake_out.fileno() in ready:
-            with contextlib.suppress(BlockingIOError):
-                self._wake_out.recv(4096)
+        ready, now = dict(poller.poll(TICK_MS)), time.monotonic()
+        woken = self._wake_out.fileno() in ready and self._wake_out.recv(4096)
+        if woken and len(ready) == 1 and self._signal is None and now < self._due:
+            self._drain_outlet()  # a token: to look at all the rest would cost more
+            return
+        self._due = now + TICK_MS / 1000
         # Everything that has arrived is read before any lease is judged: while an import
         # holds the interpreter, pings wait in the socket and must still count.
         self._drain_requests()
         self._drain_subscriptions()
         self._drain_outlet()
-        now = time.monotonic()
         for peer in self._leases.lapse(now):
             self._forget(peer, "lapsed")
         if self._signal is not None:

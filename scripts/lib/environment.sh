@@ -230,7 +230,7 @@ set_up() {
     if [ -x "$venv/bin/shammah" ] && cmp -s "$draft" "$venv/.shammah-$1"; then
         next_step 'Packages: unchanged'
     elif [ "$1" = test ]; then
-        install_packages starter,dev
+        install_packages starter,int4,dev
     else
         install_packages starter
     fi

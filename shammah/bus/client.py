@@ -15,8 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import zmq
-
 from shammah.bus import codec, messages
 from shammah.bus.connection import Connection
 from shammah.bus.endpoints import Endpoints
@@ -54,6 +52,7 @@ STALL_S = 120.0
 One step is one token or one prefill chunk; the slowest machine does one in a few seconds."""
 
 TICK_MS = 100
+STARTED_ANEW = "Ask again: it is started anew."
 
 
 def new_request_id() -> str:
@@ -75,6 +74,10 @@ class Task:
             yield reply
             if isinstance(reply, messages.ENDS):
                 return
+
+    def ended(self) -> bool:
+        """Whether nothing more will come. For a task that nobody iterates."""
+        return self.request_id not in self._peer._tasks
 
     def cancel(self) -> None:
         """End it here at once, and have the worker end it at its next step.
@@ -100,6 +103,7 @@ class Peer:
         client: who we are; ``None`` only watches and holds no lease.
         on_change: called on the connection's thread after each event, and with ``None`` when
             the worker is lost. Must return at once.
+        explain: told the pid of a worker that has died; why, if that is known.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class Peer:
         role: str,
         client: ClientInfo | None,
         on_change: Callable[[Event | None], None] = lambda event: None,
+        explain: Callable[[int], ShammahError | None] = lambda pid: None,
     ) -> None:
         self.role = role
         self.latest: Event | None = None
@@ -118,6 +123,7 @@ class Peer:
         self._endpoints = endpoints
         self._client = client
         self._on_change = on_change
+        self._explain = explain
         self._changed = threading.Condition()
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._wake_in, self._wake_out = socket.socketpair()
@@ -142,12 +148,10 @@ class Peer:
         """
         frame = codec.encode(message)
         if len(frame) > codec.MAX_FRAME_BYTES:
-            raise ShammahError(
-                "message_too_long",
-                f"The conversation has {len(frame):,} bytes, more than can be sent "
-                f"({codec.MAX_FRAME_BYTES:,}).",
-                "Begin a new conversation, or give a shorter text.",
-            )
+            size, limit = f"{len(frame):,} bytes", f"{codec.MAX_FRAME_BYTES:,}"
+            what = f"The conversation has {size}, more than can be sent ({limit})."
+            hint = "Begin a new conversation, or give a shorter text."
+            raise ShammahError("message_too_long", what, hint)
         self._post(frame)
 
     def generate(
@@ -155,9 +159,11 @@ class Peer:
         conversation: tuple[ChatMessage, ...],
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         max_new_tokens: int | None = None,
+        adapter: str = "",
     ) -> Task:
         """Ask for an answer to ``conversation``."""
-        return self.begin(Generate(new_request_id(), conversation, sampling, max_new_tokens))
+        asked = (new_request_id(), conversation, sampling, max_new_tokens)
+        return self.begin(Generate(*asked, adapter=adapter))
 
     def begin(self, request: Work) -> Task:
         """Ask for work."""
@@ -244,23 +250,28 @@ class Peer:
     # --- the connection's thread ----------------------------------------------------------
 
     def _run(self) -> None:
-        self._connection = Connection(self._endpoints, self.role)
+        every = self._client is None  # who only watches may want to tell of each
+        where = (self._endpoints, self.role, self._wake_out.fileno())
+        self._connection = Connection(*where, every_event=every)
         try:
             self._loop()
         finally:
             self._fail_all("worker_lost", f"The connection to the {self.role} worker was closed.")
-            self._connection.close()
+            # Who only watches has nothing to give back, and would wait a second for nobody.
+            self._connection.close(at_once=self._client is None)
 
     def _loop(self) -> None:
-        poller = self._connection.poller()
-        poller.register(self._wake_out.fileno(), zmq.POLLIN)
+        due = 0.0
         while not self._closing:
-            poller.poll(TICK_MS)
-            with contextlib.suppress(BlockingIOError):
+            ready, heard = self._connection.wait(TICK_MS), self._heard
+            if self._wake_out.fileno() in ready:
                 self._wake_out.recv(4096)
             for reply in self._connection.replies():
                 self._heard = time.monotonic()
                 self._on_reply(reply)
+            if len(ready) == 1 and heard < self._heard < due:
+                continue  # a token: to look at all the rest would cost more than the token
+            due = time.monotonic() + TICK_MS / 1000
             for event in self._connection.events():
                 self._heard = time.monotonic()
                 self._on_event(event)
@@ -271,6 +282,8 @@ class Peer:
                     continue
                 for reply in self._connection.replies():  # its last words
                     self._on_reply(reply)
+                for event in self._connection.events(at_once=True):
+                    self._on_event(event)
                 self._on_lost()
             self._drain_outbox()
             self._keep_lease(time.monotonic())
@@ -367,15 +380,17 @@ class Peer:
 
     def _on_lost(self) -> None:
         with self._changed:
-            self.welcome = None
+            lost, self.welcome = self.welcome, None
             self.latest = None
-        what = "was stopped" if self.stopped else "died"
-        self._fail_all("worker_died", f"The {self.role} worker {what}.")
+        known = None if lost is None or self.stopped else self._explain(lost.pid)
+        if known is not None:
+            self._fail_all(known.code, known.message, known.hint)
+        else:
+            what = "was stopped" if self.stopped else "died"
+            self._fail_all("worker_died", f"The {self.role} worker {what}.")
         self._on_change(None)
 
-    def _fail_all(
-        self, code: str, message: str, hint: str = "Ask again: it is started anew."
-    ) -> None:
+    def _fail_all(self, code: str, message: str, hint: str = STARTED_ANEW) -> None:
         for request_id in list(self._tasks):
             self._fail(request_id, code, message, hint)
 

@@ -16,13 +16,9 @@ from typing import Any
 import msgpack
 
 from shammah.bus import messages
+from shammah.bus.endpoints import MAX_FRAME_BYTES as MAX_FRAME_BYTES
 from shammah.bus.messages import Message
 from shammah.errors import ShammahError
-
-MAX_FRAME_BYTES = 8 * 1024 * 1024
-"""Longer than any conversation that fits a model: 8 MiB is about 2 million tokens of text.
-The sockets themselves cut at twice this (`endpoints`), so that a frame that is only a little
-too long still gets an answer instead of a dropped connection."""
 
 _TABLE: dict[str, type] = {
     cls.__name__: cls

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 
 import zmq
 
@@ -20,15 +21,26 @@ RECONNECT_MAX_MS = 100
 LINGER_MS = 1000
 """For the last message (Detach) to go out on a busy machine; usually it takes none of this."""
 
+CALM_S = 0.05
+"""Events that come sooner after others wait for so long. They are whole snapshots and for eyes:
+a thread that woke for each of a thousand a second would take the interpreter from the keyboard."""
+
 _UP = zmq.Event.HANDSHAKE_SUCCEEDED
 _DOWN = zmq.Event.DISCONNECTED
 
 
 class Connection:
-    """Connects by itself, again and again; `changes` tells when it did or was lost."""
+    """Connects by itself, again and again; `changes` tells when it did or was lost.
 
-    def __init__(self, endpoints: Endpoints, role: str) -> None:
+    Args:
+        wake_fd: what `wait` waits for, too.
+        every_event: whether events matter one by one, or only the last of those that have come.
+    """
+
+    def __init__(self, endpoints: Endpoints, role: str, wake_fd: int, *, every_event: bool) -> None:
         self._up = False
+        self._every_event = every_event
+        self._calm_until = 0.0
         self._context = zmq.Context()
         self._context.linger = LINGER_MS
         self._requests = self._context.socket(zmq.DEALER)
@@ -42,13 +54,18 @@ class Connection:
         self._monitor = self._requests.get_monitor_socket(_UP | _DOWN)
         self._requests.connect(endpoints.requests(role))
         self._events.connect(endpoints.events(role))
+        self._all, self._calm = zmq.Poller(), zmq.Poller()
+        for source in (wake_fd, self._requests, self._monitor):
+            self._all.register(source, zmq.POLLIN)
+            self._calm.register(source, zmq.POLLIN)
+        self._all.register(self._events, zmq.POLLIN)
 
-    def poller(self) -> zmq.Poller:
-        """A poller that wakes for everything that can arrive here."""
-        poller = zmq.Poller()
-        for source in (self._requests, self._events, self._monitor):
-            poller.register(source, zmq.POLLIN)
-        return poller
+    def wait(self, timeout_ms: int) -> dict[object, int]:
+        """Until something arrives here or ``wake_fd`` is readable: what it is."""
+        calm_ms = round(1000 * (self._calm_until - time.monotonic()))
+        if calm_ms > 0:
+            return dict(self._calm.poll(min(timeout_ms, calm_ms)))
+        return dict(self._all.poll(timeout_ms))
 
     def send(self, frame: bytes) -> None:
         """Send, if there is a worker to send to.
@@ -63,11 +80,17 @@ class Connection:
 
     def replies(self) -> Iterator[Reply]:
         """What has arrived on the request socket."""
-        yield from _decoded(self._requests)
+        yield from _decoded(_received(self._requests))
 
-    def events(self) -> Iterator[Event]:
-        """The events that have arrived."""
-        for message in _decoded(self._events):
+    def events(self, *, at_once: bool = False) -> Iterator[Event]:
+        """The events that have arrived; those that came just after others only ``at_once``."""
+        now = time.monotonic()
+        if now < self._calm_until and not at_once:
+            return
+        frames = list(_received(self._events))
+        if frames:
+            self._calm_until = now + CALM_S
+        for message in _decoded(frames if self._every_event else frames[-1:]):
             if isinstance(message, Event):
                 yield message
 
@@ -84,21 +107,26 @@ class Connection:
                 self._up = event == _UP
                 yield self._up
 
-    def close(self) -> None:
-        """Close the sockets; what was sent last may still go out."""
+    def close(self, *, at_once: bool) -> None:
+        """Close the sockets; unless ``at_once`` what was sent last may still go out."""
+        linger = 0 if at_once else LINGER_MS
         self._requests.disable_monitor()
         self._monitor.close(linger=0)
-        self._requests.close()
-        self._events.close()
+        self._requests.close(linger=linger)
+        self._events.close(linger=linger)
         self._context.term()
 
 
-def _decoded(source: zmq.Socket[bytes]) -> Iterator[Reply]:
+def _received(source: zmq.Socket[bytes]) -> Iterator[bytes]:
     while True:
         try:
-            frame = source.recv(zmq.NOBLOCK)
+            yield source.recv(zmq.NOBLOCK)
         except zmq.Again:
             return
+
+
+def _decoded(frames: Iterable[bytes]) -> Iterator[Reply]:
+    for frame in frames:
         try:
             message = codec.decode(frame)
         except codec.ProtocolError:

@@ -15,10 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shammah.bus.codec import MAX_FRAME_BYTES
 from shammah.errors import ExitCode, ShammahError
 
 ROLES = ("download", "inference", "cloud", "train")
+
+MAX_FRAME_BYTES = 8 * 1024 * 1024
+"""Longer than any conversation that fits a model: 8 MiB is about 2 million tokens of text.
+The sockets themselves cut at twice this, so that a frame that is only a little too long still
+gets an answer instead of a dropped connection."""
 
 SOCKET_MAX_BYTES = 2 * MAX_FRAME_BYTES
 """ZMQ_MAXMSGSIZE of every socket: libzmq drops the connection of a peer that sends more."""

@@ -1,7 +1,7 @@
 """Every message that crosses a process boundary. Standard library only.
 
-Those of the download worker and the states have modules of their own, `transfers` and
-`states`; the table of all is here.
+Those of the download and the train worker and the states have modules of their own,
+`transfers`, `training` and `states`; the table of all is here.
 
 On the wire a message is one MessagePack map: its fields, plus ``type`` = the class name
 (`codec`). Maps rather than arrays, so that a field can be added with a default without
@@ -11,16 +11,15 @@ Direction: requests go from a frontend to a worker (DEALER to ROUTER), replies c
 the same pair, events go out to whoever listens (XPUB to SUB). Every reply names the
 ``request_id`` that caused it. A generation is::
 
-    Generate -> Accepted -> Token... -> exactly one of Done, Failed
+    Generate -> Accepted -> Retrying... -> Token... -> exactly one of Done, Failed
 
 All times are seconds.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from shammah.bus import transfers
+from shammah.bus import training, transfers
+from shammah.bus.record import record
 from shammah.bus.states import STATES as STATES
 from shammah.bus.states import Downloading as Downloading
 from shammah.bus.states import Failed as Failed
@@ -30,7 +29,7 @@ from shammah.bus.states import NotAvailable as NotAvailable
 from shammah.bus.states import Ready as Ready
 from shammah.bus.states import State as State
 
-PROTOCOL = 1
+PROTOCOL = 3
 """Compared on both sides in Hello/Welcome; independent of the package version. Raised when
 an older peer would misunderstand a newer one, not when a field with a default is added."""
 
@@ -38,18 +37,21 @@ an older peer would misunderstand a newer one, not when a field with a default i
 # --- values inside messages ---------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChatMessage:
-    """One message of a conversation. ``role`` is ``system``, ``user`` or ``assistant``."""
+    """One message of a conversation. ``role`` is ``system``, ``user`` or ``assistant``;
+    ``private``: it must not leave this machine, and the cloud worker refuses it."""
 
     role: str
     content: str
+    private: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sampling:
     """How to choose tokens. ``None`` means the model's own ``generation_config``; ``stop`` are
-    texts that end the answer, and are no part of it."""
+    texts that end the answer, and are no part of it. ``schema``: a JSON schema, as JSON, that the
+    answer is held to; who cannot do so refuses."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -57,18 +59,21 @@ class Sampling:
     repetition_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    schema: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Usage:
-    """Tokens of one generation. ``reused_tokens`` of the input needed no computing."""
+    """Tokens of one generation. ``reused_tokens`` of the input needed no computing;
+    ``cost`` is in US dollars, ``None`` where no price is known."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     reused_tokens: int = 0
+    cost: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Timings:
     """Measured by the worker. ``queue_s`` is from arrival to the first step, ``ttft_s`` from
     arrival to the first token; a rate is 0 when there was nothing to measure."""
@@ -80,9 +85,9 @@ class Timings:
     decode_tokens_per_second: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Provenance:
-    """Who gave an answer."""
+    """Who gave an answer; ``adapter`` is the name of the one beside the model, empty for none."""
 
     role: str
     model: str
@@ -91,9 +96,10 @@ class Provenance:
     device: str = ""
     dtype: str = ""
     stand_in: bool = False
+    adapter: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Identity:
     """What a worker was started with; two equal ``digest`` may share one worker.
 
@@ -107,7 +113,7 @@ class Identity:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ClientInfo:
     """A frontend, described for people: ``program`` is ``repl``, ``ask`` or ``status``."""
 
@@ -116,7 +122,7 @@ class ClientInfo:
     terminal: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Status:
     """A whole worker at one moment. Events carry this, never a difference.
 
@@ -133,7 +139,7 @@ class Status:
 # --- requests -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Hello:
     """Attach. The lease it begins is renewed by pings and by requests for work."""
 
@@ -142,28 +148,28 @@ class Hello:
     client: ClientInfo
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ping:
     """Renews the lease."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Detach:
     """Gives the lease back at once."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetStatus:
     """Asks for the present snapshot, without attaching."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Replay:
     """Asks for the kept events with ``seq > since_seq``, without attaching."""
 
@@ -171,26 +177,41 @@ class Replay:
     since_seq: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Generate:
-    """Asks for an answer. ``max_new_tokens`` of ``None``: as much as the setting allows.
-    After ``timeout_s`` seconds it ends with what there is (``finish_reason`` ``timeout``)."""
+    """Asks for an answer. If the last message is the assistant's, it is the beginning of the
+    answer, and the tokens go on where it stops. ``max_new_tokens`` of ``None``: as much as the
+    setting allows. After ``timeout_s`` seconds it ends with what there is (``finish_reason``
+    ``timeout``). ``adapter``: the name of one in the home, to answer with; empty: the model
+    alone."""
 
     request_id: str
     messages: tuple[ChatMessage, ...]
     sampling: Sampling = Sampling()
     max_new_tokens: int | None = None
     timeout_s: float | None = None
+    adapter: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
+class Prefill:
+    """Asks to read a conversation of whole turns ahead of the next question, which then needs
+    less computing. Questions go first: it waits for those in hand, and one of the same frontend
+    ends it (``cancelled``). ``adapter``: as the question will have it."""
+
+    request_id: str
+    messages: tuple[ChatMessage, ...]
+    adapter: str = ""
+
+
+@record
 class Cancel:
     """Ends the generation ``request_id`` with ``Done(finish_reason="cancelled")``."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stop:
     """Ends the worker."""
 
@@ -200,7 +221,7 @@ class Stop:
 # --- replies ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     """A snapshot with a sequence number that has no gaps within one ``run_id``.
 
@@ -218,7 +239,7 @@ class Event:
     request_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Welcome:
     """Attached. ``others`` are the other frontends that hold a lease."""
 
@@ -232,7 +253,7 @@ class Welcome:
     others: tuple[ClientInfo, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pong:
     """``attached`` is false when the worker does not know this frontend (any more).
 
@@ -246,14 +267,14 @@ class Pong:
     progress: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Detached:
     """The lease is given back."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Replayed:
     """Kept events in order; ``complete`` is false when older ones were already dropped."""
 
@@ -262,7 +283,7 @@ class Replayed:
     complete: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stopping:
     """The worker ends now."""
 
@@ -270,7 +291,7 @@ class Stopping:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Accepted:
     """The request will be worked on; ``ahead`` others come first."""
 
@@ -278,7 +299,7 @@ class Accepted:
     ahead: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Token:
     """New text of the answer. ``index`` counts the tokens generated so far; the text is
     always whole characters, so several tokens may arrive as one. ``reasoning``: the model
@@ -290,10 +311,23 @@ class Token:
     reasoning: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
+class Retrying:
+    """Nothing has been answered yet, because of ``why`` (the beginning of a sentence); the next
+    of ``attempts`` begins in ``wait_s``. ``attempt`` counts from 1 and is the next one."""
+
+    request_id: str
+    why: str
+    wait_s: float
+    attempt: int
+    attempts: int
+
+
+@record
 class Done:
     """The answer is complete. ``finish_reason``: ``stop``, ``length``, ``timeout``,
-    ``cancelled`` or ``refusal``. ``notices`` are sentences that the user should see."""
+    ``cancelled`` or ``refusal``. ``notices`` are sentences that the user should see;
+    ``left_out``: private turns that the frontend did not send."""
 
     request_id: str
     finish_reason: str
@@ -301,24 +335,39 @@ class Done:
     timings: Timings
     provenance: Provenance
     notices: tuple[str, ...] = ()
+    left_out: int = 0
 
 
 Control = Hello | Ping | Detach | GetStatus | Replay | Cancel | Stop
-Work = Generate | transfers.Request
+Work = Generate | Prefill | transfers.Request | training.Request
 Request = Control | Work
-GenerationReply = Accepted | Token | Done | Failed
-WorkReply = GenerationReply | transfers.Reply
+GenerationReply = Accepted | Token | Retrying | Done | Failed
+WorkReply = GenerationReply | transfers.Reply | training.Reply
 Reply = Welcome | Pong | Detached | Event | Replayed | Stopping | WorkReply
 Message = Request | Reply
 
 VALUES = (
     *(ChatMessage, Sampling, Usage, Timings, Provenance, Identity, ClientInfo, Status),
     *transfers.VALUES,
+    *training.VALUES,
 )
-WORK = {"inference": (Generate,), "cloud": (Generate,), "download": transfers.REQUESTS}
+WORK = {
+    "inference": (Generate, Prefill),
+    "cloud": (Generate,),
+    "download": transfers.REQUESTS,
+    "train": training.REQUESTS,
+}
 """The requests that are a role's work; every role answers the others."""
-REQUESTS = (Hello, Ping, Detach, GetStatus, Replay, Generate, Cancel, Stop, *transfers.REQUESTS)
-ENDS = (Done, Failed, *transfers.ENDS)
+REQUESTS = (
+    *(Hello, Ping, Detach, GetStatus, Replay, Generate, Prefill, Cancel, Stop),
+    *transfers.REQUESTS,
+    *training.REQUESTS,
+)
+ENDS = (Done, Failed, *transfers.ENDS, *training.ENDS)
 """The replies that end a request for work."""
-WORK_REPLIES = (Accepted, Token, Done, Failed, *transfers.REPLIES)
+WORK_REPLIES = (
+    *(Accepted, Token, Retrying, Done, Failed),
+    *transfers.REPLIES,
+    *training.REPLIES,
+)
 REPLIES = (Welcome, Pong, Detached, Event, Replayed, Stopping, *WORK_REPLIES)

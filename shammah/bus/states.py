@@ -1,22 +1,23 @@
 """How a worker is. Standard library only; see `messages`.
 
 An inference worker goes ``Initializing -> Downloading -> Loading -> Ready``; beside them stand
-`NotAvailable` and `Failed`. A download worker is `Transferring` (what, or nothing).
+`NotAvailable` and `Failed`. A download worker is `Transferring`, a train worker
+`Training` (what, or nothing).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from shammah.bus.record import record
+from shammah.bus.training import Training
 from shammah.bus.transfers import Transferring
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Initializing:
     """The process is up; nothing is decided yet."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Downloading:
     """Bytes are arriving, ``rate`` a second. ``total`` is 0 and ``eta_s`` ``None`` while they
     are not known."""
@@ -28,7 +29,7 @@ class Downloading:
     eta_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Loading:
     """``stage`` names the work in hand; ``done`` of ``total`` stages are finished."""
 
@@ -38,7 +39,7 @@ class Loading:
     total: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ready:
     """Questions are answered now, with these facts learnt while loading.
 
@@ -61,7 +62,7 @@ class Ready:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NotAvailable:
     """Nothing is broken, but this worker cannot answer (no key; no model, no network)."""
 
@@ -69,7 +70,7 @@ class NotAvailable:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Failed:
     """Something broke: the end of a request, or (with no ``request_id``) a worker's state."""
 
@@ -79,6 +80,11 @@ class Failed:
     request_id: str = ""
 
 
-State = Initializing | Downloading | Loading | Ready | NotAvailable | Failed | Transferring
+State = (
+    Initializing | Downloading | Loading | Ready | NotAvailable | Failed | Transferring | Training
+)
 
-STATES = (Initializing, Downloading, Loading, Ready, NotAvailable, Failed, Transferring)
+STATES = (
+    *(Initializing, Downloading, Loading, Ready, NotAvailable, Failed),
+    *(Transferring, Training),
+)

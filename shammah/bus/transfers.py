@@ -10,10 +10,10 @@ of the same model joins it. Sizes are bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from shammah.bus.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FileTransfer:
     """One file: ``done`` of ``size`` bytes are here; ``verified`` once its hash is right."""
 
@@ -23,7 +23,7 @@ class FileTransfer:
     verified: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Transfer:
     """One download at one moment. ``done`` never falls.
 
@@ -45,14 +45,14 @@ class Transfer:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Transferring:
     """The state of the download worker: what it fetches now, or nothing."""
 
     transfers: tuple[Transfer, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CachedModel:
     """A model in the cache. ``size`` counts a blob that revisions share once; ``verified``:
     the manifest matches the disk; ``unfinished``: bytes of downloads that can go on."""
@@ -64,7 +64,7 @@ class CachedModel:
     unfinished: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BadFile:
     """A file of the cache that is not as its manifest says."""
 
@@ -72,7 +72,7 @@ class BadFile:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PlannedFile:
     """One file of a plan: ``held`` of its ``size`` bytes are on the disk."""
 
@@ -84,7 +84,7 @@ class PlannedFile:
 # --- requests -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fetch:
     """Make ``model`` whole on this disk. ``urgent``: somebody waits for it. ``force``: begin
     even if the disk looks too small. ``update``: look whether the branch has moved."""
@@ -97,7 +97,7 @@ class Fetch:
     update: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PlanFetch:
     """What would a `Fetch` do? Nothing is fetched but what describes the model (``config``:
     its config.json, too); for one that is whole on this disk nobody is asked, unless to
@@ -110,7 +110,7 @@ class PlanFetch:
     config: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SteerFetch:
     """``action``: ``pause``, ``resume`` or ``cancel``. What has arrived is kept."""
 
@@ -119,7 +119,7 @@ class SteerFetch:
     action: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VerifyModel:
     """Which files are bad? ``hashes``: read every byte. ``repair``: fetch the bad ones anew."""
 
@@ -130,14 +130,14 @@ class VerifyModel:
     repair: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ListModels:
     """What is in the cache?"""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RemoveModel:
     """Delete a model from the cache. ``revision``: only this one."""
 
@@ -149,7 +149,7 @@ class RemoveModel:
 # --- replies ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FetchProgress:
     """How far the download is, at most five times a second."""
 
@@ -157,7 +157,7 @@ class FetchProgress:
     transfer: Transfer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fetched:
     """The model is whole and verified in ``directory``."""
 
@@ -167,7 +167,7 @@ class Fetched:
     directory: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FetchPlan:
     """What a `Fetch` would do: ``missing`` of ``total`` bytes, onto a disk where ``disk_free``
     are free and ``disk_reserve`` should stay so. ``config`` is the text of the model's
@@ -187,14 +187,14 @@ class FetchPlan:
     rate: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Steered:
     """The download does as it was told."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Verified:
     """``bad`` is what was found; ``repaired`` whether it is right now."""
 
@@ -204,7 +204,7 @@ class Verified:
     repaired: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ModelList:
     """The cache. ``total_size`` counts what models share once."""
 
@@ -213,7 +213,7 @@ class ModelList:
     total_size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Removed:
     """So many bytes are free again."""
 

@@ -55,9 +55,9 @@ def packed(**fields: object) -> bytes:
 
 def assert_unharmed(echo: EchoProcess) -> None:
     """It lives, is ready, has no users, and nothing is under way."""
+    until(lambda: isinstance(echo.status().status.state, Ready), "it has finished its start")
     assert echo.alive()
     status = echo.status().status
-    assert isinstance(status.state, Ready)
     assert (status.clients, status.active) == (0, 0)
 
 

@@ -311,10 +311,11 @@ def test_a_directory_called_workers_does_not_run_in_the_place_of_ours(
     (stray / "__init__.py").write_text("")
     (stray / "__main__.py").write_text("print('hijacked')")
     monkeypatch.chdir(sandbox.home)
-    spec = replace(spec_for(role="train"), arguments=())
+    spec = replace(spec_for(role="cloud"), arguments=("--no-such-option",))
     ended = subprocess.run(worker_command(spec), capture_output=True, text=True, check=False)
     assert "hijacked" not in ended.stdout
     assert ended.returncode == 2
+    assert "no-such-option" in ended.stderr
     shutil.rmtree(stray)
 
 

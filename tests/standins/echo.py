@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import queue
+import shlex
 import signal
 import sys
 import threading
@@ -33,6 +34,7 @@ from shammah.bus.messages import (
     Generate,
     Loading,
     NotAvailable,
+    Prefill,
     Provenance,
     Ready,
     Timings,
@@ -51,9 +53,9 @@ class EchoService:
 
     def __init__(self, model: str, options: argparse.Namespace) -> None:
         self._model = model
-        self._options = options
+        self._options = self._started_with = options
         self._delay_s = options.delay_ms / 1000
-        self._inbox: queue.SimpleQueue[Generate | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Generate | Prefill | None] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
         self._stopped = False
 
@@ -64,6 +66,9 @@ class EchoService:
             time.sleep(self._delay_s)
         while options.load_for_ever and not self._stopped:
             outlet.publish(Loading(self._model, "weights", 0, 1))
+            time.sleep(0.05)
+        while options.download_for_ever and not self._stopped:
+            outlet.publish(Downloading(self._model, 41, 100))
             time.sleep(0.05)
         if options.unavailable:
             outlet.publish(NotAvailable(options.unavailable, "A planted hint."))
@@ -78,27 +83,48 @@ class EchoService:
             note = options.notice[0] if options.notice else ""
             outlet.publish(Ready(self._model, engine="echo", context_length=4096, note=note))
         while (request := self._inbox.get()) is not None:
+            if isinstance(request, Prefill):
+                self._read_ahead(request, outlet)
+                continue
+            options = self._steer()
             if options.record:
-                self._record(request)
+                self._record(options.record, request)
             if options.crash_on_question:
                 os.kill(os.getpid(), signal.SIGKILL)
             if not options.hang:
                 self._answer(request, outlet)
 
+    def _steer(self) -> argparse.Namespace:
+        """The options for this question: those in the file that steers us are used once."""
+        if self._started_with.steer:
+            with open(self._started_with.steer, "r+") as file:
+                words = [self._started_with.role, *shlex.split(file.read())]
+                file.truncate(0)
+            self._options = parse(words, argparse.Namespace(**vars(self._started_with)))
+        return self._options
+
     def _fetch(self, outlet: Outlet) -> None:
-        """Tell of a successor's bytes, twenty times a second and for ever."""
+        """Tell of a successor's bytes, again and again and for ever."""
         for done in itertools.count(1):
             rate = 1e6 * (1 + done % 7)
             coming = Downloading(self._options.fetching, min(41, done), 100, rate)
             outlet.publish(Ready(self._model, engine="echo", stand_in=True, successor=coming))
-            time.sleep(0.05)
+            time.sleep(self._options.fetch_ms / 1000)
 
     def _answer(self, request: Generate, outlet: Outlet) -> None:
         began = time.monotonic()
-        question = request.messages[-1].content
+        question, begun = request.messages[-1].content, ""
+        if request.messages[-1].role == "assistant":  # the rest of an answer is wanted
+            question, begun = request.messages[-2].content, question
+        if self._options.recite:
+            question = " ".join(message.content for message in request.messages)
+        if self._options.knows:
+            question = f"{question} {self._options.knows}"
+        if self._options.learnt and request.adapter:
+            question = f"{question} {self._options.learnt}"
         words = question.split(" ")
         reason = "stop"
-        said = 0
+        said = skipped = 0
         endless: Iterable[str] = itertools.cycle(words)
         for word in endless if words[0] == "forever" else words:
             if self._stopped:
@@ -106,8 +132,15 @@ class EchoService:
             if request.request_id in self._cancelled:
                 reason = "cancelled"
                 break
+            piece = f" {word}" if skipped or said else word
+            if skipped < len(begun):
+                skipped += len(piece)
+                continue
             said += 1
-            outlet.reply(Token(request.request_id, said, word if said == 1 else f" {word}"))
+            outlet.reply(Token(request.request_id, said, piece))
+            if said == self._options.crash_after:
+                time.sleep(0.2)  # the host's thread sends them
+                os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(self._delay_s)
         if words[0] == "fail" and reason == "stop":
             planted = " ".join(words[1:]) or "A planted failure."
@@ -124,12 +157,18 @@ class EchoService:
             )
         )
 
-    def _record(self, request: Generate) -> None:
+    def _read_ahead(self, request: Prefill, outlet: Outlet) -> None:
+        if self._options.record:
+            self._record(self._options.record + ".ahead", request)
+        who = Provenance(self._options.role, self._model, engine="echo")
+        outlet.reply(Done(request.request_id, "stop", Usage(), Timings(), who))
+
+    def _record(self, path: str, request: Generate | Prefill) -> None:
         said = [[message.role, message.content] for message in request.messages]
-        with open(self._options.record, "a") as record:
+        with open(path, "a") as record:
             record.write(json.dumps(said) + "\n")
 
-    def submit(self, request: Generate, client: str = "") -> None:
+    def submit(self, request: Generate | Prefill, client: str = "") -> None:
         self._inbox.put(request)
 
     def cancel(self, request_id: str) -> None:
@@ -140,7 +179,7 @@ class EchoService:
         self._inbox.put(None)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
+def parse(arguments: list[str], known: argparse.Namespace | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("role")
     parser.add_argument("--model")
@@ -150,18 +189,25 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--delay-ms", type=float, default=0, help="time of one step")
     parser.add_argument("--stages", type=int, default=0, help="steps of loading before Ready")
     parser.add_argument("--load-for-ever", action="store_true", help="never be Ready")
+    parser.add_argument("--download-for-ever", action="store_true", help="nor this")
     parser.add_argument("--unavailable", help="be NotAvailable for this reason")
     parser.add_argument("--broken", help="let the work thread fail with this message")
     parser.add_argument("--fetching", metavar="MODEL", help="stand in for it; it comes to 41 %%")
+    parser.add_argument("--fetch-ms", type=float, default=50, help="between two such events")
     parser.add_argument("--transferring", metavar="MODEL", help="be a download worker at work")
     parser.add_argument("--notice", action="append", default=[], help="what it tells people")
+    parser.add_argument("--recite", action="store_true", help="answer with all it was told")
+    parser.add_argument("--knows", metavar="TEXT", help="say this in every answer, too")
+    parser.add_argument("--learnt", metavar="TEXT", help="and this with an adapter")
+    parser.add_argument("--steer", metavar="FILE", help="one question's further options are here")
     parser.add_argument("--hang", action="store_true", help="answer pings but no question")
     parser.add_argument("--record", metavar="FILE", help="append every conversation as JSON")
     parser.add_argument("--crash-on-question", action="store_true")
+    parser.add_argument("--crash-after", type=int, help="die after so many words of an answer")
     parser.add_argument("--crash-at-start", help="end with this last line on stderr")
     parser.add_argument("--protocol", type=int, help="speak another version")
     parser.add_argument("--ignore-stop", action="store_true", help="be deaf to Stop, not SIGTERM")
-    return parser.parse_args(arguments)
+    return parser.parse_args(arguments, known)
 
 
 def main() -> int:

@@ -7,14 +7,11 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
-import zmq
 
 from shammah.bus import client, codec
 from shammah.bus.client import Peer
-from shammah.bus.endpoints import RoleLock
 from shammah.bus.messages import (
     Accepted,
     ChatMessage,
@@ -26,12 +23,10 @@ from shammah.bus.messages import (
     Generate,
     GetStatus,
     Hello,
-    Identity,
     Loading,
     Ping,
     Pong,
     Provenance,
-    Ready,
     Reply,
     Request,
     Status,
@@ -39,75 +34,18 @@ from shammah.bus.messages import (
     Timings,
     Token,
     Usage,
-    Welcome,
 )
 from shammah.errors import ShammahError
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
+from tests.standins.scripted_worker import READY, ScriptedWorker, event
 
 pytestmark = pytest.mark.timeout(20)
 
 QUESTION = (ChatMessage("user", "hello"),)
-READY = Status(Ready("starter"))
-
-
-def event(seq: int, status: Status = READY, run_id: str = "run") -> Event:
-    return Event("inference", run_id, seq, 0.0, 0.0, "state", status)
 
 
 def done(request_id: str) -> Done:
     return Done(request_id, "stop", Usage(), Timings(), Provenance("inference", "starter"))
-
-
-class ScriptedWorker:
-    """The worker's end of both sockets, in the test's own hands."""
-
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._endpoints = sandbox.endpoints
-        self._context = zmq.Context()
-        self.lock = RoleLock(sandbox.endpoints.lock("inference"))
-        assert self.lock.acquire()
-        self._requests = self._context.socket(zmq.ROUTER)
-        self._requests.bind(sandbox.endpoints.requests("inference"))
-        self._events = self._context.socket(zmq.XPUB)
-        self._events.bind(sandbox.endpoints.events("inference"))
-        self.peer = b""
-
-    def expect(self, kind: type[Any]) -> Any:
-        """The next request of ``kind``; others before it are dropped."""
-        while True:
-            if not self._requests.poll(LIMIT_S * 1000):
-                raise TimeoutError(f"no {kind.__name__}")
-            self.peer, frame = self._requests.recv_multipart()
-            request = codec.decode(frame)
-            if isinstance(request, kind):
-                return request
-
-    def hears(self) -> bool:
-        return bool(self._requests.poll(0))
-
-    def reply(self, *replies: Reply) -> None:
-        for reply in replies:
-            self.reply_bytes(codec.encode(reply))
-
-    def reply_bytes(self, frame: bytes) -> None:
-        self._requests.send_multipart([self.peer, frame])
-
-    def publish(self, *events: Event) -> None:
-        for one in events:
-            self._events.send(codec.encode(one))
-
-    def wait_subscriber(self) -> None:
-        assert self._events.poll(LIMIT_S * 1000)
-        self._events.recv()
-
-    def welcome(self, seq: int = 1) -> None:
-        hello = self.expect(Hello)
-        identity = Identity("inference", "starter", "d")
-        self.reply(Welcome(hello.request_id, 1, "0", "run", 1, identity, event(seq)))
-
-    def close(self) -> None:
-        self._context.destroy(linger=0)
-        self.lock.release()
 
 
 @pytest.fixture
@@ -348,9 +286,29 @@ class TestEvents:
     ) -> None:
         loading = Status(Loading("m", "weights"))
         worker.publish(event(3, loading), event(2), event(3), event(5))
-        seen = [changes.get(timeout=LIMIT_S) for _ in range(3)]
-        assert [one.seq for one in seen if one] == [1, 3, 5]  # 1 came with the welcome
-        assert peer.latest == event(5)
+        until(lambda: peer.latest == event(5), "the last has come")
+        seen = [changes.get() for _ in range(changes.qsize())]
+        assert [one.seq for one in seen if one] == sorted({one.seq for one in seen if one})
+
+    def test_of_a_flood_the_newest_is_told_now_and_then(
+        self, worker: ScriptedWorker, peer: Peer, changes: queue.SimpleQueue[Event | None]
+    ) -> None:
+        """A thread that wakes for each takes the interpreter from the keyboard."""
+        worker.publish(*(event(seq) for seq in range(2, 502)))
+        until(lambda: peer.latest == event(501), "the last has come")
+        assert changes.qsize() < 250
+
+    def test_who_only_watches_hears_of_each(
+        self, worker: ScriptedWorker, sandbox: Sandbox, changes: queue.SimpleQueue[Event | None]
+    ) -> None:
+        watcher = Peer(sandbox.endpoints, "inference", None, changes.put)
+        try:
+            worker.wait_subscriber()
+            worker.publish(*(event(seq) for seq in range(1, 501)))
+            seen = [changes.get(timeout=LIMIT_S) for _ in range(500)]
+        finally:
+            watcher.close()
+        assert [one.seq for one in seen if one] == list(range(1, 501))
 
     def test_another_run_begins_at_its_own_number(
         self, worker: ScriptedWorker, peer: Peer, changes: queue.SimpleQueue[Event | None]

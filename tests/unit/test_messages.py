@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, FrozenInstanceError, fields, is_dataclass
 
 import pytest
 
-from shammah.bus import codec, messages, states, transfers
+from shammah.bus import codec, messages, states, training, transfers
 
 DEFINED = [
     item
-    for module in (messages, states, transfers)
+    for module in (messages, states, training, transfers)
     for item in vars(module).values()
     if isinstance(item, type) and is_dataclass(item) and item.__module__ == module.__name__
 ]
@@ -39,7 +39,8 @@ def test_only_failed_is_in_two_tables() -> None:
 
 @pytest.mark.parametrize("cls", DEFINED, ids=lambda cls: cls.__name__)
 def test_a_message_is_frozen_and_has_slots(cls: type) -> None:
-    assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    with pytest.raises(FrozenInstanceError):
+        object.__new__(cls).anything = 1  # type: ignore[attr-defined]
     assert hasattr(cls, "__slots__")
 
 

@@ -1,0 +1,161 @@
+"""One worker, kept attached: started, attached to, started again when it dies."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from shammah.bus.client import Peer
+from shammah.bus.endpoints import Endpoints
+from shammah.bus.messages import ClientInfo, Event, Failed, Identity, NotAvailable, State
+from shammah.errors import ShammahError
+from shammah.supervision import RESTARTS, RestartBudget, WorkerInUseError, WorkerSpec, ensure, stop
+
+CLOSE_S = 0.5
+RETRY_S = 10.0
+"""What a worker failed for may be mended by then."""
+
+
+class Link:
+    """One worker, kept attached in the background.
+
+    ``failure`` says why it cannot be had; ``in_use_by_others`` is set when that is because
+    other frontends use a worker that was started with something else.
+
+    Args:
+        on_change: called from other threads when the state may have changed.
+        before: called on the attaching thread before the worker is looked for.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        endpoints: Endpoints,
+        client: ClientInfo,
+        on_change: Callable[[], None],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.spec = spec
+        self.peer: Peer | None = None
+        self.failure: Failed | None = None
+        self.in_use_by_others: Identity | None = None
+        self._endpoints = endpoints
+        self._client = client
+        self._on_change = on_change
+        self._before = before
+        self._budget = RestartBudget()
+        self._own_spec = spec
+        self._started_at = 0.0
+        self._attaching: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def state(self) -> State | None:
+        """The worker's state; a Failed of our own if it cannot be had; ``None``: unknown."""
+        peer = self.peer
+        if peer is not None and peer.welcome is not None and peer.latest is not None:
+            return peer.latest.status.state
+        return self.failure
+
+    @property
+    def attached(self) -> bool:
+        return self.peer is not None and self.peer.welcome is not None
+
+    def start(self, *, anew: bool = False) -> None:
+        """Begin to attach, in the background. Does nothing while that is under way or done.
+
+        A worker that has failed is tried anew, but not at every question; ``anew``: now.
+        """
+        with self._lock:
+            if self._closed or self._attaching is not None:
+                return
+            failed = anew and isinstance(self.state, Failed | NotAvailable)
+            if self.attached and not failed and not self._worth_retrying():
+                return
+            self._started_at = time.monotonic()
+            self.failure = None
+            self._attaching = threading.Thread(
+                target=self._attach, name=f"attach-{self.spec.role}", daemon=True
+            )
+            self._attaching.start()
+
+    def _worth_retrying(self) -> bool:
+        state = self.state
+        failed = isinstance(state, Failed | NotAvailable)
+        if isinstance(state, Failed) and state.code == "download_cancelled":
+            return False  # somebody said so
+        return failed and time.monotonic() - self._started_at > RETRY_S
+
+    def _attach(self) -> None:
+        old, self.peer = self.peer, None
+        if old is not None:
+            old.close()
+        peer: Peer | None = None
+        failure: Failed | None = None
+        try:
+            self._before()
+            peer = ensure(
+                self.spec, self._endpoints, self._client, on_change=self._on_worker_change
+            )
+            self.in_use_by_others = None
+        except ShammahError as error:
+            failure = Failed(error.code, error.message, error.hint)
+            if isinstance(error, WorkerInUseError):
+                self.in_use_by_others = error.welcome.identity
+        except Exception as error:  # a question waits for this: it must end in any case
+            what = f"The {self.spec.role} worker cannot be had: {type(error).__name__}: {error}"
+            failure = Failed("internal", what, f"{self.spec.log_file} may say more.")
+        with self._lock:
+            self._attaching = None
+            self.failure = failure
+            self.peer = peer
+            closed = self._closed
+        if closed and peer is not None:
+            peer.close()
+        self._on_change()
+
+    def _on_worker_change(self, event: Event | None) -> None:
+        peer = self.peer
+        if event is None:
+            self.spec = self._own_spec  # one that was joined is gone
+        # One that was stopped on purpose stays away until it is needed, and a single question
+        # needs none after its answer.
+        restarts = self._client.program != "ask"
+        if event is None and peer is not None and not peer.stopped and restarts:
+            if self._budget.spend():
+                self.start()  # have it back before the next question
+            else:
+                self.failure = Failed(
+                    "worker_crashes",
+                    f"The {self.spec.role} worker died {RESTARTS} times in a minute.",
+                    f"{self.spec.log_file} says why; the next question starts it once more.",
+                )
+        self._on_change()
+
+    def join(self, identity: Identity) -> None:
+        """Be content with the worker that others have started."""
+        self.spec = replace(self.spec, identity=identity, arguments=("--model", identity.model))
+        self.start()
+
+    def take_over(self) -> None:
+        """End the worker that others use, and have ours.
+
+        Raises:
+            ShammahError: ``worker_unstoppable``.
+        """
+        stop(self.spec.role, self._endpoints)
+        self.start()
+
+    def close(self) -> None:
+        """Give the lease back. The worker goes on for as long as its keep_alive says."""
+        with self._lock:
+            self._closed = True
+            peer, attaching = self.peer, self._attaching
+        if peer is not None:
+            peer.close()
+        if attaching is not None:
+            # A lease that it still takes after this lapses by itself.
+            attaching.join(CLOSE_S)
