@@ -1,243 +1,201 @@
-"""What a killed worker leaves behind, and how the next one asks for less."""
+"""What a killed worker leaves behind, for the next one and for those who have lost it."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+import json
 from pathlib import Path
 
 import pytest
 
+from shammah import attempts as record
+from shammah.attempts import explain_death, forget_attempt, read_attempt
 from shammah.config import InferenceSettings
-from shammah.errors import ShammahError
-from shammah.models import LocatedModel
-from tests.workers.models import CONTEXT_LENGTH, write_checkpoint
-from workers.inference.attempts import REMEMBERED_S, Attempts, count_kills
-from workers.inference.checkpoint import Checkpoint
-from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
-from workers.inference.loading import LEAN_CONTEXT, Loader
+from workers.inference.attempts import REMEMBERED_S, Attempts, Past
+
+ASKED = InferenceSettings()
 
 
 class Kernel:
-    """Counts its kills."""
+    """Counts its kills, of ours and of everybody's; time passes as a test says."""
 
-    def __init__(self) -> None:
-        self.kills = 3
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = directory / "attempt"
+        self.own, self.all = directory / "memory.events", directory / "vmstat"
         self.now = 1e9
+        self.pid = 100
+        self.set(3, 5)
+        monkeypatch.setattr(record, "VMSTAT", self.all)
+        monkeypatch.setattr(record, "kill_counter", lambda: self.own)
 
-    def attempts(self, directory: Path) -> Attempts:
-        return Attempts(directory / "attempt", lambda: self.kills, lambda: self.now)
+    def set(self, own: int, everybody: int) -> None:
+        self.counts = own, everybody
+        self.own.write_text(f"oom 1\noom_kill {own}\n")
+        self.all.write_text(f"nr_free 7\noom_kill {everybody}\n")
 
+    def kill(self) -> None:
+        """One of ours."""
+        self.set(self.counts[0] + 1, self.counts[1] + 1)
 
-@pytest.fixture
-def kernel(tmp_path: Path) -> Kernel:
-    kernel = Kernel()
-    kernel.now = (tmp_path / ".").stat().st_mtime
-    return kernel
+    def attempts(self) -> Attempts:
+        """Those of a new worker."""
+        self.pid += 1
+        return Attempts(self.path, lambda: self.now, self.pid)
 
-
-def test_a_kill_between_two_attempts_is_a_step_down(tmp_path: Path, kernel: Kernel) -> None:
-    levels = []
-    for _ in range(4):
-        levels.append(kernel.attempts(tmp_path).begin("m"))
-        kernel.kills += 1
-    assert levels == [0, 1, 2, 3]
-
-
-def test_another_death_is_none(tmp_path: Path, kernel: Kernel) -> None:
-    assert [kernel.attempts(tmp_path).begin("m") for _ in range(3)] == [0, 0, 0]
-
-
-def test_another_model_begins_anew(tmp_path: Path, kernel: Kernel) -> None:
-    kernel.attempts(tmp_path).begin("m")
-    kernel.kills += 1
-    assert kernel.attempts(tmp_path).begin("n") == 0
-
-
-def test_an_orderly_end_forgets_what_needed_no_step(tmp_path: Path, kernel: Kernel) -> None:
-    attempts = kernel.attempts(tmp_path)
-    attempts.begin("m")
-    attempts.end()
-    kernel.kills += 1
-    assert kernel.attempts(tmp_path).begin("m") == 0
-
-
-def test_what_had_to_step_down_does_so_again_until_a_day_has_passed(
-    tmp_path: Path, kernel: Kernel
-) -> None:
-    attempts = kernel.attempts(tmp_path)
-    attempts.begin("m")
-    attempts.step("m", 1)
-    attempts.end()
-    kernel.kills += 1  # somebody else's
-    assert kernel.attempts(tmp_path).begin("m") == 2
-    kernel.attempts(tmp_path).step("m", 1)
-    assert kernel.attempts(tmp_path).begin("m") == 1
-    kernel.now += REMEMBERED_S + 60
-    assert kernel.attempts(tmp_path).begin("m") == 0
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"model": "m"}', '{"level": "x"}'])
-def test_a_damaged_file_counts_for_nothing(tmp_path: Path, kernel: Kernel, text: str) -> None:
-    (tmp_path / "attempt").write_text(text)
-    assert kernel.attempts(tmp_path).begin("m") == 0
-
-
-def test_the_file_is_for_its_owner_alone(tmp_path: Path, kernel: Kernel) -> None:
-    kernel.attempts(tmp_path).begin("m")
-    assert (tmp_path / "attempt").stat().st_mode & 0o777 == 0o600
-
-
-def test_kills_are_read_from_our_own_group_or_the_machine(tmp_path: Path) -> None:
-    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
-    (proc / "self").mkdir(parents=True)
-    (cgroups / "user" / "me").mkdir(parents=True)
-    assert count_kills(proc, cgroups) == 0
-    (proc / "vmstat").write_text("nr_free 7\noom_kill 5\n")
-    assert count_kills(proc, cgroups) == 5
-    (proc / "self" / "cgroup").write_text("4:memory:/x\n0::/user/me\n")
-    assert count_kills(proc, cgroups) == 5
-    (cgroups / "user" / "me" / "memory.events").write_text("oom 9\noom_kill 2\noom_group_kill 0\n")
-    assert count_kills(proc, cgroups) == 2
-
-
-MEMORY = Path("/sys/fs/cgroup/memory")
-
-
-@pytest.mark.skipif(not os.access(MEMORY, os.W_OK), reason="no memory cgroup can be made here")
-def test_a_real_kill_is_counted() -> None:
-    group = MEMORY / f"shammah-{os.getpid()}"
-    group.mkdir()
-    try:
-        (group / "memory.limit_in_bytes").write_text("64M")
-        before = count_kills()
-        code = (
-            f"import os; open('{group}/cgroup.procs', 'w').write(str(os.getpid()))\n"
-            "kept = [bytearray(2**20) for _ in range(256)]"
-        )
-        ended = subprocess.run([sys.executable, "-c", code], check=False)
-        assert ended.returncode == -9
-        assert count_kills() > before
-    finally:
-        group.rmdir()
-
-
-# --- the loader ---------------------------------------------------------------------------
-
-
-class PickyEngine:
-    """Loads only what ``accepts`` says."""
-
-    stages = ("weigh",)
-    active = waiting = 0
-
-    def __init__(self, accepts: Callable[[Checkpoint, LoadSettings], bool]) -> None:
-        self._accepts = accepts
-
-    def prepare(self) -> None:
-        """Nothing to import."""
-
-    def load(
-        self, checkpoint: Checkpoint, settings: LoadSettings, observer: LoadObserver
-    ) -> EngineFacts:
-        if not self._accepts(checkpoint, settings):
-            raise ShammahError("out_of_memory", "It needs 9 GiB, and 4 are free.", "Buy more.")
-        return EngineFacts("fake", "cpu", "bfloat16" if settings.lean else "float32")
-
-
-class Watcher:
-    def __init__(self) -> None:
-        self.models: list[str] = []
-
-    def located(self, model: str, stages: int) -> None:
-        self.models.append(model)
-
-    def stage(self, name: str) -> None:
-        """Not of interest."""
-
-    def advance(self) -> None:
-        """Not of interest."""
-
-
-class World:
-    """A big model and a small one."""
-
-    def __init__(self, tmp_path: Path, kernel: Kernel) -> None:
-        self.big = LocatedModel("big", write_checkpoint(tmp_path / "big"), "big")
-        small = write_checkpoint(tmp_path / "small")
-        self.small = LocatedModel("small", small, "big", stand_in=True)
-        self.watcher = Watcher()
-        self.kernel = kernel
-        self._attempts = kernel.attempts(tmp_path)
-
-    def loader(self, accepts: Callable[[Checkpoint, LoadSettings], bool]) -> Loader:
-        return Loader(
-            InferenceSettings(),
-            lambda checkpoint: PickyEngine(accepts),
-            self._attempts,
-            lambda located: self.small if located == self.big else None,
-            self.watcher,
-        )
+    def begin(self, model: str = "m", level: int = 0, asked: InferenceSettings = ASKED) -> Past:
+        """A new worker begins, and gets as far as ``level``."""
+        attempts = self.attempts()
+        past = attempts.begin(model, asked)
+        attempts.note(model, level, "Next.")
+        return past
 
 
 @pytest.fixture
-def world(tmp_path: Path, kernel: Kernel) -> World:
-    return World(tmp_path, kernel)
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel(tmp_path, monkeypatch)
 
 
-def test_enough_memory_is_no_step(world: World) -> None:
-    ready = world.loader(lambda checkpoint, settings: True).load(world.big).ready
-    assert (ready.model, ready.dtype, ready.context_length) == ("big", "float32", CONTEXT_LENGTH)
-    assert ready.note == ""
+def test_a_kill_is_told_to_the_next_one_with_where_it_was(kernel: Kernel) -> None:
+    assert kernel.begin(level=0) == Past()
+    kernel.kill()
+    assert kernel.begin(level=1) == Past(1, "m", 0)
+    kernel.kill()
+    assert kernel.begin(level=3) == Past(2, "m", 1)
+    kernel.kill()
+    past = kernel.begin()
+    assert past == Past(3, "m", 3)
+    assert past.given_up
+    assert not Past(2, "m", 1).given_up
 
 
-def test_first_less_of_the_same_model(world: World) -> None:
-    asked: list[LoadSettings] = []
-
-    def lean_only(checkpoint: Checkpoint, settings: LoadSettings) -> bool:
-        asked.append(settings)
-        return settings.lean
-
-    ready = world.loader(lean_only).load(world.big).ready
-    assert (ready.model, ready.dtype) == ("big", "bfloat16")
-    assert asked[-1].context_length == LEAN_CONTEXT
-    assert ready.note == "It needs 9 GiB, and 4 are free. big runs with less of it now."
+def test_another_death_changes_nothing(kernel: Kernel) -> None:
+    kernel.begin()
+    kernel.kill()
+    kernel.begin(level=1)
+    assert kernel.begin(level=1) == Past(1, "m", 0)
 
 
-def test_then_a_smaller_model(world: World) -> None:
-    loader = world.loader(lambda checkpoint, settings: checkpoint.directory.name == "small")
-    ready = loader.load(world.big).ready
-    assert (ready.model, ready.stand_in) == ("small", True)
-    assert ready.note == "big: It needs 9 GiB, and 4 are free."
-    assert world.watcher.models == ["big", "big", "small"]
+def test_a_kill_elsewhere_is_none_of_ours(kernel: Kernel) -> None:
+    kernel.begin()
+    kernel.set(3, 9)
+    assert kernel.begin() == Past()
 
 
-def test_then_nothing(world: World) -> None:
-    with pytest.raises(ShammahError, match="9 GiB") as refused:
-        world.loader(lambda checkpoint, settings: False).load(world.big)
-    assert refused.value.code == "out_of_memory"
-    with pytest.raises(ShammahError):
-        world.loader(lambda checkpoint, settings: False).load(world.small)
+def test_without_a_group_of_ours_the_whole_machine_counts(kernel: Kernel) -> None:
+    kernel.begin()
+    kernel.own.unlink()
+    assert kernel.begin() == Past()
+    kernel.all.write_text("oom_kill 6\n")
+    assert kernel.begin() == Past(1, "m", 0)
+    kernel.all.unlink()
+    assert kernel.begin() == Past(1, "m", 0)
 
 
-def test_after_a_kill_the_same_is_not_tried_again(world: World) -> None:
-    everything = world.loader(lambda checkpoint, settings: True)
-    everything.load(world.big)
-    world.kernel.kills += 1
-    ready = everything.load(world.big).ready
-    assert (ready.model, ready.dtype) == ("big", "bfloat16")
-    assert "stopped it for want of memory" in ready.note
-    world.kernel.kills += 1
-    assert everything.load(world.big).ready.model == "small"
-    assert world.watcher.models == ["big", "big", "small"]
+def test_another_model_or_setting_begins_anew(kernel: Kernel) -> None:
+    kernel.begin("m")
+    kernel.kill()
+    assert kernel.begin("n") == Past()
+    kernel.kill()
+    assert kernel.begin("n", asked=InferenceSettings(quantization="int4")) == Past()
 
 
-def test_another_failure_is_no_reason_to_step_down(world: World) -> None:
-    def broken(checkpoint: Checkpoint, settings: LoadSettings) -> bool:
-        raise ShammahError("model_corrupt", "It is damaged.", "Fetch it.")
+def test_what_was_killed_is_remembered_for_a_day(kernel: Kernel) -> None:
+    kernel.begin()
+    kernel.kill()
+    attempts = kernel.attempts()
+    attempts.begin("m", ASKED)
+    attempts.note("m", 1, "")
+    attempts.end()
+    kernel.kill()  # somebody else: it had ended by itself
+    kernel.now += REMEMBERED_S - 1
+    assert kernel.begin(level=1) == Past(1, "m", 0)
+    kernel.now += 2
+    assert kernel.begin() == Past()
 
-    with pytest.raises(ShammahError, match="damaged"):
-        world.loader(broken).load(world.big)
-    assert world.watcher.models == ["big"]
+
+def test_what_was_only_refused_is_not(kernel: Kernel) -> None:
+    attempts = kernel.attempts()
+    attempts.begin("m", ASKED)
+    attempts.note("m", 2, "")
+    attempts.end()
+    assert not kernel.path.exists()
+
+
+def test_a_second_load_in_one_process_is_no_death(kernel: Kernel) -> None:
+    attempts = kernel.attempts()
+    attempts.begin("m", ASKED)
+    attempts.note("m", 0, "")
+    kernel.kill()
+    assert attempts.begin("m", ASKED) == Past()
+
+
+def test_one_that_ends_before_it_loads_forgets_nothing(kernel: Kernel) -> None:
+    kernel.begin(level=1)
+    kernel.kill()
+    attempts = kernel.attempts()
+    attempts.begin("m", ASKED)
+    attempts.end()
+    assert kernel.begin() == Past(1, "m", 1)
+
+
+def test_what_a_person_has_taken_back_is_forgotten(kernel: Kernel) -> None:
+    attempts = kernel.attempts()
+    for _ in range(2):
+        attempts.begin("m", ASKED)
+        attempts.note("m", 0, "")
+        kernel.kill()
+        attempts = kernel.attempts()
+    attempts.begin("m", ASKED)
+    forget_attempt(kernel.path)
+    attempts.end()  # the worker that has failed is stopped after that
+    assert kernel.begin() == Past()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"asked": "m"}', '{"pid": "x"}', "null", '"\\ud800"', "\0"]
+)
+def test_a_damaged_file_counts_for_nothing(kernel: Kernel, text: str) -> None:
+    kernel.path.write_text(text)
+    assert kernel.begin() == Past()
+
+
+def test_a_damaged_count_counts_for_nothing(kernel: Kernel) -> None:
+    kernel.begin()
+    kernel.kill()
+    held = json.loads(kernel.path.read_text())
+    kernel.path.write_text(json.dumps({**held, "kills": [3]}))
+    assert kernel.begin() == Past()
+
+
+def test_the_file_is_for_its_owner_alone(kernel: Kernel) -> None:
+    kernel.begin()
+    assert kernel.path.stat().st_mode & 0o777 == 0o600
+
+
+# --- the frontends ------------------------------------------------------------------------
+
+
+def test_a_death_is_explained_to_those_who_have_lost_it(kernel: Kernel) -> None:
+    kernel.begin("big")
+    assert explain_death(kernel.path, kernel.pid) is None
+    kernel.kill()
+    assert explain_death(kernel.path, kernel.pid + 1) is None
+    why = explain_death(kernel.path, kernel.pid)
+    assert why is not None
+    assert why.code == "out_of_memory"
+    assert str(why) == "The system has ended big for want of memory. Next. Ask again."
+
+
+def test_when_nothing_is_left_a_person_must_act(kernel: Kernel) -> None:
+    attempts = kernel.attempts()
+    attempts.begin("big", ASKED)
+    attempts.note("big", 3, "")
+    kernel.kill()
+    why = explain_death(kernel.path, kernel.pid)
+    assert why is not None
+    assert "Ask again" not in why.hint
+    assert "--model" in why.hint
+    assert read_attempt(kernel.path) is not None
+
+
+def test_without_a_record_nothing_is_known(tmp_path: Path) -> None:
+    assert explain_death(tmp_path / "none", 7) is None

@@ -124,6 +124,7 @@ class LiveSource:
 class FakeEngine:
     """Loads nothing; ``act`` happens in its second stage."""
 
+    name = "fake"
     stages = ("first", "second")
     active = 0
     waiting = 0
@@ -430,7 +431,8 @@ def test_a_broken_directory_fails_with_its_reason(tmp_path: Path) -> None:
     ("error", "code"),
     [
         (ShammahError("out_of_memory", "too big", "smaller"), "out_of_memory"),
-        (MemoryError(), "load_failed"),
+        (MemoryError(), "out_of_memory"),
+        (RuntimeError("surprise"), "load_failed"),
         (ImportError("No module named 'torch'"), "load_failed"),
     ],
 )

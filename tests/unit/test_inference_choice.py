@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from shammah.config import InferenceSettings
 from shammah.errors import ShammahError
 from shammah.models import GIB, Machine
 from workers.inference.checkpoint import Checkpoint
-from workers.inference.choice import choose_engine
+from workers.inference.choice import choose_engine, native_quantizations
 
 MODEL = Checkpoint(Path("/m"), "Qwen2ForCausalLM", "qwen2", 8192, (), 2 * GIB, GIB, "")
 PLAIN = Machine(16 * GIB)
@@ -18,9 +19,14 @@ WITH_GPU = Machine(16 * GIB, gpu_memory=24 * GIB)
 
 
 def _chosen(
-    machine: Machine = PLAIN, obstacle: str = "", model: Checkpoint = MODEL, **asked: str
+    machine: Machine = PLAIN,
+    obstacle: str = "",
+    model: Checkpoint = MODEL,
+    quantizations: frozenset[str] = frozenset({"int8"}),
+    **asked: str,
 ) -> str:
-    return choose_engine(InferenceSettings(**asked), model, machine, lambda checkpoint: obstacle)
+    settings = InferenceSettings(**asked)
+    return choose_engine(settings, model, machine, lambda checkpoint: obstacle, quantizations)
 
 
 def test_a_processor_alone_computes_natively_what_can_be() -> None:
@@ -63,6 +69,27 @@ def test_what_cannot_be_computed_natively_is_refused_where_that_is_set() -> None
     with pytest.raises(ShammahError, match="is a Falcon") as refused:
         _chosen(engine="native", obstacle="is a Falcon")
     assert refused.value.code == "model_unsupported"
-    with pytest.raises(ShammahError, match="is a Falcon") as refused:
-        _chosen(quantization="int8", obstacle="is a Falcon")
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_what_the_native_engine_cannot_quantize_goes_to_transformers(quantization: str) -> None:
+    assert _chosen(quantization=quantization, obstacle="is a Falcon") == "transformers"
+    assert _chosen(quantization=quantization, engine="transformers") == "transformers"
+    assert _chosen(WITH_GPU, quantization=quantization) == "transformers"
+
+
+def test_4_bits_are_computed_natively_where_that_can_be() -> None:
+    both = frozenset({"int8", "int4"})
+    assert _chosen(quantization="int4") == "transformers"
+    assert _chosen(quantization="int4", quantizations=both) == "native"
+    assert _chosen(quantization="int4", engine="native", quantizations=both) == "native"
+    with pytest.raises(ShammahError, match="quantization is int4") as refused:
+        _chosen(quantization="int4", engine="native")
     assert refused.value.code == "settings_conflict"
+    assert "int8" in native_quantizations()
+
+
+def test_a_gpu_that_holds_8_bits_is_used() -> None:
+    large = replace(MODEL, parameters=8 * GIB)  # 10 GiB in 8 bits and 2 more, 18 in 16
+    assert _chosen(Machine(64 * GIB, gpu_memory=12 * GIB), model=large) == "transformers"
+    assert _chosen(Machine(64 * GIB, gpu_memory=11 * GIB), model=large) == "native"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from shammah.bus.messages import (
     Failed,
     Generate,
     Loading,
+    Prefill,
     Provenance,
     Ready,
     Sampling,
@@ -34,6 +36,7 @@ from shammah.errors import ShammahError
 from shammah.fetching import FetchReply
 from shammah.models import GIB, Machine
 from tests.standins.sandbox import until
+from tests.workers.adapters import write_adapter
 from tests.workers.models import (
     CONTEXT_LENGTH,
     SCRIPTED_CHUNK,
@@ -50,6 +53,10 @@ from workers.inference.service import InferenceService
 from workers.service import Outlet
 
 PATIENCE_S = 20.0
+MATRICES = {
+    "base_model.model.x.lora_A.weight": np.ones((1, 2), np.float32),
+    "base_model.model.x.lora_B.weight": np.ones((3, 1), np.float32),
+}
 ANSWER = "na\u00efve \U0001f680 yes"
 
 Message = Token | Done | Failed | State
@@ -99,12 +106,18 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> list[int]:
 
 @contextmanager
 def _running(
-    directory: Path, answer: list[int], *, loaded: bool = True, **options: object
+    directory: Path,
+    answer: list[int],
+    *,
+    loaded: bool = True,
+    home: Path | None = None,
+    **options: object,
 ) -> Iterator[Running]:
     engine = ScriptedEngine(answer)
     if loaded:
         engine.loading.set()
-    asked = Settings(directory, str(directory), inference=InferenceSettings(max_new_tokens=99))
+    inference = InferenceSettings(max_new_tokens=99)
+    asked = Settings(home or directory, str(directory), inference=inference)
     service = InferenceService(
         asked,
         stand_in=False,
@@ -491,3 +504,64 @@ def test_a_question_that_waits_for_the_real_model_can_be_cancelled(
         assert isinstance(ended, Done)
         assert ended.finish_reason == "cancelled"
         assert not engines[1].submitted
+
+
+@pytest.mark.parametrize(("asker", "reason"), [("a", "cancelled"), ("b", "stop")])
+def test_a_question_goes_before_what_is_read_ahead(
+    directory: Path, answer: list[int], asker: str, reason: str
+) -> None:
+    """That of the same frontend ends it; another's only puts it off."""
+    with _running(directory, answer, loaded=False) as running:
+        running.service.submit(Prefill("ahead", (ChatMessage("user", "hello"),)), "a")
+        running.service.submit(Generate("asked", (ChatMessage("user", "hello"),)), asker)
+        running.engine.loading.set()
+        ends = [running.until(lambda m: isinstance(m, Done)) for _ in range(2)]
+        by = {end.request_id: end for end in ends if isinstance(end, Done)}
+        assert by["ahead"].finish_reason == reason
+        assert by["ahead"].usage.output_tokens == 0
+        assert running.text("asked") == ANSWER
+        assert running.text("ahead") == ""
+        assert (ends[0] is by["ahead"]) == (reason == "cancelled")
+
+
+# --- adapters -----------------------------------------------------------------------------
+
+
+def test_an_answer_says_which_adapter_it_was_given_with(
+    directory: Path, answer: list[int], tmp_path: Path
+) -> None:
+    write_adapter(tmp_path, "tidy", {"lora_alpha": 1}, MATRICES, base_model="tiny")
+    with _running(directory, answer, home=tmp_path) as run:
+        run.ask("a", adapter="tidy")
+        run.ask("b")
+        run.ask("c", adapter="tidy")
+        ends = [run.end(name) for name in "abc"]
+    assert [end.provenance.adapter for end in ends if isinstance(end, Done)] == ["tidy", "", "tidy"]
+    (adapter,) = run.engine.adapters  # read once
+    assert [one.adapter for one in run.engine.submitted] == [adapter.key, "", adapter.key]
+
+
+def test_an_adapter_that_cannot_be_used_fails_its_own_question_alone(
+    directory: Path, answer: list[int], tmp_path: Path
+) -> None:
+    entry = write_adapter(tmp_path, "tidy", {"use_dora": True}, MATRICES, base_model="tiny")
+    write_adapter(tmp_path, "other", {"lora_alpha": 1}, MATRICES, base_model="larger")
+    with _running(directory, answer, home=tmp_path) as run:
+        for adapter, code in (
+            ("tidy", "adapter_unsupported"),
+            ("other", "adapter_wrong_base"),
+            ("none", "adapter_not_found"),
+        ):
+            run.ask("a", adapter=adapter)
+            end = run.end("a")
+            assert isinstance(end, Failed)
+            assert (end.code, bool(end.hint)) == (code, True)
+        (entry.directory / "adapter_config.json").write_text("{")
+        run.ask("a", adapter="tidy")
+        end = run.end("a")
+        assert isinstance(end, Failed)
+        assert end.code == "adapter_damaged"
+        run.ask("b")
+        assert isinstance(run.end("b"), Done)
+    assert run.engine.adapters == []
+    assert len(run.engine.submitted) == 1

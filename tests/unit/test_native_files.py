@@ -125,11 +125,12 @@ def test_a_full_disk_is_said_before_anything_is_packed(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_path_is_of_one_state_of_one_model(tmp_path: Path) -> None:
+def test_the_path_is_of_one_state_and_quantization_of_one_model(tmp_path: Path) -> None:
     checkpoint = inspect_checkpoint(write_checkpoint(tmp_path / "model"))
-    first = cache_path(tmp_path, checkpoint)
-    assert cache_path(tmp_path, checkpoint) == first
+    first = cache_path(tmp_path, checkpoint, "int8")
+    assert cache_path(tmp_path, checkpoint, "int8") == first
+    small = cache_path(tmp_path, checkpoint, "int4")
     os.utime(checkpoint.weights[0], ns=(1, 1))
-    changed = cache_path(tmp_path, checkpoint)
-    other = cache_path(tmp_path, inspect_checkpoint(write_checkpoint(tmp_path / "other")))
-    assert len({first, changed, other}) == 3
+    changed = cache_path(tmp_path, checkpoint, "int8")
+    other = inspect_checkpoint(write_checkpoint(tmp_path / "other"))
+    assert len({first, small, changed, cache_path(tmp_path, other, "int8")}) == 4

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from workers.inference.native import compiler
-from workers.inference.native.team import Team, physical_cores
+from workers.inference.native.team import Team
 
 
 def helpers() -> list[threading.Thread]:
@@ -57,20 +57,11 @@ def test_threads_end_with_the_team() -> None:
     assert len(helpers()) == before
 
 
-def test_there_is_at_least_one_core() -> None:
-    assert physical_cores() >= 1
-
-
 @pytest.mark.parametrize("members", [1, 2, 6])
 def test_items_are_done_once_and_phases_follow_each_other(members: int) -> None:
     compiler.prepare(Path(sys.prefix, "share", "shammah", "kernels"))
-    from workers.inference.native.phases import (
-        Counters,
-        finish_item,
-        new_counters,
-        next_item,
-        wait_for_all,
-    )
+    from workers.inference.native.counters import Counters, new_counters
+    from workers.inference.native.phases import finish_item, next_item, wait_for_all
 
     def double_then_sum(
         counters: Counters, numbers: NDArray[np.int64], sums: NDArray[np.int64]

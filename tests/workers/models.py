@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from shammah.models import starter_directory
+from workers.inference.adapter_file import Adapter
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.engine import (
     EngineFacts,
@@ -24,6 +26,9 @@ from workers.inference.engine import (
     SequenceRequest,
     StepResult,
 )
+
+KEPT_KERNELS = Path(sys.prefix, "share", "shammah", "kernels")
+"""Where tests keep machine code, so that only their first run ever compiles."""
 
 CONTEXT_LENGTH = 640
 HIDDEN, LAYERS, HEADS, KV_HEADS = 32, 3, 4, 2
@@ -189,6 +194,7 @@ class ScriptedEngine:
     """
 
     answer: list[int]
+    name: str = "fake"
     stages: tuple[str, ...] = ("pretend",)
     loading: threading.Event = field(default_factory=threading.Event)
     on_step: Callable[[int], None] = lambda number: None
@@ -196,6 +202,7 @@ class ScriptedEngine:
     turns: deque[SequenceRequest] = field(default_factory=deque)
     done: dict[str, int] = field(default_factory=dict)
     submitted: list[SequenceRequest] = field(default_factory=list)
+    adapters: list[Adapter] = field(default_factory=list)
 
     @property
     def active(self) -> int:
@@ -214,6 +221,12 @@ class ScriptedEngine:
         observer.stage("pretend")
         assert self.loading.wait(LOAD_PATIENCE_S)
         return EngineFacts("fake", "cpu", "float32")
+
+    def holds(self, adapter: str) -> bool:
+        return any(one.key == adapter for one in self.adapters)
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        self.adapters.append(adapter)
 
     def submit(self, request: SequenceRequest) -> None:
         self.submitted.append(request)

@@ -29,9 +29,9 @@ from tests.workers.models import (
     make_windowed,
     starter,
 )
-from workers.inference import placement
+from workers.inference import placement, quantization
 from workers.inference.batched_engine import BatchedEngine
-from workers.inference.checkpoint import inspect_checkpoint
+from workers.inference.checkpoint import Checkpoint, inspect_checkpoint
 from workers.inference.engine import EngineFacts, LoadSettings, SequenceRequest, StepResult
 from workers.inference.probe import MachineSpeed, machine_speed, measure_speed
 from workers.inference.sampling import SamplingPlan
@@ -302,10 +302,10 @@ def test_memory_that_runs_out_ends_one_sequence(
     runner = engine._runner
     prefill = runner.prefill
 
-    def fail_for_long(slot: int, start: int, tokens: tuple[int, ...]) -> Any:
+    def fail_for_long(slot: int, start: int, tokens: tuple[int, ...], adapter: str) -> Any:
         if len(tokens) == CHUNK:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return prefill(slot, start, tokens)
+        return prefill(slot, start, tokens, adapter)
 
     monkeypatch.setattr(runner, "prefill", fail_for_long)
     engine.submit(_request("a", UNSEEN[::-1]))
@@ -420,32 +420,80 @@ def test_auto_takes_a_device_that_is_there() -> None:
 
 
 def _speed(**faster: float) -> Callable[[], MachineSpeed]:
-    rates = {"float32": 2.0, "bfloat16": 1.0, "float16": 1.0, **faster}
+    rates = {"float32": 2.0, "bfloat16": 1.0, "float16": 1.0, "int8": 1.0, **faster}
     return lambda: MachineSpeed("m", rates, rates)
 
 
-def _chosen(wanted: str, free: int, **options: Any) -> torch.dtype:
+LARGE = Checkpoint(Path("/none"), "X", "x", 640, (), 4 * GIB, 2 * GIB, "")
+
+
+def _chosen(free: float, *, device: str = "cpu", **options: Any) -> tuple[str, str]:
+    """The number format and the quantization for 2 x 2**30 weights in ``free`` GiB."""
     speed = options.pop("speed", _speed())
-    return placement.choose_dtype(wanted, "cpu", GIB, free, speed, **options)[0]
+    form = placement.choose_form(LoadSettings(**options), device, LARGE, int(free * GIB), speed)
+    assert form.why
+    return form.dtype, form.quantization
+
+
+@pytest.fixture
+def quantizable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the weights can be; 4 bits can be had."""
+    monkeypatch.setattr(quantization, "_count", lambda checkpoint: (GIB, GIB))
+    for module in (quantization, placement):
+        monkeypatch.setattr(module, "is_available", lambda name: True)
 
 
 def test_a_cpu_computes_what_it_is_fastest_at_of_what_fits() -> None:
-    whole = placement.needed_bytes("float32", GIB)
-    half = placement.needed_bytes("bfloat16", GIB)
-    assert _chosen("auto", whole) == torch.float32
-    assert _chosen("auto", whole, speed=_speed(bfloat16=3.0)) == torch.bfloat16
-    assert _chosen("auto", whole, lean=True) == torch.bfloat16
-    assert _chosen("auto", whole - 1) == torch.bfloat16
-    assert _chosen("auto", half) == torch.bfloat16
-    with pytest.raises(ShammahError, match=r"needs 2\.5 GiB in bfloat16 on cpu") as caught:
-        _chosen("auto", 2 * GIB)
+    assert _chosen(8.5) == ("float32", "")
+    assert _chosen(8.5, speed=_speed(bfloat16=3.0)) == ("bfloat16", "")
+    assert _chosen(8.4) == ("bfloat16", "")
+    assert _chosen(8.5, lean=True) == ("bfloat16", "")
+    assert _chosen(4.5) == ("bfloat16", "")
+    with pytest.raises(ShammahError, match=r"needs 4\.5 GiB in bfloat16 on cpu") as caught:
+        _chosen(4.4, quantization="none")
     assert caught.value.code == "out_of_memory"
 
 
 def test_a_wanted_dtype_is_not_exchanged() -> None:
-    assert _chosen("float16", 8 * GIB) == torch.float16
-    with pytest.raises(ShammahError):
-        _chosen("float32", placement.needed_bytes("bfloat16", GIB))
+    assert _chosen(8.0, dtype="float16") == ("float16", "")
+    with pytest.raises(ShammahError, match="float32 on cpu"):
+        _chosen(4.5, dtype="float32")
+
+
+@pytest.mark.usefixtures("quantizable")
+class TestQuantization:
+    # 1.0625 GiB and 0.5625 GiB of what is quantised, 4 or 2 of the rest, and half of one.
+    def test_a_cpu_takes_8_bits_only_where_they_are_much_faster(self) -> None:
+        assert _chosen(8.5, speed=_speed(int8=2.4)) == ("float32", "")
+        assert _chosen(8.5, speed=_speed(int8=2.6)) == ("float32", "int8")
+        assert _chosen(8.5, speed=_speed(int8=9.0), quantization="none") == ("float32", "")
+        assert _chosen(8.5, speed=_speed(int8=9.0), dtype="float16") == ("float16", "")
+
+    def test_fewer_bits_are_for_where_nothing_better_fits(self) -> None:
+        for device in ("cuda", "mps"):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(placement, "_computes_bfloat16", lambda device: True)
+                assert _chosen(4.5, device=device) == ("bfloat16", "")
+                assert _chosen(4.4, device=device) == ("bfloat16", "int8")
+                assert _chosen(3.5, device=device) == ("bfloat16", "int4")
+                with pytest.raises(ShammahError, match=rf"3\.1 GiB in 4-bit .* on {device}"):
+                    _chosen(3.0, device=device)
+        assert _chosen(4.4, lean=True) == ("bfloat16", "int8")
+        assert _chosen(3.5, lean=True) == ("bfloat16", "int4")
+
+    def test_4_bits_need_what_computes_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(placement, "is_available", lambda name: name == "int8")
+        with pytest.raises(ShammahError, match="8-bit weights") as caught:
+            _chosen(3.5, lean=True)
+        assert caught.value.code == "out_of_memory"
+
+    @pytest.mark.parametrize("name", ["int8", "int4"])
+    def test_what_is_set_is_done_or_refused(self, name: str) -> None:
+        assert _chosen(9.0, quantization=name, speed=_speed(bfloat16=9.0)) == ("float32", name)
+        assert _chosen(9.0, quantization=name, dtype="bfloat16") == ("bfloat16", name)
+        with pytest.raises(ShammahError, match=f"{name[3]}-bit weights on cpu") as caught:
+            _chosen(4.0, quantization=name)
+        assert caught.value.code == "out_of_memory"
 
 
 def test_the_speed_is_measured_once_for_a_machine(tmp_path: Path) -> None:
@@ -457,8 +505,9 @@ def test_the_speed_is_measured_once_for_a_machine(tmp_path: Path) -> None:
 
     path = tmp_path / "home" / "speed.json"
     first = machine_speed(path, torch.__version__, measure)
-    assert set(first.row) == {"float32", "bfloat16", "float16"}
-    assert all(rate > 0 for rate in (*first.row.values(), *first.block.values()))
+    assert set(first.row) == {"float32", "bfloat16", "float16", "int8"}
+    rates = (*first.row.values(), *first.block.values(), first.bandwidth)
+    assert all(rate > 0 for rate in rates)
     assert machine_speed(path, torch.__version__, measure) == first
     assert len(measured) == 1
     machine_speed(path, "another version", measure)

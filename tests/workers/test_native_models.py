@@ -24,7 +24,7 @@ from shammah.errors import ShammahError
 from tests.workers.models import make_tokenizer
 from workers.inference.checkpoint import Checkpoint, inspect_checkpoint
 from workers.inference.engine import LoadSettings
-from workers.inference.native.runner import NativeRunner, supports
+from workers.inference.native.runner import QUANTIZATIONS, NativeRunner, supports
 
 CAPACITY = 400
 VOCABULARY = 390
@@ -103,9 +103,12 @@ def make_model(directory: Path, kind: str, **settings: Any) -> Checkpoint:
     return inspect_checkpoint(directory)
 
 
-def load(checkpoint: Checkpoint, quantized: Path, threads: int = 2) -> NativeRunner:
+def load(
+    checkpoint: Checkpoint, quantized: Path, threads: int = 2, quantization: str = "int8"
+) -> NativeRunner:
     runner = NativeRunner(quantized, kept_kernels(), threads)
-    runner.load(checkpoint, LoadSettings(), Stages())
+    facts = runner.load(checkpoint, LoadSettings(quantization=quantization), Stages())
+    assert facts.quantization == quantization
     return runner
 
 
@@ -113,13 +116,19 @@ def held_weights(runner: NativeRunner) -> dict[str, NDArray[np.float32]]:
     """The weights that the runner computes with, under transformers' names."""
     from workers.inference.native.layout import padded
     from workers.inference.native.packing import unpack
-    from workers.inference.native.quantizing import matrices
+    from workers.inference.native.packing_plan import matrices
+    from workers.inference.native.small_packing import unpack_small
 
     found: dict[str, NDArray[np.float32]] = {}
-    for matrix in matrices(runner._architecture):
-        weights, scales, _ = getattr(runner._computation._model, matrix.name)
-        for layer in range(matrix.layers):
-            every = unpack(weights[layer], scales[layer], matrix.channels, matrix.inputs)
+    for matrix in matrices(runner._architecture, runner.quantization):
+        held = getattr(runner._computation._model, matrix.name)
+        shape = (matrix.channels, matrix.inputs)
+        for place, layer in enumerate(matrix.layers):
+            if held.bits == 4:
+                arrays = held.weights[place], held.scales[place], held.units[place]
+                every = unpack_small(*arrays, *shape)
+            else:
+                every = unpack(held.weights[place], held.scales[place], *shape)
             begin = 0
             for source in matrix.sources:
                 own = every[begin : begin + source.channels]
@@ -165,21 +174,25 @@ def decode_all(runner: NativeRunner, slot: int, tokens: list[int]) -> NDArray[np
     return np.array(rows)
 
 
-@pytest.fixture(scope="module")
-def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeRunner]:
-    """A loaded model with four slots."""
+@pytest.fixture(scope="module", params=sorted(QUANTIZATIONS))
+def qwen2(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[NativeRunner]:
+    """A loaded model with twelve slots."""
     directory = tmp_path_factory.mktemp("qwen2")
-    runner = load(make_model(directory / "model", "qwen2"), directory / "quantized")
+    checkpoint = make_model(directory / "model", "qwen2")
+    runner = load(checkpoint, directory / "quantized", quantization=request.param)
     runner.reserve(12, CAPACITY)
     yield runner
     runner.close()
 
 
+@pytest.mark.parametrize("quantization", sorted(QUANTIZATIONS))
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+def test_logits_are_those_of_transformers(kind: str, quantization: str, tmp_path: Path) -> None:
     checkpoint = make_model(tmp_path / "model", kind)
     assert supports(checkpoint) == ""
-    runner = load(checkpoint, tmp_path / "quantized")
+    runner = load(checkpoint, tmp_path / "quantized", quantization=quantization)
     runner.reserve(2, CAPACITY)
     tokens = some_tokens(70)
     expected = reference_logits(reference(checkpoint, runner), tokens)

@@ -1,101 +1,100 @@
 """What a worker that the kernel kills leaves behind, so that the next one asks for less.
 
-A process that is killed for want of memory cannot say so. It has written down what it was
-about to load, and how often the kernel had killed anything by then; the next worker compares.
+What is written down, and how a kill is told from another death, is `shammah.attempts`'s.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
+import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from shammah.attempts import (
+    Attempt,
+    forget_attempt,
+    kills_so_far,
+    read_attempt,
+    was_killed,
+    write_attempt,
+)
+from shammah.config import InferenceSettings
 
 REMEMBERED_S = 24 * 3600.0
 """After that, memory may be another one: it is tried whole again."""
 
-_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+STEPS = 2
+"""Kills that are answered by a step down. After one more, nothing is tried by itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """``level``: how far it has stepped down; ``kills``: see `count_kills`, then."""
+class Past:
+    """How often the kernel has killed a worker that was asked the same, and at which rung of
+    the ladder it did so last."""
 
-    model: str
-    level: int
-    kills: int
+    deaths: int = 0
+    model: str = ""
+    level: int = -1
+
+    @property
+    def given_up(self) -> bool:
+        return self.deaths > STEPS
 
 
 class Attempts:
-    """The last attempt, in a file.
+    """The attempts at one model after the other, of which the last is in a file.
 
     Args:
         path: of the file.
-        count_kills: see `count_kills`.
         wall: seconds since 1970.
+        pid: of this worker.
     """
 
-    def __init__(
-        self, path: Path, count_kills: Callable[[], int], wall: Callable[[], float]
-    ) -> None:
+    def __init__(self, path: Path, wall: Callable[[], float], pid: int) -> None:
         self._path = path
-        self._count_kills = count_kills
         self._wall = wall
+        self._pid = pid
+        self._asked = ""
+        self._past = Past()
+        self._since = 0.0
 
-    def begin(self, model: str) -> int:
-        """Write down an attempt at ``model``; the level to begin at."""
-        last = self._last()
-        level = 0
-        if last is not None and last.model == model:
-            level = last.level + (1 if self._count_kills() > last.kills else 0)
-        self.step(model, level)
-        return level
+    def begin(self, model: str, asked: InferenceSettings) -> Past:
+        """A load of ``model`` begins; what became of earlier ones with these settings."""
+        self._asked = hashlib.sha256(repr((model, asked)).encode()).hexdigest()[:16]
+        self._past, self._since = Past(), 0.0
+        last = read_attempt(self._path)
+        if last is None or last.asked != self._asked:
+            return self._past
+        if last.pid != self._pid and was_killed(last):
+            self._past, self._since = Past(last.deaths + 1, last.model, last.level), self._wall()
+        elif self._wall() - last.since <= REMEMBERED_S:
+            self._past = Past(last.deaths, last.dead_model, last.dead_level)
+            self._since = last.since
+        if self._past.deaths:
+            self.note(self._past.model, self._past.level, "", pid=0)
+        return self._past
 
-    def step(self, model: str, level: int) -> None:
-        """Write down an attempt at a level."""
-        text = json.dumps(asdict(Attempt(model, level, self._count_kills())))
-        draft = self._path.with_suffix(".new")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-        os.replace(draft, self._path)
+    def note(self, model: str, level: int, next_step: str, pid: int | None = None) -> None:
+        """Write down that ``model`` is now loaded at ``level``."""
+        past = self._past
+        attempt = Attempt(
+            asked=self._asked,
+            pid=self._pid if pid is None else pid,
+            model=model,
+            level=level,
+            kills=kills_so_far(),
+            next_step=next_step,
+            deaths=past.deaths,
+            dead_model=past.model,
+            dead_level=past.level,
+            since=self._since,
+        )
+        write_attempt(self._path, attempt)
 
     def end(self) -> None:
-        """The worker ends by itself. What had to step down will have to again."""
-        last = self._last()
-        if last is None or last.level == 0:
-            self._path.unlink(missing_ok=True)
+        """The worker ends by itself. What the kernel has killed is not tried again."""
+        last = read_attempt(self._path)
+        if last is None or last.deaths == 0:
+            forget_attempt(self._path)
         else:
-            self.step(last.model, last.level)
-
-    def _last(self) -> Attempt | None:
-        try:
-            if self._wall() - self._path.stat().st_mtime > REMEMBERED_S:
-                return None
-            document = json.loads(self._path.read_text())
-            return Attempt(str(document["model"]), int(document["level"]), int(document["kills"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-
-def count_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """How many processes the kernel has killed for want of memory, where that can be read.
-
-    In our own control group (v2) if it tells, else on the whole machine.
-    """
-    texts = []
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-        own = next((line[3:] for line in lines if line.startswith("0::")), "/")
-        texts.append(cgroups / own.lstrip("/") / "memory.events")
-    except OSError:
-        pass
-    for path in (*texts, proc / "vmstat"):
-        try:
-            found = _KILLS.search(path.read_text())
-        except OSError:
-            continue
-        if found:
-            return int(found[1])
-    return 0
+            write_attempt(self._path, replace(last, pid=0))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from shammah.errors import ShammahError
+from workers.inference.adapter_file import Adapter
+from workers.inference.adapter_shelf import BUDGET_BYTES, Shelf
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.engine import (
     EngineFacts,
@@ -20,6 +24,7 @@ from workers.inference.runner import Logits, Runner
 from workers.inference.sampler import Sampler
 from workers.inference.scheduler import Plan, Scheduler, Sequence
 from workers.inference.slots import Slots
+from workers.inference.speculation import Speculation
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +34,29 @@ class BatchedEngine:
 
     Args:
         runner: computes.
+        speculates: whether it may compute guesses, where that changes no answer.
+        clock: seconds, to learn what passes cost.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        speculates: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._runner = runner
+        self._speculates = speculates
+        self._clock = clock
         self._scheduler = Scheduler()
         self._samplers: dict[str, Sampler] = {}
         self._slots = Slots(0, 0, reuses=False)
+        self._speculation = Speculation(0)
+        self._shelf = Shelf(BUDGET_BYTES, runner.drop_adapter)
+
+    @property
+    def name(self) -> str:
+        return self._runner.engine
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -64,11 +85,21 @@ class BatchedEngine:
         slots = limits.batch if limits.lazy else max(1, min(limits.batch, budget // capacity))
         self._runner.reserve(slots, capacity)
         self._slots = Slots(slots, budget, reuses=limits.reuses)
+        self._speculation = Speculation(limits.batch if self._speculates and limits.exact else 0)
         return replace(facts, context_length=capacity)
+
+    def holds(self, adapter: str) -> bool:
+        return self._shelf.holds(adapter)
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        size = self._runner.add_adapter(adapter)
+        self._shelf.add(adapter.key, size, self._scheduler.adapters())
 
     # --- sequences ------------------------------------------------------------------------
 
     def submit(self, request: SequenceRequest) -> None:
+        if request.adapter:
+            self._shelf.use(request.adapter)
         self._scheduler.add(request)
         self._samplers[request.request_id] = Sampler(request.sampling, request.prompt)
 
@@ -90,7 +121,9 @@ class BatchedEngine:
         """Give slots to those who wait, for as long as there are some."""
         while (sequence := self._scheduler.next_waiting()) is not None:
             request = sequence.request
-            place = self._slots.place(request.request_id, request.prompt, sequence.length)
+            place = self._slots.place(
+                request.request_id, request.prompt, sequence.length, request.adapter
+            )
             if place is None:
                 return
             if place.copy_from is not None:
@@ -103,7 +136,7 @@ class BatchedEngine:
         start = sequence.computed
         tokens = sequence.request.prompt[start : start + chunk]
         try:
-            logits = self._runner.prefill(sequence.slot, start, tokens)
+            logits = self._runner.prefill(sequence.slot, start, tokens, sequence.request.adapter)
         except Exception as error:
             return self._fail(sequence, error)
         self._slots.extend(sequence.slot, tokens)
@@ -111,46 +144,72 @@ class BatchedEngine:
         reused = sequence.reused if start == sequence.reused else 0
         if sequence.prefilling:
             return StepResult(sequence.request.request_id, len(tokens), reused=reused)
-        return self._choose(sequence, logits, len(tokens), reused)
+        return self._choose(sequence, [logits], [], len(tokens), reused)
 
     def _decode(self, plan: Plan) -> list[StepResult]:
-        """One token for each; if the batch fails, each alone, so that one cannot fail all."""
+        """A token for each, and more where guesses were right.
+
+        If the batch fails, each alone, so that one cannot fail all.
+        """
         if not plan.decode:
             return []
-        slots = [one.slot for one in plan.decode]
-        tokens = [one.last for one in plan.decode]
+        guesses = self._speculation.guesses(plan.decode)
         try:
-            rows = self._runner.decode(slots, [self._slots.held(slot) for slot in slots], tokens)
+            rows = self._compute(plan.decode, guesses)
         except Exception as error:
             if len(plan.decode) == 1:
                 return [self._fail(plan.decode[0], error)]
             log.exception("a batch failed; each of it is tried alone")
             alone = [Plan(None, 0, (one,)) for one in plan.decode]
             return [result for single in alone for result in self._decode(single)]
-        results = []
-        for sequence, row in zip(plan.decode, rows, strict=True):
+        results, taken = [], 0
+        for sequence, some in zip(plan.decode, guesses, strict=True):
+            own = rows[taken : taken + 1 + len(some)]
+            taken += len(own)
             self._slots.extend(sequence.slot, (sequence.last,))
-            results.append(self._choose(sequence, row, 0, 0))
+            results.append(self._choose(sequence, own, some))
         return results
 
+    def _compute(self, sequences: tuple[Sequence, ...], guesses: list[list[int]]) -> Logits:
+        """The logits after the last token of each sequence and after each guess of the next."""
+        slots, positions, tokens = list[int](), list[int](), list[int]()
+        adapters = list[str]()
+        for sequence, some in zip(sequences, guesses, strict=True):
+            held = self._slots.held(sequence.slot)
+            slots += [sequence.slot] * (1 + len(some))
+            positions += range(held, held + 1 + len(some))
+            tokens += [sequence.last, *some]
+            adapters += [sequence.request.adapter] * (1 + len(some))
+        began = self._clock()
+        rows = self._runner.decode(slots, positions, tokens, adapters if any(adapters) else ())
+        self._speculation.costs.learn(len(tokens), self._clock() - began)
+        return rows
+
     def _choose(
-        self, sequence: Sequence, logits: Logits, prefilled: int, reused: int
+        self,
+        sequence: Sequence,
+        rows: Iterable[Logits],
+        guesses: list[int],
+        prefilled: int = 0,
+        reused: int = 0,
     ) -> StepResult:
-        request = sequence.request
-        token = sequence.last = self._samplers[request.request_id].choose(logits)
-        sequence.generated += 1
-        stopped = token in request.stop_ids
-        ended = sequence.generated >= request.max_new_tokens
-        if stopped or ended:
+        """The tokens that follow: from the first row, and from each after a guess that is right.
+
+        What was computed of wrong guesses is beyond what the slot holds, and is written over.
+        """
+        name = sequence.request.request_id
+        chosen, finish = list[int](), None
+        for row, guess in zip(rows, (*guesses, None), strict=True):
+            chosen.append(self._samplers[name].choose(row))
+            finish = sequence.take(chosen[-1])
+            if finish is not None or chosen[-1] != guess:
+                break
+            self._slots.extend(sequence.slot, chosen[-1:])
+        self._speculation.chosen(sequence, chosen)
+        if finish is not None:
             self._end(sequence)
-        return StepResult(
-            request.request_id,
-            prefilled,
-            1,
-            () if stopped else (token,),
-            "stop" if stopped else "length" if ended else None,
-            reused=reused,
-        )
+        shown = chosen[:-1] if finish == "stop" else chosen
+        return StepResult(name, prefilled, len(chosen), tuple(shown), finish, reused=reused)
 
     def _fail(self, sequence: Sequence, error: Exception) -> StepResult:
         log.error("a sequence failed", exc_info=error)
@@ -161,6 +220,7 @@ class BatchedEngine:
     def _end(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
         del self._samplers[sequence.request.request_id]
+        self._speculation.forget(sequence.request.request_id)
         if sequence.slot >= 0:
             self._slots.free(sequence.slot)
 

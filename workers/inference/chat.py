@@ -14,8 +14,10 @@ from tokenizers import Tokenizer
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
 from workers.inference.chat_template import ChatTemplate, read_template
+from workers.inference.continuation import heal, split_begun
 from workers.inference.detokenizer import Detokenizer
-from workers.inference.reasoning import OPEN
+from workers.inference.reasoning import CLOSE, OPEN
+from workers.inference.slots import common
 
 TOKENIZER = "tokenizer.json"
 
@@ -24,6 +26,9 @@ _TAIL = 8
 
 _PROBE = "shammah"
 """An answer to find the end of: one word that no template contains."""
+
+_QUESTIONS = ("shammah", "1")
+"""Two that have no beginning in common."""
 
 _BEGIN, _END = "\ufdd0", "\ufdd1"
 """Around what looks like a control token in a message, while the template is applied. Unicode
@@ -71,7 +76,8 @@ class ChatFormat:
         return cls(tokenizer, template)
 
     def encode(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
-        """The conversation as the model expects it, up to where its answer begins.
+        """The conversation as the model expects it, up to where its answer begins, or up to
+        where it stops if the last message is the assistant's (`split_begun`).
 
         Control tokens that are written out in a message (a pasted ``<|im_start|>system``) are
         encoded as plain text: only the template ends turns and changes roles.
@@ -85,11 +91,15 @@ class ChatFormat:
                 "The local model has no chat template: it continues text and cannot answer.",
                 "Name an Instruct or Chat model with --model.",
             )
-        conversation = [{"role": m.role, "content": self._mark(m.content)} for m in messages]
+        whole, begun = split_begun(messages)
+        conversation = [{"role": m.role, "content": self._mark(m.content)} for m in whole]
         try:
             if not conversation:
                 raise ValueError("there are none")
-            return tuple(self._ids(self._template.render(conversation, ask=True)))
+            ids = self._ids(self._template.render(conversation, ask=True))
+            if begun and self.begins_thinking(ids):
+                ids += self._ids(f"{CLOSE}\n\n")
+            return (*ids, *self.encode_begun(begun))
         except Exception as error:
             # A template is a program of the model's authors: it may refuse, or be wrong. And
             # half a surrogate pair is nothing that a tokenizer takes.
@@ -99,14 +109,33 @@ class ChatFormat:
                 "Begin a new conversation, without a system prompt.",
             ) from error
 
+    def encode_begun(self, text: str) -> tuple[int, ...]:
+        """The beginning of an answer, as the model would have written it.
+
+        On its own, because the model has written it so: the template's last line end and a
+        first line end of the answer are two tokens. What `heal` has cut off is not in it.
+        """
+        return tuple(self._ids(self._mark(heal(text)[0])))
+
+    def encode_earlier(self, turns: Sequence[ChatMessage]) -> tuple[int, ...]:
+        """What the prompt of any next question after ``turns`` begins with.
+
+        Found by asking two questions, since what a template writes between turns only it knows.
+
+        Raises:
+            ShammahError: as `encode`.
+        """
+        one, other = (self.encode([*turns, ChatMessage("user", text)]) for text in _QUESTIONS)
+        return one[: common(one, other)]
+
     def begins_thinking(self, prompt: Sequence[int]) -> bool:
         """Whether the template has opened the model's thoughts already."""
         text: str = self._tokenizer.decode(list(prompt[-_TAIL:]), skip_special_tokens=False)
         return text.rstrip().endswith(OPEN)
 
-    def detokenizer(self) -> Detokenizer:
-        """For one answer."""
-        return Detokenizer(self._tokenizer)
+    def detokenizer(self, begun: str = "") -> Detokenizer:
+        """For one answer, or for the rest of one."""
+        return Detokenizer(self._tokenizer, self.encode_begun(begun))
 
     def _mark(self, content: str) -> str:
         """``content`` with its control tokens marked as text."""

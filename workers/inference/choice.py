@@ -18,6 +18,7 @@ def choose_engine(
     checkpoint: Checkpoint,
     machine: Machine,
     obstacle: Callable[[Checkpoint], str],
+    quantizations: frozenset[str] = frozenset({"int8"}),
 ) -> str:
     """``native`` or ``transformers``.
 
@@ -30,11 +31,12 @@ def choose_engine(
         checkpoint: the model.
         machine: what it would run on.
         obstacle: why the native engine cannot compute a model; empty: it can.
+        quantizations: what it can make of the weights.
 
     Raises:
         ShammahError: ``model_unsupported`` or ``settings_conflict``: what was set cannot be.
     """
-    elsewhere = _elsewhere(asked, checkpoint, machine)
+    elsewhere = _elsewhere(asked, checkpoint, machine, quantizations)
     if asked.engine == NATIVE:
         if why := obstacle(checkpoint):
             raise ShammahError(
@@ -45,34 +47,50 @@ def choose_engine(
         if elsewhere and elsewhere != _GPU:
             raise ShammahError(
                 "settings_conflict",
-                f"The native engine computes with 8-bit weights on the CPU, but {elsewhere}.",
+                f"The native engine computes with {' or '.join(sorted(quantizations))} weights "
+                f"on the CPU, but {elsewhere}.",
                 "Leave that setting at auto, or set inference.engine to transformers.",
             )
         return NATIVE
     if asked.engine == TRANSFORMERS or elsewhere or obstacle(checkpoint):
-        if asked.quantization == "int8":
-            why = obstacle(checkpoint) or elsewhere or "inference.engine is transformers"
-            raise ShammahError(
-                "settings_conflict",
-                f"8-bit weights are computed by the native engine alone, and here: {why}.",
-                "Set inference.quantization to auto.",
-            )
         return TRANSFORMERS
     return NATIVE
+
+
+def reason_for(
+    asked: InferenceSettings,
+    checkpoint: Checkpoint,
+    machine: Machine,
+    obstacle: Callable[[Checkpoint], str],
+    quantizations: frozenset[str],
+) -> str:
+    """Why `choose_engine` chooses what it does, for people."""
+    if asked.engine != "auto":
+        return "as set"
+    if why := _elsewhere(asked, checkpoint, machine, quantizations):
+        return why
+    if why := obstacle(checkpoint):
+        return f"the native engine cannot compute this model: it {why}"
+    return "the fastest on a processor"
 
 
 _GPU = "this machine has a GPU for it"
 
 
-def _elsewhere(asked: InferenceSettings, checkpoint: Checkpoint, machine: Machine) -> str:
+def _elsewhere(
+    asked: InferenceSettings,
+    checkpoint: Checkpoint,
+    machine: Machine,
+    quantizations: frozenset[str],
+) -> str:
     """What speaks for another engine than the native one; empty: nothing."""
     if asked.device in ("cuda", "mps"):
         return f"inference.device is {asked.device}"
     if asked.dtype != "auto":
         return f"inference.dtype is {asked.dtype}"
-    if asked.quantization == "none":
-        return "inference.quantization is none"
-    gpu = machine.mps or fits_gpu(checkpoint.parameters, machine.gpu_memory)
+    if asked.quantization != "auto" and asked.quantization not in quantizations:
+        return f"inference.quantization is {asked.quantization}"
+    gpu = machine.mps or fits_gpu(checkpoint.parameters, machine.gpu_memory, quantized=True)
     return _GPU if asked.device == "auto" and gpu else ""
 
 
@@ -103,14 +121,25 @@ def engine_for(asked: InferenceSettings, machine: Machine) -> Callable[[Checkpoi
     def make(checkpoint: Checkpoint) -> Engine:
         from workers.inference.native.architecture import supports
 
-        return make_engine(choose_engine(asked, checkpoint, machine, supports))
+        name = choose_engine(asked, checkpoint, machine, supports, native_quantizations())
+        return make_engine(name)
 
     return make
 
 
+def native_quantizations() -> frozenset[str]:
+    """What the native engine can make of the weights. Imports numpy."""
+    from workers.inference.native.runner import QUANTIZATIONS
+
+    return QUANTIZATIONS
+
+
 def prepare_engine(asked: InferenceSettings, machine: Machine) -> None:
     """Import what an engine will need, before it is known which model it will be."""
+    from workers.inference.native import processor
+
     likely = NATIVE
-    if asked.engine == TRANSFORMERS or machine.mps or machine.gpu_memory:
+    elsewhere = machine.mps or machine.gpu_memory or processor.obstacle()
+    if asked.engine == TRANSFORMERS or elsewhere:
         likely = TRANSFORMERS
     make_engine(likely).prepare()

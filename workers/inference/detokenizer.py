@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
@@ -13,14 +15,17 @@ class Detokenizer:
     """One per answer. What it returns, joined, is the decoded answer.
 
     Special tokens give no text. Half a character is held back until its other half has come;
-    at the end it is dropped.
+    at the end it is dropped. ``begun``: tokens that the answer has already; they give no text,
+    but a token's text can depend on whether it is the first (the blank before a word).
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, begun: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._stream = DecodeStream(skip_special_tokens=True)
         self._ids: list[int] = []
         self._written = 0  # characters
+        for token_id in begun:
+            self.add(token_id)
 
     def add(self, token_id: int) -> str:
         """The text that ``token_id`` completes; empty while a character is incomplete."""

@@ -11,23 +11,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from shammah.errors import ShammahError
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.sampling import SamplingPlan
+
+if TYPE_CHECKING:
+    from workers.inference.adapter_file import Adapter
 
 
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
     """Where and how to compute: the values of `shammah.config.InferenceSettings`.
 
-    ``lean``: with as little memory as the engine can do with. ``home``: where it may keep what
-    it needs once for a machine or a model (speeds, compiled code, quantised weights).
+    ``quantization``: ``auto``, ``none``, ``int8`` or ``int4``. ``lean``: with as little memory
+    as the engine can do with. ``home``: where it may keep what it needs once for a machine or a
+    model (speeds, compiled code, quantised weights).
     """
 
     device: str = "auto"
     dtype: str = "auto"
+    quantization: str = "auto"
     context_length: int = 0
     kv_memory: float = 0.0
     lean: bool = False
@@ -54,7 +59,8 @@ class SequenceRequest:
 
     ``prompt`` is not empty; the caller has made sure that prompt and ``max_new_tokens`` fit
     into the context. A token of ``stop_ids`` ends the sequence and is no part of it.
-    ``client``: who asks; clients get equal shares.
+    ``client``: who asks; clients get equal shares. ``adapter``: the key of the one that computes
+    beside the model, which the engine holds; empty for none.
     """
 
     request_id: str
@@ -63,6 +69,7 @@ class SequenceRequest:
     max_new_tokens: int
     stop_ids: frozenset[int]
     client: str = ""
+    adapter: str = ""
 
 
 FinishReason = Literal["stop", "length"]
@@ -104,6 +111,10 @@ class Engine(Protocol):
     """Loaded once, then driven by one thread."""
 
     @property
+    def name(self) -> str:
+        """The same as in its facts."""
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """The stages of `load`, in order."""
 
@@ -126,6 +137,17 @@ class Engine(Protocol):
         Raises:
             ShammahError: ``model_unsupported``, ``model_config_invalid``, ``model_corrupt``,
                 ``device_unavailable`` or ``out_of_memory``.
+        """
+
+    def holds(self, adapter: str) -> bool:
+        """Whether sequences can be submitted with the adapter of this key."""
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Have an adapter beside the model, whose weights stay as they are. Others that no
+        sequence needs may have to go.
+
+        Raises:
+            ShammahError: ``adapter_unsupported`` or ``adapter_wrong_base``; nothing has changed.
         """
 
     def submit(self, request: SequenceRequest) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from shammah.bus.messages import Generate
+from shammah.bus.messages import Generate, Prefill
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,21 @@ class Arrival:
     client: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A conversation to read ahead; else as `Arrival`."""
+
+    request: Prefill
+    at: float
+    client: str = ""
+
+
 @dataclass(slots=True)
 class Delivery:
     """What came since the last `Inbox.take`; a cancelled request may be among the arrivals."""
 
     arrivals: list[Arrival] = field(default_factory=list)
+    ahead: list[Ahead] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     closed: bool = False
     held: bool = False
@@ -32,7 +42,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._waiting: dict[str, Arrival] = {}
+        self._waiting: dict[str, Arrival | Ahead] = {}
         self._cancelled: list[str] = []
         self._closed = False
         self._held = False
@@ -40,7 +50,7 @@ class Inbox:
     def is_closed(self) -> bool:
         return self._closed
 
-    def put(self, arrival: Arrival) -> None:
+    def put(self, arrival: Arrival | Ahead) -> None:
         with self._changed:
             self._waiting[arrival.request.request_id] = arrival
             self._changed.notify()
@@ -78,8 +88,10 @@ class Inbox:
         with self._changed:
             while wait and not (self._waiting or self._cancelled or self._closed or self._held):
                 self._changed.wait()
-            arrivals = [] if self._held else list(self._waiting.values())
-            delivery = Delivery(arrivals, self._cancelled, self._closed, self._held)
+            came = [] if self._held else list(self._waiting.values())
+            arrivals = [one for one in came if isinstance(one, Arrival)]
+            ahead = [one for one in came if isinstance(one, Ahead)]
+            delivery = Delivery(arrivals, ahead, self._cancelled, self._closed, self._held)
             self._waiting = self._waiting if self._held else {}
             self._cancelled = []
             return delivery

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from shammah.attempts import CLOSE_OTHERS, OUT_OF_MEMORY, killed
 from shammah.bus.messages import Ready
 from shammah.config import InferenceSettings
 from shammah.errors import ShammahError
-from shammah.models import LocatedModel
+from shammah.models import GIB, LocatedModel
 from workers.inference.attempts import Attempts
 from workers.inference.checkpoint import Checkpoint, inspect_checkpoint
-from workers.inference.engine import Engine, EngineFacts, LoadSettings, MakeEngine
+from workers.inference.engine import Engine, EngineFacts, MakeEngine
+from workers.inference.ladder import (
+    INT4,
+    INT8,
+    SHORT,
+    WHOLE,
+    Rung,
+    below,
+    describe_result,
+    describe_step,
+    levels,
+    settings_at,
+)
+from workers.inference.memory import free_main_memory, is_out_of_memory
 from workers.inference.sampling import GenerationDefaults, read_defaults
 
 if TYPE_CHECKING:
@@ -25,14 +39,9 @@ log = logging.getLogger(__name__)
 
 READ_TOKENIZER = "read tokenizer"
 
-OUT_OF_MEMORY = "out_of_memory"
-
-WHOLE, LEAN, SMALLER = 0, 1, 2
-"""How far a load has stepped down: as asked for; with 16 bit and a short context; another
-model, which is smaller."""
-
-LEAN_CONTEXT = 4096
-"""Tokens."""
+_REFUSALS = ("settings_conflict", "quantization_unavailable", "model_unsupported")
+_UNUSABLE: dict[int, tuple[str, ...]] = {WHOLE: (), SHORT: (), INT8: _REFUSALS, INT4: _REFUSALS}
+"""What a level may be refused with beside the memory: then the next one is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,7 @@ class LoadedModel:
     chat: ChatFormat
     defaults: GenerationDefaults
     ready: Ready
+    directory: Path
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -90,45 +100,63 @@ class Loader:
         self._smaller = smaller
         self._watcher = watcher
         self._home = home
+        self._made: dict[str, Engine] = {}
 
     def load(self, located: LocatedModel) -> LoadedModel:
         """The model, or what of it memory allows; `Ready` says what that was.
 
         Raises:
             ShammahError: as `Engine.load`; ``out_of_memory`` only when there is nothing left
-                to step down to.
+                to step down to, or the kernel has ended too many attempts.
         """
-        level = self._attempts.begin(located.name) if self._attempts else WHOLE
-        note = "" if level == WHOLE else "The system has stopped it for want of memory."
-        while True:
+        rungs, reason = self._rungs(located), ""
+        if self._attempts is not None:
+            past = self._attempts.begin(located.name, self._asked)
+            if past.given_up:
+                raise _given_up(located, past.deaths)
+            if past.deaths:
+                rungs, reason = below(rungs, past.model, past.level), killed(past.model)
+        rung = next(rungs, None)
+        if rung is None:
+            raise _given_up(located, past.deaths)
+        while rung is not None:
+            following = next(rungs, None)
+            if self._attempts is not None:
+                step = describe_step(rung, following)
+                self._attempts.note(rung.located.name, rung.level, step)
             try:
-                return self._attempt(located, level, note)
+                return _noted(self._load(rung), located.name, rung.level, reason)
             except ShammahError as error:
-                if error.code != OUT_OF_MEMORY or level >= SMALLER:
+                if error.code not in (OUT_OF_MEMORY, *_UNUSABLE[rung.level]):
                     raise
-                log.warning("%s at level %d: %s", located.name, level, error)
-                note = error.message
+                log.warning("%s at level %d: %s", rung.located.name, rung.level, error)
+                reason = error.message if error.code == OUT_OF_MEMORY else reason
             # The traceback of the failed load held on to what it had read.
             gc.collect()
-            level += 1
-            if self._attempts is not None:
-                self._attempts.step(located.name, level)
+            rung = following
+        raise ShammahError(OUT_OF_MEMORY, reason, CLOSE_OTHERS)
 
-    def _attempt(self, located: LocatedModel, level: int, note: str) -> LoadedModel:
-        if level < SMALLER:
-            loaded = self._load(located, level)
-            less = "" if level == WHOLE else f"{note} {located.name} runs with less of it now."
-            return _noted(loaded, less)
-        smaller = self._smaller(located)
-        if smaller is None:
-            raise ShammahError(
-                OUT_OF_MEMORY, note, "Close other programs, or name a smaller model with --model."
-            )
-        return _noted(self._load(smaller, WHOLE), f"{located.name}: {note}")
+    def _rungs(self, wanted: LocatedModel) -> Iterator[Rung]:
+        """The whole ladder: of the model, and of each smaller one that may take its place."""
+        yield from self._rungs_of(wanted)
+        smaller = self._smaller(wanted)
+        while smaller is not None:
+            try:
+                yield from self._rungs_of(smaller)
+            except ShammahError as error:
+                log.warning("%s cannot take its place: %s", smaller.name, error)
+            smaller = self._smaller(smaller)
 
-    def _load(self, located: LocatedModel, level: int) -> LoadedModel:
+    def _rungs_of(self, located: LocatedModel) -> Iterator[Rung]:
         checkpoint = inspect_checkpoint(located.directory)
-        engine = self._make_engine(checkpoint)
+        engine = self._made[located.name] = self._make_engine(checkpoint)
+        for level in levels(self._asked, engine.name, checkpoint.context_length):
+            yield Rung(located, level)
+
+    def _load(self, rung: Rung) -> LoadedModel:
+        located = rung.located
+        checkpoint = inspect_checkpoint(located.directory)
+        engine = self._made.pop(located.name, None) or self._make_engine(checkpoint)
         self._watcher.located(located.name, 2 + len(engine.stages))
         defaults = read_defaults(located.directory)
         self._watcher.stage(READ_TOKENIZER)
@@ -136,21 +164,35 @@ class Loader:
         from workers.inference.chat import ChatFormat
 
         chat = ChatFormat.load(located.directory)
-        asked = replace(load_settings(self._asked, level), home=self._home)
-        facts = engine.load(checkpoint, asked, self._watcher)
-        return LoadedModel(engine, chat, defaults, _ready(located, checkpoint, facts))
+        asked = replace(settings_at(self._asked, rung.level), home=self._home)
+        try:
+            facts = engine.load(checkpoint, asked, self._watcher)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            why = f"The memory ran out while {located.name} was loaded."
+            raise ShammahError(OUT_OF_MEMORY, why, CLOSE_OTHERS) from error
+        self._made.clear()
+        ready = _ready(located, checkpoint, facts)
+        return LoadedModel(engine, chat, defaults, ready, located.directory)
 
 
-def load_settings(asked: InferenceSettings, level: int) -> LoadSettings:
-    """What to ask the engine for at a level."""
-    settings = LoadSettings(asked.device, asked.dtype, asked.context_length, asked.kv_memory)
-    if level == WHOLE:
-        return settings
-    context = min(asked.context_length or LEAN_CONTEXT, LEAN_CONTEXT)
-    return replace(settings, context_length=context, lean=True)
+def _given_up(located: LocatedModel, deaths: int) -> ShammahError:
+    weights = inspect_checkpoint(located.directory).weight_bytes
+    times = "once" if deaths == 1 else f"{deaths} times"
+    return ShammahError(
+        OUT_OF_MEMORY,
+        f"The system has ended {located.name} {times} for want of memory. Its weights have "
+        f"{weights / GIB:.1f} GiB on the disk, and {free_main_memory() / GIB:.1f} GiB of memory "
+        "are free.",
+        "Close other programs and type /load, or name a smaller model with --model.",
+    )
 
 
-def _noted(loaded: LoadedModel, note: str) -> LoadedModel:
+def _noted(loaded: LoadedModel, wanted: str, level: int, reason: str) -> LoadedModel:
+    if not reason:
+        return loaded
+    note = f"{reason} {describe_result(wanted, level, loaded.ready)}"
     return replace(loaded, ready=replace(loaded.ready, note=note))
 
 

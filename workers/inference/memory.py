@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import psutil
+
+from shammah.cgroups import memory_left
 from shammah.errors import ShammahError
+from shammah.model_config import WIDTHS, read_config, read_shape
 from shammah.models import GIB
-from workers.inference.runner import Runner
+
+if TYPE_CHECKING:
+    from workers.inference.checkpoint import Checkpoint
+    from workers.inference.runner import Runner
 
 HEADROOM_BYTES = GIB // 2
 """For the cache of keys and values, activations and the libraries, beside the weights."""
@@ -14,6 +23,17 @@ KV_SHARE = 0.5
 
 LEAST_CONTEXT = 2048
 """Tokens. With less, a model can hardly hold a conversation."""
+
+
+def free_main_memory() -> int:
+    """Bytes of the main memory that may be taken yet: of the machine, and of every limit.
+
+    Files that this process has mapped are taken: the system would count weights and libraries
+    as a cache that it can drop.
+    """
+    left = min([psutil.virtual_memory().available, *memory_left()])
+    mapped = getattr(psutil.Process().memory_info(), "shared", 0)  # Linux alone tells
+    return max(0, left - mapped)
 
 
 def kv_budget(runner: Runner, wanted_gib: float) -> int:
@@ -27,18 +47,32 @@ def kv_budget(runner: Runner, wanted_gib: float) -> int:
     return int(room) // runner.kv_bytes_per_token()
 
 
-def check_weights(needed: int, free: int, form: str) -> None:
-    """Refuse a model whose weights do not fit, before a byte of them is read.
+def conversation_bytes(checkpoint: Checkpoint) -> int:
+    """Keys and values, of 16 bits, of the shortest conversation that is worth having.
+
+    Source: as `shammah.plan.kv_bytes`. 0: the configuration does not tell.
+    """
+    try:
+        shape = read_shape(read_config((checkpoint.directory / "config.json").read_text("utf-8")))
+    except (OSError, ValueError):
+        return 0
+    tokens = min(LEAST_CONTEXT, shape.context_length)
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * tokens * WIDTHS["float16"]
+
+
+def check_weights(needed: int, free: int, form: str, conversation: int = 0) -> None:
+    """Refuse a model for which memory is too little, before a byte of its weights is read.
 
     Args:
         needed: bytes of the weights.
         free: bytes that they may take.
         form: of the weights, for people.
+        conversation: see `conversation_bytes`.
 
     Raises:
         ShammahError: ``out_of_memory``, with both numbers.
     """
-    needed += HEADROOM_BYTES
+    needed += max(HEADROOM_BYTES, int(conversation / KV_SHARE))
     if needed > free:
         raise ShammahError(
             "out_of_memory",

@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import psutil
 
 from shammah.errors import ShammahError
-from shammah.models import fits_gpu, total_memory
-from workers.inference.memory import HEADROOM_BYTES, check_weights
-from workers.inference.probe import MachineSpeed
+from shammah.models import fits_gpu
+from workers.inference.checkpoint import Checkpoint
+from workers.inference.engine import LoadSettings
+from workers.inference.memory import check_weights, conversation_bytes, free_main_memory
+from workers.inference.probe import DTYPES, MachineSpeed
+from workers.inference.quantization import (
+    INT4,
+    INT8,
+    check_quantizable,
+    describe_form,
+    is_available,
+    needed_bytes,
+)
 
-if TYPE_CHECKING:
-    import torch
-
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a number."""
 
 
-def choose_device(wanted: str, parameters: int) -> str:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a model is held: ``quantization`` is ``int8``, ``int4`` or empty, and ``dtype`` is of
+    all that is not quantised. ``why``: for people."""
+
+    dtype: str
+    quantization: str = ""
+    why: str = ""
+
+    @property
+    def name(self) -> str:
+        """What `MachineSpeed` calls it."""
+        return self.quantization or self.dtype
+
+
+def choose_device(wanted: str, parameters: int, *, quantized: bool = True) -> str:
     """``cuda``, ``mps`` or ``cpu``; ``auto`` takes the first that is there and has the room.
+
+    Args:
+        wanted: one of them, or ``auto``.
+        parameters: how many weights.
+        quantized: whether 8 bits will do.
 
     Raises:
         ShammahError: ``device_unavailable``.
     """
     import torch
 
+    def has_room() -> bool:
+        return fits_gpu(parameters, torch.cuda.mem_get_info()[1], quantized=quantized)
+
     available = {
-        "cuda": torch.cuda.is_available()
-        and (wanted == "cuda" or fits_gpu(parameters, torch.cuda.mem_get_info()[1])),
+        "cuda": torch.cuda.is_available() and (wanted == "cuda" or has_room()),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
@@ -43,61 +73,100 @@ def choose_device(wanted: str, parameters: int) -> str:
     return wanted
 
 
-def choose_dtype(
-    wanted: str,
+def choose_form(
+    asked: LoadSettings,
     device: str,
-    parameters: int,
+    checkpoint: Checkpoint,
     free: int,
     speed: Callable[[], MachineSpeed],
-    *,
-    lean: bool = False,
-) -> tuple[torch.dtype, str]:
-    """The number format for ``parameters`` weights in ``free`` bytes, and why that one.
+) -> Form:
+    """How the model is held in ``free`` bytes, and why so.
 
-    ``auto`` on a CPU is what that CPU computes fastest of what fits, by measurement. Other
-    devices compute 16 bits at least as fast.
+    What is set is done, or refused. Else a CPU gets what it computes fastest of what fits, by
+    measurement: the published weights in one of the number formats, or 8 bits where those are
+    much faster. Other devices get 16 bits, which they compute fastest. 8 bits and then 4 are
+    for where nothing better fits.
 
     Args:
-        wanted: ``auto`` or a number format.
+        asked: the settings; ``lean``: half of the memory is worth more than speed.
         device: where.
-        parameters: how many weights.
+        checkpoint: the model.
         free: bytes.
         speed: measures the CPU, when that is of interest.
-        lean: half of the memory is worth more than speed.
 
     Raises:
-        ShammahError: ``out_of_memory``, with both numbers.
+        ShammahError: ``out_of_memory``, with both numbers; ``quantization_unavailable``.
     """
-    import torch
+    dtypes = _dtypes(asked, device)
+    if asked.quantization in (INT8, INT4):
+        check_quantizable(checkpoint, asked.quantization)
+        form = Form(dtypes[0], asked.quantization, "as set")
+        _check(checkpoint, form, free, device)
+        return form
+    forms = [Form(dtype) for dtype in dtypes]
+    if asked.quantization == "auto":
+        forms += [Form(dtypes[0], one) for one in (INT8, INT4) if _can(checkpoint, one)]
+    fitting = [form for form in forms if _fits(checkpoint, form, free)]
+    if not fitting:
+        # With what is least of those that change no number of the model.
+        least = min(map(Form, dtypes), key=lambda form: WIDTHS[form.dtype])
+        _check(checkpoint, least if asked.quantization != "auto" else forms[-1], free, device)
+    best = fitting[0]
+    if best.quantization:
+        return replace(best, why=f"memory is too little for {dtypes[-1]}")
+    if asked.dtype != "auto":
+        return replace(best, why="as set")
+    if device != "cpu":
+        return replace(best, why=f"what {device} computes fastest")
+    if len(fitting) == 1 or asked.lean:
+        return replace(best, why="memory is too little for more")
+    return _fastest(fitting, checkpoint, speed())
 
-    if wanted != "auto":
-        name, why = wanted, "as set"
-    elif device == "cpu":
-        name, why = _cpu_dtype(parameters, free, speed, lean=lean)
-    else:
-        name = "bfloat16" if _computes_bfloat16(device) else "float16"
-        why = f"what {device} computes fastest"
-    check_weights(_BYTES[name] * parameters, free, f"{name} on {device}")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype, why
+
+def _dtypes(asked: LoadSettings, device: str) -> tuple[str, ...]:
+    """The number formats to choose from, the most exact one first."""
+    if asked.dtype != "auto":
+        return (asked.dtype,)
+    if device != "cpu":
+        return ("bfloat16" if _computes_bfloat16(device) else "float16",)
+    return ("bfloat16",) if asked.lean else DTYPES
 
 
-def _cpu_dtype(
-    parameters: int, free: int, speed: Callable[[], MachineSpeed], *, lean: bool
-) -> tuple[str, str]:
-    if lean or needed_bytes("float32", parameters) > free:
-        return "bfloat16", "memory is too little for more"
-    measured = speed()
-    name = measured.fastest(parameters, lambda dtype: True) or "float32"
-    return name, (
-        f"measured here: {measured.row[name]:.1f} billion weights/s for a token, "
-        f"{measured.block[name]:.0f} for a prompt"
+def _fastest(fitting: list[Form], checkpoint: Checkpoint, speed: MachineSpeed) -> Form:
+    forms = {form.name: form for form in fitting if form.quantization != INT4}
+    name = speed.fastest(checkpoint.parameters, forms.__contains__)
+    if name is None:
+        return replace(fitting[0], why="nothing else was measured")
+    return replace(
+        forms[name],
+        why=f"{describe_form(name, forms[name].quantization)}: the fastest measured here, with "
+        f"{speed.row[name]:.1f} billion weights/s for a token and {speed.block[name]:.0f} for a "
+        "prompt",
     )
 
 
-def needed_bytes(dtype: str, parameters: int) -> int:
-    """What a model takes in memory while it answers short questions."""
-    return _BYTES[dtype] * parameters + HEADROOM_BYTES
+def _can(checkpoint: Checkpoint, quantization: str) -> bool:
+    if not is_available(quantization):
+        return False
+    try:
+        check_quantizable(checkpoint, quantization)
+    except ShammahError:
+        return False
+    return True
+
+
+def _fits(checkpoint: Checkpoint, form: Form, free: int) -> bool:
+    try:
+        _check(checkpoint, form, free, "")
+    except ShammahError:
+        return False
+    return True
+
+
+def _check(checkpoint: Checkpoint, form: Form, free: int, device: str) -> None:
+    needed = needed_bytes(checkpoint, form.quantization, WIDTHS[form.dtype])
+    words = f"{describe_form(form.dtype, form.quantization)} on {device}"
+    check_weights(needed, free, words, conversation_bytes(checkpoint))
 
 
 def free_memory(device: str) -> int:
@@ -106,8 +175,7 @@ def free_memory(device: str) -> int:
         import torch
 
         return int(torch.cuda.mem_get_info()[0])
-    memory = psutil.virtual_memory()
-    return int(min(memory.available, total_memory(memory.total)))
+    return free_main_memory()
 
 
 def limit_threads() -> int:

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.inference.adapter_file import Adapter
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 
@@ -31,6 +32,8 @@ class RunnerLimits:
         shared_chunk: the same while other sequences wait for their next token.
         lazy: memory that is reserved and not yet used is nobody's.
         reuses: a slot can be cut back to any of its beginnings, and copied.
+        exact: a row gets the same bits in any company, and the rows of one `decode` may be
+            successive tokens of one slot.
     """
 
     batch: int
@@ -38,10 +41,15 @@ class RunnerLimits:
     shared_chunk: int
     lazy: bool = True
     reuses: bool = True
+    exact: bool = False
 
 
 class Runner(Protocol):
     """One thread calls it. A slot holds the keys and values of one sequence's tokens."""
+
+    @property
+    def engine(self) -> str:
+        """Its name."""
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -78,17 +86,38 @@ class Runner(Protocol):
     def copy(self, source: int, target: int, length: int) -> None:
         """Have the first ``length`` tokens of ``source`` in ``target``, too."""
 
-    def prefill(self, slot: int, start: int, tokens: Sequence[int]) -> Logits:
+    def add_adapter(self, adapter: Adapter) -> int:
+        """Have an adapter that rows can be computed with; the bytes that it takes.
+
+        Raises:
+            ShammahError: see `workers.inference.engine.Engine`.
+        """
+
+    def drop_adapter(self, key: str) -> None:
+        """The adapter is needed no more."""
+
+    def prefill(self, slot: int, start: int, tokens: Sequence[int], adapter: str = "") -> Logits:
         """Compute ``tokens`` at the positions from ``start``, after those in the slot.
+
+        ``adapter``: the key of the one that they are computed with; empty: none.
 
         Returns:
             The logits after the last of them: (vocabulary,).
         """
 
     def decode(
-        self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]
+        self,
+        slots: Sequence[int],
+        positions: Sequence[int],
+        tokens: Sequence[int],
+        adapters: Sequence[str] = (),
     ) -> Logits:
-        """Compute one token for each of ``slots``, at its position.
+        """Compute one token for each of ``slots``, at its position, with its adapter.
+
+        ``adapters`` are keys, empty for none; no keys at all: none has one.
+
+        What a slot holds from that position on is replaced. Where the limits say `exact`, a slot
+        may be there more than once, at rising positions.
 
         Returns:
             The logits after each: (len(slots), vocabulary).

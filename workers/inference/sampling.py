@@ -14,6 +14,7 @@ from typing import Any
 
 from shammah.bus.messages import Sampling
 from shammah.errors import ShammahError
+from shammah.schema import not_enforced
 
 GENERATION_CONFIG = "generation_config.json"
 CONFIG = "config.json"
@@ -77,8 +78,10 @@ def plan_sampling(asked: Sampling, defaults: SamplingPlan) -> SamplingPlan:
     """``asked`` with the gaps filled.
 
     Raises:
-        ShammahError: ``sampling_invalid``, naming the value.
+        ShammahError: ``sampling_invalid``, naming the value, or ``schema_not_enforced``.
     """
+    if asked.schema:
+        raise not_enforced("The local model")
     temperature = _take(asked.temperature, defaults.temperature)
     top_p = _take(asked.top_p, defaults.top_p)
     top_k = _take(asked.top_k, defaults.top_k)

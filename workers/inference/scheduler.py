@@ -1,7 +1,7 @@
 """Who waits, who is next, and what the next step computes. Pure.
 
 Continuous batching (Yu et al. 2022, "Orca"): sequences join and leave at any step. A step is at
-most one chunk of one prompt and one token for every sequence whose prompt is done, so a long
+most one chunk of one prompt and one pass for every sequence whose prompt is done, so a long
 prompt holds nobody up for longer than a chunk.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from workers.inference.engine import SequenceRequest
+from workers.inference.engine import FinishReason, SequenceRequest
 
 
 @dataclass(slots=True, eq=False)
@@ -34,10 +34,18 @@ class Sequence:
         """Tokens that it may come to."""
         return len(self.request.prompt) + self.request.max_new_tokens
 
+    def take(self, token: int) -> FinishReason | None:
+        """It goes on with ``token``; why that ends it, if it does."""
+        self.last = token
+        self.generated += 1
+        if token in self.request.stop_ids:
+            return "stop"
+        return "length" if self.generated >= self.request.max_new_tokens else None
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: ``prefill`` gets a chunk of ``chunk`` tokens, ``decode`` a token each."""
+    """One step: ``prefill`` gets a chunk of ``chunk`` tokens, ``decode`` the next token each."""
 
     prefill: Sequence | None
     chunk: int
@@ -63,6 +71,10 @@ class Scheduler:
     def find(self, request_id: str) -> Sequence | None:
         every = [*self.waiting, *self.running]
         return next((one for one in every if one.request.request_id == request_id), None)
+
+    def adapters(self) -> set[str]:
+        """The keys of those that are needed yet."""
+        return {one.request.adapter for one in (*self.waiting, *self.running)}
 
     def remove(self, sequence: Sequence) -> None:
         for group in (self.waiting, self.running):

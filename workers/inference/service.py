@@ -11,6 +11,7 @@ from shammah.bus.messages import (
     Failed,
     Generate,
     NotAvailable,
+    Prefill,
     Provenance,
     Timings,
     Usage,
@@ -23,7 +24,8 @@ from workers.inference.attempts import Attempts
 from workers.inference.bootstrap import Bootstrap
 from workers.inference.choice import engine_for, prepare_engine
 from workers.inference.engine import MakeEngine
-from workers.inference.inbox import Arrival, Inbox
+from workers.inference.inbox import Ahead, Arrival, Inbox
+from workers.inference.leftovers import Sweeper
 from workers.inference.loading import LoadedModel
 from workers.inference.serving import ROLE, Serving
 from workers.inference.transition import GeneratorState
@@ -63,8 +65,12 @@ class InferenceService:
 
     # --- called by the host, on its thread ------------------------------------------------
 
-    def submit(self, request: Generate, client: str = "") -> None:
-        self._inbox.put(Arrival(request, self._clock(), client))
+    def submit(self, request: Generate | Prefill, client: str = "") -> None:
+        now = self._clock()
+        if isinstance(request, Prefill):
+            self._inbox.put(Ahead(request, now, client))
+        else:
+            self._inbox.put(Arrival(request, now, client))
 
     def cancel(self, request_id: str) -> None:
         outlet = self._outlet
@@ -119,13 +125,27 @@ class InferenceService:
         self._refuse(outlet, bootstrap.state)
 
     def _serve(self, model: LoadedModel, outlet: Outlet) -> None:
-        asked = self._settings.inference
-        Serving(model, asked.max_new_tokens, asked.queue, self._inbox, outlet, self._clock).run()
+        asked, engine = self._settings.inference, model.engine
+        sweeper = Sweeper(self._settings.home, model.directory, lambda: engine.active == 0)
+        serving = Serving(
+            model,
+            self._settings.home,
+            asked.max_new_tokens,
+            asked.queue,
+            self._inbox,
+            outlet,
+            self._clock,
+        )
+        try:
+            serving.run()
+        finally:
+            sweeper.stop()
 
     def _refuse(self, outlet: Outlet, state: GeneratorState) -> None:
         """End what waited for a model that will not come."""
-        for arrival in self._inbox.take(wait=False).arrivals:
-            request_id = arrival.request.request_id
+        delivery = self._inbox.take(wait=False)
+        names = [one.request.request_id for one in delivery.arrivals]
+        for request_id in (*names, *(one.request.request_id for one in delivery.ahead)):
             match state:
                 case Failed(code, message, hint):
                     outlet.reply(Failed(code, message, hint, request_id))

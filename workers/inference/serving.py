@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
-from shammah.bus.messages import Failed, Provenance
+from shammah.bus.messages import Failed, Provenance, Token
 from shammah.errors import ShammahError
 from workers.inference.answer import Answer
 from workers.inference.context import fit
+from workers.inference.continuation import split_begun
 from workers.inference.engine import SequenceRequest, StepResult
 from workers.inference.inbox import Arrival, Inbox
 from workers.inference.loading import LoadedModel
+from workers.inference.reading_ahead import ReadingAhead
 from workers.inference.sampling import plan_sampling
 from workers.service import Outlet
 
@@ -24,6 +28,7 @@ class Serving:
     """Between two engine steps it takes what has arrived, so a cancel waits for one step.
 
     Args:
+        home: where adapters are.
         longest: tokens of an answer whose request names no number.
         queue: requests that may wait for room; more are refused.
         clock: monotonic seconds.
@@ -32,6 +37,7 @@ class Serving:
     def __init__(
         self,
         model: LoadedModel,
+        home: Path,
         longest: int,
         queue: int,
         inbox: Inbox,
@@ -40,6 +46,7 @@ class Serving:
     ) -> None:
         self._model = model
         self._engine = model.engine
+        self._home = home
         self._longest = longest
         self._queue = queue
         self._inbox = inbox
@@ -51,6 +58,7 @@ class Serving:
             *(ROLE, ready.model, ready.revision, ready.engine, ready.device, ready.dtype),
             stand_in=ready.stand_in,
         )
+        self._ahead = ReadingAhead(model, self._provenance, outlet.reply, clock, self._adapter)
 
     def run(self) -> None:
         """Until the inbox is closed, or held and every answer has ended.
@@ -58,14 +66,22 @@ class Serving:
         Whoever closes it ends the answers that still run.
         """
         while True:
-            delivery = self._inbox.take(wait=self._engine.active == 0)
+            delivery = self._inbox.take(wait=self._engine.active == 0 and not self._ahead.waits)
+            if delivery.held:
+                self._ahead.stop()
             if delivery.closed or (delivery.held and self._engine.active == 0):
                 return
+            for ahead in delivery.ahead:
+                self._ahead.add(ahead)
             for arrival in delivery.arrivals:
+                self._ahead.give_way(arrival.client)
                 self._admit(arrival)
             for request_id in delivery.cancelled:
+                self._ahead.cancel(request_id)
                 self._end(request_id, "cancelled")
             self._end_overdue()
+            if not self._answers:
+                self._ahead.begin()
             if self._engine.active:
                 self._step()
 
@@ -82,13 +98,13 @@ class Serving:
             log.exception("a request could not be begun")
             self._fail(request_id, _unforeseen(error))
         else:
-            detokenizer = self._model.chat.detokenizer()
+            chat, begun = self._model.chat, split_begun(arrival.request.messages)[1]
             self._answers[request_id] = Answer(
                 arrival,
                 len(sequence.prompt),
-                detokenizer,
+                chat.detokenizer(begun),
                 notices,
-                thinks=self._model.chat.begins_thinking(sequence.prompt),
+                thinks=not begun and chat.begins_thinking(sequence.prompt),
             )
 
     def _sequence(self, arrival: Arrival) -> tuple[SequenceRequest, tuple[str, ...]]:
@@ -96,7 +112,7 @@ class Serving:
 
         Raises:
             ShammahError: ``busy``, ``sampling_invalid``, ``chat_template_missing``,
-                ``messages_invalid`` or ``context_too_long``.
+                ``messages_invalid``, ``context_too_long``, or as `_adapter`.
         """
         request = arrival.request
         if self._engine.waiting >= self._queue:
@@ -130,15 +146,37 @@ class Serving:
                 min(wanted, room),
                 self._model.stop_ids,
                 arrival.client,
+                self._adapter(request.adapter),
             ),
             notices,
         )
+
+    def _adapter(self, name: str) -> str:
+        """The key of an adapter that the engine holds now, read if it did not.
+
+        Raises:
+            ShammahError: ``adapter_not_found``, ``adapter_wrong_base``, ``adapter_damaged`` or
+                ``adapter_unsupported``.
+        """
+        if not name:
+            return ""
+        # Not before the sockets answer: it brings numpy.
+        from workers.inference.adapter_file import find_adapter, key_of, read_adapter
+
+        entry = find_adapter(self._home, name, self._model.ready)
+        key = key_of(entry)
+        if not self._engine.holds(key):
+            began = self._clock()
+            self._engine.add_adapter(read_adapter(entry, key))
+            log.info("adapter %s read in %.2f s", key, self._clock() - began)
+        return key
 
     def _end(self, request_id: str, reason: str) -> None:
         answer = self._answers.pop(request_id, None)
         if answer is not None:
             self._engine.cancel(request_id)
-            self._outlet.reply(answer.done(reason, self._clock(), self._provenance))
+            self._tell(answer.rest())
+            self._outlet.reply(answer.done(reason, self._clock(), self._provenance_of(answer)))
 
     def _end_overdue(self) -> None:
         now = self._clock()
@@ -158,12 +196,16 @@ class Serving:
             for request_id in list(self._answers):
                 self._engine.cancel(request_id)
                 self._fail(request_id, _unforeseen(error))
+            self._ahead.stop()
             return
         now = self._clock()
         for result in results:
             self._deliver(result, began, now)
 
     def _deliver(self, result: StepResult, began: float, now: float) -> None:
+        if self._ahead.take(result):
+            self._outlet.advance()
+            return
         if result.failure is not None:
             self._fail(result.request_id, result.failure)
             return
@@ -171,16 +213,25 @@ class Serving:
         tokens = answer.take(result, began, now)
         if not tokens:
             self._outlet.advance()
+        self._tell(tokens)
+        if answer.stopped:
+            self._end(result.request_id, "stop")
+        elif result.finish_reason is not None:
+            del self._answers[result.request_id]
+            provenance = self._provenance_of(answer)
+            self._outlet.reply(answer.done(result.finish_reason, now, provenance))
+
+    def _provenance_of(self, answer: Answer) -> Provenance:
+        return replace(self._provenance, adapter=answer.adapter)
+
+    def _tell(self, tokens: tuple[Token, ...]) -> None:
         for token in tokens:
             self._outlet.reply(token)
-        if result.finish_reason is not None:
-            del self._answers[result.request_id]
-            self._outlet.reply(answer.done(result.finish_reason, now, self._provenance))
-        elif answer.stopped:
-            self._end(result.request_id, "stop")
 
     def _fail(self, request_id: str, error: ShammahError) -> None:
-        self._answers.pop(request_id, None)
+        answer = self._answers.pop(request_id, None)
+        if answer is not None:
+            self._tell(answer.rest())
         self._outlet.reply(Failed(error.code, error.message, error.hint, request_id))
 
 

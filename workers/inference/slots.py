@@ -1,8 +1,8 @@
 """Which sequence is in which slot, and what of an earlier one can be kept. Pure.
 
-The keys and values of a token depend on the tokens before it alone. So a new prompt need not
-be computed as far as it begins like what a slot holds: the next turn of a conversation, an
-edited question, a common system prompt.
+The keys and values of a token depend on the tokens before it and the adapter alone. So a new
+prompt need not be computed as far as it begins like what a slot holds for the same adapter: the
+next turn of a conversation, an edited question, a common system prompt.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ COPY_FROM = 16
 
 @dataclass(slots=True)
 class Slot:
-    """``tokens`` are those whose keys and values it holds; ``used`` grows with time."""
+    """``tokens`` are those whose keys and values it holds, computed with ``adapter`` (empty: by the
+    model alone); ``used`` grows with time."""
 
     number: int
     tokens: list[int] = field(default_factory=list)
     owner: str | None = None
     used: int = 0
+    adapter: str = ""
+
+    def shares(self, prompt: Sequence[int], adapter: str) -> int:
+        """How much of the beginning of ``prompt`` it holds."""
+        return common(self.tokens, prompt) if self.adapter == adapter else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +63,20 @@ class Slots:
         self._clock = 0
         self._promised: dict[int, int] = {}
 
-    def place(self, owner: str, prompt: Sequence[int], length: int) -> Placement | None:
+    def place(
+        self, owner: str, prompt: Sequence[int], length: int, adapter: str = ""
+    ) -> Placement | None:
         """A slot for ``owner``, whose sequence will have up to ``length`` tokens.
 
-        ``None``: there is none now, or too little of the budget is left.
+        ``adapter``: what it is computed with. ``None``: there is none now, or too little of the
+        budget is left.
         """
         free = [slot for slot in self._slots if slot.owner is None]
         running = sum(self._promised.values())
         if not free or (running and running + length > self._budget):
             return None
-        best = max(self._slots, key=lambda slot: (common(slot.tokens, prompt), -slot.used))
-        shared = min(common(best.tokens, prompt), len(prompt) - 1) if self._reuses else 0
+        best = max(self._slots, key=lambda slot: (slot.shares(prompt, adapter), -slot.used))
+        shared = min(best.shares(prompt, adapter), len(prompt) - 1) if self._reuses else 0
         oldest = min(free, key=lambda slot: (len(slot.tokens) > 0, slot.used))
         continues = best.owner is None and shared >= len(best.tokens) - 1
         if continues or best is oldest or (best.owner is None and shared and len(free) == 1):
@@ -77,6 +86,7 @@ class Slots:
         else:
             target, source, shared = oldest, None, 0
         target.tokens = list(prompt[:shared])
+        target.adapter = adapter
         target.owner = owner
         self._promised[target.number] = length
         self._touch(target)

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from shammah.config import home_directory
+from workers.inference.adapter_file import Adapter
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.environment import prepare_libraries
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from workers.inference.kv_slots import KVSlots, LayerShape, SlotCache
+    from workers.inference.module_adapters import ModuleAdapters
     from workers.inference.probe import MachineSpeed
 
 log = logging.getLogger(__name__)
@@ -37,6 +43,7 @@ _WARM_UP = 8
 class TransformersRunner:
     """See `workers.inference.runner.Runner`."""
 
+    engine = "transformers"
     stages = ("import torch", "import transformers", "read weights", "warm up")
 
     def __init__(self) -> None:
@@ -45,6 +52,7 @@ class TransformersRunner:
         self._device = "cpu"
         self._options: dict[str, Any] = {}
         self._memory: _SlotMemory | _OwnCaches
+        self._adapters: ModuleAdapters
 
     # --- loading --------------------------------------------------------------------------
 
@@ -61,16 +69,14 @@ class TransformersRunner:
         observer.stage("import torch")
         from workers.inference import placement
 
-        self._device = placement.choose_device(settings.device, checkpoint.parameters)
+        self._device = placement.choose_device(
+            settings.device, checkpoint.parameters, quantized=settings.quantization != "none"
+        )
         self.limits = LIMITS[self._device]
         free = placement.free_memory(self._device)
-        dtype, why = placement.choose_dtype(
-            settings.dtype,
-            self._device,
-            checkpoint.parameters,
-            free,
-            lambda: _measured(settings.home),
-            lean=settings.lean,
+        home = settings.home or home_directory(os.environ)
+        form = placement.choose_form(
+            settings, self._device, checkpoint, free, lambda: _measured(home)
         )
         threads = placement.limit_threads()
         observer.stage("import transformers")
@@ -78,14 +84,21 @@ class TransformersRunner:
 
         model_class = weights.find_class(checkpoint)
         observer.stage("read weights")
-        self._model = weights.read_weights(model_class, checkpoint, dtype, self._device, observer)
+        self._model = weights.read_weights(
+            model_class, checkpoint, form, self._device, observer, home
+        )
+        from workers.inference.module_adapters import ModuleAdapters
+
+        self._adapters = ModuleAdapters(self._model, self._device)
         if "logits_to_keep" in inspect.signature(model_class.forward).parameters:
             self._options["logits_to_keep"] = 1
         observer.stage("warm up")
         self._warm_up()
-        name = str(dtype).removeprefix("torch.")
-        log.info("%s as %s on %s, %d threads", model_class.__name__, name, self._device, threads)
-        return EngineFacts("transformers", self._device, name, why=why)
+        log.info(
+            *("%s as %s on %s, %d threads", model_class.__name__),
+            *(form.name, self._device, threads),
+        )
+        return EngineFacts(self.engine, self._device, form.dtype, form.quantization, why=form.why)
 
     def _warm_up(self) -> None:
         """Compute something once: first calls allocate, choose kernels and start threads.
@@ -125,15 +138,39 @@ class TransformersRunner:
     def copy(self, source: int, target: int, length: int) -> None:
         self._memory.copy(source, target, length)
 
+    # --- adapters -------------------------------------------------------------------------
+
+    def add_adapter(self, adapter: Adapter) -> int:
+        return self._adapters.add(adapter)
+
+    def drop_adapter(self, key: str) -> None:
+        self._adapters.drop(key)
+
     # --- computing ------------------------------------------------------------------------
 
-    def prefill(self, slot: int, start: int, tokens: Sequence[int]) -> Logits:
-        return self._memory.prefill(self._forward, slot, start, tokens)
+    def prefill(self, slot: int, start: int, tokens: Sequence[int], adapter: str = "") -> Logits:
+        with self._adapters.using(adapter):
+            return self._memory.prefill(self._forward, slot, start, tokens)
 
     def decode(
-        self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]
+        self,
+        slots: Sequence[int],
+        positions: Sequence[int],
+        tokens: Sequence[int],
+        adapters: Sequence[str] = (),
     ) -> Logits:
-        return self._memory.decode(self._forward, slots, positions, tokens)
+        """A pass for each adapter, and one for the rows without: a layer is not told of rows."""
+        keys = list(adapters) or [""] * len(slots)
+        found: dict[int, Logits] = {}
+        for key in dict.fromkeys(keys):
+            rows = [row for row, own in enumerate(keys) if own == key]
+            some = [[every[row] for row in rows] for every in (slots, positions, tokens)]
+            with self._adapters.using(key):
+                logits = self._memory.decode(self._forward, *some)
+            if len(rows) == len(keys):
+                return logits
+            found |= zip(rows, logits, strict=True)
+        return np.stack([found[row] for row in range(len(keys))])
 
     def _forward(
         self,
@@ -163,15 +200,13 @@ class TransformersRunner:
             return logits
 
 
-def _measured(home: Path | None) -> MachineSpeed:
+def _measured(home: Path) -> MachineSpeed:
     """How fast this machine is; measured, if that has not been done."""
     import torch
 
-    from workers.inference.probe import machine_speed, measure_speed
+    from workers.inference.probe import FILE, machine_speed, measure_speed
 
-    if home is None:
-        return measure_speed()
-    return machine_speed(home / "machine-speed.json", torch.__version__, measure_speed)
+    return machine_speed(home / FILE, torch.__version__, measure_speed)
 
 
 class _SlotMemory:
@@ -253,8 +288,6 @@ class _OwnCaches:
     def decode(
         self, forward: Any, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]
     ) -> Logits:
-        import numpy as np
-
         rows = [
             forward([[token]], self._caches[slot])[0]
             for slot, token in zip(slots, tokens, strict=True)

@@ -5,10 +5,12 @@ Imports torch and transformers: only an engine that is loading imports this.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +21,10 @@ from transformers.utils import logging as transformers_logging
 from shammah.errors import ShammahError
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.engine import LoadObserver
+from workers.inference.mapped_files import giving_back
 from workers.inference.memory import is_out_of_memory
+from workers.inference.placement import Form
+from workers.inference.quantization import is_whole, keep, kept_directory, quantizer_config
 
 log = logging.getLogger(__name__)
 
@@ -55,28 +60,84 @@ def find_class(checkpoint: Checkpoint) -> Any:
 def read_weights(
     model_class: Any,
     checkpoint: Checkpoint,
-    dtype: torch.dtype,
+    form: Form,
     device: str,
     observer: LoadObserver,
+    home: Path,
 ) -> Any:
     """A ``model_class`` with the checkpoint's weights, on ``device``, ready to compute.
+
+    Args:
+        model_class: see `find_class`.
+        checkpoint: the model.
+        form: how they are to be held.
+        device: where.
+        observer: is told of each tensor.
+        home: where quantised weights are kept.
 
     Raises:
         ShammahError: ``model_config_invalid``, ``model_corrupt`` or ``out_of_memory``.
     """
+    dtype: torch.dtype = getattr(torch, form.dtype)
+    read = giving_back(checkpoint.weights, observer.advance)
+    with _explained(device):
+        if not form.quantization:
+            with _observed(read):
+                return _read(model_class, checkpoint.directory, checkpoint, dtype).to(device).eval()
+        config = quantizer_config(form.quantization, dtype)
+        kept = kept_directory(home, checkpoint, form.quantization, form.dtype)
+        options: dict[str, Any] = {"device_map": {"": device}}
+        if is_whole(kept):
+            try:
+                with _observed(observer.advance):
+                    return _read(model_class, kept, checkpoint, dtype, **options).eval()
+            except (ShammahError, OSError, SafetensorError, ValueError) as error:
+                log.warning("the quantised weights in %s are made anew: %s", kept, error)
+        options["quantization_config"] = config
+
+        def advance() -> None:
+            read()
+            _give_back()
+
+        with _observed(advance):
+            model = _read(model_class, checkpoint.directory, checkpoint, dtype, **options).eval()
+            keep(model, kept)
+        return model
+
+
+def _give_back() -> None:
+    """Let the system have freed memory again, where glibc would hold on to it.
+
+    What is left of a matrix is smaller, and lies where it was: the next matrix does not fit
+    beside it. So a model of small matrices would take its whole size after all.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _read(
+    model_class: Any, directory: Path, checkpoint: Checkpoint, dtype: torch.dtype, **options: Any
+) -> Any:
+    model, report = model_class.from_pretrained(
+        directory,
+        dtype=dtype,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # reported, and refused by `_check`
+        output_loading_info=True,
+        **options,
+    )
+    _check(report, checkpoint)
+    return model
+
+
+@contextmanager
+def _explained(device: str) -> Iterator[None]:
+    """Turn what transformers raises into what people can do something about."""
     try:
-        with _observed(observer):
-            model, report = model_class.from_pretrained(
-                checkpoint.directory,
-                dtype=dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # reported, and refused by `_check`
-                output_loading_info=True,
-            )
-        _check(report, checkpoint)
-        return model.to(device).eval()
+        yield
     except ShammahError:
         raise
     except Exception as error:
@@ -127,8 +188,8 @@ def _check(report: dict[str, Any], checkpoint: Checkpoint) -> None:
 
 
 @contextmanager
-def _observed(observer: LoadObserver) -> Iterator[None]:
-    """Have every tensor that is read counted, and no progress bar drawn."""
+def _observed(advance: Callable[[], object]) -> Iterator[None]:
+    """Have ``advance`` called for every tensor that is read, and no progress bar drawn."""
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -136,7 +197,7 @@ def _observed(observer: LoadObserver) -> Iterator[None]:
     def counted(bar: Callable[..., Any], arguments: Any, options: Any) -> Any:
         if not arguments:
             return bar(**options)
-        return bar(_counting(arguments[0], observer), *arguments[1:], **options)
+        return bar(_counting(arguments[0], advance), *arguments[1:], **options)
 
     previous = transformers_logging.set_tqdm_hook(counted)
     try:
@@ -145,10 +206,10 @@ def _observed(observer: LoadObserver) -> Iterator[None]:
         transformers_logging.set_tqdm_hook(previous)
 
 
-def _counting(items: Any, observer: LoadObserver) -> Iterator[Any]:
+def _counting(items: Any, advance: Callable[[], object]) -> Iterator[Any]:
     for item in items:
         yield item
-        observer.advance()
+        advance()
 
 
 def _unsupported(checkpoint: Checkpoint) -> ShammahError:

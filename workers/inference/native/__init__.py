@@ -1,6 +1,7 @@
 """The native CPU runner: the Qwen2 and Llama family without torch, its kernels compiled by numba.
 
-Read in this order: `architecture` (what is computed), `packing` and `quantized_file` (how the
-weights lie in memory), `lanes` (sixteen numbers at a time), `products`, `attention` and `step`
-(the computation), `team` and `phases` (how threads share it), `runner` (the interface).
+Read in this order: `architecture` (what is computed), `layout`, `packing` and `small_packing` (how
+weights of 8 and of 4 bits lie in memory), `quantized_file`, `lanes` and `pairs` (sixteen numbers at
+a time), `products`, `small_products`, `attention` and `step` (the computation), `team` and `phases`
+(how threads share it), `processor` (where it runs), `runner` (the interface).
 """

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from workers.inference.native import processor
 from workers.inference.native.runner import NativeRunner
 
-runner = NativeRunner()
-runner.prepare()
-runner.close()
+if why := processor.obstacle():
+    print(f"The native engine is not prepared: it {why}.")
+else:
+    runner = NativeRunner()
+    runner.prepare()
+    runner.close()

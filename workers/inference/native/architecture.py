@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from shammah.errors import ShammahError
 from workers.inference.checkpoint import CONFIG, Checkpoint
+from workers.inference.native import processor
 
 FAMILY = ("Qwen2ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM")
 
@@ -55,7 +56,10 @@ class Architecture:
 
 
 def supports(checkpoint: Checkpoint) -> str:
-    """Why this model cannot be computed here, ending "This model ..."; empty if it can be."""
+    """Why this model cannot be computed here, ending "The native engine cannot compute this
+    model: it ..."; empty if it can be."""
+    if why := processor.obstacle():
+        return why
     try:
         _read(checkpoint)
     except _UnsupportedError as error:

@@ -19,14 +19,12 @@ numbers, each so that what is read together lies together:
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.inference.native.compiler import compiled
+from workers.inference.native.counters import Counters
 from workers.inference.native.lanes import (
-    LANES,
     Vector,
     add_product,
     first_of,
@@ -42,56 +40,14 @@ from workers.inference.native.lanes import (
     store_floats,
     sum_of,
 )
-from workers.inference.native.phases import Counters, finish_item, next_item, wait_for_all
-
-CHUNK = 256
-TILE = 4
+from workers.inference.native.layout import LANES
+from workers.inference.native.operands import CHUNK, TILE, Cache, Desk, Queries
+from workers.inference.native.phases import finish_item, next_item, wait_for_all
 
 _LIMIT = np.float32(87)
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _LOWEST_SCORE = np.float32(-1e30)
-
-
-class Cache(NamedTuple):
-    """Keys and values, as float16."""
-
-    keys: NDArray[np.uint16]
-    values: NDArray[np.uint16]
-
-
-class Queries(NamedTuple):
-    """What attention is computed for.
-
-    ``rows`` of the step, ``run`` of them in turn belonging to one slot at rising positions.
-    """
-
-    rows: int
-    run: int
-    slots: NDArray[np.int64]
-    positions: NDArray[np.int64]
-
-
-class Desk(NamedTuple):
-    """Where the members of a team work: (members, TILE, ...)."""
-
-    places: NDArray[np.int64]  # where a query begins in ``heads`` and ``out``
-    ends: NDArray[np.int64]  # the first position that a query does not see
-    weights: NDArray[np.float32]  # (..., CHUNK)
-    mixed: NDArray[np.float32]  # (..., head size, padded)
-    highest: NDArray[np.float32]
-    sums: NDArray[np.float32]
-
-
-def make_desk(members: int, head_size: int) -> Desk:
-    return Desk(
-        places=np.zeros((members, TILE), np.int64),
-        ends=np.zeros((members, TILE), np.int64),
-        weights=np.zeros((members, TILE, CHUNK), np.float32),
-        mixed=np.zeros((members, TILE, head_size), np.float32),
-        highest=np.zeros((members, TILE), np.float32),
-        sums=np.zeros((members, TILE), np.float32),
-    )
 
 
 @compiled

@@ -14,9 +14,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from workers.inference.native.machine_code import NAME, NEEDED
+
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 _DIGITS = 12
+
+_WORD = 8
+"""Bytes to which all operands are aligned."""
+
+_NOTHING_IS_FREED = """
+declare void @llvm.trap()
+define void @NRT_MemInfo_call_dtor(ptr %0) {
+  call void @llvm.trap()
+  unreachable
+}
+"""
+"""What numba calls where it gives the memory of an array back. The operands are not numba's, and
+kernels make no arrays, so it never is."""
 
 
 def kernel_directory(home: Path) -> Path:
@@ -26,20 +41,67 @@ def kernel_directory(home: Path) -> Path:
     return (shared if os.access(shared, os.W_OK) else home) / "kernels"
 
 
+def own_directory(directory: Path) -> Path:
+    """Where below ``directory`` the machine code of these sources is."""
+    return directory / _digest_of_sources()
+
+
 def prepare(directory: Path) -> None:
     """Let what is compiled from now on be kept below ``directory``; imports numba."""
     from numba.core import config
 
-    own = directory / _digest_of_sources()
+    own = own_directory(directory)
     own.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.CACHE_DIR = str(own)  # type: ignore[attr-defined]
 
 
 def entry(function: Kernel) -> Kernel:
-    """Compile on the first call ever, together with all that it calls, and keep the code."""
+    """Compile on the first call ever, together with all that it calls, and keep the code.
+
+    For what is rarely called; `machine_code` says how a step is kept.
+    """
     import numba
 
     return cast(Kernel, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+def emit(function: Callable[..., Any], operands: Any) -> bytes:
+    """An object file with ``function(member, operands)``, as `machine_code` describes it.
+
+    Raises:
+        RuntimeError: the code would call something that is not there without numba.
+    """
+    import llvmlite.binding as llvm  # type: ignore[import-untyped]
+    import numba
+    from numba import types
+
+    kind = numba.typeof(operands)  # type: ignore[no-untyped-call]
+
+    @operation
+    def read(typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            model = context.data_model_manager[kind]
+            pointer = builder.bitcast(arguments[0], model.get_data_type().as_pointer())
+            return model.load_from_data_pointer(builder, pointer, _WORD)
+
+        return kind(types.voidptr), generate
+
+    def call(member: int, address: int) -> None:
+        function(member, read(address))
+
+    options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    signature = types.void(types.int64, types.voidptr)
+    dispatcher = numba.njit(signature, error_model="numpy", **options)(call)
+    compiled_call: Any = next(iter(dispatcher.overloads.values()))
+    library = compiled_call.library
+    module = library._final_module
+    module.get_function(compiled_call.fndesc.llvm_func_name).name = NAME
+    module.link_in(llvm.parse_assembly(_NOTHING_IS_FREED))
+    missing = {one.name for one in module.functions if one.is_declaration} - NEEDED
+    if missing := {name for name in missing if not name.startswith("llvm.")}:
+        raise RuntimeError(f"the kernels call {', '.join(sorted(missing))}")
+    machine_code: bytes = library._codegen._tm.emit_object(module)
+    return machine_code
 
 
 def compiled(function: Kernel) -> Kernel:

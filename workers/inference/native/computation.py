@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import logging
+from pathlib import Path
 
 import numpy as np
 
+from workers.inference.native import compiler, machine_code
 from workers.inference.native.architecture import Architecture
-from workers.inference.native.attention import Queries
+from workers.inference.native.counters import new_counters, phases
+from workers.inference.native.held_adapters import HeldAdapters
 from workers.inference.native.kv_memory import KVMemory
+from workers.inference.native.machine_code import (
+    Compiled,
+    MachineCode,
+    address_of,
+    kinds_of,
+    words_of,
+)
+from workers.inference.native.operands import Batch, Model, Operands, Queries
 from workers.inference.native.packed_model import make_room, model_of_zeros
-from workers.inference.native.phases import new_counters
 from workers.inference.native.rows import Rows
-from workers.inference.native.step import Batch, Model, phases, step
 from workers.inference.native.team import Team
 from workers.inference.runner import Logits
-
-log = logging.getLogger(__name__)
 
 _SMALLEST = Architecture(
     layers=1,
@@ -39,12 +45,23 @@ class Computation:
     """A model that a team computes, with up to ``rows`` rows and ``answers`` answers a step."""
 
     def __init__(
-        self, architecture: Architecture, model: Model, team: Team, rows: int, answers: int
+        self,
+        code: MachineCode,
+        architecture: Architecture,
+        quantization: str,
+        model: Model,
+        team: Team,
+        rows: int,
+        answers: int,
     ) -> None:
+        self._code = code
         self._architecture = architecture
         self._model = model
         self._team = team
-        self._room = make_room(architecture, rows, answers, team.size)
+        self._room = make_room(architecture, quantization, rows, answers, team.size)
+        self._same_words = np.array(words_of((self._model, self._room)), np.int64)
+        self._checked = False
+        self.adapters = HeldAdapters(architecture)
 
     def step(self, memory: KVMemory, rows: Rows) -> Logits:
         """The logits of the last rows, valid until the next step."""
@@ -56,23 +73,40 @@ class Computation:
         queries = Queries(len(positions), rows.run, np.array(rows.slots, np.int64), positions)
         rotations = self._architecture.rotations(positions)
         tokens = np.array(rows.tokens, np.int64)
-        batch = Batch(tokens, queries, *rotations, rows.answers)
-        counters = new_counters(phases(self._architecture.layers))
-        model, cache, room = self._model, memory.cache, self._room
-        self._team.run(lambda member: step(member, counters, model, cache, batch, room))
-        return room.logits[: rows.answers, :vocabulary]
+        adapters = self.adapters.of_rows(rows.adapters)
+        batch = Batch(tokens, queries, *rotations, rows.answers, adapters)
+        counters = new_counters(phases(self._architecture.layers, adapted=adapters.used))
+        operands = Operands(self._model, self._room, memory.cache, counters, batch)
+        if not self._checked:
+            self._code.check(operands)
+            self._checked = True
+        others = np.array(words_of(operands[2:]), np.int64)
+        words = np.concatenate((self._same_words, others))
+        address = address_of(words)
+        self._team.run(lambda member: self._code(member, address))
+        return self._room.logits[: rows.answers, :vocabulary]
 
 
-def prepare_kernels(team: Team) -> None:
-    """Compile the kernels, or load their code, with a model of the smallest size.
+def prepare_kernels(directory: Path) -> MachineCode:
+    """The machine code of `step.step`, kept below ``directory``, or compiled now."""
+    path = machine_code.code_path(compiler.own_directory(directory))
+    found = machine_code.load(path)
+    if found is None:
+        found = _compile(directory)
+        machine_code.keep(path, found)
+    return MachineCode(found)
 
-    A disk that cannot keep the code costs only time, at the next start.
-    """
-    nothing = Computation(_SMALLEST, model_of_zeros(_SMALLEST), team, 1, 1)
-    memory = KVMemory(_SMALLEST, 1, 1)
-    rows = Rows([0], [0], [0], 1, 1)
-    try:
-        nothing.step(memory, rows)
-    except OSError as error:
-        log.warning("the compiled kernels cannot be kept: %s", error)
-        nothing.step(memory, rows)
+
+def _compile(directory: Path) -> Compiled:
+    """With a model of the smallest size: the code is the same for all."""
+    compiler.prepare(directory)
+    from workers.inference.native.step import step
+
+    a = _SMALLEST
+    numbers = np.zeros(1, np.int64)
+    queries = Queries(1, 1, numbers, numbers)
+    batch = Batch(numbers, queries, *a.rotations(numbers), 1, HeldAdapters(a).none)
+    model, room = model_of_zeros(a, "int4"), make_room(a, "int4", 1, 1, 1)
+    cache, counters = KVMemory(a, 1, 1).cache, new_counters(phases(1, adapted=False))
+    operands = Operands(model, room, cache, counters, batch)
+    return Compiled(kinds_of(operands), compiler.emit(step, operands))

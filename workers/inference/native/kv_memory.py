@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.inference.native.architecture import Architecture
-from workers.inference.native.attention import Cache
-from workers.inference.native.lanes import LANES
-from workers.inference.native.layout import padded
+from workers.inference.native.layout import LANES, padded
+from workers.inference.native.operands import Cache
 
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 """Let there be more than the machine has, since most of it is never used."""

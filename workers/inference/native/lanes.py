@@ -1,13 +1,9 @@
 """Sixteen numbers at a time: the few vector operations that the kernels are written with.
 
-`Lanes` are sixteen float32 or int32, `Pairs` sixteen pairs of int16. They are numba types of
-one LLVM vector each, and every operation is a line or two of LLVM instructions that work on
-any processor: LLVM cuts them to the width of the machine's registers. So a kernel says exactly
-what is computed and in which order, and no loop depends on what a vectoriser makes of it.
-
-`multiply_pairs` is the reason for all this. A product of two int16 with the neighbouring
-product added, in int32, is one instruction wherever there are vectors (x86: ``vpmaddwd``), and
-does twice the work of a float32 multiply-add of the same width.
+`Floats` are sixteen float32; `pairs` has those for whole numbers. They are numba types of one
+LLVM vector each, and every operation is a line or two of LLVM instructions, which LLVM cuts to
+the width of the machine's registers. So a kernel says exactly what is computed and in which
+order, and no loop depends on what a vectoriser makes of it.
 
 `Floats` can be added, subtracted, multiplied and divided, also by a float32.
 
@@ -28,13 +24,12 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global, signatur
 from numba.extending import lower_builtin, models, register_model
 
 from workers.inference.native.compiler import operation
-
-LANES = 16
+from workers.inference.native.layout import LANES
 
 Vector = Any
 """A value of a type that is defined here, in annotations."""
 
-_BYTE, _SHORT, _INT = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+_SHORT, _INT = ir.IntType(16), ir.IntType(32)
 _FLOAT = ir.FloatType()
 _LARGEST_HALF = 65504.0
 
@@ -58,13 +53,13 @@ Ints = _Vector("Ints", _INT, LANES)
 Pairs = _Vector("Pairs", _SHORT, 2 * LANES)
 
 
-def _address(context: Any, builder: Any, kind: Any, array: Any, at: Any, wanted: ir.Type) -> Any:
+def address_of(context: Any, builder: Any, kind: Any, array: Any, at: Any, wanted: ir.Type) -> Any:
     """A pointer to element ``at`` of an array of this ``kind``, as a pointer to ``wanted``."""
     data = context.make_array(kind)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [at]), wanted.as_pointer())
 
 
-def _spread(builder: Any, value: Any) -> Any:
+def repeated(builder: Any, value: Any) -> Any:
     """A vector of sixteen times ``value``."""
     vector = ir.VectorType(value.type, LANES)
     nothing = ir.Constant(vector, ir.Undefined)
@@ -82,7 +77,8 @@ def _call(builder: Any, function: str, arguments: list[Any], result: ir.Type) ->
     return builder.call(called, arguments)
 
 
-def _multiply_add(builder: Any, left: Any, right: Any, added: Any) -> Any:
+def fused(builder: Any, left: Any, right: Any, added: Any) -> Any:
+    """``left * right + added``, rounded once."""
     return _call(builder, "llvm.fma", [left, right, added], Floats.vector)
 
 
@@ -94,7 +90,7 @@ def _define(symbol: Callable[..., Any], instruction: str) -> None:
     infer_global(symbol)(template)  # type: ignore[no-untyped-call]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vectors = [a if a.type == Floats.vector else _spread(builder, a) for a in arguments]
+        vectors = [a if a.type == Floats.vector else repeated(builder, a) for a in arguments]
         return getattr(builder, instruction)(*vectors, flags=("contract",))
 
     for form in forms:
@@ -114,79 +110,26 @@ def no_floats(typing: Any) -> Any:
 
 
 @operation
-def no_ints(typing: Any) -> Any:
-    """Sixteen int32 zeros."""
-    return Ints(), lambda *_: ir.Constant(Ints.vector, None)
-
-
-@operation
-def load_weights(typing: Any, array: Any, at: Any) -> Any:
-    """The 32 int8 from ``array[at]``, as sixteen pairs of int16."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        bytes_ = ir.VectorType(_BYTE, 2 * LANES)
-        where = _address(context, builder, signature.args[0], arguments[0], arguments[1], bytes_)
-        return builder.sext(builder.load(where, align=1), Pairs.vector)
-
-    return Pairs(array, types.intp), generate
-
-
-@operation
-def spread_pair(typing: Any, array: Any, at: Any) -> Any:
-    """Sixteen times the pair of int16 at ``array[at]``."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        where = _address(context, builder, signature.args[0], arguments[0], arguments[1], _INT)
-        return builder.bitcast(_spread(builder, builder.load(where, align=2)), Pairs.vector)
-
-    return Pairs(array, types.intp), generate
-
-
-@operation
-def multiply_pairs(typing: Any, total: Any, left: Any, right: Any) -> Any:
-    """``total + left[2i] * right[2i] + left[2i + 1] * right[2i + 1]`` in every lane i."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        total, left, right = arguments
-        wide = ir.VectorType(_INT, 2 * LANES)
-        products = builder.mul(builder.sext(left, wide), builder.sext(right, wide))
-        even, odd = (
-            builder.shuffle_vector(
-                products, products, ir.Constant(Ints.vector, list(range(first, 2 * LANES, 2)))
-            )
-            for first in (0, 1)
-        )
-        return builder.add(total, builder.add(even, odd))
-
-    return Ints(Ints, Pairs, Pairs), generate
-
-
-@operation
-def add_scaled(typing: Any, total: Any, ints: Any, scales: Any, at: Any, factor: Any) -> Any:
-    """``total + ints * (scales[at:] * factor)``, the scales being bfloat16 (as uint16)."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        total, ints, scales, at, factor = arguments
-        halves = ir.VectorType(_SHORT, LANES)
-        where = _address(context, builder, signature.args[2], scales, at, halves)
-        bits = builder.zext(builder.load(where, align=2), Ints.vector)
-        bits = builder.shl(bits, ir.Constant(Ints.vector, [16] * LANES))
-        scale = builder.fmul(builder.bitcast(bits, Floats.vector), _spread(builder, factor))
-        return _multiply_add(builder, builder.sitofp(ints, Floats.vector), scale, total)
-
-    return Floats(Floats, Ints, scales, types.intp, types.float32), generate
-
-
-@operation
 def add_product(typing: Any, total: Any, factors: Any, at: Any, floats: Any) -> Any:
     """``total + factors[at] * floats``, rounded once."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         total, factors, at, floats = arguments
-        where = _address(context, builder, signature.args[1], factors, at, _FLOAT)
-        return _multiply_add(builder, _spread(builder, builder.load(where)), floats, total)
+        where = address_of(context, builder, signature.args[1], factors, at, _FLOAT)
+        return fused(builder, repeated(builder, builder.load(where)), floats, total)
 
     return Floats(Floats, factors, types.intp, Floats), generate
+
+
+@operation
+def add_multiplied(typing: Any, total: Any, left: Any, right: Any) -> Any:
+    """``total + left * right``, rounded once."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        total, left, right = arguments
+        return fused(builder, left, right, total)
+
+    return Floats(Floats, Floats, Floats), generate
 
 
 @operation
@@ -195,7 +138,7 @@ def load_halves(typing: Any, array: Any, at: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         halves = ir.VectorType(ir.HalfType(), LANES)
-        where = _address(context, builder, signature.args[0], arguments[0], arguments[1], halves)
+        where = address_of(context, builder, signature.args[0], arguments[0], arguments[1], halves)
         return builder.fpext(builder.load(where, align=2), Floats.vector)
 
     return Floats(array, types.intp), generate
@@ -206,12 +149,25 @@ def load_floats(typing: Any, array: Any, at: Any) -> Any:
     """The sixteen float32 from ``array[at]``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        where = _address(
+        where = address_of(
             context, builder, signature.args[0], arguments[0], arguments[1], Floats.vector
         )
         return builder.load(where, align=4)
 
     return Floats(array, types.intp), generate
+
+
+@operation
+def load_floats_at(typing: Any, address: Any, at: Any) -> Any:
+    """The sixteen float32 from number ``at`` of those that lie at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, at = arguments
+        floats = builder.inttoptr(address, _FLOAT.as_pointer())
+        where = builder.bitcast(builder.gep(floats, [at]), Floats.vector.as_pointer())
+        return builder.load(where, align=4)
+
+    return Floats(types.int64, types.intp), generate
 
 
 @operation
@@ -237,9 +193,20 @@ def smaller(typing: Any, left: Any, right: Any) -> Any:
 
 
 @operation
+def where_larger(typing: Any, left: Any, right: Any, yes: Any, no: Any) -> Any:
+    """``yes`` in the lanes where ``left`` is larger than ``right``, else ``no``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        left, right, yes, no = arguments
+        return builder.select(builder.fcmp_ordered(">", left, right), yes, no)
+
+    return Floats(Floats, Floats, Floats, Floats), generate
+
+
+@operation
 def spread(typing: Any, number: Any) -> Any:
     """Sixteen times the number."""
-    return Floats(types.float32), lambda _, builder, __, given: _spread(builder, given[0])
+    return Floats(types.float32), lambda _, builder, __, given: repeated(builder, given[0])
 
 
 @operation
@@ -317,7 +284,7 @@ def store_floats(typing: Any, array: Any, at: Any, floats: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, at, floats = arguments
-        where = _address(context, builder, signature.args[0], array, at, Floats.vector)
+        where = address_of(context, builder, signature.args[0], array, at, Floats.vector)
         builder.store(floats, where, align=4)
         return context.get_dummy_value()
 
@@ -365,10 +332,10 @@ def store_rounded(typing: Any, array: Any, at: Any, floats: Any, factor: Any) ->
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, at, floats, factor = arguments
-        numbers = builder.fmul(floats, _spread(builder, factor))
+        numbers = builder.fmul(floats, repeated(builder, factor))
         whole = builder.fptosi(_call(builder, "llvm.rint", [numbers], Floats.vector), Ints.vector)
         shorts = ir.VectorType(_SHORT, LANES)
-        where = _address(context, builder, signature.args[0], array, at, shorts)
+        where = address_of(context, builder, signature.args[0], array, at, shorts)
         builder.store(builder.trunc(whole, shorts), where, align=2)
         return context.get_dummy_value()
 

@@ -1,26 +1,46 @@
-"""How weights are rounded to 8 bits, and in which order they lie.
+"""How weights are rounded to 8 or 4 bits, and in which order they lie.
 
-Each group of 64 numbers along the input of a channel has one scale, a bfloat16 that is not
-less than a 127th of the group's largest number:
+**8 bits.** Each group of 64 numbers along the input of a channel has one scale, a bfloat16 that
+is not less than a 127th of the group's largest number:
 
-    w[c, k] = round(W[c, k] / scale[c, k // 64])          |w| <= 127
+    W[c, k] = scale[c, k // 64] * w[c, k]          |w| <= 127
 
 which is llama.cpp's Q8_0 with groups of 64 instead of 32: 8.25 bits a weight instead of 8.5.
 
+**4 bits.** Each group of 32 has a scale and a zero point, both of 8 bits; the scale is one in
+units of its channel:
+
+    W[c, k] = unit[c] * scale[c, k // 32] * (w[c, k] - zero[c, k // 32] / 16)     0 <= w <= 15
+
+which is 4.5 bits a weight, as in llama.cpp's Q4_K, whose scales and minima have 6 bits each.
+
 Sixteen channels make a panel, and lie in the order in which `products` uses them:
 
-    weights  (panels, groups, 32 pairs, 16 channels, 2)   int8
-    scales   (panels, groups, 16 channels)                bfloat16, as uint16
+    8 bits: weights  (panels, groups, 32 pairs, 16 channels, 2)     int8
+            scales   (panels, groups, 16 channels)                  bfloat16, as uint16
+    4 bits: weights  (panels, groups, 4 blocks, 16 channels, 2)     words of 16 bits, as int8
+            scales   (panels, groups, 16 channels)                  uint16: scale + 256 * zero
+            units    (panels * 16 channels)                         float32
 
-Channels are padded to whole panels and inputs to whole groups, with zeros.
+Word [c, e] of block b of 4-bit weights holds those of the inputs 4b + e, 4b + 2 + e, 4b + 16 + e
+and 4b + 18 + e of its group for channel c, from the lowest bits up. Channels are padded to whole
+panels and inputs to whole groups of 64, with zeros.
 """
 
 from __future__ import annotations
 
 GROUP = 64
+"""Of 8-bit weights, and of activations."""
+
+SMALL_GROUP = 32
+"""Of 4-bit weights."""
+
 PANEL = 16
 
-VERSION = 1
+LANES = 16
+"""Numbers that a kernel takes at a time; the channels of a panel, too."""
+
+VERSION = 2
 """Of all that is said above: another number, another file."""
 
 
@@ -29,7 +49,7 @@ def padded(count: int, to: int) -> int:
     return -(-count // to) * to
 
 
-def packed_sizes(channels: int, inputs: int) -> tuple[int, int]:
-    """How many weights and scales a matrix of (channels, inputs) has when packed."""
+def packed_sizes(channels: int, inputs: int, bits: int = 8) -> tuple[int, int]:
+    """How many bytes of weights, and scales, a matrix of (channels, inputs) has when packed."""
     weights = padded(channels, PANEL) * padded(inputs, GROUP)
-    return weights, weights // GROUP
+    return weights * bits // 8, weights // (GROUP if bits == 8 else SMALL_GROUP)

@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.inference.checkpoint import Checkpoint
+from workers.inference.native import compiler
 from workers.inference.native.architecture import Architecture
-from workers.inference.native.attention import make_desk
-from workers.inference.native.lanes import LANES
-from workers.inference.native.layout import GROUP, PANEL, padded
-from workers.inference.native.products import Activations
+from workers.inference.native.layout import GROUP, LANES, PANEL, SMALL_GROUP, padded
+from workers.inference.native.operands import Activations, Matrix, Model, Room, make_desk
+from workers.inference.native.packing_plan import matrices, parts
 from workers.inference.native.quantized_file import cache_path, open_parts
-from workers.inference.native.quantizing import matrices, parts, quantize
-from workers.inference.native.step import Matrix, Model, Room
 
 log = logging.getLogger(__name__)
 
@@ -26,46 +24,62 @@ log = logging.getLogger(__name__)
 def open_model(
     checkpoint: Checkpoint,
     architecture: Architecture,
+    quantization: str,
     directory: Path,
+    kernels: Path,
     threads: int,
     advance: Callable[[], None],
 ) -> Model:
     """The model's weights, mapped from ``directory``, and made there first if need be.
 
+    ``kernels``: where machine code is kept, of which packing needs its own.
+
     Raises:
         ShammahError: as `quantize`.
     """
-    path = cache_path(directory, checkpoint)
-    wanted = parts(architecture)
+    path = cache_path(directory, checkpoint, quantization)
+    wanted = parts(architecture, quantization)
     found = open_parts(path, wanted)
     if found is None:
+        # numba and these kernels take as long as all of a start that finds the weights packed.
+        compiler.prepare(kernels)
+        from workers.inference.native.quantizing import quantize
+
         log.info("packing the weights into %s", path)
-        quantize(checkpoint, architecture, path, threads, advance)
+        quantize(checkpoint, architecture, quantization, path, threads, advance)
         found = open_parts(path, wanted)
         assert found is not None, f"{path} was written and is not whole"
-    return _model(found, architecture)
+    return _model(found, architecture, quantization)
 
 
-def model_of_zeros(architecture: Architecture) -> Model:
+def model_of_zeros(architecture: Architecture, quantization: str) -> Model:
     """A model to compile with: its arrays have the types of every model's."""
-    found = {part.name: np.zeros(part.shape, part.kind) for part in parts(architecture)}
+    wanted = parts(architecture, quantization)
+    found = {part.name: np.zeros(part.shape, part.kind) for part in wanted}
     for array in found.values():
         array.setflags(write=False)
-    return _model(found, architecture)
+    return _model(found, architecture, quantization)
 
 
-def _model(found: dict[str, NDArray[Any]], architecture: Architecture) -> Model:
+def _model(found: dict[str, NDArray[Any]], architecture: Architecture, quantization: str) -> Model:
+    every = {matrix.name: matrix for matrix in matrices(architecture, quantization)}
+    downs = (*every["down"].layers, *every["outer_down"].layers)
+
     def matrix(name: str, *, adds: bool = False) -> Matrix:
-        return Matrix(found[f"{name}.weights"], found[f"{name}.scales"], adds)
+        weights, scales = found[f"{name}.weights"], found[f"{name}.scales"]
+        return Matrix(every[name].bits, weights, scales, found[f"{name}.units"], adds)
 
     layers, size = architecture.layers, architecture.head_size
     return Model(
         eps=architecture.eps,
         embedding=matrix("embedding"),
-        qkv=matrix("qkv"),
+        qk=matrix("qk"),
+        v=matrix("v"),
         output=matrix("output", adds=True),
         gate_up=matrix("gate_up"),
         down=matrix("down", adds=True),
+        outer_down=matrix("outer_down", adds=True),
+        down_places=np.argsort(np.array(downs, np.int64)),
         head=matrix("embedding" if architecture.tied else "head"),
         attention_norm=found["attention_norm"],
         mlp_norm=found["mlp_norm"],
@@ -75,15 +89,18 @@ def _model(found: dict[str, NDArray[Any]], architecture: Architecture) -> Model:
     )
 
 
-def make_room(architecture: Architecture, rows: int, answers: int, members: int) -> Room:
+def make_room(
+    architecture: Architecture, quantization: str, rows: int, answers: int, members: int
+) -> Room:
     """Room for a team's steps of up to ``rows`` rows with logits for up to ``answers``."""
     a = architecture
-    channels = {matrix.name: matrix.channels for matrix in matrices(a)}
+    channels = {matrix.name: matrix.channels for matrix in matrices(a, quantization)}
     heads = padded(a.heads * a.head_size, GROUP)
     return Room(
         hidden=_zeros(rows, padded(a.hidden, GROUP)),
         normed=_zeros(rows, padded(a.hidden, GROUP)),
-        qkv=_zeros(rows, channels["qkv"]),
+        qk=_zeros(rows, channels["qk"]),
+        v=_zeros(rows, channels["v"]),
         queries=_zeros(rows, a.heads, a.head_size),
         attended=_zeros(rows, heads),
         gate_up=_zeros(rows, channels["gate_up"]),
@@ -101,4 +118,5 @@ def _zeros(*shape: int) -> NDArray[np.float32]:
 
 def _activations(rows: int, inputs: int) -> Activations:
     groups = padded(inputs, GROUP) // GROUP
-    return Activations(np.zeros((rows, groups * GROUP), np.int16), _zeros(rows, groups))
+    numbers = np.zeros((rows, groups * GROUP), np.int16)
+    return Activations(numbers, _zeros(rows, groups), _zeros(rows, groups * GROUP // SMALL_GROUP))

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from workers.inference.native.compiler import compiled, entry
 from workers.inference.native.lanes import (
-    LANES,
     bits_of_float,
     float_of_bits,
     larger,
@@ -17,7 +16,7 @@ from workers.inference.native.lanes import (
     no_floats,
     store_rounded,
 )
-from workers.inference.native.layout import GROUP, PANEL, packed_sizes, padded
+from workers.inference.native.layout import GROUP, LANES, PANEL, packed_sizes, padded
 
 _LARGEST = np.float32(127)
 _PAIRS = GROUP // 2

@@ -4,31 +4,23 @@ A phase is over when all its items are finished, whoever did them. So nobody wai
 that came late, or not at all: the others do its work. What an item computes depends on its
 number alone, so the result does not depend on the threads either.
 
-``counters`` is one row per phase of a step, all zero at the step's beginning.
+``counters`` is one row per phase of a step.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numpy.typing import NDArray
 
 from workers.inference.native.compiler import compiled, operation
+from workers.inference.native.counters import FINISHED, ROW, TAKEN, Counters
 
-Counters = NDArray[np.int64]
-
-_TAKEN, _FINISHED, _ROW = 0, 8, 16  # 64 bytes apart: each in a cache line of its own
 _PATIENCE = 2000
 """Looks at a counter, about a microsecond, before the processor is offered to others."""
 
 _yield_processor = types.ExternalFunction("sched_yield", types.int32())
-
-
-def new_counters(phases: int) -> Counters:
-    return np.zeros((phases, _ROW), np.int64)
 
 
 @operation
@@ -57,21 +49,21 @@ def _read(typing: Any, array: Any, at: Any) -> Any:
 @compiled
 def next_item(counters: Counters, phase: int) -> int:
     """An item that nobody else has; a number past the last when all are taken."""
-    taken: int = _add_one(counters, phase * _ROW + _TAKEN)
+    taken: int = _add_one(counters, phase * ROW + TAKEN)
     return taken
 
 
 @compiled
 def finish_item(counters: Counters, phase: int) -> None:
     """Say that an item is done; what it wrote is then seen by all."""
-    _add_one(counters, phase * _ROW + _FINISHED)
+    _add_one(counters, phase * ROW + FINISHED)
 
 
 @compiled
 def wait_for_all(counters: Counters, phase: int, items: int) -> None:
     """Return when all items of the phase are finished."""
     looks = 0
-    while _read(counters, phase * _ROW + _FINISHED) < items:
+    while _read(counters, phase * ROW + FINISHED) < items:
         looks += 1
         if looks > _PATIENCE:
             _yield_processor()

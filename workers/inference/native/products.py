@@ -1,19 +1,21 @@
-"""Matrix products: weights of 8 bits times activations of 16 bits, by groups of 64.
+"""Matrix products: weights of 8 or 4 bits times activations of 16 bits, by groups.
 
-The weights W of a linear layer (channels x inputs) are held as
-
-    W[c, k] = scale[c, k // 64] * w[c, k]          w: int8, scale: bfloat16
-
-(see `layout`), and a row of activations likewise, with a scale for each group:
+The weights of a linear layer (channels x inputs) are held as `layout` says, and a row of
+activations with a step for each group of 64:
 
     x[k] = step[k // 64] * q[k]                    q: int16, step: float32
 
-so that, with a sum of integers that is exact (64 * 127 * 32767 < 2**31),
+so that, with sums of integers that are exact (64 * 127 * 32767 < 2**31), in 8 bits
 
     y[c] = sum over groups g of  scale[c, g] * step[g] * (sum over k in g of w[c, k] * q[k])
 
-16 bits for activations instead of llama.cpp's 8 (Q8_0) cost nothing with `multiply_pairs`, and
-are as good as float32: what quality is lost is lost by the weights alone.
+and in 4 bits, where two small groups g share a step, and a zero point needs only the sum of q,
+
+    y[c] = unit[c] * sum over small groups g of  scale[c, g] * step[g] *
+           (sum over k in g of w[c, k] * q[k]  -  zero[c, g] / 16 * sum over k in g of q[k])
+
+16 bits for activations instead of llama.cpp's 8 cost nothing with `multiply_pairs`, and are as
+good as float32: what quality is lost is lost by the weights alone.
 
 Sixteen channels are one panel; its weights are read once, in order, for up to four rows of
 activations at a time. Every row is computed by the same operations in the same order, however
@@ -22,42 +24,39 @@ many rows there are.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.inference.native.compiler import compiled
+from workers.inference.native.counters import Counters
 from workers.inference.native.lanes import (
-    LANES,
-    add_scaled,
     larger,
     largest_of,
     load_floats,
-    load_weights,
     magnitudes,
-    multiply_pairs,
     no_floats,
-    no_ints,
-    spread_pair,
     store_floats,
     store_rounded,
 )
-from workers.inference.native.layout import GROUP
-from workers.inference.native.phases import Counters, finish_item, next_item, wait_for_all
+from workers.inference.native.layout import GROUP, LANES, SMALL_GROUP
+from workers.inference.native.operands import Activations, Matrix
+from workers.inference.native.pairs import (
+    add_scaled,
+    load_weights,
+    multiply_pairs,
+    no_ints,
+    prefetch,
+    spread_pair,
+)
+from workers.inference.native.phases import finish_item, next_item, wait_for_all
+from workers.inference.native.small_products import AHEAD, small_panel
 
 _STEPS = np.float32(32767)
+_ZERO_STEP = np.float32(-1 / 16)
 _PANELS = 4
 """Panels of an item: 64 channels."""
 _ROWS = 16
 """Rows whose activations stay in the nearest cache while a panel after the other passes."""
-
-
-class Activations(NamedTuple):
-    """Rows of activations as `products` wants them: one matrix each, rows padded to groups."""
-
-    numbers: NDArray[np.int16]  # (rows, inputs)
-    steps: NDArray[np.float32]  # (rows, groups)
 
 
 @compiled
@@ -68,44 +67,82 @@ def quantize_group(x: NDArray[np.float32], row: int, group: int, into: Activatio
     for k in range(0, GROUP, LANES):
         lanes = larger(lanes, magnitudes(load_floats(x, first + k)))
     largest = largest_of(lanes)
-    into.steps[row, group] = largest / _STEPS
+    step = largest / _STEPS
+    into.steps[row, group] = step
     factor = _STEPS / largest if largest > 0 else np.float32(0)
     at = (row * into.steps.shape[1] + group) * GROUP
     for k in range(0, GROUP, LANES):
         store_rounded(into.numbers, at + k, load_floats(x, first + k), factor)
+    for half in range(2):
+        total = 0
+        for k in range(half * SMALL_GROUP, (half + 1) * SMALL_GROUP):
+            total += into.numbers[row, group * GROUP + k]
+        into.zeros[row, 2 * group + half] = np.float32(total) * (step * _ZERO_STEP)
 
 
 @compiled
 def project(
     counters: Counters,
     phase: int,
-    weights: NDArray[np.int8],
-    scales: NDArray[np.uint16],
+    matrix: Matrix,
+    layer: int,
     x: Activations,
     rows: int,
     out: NDArray[np.float32],
-    adding: bool,
 ) -> None:
     """A phase: ``out = W x``, or ``out += W x``, for all rows. ``out`` is (rows, channels)."""
-    groups = x.steps.shape[1]
-    panels = weights.size // (LANES * GROUP * groups)
-    items = (panels + _PANELS - 1) // _PANELS
+    items = begin_projecting(counters, phase, matrix, layer, x, rows, out)
+    wait_for_all(counters, phase, items)
+
+
+@compiled
+def begin_projecting(
+    counters: Counters,
+    phase: int,
+    matrix: Matrix,
+    layer: int,
+    x: Activations,
+    rows: int,
+    out: NDArray[np.float32],
+) -> int:
+    """`project`, without waiting for the items that others have taken; how many there are."""
+    weights, scales, units = matrix.weights[layer], matrix.scales[layer], matrix.units[layer]
+    numbers, steps, zeros = x.numbers, x.steps, x.zeros
+    panels = weights.size * 8 // (LANES * numbers.shape[1] * matrix.bits)
+    items: int = (panels + _PANELS - 1) // _PANELS
     item = next_item(counters, phase)
     while item < items:
         first, end = item * _PANELS, min(panels, (item + 1) * _PANELS)
         for begin in range(0, rows, _ROWS):
+            last = min(rows, begin + _ROWS)
             for panel in range(first, end):
-                _panel(weights, scales, x, begin, min(rows, begin + _ROWS), panel, out, adding)
+                if matrix.bits == 8:
+                    _panel(weights, scales, numbers, steps, begin, last, panel, out, matrix.adds)
+                else:
+                    small_panel(
+                        weights,
+                        scales,
+                        units,
+                        numbers,
+                        steps,
+                        zeros,
+                        begin,
+                        last,
+                        panel,
+                        out,
+                        matrix.adds,
+                    )
         finish_item(counters, phase)
         item = next_item(counters, phase)
-    wait_for_all(counters, phase, items)
+    return items
 
 
 @compiled
 def _panel(
     weights: NDArray[np.int8],
     scales: NDArray[np.uint16],
-    x: Activations,
+    numbers: NDArray[np.int16],
+    steps: NDArray[np.float32],
     row: int,
     end: int,
     panel: int,
@@ -115,10 +152,10 @@ def _panel(
     """One panel's channels for the rows from ``row`` to ``end``: four at a time, or one."""
     while row < end:
         if end - row == 1:
-            _times_one(weights, scales, x.numbers, x.steps, row, panel, out, adding)
+            _times_one(weights, scales, numbers, steps, row, panel, out, adding)
             row += 1
         else:
-            _times_four(weights, scales, x.numbers, x.steps, row, end, panel, out, adding)
+            _times_four(weights, scales, numbers, steps, row, end, panel, out, adding)
             row += 4
 
 
@@ -141,6 +178,7 @@ def _times_one(
     for group in range(groups):
         total = no_ints()
         for _ in range(GROUP // 2):
+            prefetch(weights, at + AHEAD)
             total = multiply_pairs(total, load_weights(weights, at), spread_pair(numbers, x_at))
             at += 2 * LANES
             x_at += 2
@@ -177,6 +215,7 @@ def _times_four(
     for group in range(groups):
         total0, total1, total2, total3 = no_ints(), no_ints(), no_ints(), no_ints()
         for _ in range(GROUP // 2):
+            prefetch(weights, at + AHEAD)
             w = load_weights(weights, at)
             total0 = multiply_pairs(total0, w, spread_pair(numbers, x0 + k))
             total1 = multiply_pairs(total1, w, spread_pair(numbers, x1 + k))

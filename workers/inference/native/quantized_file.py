@@ -2,7 +2,8 @@
 
 Beside ``<digest>.safetensors`` lies ``<digest>.json``, written last: without it, or when it
 does not fit, the file is made anew. The digest is of the model's weight files (path, size, time
-of change) and of the way of packing, so a model that changes gets another file.
+of change) and of the way of packing (`layout.VERSION`, and the quantisation), so a model that
+changes gets another file.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from workers.inference.native.layout import VERSION
 from workers.inference.safetensors_header import HeaderError, read_header
 
 _ALIGNMENT = 64
-_KINDS: dict[str, Any] = {"I8": np.int8, "BF16": np.uint16, "F32": np.float32}
+_KINDS: dict[str, Any] = {"I8": np.int8, "U16": np.uint16, "BF16": np.uint16, "F32": np.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,9 @@ class PartWriter:
             data, offset = data[written:], offset + written
 
 
-def cache_path(directory: Path, checkpoint: Checkpoint) -> Path:
+def cache_path(directory: Path, checkpoint: Checkpoint, quantization: str) -> Path:
     """Where the packed weights of this model are, or will be."""
-    digest = hashlib.sha256(f"shammah packing {VERSION}".encode())
+    digest = hashlib.sha256(f"shammah packing {VERSION} {quantization}".encode())
     for path in checkpoint.weights:
         real = path.resolve()
         found = real.stat()
@@ -127,7 +128,7 @@ def new_file(path: Path, parts: tuple[Part, ...]) -> Iterator[PartWriter]:
     except OSError as error:
         raise ShammahError(
             "quantized_cache_unwritable",
-            f"The 8-bit weights cannot be written to {path.parent} ({error.strerror or error}).",
+            f"The packed weights cannot be written to {path.parent} ({error.strerror or error}).",
             "Make room on that disk, or move the home with SHAMMAH_HOME.",
         ) from error
 

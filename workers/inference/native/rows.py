@@ -11,7 +11,8 @@ class Rows:
     """A row is a token at a position of a slot.
 
     ``run`` rows in turn belong to one slot, at rising positions. Logits are wanted for the last
-    ``answers`` rows.
+    ``answers`` rows. ``adapters``: the key of each row's adapter, empty for none; no keys: no row
+    has one.
     """
 
     slots: Sequence[int]
@@ -19,3 +20,4 @@ class Rows:
     tokens: Sequence[int]
     run: int
     answers: int
+    adapters: Sequence[str] = ()

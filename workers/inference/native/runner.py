@@ -1,4 +1,4 @@
-"""The native runner: 8-bit weights on the CPU, without torch.
+"""The native runner: 8-bit or 4-bit weights on the CPU, without torch.
 
 `workers.inference.runner` says what a runner promises. Beyond that, this one gives a sequence
 the same bits however its prompt is cut into chunks and whoever shares its batch.
@@ -15,28 +15,58 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shammah.config import home_directory
+from shammah.errors import ShammahError
 from workers.inference import placement
+from workers.inference.adapter_file import Adapter
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
-from workers.inference.memory import check_weights
-from workers.inference.native import compiler
+from workers.inference.memory import check_weights, conversation_bytes
+from workers.inference.native import compiler, processor
 from workers.inference.native.architecture import Architecture, read_architecture, supports
 from workers.inference.native.rows import Rows
-from workers.inference.native.team import Team, physical_cores
+from workers.inference.native.team import Team
 from workers.inference.runner import Logits, RunnerLimits
 
 if TYPE_CHECKING:
     from workers.inference.native.computation import Computation
     from workers.inference.native.kv_memory import KVMemory
+    from workers.inference.native.machine_code import MachineCode
 
 __all__ = ["NativeRunner", "supports"]
 
 log = logging.getLogger(__name__)
 
-WEIGHT_BYTES = 1.07
-"""Memory of a weight: 8 bits, and its share of a scale."""
+QUANTIZATIONS = frozenset({"int8", "int4"})
+"""What the weights can be made into."""
 
-LIMITS = RunnerLimits(batch=8, chunk=256, shared_chunk=64)
+WEIGHT_BYTES = {"int8": 1.07, "int4": 0.75}
+"""Memory of a weight, and its share of a scale. In ``int4`` not all have 4 bits."""
+
+_BITS = {"int8": "8", "int4": "4"}
+
+LIMITS = RunnerLimits(batch=8, chunk=256, shared_chunk=64, exact=True)
+
+
+_WHY = {
+    "int8": "8-bit weights are nearly lossless and fast on this processor",
+    "int4": "4-bit weights take the least memory and time for one answer, and lose some quality",
+}
+
+
+def _quantization(settings: LoadSettings) -> str:
+    """What is asked for, or what is best.
+
+    Raises:
+        ShammahError: ``settings_conflict``.
+    """
+    asked = "int8" if settings.quantization == "auto" else settings.quantization
+    if asked not in QUANTIZATIONS:
+        raise ShammahError(
+            "settings_conflict",
+            f"The native engine cannot compute with inference.quantization {asked}.",
+            "Set inference.quantization to auto, or inference.engine to transformers.",
+        )
+    return asked
 
 
 class NativeRunner:
@@ -46,7 +76,12 @@ class NativeRunner:
     stages: tuple[str, ...] = ("prepare kernels", "prepare weights", "warm up")
     limits = LIMITS
 
+    quantization = "int8"
+    """What the weights have been made into."""
+
     _architecture: Architecture
+    _kernels: Path
+    _code: MachineCode
     _computation: Computation
     _memory: KVMemory
 
@@ -55,8 +90,8 @@ class NativeRunner:
     ) -> None:
         """``quantized`` and ``kernels``: where packed weights and machine code are kept, if not
         in the home. ``threads``: 0 for one a core."""
-        self._quantized, self._kernels = quantized, kernels
-        self._team = Team(threads or physical_cores())
+        self._quantized, self._given_kernels = quantized, kernels
+        self._team = Team(threads or processor.usable_cores())
 
     def close(self) -> None:
         """End the threads; nothing else may be called then."""
@@ -65,17 +100,33 @@ class NativeRunner:
     # --- loading --------------------------------------------------------------------------
 
     def prepare(self, home: Path | None = None) -> None:
-        """Import numba, and compile what has not been compiled on this machine before."""
-        compiler.prepare(self._kernels or (home or home_directory(os.environ)) / "kernels")
+        """Load the kernels; compile them, if nobody has on this machine before.
+
+        Raises:
+            ShammahError: ``model_unsupported``: this processor cannot run the kernels.
+        """
+        if why := processor.obstacle():
+            raise ShammahError(
+                "model_unsupported",
+                f"The native engine cannot run here: it {why}.",
+                "Set inference.engine to auto.",
+            )
         from workers.inference.native.computation import prepare_kernels
 
-        prepare_kernels(self._team)
+        self._kernels = self._given_kernels or compiler.kernel_directory(
+            home or home_directory(os.environ)
+        )
+        self._code = prepare_kernels(self._kernels)
 
     def load(
         self, checkpoint: Checkpoint, settings: LoadSettings, observer: LoadObserver
     ) -> EngineFacts:
         self._architecture = read_architecture(checkpoint)
-        check_weights(int(WEIGHT_BYTES * checkpoint.parameters), self.free_bytes(), "8 bit")
+        quantization = self.quantization = _quantization(settings)
+        bits = _BITS[quantization]
+        needed = int(WEIGHT_BYTES[quantization] * checkpoint.parameters)
+        talk = conversation_bytes(checkpoint)
+        check_weights(needed, self.free_bytes(), f"{bits} bit", talk)
         observer.stage("prepare kernels")
         self.prepare(settings.home)
         observer.stage("prepare weights")
@@ -83,18 +134,19 @@ class NativeRunner:
         from workers.inference.native.packed_model import open_model
 
         directory = self._quantized or (settings.home or home_directory(os.environ)) / "quantized"
+        a, team = self._architecture, self._team
+        advance = observer.advance
         model = open_model(
-            checkpoint, self._architecture, directory, self._team.size, observer.advance
+            checkpoint, a, quantization, directory, self._kernels, team.size, advance
         )
         observer.stage("warm up")
         self._computation = Computation(
-            self._architecture, model, self._team, LIMITS.chunk, LIMITS.batch
+            self._code, a, quantization, model, team, LIMITS.chunk, LIMITS.batch
         )
         self.reserve(1, 1)
         self.prefill(0, 0, [0])
-        log.info("%s in 8 bit, %d threads", checkpoint.architecture, self._team.size)
-        why = "8-bit weights are the fastest that this processor computes"
-        return EngineFacts(self.engine, "cpu", "float32", "int8", why=why)
+        log.info("%s in %s bit, %d threads", checkpoint.architecture, bits, self._team.size)
+        return EngineFacts(self.engine, "cpu", "float32", quantization, why=_WHY[quantization])
 
     # --- memory ---------------------------------------------------------------------------
 
@@ -117,6 +169,14 @@ class NativeRunner:
     def copy(self, source: int, target: int, length: int) -> None:
         self._memory.copy(source, target, length)
 
+    # --- adapters -------------------------------------------------------------------------
+
+    def add_adapter(self, adapter: Adapter) -> int:
+        return self._computation.adapters.add(adapter)
+
+    def drop_adapter(self, key: str) -> None:
+        self._computation.adapters.drop(key)
+
     # --- computing ------------------------------------------------------------------------
 
     @property
@@ -124,22 +184,29 @@ class NativeRunner:
         """Logits of a row."""
         return self._architecture.vocabulary
 
-    def prefill(self, slot: int, start: int, tokens: Sequence[int]) -> Logits:
+    def prefill(self, slot: int, start: int, tokens: Sequence[int], adapter: str = "") -> Logits:
         logits = np.empty((0, 0), np.float32)
         for begin in range(0, len(tokens), LIMITS.chunk):
             chunk = tokens[begin : begin + LIMITS.chunk]
             positions = range(start + begin, start + begin + len(chunk))
             last = int(begin + len(chunk) == len(tokens))
-            rows = Rows([slot] * len(chunk), positions, chunk, len(chunk), last)
+            adapters = [adapter] * len(chunk) if adapter else ()
+            rows = Rows([slot] * len(chunk), positions, chunk, len(chunk), last, adapters)
             logits = self._computation.step(self._memory, rows)
         return np.array(logits[0])
 
     def decode(
-        self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]
+        self,
+        slots: Sequence[int],
+        positions: Sequence[int],
+        tokens: Sequence[int],
+        adapters: Sequence[str] = (),
     ) -> Logits:
         found = []
         for begin in range(0, len(slots), LIMITS.batch):
             some = slice(begin, begin + LIMITS.batch)
-            rows = Rows(slots[some], positions[some], tokens[some], 1, len(slots[some]))
+            count = len(slots[some])
+            run = count if len(set(slots[some])) == 1 else 1
+            rows = Rows(slots[some], positions[some], tokens[some], run, count, adapters[some])
             found.append(self._computation.step(self._memory, rows).copy())
-        return np.concatenate(found)
+        return found[0] if len(found) == 1 else np.concatenate(found)

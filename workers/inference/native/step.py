@@ -11,141 +11,124 @@ heads of q and k):
     x  = x + D (silu(G n(x)) * U n(x))
     n(x) = x / sqrt(mean(x**2) + eps) * weight        (RMSNorm, https://arxiv.org/abs/1910.07467)
 
-Q, K, V lie in one matrix, G and U in another. All threads run `step`, and share each phase of
-it (see `phases`).
+Q and K lie in one matrix, G and U in another. All threads run `step`, and share each phase of
+it (see `phases`). What an adapter adds to a product is `adaptation`'s.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.inference.native.attention import Cache, Desk, Queries, attend, exponential
-from workers.inference.native.compiler import compiled, compiled_freely, entry
+from workers.inference.native.adaptation import adapt
+from workers.inference.native.attention import attend, exponential
+from workers.inference.native.compiler import compiled, compiled_freely
+from workers.inference.native.counters import (
+    ADAPTED,
+    ADAPTING_PHASES,
+    PHASES_OF_A_LAYER,
+    Counters,
+)
 from workers.inference.native.lanes import (
-    LANES,
     float_of_bits,
     half_of_float,
     load_floats,
     no_floats,
     store_floats,
 )
-from workers.inference.native.layout import GROUP, PANEL
-from workers.inference.native.phases import Counters, finish_item, next_item, wait_for_all
-from workers.inference.native.products import Activations, project, quantize_group
+from workers.inference.native.layout import GROUP, LANES, PANEL
+from workers.inference.native.operands import (
+    Activations,
+    Adapters,
+    Batch,
+    Cache,
+    Model,
+    Operands,
+    Room,
+)
+from workers.inference.native.phases import finish_item, next_item, wait_for_all
+from workers.inference.native.products import (
+    begin_projecting,
+    project,
+    quantize_group,
+)
 
-_PHASES_OF_A_LAYER = 10
+_Q, _V, _O, _GATE, _DOWN = 0, 2, 3, 4, 6
+"""Numbers of `adaptation.TARGETS`."""
 _SEGMENT = 16
 """Groups of an item when activations are rounded: 1,024 numbers."""
 
 
-class Matrix(NamedTuple):
-    """The packed matrices of all layers (or the only one): (layers, ...)."""
-
-    weights: NDArray[np.int8]
-    scales: NDArray[np.uint16]
-    adds: bool
-    """Whether the product is added to what is there."""
-
-
-class Model(NamedTuple):
-    """The weights. What an architecture does not have is there with a length of 0."""
-
-    eps: float
-    embedding: Matrix
-    qkv: Matrix
-    output: Matrix
-    gate_up: Matrix
-    down: Matrix
-    head: Matrix
-    attention_norm: NDArray[np.float32]  # (layers, hidden)
-    mlp_norm: NDArray[np.float32]  # (layers, hidden)
-    final_norm: NDArray[np.float32]  # (hidden)
-    bias: NDArray[np.float32]  # (layers, channels of qkv or 0)
-    head_norms: NDArray[np.float32]  # (layers, 2 or 0, head size): of q and of k
-
-
-class Room(NamedTuple):
-    """Where a step works: one row for each row of the step."""
-
-    hidden: NDArray[np.float32]  # (rows, hidden): x above
-    normed: NDArray[np.float32]  # (rows, hidden)
-    qkv: NDArray[np.float32]  # (rows, channels)
-    queries: NDArray[np.float32]  # (rows, heads, head size)
-    attended: NDArray[np.float32]  # (rows, heads * head size)
-    gate_up: NDArray[np.float32]  # (rows, 2 * intermediate)
-    logits: NDArray[np.float32]  # (rows, vocabulary)
-    narrow: Activations  # of normed
-    heads: Activations  # of attended
-    wide: Activations  # of silu(gate) * up
-    desk: Desk
-
-
-class Batch(NamedTuple):
-    """The rows of a step. Logits are wanted for the last ``answers`` of them."""
-
-    tokens: NDArray[np.int64]
-    queries: Queries
-    cosines: NDArray[np.float32]  # (rows, half a head): rotary embeddings
-    sines: NDArray[np.float32]
-    answers: int
-
-
-def phases(layers: int) -> int:
-    """How many phases `step` has."""
-    return 3 + _PHASES_OF_A_LAYER * layers
-
-
-@entry
-def step(
-    member: int,
-    counters: Counters,
-    model: Model,
-    cache: Cache,
-    batch: Batch,
-    room: Room,
-) -> None:
+@compiled
+def step(member: int, operands: Operands) -> None:
     """Compute the keys and values of every row, and the logits of the last ones.
 
     Called by every member of a team, who share the work.
     """
-    queries, rows = batch.queries, batch.queries.rows
+    model, room, cache, counters, batch = operands
+    queries, rows, adapters = batch.queries, batch.queries.rows, batch.adapters
     layers = model.attention_norm.shape[0]
     _embed(counters, 0, model, batch.tokens, rows, room.hidden)
     for i in range(layers):
-        p = 1 + i * _PHASES_OF_A_LAYER
+        p = 1 + i * PHASES_OF_A_LAYER
         _normalize(counters, p, room.hidden, rows, model.attention_norm[i], model.eps, room)
-        _apply(counters, p + 1, model.qkv, i, room.narrow, rows, room.qkv)
-        _rotate(counters, p + 2, i, model, cache, batch, room)
-        attend(member, counters, p + 3, i, cache, queries, room.queries, room.desk, room.attended)
-        _quantize(counters, p + 4, room.attended, rows, room.heads)
-        _apply(counters, p + 5, model.output, i, room.heads, rows, room.hidden)
-        _normalize(counters, p + 6, room.hidden, rows, model.mlp_norm[i], model.eps, room)
-        _apply(counters, p + 7, model.gate_up, i, room.narrow, rows, room.gate_up)
-        _activate(counters, p + 8, room.gate_up, rows, room.wide)
-        _apply(counters, p + 9, model.down, i, room.wide, rows, room.hidden)
-    p = 1 + layers * _PHASES_OF_A_LAYER
+        items = begin_projecting(counters, p + 1, model.qk, i, room.narrow, rows, room.qk)
+        project(counters, p + 2, model.v, i, room.narrow, rows, room.v)
+        wait_for_all(counters, p + 1, items)
+        if adapters.used:
+            _adapt(counters, i, layers, _Q, adapters, room, rows)
+        _rotate(counters, p + 3, i, model, cache, batch, room)
+        attend(member, counters, p + 4, i, cache, queries, room.queries, room.desk, room.attended)
+        _quantize(counters, p + 5, room.attended, rows, room.heads)
+        project(counters, p + 6, model.output, i, room.heads, rows, room.hidden)
+        if adapters.used:
+            _adapt(counters, i, layers, _O, adapters, room, rows)
+        _normalize(counters, p + 7, room.hidden, rows, model.mlp_norm[i], model.eps, room)
+        project(counters, p + 8, model.gate_up, i, room.narrow, rows, room.gate_up)
+        if adapters.used:
+            _adapt(counters, i, layers, _GATE, adapters, room, rows)
+        _activate(counters, p + 9, room.gate_up, rows, room.wide)
+        place, inner = model.down_places[i], model.down.weights.shape[0]
+        if place < inner:
+            project(counters, p + 10, model.down, place, room.wide, rows, room.hidden)
+        else:
+            outer = model.outer_down
+            project(counters, p + 10, outer, place - inner, room.wide, rows, room.hidden)
+        if adapters.used:
+            _adapt(counters, i, layers, _DOWN, adapters, room, rows)
+    p = 1 + layers * PHASES_OF_A_LAYER
     last, answers = room.hidden[rows - batch.answers :], batch.answers
     _normalize(counters, p, last, answers, model.final_norm, model.eps, room)
-    head = model.head
-    weights, scales = head.weights[0], head.scales[0]
-    project(counters, p + 1, weights, scales, room.narrow, answers, room.logits, head.adds)
+    project(counters, p + 1, model.head, 0, room.narrow, answers, room.logits)
 
 
 @compiled
-def _apply(
+def _adapt(
     counters: Counters,
-    phase: int,
-    matrix: Matrix,
     layer: int,
-    x: Activations,
+    layers: int,
+    first: int,
+    adapters: Adapters,
+    room: Room,
     rows: int,
-    out: NDArray[np.float32],
 ) -> None:
-    weights, scales = matrix.weights[layer], matrix.scales[layer]
-    project(counters, phase, weights, scales, x, rows, out, matrix.adds)
+    """Phases: what adapters add to the products that begin with target ``first``."""
+    p = 3 + layers * PHASES_OF_A_LAYER + layer * ADAPTED * ADAPTING_PHASES
+    narrow, wide = room.normed.shape[1], room.gate_up.shape[1] // 2
+    if first == _Q:
+        adapt(counters, p, adapters, layer, _Q, 2, room.normed, narrow, rows, room.qk)
+        p += ADAPTING_PHASES
+        adapt(counters, p, adapters, layer, _V, 1, room.normed, narrow, rows, room.v)
+    elif first == _O:
+        p += 2 * ADAPTING_PHASES
+        heads = room.attended.shape[1]
+        adapt(counters, p, adapters, layer, _O, 1, room.attended, heads, rows, room.hidden)
+    elif first == _GATE:
+        p += 3 * ADAPTING_PHASES
+        adapt(counters, p, adapters, layer, _GATE, 2, room.normed, narrow, rows, room.gate_up)
+    else:
+        p += 4 * ADAPTING_PHASES  # silu(gate) * up lies where the gate was
+        adapt(counters, p, adapters, layer, _DOWN, 1, room.gate_up, wide, rows, room.hidden)
 
 
 @compiled
@@ -217,23 +200,28 @@ def _rotate(
     batch: Batch,
     room: Room,
 ) -> None:
-    """A phase: from ``qkv`` to ``queries`` ready for attention, and keys and values kept."""
+    """A phase: from q, k and v to ``queries`` ready for attention, and keys and values kept."""
     queries = batch.queries
     heads, size = room.queries.shape[1], room.queries.shape[2]
     kv_heads = cache.keys.shape[2]
     k_at = _padded(heads * size)
-    v_at = k_at + _padded(kv_heads * size)
-    rest_at = v_at + _padded(kv_heads * size)
+    rest_at = _padded(kv_heads * size)
     factor = np.float32(1 / np.sqrt(size))
     row = next_item(counters, phase)
     while row < queries.rows:
         slot, position = queries.slots[row], queries.positions[row]
-        qkv, q = room.qkv[row], room.queries[row]
-        for c in range(model.bias.shape[1]):
-            qkv[c] += model.bias[layer, c]
+        qk, v, q = room.qk[row], room.v[row], room.queries[row]
+        if model.bias.shape[1]:
+            for c in range(qk.shape[0]):
+                qk[c] += model.bias[layer, c]
+            for c in range(rest_at):
+                v[c] += model.bias[layer, qk.shape[0] + c]
+        if v.shape[0] > rest_at:
+            for c in range(rest_at):
+                v[c] += v[rest_at + c]
         cosines, sines = batch.cosines[row], batch.sines[row]
         for head in range(heads):
-            x = qkv[head * size : (head + 1) * size]
+            x = qk[head * size : (head + 1) * size]
             if model.head_norms.shape[1]:
                 _normalize_head(x, model.head_norms[layer, 0], model.eps)
             _rotate_head(x, cosines, sines)
@@ -241,14 +229,14 @@ def _rotate(
                 q[head, d] = x[d] * factor
         block, place = position // LANES, position % LANES
         for head in range(kv_heads):
-            x = qkv[k_at + head * size : k_at + (head + 1) * size]
+            x = qk[k_at + head * size : k_at + (head + 1) * size]
             if model.head_norms.shape[1]:
                 _normalize_head(x, model.head_norms[layer, 1], model.eps)
             _rotate_head(x, cosines, sines)
             for d in range(size):
                 cache.keys[slot, layer, head, block, d, place] = half_of_float(x[d])
-                v = qkv[v_at + head * size + d] + qkv[rest_at + head * size + d]
-                cache.values[slot, layer, head, d // LANES, position, d % LANES] = half_of_float(v)
+                value = half_of_float(v[head * size + d])
+                cache.values[slot, layer, head, d // LANES, position, d % LANES] = value
         finish_item(counters, phase)
         row = next_item(counters, phase)
     wait_for_all(counters, phase, queries.rows)

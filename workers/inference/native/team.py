@@ -10,18 +10,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
-import psutil
-
 Work = Callable[[int], object]
 """Is told the number of the member that does it."""
-
-
-def physical_cores() -> int:
-    """Cores this process may use; a second thread of the same core only gets in the way."""
-    process = psutil.Process()
-    allowed = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else None
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    return max(1, min(cores, allowed or cores))
 
 
 class _Helper:

@@ -1,0 +1,135 @@
+"""A machine with too little memory: real limits, real kills, and a question that is answered."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from shammah import supervision
+from shammah.attempts import attempt_file, read_attempt
+from shammah.bus.client import Peer
+from shammah.bus.messages import Event, Failed, Loading, Ready, State
+from shammah.config import load_settings
+from shammah.models import GIB
+from shammah.session import Session
+from tests.standins import hungry
+from tests.standins.command import SHAMMAH
+from tests.standins.memory_group import MemoryGroup, can_make_groups
+from tests.standins.sandbox import Sandbox, until
+from tests.workers.local_hub import ASK_PARIS, MIB, PARIS
+from tests.workers.models import KEPT_KERNELS
+from workers.inference.ladder import SHORT, SHORT_CONTEXT, WHOLE
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(not can_make_groups(), reason="no memory cgroup can be made here"),
+]
+
+LIMIT_S = 60.0
+WITH_HUNGRY = (sys.executable, "-P", hungry.HUNGRY)
+
+
+class Told:
+    """Every state of every inference worker of this world, in order."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.states: list[State] = []
+        self.deaths = 0
+        self._peer = Peer(sandbox.endpoints, "inference", None, self._heard)
+
+    def _heard(self, event: Event | None) -> None:
+        if event is None:
+            self.deaths += 1
+        else:
+            self.states.append(event.status.state)
+
+    def stages(self) -> list[str]:
+        return [state.stage for state in self.states if isinstance(state, Loading)]
+
+    def close(self) -> None:
+        self._peer.close()
+
+
+@pytest.fixture
+def told(sandbox: Sandbox) -> Iterator[Told]:
+    every = Told(sandbox)
+    yield every
+    every.close()
+
+
+@pytest.fixture(autouse=True)
+def workers_end(sandbox: Sandbox) -> Iterator[None]:
+    (sandbox.shammah_home / "kernels").symlink_to(KEPT_KERNELS)
+    yield
+    for pid in sandbox.holders().values():
+        os.kill(pid, 9)
+    until(lambda: not sandbox.holders(), "the locks are free")
+    for child in supervision._children:
+        child.wait(LIMIT_S)
+
+
+def ask(group: MemoryGroup, command: tuple[str, ...] = SHAMMAH) -> subprocess.CompletedProcess[str]:
+    return group.run((*command, "ask", "--model", "starter", ASK_PARIS))
+
+
+def test_what_cannot_be_held_is_refused_before_a_byte_is_read(told: Told) -> None:
+    with MemoryGroup.make(500 * MIB) as group:
+        ended = ask(group)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert re.search(r"The model needs 0\.[56] GiB in [48] bit, and 0\.[34] GiB", ended.stderr)
+        assert "--model" in ended.stderr
+        assert set(told.stages()) == {"check files", "read tokenizer"}
+        assert told.stages().count("check files") > 1  # each rung has been looked at
+
+
+def test_a_worker_that_is_killed_in_a_load_steps_down_and_the_question_is_answered(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUNGRY_BYTES", str(2 * GIB))
+    monkeypatch.setenv("HUNGRY_UNTIL", str(SHORT))
+    with MemoryGroup.make(GIB) as group:
+        ended = ask(group, WITH_HUNGRY)
+        assert (ended.returncode, ended.stdout) == (0, PARIS), ended.stderr
+        assert told.deaths == 1
+    ready = next(state for state in told.states if isinstance(state, Ready))
+    assert (ready.model, ready.context_length) == ("starter", SHORT_CONTEXT)
+    assert ready.note.startswith(
+        "The system has ended starter for want of memory. starter runs with 8-bit weights"
+    )
+
+
+def test_after_three_kills_it_stays_away_until_a_person_says_load(
+    sandbox: Sandbox, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUNGRY_BYTES", str(2 * GIB))
+    monkeypatch.setenv("HUNGRY_UNTIL", "99")
+    with MemoryGroup.make(GIB) as group:
+        ended = ask(group, WITH_HUNGRY)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert re.search(
+            r"The system has ended starter 3 times for want of memory\. Its weights have 0\.3 GiB "
+            r"on the disk, and [01]\.\d GiB of memory are free\. .* type /load",
+            ended.stderr,
+        )
+        assert told.deaths == 3
+        assert ask(group, WITH_HUNGRY).returncode == 1
+        assert told.stages().count("check files") == 3
+    session = Session(load_settings(os.environ, "starter"), os.environ, "test")
+    try:
+        session.start()
+        assert until(lambda: isinstance(session.local.state, Failed), "it has failed", LIMIT_S)
+        session.load()
+        record = attempt_file(sandbox.endpoints.runtime)
+
+        def is_tried_anew() -> bool:
+            attempt = read_attempt(record)
+            return attempt is not None and (attempt.deaths, attempt.level) == (0, WHOLE)
+
+        assert until(is_tried_anew, "it is loaded as if nothing had been", LIMIT_S)
+    finally:
+        session.close()

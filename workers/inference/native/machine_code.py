@@ -1,0 +1,169 @@
+"""The machine code of a step: made by numba once, kept in a file, and called without numba.
+
+To import numba and define the kernels takes as long as all else of a start together, so the file
+holds one compiled function that stands alone (beside it, it needs only the C library):
+
+    int32 step(void **nothing, void **error, int64 member, const void *operands)
+
+which is numba's own calling convention; the result is 0, or an exception was raised. ``operands``
+is the memory of a tuple as numba lays it out, every field of it being a multiple of 8 bytes long:
+
+    a tuple     its fields, one after the other
+    an array    8 words: two of numba's own, 0; numbers in all; bytes of one; the address of the
+                first; the shape; the strides in bytes
+    a number    one word
+
+The file begins with the SHA-256 of the rest, and a description of the operands that the code was
+made for: other arrays than those would be misread, not refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import logging
+import os
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+NAME = "shammah_step"
+"""Of the function."""
+
+NEEDED = frozenset({"memcpy", "memmove", "memset", "sched_yield", "sqrt"})
+"""What the code may call: all of it is in the C library."""
+
+_DIGEST = hashlib.sha256().digest_size
+_LENGTH = struct.Struct("<q")
+
+
+class Compiled(NamedTuple):
+    """What is kept."""
+
+    kinds: str  # see `kinds_of`
+    code: bytes  # an object file
+
+
+class MachineCode:
+    """The function, ready to be called with a member's number and the address of the operands.
+
+    It lets go of the interpreter meanwhile.
+    """
+
+    def __init__(self, compiled: Compiled) -> None:
+        import llvmlite.binding as llvm  # type: ignore[import-untyped]
+
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        target = llvm.Target.from_default_triple().create_target_machine(jit=True)
+        self._kinds = compiled.kinds
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(compiled.code))
+        self._engine.finalize_object()
+        prototype = ctypes.CFUNCTYPE(
+            *(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
+        )
+        self._function = prototype(self._engine.get_function_address(NAME))
+        self._unused = (ctypes.c_void_p * 2)()
+
+    def __call__(self, member: int, operands: int) -> None:
+        unused = ctypes.addressof(self._unused)
+        if self._function(unused, unused + 8, member, operands):
+            raise ArithmeticError("a kernel raised an exception")
+
+    def check(self, operands: Any) -> None:
+        """Raise an error if it was not made for such operands."""
+        if (found := kinds_of(operands)) != self._kinds:
+            raise TypeError(f"the kernels are for {self._kinds}, not for {found}")
+
+
+def code_path(directory: Path) -> Path:
+    """The file below ``directory`` for this processor and this LLVM."""
+    import llvmlite.binding as llvm
+
+    features = llvm.get_host_cpu_features().flatten()
+    machine = "\n".join((llvm.get_host_cpu_name(), features, *map(str, llvm.llvm_version_info)))
+    return directory / f"step-{hashlib.sha256(machine.encode()).hexdigest()[:12]}.code"
+
+
+def load(path: Path) -> Compiled | None:
+    """The kept code; ``None`` if there is none, or it is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, rest = content[:_DIGEST], content[_DIGEST:]
+    if hashlib.sha256(rest).digest() != digest:
+        log.warning("the compiled kernels in %s are damaged; they are made anew", path)
+        return None
+    (length,) = _LENGTH.unpack_from(rest)
+    end = _LENGTH.size + length
+    return Compiled(rest[_LENGTH.size : end].decode(), rest[end:])
+
+
+def keep(path: Path, compiled: Compiled) -> None:
+    """Write the code where `load` finds it.
+
+    A disk that cannot keep it costs only time, at the next start.
+    """
+    kinds = compiled.kinds.encode()
+    rest = _LENGTH.pack(len(kinds)) + kinds + compiled.code
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _draft(path) as draft:
+            draft.write_bytes(hashlib.sha256(rest).digest() + rest)
+            draft.replace(path)
+    except OSError as error:
+        log.warning("the compiled kernels cannot be kept: %s", error)
+
+
+@contextlib.contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def words_of(value: Any) -> list[int]:
+    """The memory of a value, see above. The value must outlive its use."""
+    if isinstance(value, tuple):
+        return [word for field in value for word in words_of(field)]
+    if isinstance(value, np.ndarray):
+        address: int = value.__array_interface__["data"][0]
+        return [0, 0, value.size, value.itemsize, address, *value.shape, *value.strides]
+    if isinstance(value, float):
+        (bits,) = struct.unpack("<q", struct.pack("<d", value))
+        return [bits]
+    return [int(value)]
+
+
+def kinds_of(value: Any) -> str:
+    """What the code depends on: the types of all fields, and the dimensions of arrays."""
+    return json.dumps(_kinds(value), separators=(",", ":"))
+
+
+def _kinds(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_kinds(field) for field in value]
+    if isinstance(value, np.ndarray):
+        order = "C" if value.flags.c_contiguous else "-"
+        return f"{value.dtype.str}{value.ndim}{order}"
+    return type(value).__name__
+
+
+def address_of(words: NDArray[np.int64]) -> int:
+    address: int = words.__array_interface__["data"][0]
+    return address

@@ -1,0 +1,151 @@
+"""Conversations that are computed before the next question comes, while nobody else asks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from shammah.bus.messages import Done, Failed, Provenance, Sampling, Timings, Usage
+from shammah.errors import ShammahError
+from workers.inference.engine import SequenceRequest, StepResult
+from workers.inference.inbox import Ahead
+from workers.inference.loading import LoadedModel
+from workers.inference.sampling import plan_sampling
+
+log = logging.getLogger(__name__)
+
+
+class ReadingAhead:
+    """One conversation of each client, one at a time, and only while no answer is under way.
+
+    The engine keeps what it has computed of a prompt (`slots`), finished or not; nothing else
+    is to be done with it. The one token that an engine chooses after a prompt is not told.
+
+    Args:
+        reply: takes the end of a request.
+        clock: monotonic seconds.
+        adapter: the key of a named adapter that the engine holds now.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        provenance: Provenance,
+        reply: Callable[[Done | Failed], None],
+        clock: Callable[[], float],
+        adapter: Callable[[str], str],
+    ) -> None:
+        self._model = model
+        self._provenance = provenance
+        self._reply = reply
+        self._clock = clock
+        self._adapter = adapter
+        self._waiting: dict[str, Ahead] = {}
+        self._running: Ahead | None = None
+        self._usage = Usage()
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something to `begin`."""
+        return bool(self._waiting)
+
+    def add(self, ahead: Ahead) -> None:
+        """Have it read when there is time, instead of what the client wanted before."""
+        self.give_way(ahead.client)
+        self._waiting[ahead.client] = ahead
+
+    def give_way(self, client: str) -> None:
+        """A question of ``client`` comes first, and its conversation with it; what the others
+        want is put off."""
+        running, superseded = self._interrupt(), self._waiting.pop(client, None)
+        if running is not None and running.client == client:
+            superseded = running
+        elif running is not None:
+            self._waiting = {running.client: running, **self._waiting}
+        if superseded is not None:
+            self._end(superseded, "cancelled")
+
+    def cancel(self, request_id: str) -> None:
+        """Drop a request, if it is one of these."""
+        if self._running is not None and self._running.request.request_id == request_id:
+            self._end_running("cancelled")
+        for client, ahead in list(self._waiting.items()):
+            if ahead.request.request_id == request_id:
+                self._end(self._waiting.pop(client), "cancelled")
+
+    def stop(self) -> None:
+        """End them all."""
+        self._end_running("cancelled")
+        while self._waiting:
+            self._end(self._waiting.popitem()[1], "cancelled")
+
+    def begin(self) -> None:
+        """Go on with the next one. Only while no answer is under way."""
+        while self._running is None and self._waiting:
+            ahead = self._waiting.pop(next(iter(self._waiting)))
+            try:
+                sequence = self._sequence(ahead)
+                self._model.engine.submit(sequence)
+            except ShammahError as error:
+                request_id = ahead.request.request_id
+                self._reply(Failed(error.code, error.message, error.hint, request_id))
+                continue
+            except Exception as error:  # nobody waits for it, and the others go on
+                log.exception("a conversation could not be read ahead")
+                what = f"It could not be read ahead: {type(error).__name__}: {error}"
+                self._reply(Failed("internal", what, "", ahead.request.request_id))
+                continue
+            self._running, self._usage = ahead, Usage(len(sequence.prompt))
+
+    def take(self, result: StepResult) -> bool:
+        """Whether a step's result was of this one."""
+        running = self._running
+        if running is None or running.request.request_id != result.request_id:
+            return False
+        if result.reused:
+            self._usage = Usage(self._usage.input_tokens, 0, result.reused)
+        if result.failure is not None:
+            self._running, error = None, result.failure
+            self._reply(Failed(error.code, error.message, error.hint, result.request_id))
+        elif result.finish_reason is not None:
+            self._running = None
+            self._end(running, "stop", self._usage)
+        return True
+
+    def _sequence(self, ahead: Ahead) -> SequenceRequest:
+        """
+        Raises:
+            ShammahError: for the adapter; ``messages_invalid``, ``chat_template_missing`` or
+                ``context_too_long``: the next question will lose its oldest turns, and which
+                is not known yet.
+        """
+        model, request = self._model, ahead.request
+        prompt = model.chat.encode_earlier(request.messages)
+        if not 0 < len(prompt) < model.ready.context_length:
+            raise ShammahError("context_too_long", "There is nothing that could be read ahead.")
+        plan = plan_sampling(Sampling(temperature=0.0), model.defaults.plan)
+        return SequenceRequest(
+            request.request_id,
+            prompt,
+            plan,
+            1,
+            model.stop_ids,
+            ahead.client,
+            self._adapter(request.adapter),
+        )
+
+    def _interrupt(self) -> Ahead | None:
+        running, self._running = self._running, None
+        if running is not None:
+            self._model.engine.cancel(running.request.request_id)
+        return running
+
+    def _end_running(self, reason: str) -> None:
+        running = self._interrupt()
+        if running is not None:
+            self._end(running, reason)
+
+    def _end(self, ahead: Ahead, reason: str, usage: Usage = Usage()) -> None:  # noqa: B008
+        timings = Timings(total_s=self._clock() - ahead.at)
+        request_id = ahead.request.request_id
+        self._reply(Done(request_id, reason, usage, timings, self._provenance))
