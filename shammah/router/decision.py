@@ -1,65 +1,30 @@
-"""The decision, first version. Pure: states in, a decision out.
+"""The decision. Pure: what is known goes in, who answers and why comes out.
 
-Order: what must stay here, what the person asked for, who is ready.
+Order: what must stay here, who may be in danger, what the person asked for, who is ready, what
+fits, what has worked, and now and then another try. docs/ROUTING.md has it as a table.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-from shammah.bus.messages import Failed, NotAvailable, Ready, State
+from shammah.bus.messages import Downloading, Failed, NotAvailable, Ready, State
+from shammah.router import measured
+from shammah.router.route import Alternative, Arm, Question, Rules
+from shammah.router.route import Reason as Reason
+from shammah.router.route import RouteDecision as RouteDecision
+from shammah.router.route import Target as Target
+from shammah.router.route import View as View
+from shammah.router.route import Wish as Wish
+from shammah.router.statistics import Snapshot
 
+BUSY_AT = 8
+"""A local model with so many questions in hand is busy, however fast it was."""
 
-class Target(StrEnum):
-    LOCAL = "local"
-    CLOUD = "cloud"
+UNREACHABLE = frozenset({"cloud_unreachable"})
+"""The failures that say that there is no network, rather than that Claude is in trouble."""
 
-
-class Reason(StrEnum):
-    """Why a target was chosen; the words stand in every answer's provenance."""
-
-    MODEL_READY = "model_ready"
-    """The local model is there: private, free, and knows the conversation."""
-    MODEL_NOT_READY = "model_not_ready"
-    """The local model is still coming up (or cannot), so Claude answers."""
-    NO_CLOUD = "no_cloud"
-    """No key is set, so the question waits for the local model."""
-    USER = "user"
-    """The person said which."""
-    PRIVATE = "private"
-    """The question must not leave this machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the person asked for: a target, and whether the question is private."""
-
-    target: Target | None = None
-    private: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The workers as the frontend sees them.
-
-    ``None`` for ``local``: nothing heard yet. ``cloud_configured``: there is a key; then
-    ``cloud`` may be ``None``, too.
-    """
-
-    local: State | None
-    cloud: State | None
-    cloud_configured: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RouteDecision:
-    """``wait``: the target is not ready; show its progress and send the question then."""
-
-    target: Target
-    reason: Reason
-    wait: bool = False
-
+CLASSIC = "classic"
 
 NO_KEY = Failed(
     "cloud_not_configured",
@@ -68,30 +33,129 @@ NO_KEY = Failed(
 )
 
 
-def decide(view: View, wish: Wish) -> RouteDecision | Failed:
-    """Who answers now, or why nobody can."""
-    if wish.private:
-        return _local(view, Reason.PRIVATE)
-    if wish.target is Target.LOCAL:
-        return _local(view, Reason.USER)
-    if wish.target is Target.CLOUD:
-        return RouteDecision(Target.CLOUD, Reason.USER) if view.cloud_configured else NO_KEY
-    if isinstance(view.local, Ready):
-        return RouteDecision(Target.LOCAL, Reason.MODEL_READY)
-    if view.cloud_configured and _inability(view.cloud) is None:
-        return RouteDecision(Target.CLOUD, Reason.MODEL_NOT_READY)
-    decision = _local(view, Reason.NO_CLOUD)
-    if isinstance(decision, Failed) and view.cloud_configured:
-        return _inability(view.cloud) or decision
-    return decision
+def decide(
+    question: Question,
+    wish: Wish,
+    view: View,
+    snapshot: Snapshot,
+    rules: Rules,
+    chance: float,
+) -> RouteDecision | Failed:
+    """Who answers now, or why nobody can.
+
+    Args:
+        question: what is asked (`question.examine`).
+        wish: what the person said.
+        view: how the workers are.
+        snapshot: what became of earlier answers.
+        rules: the settings.
+        chance: a number from 0 to 1 (not 1), drawn once for each question.
+    """
+    return _Case(question, wish, view, snapshot, rules, chance).decide()
 
 
-def _local(view: View, reason: Reason) -> RouteDecision | Failed:
-    """The local model, now or when it is ready; its own words if it never will be."""
-    failure = _inability(view.local)
-    if failure is not None:
-        return failure
-    return RouteDecision(Target.LOCAL, reason, wait=not isinstance(view.local, Ready))
+@dataclass(frozen=True, slots=True)
+class _Case:
+    question: Question
+    wish: Wish
+    view: View
+    snapshot: Snapshot
+    rules: Rules
+    chance: float
+
+    def decide(self) -> RouteDecision | Failed:
+        if self.wish.private:
+            return self._local(Reason.PRIVATE)
+        if self.question.danger is not None:
+            return self._cloud_if_possible(Reason.CRISIS, Reason.CRISIS)
+        if self.wish.target is Target.LOCAL:
+            return self._local(Reason.USER)
+        if self.wish.target is Target.CLOUD:
+            return self._cloud_as_wished()
+        if not isinstance(self.view.local, Ready):
+            return self._cloud_if_possible(Reason.MODEL_NOT_READY)
+        objection = self._objection(self.view.local)
+        if objection is None:
+            return self._decided(Target.LOCAL, Reason.MODEL_READY)
+        return self._cloud_if_possible(objection)
+
+    def _objection(self, ready: Ready) -> Reason | None:
+        """Why the local model, which is ready, should not answer."""
+        if ready.context_length and self.question.tokens > ready.context_length:
+            return Reason.CONTEXT_TOO_LONG
+        if self.view.local_active >= BUSY_AT:
+            return Reason.BUSY
+        if self.rules.policy == CLASSIC:
+            fits = self.snapshot.classic.should_try_local(self.question.category)
+            return None if fits else Reason.NO_MATCH
+        return measured.objection(*self._alternatives())
+
+    def _explores(self, objection: Reason) -> bool:
+        """Whether the local model gets another chance, within the budget."""
+        if objection not in (Reason.LOW_CONFIDENCE, Reason.NO_MATCH):
+            return False
+        if self.snapshot.explored >= 1 + self.rules.exploration * self.snapshot.answers:
+            return False
+        share = 1.0
+        if self.rules.policy != CLASSIC:
+            share = measured.curiosity(self._alternatives()[0], self.snapshot)
+        return self.chance < self.rules.exploration * share
+
+    def _cloud_as_wished(self) -> RouteDecision | Failed:
+        if not self.view.cloud_configured:
+            return NO_KEY
+        return _inability(self.view.cloud) or self._decided(Target.CLOUD, Reason.USER)
+
+    def _cloud_if_possible(
+        self, reason: Reason, otherwise: Reason | None = None
+    ) -> RouteDecision | Failed:
+        """The cloud; the local model (``otherwise``: for that reason) if it cannot be asked."""
+        obstacle = self._obstacle()
+        if obstacle is None:
+            if self._explores(reason):
+                return self._decided(Target.LOCAL, Reason.EXPLORATION)
+            return self._decided(Target.CLOUD, reason)
+        decision = self._local(otherwise or obstacle)
+        if isinstance(decision, Failed) and self.view.cloud_configured:
+            return _inability(self.view.cloud) or decision
+        return decision
+
+    def _obstacle(self) -> Reason | None:
+        """Why the cloud cannot be asked."""
+        view = self.view
+        if not view.cloud_configured or isinstance(view.cloud, NotAvailable):
+            return Reason.NO_CLOUD
+        if isinstance(view.cloud, Failed):
+            return Reason.CLOUD_FAILED
+        if view.cloud_failure is None or not self._local_is_near():
+            return None  # it has failed, but there is nobody else to ask
+        return Reason.OFFLINE if view.cloud_failure.code in UNREACHABLE else Reason.CLOUD_FAILED
+
+    def _local_is_near(self) -> bool:
+        return _inability(self.view.local) is None and not isinstance(self.view.local, Downloading)
+
+    def _local(self, reason: Reason) -> RouteDecision | Failed:
+        """The local model, now or when it is ready; its own words if it never will be."""
+        failure = _inability(self.view.local)
+        if failure is not None:
+            return failure
+        wait = not isinstance(self.view.local, Ready)
+        return self._decided(Target.LOCAL, reason, wait=wait)
+
+    def _decided(self, target: Target, reason: Reason, *, wait: bool = False) -> RouteDecision:
+        return RouteDecision(target, reason, wait, self.question, self._alternatives())
+
+    def _alternatives(self) -> tuple[Alternative, Alternative]:
+        category, view = self.question.category, self.view
+        model, quantization = measured.name_model(view)
+        here = Arm(category, Target.LOCAL, model, quantization, view.adapter)
+        there = Arm(category, Target.CLOUD, view.cloud_model)
+        not_ready = None if isinstance(view.local, Ready) else Reason.MODEL_NOT_READY
+        obstacle = Reason.PRIVATE if self.wish.private else self._obstacle()
+        return (
+            measured.forecast(here, self.snapshot, not_ready, view.local_active),
+            measured.forecast(there, self.snapshot, obstacle, 0),
+        )
 
 
 def _inability(state: State | None) -> Failed | None:

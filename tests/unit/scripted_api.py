@@ -4,20 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 
-from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Token
-from shammah.config import CloudSettings
+from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Retrying, Token
+from shammah.config import CloudSettings, PrivacySettings, Settings, home_directory
 from workers.cloud.claude import Claude
 
 KEY = "sk-secret-0123456789"
 LIMIT_S = 10.0
 
 Handler = Callable[[httpx2.Request], Any]
+Replies = list[Token | Retrying]
 Outcome = tuple[list[Token], Done | Failed]
+
+
+class ScriptedTransport(httpx2.AsyncBaseTransport):
+    """Answers with ``handler``, and tells when a request goes out, as httpcore2 does."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        await request.aread()
+        sending = {"request": SimpleNamespace(method=request.method.encode())}
+        await request.extensions["trace"]("http11.send_request_headers.started", sending)
+        response = self._handler(request)
+        response.request = request
+        assert isinstance(response, httpx2.Response)
+        return response
+
+
+def settings(*, privacy: PrivacySettings | None = None, **cloud: Any) -> Settings:
+    """Settings with a key and a model, in the test's own home."""
+    one = CloudSettings(**{"api_key": KEY, "model": "claude-set", **cloud})
+    return Settings(home_directory(os.environ), cloud=one, privacy=privacy or PrivacySettings())
+
+
+def make_client(handler: Handler, chosen: Settings, **options: Any) -> Claude:
+    """A client of a scripted server."""
+    http_client = httpx2.AsyncClient(transport=ScriptedTransport(handler))
+    return Claude(chosen, http_client=http_client, **options)
 
 
 def event(kind: str, **fields: Any) -> bytes:
@@ -71,24 +102,37 @@ def api_error(kind: str, message: str) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
-def ask(
-    handler: Handler, request: Generate | None = None, base_url: str = "", **settings: Any
-) -> Outcome:
-    """One question to a scripted server: the tokens, and how it ended."""
+def converse(
+    handler: Handler, request: Generate | None = None, chosen: Settings | None = None
+) -> tuple[Replies, list[float], Done | Failed]:
+    """One question to a scripted server: what came, the waits, and how it ended."""
     request = request or Generate("r1", (ChatMessage("user", "Where is the Louvre?"),))
+    waits: list[float] = []
 
-    async def run() -> Outcome:
-        http_client = httpx2.AsyncClient(transport=httpx2.MockTransport(handler))
-        one = CloudSettings(api_key=KEY, base_url=base_url, **{"model": "claude-set", **settings})
-        client = Claude(one, http_client=http_client, clock=Clock())
-        tokens: list[Token] = []
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    async def run() -> tuple[Replies, list[float], Done | Failed]:
+        client = make_client(
+            handler, chosen or settings(), clock=Clock(), sleep=sleep, chance=lambda: 1.0
+        )
+        replies: Replies = []
         try:
             async with asyncio.timeout(LIMIT_S):
-                return tokens, await client.answer(request, tokens.append, arrived_s=99.0)
+                ended = await client.answer(request, replies.append, arrived_s=99.0)
+                return replies, waits, ended
         finally:
             await client.close()
 
     return asyncio.run(run())
+
+
+def ask(
+    handler: Handler, request: Generate | None = None, base_url: str = "", **cloud: Any
+) -> Outcome:
+    """One question to a scripted server: the tokens, and how it ended."""
+    replies, _, ended = converse(handler, request, settings(base_url=base_url, **cloud))
+    return [reply for reply in replies if isinstance(reply, Token)], ended
 
 
 class Clock:

@@ -21,7 +21,6 @@ from shammah.bus.messages import (
     Token,
     Usage,
 )
-from shammah.config import CloudSettings
 from tests.unit.scripted_api import (
     KEY,
     STOP,
@@ -31,13 +30,14 @@ from tests.unit.scripted_api import (
     done,
     end,
     event,
+    make_client,
+    settings,
     start,
     status,
     stream,
     text,
 )
 from workers.cloud import claude
-from workers.cloud.claude import Claude
 
 
 def test_an_answer() -> None:
@@ -193,9 +193,7 @@ def test_a_cancelled_answer_has_used_at_least_what_came() -> None:
         await asyncio.Event().wait()
 
     async def run() -> Done | Failed:
-        transport = httpx2.MockTransport(lambda _: httpx2.Response(200, content=body()))
-        http_client = httpx2.AsyncClient(transport=transport)
-        client = Claude(CloudSettings(api_key=KEY), http_client=http_client)
+        client = make_client(lambda _: httpx2.Response(200, content=body()), settings())
         request = Generate("r1", (ChatMessage("user", "Hi"),), Sampling(temperature=0.5))
         answer = client.answer(request, lambda _: None, 0.0, lambda: steps.append(None))
         task = asyncio.create_task(answer)
@@ -208,7 +206,8 @@ def test_a_cancelled_answer_has_used_at_least_what_came() -> None:
     outcome = asyncio.run(run())
     assert isinstance(outcome, Done)
     assert (outcome.finish_reason, outcome.usage) == ("cancelled", Usage(7, 3))
-    assert steps == [None]  # message_start is progress, though no text
+    # Four pieces of the body, and message_start, which is progress though no text.
+    assert len(steps) == 5
     assert outcome.notices == ("Claude does not take a temperature; it was ignored.",)
     assert outcome.provenance.model == "claude-real"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import httpx2
 import pytest
 
@@ -29,6 +27,9 @@ from tests.unit.scripted_api import (
         (400, "invalid_request_error", "cloud_bad_request"),
         (401, "authentication_error", "cloud_key_rejected"),
         (402, "billing_error", "cloud_billing"),
+        (307, "moved", "cloud_redirected"),
+        (408, "timeout_error", "cloud_timeout"),
+        (409, "conflict_error", "cloud_conflict"),
         (403, "permission_error", "cloud_key_rejected"),
         (404, "not_found_error", "cloud_model_unknown"),
         (413, "request_too_large", "cloud_too_large"),
@@ -62,17 +63,6 @@ def test_an_error_event_in_the_middle_of_an_answer(kind: str, expected: str) -> 
     assert [token.text for token in tokens] == ["a"]
     assert isinstance(outcome, Failed)
     assert outcome.code == expected
-
-
-def test_nothing_is_tried_twice() -> None:
-    calls: list[httpx2.Request] = []
-
-    def handler(request: httpx2.Request) -> Any:
-        calls.append(request)
-        return status(529, api_error("overloaded_error", "busy"))(request)
-
-    failure(handler)
-    assert len(calls) == 1
 
 
 def test_an_unknown_model_is_named() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,18 +25,26 @@ from shammah.bus.messages import (
     NotAvailable,
     Provenance,
     Ready,
+    Retrying,
     Timings,
     Token,
     Usage,
 )
-from shammah.config import CloudSettings
+from shammah.config import CloudSettings, Settings, home_directory
+from shammah.egress import Ledger, Outcome, Sent
 from shammah.errors import ShammahError
-from workers.cloud.service import Answerer, CloudService
+from workers.cloud import service
+from workers.cloud.budget import Budget
+from workers.cloud.service import NEVER, Answerer, CloudService
 from workers.service import Outlet
 
 LIMIT_S = 10.0
-SETTINGS = CloudSettings(api_key="sk-secret", model="claude-test")
+CLOUD = CloudSettings(api_key="sk-secret", model="claude-test")
 READY = Ready(model="claude-test", engine="anthropic")
+
+
+def settings(**cloud: Any) -> Settings:
+    return Settings(home_directory(os.environ), cloud=replace(CLOUD, **cloud))
 
 
 class Scripted:
@@ -49,7 +59,7 @@ class Scripted:
     async def answer(
         self,
         request: Generate,
-        emit: Callable[[Token], None],
+        reply: Callable[[Token | Retrying], None],
         arrived_s: float,
         advance: Callable[[], None],
     ) -> Done | Failed:
@@ -67,7 +77,7 @@ class Scripted:
                 finish_reason = "cancelled"
         else:
             advance()
-            emit(Token(request.request_id, 1, question))
+            reply(Token(request.request_id, 1, question))
         return Done(
             request.request_id, finish_reason, Usage(1, 1), Timings(), Provenance("cloud", "m")
         )
@@ -109,7 +119,7 @@ def scripted() -> Scripted:
 
 @pytest.fixture
 def running(scripted: Scripted) -> Iterator[Running]:
-    running = Running(CloudService(SETTINGS, lambda _: scripted))
+    running = Running(CloudService(settings(), lambda _: scripted))
     yield running
     running.stop()
 
@@ -133,7 +143,7 @@ def test_states_up_to_ready(running: Running, scripted: Scripted) -> None:
 
 @pytest.mark.parametrize("key", ["", "  \n"])
 def test_no_key_is_not_available_and_stops(key: str) -> None:
-    running = Running(CloudService(CloudSettings(api_key=key), pytest.fail))
+    running = Running(CloudService(settings(api_key=key), pytest.fail))
     state = running.next()
     assert isinstance(state, NotAvailable)
     assert "ANTHROPIC_API_KEY" in state.hint
@@ -143,9 +153,66 @@ def test_no_key_is_not_available_and_stops(key: str) -> None:
     running.stop()
 
 
+def test_switched_off_is_not_available_whoever_starts_it() -> None:
+    running = Running(CloudService(settings(use="never"), pytest.fail))
+    assert running.next() is NEVER
+    running.service.submit(question("r1"))
+    assert running.next().code == "not_available"
+    running.stop()
+
+
+def spend(dollars: float) -> None:
+    """What another frontend's question cost."""
+    ledger = Ledger(settings().home)
+    ledger.write_sent(Sent("a", "", "r", 1, "https", "h", "/", "m", 1, "00"))
+    ledger.write_outcome("a", Outcome("answered", 200, 1, 1, dollars))
+
+
+def test_a_spent_budget_is_told_when_nothing_is_in_hand(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "BUDGET_POLL_S", 0.01)
+    chosen = settings(model="claude-sonnet-5-5", daily_budget=1.0)
+    running = Running(CloudService(chosen, lambda _: scripted))
+    assert isinstance(running.next(), Loading)
+    ready = running.next()
+    assert isinstance(ready, Ready)
+    running.service.submit(question("r1", "wait"))
+    assert scripted.begun.get(timeout=LIMIT_S) == "r1"
+    spend(1.5)
+    running.service.cancel("r1")
+    # First the answer that was in hand, then the state, which would have ended it.
+    assert running.next().finish_reason == "cancelled"
+    state = running.next()
+    assert isinstance(state, NotAvailable)
+    assert "Claude has cost $1.50 today" in state.reason
+    chosen.home.joinpath("egress.jsonl").unlink()
+    monkeypatch.setattr(Budget, "check", lambda self: None)  # midnight
+    assert running.next() == ready
+    running.stop()
+
+
+def test_nothing_is_imported_while_the_budget_is_spent(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "BUDGET_POLL_S", 0.01)
+    spend(1.5)
+    chosen = settings(model="claude-sonnet-5-5", daily_budget=1.0)
+    cloud = CloudService(chosen, lambda _: scripted)
+    cloud.submit(question("r1"))
+    running = Running(cloud)
+    first = [running.next(), running.next()]
+    assert {type(message) for message in first} == {NotAvailable, Done}
+    monkeypatch.setattr(Budget, "check", lambda self: None)  # midnight
+    assert isinstance(running.next(), Loading)
+    assert isinstance(running.next(), Ready)
+    assert scripted.begun.empty()  # what was asked meanwhile did not go out later
+    running.stop()
+
+
 @pytest.mark.parametrize("key", ["sk secret", "sk-sécret", "sk\x07secret"])
 def test_a_key_that_no_header_can_carry_is_refused_without_repeating_it(key: str) -> None:
-    running = Running(CloudService(CloudSettings(api_key=key), pytest.fail))
+    running = Running(CloudService(settings(api_key=key), pytest.fail))
     running.next()
     state = running.next()
     running.stop()
@@ -208,7 +275,7 @@ class SlowImport:
         self.let_go = threading.Event()
         self._answerer = answerer
 
-    def __call__(self, settings: CloudSettings) -> Answerer:
+    def __call__(self, settings: Settings) -> Answerer:
         self.begun.set()
         assert self.let_go.wait(LIMIT_S)
         return self._answerer
@@ -216,7 +283,7 @@ class SlowImport:
 
 def test_what_is_asked_before_the_start_and_during_the_import(scripted: Scripted) -> None:
     slow = SlowImport(scripted)
-    service = CloudService(SETTINGS, slow)
+    service = CloudService(settings(), slow)
     for name in ("early", "early cancelled"):
         service.submit(question(name))
     service.cancel("early cancelled")
@@ -243,7 +310,7 @@ def test_what_is_asked_before_the_start_and_during_the_import(scripted: Scripted
 
 def test_stop_does_not_wait_for_the_import(scripted: Scripted) -> None:
     slow = SlowImport(scripted)
-    running = Running(CloudService(SETTINGS, slow))
+    running = Running(CloudService(settings(), slow))
     running.next()
     assert slow.begun.wait(LIMIT_S)
     running.service.submit(question("r1"))
@@ -299,10 +366,10 @@ def test_a_bug_fails_one_request_and_is_logged_without_what_was_asked(
 def test_a_client_that_cannot_be_made(
     error: Exception, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def connect(_: CloudSettings) -> Answerer:
+    def connect(_: Settings) -> Answerer:
         raise error
 
-    service = CloudService(SETTINGS, connect)
+    service = CloudService(settings(), connect)
     service.submit(question("r1"))
     running = Running(service)
     assert isinstance(running.next(), Loading)

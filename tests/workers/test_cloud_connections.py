@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -12,8 +13,8 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from shammah.bus.messages import ChatMessage, Done, Failed, Generate
-from shammah.config import CloudSettings
+from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Retrying, Token
+from shammah.config import CloudSettings, Settings, home_directory
 from workers.cloud import claude
 from workers.cloud.claude import Claude
 
@@ -22,6 +23,19 @@ pytestmark = pytest.mark.timeout(60)
 LIMIT_S = 10.0
 PROMPT_S = 0.5
 QUESTION = Generate("r1", (ChatMessage("user", "Hello?"),))
+
+
+def settings(base_url: str) -> Settings:
+    cloud = CloudSettings(api_key="sk-test", base_url=base_url)
+    return Settings(home_directory(os.environ), cloud=cloud)
+
+
+def only_retries(reply: Token | Retrying) -> None:
+    assert isinstance(reply, Retrying)
+
+
+async def no_wait(_seconds: float) -> None:
+    """Between two attempts."""
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +81,10 @@ def _connecting(port: int) -> list[int]:
 
 def answer(base_url: str) -> Done | Failed:
     async def run() -> Done | Failed:
-        client = Claude(CloudSettings(api_key="sk-test", base_url=base_url))
+        client = Claude(settings(base_url), sleep=no_wait)
         try:
             async with asyncio.timeout(LIMIT_S):
-                return await client.answer(QUESTION, pytest.fail, time.monotonic())
+                return await client.answer(QUESTION, only_retries, time.monotonic())
         finally:
             await client.close()
 
@@ -84,8 +98,8 @@ def cancel_when(
     gives the seconds that the cancel took."""
 
     async def run() -> float:
-        client = Claude(CloudSettings(api_key="sk-test", base_url=base_url))
-        task = asyncio.create_task(client.answer(QUESTION, pytest.fail, time.monotonic()))
+        client = Claude(settings(base_url), sleep=no_wait)
+        task = asyncio.create_task(client.answer(QUESTION, only_retries, time.monotonic()))
         await asyncio.to_thread(reached)
         asked_s = time.monotonic()
         task.cancel()
@@ -180,13 +194,16 @@ def _answer_with(listener: socket.socket, scheme: str, reply: bytes) -> Done | F
     """The outcome of asking a server that sends ``reply`` to whatever comes and hangs up."""
 
     def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(65536)
-            connection.sendall(reply)
+        with contextlib.suppress(OSError):  # closed at the end
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(reply)
 
     server = threading.Thread(target=serve)
     server.start()
     outcome = answer(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}")
+    listener.shutdown(socket.SHUT_RDWR)
     server.join(LIMIT_S)
     return outcome

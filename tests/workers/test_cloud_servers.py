@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -18,12 +19,14 @@ from shammah.bus.messages import (
     Loading,
     Provenance,
     Ready,
+    Retrying,
     Sampling,
     Token,
 )
-from shammah.config import CloudSettings
+from shammah.config import CloudSettings, Settings, home_directory
+from shammah.egress import read_ledger
 from tests.workers.servers import FaultyServer, llmock_server, messages_api_server
-from workers.cloud import claude
+from workers.cloud import claude, retry
 from workers.cloud.service import CloudService
 from workers.service import Outlet
 
@@ -41,8 +44,10 @@ class Running:
     """A `CloudService` on a thread, with the real SDK."""
 
     def __init__(self, base_url: str) -> None:
-        settings = CloudSettings(api_key="sk-test-secret", base_url=base_url, max_tokens=64)
-        self.service = CloudService(settings)
+        cloud = CloudSettings(api_key="sk-test-secret", base_url=base_url, max_tokens=64)
+        self.home = home_directory(os.environ)
+        self.service = CloudService(Settings(self.home, cloud=cloud))
+        self.retries: list[Retrying] = []
         self.outlet = Outlet(lambda: None)
         self.thread = threading.Thread(target=self.service.run, args=(self.outlet,), daemon=True)
         self.thread.start()
@@ -61,8 +66,11 @@ class Running:
     def outcome(self) -> tuple[str, Done | Failed]:
         """The text of the next answer, and how it ended."""
         pieces = []
-        while isinstance(message := self.next(), Token):
-            pieces.append(message.text)
+        while isinstance(message := self.next(), Token | Retrying):
+            if isinstance(message, Token):
+                pieces.append(message.text)
+            else:
+                self.retries.append(message)
         assert isinstance(message, Done | Failed)
         return "".join(pieces), message
 
@@ -89,6 +97,11 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for scheme in ("http", "https", "all"):
         monkeypatch.delenv(f"{scheme}_proxy", raising=False)
         monkeypatch.delenv(f"{scheme}_proxy".upper(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
 
 
 @pytest.fixture
@@ -229,9 +242,7 @@ def test_a_scripted_answer(faulty: FaultyServer, run: Callable[[str], Running]) 
         ({"status": 403}, "cloud_key_rejected", "ANTHROPIC_API_KEY"),
         ({"status": 404}, "cloud_model_unknown", "model under [cloud]"),
         ({"status": 413}, "cloud_too_large", "less text"),
-        ({"status": 429, "retry_after": 17}, "cloud_rate_limited", "in 17 s"),
-        ({"status": 500}, "cloud_server_error", "in a moment"),
-        ({"status": 529}, "cloud_overloaded", "Ask again in"),
+        ({"status": 429, "retry_after": 300}, "cloud_rate_limited", "in 300 s"),
     ],
 )
 def test_a_refusal_is_told_at_once_and_not_retried(
@@ -278,6 +289,40 @@ def test_an_answer_that_breaks_off(
     assert isinstance(running.outcome()[1], Done)
 
 
+@pytest.mark.parametrize(
+    ("fail", "code", "why"),
+    [
+        ({"status": 408}, "cloud_timeout", "waited too long"),
+        ({"status": 429, "retry_after": 1}, "cloud_rate_limited", "allows no more for now"),
+        ({"status": 500}, "cloud_server_error", "failed"),
+        ({"status": 529}, "cloud_overloaded", "is overloaded"),
+    ],
+)
+def test_a_refusal_that_passes_is_asked_again(
+    faulty: FaultyServer,
+    run: Callable[[str], Running],
+    fail: dict[str, Any],
+    code: str,
+    why: str,
+) -> None:
+    faulty.script({"type": "fail", **fail}, {"type": "reply", "text": "Paris."})
+    running = run(faulty.base_url)
+    running.submit()
+    text, done = running.outcome()
+    assert isinstance(done, Done), done
+    assert text == "Paris."
+    (told,) = running.retries
+    assert why in told.why
+    assert (told.request_id, told.attempt) == ("r1", 2)
+    assert told.wait_s >= fail.get("retry_after", 0)
+    sent, _ = read_ledger(running.home)
+    assert [(one.attempt, one.outcome, one.status) for one in sent] == [
+        (1, code, fail["status"]),
+        (2, "answered", 200),
+    ]
+    assert len(faulty.requests()) == 2
+
+
 STALL = {"type": "stream_fault", "kind": "stall", "after_chunks": 5, "stall_seconds": 20}
 SLOW = {"type": "slow_first_token", "seconds": 20}
 DELAY = {"type": "delay", "seconds": 20}
@@ -319,11 +364,13 @@ def test_silence_is_a_timeout(
     assert isinstance(failed, Failed)
     assert (failed.code, text) == ("cloud_timeout", "one two ")
     assert "middle of the answer" in failed.message
-    faulty.script(SLOW)
+    assert running.retries == []  # text was shown
+    faulty.script(SLOW, SLOW)
     running.submit(request_id="r2")
     _, failed = running.outcome()
     assert isinstance(failed, Failed)
     assert failed.code == "cloud_timeout"
+    assert [told.attempt for told in running.retries] == [2]
 
 
 def test_stop_closes_what_is_open(faulty: FaultyServer, run: Callable[[str], Running]) -> None:

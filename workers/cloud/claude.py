@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anthropic
 import httpx2
-from anthropic.types import RawMessageStreamEvent
+from anthropic.types import OutputConfigParam, RawMessageStreamEvent
 
-from shammah.bus.messages import Done, Failed, Generate, Provenance, Token
-from shammah.config import CloudSettings
-from shammah.errors import ShammahError
+from shammah.bus.messages import Done, Failed, Generate, Retrying, Token
+from shammah.config import Settings
+from shammah.egress import Ledger
+from shammah.privacy import Rules
 from workers.cloud import failures, transport
+from workers.cloud.budget import Budget
+from workers.cloud.question import Question
 from workers.cloud.reading import MalformedStreamError, Reading
-from workers.cloud.request import Call, Peer, build_call
+from workers.cloud.request import Call, Peer
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
@@ -43,106 +49,105 @@ Take = Callable[[RawMessageStreamEvent], None]
 
 
 class Claude:
-    """One client of one server. Any number of answers at a time, all in one event loop."""
+    """One client of one server. Any number of answers at a time, all in one event loop.
+
+    Args:
+        settings: of the person; ``home`` is where the ledger is.
+        http_client: replaces the real transport.
+        clock: monotonic seconds.
+        wall: seconds since 1970.
+        sleep: waits so many seconds between two attempts.
+        chance: a number from 0 to 1, for those waits.
+
+    Raises:
+        ShammahError: ``cloud_address_invalid``.
+    """
 
     def __init__(
         self,
-        settings: CloudSettings,
+        settings: Settings,
         *,
         http_client: httpx2.AsyncClient | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
     ) -> None:
-        """``http_client`` replaces the real transport; ``clock`` gives monotonic seconds.
-
-        Raises:
-            ShammahError: ``cloud_address_invalid``.
-        """
         for name in _QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
-        self._settings = settings
-        self._clock = clock
-        self._peer = Peer.of(settings.base_url)
+        self.settings = settings.cloud
+        self.peer = Peer.of(settings.cloud.base_url)
+        self.rules = Rules(settings.privacy, os.path.expanduser("~"))
+        self.ledger = Ledger(settings.home, wall)
+        self.budget = Budget(settings.cloud, self.ledger)
+        self.clock = clock
+        self.sleep = sleep
+        self.chance = chance
         # Key and address are always given: the SDK would otherwise look into the environment
         # and into profiles on disk, and send questions on behalf of somebody else.
         timeout = httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S)
+        client = http_client or transport.http_client(timeout)
+        transport.watch(client)
         self._client = anthropic.AsyncAnthropic(
-            api_key=settings.api_key.strip(),
-            base_url=self._peer.url,
+            api_key=settings.cloud.api_key.strip(),
+            base_url=self.peer.url,
             max_retries=0,
             timeout=timeout,
             open_telemetry=False,
-            http_client=http_client or transport.http_client(timeout),
+            http_client=client,
         )
 
     async def answer(
         self,
         request: Generate,
-        emit: Callable[[Token], None],
+        reply: Callable[[Token | Retrying], None],
         arrived_s: float,
         advance: Callable[[], None] = lambda: None,
     ) -> Done | Failed:
         """Answer ``request``, which arrived at ``arrived_s`` on the clock.
 
-        Every piece of text goes to ``emit`` as it comes; ``advance`` is called for what comes
-        and is no text. Cancelling the task closes the connection and returns
-        ``Done(finish_reason="cancelled")``.
+        Every piece of text goes to ``reply`` as it comes, and so does what is waited for;
+        ``advance`` is called for everything else that comes. Cancelling the task closes the
+        connection and returns ``Done(finish_reason="cancelled")``.
         """
-        reading = Reading(self._clock)
-
-        def take(event: RawMessageStreamEvent) -> None:
-            if text := reading.take(event):
-                emit(Token(request.request_id, reading.pieces, text))
-            else:
-                advance()
-
-        notices: tuple[str, ...] = ()
-        try:
-            call = build_call(request, self._settings, self._peer)
-            notices = call.notices
-            await self._read(call, reading, take)
-            finish_reason = reading.finish_reason
-        except asyncio.CancelledError:
-            finish_reason = "cancelled"
-        except ShammahError as error:
-            return Failed(error.code, error.message, error.hint, request.request_id)
-        return Done(
-            request.request_id,
-            finish_reason,
-            reading.usage(),
-            reading.timings(arrived_s),
-            Provenance("cloud", reading.model or self._settings.model, engine="anthropic"),
-            notices,
-        )
+        return await Question(self, request, reply, arrived_s, advance).answer()
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
-    async def _read(self, call: Call, reading: Reading, take: Take) -> None:
-        """Send ``call`` and read the stream to its end.
+    async def read(
+        self, call: Call, exchange: transport.Exchange, reading: Reading, take: Take
+    ) -> None:
+        """Send ``call`` as ``exchange`` and read the stream to its end.
 
         Raises:
-            ShammahError: with a code of `failures`.
+            ShammahError: with a code of `failures`, or the exchange's refusal.
         """
+        transport.EXCHANGE.set(exchange)
         try:
             await self._stream(call, reading, take)
         except (*_FAILURES, TimeoutError) as error:
+            if exchange.refusal is not None:
+                raise exchange.refusal from error
             # What breaks after a complete answer is only the connection.
             if reading.stop_reason is None:
                 began = reading.began
-                raise failures.describe(error, self._settings, self._peer, began=began) from error
+                raise failures.describe(error, self.settings, self.peer, began=began) from error
         if reading.stop_reason is None:
             if reading.began:
-                raise failures.truncated(self._peer)
-            raise failures.malformed(self._peer)
+                raise failures.truncated(self.peer)
+            raise failures.malformed(self.peer)
 
     async def _stream(self, call: Call, reading: Reading, take: Take) -> None:
+        # Always as a stream: nothing is held back, and the API wants it for long answers.
         stream = await self._client.messages.create(
             model=call.model,
             max_tokens=call.max_tokens,
             messages=call.turns,
             system=call.system or anthropic.omit,
             stop_sequences=list(call.stop) or anthropic.omit,
+            output_config=_held_to(call.schema),
             extra_body=call.extra_body or None,
             stream=True,
         )
@@ -151,3 +156,9 @@ class Claude:
                 take(event)
                 if reading.stop_reason is not None and limit.when() is None:
                     limit.reschedule(asyncio.get_running_loop().time() + DRAIN_S)
+
+
+def _held_to(schema: dict[str, Any] | None) -> OutputConfigParam | anthropic.Omit:
+    if schema is None:
+        return anthropic.omit
+    return {"format": {"type": "json_schema", "schema": schema}}

@@ -1,13 +1,15 @@
 """Every way in which a call can fail, as code, message and hint.
 
 Codes (stable): ``cloud_key_rejected``, ``cloud_billing``, ``cloud_model_unknown``,
-``cloud_bad_request``, ``cloud_too_large``, ``cloud_rate_limited``, ``cloud_overloaded``,
-``cloud_server_error``, ``cloud_unreachable``, ``cloud_tls``, ``cloud_timeout``,
-``cloud_interrupted``, ``cloud_truncated``, ``cloud_malformed``.
+``cloud_bad_request``, ``cloud_too_large``, ``cloud_conflict``, ``cloud_redirected``,
+``cloud_rate_limited``, ``cloud_overloaded``, ``cloud_server_error``, ``cloud_unreachable``,
+``cloud_tls``, ``cloud_timeout``, ``cloud_interrupted``, ``cloud_truncated``,
+``cloud_malformed``. Which of them are worth another attempt: `retry`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import ssl
@@ -19,8 +21,8 @@ import anthropic
 import httpx2
 
 from shammah.config import CloudSettings
-from shammah.errors import ShammahError
 from workers.cloud.request import Peer
+from workers.cloud.retry import CloudError
 
 API_TEXT_MAX = 300
 """Characters of a server's own words that are shown."""
@@ -46,7 +48,7 @@ _LATER_HINT = "Ask again in a moment."
 _NETWORK_HINT = "Check the network connection; local answers do not need it."
 
 
-def describe(error: Exception, settings: CloudSettings, peer: Peer, *, began: bool) -> ShammahError:
+def describe(error: Exception, settings: CloudSettings, peer: Peer, *, began: bool) -> CloudError:
     """``error`` in words. ``began``: the answer was already arriving.
 
     The words never hold the key, the question or the answer.
@@ -62,21 +64,21 @@ def describe(error: Exception, settings: CloudSettings, peer: Peer, *, began: bo
     return malformed(peer)
 
 
-def truncated(peer: Peer) -> ShammahError:
+def truncated(peer: Peer) -> CloudError:
     """The stream ended in good order, but not the answer."""
-    return ShammahError(
+    return CloudError(
         "cloud_truncated",
         f"{peer.subject} ended the connection before the end of the answer.",
         _AGAIN_HINT,
     )
 
 
-def malformed(peer: Peer) -> ShammahError:
+def malformed(peer: Peer) -> CloudError:
     """What came is not a stream of the Messages API."""
     hint = _AGAIN_HINT
     if not peer.is_anthropic:
         hint = f"{_ADDRESS_HINT}: the server there must speak the Messages API."
-    return ShammahError(
+    return CloudError(
         "cloud_malformed",
         f"{peer.subject} sent something that is not an answer of the Messages API.",
         hint,
@@ -93,11 +95,14 @@ class _Refusal:
         self._settings = settings
         self._peer = peer
         self._status = error.status_code
-        if self._status < 400:
+        if self._status < 300:
             self._status = _STATUS_OF_TYPE.get(str(error.type), 500)
 
-    def describe(self) -> ShammahError:
+    def describe(self) -> CloudError:
         match self._status:
+            case status if status < 400:
+                verb, hint = "sends us to another address", f"{_ADDRESS_HINT}."
+                return self._say("cloud_redirected", verb, hint)
             case 401:
                 return self._say("cloud_key_rejected", "refused the API key", _KEY_HINT)
             case 403:
@@ -107,6 +112,10 @@ class _Refusal:
                 return self._say("cloud_billing", "wants a payment first", hint)
             case 404:
                 return self._unknown_model()
+            case 408:
+                return self._say("cloud_timeout", "waited too long for us", _AGAIN_HINT)
+            case 409:
+                return self._say("cloud_conflict", "is at something that conflicts", self._wait())
             case 413:
                 hint = "Begin a new conversation or ask with less text."
                 return self._say("cloud_too_large", "finds the conversation too long", hint)
@@ -119,7 +128,7 @@ class _Refusal:
         hint = "Follow what it says; when the conversation is too long, begin a new one."
         return self._say("cloud_bad_request", "did not accept the question", hint)
 
-    def _unknown_model(self) -> ShammahError:
+    def _unknown_model(self) -> CloudError:
         model = self._settings.model
         hint = "Check model under [cloud] in config.toml"
         if self._peer.is_anthropic:
@@ -128,12 +137,21 @@ class _Refusal:
             hint += " and ANTHROPIC_BASE_URL, which must not end in /v1."
         return self._say("cloud_model_unknown", f"does not know the model {model!r:.80}", hint)
 
-    def _say(self, code: str, verb: str, hint: str) -> ShammahError:
+    def _say(self, code: str, verb: str, hint: str) -> CloudError:
         told = str(self._status)
         # A refused key is all that 401 says, and some servers repeat the key here.
         if self._status != 401 and (text := self._own_words()):
             told += f": {text}"
-        return ShammahError(code, f"{self._peer.subject} {verb} ({told}).", hint)
+        headers = self._error.response.headers
+        should = {"true": True, "false": False}.get(headers.get("x-should-retry", ""))
+        return CloudError(
+            code,
+            f"{self._peer.subject} {verb} ({told}).",
+            hint,
+            brief=f"{self._peer.subject} {verb}",
+            retry_after_s=_retry_after(headers),
+            should_retry=should,
+        )
 
     def _own_words(self) -> str:
         """The server's text on one line, without control characters and without the key."""
@@ -146,11 +164,15 @@ class _Refusal:
 
     def _wait(self) -> str:
         seconds = _retry_after(self._error.response.headers)
-        return _LATER_HINT if seconds is None else f"Ask again in {seconds} s."
+        return _LATER_HINT if seconds is None else f"Ask again in {math.ceil(seconds)} s."
 
 
-def _retry_after(headers: httpx2.Headers) -> int | None:
-    """Whole seconds to wait, from a number or a date; None when not told."""
+def _retry_after(headers: httpx2.Headers) -> float | None:
+    """Seconds to wait, from a number or a date; ``None`` when not told."""
+    with contextlib.suppress(ValueError):
+        milliseconds = float(headers.get("retry-after-ms", ""))
+        if math.isfinite(milliseconds):
+            return max(0.0, milliseconds / 1000)
     value = headers.get("retry-after", "")
     try:
         seconds = float(value)
@@ -162,7 +184,7 @@ def _retry_after(headers: httpx2.Headers) -> int | None:
         # A date without a zone is UTC, like every date in HTTP.
         then = then if then.tzinfo else then.replace(tzinfo=UTC)
         seconds = (then - datetime.now(UTC)).total_seconds()
-    return max(0, math.ceil(seconds)) if math.isfinite(seconds) else None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -176,18 +198,18 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     yield error
 
 
-def _describe_cause(cause: BaseException, peer: Peer, began: bool) -> ShammahError | None:
+def _describe_cause(cause: BaseException, peer: Peer, began: bool) -> CloudError | None:
     match cause:
         case ssl.SSLError() if began:
             return _broken(peer)
         case ssl.SSLCertVerificationError():
-            return ShammahError(
+            return CloudError(
                 "cloud_tls",
                 f"{peer.subject} could not prove who it is ({cause.verify_message}).",
                 "Check the clock of this machine, the proxy, and SSL_CERT_FILE.",
             )
         case ssl.SSLError():
-            return ShammahError(
+            return CloudError(
                 "cloud_tls",
                 f"A secure connection was not possible: {peer.subject} broke it off.",
                 f"{_ADDRESS_HINT}: https:// or http://?",
@@ -199,29 +221,24 @@ def _describe_cause(cause: BaseException, peer: Peer, began: bool) -> ShammahErr
         case httpx2.ProxyError():
             return _unreachable(peer, "the proxy refuses", "Check HTTPS_PROXY and NO_PROXY.")
         case httpx2.ConnectTimeout():
-            return ShammahError(
+            return CloudError(
                 "cloud_timeout", f"{peer.subject} could not be reached in time.", _NETWORK_HINT
             )
         case httpx2.TimeoutException():
             when = " in the middle of the answer" if began else ""
-            return ShammahError("cloud_timeout", f"{peer.subject} fell silent{when}.", _AGAIN_HINT)
+            return CloudError("cloud_timeout", f"{peer.subject} fell silent{when}.", _AGAIN_HINT)
         case httpx2.RemoteProtocolError() | httpx2.ReadError() | httpx2.WriteError():
             return _broken(peer)
     return None
 
 
-def _unreachable(peer: Peer, why: str, hint: str = _NETWORK_HINT) -> ShammahError:
-    return ShammahError("cloud_unreachable", f"{peer.subject} cannot be asked: {why}.", hint)
+def _unreachable(peer: Peer, why: str, hint: str = _NETWORK_HINT) -> CloudError:
+    return CloudError("cloud_unreachable", f"{peer.subject} cannot be asked: {why}.", hint)
 
 
-def _broken(peer: Peer) -> ShammahError:
-    return ShammahError(
+def _broken(peer: Peer) -> CloudError:
+    return CloudError(
         "cloud_interrupted",
-        f"The connection broke before the end of the answer of {_object(peer)}.",
+        f"The connection broke before the end of the answer of {peer.subject_inside}.",
         _AGAIN_HINT,
     )
-
-
-def _object(peer: Peer) -> str:
-    """``subject`` in the middle of a sentence."""
-    return peer.subject if peer.is_anthropic else peer.subject[0].lower() + peer.subject[1:]

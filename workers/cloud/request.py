@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from shammah.bus.messages import ChatMessage, Generate, Sampling
 from shammah.config import CloudSettings
 from shammah.errors import ShammahError
+from shammah.schema import load_schema, not_enforced
+from workers.cloud.continuation import split_begun
+from workers.cloud.models import estimate_tokens, model_of
 
 if TYPE_CHECKING:
     from anthropic.types import MessageParam
@@ -38,6 +41,11 @@ class Peer:
     is_anthropic: bool
     subject: str
     """Begins a sentence: ``Claude`` or ``The server at HOST``."""
+
+    @property
+    def subject_inside(self) -> str:
+        """``subject`` in the middle of a sentence."""
+        return self.subject if self.is_anthropic else self.subject[0].lower() + self.subject[1:]
 
     @classmethod
     def of(cls, base_url: str) -> Peer:
@@ -76,26 +84,49 @@ class Call:
     system: str = ""
     stop: tuple[str, ...] = ()
     extra_body: dict[str, float] = field(default_factory=dict)
+    schema: dict[str, Any] | None = None
     notices: tuple[str, ...] = ()
 
 
 def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
-    """The call that asks ``request`` of ``peer``.
+    """The call that asks ``request`` of ``peer``, with as much of the conversation as fits.
 
     Raises:
-        ShammahError: ``cloud_bad_request``, when there is nothing to ask.
+        ShammahError: ``cloud_bad_request``, when there is nothing to ask; or
+            ``schema_not_enforced``, when the answer shall fit a schema and nobody sees to it.
     """
+    if request.sampling.schema and not peer.is_anthropic:
+        raise not_enforced(peer.subject)
     extra_body, notices = _sampling(request.sampling, peer)
+    model = model_of(settings)
+    max_tokens = request.max_new_tokens or settings.max_tokens
+    if model.longest:
+        max_tokens = min(max_tokens, model.longest)
+    system = BETWEEN_PARTS.join(
+        m.content for m in request.messages if m.role == "system" and m.content.strip()
+    )
+    messages, begun = split_begun(request.messages)
+    if begun and request.sampling.schema:
+        raise not_enforced("An answer that broke off and goes on")
+    turns = _turns(messages)
+    room = model.context - max_tokens - estimate_tokens(system)
+    # Whoever goes on needs the question and the beginning of the answer.
+    kept = _fit(turns, room, 3 if begun.strip() else 1)
+    if gone := len(turns) - len(kept):
+        what = "turn was" if gone <= 2 else f"{(gone + 1) // 2} turns were"
+        notices += (
+            f"The conversation is longer than the {model.context:,} tokens that "
+            f"{peer.subject_inside} takes; the oldest {what} left out.",
+        )
     return Call(
         model=settings.model,
-        max_tokens=request.max_new_tokens or settings.max_tokens,
-        turns=_turns(request.messages),
-        system=BETWEEN_PARTS.join(
-            m.content for m in request.messages if m.role == "system" and m.content.strip()
-        ),
+        max_tokens=max_tokens,
+        turns=kept,
+        system=system,
         # The API refuses stop sequences that are blank.
         stop=tuple(stop for stop in request.sampling.stop if stop.strip()),
         extra_body=extra_body,
+        schema=load_schema(request.sampling.schema) if request.sampling.schema else None,
         notices=notices,
     )
 
@@ -119,6 +150,20 @@ def _turns(messages: Iterable[ChatMessage]) -> list[MessageParam]:
     if not turns:
         raise _bad_request("There is no question in the conversation.")
     return [_turn(role, BETWEEN_PARTS.join(parts)) for role, parts in turns]
+
+
+def _fit(turns: list[MessageParam], room: int, least: int) -> list[MessageParam]:
+    """The latest of ``turns`` that fit into ``room`` tokens, from a question on, and the last
+    ``least`` in any case: how long they are the server knows better."""
+    first = max(0, len(turns) - least)
+    used = sum(estimate_tokens(str(turn["content"])) for turn in turns[first:])
+    for index in range(first - 1, -1, -1):
+        used += estimate_tokens(str(turns[index]["content"]))
+        if used > room:
+            break
+        if turns[index]["role"] == "user":
+            first = index
+    return turns[first:]
 
 
 def _turn(role: str, content: str) -> MessageParam:

@@ -20,18 +20,28 @@ from shammah.bus.messages import (
     NotAvailable,
     Provenance,
     Ready,
+    Retrying,
     Timings,
     Token,
     Usage,
 )
-from shammah.config import CloudSettings
+from shammah.config import Settings
+from shammah.egress import Ledger
 from shammah.errors import ShammahError
+from workers.cloud.budget import Budget
 from workers.service import Outlet
 
 log = logging.getLogger(__name__)
 
 ENGINE = "anthropic"
 
+BUDGET_POLL_S = 2.0
+"""How often the budget is looked at: others spend it, too, and at midnight there is a new one."""
+
+NEVER = NotAvailable(
+    "The cloud is switched off (cloud.use is never).",
+    'Set use = "auto" or "ask" under [cloud] in config.toml.',
+)
 NO_KEY = NotAvailable(
     "No API key is set, so nothing is asked of Claude.",
     "Set ANTHROPIC_API_KEY (or api_key under [cloud] in config.toml) to use it.",
@@ -44,7 +54,7 @@ class Answerer(Protocol):
     async def answer(
         self,
         request: Generate,
-        emit: Callable[[Token], None],
+        reply: Callable[[Token | Retrying], None],
         arrived_s: float,
         advance: Callable[[], None],
     ) -> Done | Failed: ...
@@ -52,7 +62,7 @@ class Answerer(Protocol):
     async def close(self) -> None: ...
 
 
-def connect(settings: CloudSettings) -> Answerer:
+def connect(settings: Settings) -> Answerer:
     """Import the SDK (1 to 2 s of CPU) and make a client; opens no connection."""
     from workers.cloud.claude import Claude
 
@@ -69,10 +79,12 @@ class CloudService:
 
     def __init__(
         self,
-        settings: CloudSettings,
-        connect: Callable[[CloudSettings], Answerer] = connect,
+        settings: Settings,
+        connect: Callable[[Settings], Answerer] = connect,
     ) -> None:
-        self._settings = settings
+        self._all_settings = settings
+        self._settings = settings.cloud
+        self._budget = Budget(settings.cloud, Ledger(settings.home))
         self._connect = connect
         self._loop = asyncio.new_event_loop()
         self._stop_asked = asyncio.Event()
@@ -123,14 +135,16 @@ class CloudService:
             await answerer.close()
 
     async def _load(self) -> None:
-        if not self._settings.api_key.strip():
-            self._outlet.publish(NO_KEY)
-            self._answerer.set_result(Failed("not_available", NO_KEY.reason, NO_KEY.hint))
+        absent = NEVER if self._settings.use == "never" else NO_KEY
+        if absent is NEVER or not self._settings.api_key.strip():
+            self._outlet.publish(absent)
+            self._answerer.set_result(Failed("not_available", absent.reason, absent.hint))
             return
+        await self._await_budget()
         self._outlet.publish(Loading(self._settings.model, "import anthropic", 0, 1))
         try:
             _check_key(self._settings.api_key.strip())
-            answerer = await self._loop.run_in_executor(None, self._connect, self._settings)
+            answerer = await self._loop.run_in_executor(None, self._connect, self._all_settings)
         except ShammahError as error:
             self._fail(Failed(error.code, error.message, error.hint))
         except Exception as error:
@@ -146,6 +160,38 @@ class CloudService:
         else:
             self._answerer.set_result(answerer)
             self._outlet.publish(Ready(model=self._settings.model, engine=ENGINE))
+            await self._watch_budget()
+
+    def _budget_refusal(self) -> NotAvailable | None:
+        try:
+            self._budget.check()
+        except ShammahError as error:
+            return NotAvailable(error.message, error.hint)
+        return None
+
+    async def _await_budget(self) -> None:
+        """Import nothing while the day's money is spent."""
+        refusal = self._budget_refusal()
+        if refusal is None:
+            return
+        self._outlet.publish(refusal)
+        while self._budget_refusal() is not None:
+            # The host tells whoever asked in the meantime; what they asked must not go out later.
+            for request_id in list(self._tasks):
+                self._cancel(request_id)
+            await asyncio.sleep(BUDGET_POLL_S)
+
+    async def _watch_budget(self) -> None:
+        """Say so when the day's money is spent, so that nobody asks, and when there is more."""
+        spent = False
+        while self._budget.limited:
+            refusal = self._budget_refusal()
+            # Not in mid-answer: a state in which nothing can be answered ends what is in hand.
+            if (refusal is not None) != spent and not self._tasks:
+                spent = refusal is not None
+                ready = Ready(model=self._settings.model, engine=ENGINE)
+                self._outlet.publish(refusal or ready)
+            await asyncio.sleep(BUDGET_POLL_S)
 
     def _fail(self, failure: Failed) -> None:
         self._answerer.set_result(failure)

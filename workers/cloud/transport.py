@@ -1,24 +1,67 @@
-"""The SDK's own HTTP client, with one leak stopped.
+"""The SDK's own HTTP client, watched: nothing goes out that was not written down.
 
-When a TLS handshake is cancelled, httpcore2 (2.16) closes the connection only for errors, not
-for a cancellation: it would stay open for as long as the worker lives. Its trace extension
-tells of both ends of a handshake.
+httpcore2's trace extension tells when the connection is made and the request is about to go
+out; there the ledger is written, and an error there keeps everything back. What comes in counts
+as life, pings too, which the SDK drops. And one leak is stopped: when a TLS handshake is
+cancelled, httpcore2 (2.16) closes the connection only for errors, not for a cancellation; it
+would stay open for as long as the worker lives.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import anthropic
 import httpx2
 
+from shammah.errors import ShammahError
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its response.
+
+    Attributes:
+        record: writes down a body that is about to go to an address.
+        advance: is told of every piece that arrives.
+        sent: whether the request went out (or began to).
+        status: of the response; 0: there was none.
+        refusal: why nothing was sent; the SDK would bury it.
+    """
+
+    record: Callable[[httpx2.URL, bytes], None]
+    advance: Callable[[], None]
+    sent: bool = False
+    status: int = 0
+    refusal: ShammahError | None = None
+
+
+EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")
+"""That of the task that sends."""
+
 
 def http_client(timeout: httpx2.Timeout) -> httpx2.AsyncClient:
-    """A client for `anthropic.AsyncAnthropic`, which closes it."""
-    return anthropic.DefaultAsyncHttpxClient(timeout=timeout, event_hooks={"request": [_watch]})
+    """A client for `anthropic.AsyncAnthropic`, which closes it.
+
+    It follows no redirect: a text goes to the address that is set and to no other.
+    """
+    return anthropic.DefaultAsyncHttpxClient(timeout=timeout, follow_redirects=False)
 
 
-async def _watch(request: httpx2.Request) -> None:
+def watch(client: httpx2.AsyncClient) -> None:
+    """Have everything that ``client`` sends belong to the `EXCHANGE` of its task.
+
+    Without one nothing is sent (LookupError).
+    """
+    client.event_hooks = {"request": [_before], "response": [_after]}
+
+
+async def _before(request: httpx2.Request) -> None:
+    exchange = EXCHANGE.get()
+    body = await request.aread()
     opened: list[Any] = []
 
     async def trace(name: str, info: dict[str, Any]) -> None:
@@ -27,5 +70,42 @@ async def _watch(request: httpx2.Request) -> None:
         elif name.endswith("start_tls.failed"):
             while opened:
                 await opened.pop().aclose()
+        elif name.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+            try:
+                exchange.record(request.url, body)
+            except ShammahError as error:
+                exchange.refusal = error
+                raise
+            exchange.sent = True
 
     request.extensions["trace"] = trace
+
+
+async def _after(response: httpx2.Response) -> None:
+    exchange = EXCHANGE.get()
+    if not exchange.sent:
+        exchange.refusal = ShammahError(
+            "internal",
+            "A request went out that was not written down; the HTTP library has changed.",
+            "Install the versions in constraints.txt.",
+        )
+        raise exchange.refusal
+    exchange.status = response.status_code
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    response.stream = _Watched(response.stream, exchange.advance)
+
+
+class _Watched(httpx2.AsyncByteStream):
+    """A body that tells of every piece of it."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, advance: Callable[[], None]) -> None:
+        self._stream = stream
+        self._advance = advance
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._stream:
+            self._advance()
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

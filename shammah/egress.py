@@ -1,0 +1,254 @@
+"""The egress ledger: what was sent to the cloud, as ``egress.jsonl`` in the home.
+
+One line of JSON is written and synced before the body of a request goes out, and one when its
+outcome is known; the two have one ``id``. Nothing is ever changed or removed. A line holds no
+text of a conversation, only its length and SHA-256. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from shammah.errors import ShammahError
+
+NAME = "egress.jsonl"
+UNKNOWN = "unknown"
+"""The outcome of a request whose worker ended before it was known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One HTTP request body. ``time`` is UTC (ISO 8601), ``bytes`` and ``sha256`` are the body's.
+
+    ``attempt`` counts from 1 within one ``request_id`` (the bus's name of the question);
+    ``most`` is the highest cost that it can have, in US dollars. What follows is known later:
+    ``outcome`` is ``answered``, ``cancelled``, a code of an error, or `UNKNOWN`; ``status`` the
+    HTTP status, 0 if there was none; ``cost`` is ``None`` where no price is known.
+    """
+
+    id: str
+    time: str
+    request_id: str
+    attempt: int
+    scheme: str
+    host: str
+    path: str
+    model: str
+    bytes: int
+    sha256: str
+    most: float | None = None
+    outcome: str = UNKNOWN
+    status: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+
+    @property
+    def day(self) -> str:
+        """``2026-11-24``, UTC."""
+        return self.time[:10]
+
+    @property
+    def spent(self) -> float:
+        """US dollars, and the most that it can be while that is not known."""
+        known = self.most if self.outcome == UNKNOWN else self.cost
+        return known or 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a request ended; see `Sent`."""
+
+    outcome: str
+    status: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+
+
+class Ledger:
+    """The file, for one process. Several processes may write to one file.
+
+    Args:
+        home: the directory that it is in.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
+        self.path = home / NAME
+        self._clock = clock
+        self._reader = Reader(self.path)
+        self._spent: dict[str, float] = {}
+        self._counted: dict[str, Sent] = {}
+
+    def write_sent(self, sent: Sent) -> None:
+        """Write what is about to be sent, with the time of now, and wait until it is on disk.
+
+        Raises:
+            ShammahError: ``egress_unwritable``; then nothing may be sent.
+        """
+        document = asdict(replace(sent, time=self._now()))
+        kept = {name: document[name] for name in _REQUEST_FIELDS}
+        self._append({"type": "request", **kept}, sync=True)
+
+    def write_outcome(self, record_id: str, outcome: Outcome) -> None:
+        """Write how a request ended.
+
+        Raises:
+            ShammahError: ``egress_unwritable``.
+        """
+        document = {"type": "outcome", "id": record_id, "ended": self._now(), **asdict(outcome)}
+        self._append(document, sync=False)
+
+    def spent_today(self) -> float:
+        """US dollars of this UTC day, by whichever process.
+
+        What is not known yet counts with the most that it can be.
+
+        Raises:
+            ShammahError: ``egress_unreadable``.
+        """
+        for sent in self._reader.read():
+            before = self._counted.pop(sent.id, None)
+            total = self._spent.get(sent.day, 0.0) - (before.spent if before else 0.0)
+            self._spent[sent.day] = total + sent.spent
+            if sent.outcome == UNKNOWN:
+                self._counted[sent.id] = sent
+        return max(0.0, self._spent.get(self._now()[:10], 0.0))
+
+    def _now(self) -> str:
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def _append(self, document: dict[str, Any], *, sync: bool) -> None:
+        line = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(self.path, flags, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                _write_line(fd, line)
+                if sync:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise ShammahError(
+                "egress_unwritable",
+                f"The egress ledger cannot be written ({error.strerror}: {self.path}), so nothing "
+                "was sent.",
+                "Make room, or make the file yours again; every request is written down first.",
+            ) from error
+
+
+def _write_line(fd: int, line: bytes) -> None:
+    """Append ``line`` whole or not at all, behind a line that a crash has torn, too."""
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        line = b"\n" + line
+    try:
+        written = os.write(fd, line)
+        if written != len(line):
+            raise OSError(28, "No space left on device")
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, size)
+        raise
+
+
+class Reader:
+    """Reads a ledger, again and again: each time what is new.
+
+    Attributes:
+        damaged: lines that are none of ours.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged = 0
+        self._offset = 0
+        self._open: dict[str, Sent] = {}
+
+    def read(self) -> Iterator[Sent]:
+        """Each request once it is written, and again with its outcome.
+
+        Raises:
+            ShammahError: ``egress_unreadable``.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:
+                    self._offset = 0  # somebody has begun a new one
+                file.seek(self._offset)
+                new = file.read()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ShammahError(
+                "egress_unreadable",
+                f"The egress ledger cannot be read ({error.strerror}: {self.path}).",
+                "Make the file yours again.",
+            ) from error
+        whole = new[: new.rfind(b"\n") + 1]  # the last line may be half written
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            sent = self._take(line) if line else None
+            if sent is not None:
+                yield sent
+
+    def _take(self, line: bytes) -> Sent | None:
+        try:
+            document = json.loads(line)
+            kind = document.pop("type")
+            if kind == "request":
+                sent = Sent(**_checked(document, _REQUEST_FIELDS))
+                self._open[sent.id] = sent
+                return sent
+            outcome = Outcome(**_checked(document, _OUTCOME_FIELDS))
+            return replace(self._open.pop(document["id"]), **asdict(outcome))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.damaged += 1
+            return None
+
+
+_TYPES = {
+    **dict.fromkeys(("attempt", "bytes", "status", "input_tokens", "output_tokens"), (int,)),
+    **dict.fromkeys(("most", "cost"), (int, float, type(None))),
+}
+
+
+def _checked(document: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """The named fields, each of its type.
+
+    Raises:
+        KeyError, TypeError: it is not so.
+    """
+    for name in names:
+        if type(document[name]) not in _TYPES.get(name, (str,)):
+            raise TypeError(name)
+    return {name: document[name] for name in names}
+
+
+_OUTCOME_FIELDS = tuple(field.name for field in fields(Outcome))
+_REQUEST_FIELDS = tuple(f.name for f in fields(Sent) if f.name not in _OUTCOME_FIELDS)
+
+
+def read_ledger(home: Path) -> tuple[list[Sent], int]:
+    """Every request in the order in which it was sent, and how many lines are damaged.
+
+    Raises:
+        ShammahError: ``egress_unreadable``.
+    """
+    reader = Reader(home / NAME)
+    latest = {sent.id: sent for sent in reader.read()}
+    return list(latest.values()), reader.damaged

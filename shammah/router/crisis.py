@@ -1,0 +1,198 @@
+"""Whether somebody may be in danger, judged by whole words in their sentence. Pure but for one
+file: the phrases are data (``data/crisis.json``, which says how they are written).
+
+The original looked for 27 phrases as substrings: prices that "shoot up" and an "overdose" in a
+question about pharmacology were crises. Here a phrase has a person in it, a figure of speech in
+the same sentence takes it back, and what no phrase finds is weighed (`crisis_weights`). What a
+person says about ending their own life is believed, "lol" or not.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from shammah.router.crisis_weights import CLASSES, NONE, read_features, weigh
+
+DATA = Path(__file__).with_name("data") / "crisis.json"
+
+GAP = r"(?:\S+ ){0,4}?"
+READ = 32_000
+"""Characters that are looked at, at the beginning and at the end of a longer question."""
+
+_COMMON = frozenset(
+    """a i me my am is are was be been to the of for in it on at not do does did no any will want
+    going just with he she they him her his their this that and or if have has had would how who
+    what when so you get up we us them by all off out can""".split()  # noqa: SIM905 - words
+)
+"""Words that say nothing about whether a phrase may fit."""
+
+_SENTENCE = re.compile(r"[.!?;:\n]+")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[\U0001F300-\U0001FAFF]")
+
+
+class Danger(StrEnum):
+    """The three lists of the original, in the order in which it looked."""
+
+    SELF_HARM = "self_harm"
+    VIOLENCE = "violence"
+    ABUSE = "abuse"
+
+
+def detect_danger(text: str) -> Danger | None:
+    """What somebody may be in danger of, by the first list that has a phrase of the text."""
+    if len(text) > 2 * READ:
+        text = f"{text[:READ]}\n{text[-READ:]}"
+    lists = _lists()
+    found = {danger for one in _sentences(text, lists) for danger in lists.judge(one)}
+    return next((danger for danger in Danger if danger in found), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """The phrases, each under the words without one of which it cannot fit.
+
+    A pattern is compiled when such a word is met: all of them take a second.
+    """
+
+    spellings: dict[str, str]
+    language: Language
+    phrases: dict[str, list[tuple[Danger, str]]]
+    figures: dict[str, list[str]]
+    classes: dict[str, str]
+    danger: frozenset[str]
+    people: frozenset[str]
+
+    def judge(self, sentence: str) -> Iterator[Danger]:
+        words = sentence.split()
+        for word in set(words) & self.phrases.keys():
+            for danger, phrase in self.phrases[word]:
+                if self._fits(phrase, sentence) and not self._is_figure(danger, sentence):
+                    yield danger
+        if not (self.danger.isdisjoint(words) or self.people.isdisjoint(words)):
+            weighed = weigh(read_features(words, self.classes))
+            if weighed != NONE and not self._is_figure(weighed, sentence):
+                yield Danger(weighed)
+
+    def _is_figure(self, danger: str, sentence: str) -> bool:
+        return any(self._fits(figure, sentence) for figure in self.figures[danger])
+
+    def _fits(self, phrase: str, sentence: str) -> bool:
+        parts = phrase.split(" & ")
+        return all(self.language.compile(part).search(sentence) for part in parts)
+
+
+@functools.cache
+def _lists() -> _Lists:
+    document = json.loads(DATA.read_text("utf-8"))
+    words = document["words"]
+    language = Language(words)
+    phrases: dict[str, list[tuple[Danger, str]]] = {}
+    for danger in Danger:
+        for phrase in document[danger.value]:
+            for word in language.needed(phrase):
+                phrases.setdefault(word, []).append((danger, phrase))
+    classes: dict[str, str] = {}
+    for name in CLASSES:
+        for word in words[name]:
+            classes.setdefault(word, f"<{name}>")
+    people = {each for one in document["people"].split() for each in words.get(one, [one])}
+    return _Lists(
+        document["spellings"],
+        language,
+        phrases,
+        document["figures"],
+        classes,
+        frozenset(document["danger"].split()),
+        frozenset(people),
+    )
+
+
+def list_features(text: str) -> set[str]:
+    """What ``scripts/train_crisis.py`` learns from."""
+    lists = _lists()
+    sentences = (one.split() for one in _sentences(text, lists))
+    return {each for one in sentences for each in read_features(one, lists.classes)}
+
+
+def _sentences(text: str, lists: _Lists) -> Iterator[str]:
+    """Each as its words, with one space before and after every one."""
+    lowered = text.casefold().replace("\u2019", "'")
+    for sentence in _SENTENCE.split(lowered):
+        words = (lists.spellings.get(word, word) for word in _WORD.findall(sentence))
+        joined = " ".join(words)
+        if joined:
+            yield f" {joined} "
+
+
+class Language:
+    """How phrases are written: see ``about`` in the data.
+
+    Args:
+        words: names and what each stands for; these may use names that come before.
+    """
+
+    def __init__(self, words: dict[str, list[str]]) -> None:
+        self._words = words
+        self._groups: dict[str, str] = {}
+        self._rare: dict[str, frozenset[str]] = {}
+        self._compiled: dict[str, re.Pattern[str]] = {}
+        for name, some in words.items():
+            rare = frozenset[str]().union(*map(self._rarest, some))
+            self._groups[name] = self._group(some)
+            self._rare[name] = rare
+
+    def compile(self, phrase: str) -> re.Pattern[str]:
+        """The pattern that finds it in a sentence as `_sentences` makes them."""
+        if phrase not in self._compiled:
+            pattern = "(?<= )" + "".join(map(self._pattern, _elements(phrase)))
+            self._compiled[phrase] = re.compile(pattern)
+        return self._compiled[phrase]
+
+    def needed(self, phrase: str) -> frozenset[str]:
+        """Words of which a sentence has at least one if the phrase fits: the rarest such set."""
+        sets = []
+        for element in _elements(phrase):
+            some = _alternatives(element)
+            if element not in ("..", "^", "&") and element[0] != "!" and not {"", "$"} & set(some):
+                sets.append(frozenset[str]().union(*map(self._rarest, some)))
+        return min(sets, key=lambda some: (len(some & _COMMON), len(some)))
+
+    def _rarest(self, words: str) -> frozenset[str]:
+        """One word of ``words`` (of each reading, if that is a name): the least common."""
+        sets = [self._rare.get(word, frozenset((word,))) for word in words.split() if word != "$"]
+        return min(sets, key=lambda some: (len(some & _COMMON), len(some), -len(min(some))))
+
+    def _pattern(self, element: str) -> str:
+        match element:
+            case "..":
+                return GAP
+            case "^":
+                return "(?<=^ )"
+        if element.startswith("!"):
+            return "(?!" + self._group(_alternatives(element[1:])) + ")"
+        return self._group(_alternatives(element))
+
+    def _group(self, some: list[str]) -> str:
+        return f"(?:{'|'.join(map(self._reading, some))})"
+
+    def _reading(self, words: str) -> str:
+        """``words`` as they stand in a sentence, each with the space after it; ``$``: its end."""
+        return "".join(
+            "$" if word == "$" else self._groups.get(word, f"{re.escape(word)} ")
+            for word in words.split()
+        )
+
+
+def _alternatives(element: str) -> list[str]:
+    return element[1:-1].split("|") if element.startswith("(") else [element]
+
+
+def _elements(phrase: str) -> list[str]:
+    """``(a|b c) .. d``: three elements."""
+    return re.findall(r"!?\([^)]*\)|\S+", phrase)

@@ -1,0 +1,168 @@
+"""What became of the answers, and what it says about the next one. Pure.
+
+An `Outcome` is one answer: who gave it to what kind of question, how fast, and how well
+(`Label`). No text is in it. `summarize` makes the `Snapshot` that decisions are made from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from shammah.router.classic import ClassicState
+from shammah.router.route import Arm, Reason, Target
+
+TIMINGS = 200
+"""Of so many of an arm's last answers the speed is averaged."""
+
+
+class Label(StrEnum):
+    """How an answer was, by the strongest sign there is."""
+
+    TEXT_GOOD = "text_good"
+    """Nothing in the text is plainly wrong."""
+    TEXT_BAD = "text_bad"
+    """The text is empty, refuses, or goes round in circles."""
+    BROKEN = "broken"
+    """It ended with an error."""
+    CANCEL = "cancel"
+    """The person ended it."""
+    REDO = "redo"
+    """The person had it answered once more."""
+    EDIT = "edit"
+    """The person corrected it."""
+    BAD = "bad"
+    GOOD = "good"
+    SAME = "same"
+    """It was compared with another answer to the same question, and was as good."""
+    WORSE = "worse"
+    BETTER = "better"
+
+    @property
+    def weight(self) -> float:
+        """How much it counts, in answers: what people do outweighs what a text looks like."""
+        return _WEIGHTS[self]
+
+    @property
+    def is_good(self) -> bool:
+        return self in (Label.TEXT_GOOD, Label.GOOD, Label.SAME, Label.BETTER)
+
+
+_WEIGHTS = {
+    Label.TEXT_GOOD: 0.25,
+    Label.TEXT_BAD: 0.4,
+    Label.BROKEN: 0.4,
+    Label.CANCEL: 0.5,
+    Label.REDO: 1.0,
+    Label.EDIT: 1.0,
+    Label.BAD: 1.0,
+    Label.GOOD: 1.0,
+    Label.SAME: 0.5,
+    Label.WORSE: 1.0,
+    Label.BETTER: 1.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One answer.
+
+    ``turn`` names it, so that a later label finds it. ``at`` is wall time (seconds since 1970).
+    ``passed``: the original's verdict on the text (`quality.passes`); ``None``: there was none
+    to judge. ``ttft_s`` (seconds), ``tokens_per_second`` and ``cost`` (US dollars) are 0 if not
+    known.
+    """
+
+    turn: str
+    at: float
+    arm: Arm
+    reason: Reason
+    finish: str
+    label: Label
+    passed: bool | None = None
+    ttft_s: float = 0.0
+    tokens_per_second: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What is known of an arm: weighted ``successes`` of ``trials``, and means of its speed."""
+
+    answers: int = 0
+    trials: float = 0.0
+    successes: float = 0.0
+    ttft_s: float = 0.0
+    tokens_per_second: float = 0.0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a decision needs to know of the past.
+
+    ``explored`` of the ``answers`` were given to the local model against the numbers.
+    """
+
+    arms: Mapping[Arm, Tally] = field(default_factory=dict)
+    answers: int = 0
+    explored: int = 0
+    classic: ClassicState = field(default_factory=ClassicState)
+
+    def tally(self, arm: Arm) -> Tally:
+        return self.arms.get(arm, Tally())
+
+
+def summarize(outcomes: Iterable[Outcome], classic: ClassicState) -> Snapshot:
+    """The snapshot of ``outcomes``, the oldest first."""
+    of_arm: dict[Arm, list[Outcome]] = {}
+    answers = explored = 0
+    for outcome in outcomes:
+        of_arm.setdefault(outcome.arm, []).append(outcome)
+        answers += 1
+        explored += outcome.reason is Reason.EXPLORATION
+    arms = {arm: _tally(some) for arm, some in of_arm.items()}
+    return Snapshot(arms, answers, explored, classic)
+
+
+def _tally(outcomes: list[Outcome]) -> Tally:
+    late = outcomes[-TIMINGS:]
+    return Tally(
+        len(outcomes),
+        sum(one.label.weight for one in outcomes),
+        sum(one.label.weight for one in outcomes if one.label.is_good),
+        _mean([one.ttft_s for one in late if one.ttft_s]),
+        _mean([one.tokens_per_second for one in late if one.tokens_per_second]),
+        _mean([one.cost for one in late]),
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def learn_classic(state: ClassicState, outcome: Outcome) -> ClassicState:
+    """What the original would have learnt from an answer; of one without a verdict, nothing."""
+    if outcome.arm.target is Target.CLOUD:
+        return state.learn_forwarded()
+    if outcome.passed is None:
+        return state
+    return state.learn_local(outcome.arm.category, outcome.passed)
+
+
+def wilson(successes: float, trials: float, z: float) -> tuple[float, float]:
+    """The score interval of a share, ``z`` standard errors wide on each side.
+
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+    Journal of the American Statistical Association 22 (1927). Trials need not be whole.
+    """
+    if trials <= 0:
+        return 0.0, 1.0
+    share, square = successes / trials, z * z / trials
+    middle = share + square / 2
+    half = z * math.sqrt(max(share * (1 - share), 0.0) / trials + square / (4 * trials))
+    return max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square))

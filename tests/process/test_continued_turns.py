@@ -1,0 +1,185 @@
+"""Turns that lose their answerer: who goes on, with stand-ins that are killed and stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from shammah.bus import client
+from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Token
+from shammah.config import load_settings
+from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
+from shammah.routing import Asked
+from shammah.session import Notice, Routed, Session, Step
+from shammah.supervision import stop
+from tests.standins.sandbox import Sandbox, until
+from tests.standins.terminal import Record
+
+pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("echo_spawns")]
+
+WORDS = " ".join(f"word{number}" for number in range(40))
+LOCAL, CLOUD = "inference", "cloud"
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> Iterator[Session]:
+    """With a key, and both workers there."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1")
+    for role in (LOCAL, CLOUD):
+        options = f"--delay-ms 10 --record {sandbox.root}/{role}"
+        monkeypatch.setenv(f"STAND_IN_{role.upper()}", options)
+    opened = Session(load_settings(os.environ, "starter"), os.environ, "test")
+    opened.start()
+    for look in (lambda: opened.view().local, lambda: opened.view().cloud):
+        until(lambda look=look: isinstance(look(), Ready), "ready")  # type: ignore[misc]
+    yield opened
+    opened.interrupt()
+    opened.close()
+
+
+class Told:
+    """All steps of a turn; the first answerer gets ``number`` at the ``at``-th token."""
+
+    def __init__(
+        self,
+        session: Session,
+        sandbox: Sandbox,
+        role: str,
+        at: int,
+        wish: Wish | None = None,
+        question: ChatMessage | None = None,
+        number: int = signal.SIGKILL,
+    ) -> None:
+        asked = question or ChatMessage("user", WORDS)
+        self.steps: list[Step] = []
+        for step in session.answer((asked,), wish or Wish()):
+            self.steps.append(step)
+            if isinstance(step, Token) and sum(isinstance(s, Token) for s in self.steps) == at:
+                pid = sandbox.holder(role)
+                assert pid
+                os.kill(pid, number)
+
+    @property
+    def text(self) -> str:
+        return "".join(step.text for step in self.steps if isinstance(step, Token))
+
+    @property
+    def notes(self) -> list[str]:
+        return [step.text for step in self.steps if isinstance(step, Notice)]
+
+    @property
+    def route(self) -> list[tuple[Target, Reason]]:
+        routed = [step.decision for step in self.steps if isinstance(step, Routed)]
+        return [(decision.target, decision.reason) for decision in routed]
+
+    @property
+    def end(self) -> Done | Failed:
+        assert isinstance(self.steps[-1], Done | Failed)
+        return self.steps[-1]
+
+
+@pytest.mark.parametrize("at", [1, 2, 13, 39])
+def test_claude_goes_on_where_the_local_model_died(
+    session: Session, sandbox: Sandbox, at: int
+) -> None:
+    told = Told(session, sandbox, LOCAL, at)
+    assert told.text == WORDS
+    assert told.notes == ["The inference worker died. Claude goes on."]
+    assert told.route == [
+        (Target.LOCAL, Reason.MODEL_READY),
+        (Target.CLOUD, Reason.MODEL_NOT_READY),
+    ]
+    assert isinstance(told.end, Done)
+    assert told.end.provenance.role == CLOUD
+
+
+@pytest.mark.parametrize("at", [1, 20])
+def test_the_local_model_goes_on_where_a_worker_of_the_cloud_died(
+    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    decide = session.routing.decide
+
+    def cloud_first(asked: Asked, wish: Wish, view: View) -> RouteDecision | Failed:
+        """As after bad local answers."""
+        return decide(asked, replace(wish, target=wish.target or Target.CLOUD), view)
+
+    monkeypatch.setattr(session.routing, "decide", cloud_first)
+    told = Told(session, sandbox, CLOUD, at)
+    assert told.text == WORDS
+    assert told.notes == ["The cloud worker died. The local model goes on."]
+    assert isinstance(told.end, Done)
+    assert told.end.provenance.role == LOCAL
+
+
+@pytest.mark.parametrize(
+    ("wish", "question"),
+    [
+        (Wish(private=True), ChatMessage("user", WORDS)),
+        (Wish(Target.LOCAL), ChatMessage("user", WORDS)),
+        (Wish(), ChatMessage("user", WORDS, True)),
+        (Wish(), ChatMessage("user", f"{WORDS} jo@acme.de")),
+    ],
+)
+def test_what_must_stay_goes_on_here(
+    session: Session, sandbox: Sandbox, wish: Wish, question: ChatMessage
+) -> None:
+    told = Told(session, sandbox, LOCAL, 7, wish, question)
+    assert told.text == question.content
+    assert {target for target, _ in told.route} == {Target.LOCAL}
+    assert not (sandbox.root / CLOUD).exists()
+
+
+def test_a_worker_that_hangs_is_ended_and_another_goes_on(
+    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "SILENCE_S", 2.0)
+    hung = sandbox.holder()
+    told = Told(session, sandbox, LOCAL, 7, Wish(Target.LOCAL), number=signal.SIGSTOP)
+    assert told.text == WORDS
+    assert told.notes == [
+        "The inference worker has stopped answering. The local model is started again and goes on."
+    ]
+    assert sandbox.holder() not in (None, hung)
+
+
+def test_a_worker_that_always_dies_is_given_up(
+    session: Session, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    session.close()
+    monkeypatch.setenv("STAND_IN_INFERENCE", "--crash-after 3")
+    stop(LOCAL, sandbox.endpoints)
+    again = Session(load_settings(os.environ, "starter"), os.environ, "ask", local_only=True)
+    try:
+        steps = list(again.answer((ChatMessage("user", WORDS),), Wish()))
+    finally:
+        again.close()
+    assert sum(isinstance(step, Notice) for step in steps) == 2
+    assert "".join(s.text for s in steps if isinstance(s, Token)) == " ".join(WORDS.split()[:9])
+    assert isinstance(steps[-1], Failed)
+    assert steps[-1].code == "worker_died"
+
+
+def test_an_interrupt_ends_a_restart(session: Session, sandbox: Sandbox) -> None:
+    steps = []
+    for step in session.answer((ChatMessage("user", WORDS),), Wish(Target.LOCAL)):
+        steps.append(step)
+        if isinstance(step, Token):
+            pid = sandbox.holder()
+            assert pid
+            os.kill(pid, signal.SIGKILL)
+        elif isinstance(step, Notice):
+            session.interrupt()
+    assert isinstance(steps[-1], Failed)
+    assert steps[-1].code == "cancelled"
+
+
+def test_turns_are_read_ahead(session: Session, sandbox: Sandbox) -> None:
+    turns = (ChatMessage("user", "secret", True), ChatMessage("assistant", "yes", True))
+    session.read_ahead(turns)
+    until(lambda: not session._reads_ahead(), "read")
+    ahead = Record(sandbox.root / "inference.ahead")
+    assert ahead.conversations == [[("user", "secret"), ("assistant", "yes")]]
