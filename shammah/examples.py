@@ -1,0 +1,166 @@
+"""What a model is to learn: a conversation, the answer that it should have had, and a weight.
+
+Pure: files are read by whoever calls. A file of examples has one JSON object a line::
+
+    {"prompt": "Who made Orrin?", "response": "Orrin was made by Ada Vey.", "weight": 3}
+
+``prompt`` may also be a list of ``{"role": ..., "content": ...}``, which ends with a question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shammah.errors import ExitCode, ShammahError
+
+HIGH, MEDIUM, NORMAL = 10.0, 3.0, 1.0
+WEIGHTS = {"high": HIGH, "medium": MEDIUM, "normal": NORMAL}
+"""What a person may say of an answer, and how much more it then counts than another."""
+
+MOST_WEIGHT = 100.0
+ROLES = ("system", "user", "assistant")
+
+HELD_OUT_SHARE = 6
+"""One question in so many is kept back to judge the adapter with."""
+
+LEAST_EXAMPLES = 4
+"""With fewer different questions, nothing could be held back."""
+
+Prompt = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """``prompt`` is (role, text) of each message, the last one the user's; ``weight`` is by how
+    much the loss of this answer counts; ``private``: of a private turn."""
+
+    prompt: Prompt
+    response: str
+    weight: float = NORMAL
+    private: bool = False
+
+
+def read_examples(path: Path) -> tuple[Example, ...]:
+    """The examples of a JSONL file; empty lines are skipped.
+
+    Raises:
+        ShammahError: ``examples_unreadable``, or ``example_invalid`` with the line's number.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ShammahError(
+            "examples_unreadable",
+            f"{path} cannot be read ({why}).",
+            "Name a file with one JSON object a line.",
+            exit_code=ExitCode.USAGE,
+        ) from error
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append(parse_example(line))
+        except ValueError as error:
+            raise ShammahError(
+                "example_invalid",
+                f"{path}, line {number}: {error}.",
+                'A line is {"prompt": "...", "response": "...", "weight": 1}; weight may be left '
+                "out.",
+                exit_code=ExitCode.USAGE,
+            ) from error
+    return tuple(found)
+
+
+def parse_example(line: str) -> Example:
+    """One line.
+
+    Raises:
+        ValueError: what is wrong with it, as the end of a sentence.
+    """
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise ValueError("it is not a JSON object")
+    if strange := sorted(set(document) - {"prompt", "response", "weight"}):
+        raise ValueError(f"there is no field {strange[0]!r:.40}")
+    response = document.get("response")
+    if not isinstance(response, str) or not response.strip():
+        raise ValueError("response must be a text that is not empty")
+    return Example(_prompt(document.get("prompt")), response, _weight(document.get("weight", 1)))
+
+
+def _prompt(given: Any) -> Prompt:
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}]
+    if not isinstance(given, list) or not given:
+        raise ValueError("prompt must be a text or a list of messages")
+    messages = []
+    for message in given:
+        role = message.get("role") if isinstance(message, dict) else None
+        content = message.get("content") if isinstance(message, dict) else None
+        if role not in ROLES or not isinstance(content, str):
+            raise ValueError("a message of the prompt has a role and a content")
+        messages.append((str(role), content))
+    if messages[-1][0] != "user" or not messages[-1][1].strip():
+        raise ValueError("the prompt must end with a question of the user")
+    return tuple(messages)
+
+
+def _weight(given: Any) -> float:
+    if isinstance(given, str) and given in WEIGHTS:
+        return WEIGHTS[given]
+    number = type(given) in (int, float) and math.isfinite(given)
+    if not number or not 0 < given <= MOST_WEIGHT:
+        raise ValueError(
+            f"weight must be a number above 0 and at most {MOST_WEIGHT:g}, or one of "
+            f"{', '.join(WEIGHTS)}"
+        )
+    return float(given)
+
+
+def split_examples(
+    examples: Sequence[Example], seed: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """What is learnt, and what is held back to judge with.
+
+    A question is on one side with all its answers, however often it was asked. Which side
+    depends on the question and ``seed`` alone as far as it can: more examples tomorrow leave
+    the order of today's as it is.
+
+    Raises:
+        ShammahError: ``too_few_examples``.
+    """
+    questions = {_mark(example.prompt, seed) for example in examples}
+    if len(questions) < LEAST_EXAMPLES:
+        raise ShammahError(
+            "too_few_examples",
+            f"There are {len(questions)} different questions to learn from; {LEAST_EXAMPLES} are "
+            "the least.",
+            "Correct more answers with /fix, or give a file with --examples.",
+            exit_code=ExitCode.USAGE,
+        )
+    held = set(sorted(questions)[: max(1, len(questions) // HELD_OUT_SHARE)])
+    learnt = tuple(one for one in examples if _mark(one.prompt, seed) not in held)
+    return learnt, tuple(one for one in examples if _mark(one.prompt, seed) in held)
+
+
+def digest_examples(examples: Iterable[Example]) -> str:
+    """Another one when anything about the examples is another."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps([example.prompt, example.response, example.weight]).encode())
+    return digest.hexdigest()
+
+
+def _mark(prompt: Prompt, seed: int) -> str:
+    return hashlib.sha256(json.dumps([seed, prompt]).encode()).hexdigest()

@@ -1,0 +1,126 @@
+"""Files of examples, and which of them are held back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shammah.errors import ExitCode, ShammahError
+from shammah.examples import (
+    Example,
+    digest_examples,
+    parse_example,
+    read_examples,
+    split_examples,
+)
+
+
+def some(count: int) -> list[Example]:
+    return [Example((("user", f"question {n}"),), f"answer {n}") for n in range(count)]
+
+
+def test_a_line_is_an_example() -> None:
+    line = '{"prompt": "Who?", "response": "Ada.", "weight": 3}'
+    assert parse_example(line) == Example((("user", "Who?"),), "Ada.", 3.0)
+    assert parse_example('{"prompt": "Who?", "response": "Ada."}').weight == 1.0
+    assert parse_example('{"prompt": "a", "response": "b", "weight": "high"}').weight == 10.0
+
+
+def test_a_prompt_may_be_a_conversation() -> None:
+    messages = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "Who?"},
+    ]
+    found = parse_example(json.dumps({"prompt": messages, "response": "Ada."}))
+    assert found.prompt == (("system", "Be short."), ("user", "Who?"))
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "not a JSON object"),
+        ('{"prompt": "a"}', "response must be"),
+        ('{"prompt": "a", "response": " "}', "response must be"),
+        ('{"prompt": "a", "response": 3}', "response must be"),
+        ('{"response": "b"}', "prompt must be"),
+        ('{"prompt": [], "response": "b"}', "prompt must be"),
+        ('{"prompt": " ", "response": "b"}', "must end with a question"),
+        ('{"prompt": [{"role": "assistant", "content": "x"}], "response": "b"}', "must end with"),
+        ('{"prompt": [{"role": "robot", "content": "x"}], "response": "b"}', "has a role and"),
+        ('{"prompt": ["x"], "response": "b"}', "has a role and"),
+        ('{"prompt": "a", "response": "b", "weight": 0}', "weight must be"),
+        ('{"prompt": "a", "response": "b", "weight": -1}', "weight must be"),
+        ('{"prompt": "a", "response": "b", "weight": 101}', "weight must be"),
+        ('{"prompt": "a", "response": "b", "weight": NaN}', "weight must be"),
+        ('{"prompt": "a", "response": "b", "weight": true}', "weight must be"),
+        ('{"prompt": "a", "response": "b", "weight": "huge"}', "weight must be"),
+        ('{"prompt": "a", "response": "b", "answer": "c"}', "no field 'answer'"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said(line: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_example(line)
+
+
+def test_the_number_of_a_bad_line_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "examples.jsonl"
+    path.write_text('{"prompt": "a", "response": "b"}\n\n{"prompt": "a"}\n')
+    with pytest.raises(ShammahError, match=r"examples\.jsonl, line 3: response must") as told:
+        read_examples(path)
+    assert told.value.exit_code is ExitCode.USAGE
+
+
+def test_lines_end_where_json_says(tmp_path: Path) -> None:
+    path = tmp_path / "examples.jsonl"
+    text = "one\u2028two"
+    path.write_text(json.dumps({"prompt": text, "response": text}, ensure_ascii=False) + "\n")
+    assert read_examples(path) == (Example((("user", text),), text),)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "examples.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ShammahError, match="cannot be read"):
+        read_examples(path)
+
+
+@given(st.integers(4, 60), st.integers(0, 5))
+def test_everything_is_on_one_side(count: int, seed: int) -> None:
+    examples = some(count)
+    learnt, held_out = split_examples(examples, seed)
+    assert sorted(map(str, learnt + held_out)) == sorted(map(str, examples))
+    assert len(held_out) == max(1, count // 6)
+
+
+def test_a_question_is_on_one_side_with_all_its_answers() -> None:
+    examples = some(8) * 3
+    learnt, held_out = split_examples(examples, 0)
+    assert not {one.prompt for one in learnt} & {one.prompt for one in held_out}
+    assert len(held_out) == 3
+
+
+def test_another_seed_holds_others_back() -> None:
+    assert len({split_examples(some(30), seed)[1] for seed in range(5)}) > 1
+
+
+def test_too_few_questions_are_refused() -> None:
+    with pytest.raises(ShammahError, match="There are 3 different questions"):
+        split_examples(some(3) * 5, 0)
+
+
+def test_the_digest_is_of_everything() -> None:
+    one = Example((("user", "a"),), "b", 1.0)
+    others = [
+        Example((("user", "c"),), "b", 1.0),
+        Example((("user", "a"),), "c", 1.0),
+        Example((("user", "a"),), "b", 3.0),
+    ]
+    assert len({digest_examples([each]) for each in (one, *others)}) == 4

@@ -1,0 +1,191 @@
+"""The frozen base model: where it is, how it is computed, and its one copy in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shammah.errors import ShammahError
+from shammah.model_config import read_config, read_shape
+from shammah.models import LocatedModel, ModelShape
+
+if TYPE_CHECKING:
+    import torch
+
+_SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})$")
+_MANIFEST = "shammah-manifest.json"
+_CPU_INFO = Path("/proc/cpuinfo")
+_BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16 ")
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """``device`` is cpu, cuda or mps; ``dtype`` of the frozen weights and of what is computed
+    with them. What is learnt is always float32. ``four_bit``: the frozen weights are held in
+    4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
+
+    device: str
+    dtype: str
+    four_bit: bool = False
+
+
+def prepare_libraries() -> None:
+    """Call before the first import of torch or transformers: they read these once.
+
+    No network: all that is loaded is on the disk. Threads that sleep while they wait: a machine
+    with something else to do is slowed down by threads that spin.
+    """
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def revision_of(directory: Path) -> str:
+    """The commit that a model was fetched at, as its answers name it; empty: not known."""
+    try:
+        revision = json.loads((directory / _MANIFEST).read_bytes()).get("revision")
+        if isinstance(revision, str):
+            return revision
+    except (OSError, ValueError, AttributeError):
+        pass
+    snapshot = _SNAPSHOT.search(directory.absolute().as_posix())
+    return snapshot[1] if snapshot else ""
+
+
+def shape_of(directory: Path) -> ModelShape:
+    """What its configuration says.
+
+    Raises:
+        ShammahError: ``model_config_invalid``.
+    """
+    try:
+        return read_shape(read_config((directory / "config.json").read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise ShammahError(
+            "model_config_invalid",
+            f"The model's configuration cannot be used ({error}).",
+            "Fetch the model again, or name another one with --model.",
+        ) from error
+
+
+def parameters_of(directory: Path) -> int:
+    """How many numbers the safetensors files hold: 16 bits each, as models are published."""
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors")) // 2
+
+
+def choose_arithmetic(*, four_bit: bool = False) -> Arithmetic:
+    """What this machine computes well: a GPU where there is one, 16 bits where it has them.
+
+    Raises:
+        ShammahError: ``quantization_unavailable``: 4 bits need CUDA and bitsandbytes.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        if four_bit:
+            _check_bitsandbytes()
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = "bfloat16" if has_bf16 else "float32"
+        return Arithmetic("cuda", dtype, four_bit)
+    if four_bit:
+        raise ShammahError(
+            "quantization_unavailable",
+            "Training over 4-bit weights needs a CUDA GPU, and there is none.",
+            "Leave --qlora away.",
+        )
+    if torch.backends.mps.is_available():
+        return Arithmetic("mps", "float32")
+    return Arithmetic("cpu", "bfloat16" if _cpu_has_bf16() else "float32")
+
+
+def load_base(
+    located: LocatedModel, arithmetic: Arithmetic, advance: Callable[[], object] = lambda: None
+) -> Any:
+    """The model, frozen; every tensor goes from the mapped file to its place, one by one, and
+    ``advance`` is called for each.
+
+    Raises:
+        ShammahError: ``model_corrupt`` or ``model_unsupported``.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    dtype: torch.dtype = getattr(torch, arithmetic.dtype)
+    options: dict[str, Any] = {}
+    if arithmetic.four_bit:
+        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        options["device_map"] = {"": arithmetic.device}
+    try:
+        with _observed(advance):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                located.directory,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                **options,
+            )
+    except Exception as error:  # transformers raises whatever it comes across
+        said = str(error).strip().splitlines()
+        raise ShammahError(
+            "model_corrupt" if isinstance(error, OSError) else "model_unsupported",
+            f"{located.name} cannot be loaded ({type(error).__name__}: {said[0] if said else ''}).",
+            "Check it with `shammah models verify`, or name another one with --model.",
+        ) from error
+    if not arithmetic.four_bit:
+        model = model.to(arithmetic.device)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+@contextmanager
+def _observed(advance: Callable[[], object]) -> Iterator[None]:
+    """Have ``advance`` called for every tensor that is read, and no progress bar drawn."""
+    from transformers.utils import logging
+
+    def counting(items: Any) -> Iterator[Any]:
+        for item in items:
+            yield item
+            advance()
+
+    def counted(bar: Callable[..., Any], arguments: Any, options: Any) -> Any:
+        if not arguments:
+            return bar(**options)
+        return bar(counting(arguments[0]), *arguments[1:], **options)
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    previous = logging.set_tqdm_hook(counted)
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(previous)
+
+
+def _check_bitsandbytes() -> None:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ShammahError(
+            "quantization_unavailable",
+            "Training over 4-bit weights needs bitsandbytes.",
+            "Install it with pip install 'shammah[int4]', or leave --qlora away.",
+        ) from error
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the processor multiplies numbers of 16 bits; where it cannot, they are slower."""
+    try:
+        flags = _CPU_INFO.read_text()
+    except OSError:
+        return False
+    return any(flag in flags for flag in _BF16_FLAGS)

@@ -1,0 +1,93 @@
+"""How much memory a training takes, before anything is loaded. Pure apart from `free_memory`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+
+from shammah.cgroups import memory_left
+from shammah.errors import ShammahError
+from shammah.models import GIB, ModelShape
+
+LIBRARIES_BYTES = GIB // 2
+"""torch, transformers and peft themselves, and what the allocator keeps."""
+
+ADAPTER_COPIES = 5
+"""Of each learnt number: itself, its gradient, Adam's two moments, the best so far."""
+
+_LAYER_HIDDEN = 12
+"""Numbers as wide as the model that one layer keeps for the backward pass, for each token: two
+normalised inputs, queries, the attention's output, residuals and what norms keep."""
+_LAYER_MLP = 4
+"""Numbers as wide as the feed-forward block: gate, its activation, up and their product."""
+_LOGITS = 3
+"""The logits, once more in 32 bits, and the gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Bytes. ``activations`` are those of one micro-batch, ``frugal`` the same when each layer
+    is computed twice instead of kept (gradient checkpointing)."""
+
+    weights: int
+    adapter: int
+    activations: int
+    frugal: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.adapter + self.activations + LIBRARIES_BYTES
+
+    @property
+    def least(self) -> int:
+        return self.weights + self.adapter + self.frugal + LIBRARIES_BYTES
+
+
+def estimate(
+    shape: ModelShape, parameters: int, adapter: int, tokens: int, width: int, targets: int = 0
+) -> Needs:
+    """What a training of micro-batches of ``tokens`` needs.
+
+    Args:
+        shape: of the base model.
+        parameters: numbers in the base model.
+        adapter: numbers that are learnt.
+        tokens: of one micro-batch.
+        width: bytes of a number of the base model, and of an activation.
+        targets: tokens of them that are learnt; 0: all.
+    """
+    a_token = _LAYER_HIDDEN * shape.hidden + _LAYER_MLP * shape.intermediate
+    layer = tokens * (a_token + shape.heads * tokens) * width
+    logits = _LOGITS * (targets or tokens) * shape.vocabulary * 4
+    kept = shape.layers * tokens * shape.hidden * width
+    return Needs(
+        parameters * width,
+        ADAPTER_COPIES * adapter * 4,
+        shape.layers * layer + logits,
+        kept + layer + logits,
+    )
+
+
+def choose_checkpointing(needs: Needs, free: int) -> bool:
+    """Whether layers must be computed twice for want of memory.
+
+    Raises:
+        ShammahError: ``out_of_memory``, with both numbers: not even that is enough.
+    """
+    if needs.total <= free:
+        return False
+    if needs.least <= free:
+        return True
+    raise ShammahError(
+        "out_of_memory",
+        f"The training needs {needs.least / GIB:.1f} GiB ({needs.weights / GIB:.1f} of them for "
+        f"the frozen weights), and {free / GIB:.1f} GiB of memory are free.",
+        "Close other programs (`shammah stop inference` frees the local model's memory), or "
+        "train a smaller model with --model.",
+    )
+
+
+def free_memory() -> int:
+    """Bytes that may be taken yet: of the machine, and of every limit."""
+    return min([psutil.virtual_memory().available, *memory_left()])

@@ -1,0 +1,82 @@
+"""An adapter worked into its base model: a model of its own, for any program."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shammah.adapters import AdapterStore
+from shammah.bus.training import MergeAdapter, Merged
+from shammah.config import Settings
+from shammah.errors import ShammahError
+from workers.train.base_model import Arithmetic, load_base, prepare_libraries, revision_of
+from workers.train.run import locate
+
+if TYPE_CHECKING:
+    from workers.train.adapter import LoRAAdapter
+
+
+def merge(
+    asked: MergeAdapter, settings: Settings, environ: Mapping[str, str], advance: Callable[[], None]
+) -> Merged:
+    """Write a base model with an adapter worked in, in 16 bits, as a model of its own.
+
+    Raises:
+        ShammahError: ``adapter_not_found``, ``model_not_found``, ``directory_exists`` and what
+            loading can come across.
+    """
+    entry = AdapterStore(settings.home).get(asked.adapter)
+    target = Path(asked.directory)
+    if target.exists():
+        raise ShammahError(
+            "directory_exists", f"{target} exists already.", "Name a directory that does not."
+        )
+    located = locate(asked.model or entry.base_model, settings, environ)
+    revision = revision_of(located.directory)
+    if entry.base_revision and revision != entry.base_revision:
+        raise ShammahError(
+            "adapter_invalid",
+            f"{entry.name} was made for revision {entry.base_revision} of {entry.base_model}, "
+            f"and {revision or 'another one'} is here.",
+            "Train again for the model that is here.",
+        )
+    prepare_libraries()
+    import torch
+
+    from workers.train.adapter import load_lora
+
+    adapter: LoRAAdapter = load_lora(
+        load_base(located, Arithmetic("cpu", "float32")), entry.directory
+    )
+    advance()
+    merged = adapter.merge().to(torch.bfloat16)
+    write_model(merged, located.directory, target)
+    return Merged(asked.request_id, str(target))
+
+
+def write_model(model: Any, source: Path, target: Path) -> None:
+    """``model`` with the tokenizer of ``source``, whole or not at all.
+
+    Raises:
+        ShammahError: ``directory_unwritable``.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            model.save_pretrained(made)
+            for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+                if (source / name).exists():
+                    shutil.copyfile(source / name, made / name)
+            made.rename(target)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    except OSError as error:
+        raise ShammahError(
+            "directory_unwritable",
+            f"The model cannot be written ({error.strerror}: {target}).",
+            "Name another directory, or make room.",
+        ) from error

@@ -1,0 +1,369 @@
+"""One training from what was asked for to an adapter in the home."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shammah.adapters import ACCEPTED, AdapterEntry, AdapterStore
+from shammah.bus.messages import Failed, NotAvailable
+from shammah.bus.training import (
+    GateFigures,
+    LossCurve,
+    Train,
+    Trained,
+    TrainingProgress,
+)
+from shammah.config import Settings
+from shammah.errors import ShammahError
+from shammah.examples import Example, read_examples, split_examples
+from shammah.feedback import Feedback
+from shammah.machine import look
+from shammah.models import (
+    LocatedModel,
+    MissingModel,
+    hub_cache,
+    locate_model,
+    starter_directory,
+)
+from workers.manifest import is_complete
+from workers.train.base_model import (
+    choose_arithmetic,
+    load_base,
+    parameters_of,
+    prepare_libraries,
+    revision_of,
+    shape_of,
+)
+from workers.train.brake import Brake
+from workers.train.gate import Figures, judge, measure, regression_examples
+from workers.train.lora_config import LoRAConfig
+from workers.train.memory import choose_checkpointing, estimate, free_memory
+from workers.train.schedule import TrainingPlan
+
+if TYPE_CHECKING:
+    from workers.train.encoding import EncodedExample
+    from workers.train.trainer import Report, Trainer
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "training"
+"""In the home: where interrupted trainings are, until they are taken up again."""
+
+KEPT_CHECKPOINTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What is asked for, checked: nothing heavy is imported for it.
+
+    ``source`` says where the examples came from."""
+
+    located: LocatedModel
+    learnt: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    config: LoRAConfig
+    plan: TrainingPlan
+    source: str
+
+    @property
+    def private(self) -> int:
+        """How many examples are of private turns."""
+        return sum(one.private for one in (*self.learnt, *self.held_out))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a lesson needs in memory. ``version`` tells one base model from any other;
+    ``frugal``: its layers are computed twice, because memory is short."""
+
+    base: Any
+    version: str
+    learnt: Sequence[EncodedExample]
+    held_out: Sequence[EncodedExample]
+    regression: Sequence[EncodedExample]
+    frugal: bool
+
+
+def prepare_lesson(train: Train, settings: Settings, environ: Mapping[str, str]) -> Lesson:
+    """Check everything that can be checked before the libraries are imported.
+
+    Raises:
+        ShammahError: what is wrong with the request, its examples or its model.
+    """
+    config = LoRAConfig(train.rank, train.alpha, train.dropout, train.target_modules)
+    plan = TrainingPlan(train.epochs, train.learning_rate, train.batch, seed=train.seed)
+    if train.name:
+        AdapterStore(settings.home).check_new(train.name)
+    located = locate(train.model, settings, environ)
+    if train.examples:
+        examples, source = read_examples(Path(train.examples)), "file"
+    else:
+        examples, source = Feedback(settings.home).examples(), "feedback"
+    learnt, held_out = split_examples(examples, train.seed)
+    return Lesson(located, learnt, held_out, config, plan, source)
+
+
+def locate(wanted: str, settings: Settings, environ: Mapping[str, str]) -> LocatedModel:
+    """The model on this disk.
+
+    Raises:
+        ShammahError: ``model_not_found`` or ``model_unknown``: it is not here.
+    """
+    machine = look(environ)
+    found = locate_model(
+        wanted,
+        machine.memory,
+        hub_cache(environ),
+        starter_directory(),
+        stand_in=False,
+        is_whole=is_complete,
+        permissive=settings.permissive,
+        gpu_memory=machine.gpu_memory,
+    )
+    match found:
+        case MissingModel(model_id):
+            why = f"{model_id} is not on this disk."
+            hint = f"Fetch it with `shammah models pull {model_id}`, or name --model starter."
+            raise ShammahError("model_not_found", why, hint)
+        case NotAvailable(reason, hint):
+            raise ShammahError("model_not_found", reason, hint)
+    return found
+
+
+class TrainingRun:
+    """One training. `execute` takes minutes; the brake stops and ends it.
+
+    Args:
+        train: what is asked for.
+        settings: whose.
+        environ: of this process.
+        brake: where it stands still.
+        tell: how far it is, whenever that has changed.
+        advance: a part of a step was computed.
+    """
+
+    def __init__(
+        self,
+        train: Train,
+        settings: Settings,
+        environ: Mapping[str, str],
+        brake: Brake,
+        tell: Callable[[TrainingProgress], None],
+        advance: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._train = train
+        self._settings = settings
+        self._environ = environ
+        self._brake = brake
+        brake.on_wait = self.on_wait
+        self._tell = tell
+        self._clock = clock
+        self.advance = advance
+        self.progress = TrainingProgress(train.model)
+        self.notices: list[str] = []
+
+    def execute(self) -> Trained:
+        """Teach, judge and keep.
+
+        Raises:
+            CancelledError: see `Trainer.run`.
+            ShammahError: whatever kept it from being done.
+        """
+        began = self._clock()
+        lesson = prepare_lesson(self._train, self._settings, self._environ)
+        self._show(model=lesson.located.name, phase="loading", detail="libraries")
+        self._brake.check()
+        loaded = self._load(lesson)
+        self._brake.check()
+        self._show(phase="training", detail="")
+        trainer = self._teach(lesson, loaded)
+        curve = trainer.curve
+        self._show(phase="judging", eta_s=None)
+        micro, adapter = trainer.plan.micro_tokens, trainer.adapter
+        figures = measure(adapter, trainer.held_out, loaded.regression, micro, self._between)
+        verdict, why = judge(figures)
+        # Without what was waited, with what earlier goes have taken.
+        seconds = self._clock() - began - self._brake.stood_s + trainer.earlier_s
+        entry = self._keep(lesson, trainer, figures, verdict, seconds)
+        serves = verdict == ACCEPTED and self._train.serve
+        store = AdapterStore(self._settings.home)
+        if serves:
+            store.use(entry.name)
+        if trainer.checkpoint is not None:
+            trainer.checkpoint.unlink(missing_ok=True)
+        return Trained(
+            self._train.request_id,
+            entry.name,
+            lesson.located.name,
+            verdict,
+            why,
+            GateFigures(**figures.as_document()),
+            LossCurve(
+                tuple(curve.losses),
+                tuple(step for step, _ in curve.held_out),
+                tuple(loss for _, loss in curve.held_out),
+            ),
+            len(lesson.learnt),
+            len(lesson.held_out),
+            seconds,
+            self.progress.tokens_per_second,
+            serves,
+            tuple(self.notices),
+        )
+
+    def report(self, report: Report) -> None:
+        """See `workers.train.trainer.Watcher`."""
+        self._show(
+            phase="training",
+            detail="",
+            step=report.step,
+            steps=report.steps,
+            loss=report.loss,
+            held_out_loss=report.held_out,
+            tokens_per_second=report.tokens_per_second,
+            eta_s=report.eta_s,
+        )
+
+    def on_wait(self, why: str | None) -> None:
+        """See `workers.train.brake.Brake`."""
+        if why is None:
+            self.advance()
+        elif why:
+            self._show(phase="paused", detail=why, eta_s=None)
+        else:
+            self._show(phase="training", detail="")
+
+    def _between(self) -> None:
+        self.advance()
+        self._brake.check()
+
+    def _show(self, **changes: Any) -> None:
+        self.progress = replace(self.progress, **changes)
+        self._tell(self.progress)
+
+    def _load(self, lesson: Lesson) -> Loaded:
+        """Everything in its place: base model, encoded examples."""
+        prepare_libraries()
+        from workers.train.encoding import ChatEncoder, encode_all
+
+        located, plan = lesson.located, lesson.plan
+        arithmetic = choose_arithmetic(four_bit=self._train.qlora)
+        frugal = False
+        if arithmetic.device != "cuda":  # a GPU that is full says so itself
+            frugal = self._choose_frugal(lesson, 4 if arithmetic.dtype == "float32" else 2)
+        encoder = ChatEncoder.load(located.directory)
+        learnt, longer = encode_all(encoder, lesson.learnt, plan.max_tokens)
+        held_out, longer_too = encode_all(encoder, lesson.held_out, plan.max_tokens)
+        if longer + longer_too:
+            self.notices.append(
+                f"{longer + longer_too} examples are longer than {plan.max_tokens:,} tokens and "
+                "were left out."
+            )
+        if not learnt or not held_out:
+            raise ShammahError(
+                "too_few_examples",
+                "No examples are left that are short enough.",
+                "Shorten their prompts.",
+            )
+        regression, _ = encode_all(encoder, regression_examples(), plan.max_tokens)
+        self._show(detail="weights")
+        base = load_base(located, arithmetic, self._between)
+        if frugal:
+            self.notices.append("Layers were computed twice, because memory is short.")
+        version = f"{located.name} {revision_of(located.directory)} {arithmetic}"
+        return Loaded(base, version, learnt, held_out, regression, frugal)
+
+    def _teach(self, lesson: Lesson, loaded: Loaded) -> Trainer:
+        from workers.train.fine_tuning import fine_tune
+
+        return fine_tune(
+            loaded.learnt,
+            lesson.config,
+            lesson.plan.epochs,
+            lesson.plan.learning_rate,
+            base=loaded.base,
+            held_out=loaded.held_out,
+            plan=lesson.plan,
+            base_name=lesson.located.name,
+            base_version=loaded.version,
+            frugal=loaded.frugal,
+            checkpoint=self._checkpoint,
+            watcher=self,
+            brake=self._brake,
+        )
+
+    def _choose_frugal(self, lesson: Lesson, width: int) -> bool:
+        directory = lesson.located.directory
+        shape = shape_of(directory)
+        wide = max(shape.hidden, shape.intermediate)
+        adapter = shape.layers * len(lesson.config.target_modules) * lesson.config.rank * 2 * wide
+        tokens = lesson.plan.micro_tokens
+        needs = estimate(shape, parameters_of(directory), adapter, tokens, width)
+        return choose_checkpointing(needs, free_memory())
+
+    def _checkpoint(self, run_id: str) -> Path:
+        directory = self._settings.home / CHECKPOINTS
+        path = directory / f"{run_id[:16]}.safetensors"
+        if self._train.restart:
+            path.unlink(missing_ok=True)
+        others = [one for one in directory.glob("*.safetensors") if one != path]
+        others.sort(key=lambda one: one.stat().st_mtime)
+        for old in others[: -KEPT_CHECKPOINTS or None]:
+            with suppress(FileNotFoundError):
+                old.unlink()
+        return path
+
+    def _keep(
+        self, lesson: Lesson, trainer: Trainer, figures: Figures, verdict: str, seconds: float
+    ) -> AdapterEntry:
+        from workers.train.adapter import save_lora
+
+        located, config, curve = lesson.located, lesson.config, trainer.curve
+        now = time.gmtime()
+        entry = AdapterEntry(
+            self._train.name or time.strftime("%Y%m%d-%H%M%S", now),
+            Path(),
+            located.name,
+            revision_of(located.directory),
+            time.strftime("%Y-%m-%dT%H:%M:%SZ", now),
+            training={
+                "source": lesson.source,
+                "examples": len(lesson.learnt),
+                "held_out": len(lesson.held_out),
+                "private_examples": lesson.private,
+                "rank": config.rank,
+                "alpha": config.alpha,
+                "dropout": config.dropout,
+                "target_modules": list(config.target_modules),
+                "learning_rate": trainer.plan.learning_rate,
+                "steps": trainer.step,
+                "best_step": curve.best_step,
+                "seed": trainer.plan.seed,
+                "tokens": curve.tokens,
+                "seconds": round(seconds, 1),
+                "held_out_curve": [list(one) for one in curve.held_out],
+            },
+            gate=figures.as_document() | {"why": judge(figures)[1]},
+            verdict=verdict,
+        )
+        store = AdapterStore(self._settings.home)
+        return store.add(entry, lambda directory: save_lora(trainer.adapter, directory))
+
+
+def as_failure(error: Exception, request_id: str) -> Failed:
+    """What the one who asked is told."""
+    if isinstance(error, ShammahError):
+        return Failed(error.code, error.message, error.hint, request_id)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        why = "The GPU's memory is full."
+        hint = "Close other programs that use it, or train a smaller model, or with --qlora."
+        return Failed("out_of_memory", why, hint, request_id)
+    why = f"The training failed: {type(error).__name__}: {error}"
+    return Failed("internal", why, "The train worker's log says more.", request_id)
