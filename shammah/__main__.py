@@ -4,26 +4,39 @@ Until the prompt is on the screen nothing is imported beyond what the interprete
 loaded: no click (90 ms), no zmq (75 ms), no editor (240 ms); the bare interpreter needs 17.
 """
 
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps, without its load time
 import os
 import sys
 
 PROMPT = b"> "
+_PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
+"""As `shammah.repl.paste` has them, which is not to be imported yet."""
 
-_WITH_VALUE = frozenset({"--model", "-m", "--licence", "--license", "--system"})
-_FLAGS = frozenset({"--local", "--cloud", "--private"})
+_WITH_VALUE = frozenset({"--model", "-m", "--licence", "--license", "--system", "--resume"})
+_FLAGS = frozenset({"--local", "--cloud", "--private", "--continue", "-c", "--no-history"})
+_ONCE = (["status", "--once"], ["status", "--once", "--json"], ["status", "--json", "--once"])
+_COMPLETION = "_SHAMMAH_COMPLETE"
+"""Set by a shell that wants to know what could come next (`shammah.completion`)."""
 
 
 def main() -> int:
     """The console script."""
     arguments = sys.argv[1:]
-    if opens_repl(arguments):
+    if _COMPLETION not in os.environ and opens_repl(arguments):
         instant = os.isatty(0) and os.isatty(1)
-        if instant:
-            os.write(1, PROMPT)
         try:
+            if instant:
+                # Until `shammah.repl.interrupts`: a KeyboardInterrupt in the midst of an import
+                # would be a traceback, or vanish.
+                _signal.signal(_signal.SIGINT, _leave_at_once)
+                os.write(1, _PASTE_ON + PROMPT if _knows_marks() else PROMPT)
             from shammah.repl.loop import open_repl
 
-            return open_repl(arguments, prompt_shown=instant)
+            try:
+                return open_repl(arguments, prompt_shown=instant)
+            finally:
+                if instant:
+                    _leave_marks()
         except KeyboardInterrupt:  # while it loads
             os.write(1, b"\n")
             return 130
@@ -32,9 +45,34 @@ def main() -> int:
 
         print(f"shammah {__version__}")
         return 0
-    from shammah.cli import run
+    try:
+        if arguments in _ONCE:
+            from shammah.status_once import show_once
 
+            return show_once(arguments, os.environ)
+        from shammah.cli import run
+    except KeyboardInterrupt:  # while it loads
+        return 130
     return run(arguments)
+
+
+def _knows_marks() -> bool:
+    return os.environ.get("TERM") != "dumb"
+
+
+def _leave_marks() -> None:
+    """Leave the terminal as it was found. Nothing is imported: it may be in an import."""
+    if _knows_marks():
+        try:  # noqa: SIM105 - as above
+            os.write(1, _PASTE_OFF)
+        except OSError:  # the terminal may be gone
+            pass
+
+
+def _leave_at_once(number: int, frame: object) -> None:
+    _leave_marks()
+    _signal.signal(number, _signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def opens_repl(arguments: list[str]) -> bool:

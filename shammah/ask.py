@@ -8,95 +8,241 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
-from shammah.bus.messages import ChatMessage, Done, Failed, Sampling, Token
+from shammah.adapter_choice import learnt_private
+from shammah.answer_line import describe_answer
+from shammah.answering import Answering
+from shammah.attachments import (
+    Attachment,
+    compose,
+    decode_text,
+    read_attachment,
+    read_bounded,
+)
+from shammah.bus.messages import Done, Failed, Retrying, Sampling, Token
 from shammah.config import Settings
 from shammah.conversation import Conversation
 from shammah.errors import ExitCode
+from shammah.forwarding import Consent, consent_question, parse_consent
+from shammah.history.recorder import Recorder, history_of
+from shammah.history.resuming import read_conversation, take_up
+from shammah.keys import take_secrets
+from shammah.privacy import UNCHECKED, Mark, Outgoing, split_prefix
 from shammah.repl.screen import Screen
+from shammah.repl.terminal import ask_line, forget_typed
 from shammah.router.decision import RouteDecision, Target, Wish
-from shammah.session import Routed, Session, Waiting
+from shammah.router.explanation import as_document
+from shammah.session import Notice, Routed, Session, Waiting
 from shammah.wording import (
-    describe_answer,
     describe_background,
     describe_failure,
+    describe_retrying,
     describe_state,
     download_under_way,
     printable,
 )
 
+Sources = tuple[str | None, ...]
+"""Absolute paths that a question came from; ``None``: the system does not tell."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What to ask, of whom and how."""
+    """What to ask, of whom and how. ``system`` of ``None``: as the settings say, or the
+    conversation that goes on; ``resume`` is its number, 0: the newest, ``None``: none."""
 
     text: str
-    system: str
+    system: str | None
     wish: Wish
     sampling: Sampling
     max_new_tokens: int | None
     as_json: bool
+    stream: bool = True
+    sources: Sources = ()
+    resume: int | None = None
+    history: bool = True
 
 
-def read_question(argument: str | None) -> str:
-    """The question: the argument, and after it what comes through a pipe."""
-    piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
-    return "\n\n".join(part for part in ((argument or "").strip(), piped) if part)
+def read_question(words: str | None, files: tuple[str, ...]) -> tuple[str, Sources]:
+    """The question: the words, the files, and what comes through a pipe; and where from.
+
+    Raises:
+        ShammahError: a file that cannot be had, is too long or no text; so for a pipe.
+    """
+    attachments = [read_attachment(file) for file in files]
+    piped = _read_pipe()
+    for one in [*attachments, *([piped] if piped else [])]:
+        if one.replaced:
+            amount = f"{one.replaced} byte" + ("" if one.replaced == 1 else "s")
+            print(f"{printable(one.name)}: {amount} of it are no UTF-8.", file=sys.stderr)
+    sources: list[str | None] = [source for one in attachments for source in one.sources]
+    if piped and piped.text:
+        sources.append(_input_file())
+    return compose(words or "", attachments, piped), tuple(sources)
+
+
+def _read_pipe() -> Attachment | None:
+    if sys.stdin.isatty():
+        return None
+    name = "Standard input"
+    text, replaced = decode_text(read_bounded(sys.stdin.buffer, name), name)
+    return Attachment(name, text, replaced=replaced)
 
 
 def ask(settings: Settings, question: Question) -> int:
     """Answer and return the exit status."""
-    session = Session(settings, os.environ, "ask", local_only=question.wish.target is Target.LOCAL)
+    environ = take_secrets(os.environ)
+    session = Session(settings, environ, "ask", local_only=question.wish.target is Target.LOCAL)
     signal.signal(signal.SIGINT, lambda number, frame: session.interrupt())
-    messages = Conversation(question.system).with_question(question.text)
-    answer = _Answer(question)
+    text, private = split_prefix(question.text)
+    mark = _judge(session, settings, question.sources, text, private or question.wish.private)
+    question = replace(question, text=text, wish=replace(question.wish, private=mark.private))
+    history = history_of(settings, enabled=question.history)
+    answer = _Answer(question, history, lambda: session.routing.last_turn)
     try:
-        return answer.show(session, messages)
+        conversation = _conversation(session, settings, question, history)
+        history.prepare()
+        answer.begin(session, mark)
+        try:
+            return answer.show(session, conversation, mark.private)
+        finally:
+            answer.keep(session, conversation)  # whoever read it may have left
     finally:
         answer.end(session)
         session.close()
 
 
+def _conversation(
+    session: Session, settings: Settings, question: Question, history: Recorder
+) -> Conversation:
+    """What the question comes after.
+
+    Raises:
+        ShammahError: the conversation to go on with cannot be read.
+    """
+    if question.resume is not None:
+        kept = read_conversation(history, question.resume)
+        conversation = take_up(kept, Conversation(), session.gate, question.system)
+        history.resume(kept)
+        return conversation
+    conversation = Conversation(settings.system if question.system is None else question.system)
+    conversation.system_private = session.gate.rules.mark(conversation.system).private
+    return conversation
+
+
+def _judge(
+    session: Session, settings: Settings, sources: Sources, text: str, private: bool
+) -> Mark:
+    if None in sources and settings.privacy.paths and not private:
+        return Mark(True, UNCHECKED)
+    known = [source for source in sources if source]
+    return session.gate.judge(text, private=private, sources=known)
+
+
+def _input_file() -> str | None:
+    """The path of the file that standard input is; empty if it is none, ``None`` if the system
+    does not tell."""
+    try:
+        if not stat.S_ISREG(os.fstat(0).st_mode):
+            return ""
+        return os.readlink("/proc/self/fd/0")
+    except FileNotFoundError:  # no /proc
+        return None
+    except OSError:  # closed
+        return ""
+
+
 class _Answer:
     """One answer on its way to stdout."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Question, history: Recorder, outcome: Callable[[], str]) -> None:
         self._question = question
+        self._history = history
         self._screen = Screen(os.environ, sys.stderr)
-        self._text: list[str] = []
-        self._decision: RouteDecision | None = None
+        self._answering = Answering(question.text, question.wish.private, outcome)
+        self._kept = False
         self._started = time.monotonic()
         self._said_waiting = ""
+        self._notices: list[str] = []
 
-    def show(self, session: Session, messages: tuple[ChatMessage, ...]) -> int:
-        steps = session.answer(
-            messages, self._question.wish, self._question.sampling, self._question.max_new_tokens
-        )
-        for step in steps:
+    @property
+    def _streams(self) -> bool:
+        question = self._question
+        return question.stream and not question.as_json and not question.sampling.schema
+
+    def begin(self, session: Session, mark: Mark) -> None:
+        """Say why the question is private, and be there to be asked."""
+        if mark.why:
+            self._screen.hint(f"Private, because {mark.why}: it stays on this machine.")
+        if sys.stdin.isatty() and self._screen.terminal:
+            session.gate.ask = lambda outgoing: self._consent(session, outgoing)
+
+    def _consent(self, session: Session, outgoing: Outgoing) -> Consent:
+        self._screen.end_live()
+        forget_typed()
+        self._screen.prompt(consent_question(outgoing))
+        return parse_consent(ask_line(lambda: session.interrupted))
+
+    def show(self, session: Session, conversation: Conversation, private: bool) -> int:
+        question = self._question
+        messages = conversation.with_question(question.text, private=private)
+        steps = session.answer(messages, question.wish, question.sampling, question.max_new_tokens)
+        for step in self._answering.watch(steps):
             match step:
+                case Notice(text, urgent):
+                    self._notice(text, urgent=urgent)
                 case Waiting(role, state):
                     self._progress(f"{role}: {describe_state(state)}")
                 case Routed(decision):
-                    self._decision = decision
                     self._screen.live(f"asking {decision.target} ...")
+                case Retrying():
+                    self._progress(describe_retrying(step))
                 case Token(reasoning=True):
                     self._screen.live("thinking ...")
                 case Token(text=piece):
                     self._piece(piece)
                 case Done():
+                    self.keep(session, conversation)
                     return self._done(step)
                 case Failed():
+                    self.keep(session, conversation)
                     return self._failed(step)
         raise AssertionError("an answer ends with Done or Failed")
 
+    def keep(self, session: Session, conversation: Conversation) -> None:
+        """Keep the turn, once: before it is shown as finished, or as far as it has come."""
+        if self._kept:
+            return
+        self._kept = True
+        answering = self._answering
+        judged = session.gate.answer_is_private(answering.answer, local=answering.local)
+        judged = judged or learnt_private(session.settings.home, answering.adapter)
+        turn = conversation.add(answering.turn(answer_private=judged), local=answering.local)
+        if turn.answer:
+            record = answering.record(turn, time.time())
+            private = conversation.system_private
+            self._history.keep(record, conversation.system, system_private=private)
+
     def end(self, session: Session) -> None:
         """Say what goes on without us."""
+        self._history.close()
+        for complaint in self._history.take_complaints():
+            self._screen.hint(printable(complaint))
         download = download_under_way(session.view().local)
         if download is not None:
             self._screen.hint(describe_background(download))
+
+    def _notice(self, text: str, *, urgent: bool) -> None:
+        self._notices.append(text)
+        if self._answering.pieces and not self._question.as_json and sys.stdout.isatty():
+            self._screen.line("")  # the answer's line, on the same terminal
+        show = self._screen.line if urgent else self._screen.hint
+        show(printable(text))
 
     def _progress(self, text: str) -> None:
         if self._screen.terminal:
@@ -107,47 +253,66 @@ class _Answer:
             self._screen.hint(text)
 
     def _piece(self, piece: str) -> None:
-        self._text.append(piece)
-        if not self._question.as_json:
+        if self._streams:
             self._screen.end_live()
-            # A terminal would obey escape sequences; a pipe gets the text as it is.
-            sys.stdout.write(printable(piece) if sys.stdout.isatty() else piece)
-            sys.stdout.flush()
+            _write(piece)
+        elif not self._question.as_json:
+            self._screen.live(f"answering ... {len(self._answering.pieces):,} pieces so far")
 
     def _done(self, done: Done) -> int:
-        assert self._decision is not None  # Routed comes before
+        if self._question.sampling.schema and done.finish_reason != "stop":
+            return self._failed(_unfit(done.finish_reason))
+        decision = self._answering.decision
+        assert decision is not None  # Routed comes before
         self._screen.end_live()
         for notice in done.notices:
             self._screen.hint(printable(notice))
         if self._question.as_json:
-            self._print_json(done, self._decision)
+            self._print_json(done, decision)
         else:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-            self._screen.hint(describe_answer(done, self._decision))
+            _write("\n" if self._streams else self._answering.answer + "\n")
+            self._screen.hint(describe_answer(done, decision))
         return ExitCode.OK
 
     def _print_json(self, done: Done, decision: RouteDecision) -> None:
+        elapsed_s = time.monotonic() - self._started
+        timings = asdict(done.timings) | {
+            "waited_s": self._answering.account.waited_s,
+            "elapsed_s": elapsed_s,
+        }
         document = {
-            "text": "".join(self._text),
-            "target": decision.target.value,
-            "reason": decision.reason.value,
+            "text": self._answering.answer,
+            **as_document(decision),
             "model": done.provenance.model,
             "finish_reason": done.finish_reason,
             "usage": asdict(done.usage),
-            "timings": {**asdict(done.timings), "elapsed_s": time.monotonic() - self._started},
+            "timings": timings,
             "provenance": asdict(done.provenance),
-            "notices": list(done.notices),
+            "left_out": done.left_out,
+            "notices": [*self._notices, *done.notices],
         }
         print(json.dumps(document, ensure_ascii=False))
 
     def _failed(self, failure: Failed) -> int:
         self._screen.end_live()
-        if self._text and not self._question.as_json:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+        answering = self._answering
+        if answering.pieces and not self._question.as_json:
+            _write("\n" if self._streams else answering.answer + "\n")
         if self._question.as_json:
             error = {"code": failure.code, "message": failure.message, "hint": failure.hint}
-            print(json.dumps({"error": error, "text": "".join(self._text)}, ensure_ascii=False))
+            routed = as_document(answering.decision) if answering.decision is not None else {}
+            document = {"error": error, "text": answering.answer, **routed}
+            print(json.dumps(document, ensure_ascii=False))
         self._screen.error(describe_failure(failure))
         return ExitCode.INTERRUPTED if failure.code == "cancelled" else ExitCode.FAILED
+
+
+def _unfit(finish_reason: str) -> Failed:
+    why = f"The answer ended early ({finish_reason}), so it need not fit the schema."
+    return Failed("schema_unmet", why, "Ask again, with a larger --max-tokens if it was too long.")
+
+
+def _write(text: str) -> None:
+    # A terminal would obey escape sequences; a pipe gets the text as it is.
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()

@@ -6,25 +6,30 @@ import io
 import math
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
 from shammah import __version__
 from shammah.bus.endpoints import ROLES, open_endpoints
-from shammah.config import Settings, load_settings
+from shammah.config_cli import config
 from shammah.errors import ExitCode, ShammahError
-from shammah.models_cli import licence_option, models
+from shammah.history_cli import history
+from shammah.models_cli import licence_option, model_option, models
+from shammah.training_cli import adapters, train
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-MODEL_HELP = "auto, starter, a size (1.5B), a Hub id or a directory."
+if TYPE_CHECKING:
+    from shammah.config import Settings
 
 
 def run(arguments: list[str]) -> int:
     """Run a command line and return the exit status; never a traceback for what is expected."""
     _mend_streams()
+    if "_SHAMMAH_COMPLETE" in os.environ:
+        from shammah.completion import declare_prompt_options
+
+        declare_prompt_options(main)
     try:
         result = main.main(arguments, prog_name="shammah", standalone_mode=False)
         return int(result or ExitCode.OK)
@@ -40,13 +45,19 @@ def run(arguments: list[str]) -> int:
         return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
+    except (BrokenPipeError, SystemExit):
+        # SystemExit is how click says that nobody reads our output any more.
+        _forget_output()
+        return ExitCode.BROKEN_PIPE
     except OSError as error:
-        # Python would complain again at exit about what could not be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # whoever read us has seen enough
-            return ExitCode.OK
+        _forget_output()
         click.echo(f"shammah: {error.strerror or error}.", err=True)
         return ExitCode.FAILED
+
+
+def _forget_output() -> None:
+    """Or Python would complain again at exit about what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _mend_streams() -> None:
@@ -65,10 +76,6 @@ def _finite(
     if value is not None and not math.isfinite(value):
         raise click.BadParameter(f"{value} is not a number.")
     return value
-
-
-def model_option(command: Command) -> Command:
-    return click.option("--model", "-m", metavar="MODEL", help=MODEL_HELP)(command)
 
 
 @click.group(
@@ -94,6 +101,9 @@ def main() -> None:
       --local             answer on this machine only
       --cloud             answer by Claude only
       --private           like --local; the question never leaves this machine
+      -c, --continue      go on with the newest conversation
+      --resume NUMBER     go on with this one (`shammah history list`)
+      --no-history        keep nothing of this session
     """
 
 
@@ -103,11 +113,21 @@ def main() -> None:
     Examples:
       shammah ask "What is the capital of France?"
       cat error.log | shammah ask "What went wrong?" --private
+      shammah ask -f main.py -f test_main.py "Why does the test fail?"
       shammah ask --json --temperature 0 "2+2?" | jq .text
-    Exit status: 0 answered, 1 failed, 2 wrong usage, 130 Ctrl-C.
+      shammah ask --schema invoice.schema.json -f invoice.txt "Read this invoice." | jq .total
+    Exit status: 0 answered, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 nobody reads any more.
     """
 )
 @click.argument("question", required=False)
+@click.option(
+    "--file",
+    "-f",
+    "files",
+    multiple=True,
+    type=click.Path(),
+    help="Ask about this text file, too; may be given several times.",
+)
 @model_option
 @licence_option
 @click.option("--system", metavar="TEXT", help="System prompt.")
@@ -121,9 +141,16 @@ def main() -> None:
     help="0: always the likeliest word.",
 )
 @click.option("--max-tokens", type=click.IntRange(1, 10**6), help="Longest answer, in tokens.")
+@click.option("--no-stream", is_flag=True, help="Print the answer when it is complete.")
+@click.option("--schema", metavar="FILE", help="Hold Claude's answer to this JSON schema.")
+@click.option("--adapter", default="auto", metavar="NAME", help="Local adapter: NAME, off or auto.")
 @click.option("--json", "as_json", is_flag=True, help="One object with text and provenance.")
+@click.option("-c", "--continue", "newest", is_flag=True, help="Go on with the newest one.")
+@click.option("--resume", metavar="NUMBER", help="Go on with this conversation.")
+@click.option("--no-history", is_flag=True, help="Keep nothing of it.")
 def ask(
     question: str | None,
+    files: tuple[str, ...],
     model: str | None,
     licence: str | None,
     system: str | None,
@@ -132,28 +159,43 @@ def ask(
     private: bool,
     temperature: float | None,
     max_tokens: int | None,
+    no_stream: bool,
+    schema: str | None,
+    adapter: str,
     as_json: bool,
+    newest: bool,
+    resume: str | None,
+    no_history: bool,
 ) -> int:
-    """Ask one question; what comes through a pipe is added to it."""
+    """Ask one question; files and what comes through a pipe are added to it."""
     from shammah import ask as asking
     from shammah.bus.messages import Sampling
-    from shammah.repl.options import parse_wish
+    from shammah.privacy import split_prefix
+    from shammah.repl.options import parse_resume, parse_wish
+    from shammah.schema import read_schema
 
+    if schema is not None and (local or private):
+        raise click.UsageError("--schema is enforced by Claude alone; leave out --local.")
+    cloud = cloud or schema is not None
     flags = {"--local": local, "--cloud": cloud, "--private": private}
     wish = parse_wish({flag for flag, given in flags.items() if given})
     settings = _settings(model, licence)
-    text = asking.read_question(question)
-    if not text:
+    text, sources = asking.read_question(question, files)
+    if not split_prefix(text)[0]:
         raise click.UsageError('Nothing was asked. Try: shammah ask "What is a monad?"')
     return asking.ask(
         settings,
         asking.Question(
             text=text,
-            system=settings.system if system is None else system,
-            wish=wish,
-            sampling=Sampling(temperature=temperature),
+            system=system,
+            wish=replace(wish, adapter=adapter),
+            sampling=Sampling(temperature=temperature, schema=read_schema(schema)),
             max_new_tokens=max_tokens,
             as_json=as_json,
+            stream=not no_stream,
+            sources=sources,
+            resume=parse_resume(resume, newest=newest),
+            history=not no_history,
         ),
     )
 
@@ -162,19 +204,59 @@ def ask(
     epilog="""
     \b
     Examples:
-      shammah status                 present states, then every event; Ctrl-C ends
+      shammah status                 all workers at a glance; Ctrl-C ends
       shammah status --once          present states only
+      shammah status --since 10m     what happened, and what happens, a line an event
+      shammah status | tee log       the same in a pipe, from now on
       shammah status --json | jq -c .event.status.state
     """
 )
 @click.option("--once", is_flag=True, help="Print the present states and end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.option("--since", default="", metavar="WHEN", help="From 90s, 10m, 2h ago, or 14:30 on.")
 @click.option("--role", "roles", multiple=True, type=click.Choice(ROLES), help="Only this one.")
-def status(once: bool, as_json: bool, roles: tuple[str, ...]) -> int:
-    """Show how the workers are, and follow what happens."""
+def status(once: bool, as_json: bool, since: str, roles: tuple[str, ...]) -> int:
+    """Show how the workers are, and follow what happens.
+
+    On a terminal a view of all of them, drawn anew as things happen; in a pipe, with --json or
+    --since a line for each event. A worker keeps its last 1,000 events.
+    """
     from shammah.status import show_status
 
-    return show_status(open_endpoints(os.environ), roles, once=once, as_json=as_json)
+    endpoints = open_endpoints(os.environ)
+    told: dict[str, bool] = {"once": once, "as_json": as_json}
+    return show_status(endpoints, roles, **told, since=since, environ=os.environ)
+
+
+@main.command(
+    epilog="""
+    \b
+    Examples:
+      shammah doctor                       what to paste into a bug report
+      shammah doctor --model 7B            how that one would be computed, and why
+      shammah doctor --network             whether the Hub and Claude can be reached, too
+      shammah doctor --bundle report.zip   with logs and events, without private text
+      shammah doctor --json | jq .problems
+    Exit status: 0 nothing is wrong, 1 something would keep Shammah from answering.
+    """
+)
+@model_option
+@licence_option
+@click.option("--network", is_flag=True, help="Connect to the Hub and to Claude; send nothing.")
+@click.option("--bundle", type=click.Path(dir_okay=False), help="Write a zip for a bug report.")
+@click.option("--json", "as_json", is_flag=True, help="One object; sizes in bytes.")
+def doctor(
+    model: str | None, licence: str | None, network: bool, bundle: str | None, as_json: bool
+) -> int:
+    """Look at everything: what there is, what auto chooses and why, and what is wrong.
+
+    Measures how fast this machine computes, once. Keys and tokens are never shown.
+    """
+    from shammah.doctor import examine_all
+
+    return examine_all(
+        os.environ, model, licence, as_json=as_json, network=network, bundle=bundle or ""
+    )
 
 
 @main.command(
@@ -234,10 +316,57 @@ def worker(role: str, model: str | None, licence: str | None, keep_alive: float)
     os.execve(command[0], command, dict(spec.environ))
 
 
+@main.command(
+    epilog="""
+    \b
+    Examples:
+      shammah egress --since 7d           the last week, with totals by day
+      shammah egress --follow             each request as it is sent, until Ctrl-C
+      shammah egress --json | jq -r .sha256
+    """
+)
+@click.option("--since", default="", metavar="WHEN", help="A day (2026-11-24) or 12h, 7d, 2w.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.option("--follow", is_flag=True, help="Go on, and show what is sent from now on, too.")
+def egress(since: str, as_json: bool, follow: bool) -> int:
+    """Show what was sent to the cloud: when, where to, how much of it.
+
+    Each request is written down before it goes out, with the length and the SHA-256 of its body
+    but not the text. Times and days are UTC. What the download worker asks of a Hub is not in
+    here: it sends names of models and no text of yours.
+    """
+    from shammah.config import home_directory
+    from shammah.egress_command import show_egress
+
+    return show_egress(home_directory(os.environ), since, as_json=as_json, follow=follow)
+
+
+@main.command(
+    epilog="""
+    \b
+    To have it in every new shell:
+      bash: echo 'eval "$(shammah completion bash)"' >> ~/.bashrc
+      zsh:  echo 'eval "$(shammah completion zsh)"' >> ~/.zshrc
+      fish: shammah completion fish > ~/.config/fish/completions/shammah.fish
+    """
+)
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+def completion(shell: str) -> int:
+    """Print the script that completes commands, options, models and settings."""
+    from shammah.completion import print_script
+
+    return print_script(main, shell)
+
+
 main.add_command(models)
+main.add_command(train)
+main.add_command(adapters)
+main.add_command(config)
+main.add_command(history)
 
 
 def _settings(model: str | None, licence: str | None) -> Settings:
+    from shammah.config import load_settings
     from shammah.models import check_model_name
 
     settings = load_settings(os.environ, model, licence)

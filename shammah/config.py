@@ -6,18 +6,18 @@ environment and the command line are passed in.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from shammah.bus.messages import Identity
+from shammah.config_check import CheckRules, Fault, build, list_settings
 from shammah.errors import ExitCode, ShammahError
+from shammah.licences import LICENCES as LICENCES
 from shammah.models import hub_cache, is_choice
 
 
@@ -30,9 +30,9 @@ class InferenceSettings:
     dtype: str = "auto"
     """auto, float32, bfloat16 or float16."""
     engine: str = "auto"
-    """auto, native (8-bit weights on the CPU) or transformers."""
+    """auto, native (8-bit or 4-bit weights on the CPU) or transformers."""
     quantization: str = "auto"
-    """auto, none or int8."""
+    """auto, none, int8 or int4 (outside the native engine: with bitsandbytes installed)."""
     max_new_tokens: int = 1024
     """Longest answer, in tokens."""
     context_length: int = 0
@@ -49,16 +49,80 @@ class InferenceSettings:
 class CloudSettings:
     """Claude."""
 
+    use: str = "auto"
+    """auto, ask (before each question that goes there) or never (no cloud worker is started)."""
     api_key: str = ""
     """ANTHROPIC_API_KEY wins over this; without either, nothing is ever sent."""
     base_url: str = ""
     """ANTHROPIC_BASE_URL wins over this; empty: Anthropic's own address."""
     model: str = "claude-sonnet-5-5"
     """Any model name that the API knows."""
-    max_tokens: int = 4096
-    """Longest answer, in tokens."""
+    max_tokens: int = 16384
+    """Longest answer with the thinking before it, in tokens."""
+    context_length: int = 0
+    """Longest conversation, in tokens; 0: what is known of the model, else 200,000."""
+    daily_budget: float = 0.0
+    """US dollars a day (UTC); when they are spent nothing more is sent. 0: no limit."""
+    input_price: float = -1.0
+    """US dollars for a million tokens of the conversation; -1: what is known of the model."""
+    output_price: float = -1.0
+    """US dollars for a million tokens of the answer; -1: what is known of the model."""
     keep_alive: float = 300.0
     """Seconds that the unused worker stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacySettings:
+    """What never leaves this machine. A question to which one of these applies is private."""
+
+    api_keys: bool = True
+    """Keys and tokens of well-known services."""
+    private_keys: bool = True
+    """Blocks that hold a private key (PEM, OpenSSH, PGP, PuTTY)."""
+    emails: bool = True
+    """E-mail addresses."""
+    cards: bool = True
+    """Payment card numbers with the right check digit."""
+    ibans: bool = True
+    """Bank account numbers (IBAN) with the right check digits."""
+    words: tuple[str, ...] = ()
+    """Words and names of your own; upper and lower case are the same."""
+    patterns: tuple[str, ...] = ()
+    """Regular expressions of your own, without look-around and back-references."""
+    paths: tuple[str, ...] = ()
+    """Directories and files (~ and * allowed): text from there, or that names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """Who answers what."""
+
+    policy: str = "measured"
+    """measured (local where it has proved good enough) or classic (the original's numbers)."""
+    exploration: float = 0.05
+    """Share of the questions with which a local model that did badly is tried again; 0: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Learning from feedback."""
+
+    auto: bool = False
+    """Learn by itself, while a prompt is open; otherwise only `shammah train` does."""
+    after_examples: int = 10
+    """So many new examples begin a training,"""
+    idle_minutes: float = 5.0
+    """or so many minutes without a question, if there is any new example."""
+    on_battery: bool = False
+    """Learn also while the machine runs on battery."""
+
+
+@dataclass(frozen=True, slots=True)
+class EditorSettings:
+    """The line at the prompt."""
+
+    keys: str = "emacs"
+    """emacs or vi."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +136,21 @@ class Settings:
     """any, or permissive: then auto chooses no model whose licence forbids commercial use."""
     system: str = ""
     """System prompt for every question, local and cloud."""
+    render: str = "markdown"
+    """How answers look at the prompt: markdown or plain."""
+    history: str = "on"
+    """on, or off: no turn is kept on the disk."""
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     cloud: CloudSettings = field(default_factory=CloudSettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    router: RouterSettings = field(default_factory=RouterSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    editor: EditorSettings = field(default_factory=EditorSettings)
 
     @property
     def cloud_configured(self) -> bool:
-        return bool(self.cloud.api_key)
+        """Whether anything may ever be asked of Claude."""
+        return bool(self.cloud.api_key) and self.cloud.use != "never"
 
     @property
     def permissive(self) -> bool:
@@ -87,6 +160,7 @@ class Settings:
 
 ENVIRONMENT = {
     "SHAMMAH_MODEL": ("model",),
+    "SHAMMAH_HISTORY": ("history",),
     "ANTHROPIC_API_KEY": ("cloud", "api_key"),
     "ANTHROPIC_BASE_URL": ("cloud", "base_url"),
 }
@@ -96,14 +170,20 @@ PUBLIC_HUB = "https://huggingface.co"
 HUB_VARIABLES = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE")
 """What huggingface_hub reads that makes one download worker differ from another."""
 
-LICENCES = ("any", "permissive")
+CUSTOM_HEADERS = "ANTHROPIC_CUSTOM_HEADERS"
+"""Headers that the SDK adds to every request, one ``name: value`` a line."""
 
 _CHOICES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("licence",): LICENCES,
+    ("render",): ("markdown", "plain"),
+    ("editor", "keys"): ("emacs", "vi"),
+    ("history",): ("on", "off"),
+    ("cloud", "use"): ("auto", "ask", "never"),
+    ("router", "policy"): ("measured", "classic"),
     ("inference", "device"): ("auto", "cpu", "cuda", "mps"),
     ("inference", "dtype"): ("auto", "float32", "bfloat16", "float16"),
     ("inference", "engine"): ("auto", "native", "transformers"),
-    ("inference", "quantization"): ("auto", "none", "int8"),
+    ("inference", "quantization"): ("auto", "none", "int8", "int4"),
 }
 _AT_LEAST: dict[tuple[str, ...], int] = {
     ("inference", "max_new_tokens"): 1,
@@ -112,8 +192,26 @@ _AT_LEAST: dict[tuple[str, ...], int] = {
     ("inference", "queue"): 1,
     ("inference", "keep_alive"): -1,
     ("cloud", "max_tokens"): 1,
+    ("cloud", "context_length"): 0,
+    ("cloud", "daily_budget"): 0,
+    ("cloud", "input_price"): -1,
+    ("cloud", "output_price"): -1,
     ("cloud", "keep_alive"): -1,
+    ("router", "exploration"): 0,
+    ("train", "after_examples"): 1,
+    ("train", "idle_minutes"): 0,
 }
+
+
+_RULES = CheckRules(
+    (
+        *(InferenceSettings, CloudSettings, PrivacySettings, RouterSettings),
+        *(TrainSettings, EditorSettings),
+    ),
+    _CHOICES,
+    _AT_LEAST,
+    secret=("cloud", "api_key"),
+)
 
 
 def home_directory(environ: Mapping[str, str]) -> Path:
@@ -128,10 +226,26 @@ def load_settings(
     """The settings in force; ``model`` and ``licence`` are those of the command line.
 
     Raises:
-        ShammahError: ``config_invalid``, naming the file, the key and what was expected.
+        ShammahError: ``config_invalid``, naming the file, the line, the key and what was expected.
+    """
+    settings, faults = examine_settings(environ, model, licence)
+    if faults:
+        raise faults[0]
+    return settings
+
+
+def examine_settings(
+    environ: Mapping[str, str], model: str | None = None, licence: str | None = None
+) -> tuple[Settings, list[ShammahError]]:
+    """The settings, as they come where the file is wrong, and everything that is wrong with it.
+
+    Raises:
+        ShammahError: ``config_invalid``: the file cannot be read, or is not TOML.
     """
     home = home_directory(environ)
-    document = _read(home / "config.toml")
+    file = home / "config.toml"
+    text = read_config(file)
+    document = parse_config(text, file)
     for variable, path in ENVIRONMENT.items():
         if environ.get(variable):
             _put(document, path, environ[variable])
@@ -139,12 +253,14 @@ def load_settings(
         document["model"] = model
     if licence:
         document["licence"] = licence
-    settings: Settings = _build(Settings(home), document, (), home / "config.toml")
+    faults: list[Fault] = []
+    settings: Settings = build(Settings(home), document, _RULES, faults)
+    _check_patterns(settings.privacy, faults)
     named = settings.model
     if not is_choice(named) and (named.startswith(("~", ".", "/")) or os.path.isdir(named)):
         # The worker has another working directory.
         settings = replace(settings, model=os.path.abspath(os.path.expanduser(named)))
-    return settings
+    return settings, [_located(fault, text, file) for fault in faults]
 
 
 def identity(
@@ -168,9 +284,13 @@ def identity(
         parts += [f"permissive={settings.permissive and settings.model == 'auto'}"]
         model = settings.model
     elif role == "cloud":
-        parts = [settings.cloud.base_url, settings.cloud.model, str(settings.cloud.max_tokens)]
-        parts += [settings.cloud.api_key, str(settings.home)]
+        # keep_alive makes no answer differ; everything else of both tables may.
+        parts = [repr(replace(settings.cloud, keep_alive=0.0)), repr(settings.privacy)]
+        parts += [environ.get(CUSTOM_HEADERS, ""), str(settings.home)]
         model = settings.cloud.model
+    elif role == "train":
+        parts = [str(settings.home), str(hub_cache(environ))]
+        model = ""  # each training names its own
     else:
         parts = [str(settings.home), str(hub_cache(environ))]
         parts += [environ.get(name, "") for name in HUB_VARIABLES]
@@ -180,13 +300,28 @@ def identity(
     return Identity(role, model, digest)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> str:
+    """The text of a configuration file; empty if there is none.
+
+    Raises:
+        ShammahError: ``config_invalid``.
+    """
     try:
-        text = path.read_text("utf-8")
+        return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        return {}
+        return ""
     except (OSError, UnicodeDecodeError) as error:
         raise _invalid(path, f"it cannot be read ({error})") from error
+
+
+def parse_config(text: str, path: Path) -> dict[str, Any]:
+    """The document in ``text``, which is that of ``path``.
+
+    Raises:
+        ShammahError: ``config_invalid``.
+    """
+    if not text:
+        return {}
     import tomllib  # 10 ms that a home without a config file need not spend
 
     try:
@@ -206,44 +341,35 @@ def _put(document: dict[str, Any], path: tuple[str, ...], value: str) -> None:
     document[key] = value
 
 
-def _build(base: Any, document: Mapping[str, Any], path: tuple[str, ...], file: Path) -> Any:
-    """``base`` with the values of ``document``, each checked against the default's type."""
-    known = {f.name for f in fields(base)} - {"home"}
-    changes = {}
-    for key, value in document.items():
-        here = (*path, key)
-        if key not in known:
-            import difflib  # only for the error's hint
-
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {'.'.join((*path, near[0]))}?" if near else ""
-            raise _invalid(file, f"there is no setting {'.'.join(here)}", hint)
-        default = getattr(base, key)
-        changes[key] = (
-            _build(default, _checked(value, dict, here, file), here, file)
-            if isinstance(default, (InferenceSettings, CloudSettings))
-            else _checked(value, type(default), here, file)
-        )
-    return replace(base, **changes)
+def setting_names() -> list[tuple[str, ...]]:
+    """The path of every setting."""
+    return list_settings(Settings(Path()), _RULES)
 
 
-def _checked(value: Any, expected: type, path: tuple[str, ...], file: Path) -> Any:
-    name = ".".join(path)
-    if expected is float and type(value) is int:
-        with contextlib.suppress(OverflowError):
-            value = float(value)
-    finite = not isinstance(value, float) or math.isfinite(value)
-    if type(value) is not expected or not finite:
-        words = {str: "text", int: "a whole number", float: "a number", dict: "a table"}
-        found = "what it is" if name == "cloud.api_key" else f"{value!r:.40}"
-        raise _invalid(file, f"{name} must be {words[expected]}, not {found}")
-    choices = _CHOICES.get(path)
-    if choices and value not in choices:
-        raise _invalid(file, f"{name} must be one of {', '.join(choices)}, not {value!r:.40}")
-    least = _AT_LEAST.get(path)
-    if least is not None and isinstance(value, int | float) and value < least:
-        raise _invalid(file, f"{name} must be at least {least}, not {value}")
-    return value
+def _check_patterns(privacy: PrivacySettings, faults: list[Fault]) -> None:
+    """Refuse a list of the person's own that could not be kept."""
+    if any(not word.strip() for word in privacy.words):
+        faults.append(Fault(("privacy", "words"), "privacy.words holds an empty word"))
+    if any(not path.strip() for path in privacy.paths):
+        faults.append(Fault(("privacy", "paths"), "privacy.paths holds an empty path"))
+    if not privacy.patterns:
+        return
+    from shammah.patterns import Pattern, PatternError  # most people have none
+
+    for source in privacy.patterns:
+        try:
+            Pattern(source)
+        except PatternError as error:
+            why = f"privacy.patterns holds {source!r:.60}, which {error}"
+            hint = "docs/PRIVACY.md says what a pattern may hold."
+            faults.append(Fault(("privacy", "patterns"), why, hint))
+
+
+def _located(fault: Fault, text: str, file: Path) -> ShammahError:
+    from shammah.toml_lines import line_of  # only for what is wrong
+
+    line = line_of(text, fault.path)
+    return _invalid(file, (f"line {line}: " if line else "") + fault.why, fault.hint)
 
 
 def _invalid(file: Path, why: str, hint: str = "") -> ShammahError:

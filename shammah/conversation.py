@@ -2,45 +2,85 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from shammah.account import Account
 from shammah.bus.messages import ChatMessage, Provenance
+from shammah.router.route import AUTO
+from shammah.router.statistics import Label
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question and its answer. ``complete`` is false if the answer was cut short."""
+    """A question and its answer. ``complete`` is false if the answer was cut short;
+    ``private``: neither ever goes to the cloud. ``account``: what became of the question."""
 
     question: str
     answer: str
     provenance: Provenance | None
     complete: bool = True
+    private: bool = False
+    account: Account = field(default_factory=Account)
 
 
 @dataclass(slots=True)
 class Conversation:
-    """The turns so far, and the system prompt that comes before them."""
+    """The turns so far, and the system prompt that comes before them.
+
+    ``adapter``: what the local model answers with (see `Wish.adapter`), until it begins anew.
+    """
 
     system: str = ""
     turns: list[Turn] = field(default_factory=list)
+    system_private: bool = False
+    adapter: str = AUTO
 
-    def with_question(self, question: str) -> tuple[ChatMessage, ...]:
+    def with_question(self, question: str, *, private: bool = False) -> tuple[ChatMessage, ...]:
         """The messages for a model: system prompt, every answered turn once, the question.
+        Those that are ``private`` are marked so; the gate keeps them from the cloud.
 
         An answer that was cut short stays, as far as it came: the person has read it and may
         refer to it. A turn without any answer does not: two questions in a row are not a
         conversation that chat templates know.
         """
-        messages = [ChatMessage("system", self.system)] if self.system else []
+        messages: list[ChatMessage] = []
+        if self.system:
+            messages.append(ChatMessage("system", self.system, self.system_private))
         for turn in self.turns:
             if turn.answer:
-                messages.append(ChatMessage("user", turn.question))
-                messages.append(ChatMessage("assistant", turn.answer))
-        messages.append(ChatMessage("user", question))
+                messages.append(ChatMessage("user", turn.question, turn.private))
+                messages.append(ChatMessage("assistant", turn.answer, turn.private))
+        messages.append(ChatMessage("user", question, private))
         return tuple(messages)
 
-    def add(self, turn: Turn) -> None:
+    def add(self, turn: Turn, *, local: bool = True) -> Turn:
+        """Append ``turn``; returns it as it was kept.
+
+        ``local``: any of the answer is the local model's. That model has seen the private turns
+        and may repeat them, so such a turn is private, too, whatever was asked.
+        """
+        if local and self.holds_private:
+            turn = replace(turn, private=True)
         self.turns.append(turn)
+        return turn
+
+    def label(self, label: Label, outcome: str) -> None:
+        """Note what the person says of the answer that the statistics know as ``outcome``."""
+        for at, turn in enumerate(self.turns):
+            if outcome and turn.account.outcome == outcome:
+                self.turns[at] = replace(turn, account=replace(turn.account, label=label))
+
+    @property
+    def holds_private(self) -> bool:
+        """Whether a model that is told everything is told something private."""
+        system = bool(self.system) and self.system_private
+        return system or self.private_turns > 0
+
+    @property
+    def private_turns(self) -> int:
+        """How many turns the cloud will never be told."""
+        return sum(turn.private and bool(turn.answer) for turn in self.turns)
 
     def clear(self) -> None:
         self.turns.clear()
+        self.adapter = AUTO

@@ -20,6 +20,8 @@ class ExitCode(IntEnum):
     """Wrong arguments, an invalid setting, or a role that this version does not have."""
     ALREADY_RUNNING = 3
     """A second worker of a role that is running (the first goes on)."""
+    BROKEN_PIPE = 141
+    """Whoever read the output has seen enough, as shells report it (128 + SIGPIPE)."""
     INTERRUPTED = 130
     """Ctrl-C, as shells report it (128 + SIGINT)."""
 

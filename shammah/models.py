@@ -25,6 +25,9 @@ AUTO = "auto"
 GPU_HEADROOM_BYTES = 2 * GIB
 """What a GPU must hold beside 16-bit weights: the context of CUDA, keys and values, a step."""
 
+GPU_INT8_BYTES = 1.25
+"""Of a weight in 8 bits on a GPU: its part of a scale, and of the embeddings, which have 16."""
+
 PERMISSIVE = frozenset({"apache-2.0"})
 """The licences in the catalogue under which a model may be used for anything."""
 
@@ -169,9 +172,10 @@ def select_model(
     return fitting[-1] if fitting else None
 
 
-def fits_gpu(parameters: int, gpu_memory: int) -> bool:
-    """Whether a model in 16 bits has room in ``gpu_memory`` bytes."""
-    return 2 * parameters + GPU_HEADROOM_BYTES <= gpu_memory
+def fits_gpu(parameters: int, gpu_memory: int, *, quantized: bool = False) -> bool:
+    """Whether a model in 16 bits, or in 8 if ``quantized``, has room in ``gpu_memory`` bytes."""
+    width = GPU_INT8_BYTES if quantized else 2
+    return width * parameters + GPU_HEADROOM_BYTES <= gpu_memory
 
 
 def total_memory(

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
-from shammah.config import LICENCES, load_settings
+from shammah.licences import LICENCES
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from shammah.config import Settings
 
 licence_option = click.option(
     "--licence",
     "--license",
     type=click.Choice(LICENCES),
     help="permissive: let auto choose nothing that forbids commercial use.",
+)
+
+
+def _complete_model(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from shammah.completion import complete_models
+
+    return complete_models(context, parameter, incomplete)
+
+
+model_option = click.option(
+    "--model",
+    "-m",
+    metavar="MODEL",
+    help="auto, starter, a size (1.5B), a Hub id or a directory.",
+    shell_complete=_complete_model,
 )
 
 
@@ -46,7 +68,7 @@ def models() -> None:
     Exit status: 0 it fits (or --force), 1 it does not, or the Hub cannot be asked.
     """
 )
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=_complete_model)
 @click.option("--revision", default="main", show_default=True, help="Branch, tag or commit.")
 @licence_option
 @click.option("--force", is_flag=True, help="Only warn if the disk or the memory is too small.")
@@ -56,7 +78,7 @@ def plan(model: str | None, revision: str, licence: str | None, force: bool, as_
     from shammah import plan_command
     from shammah.models import check_model_name
 
-    settings = load_settings(os.environ, model, licence)
+    settings = _settings(model, licence)
     check_model_name(settings.model)
     return plan_command.plan(settings, revision, force=force, as_json=as_json)
 
@@ -92,7 +114,7 @@ def pull(
     from shammah.bus.client import new_request_id
     from shammah.bus.transfers import Fetch
 
-    settings = load_settings(os.environ)
+    settings = _settings()
     wanted = list(dict.fromkeys(map(_hub_model, names)))
     if action is not None:
         return model_commands.steer(settings, wanted, action)
@@ -110,7 +132,7 @@ def list_(as_json: bool) -> int:
     """Show the models in the cache, what they share counted once."""
     from shammah import model_choice
 
-    return model_choice.list_models(load_settings(os.environ), as_json=as_json)
+    return model_choice.list_models(_settings(), as_json=as_json)
 
 
 @models.command(
@@ -122,7 +144,7 @@ def list_(as_json: bool) -> int:
       shammah models use ./my-model            a directory
     """
 )
-@click.argument("model")
+@click.argument("model", shell_complete=_complete_model)
 def use(model: str) -> int:
     """Make MODEL the default, by one line in config.toml."""
     from shammah import model_choice
@@ -131,17 +153,17 @@ def use(model: str) -> int:
 
 
 @models.command("rm")
-@click.argument("model")
+@click.argument("model", shell_complete=_complete_model)
 @click.option("--revision", default="", help="Only this one.")
 def remove(model: str, revision: str) -> int:
     """Delete MODEL from the cache."""
     from shammah import model_commands
 
-    return model_commands.remove_model(load_settings(os.environ), _hub_model(model), revision)
+    return model_commands.remove_model(_settings(), _hub_model(model), revision)
 
 
 @models.command()
-@click.argument("model")
+@click.argument("model", shell_complete=_complete_model)
 @click.option("--revision", default="main", show_default=True, help="Branch, tag or commit.")
 @click.option("--hashes", is_flag=True, help="Read every byte, not only the sizes.")
 @click.option("--repair", is_flag=True, help="Read every byte and fetch bad files anew.")
@@ -153,7 +175,7 @@ def verify(model: str, revision: str, hashes: bool, repair: bool, as_json: bool)
     from shammah.bus.transfers import VerifyModel
 
     request = VerifyModel(new_request_id(), _hub_model(model), revision, hashes, repair)
-    return model_commands.verify_model(load_settings(os.environ), request, as_json=as_json)
+    return model_commands.verify_model(_settings(), request, as_json=as_json)
 
 
 def _hub_model(name: str) -> str:
@@ -162,12 +184,20 @@ def _hub_model(name: str) -> str:
     Raises:
         ShammahError: ``model_unknown``; also for what is no model of the Hub.
     """
+    from dataclasses import replace
+
     from shammah.machine import look
     from shammah.model_choice import default_model
     from shammah.models import AUTO, Machine, check_hub_id
 
-    settings = replace(load_settings(os.environ), model=name)
+    settings = replace(_settings(), model=name)
     machine = look(os.environ) if name == AUTO else Machine(0)
     model = default_model(settings, machine) or name
     check_hub_id(model)
     return model
+
+
+def _settings(model: str | None = None, licence: str | None = None) -> Settings:
+    from shammah.config import load_settings
+
+    return load_settings(os.environ, model, licence)

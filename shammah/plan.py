@@ -38,7 +38,7 @@ LEAST_CONTEXT = 2048
 """A conversation of fewer tokens is of no use (the worker's `memory.LEAST_CONTEXT`)."""
 
 LEAN_CONTEXT = 4096
-"""Tokens of the context after a step down (the worker's `loading.LEAN_CONTEXT`)."""
+"""Tokens of the context after a step down (the worker's `ladder.SHORT_CONTEXT`)."""
 
 KV_SHARE = 0.5
 """Of what is free after the load, for keys and values (the worker's `memory.KV_SHARE`)."""
@@ -48,7 +48,7 @@ NATIVE_FAMILY = frozenset(
 )
 """What the worker's native engine computes on a CPU (its `architecture.FAMILY`)."""
 
-INT8 = "int8"
+INT8, INT4 = "int8", "int4"
 """The weights of that engine; it keeps keys and values in 16 bits and computes in 32."""
 
 WEIGHT_BYTES = {**WIDTHS, INT8: 1.07}
@@ -262,23 +262,27 @@ def activation_bytes(shape: ModelShape, tokens: int, width: int) -> int:
 def _device(parameters: int, place: Place) -> str:
     if place.inference.device != "auto":
         return place.inference.device
-    if fits_gpu(parameters, place.machine.gpu_memory):
+    quantized = place.inference.quantization != "none"
+    if fits_gpu(parameters, place.machine.gpu_memory, quantized=quantized):
         return "cuda"
     return "mps" if place.machine.mps else "cpu"
 
 
 def _dtype(parameters: int, device: str, usable: int, place: Place, architecture: str) -> str:
     """As the inference worker chooses (its `choice.choose_engine` and
-    `placement.choose_dtype`), with all memory free.
+    `placement.choose_form`), with all memory free.
 
     Where float32 fits, that worker takes what it measures to be faster; this reckons with
-    float32, which takes more.
+    float32, which takes more; and with 8 bits where 4 are asked for.
     """
-    if place.inference.dtype != "auto":
-        return place.inference.dtype
-    if device != "cpu":
-        return "bfloat16"
     asked = place.inference
+    if asked.quantization in (INT8, INT4):
+        return INT8
+    if asked.dtype != "auto":
+        return asked.dtype
+    if device != "cpu":
+        narrow = device == "cuda" and usable and not fits_gpu(parameters, usable)
+        return INT8 if narrow and asked.quantization != "none" else "bfloat16"
     native = asked.engine != "transformers" and asked.quantization != "none"
     if native and architecture in NATIVE_FAMILY:
         return INT8

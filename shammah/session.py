@@ -1,8 +1,8 @@
 """A frontend's view of its workers, and one question's way to its answer.
 
-`Link` keeps one worker attached: starts it, attaches, starts it again when it dies. `Session`
-has the two that answer, asks the router, waits where it must, and yields what a person should
-see. It prints nothing: the REPL and ``shammah ask`` render what it yields.
+`Session` has the two workers that answer, each kept attached by a `shammah.link.Link`; it asks
+the router, waits where it must, and yields what a person should see. It prints nothing: the REPL
+and ``shammah ask`` render what it yields.
 """
 
 from __future__ import annotations
@@ -11,189 +11,40 @@ import contextlib
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from shammah.bus.client import Peer, Task
-from shammah.bus.endpoints import Endpoints, open_endpoints
+from shammah.adapter_choice import choose_adapter, learnt_private
+from shammah.attempts import attempt_file, forget_attempt
+from shammah.bus.client import Peer, Task, new_request_id
+from shammah.bus.endpoints import open_endpoints
 from shammah.bus.messages import (
     ChatMessage,
     ClientInfo,
     Done,
-    Event,
     Failed,
-    Identity,
-    NotAvailable,
+    Prefill,
+    Retrying,
     Sampling,
     State,
     Token,
 )
 from shammah.config import Settings
+from shammah.continuation import HUNG, Interruption, go_on, with_text
 from shammah.errors import ShammahError
-from shammah.router.decision import RouteDecision, Target, View, Wish, decide
-from shammah.supervision import (
-    RESTARTS,
-    RestartBudget,
-    WorkerInUseError,
-    WorkerSpec,
-    ensure,
-    lend_hub_token,
-    stop,
-    worker_spec,
-)
-
-CLOSE_S = 0.5
-RETRY_S = 10.0
-"""What a worker failed for may be mended by then."""
+from shammah.forwarding import DECLINED, NEVER, Gate, tell_left_out
+from shammah.link import Link
+from shammah.privacy import Outgoing
+from shammah.router.decision import RouteDecision, Target, View, Wish
+from shammah.router.route import AUTO
+from shammah.routing import Asked, Routing
+from shammah.supervision import lend_hub_token, stop, worker_spec
 
 WAIT_S = 0.5
 """How often a waiting question looks again even if nothing was heard."""
 
 LOCAL_ROLE = "inference"
 CLOUD_ROLE = "cloud"
-
-
-class Link:
-    """One worker, kept attached in the background.
-
-    ``failure`` says why it cannot be had; ``in_use_by_others`` is set when that is because
-    other frontends use a worker that was started with something else.
-
-    Args:
-        on_change: called from other threads when the state may have changed.
-        before: called on the attaching thread before the worker is looked for.
-    """
-
-    def __init__(
-        self,
-        spec: WorkerSpec,
-        endpoints: Endpoints,
-        client: ClientInfo,
-        on_change: Callable[[], None],
-        before: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.spec = spec
-        self.peer: Peer | None = None
-        self.failure: Failed | None = None
-        self.in_use_by_others: Identity | None = None
-        self._endpoints = endpoints
-        self._client = client
-        self._on_change = on_change
-        self._before = before
-        self._budget = RestartBudget()
-        self._own_spec = spec
-        self._started_at = 0.0
-        self._attaching: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._closed = False
-
-    @property
-    def state(self) -> State | None:
-        """The worker's state; a Failed of our own if it cannot be had; ``None``: unknown."""
-        peer = self.peer
-        if peer is not None and peer.welcome is not None and peer.latest is not None:
-            return peer.latest.status.state
-        return self.failure
-
-    @property
-    def attached(self) -> bool:
-        return self.peer is not None and self.peer.welcome is not None
-
-    def start(self) -> None:
-        """Begin to attach, in the background. Does nothing while that is under way or done.
-
-        A worker that has failed is tried anew, but not at every question.
-        """
-        with self._lock:
-            if self._closed or self._attaching is not None:
-                return
-            if self.attached and not self._worth_retrying():
-                return
-            self._started_at = time.monotonic()
-            self.failure = None
-            self._attaching = threading.Thread(
-                target=self._attach, name=f"attach-{self.spec.role}", daemon=True
-            )
-            self._attaching.start()
-
-    def _worth_retrying(self) -> bool:
-        state = self.state
-        failed = isinstance(state, Failed | NotAvailable)
-        if isinstance(state, Failed) and state.code == "download_cancelled":
-            return False  # somebody said so
-        return failed and time.monotonic() - self._started_at > RETRY_S
-
-    def _attach(self) -> None:
-        old, self.peer = self.peer, None
-        if old is not None:
-            old.close()
-        peer: Peer | None = None
-        failure: Failed | None = None
-        try:
-            self._before()
-            peer = ensure(
-                self.spec, self._endpoints, self._client, on_change=self._on_worker_change
-            )
-            self.in_use_by_others = None
-        except ShammahError as error:
-            failure = Failed(error.code, error.message, error.hint)
-            if isinstance(error, WorkerInUseError):
-                self.in_use_by_others = error.welcome.identity
-        except Exception as error:  # a question waits for this: it must end in any case
-            what = f"The {self.spec.role} worker cannot be had: {type(error).__name__}: {error}"
-            failure = Failed("internal", what, f"{self.spec.log_file} may say more.")
-        with self._lock:
-            self._attaching = None
-            self.failure = failure
-            self.peer = peer
-            closed = self._closed
-        if closed and peer is not None:
-            peer.close()
-        self._on_change()
-
-    def _on_worker_change(self, event: Event | None) -> None:
-        peer = self.peer
-        if event is None:
-            self.spec = self._own_spec  # one that was joined is gone
-        # One that was stopped on purpose stays away until it is needed, and a single question
-        # needs none after its answer.
-        restarts = self._client.program != "ask"
-        if event is None and peer is not None and not peer.stopped and restarts:
-            if self._budget.spend():
-                self.start()  # have it back before the next question
-            else:
-                self.failure = Failed(
-                    "worker_crashes",
-                    f"The {self.spec.role} worker died {RESTARTS} times in a minute.",
-                    f"{self.spec.log_file} says why; the next question starts it once more.",
-                )
-        self._on_change()
-
-    def join(self, identity: Identity) -> None:
-        """Be content with the worker that others have started."""
-        self.spec = replace(self.spec, identity=identity, arguments=("--model", identity.model))
-        self.start()
-
-    def take_over(self) -> None:
-        """End the worker that others use, and have ours.
-
-        Raises:
-            ShammahError: ``worker_unstoppable``.
-        """
-        stop(self.spec.role, self._endpoints)
-        self.start()
-
-    def close(self) -> None:
-        """Give the lease back. The worker goes on for as long as its keep_alive says."""
-        with self._lock:
-            self._closed = True
-            peer, attaching = self.peer, self._attaching
-        if peer is not None:
-            peer.close()
-        if attaching is not None:
-            # A lease that it still takes after this lapses by itself.
-            attaching.join(CLOSE_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +62,39 @@ class Waiting:
     state: State | None
 
 
-Step = Routed | Waiting | Token | Done | Failed
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something to show before the answer or within it; ``urgent``: whom to call."""
+
+    text: str
+    urgent: bool = False
+
+
+Step = Notice | Routed | Waiting | Retrying | Token | Done | Failed
 
 CANCELLED = Failed("cancelled", "Cancelled.")
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A question on its way. ``text`` is what has been answered, ``tokens`` how many that were,
+    ``local`` whether any of it is the local model's."""
+
+    asked: Asked
+    wish: Wish
+    conversation: tuple[ChatMessage, ...]
+    sampling: Sampling
+    max_new_tokens: int | None
+    text: str = ""
+    tokens: int = 0
+    local: bool = False
+    restarts: int = 0
+
+    @property
+    def room(self) -> int | None:
+        """Tokens that the rest may have."""
+        limit = self.max_new_tokens
+        return limit if not self.text or limit is None else max(1, limit - self.tokens)
 
 
 class Session:
@@ -231,8 +112,12 @@ class Session:
         self._on_change: Callable[[], None] = lambda: None
         self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._generation: Task | None = None
+        self._ahead: Task | None = None
         self._interrupted = False
         self._environ = environ
+        self.gate = Gate(settings, environ)
+        self.routing = Routing(settings, environ)
+        self._declined = False
         self._stand_in = local_only or not settings.cloud_configured
         self._endpoints = open_endpoints(environ)
         self._client = ClientInfo(program, os.getpid(), _terminal())
@@ -241,6 +126,7 @@ class Session:
         if settings.cloud_configured and not local_only:
             spec = worker_spec(settings, CLOUD_ROLE, environ)
             self.cloud = Link(spec, self._endpoints, self._client, self._changed)
+        self.routing.start()
 
     def start(self, *, local: bool = True, cloud: bool = True) -> None:
         """Begin to bring the workers up, in the background."""
@@ -256,6 +142,12 @@ class Session:
         before, self.local = self.local, self._local_link()
         before.close()
         self.local.start()
+
+    def load(self) -> None:
+        """Have the local model, whatever has kept it away before."""
+        if isinstance(self.local.state, Failed):
+            forget_attempt(attempt_file(self._endpoints.runtime))
+        self.local.start(anew=True)
 
     def unload(self) -> str:
         """End the local model's worker and have its memory back; says what became of it."""
@@ -275,7 +167,33 @@ class Session:
 
     def view(self) -> View:
         cloud = self.cloud.state if self.cloud is not None else None
-        return View(self.local.state, cloud, self.cloud is not None)
+        configured = self.cloud is not None and not self._declined
+        peer = self.local.peer
+        active = peer.latest.status.active if peer is not None and peer.latest is not None else 0
+        active -= min(active, self._reads_ahead())
+        model = self.settings.cloud.model
+        return View(self.local.state, cloud, configured, model, local_active=active)
+
+    def preview(self, wish: Wish, tokens: int, view: View) -> RouteDecision | Failed:
+        """Who would answer now, if the conversation has so many ``tokens``. Waits for nothing."""
+        private = wish.private or self.gate.private
+        return self.routing.preview(replace(wish, private=private), tokens, view)
+
+    def read_ahead(self, turns: tuple[ChatMessage, ...], adapter: str = AUTO) -> None:
+        """Have the local model, which is ready, read ``turns`` before the next question comes.
+        It may see everything, private turns too. ``adapter``: as `Wish` has it. From any
+        thread; waits for nothing."""
+        peer = self.local.peer
+        if peer is not None and self.local.attached:
+            with contextlib.suppress(ShammahError):  # too long to be sent: so is the question
+                name = choose_adapter(self.settings.home, adapter, self.local.state)
+                self._ahead = peer.begin(Prefill(new_request_id(), turns, name))
+
+    def _reads_ahead(self) -> bool:
+        """Whether the local model is at it; a question need not wait for that."""
+        if self._ahead is not None and self._ahead.ended():
+            self._ahead = None
+        return self._ahead is not None
 
     def answer(
         self,
@@ -284,24 +202,132 @@ class Session:
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         max_new_tokens: int | None = None,
     ) -> Iterator[Step]:
-        """One question's way: Waiting..., Routed, Token..., then exactly one Done or Failed.
+        """One question's way: Notice..., Waiting..., Routed, Retrying..., Token..., then exactly
+        one Done or Failed.
 
-        `interrupt` ends it early.
+        If the answerer fails and somebody goes on, another Notice, Waiting..., Routed,
+        Retrying..., Token... come in between. `interrupt` ends it early, also one from before.
         """
-        self._interrupted = False
-        routed = yield from self._route(wish)
-        if isinstance(routed, Failed):
-            yield routed
+        self._declined = False
+        try:
+            yield from self._ways(conversation, wish, (sampling, max_new_tokens))
+        finally:
+            self._interrupted = False  # not at the beginning: it may have come by then
+
+    def _ways(
+        self, conversation: tuple[ChatMessage, ...], wish: Wish, limits: tuple[Sampling, int | None]
+    ) -> Iterator[Step]:
+        conversation = self.gate.mark(conversation, private=wish.private)
+        wish = replace(wish, private=wish.private or conversation[-1].private)
+        asked = self.routing.begin(conversation)
+        if contacts := self.routing.help_text(asked):
+            yield Notice(contacts, urgent=True)
+        if complaint := self.routing.take_complaint():
+            yield Notice(complaint)
+        if wish.target is Target.CLOUD and not wish.private and self.gate.never:
+            yield NEVER
             return
+        turn = _Turn(asked, wish, conversation, *limits)
+        opened = yield from self._open(asked, wish, conversation)
+        while not isinstance(opened, Failed):
+            yield Routed(opened[0])
+            end = yield from self._generate(turn, *opened)
+            if isinstance(end, Done):
+                yield end
+                return
+            opened = yield from self._go_on(turn, opened[0], end)
+        yield opened
+
+    def _open(
+        self, asked: Asked, wish: Wish, conversation: tuple[ChatMessage, ...]
+    ) -> Generator[Step, None, tuple[RouteDecision, Peer, Outgoing] | Failed]:
+        """Who answers, and what he may be told."""
+        routed = yield from self._route(asked, wish)
+        if isinstance(routed, Failed):
+            return routed
         decision, peer = routed
-        yield Routed(decision)
-        self._generation = peer.generate(conversation, sampling, max_new_tokens)
+        outgoing: Outgoing | Failed = Outgoing(conversation)
+        if decision.target is Target.CLOUD:
+            outgoing = self.gate.open(conversation)
+        if outgoing == DECLINED and self.interrupted:
+            return CANCELLED
+        if outgoing == DECLINED and wish.target is None:
+            self._declined = True
+            wait_for_local = replace(wish, target=Target.LOCAL)
+            return (yield from self._open(asked, wait_for_local, conversation))
+        if isinstance(outgoing, Failed):
+            return outgoing
+        return decision, peer, outgoing
+
+    def _generate(
+        self, turn: _Turn, decision: RouteDecision, peer: Peer, outgoing: Outgoing
+    ) -> Generator[Step, None, Done | Failed]:
+        """Have one answerer answer, or go on; how that ended."""
+        task = peer.generate(outgoing.messages, turn.sampling, turn.room, decision.adapter)
+        self._generation = task
         if self._interrupted:
-            self._generation.cancel()
-        for reply in self._generation:
-            if isinstance(reply, Token | Done | Failed):
+            task.cancel()
+        before = turn.tokens
+        for reply in task:
+            if isinstance(reply, Token):
+                turn.tokens = before + reply.index
+                if not reply.reasoning:
+                    turn.text += reply.text
+                    turn.local = turn.local or decision.target is Target.LOCAL
+            if isinstance(reply, Done | Failed):
+                self._generation = None
+                self.routing.record(turn.asked, decision, reply, turn.text)
+                return reply if isinstance(reply, Failed) else tell_left_out(reply, outgoing)
+            if isinstance(reply, Retrying | Token):
                 yield reply
-        self._generation = None
+        raise AssertionError("a task ends with Done or Failed")
+
+    def _go_on(
+        self, turn: _Turn, decision: RouteDecision, failure: Failed
+    ) -> Generator[Step, None, tuple[RouteDecision, Peer, Outgoing] | Failed]:
+        """Find somebody for the rest of a turn."""
+        private = any(message.private for message in turn.conversation)
+        taught = learnt_private(self.settings.home, decision.adapter)
+        told = private or taught or self.gate.answer_is_private(turn.text, local=True)
+        tied = turn.local and told
+        following = go_on(
+            Interruption(
+                *(failure, decision, turn.wish, turn.text, tied, turn.restarts),
+                view=self.view(),
+                cloud=self.gate.openable,
+            )
+        )
+        if isinstance(following, Failed):
+            return following
+        yield Notice(following.note)
+        if failure.code in HUNG:
+            yield from self._end_hung(decision.target, wait=following.target is decision.target)
+        conversation = with_text(turn.conversation, turn.text, tied=tied)
+        opened = yield from self._open(turn.asked, following.wish, conversation)
+        if opened == DECLINED and not self._interrupted:
+            self._declined = True
+            return (yield from self._go_on(turn, decision, failure))
+        turn.restarts += 1
+        if isinstance(opened, Failed):
+            return opened
+        return replace(opened[0], reason=following.reason), *opened[1:]
+
+    def _end_hung(self, target: Target, *, wait: bool) -> Iterator[Step]:
+        """End a worker that does nothing any more, so that a new one can take its place."""
+        link = self._link(target)
+        role, peer = link.spec.role, link.peer
+
+        def end() -> None:
+            with contextlib.suppress(ShammahError):  # it is met again when it is needed
+                stop(role, self._endpoints)
+                if peer is not None:
+                    peer.forget_welcome()
+
+        ending = threading.Thread(target=end, name=f"attach-{role}-end", daemon=True)
+        ending.start()
+        while wait and ending.is_alive() and not self._interrupted:
+            yield Waiting(role, None)
+            ending.join(WAIT_S)
 
     def interrupt(self) -> None:
         """End the question in hand. Safe in a signal handler: it only fills queues."""
@@ -310,11 +336,17 @@ class Session:
         if self._generation is not None:
             self._generation.cancel()
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether the question in hand was ended by `interrupt`."""
+        return self._interrupted
+
     def close(self) -> None:
         """Give the leases back."""
         for link in (self.local, self.cloud):
             if link is not None:
                 link.close()
+        self.routing.close()
 
     def _local_link(self) -> Link:
         settings, environ = self.settings, self._environ
@@ -331,14 +363,18 @@ class Session:
             return self.cloud
         return self.local
 
-    def _route(self, wish: Wish) -> Generator[Step, None, tuple[RouteDecision, Peer] | Failed]:
+    def _route(
+        self, asked: Asked, wish: Wish
+    ) -> Generator[Step, None, tuple[RouteDecision, Peer] | Failed]:
         """Wait until somebody can answer; who, why and his connection."""
         self.start(
             local=wish.private or wish.target is not Target.CLOUD,
             cloud=not wish.private and wish.target is not Target.LOCAL,
         )
         while not self._interrupted:
-            decision = decide(self.view(), wish)
+            view = self.view()
+            adapter = choose_adapter(self.settings.home, wish.adapter, view.local)
+            decision = self.routing.decide(asked, wish, replace(view, adapter=adapter))
             if isinstance(decision, Failed):
                 return decision
             link = self._link(decision.target)

@@ -4,36 +4,80 @@ from __future__ import annotations
 
 import json
 import queue
+import re
+import sys
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from shammah.bus import codec
-from shammah.bus.client import Peer, new_request_id
 from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
-from shammah.bus.messages import Event, GetStatus, Replay, Replayed
+from shammah.bus.enquiry import ask_events, ask_status
+from shammah.bus.messages import Event
 from shammah.bus.transfers import Transferring
 from shammah.errors import ExitCode, ShammahError
+from shammah.status_once import QUIET, not_running
 from shammah.wording import describe_state, printable
 
-ANSWER_S = 5.0
-"""How long one worker may take to tell its status; a loading one holds the interpreter."""
-
-QUIET = frozenset({"subscribed", "status"})
-"""Events that only say that somebody looked."""
+if TYPE_CHECKING:
+    from shammah.bus.client import Peer
 
 
-def show_status(endpoints: Endpoints, roles: tuple[str, ...], *, once: bool, as_json: bool) -> int:
-    """Print the present state of ``roles``; then, unless ``once``, every event until Ctrl-C."""
+def show_status(
+    endpoints: Endpoints,
+    roles: tuple[str, ...],
+    *,
+    once: bool,
+    as_json: bool,
+    since: str = "",
+    environ: Mapping[str, str] = MappingProxyType({}),
+) -> int:
+    """Show the present state of ``roles``; then, unless ``once``, what happens until Ctrl-C.
+
+    On a terminal that is a view of all of them; in a pipe, as JSON, or with ``since`` (when the
+    events that are told begin) a line for each event.
+
+    Raises:
+        ShammahError: ``usage``, for a ``since`` that is no time.
+    """
+    begin = parse_since(since, time.time()) if since else None
     tail = Tail(endpoints, roles or ROLES, as_json=as_json)
-    if once:
+    if once and begin is None:
         return tail.once()
+    dumb = environ.get("TERM", "dumb") == "dumb"
+    if not (once or as_json or since or dumb) and sys.stdout.isatty():
+        from shammah.status_live import LiveStatus
+
+        return LiveStatus(endpoints, roles or ROLES, sys.stdout, environ).run()
     try:
-        tail.follow()
+        if begin is not None:
+            tail.show_past(begin)
+        if not once:
+            tail.follow()
     except KeyboardInterrupt:
         return ExitCode.OK
     finally:
         tail.close()
     return ExitCode.OK
+
+
+def parse_since(text: str, now_s: float) -> float:
+    """``90s``, ``10m``, ``2h`` (ago), ``14:30`` or ``14:30:05`` (today) as wall time.
+
+    Raises:
+        ShammahError: ``usage``.
+    """
+    span = re.fullmatch(r"([0-9]{1,6})([smh])", text)
+    if span:
+        return now_s - int(span[1]) * {"s": 1, "m": 60, "h": 3600}[span[2]]
+    clock = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?", text)
+    if clock:
+        day = time.localtime(now_s)[:3]
+        hour, minute, second = (int(part or 0) for part in clock.groups())
+        return time.mktime((*day, hour, minute, second, 0, 0, -1))
+    why = f"--since must be a span (90s, 10m, 2h) or a time of today (14:30), not {text!r:.30}."
+    raise ShammahError("usage", why, exit_code=ExitCode.USAGE)
 
 
 class Tail:
@@ -54,18 +98,37 @@ class Tail:
             if lock_holder(self._endpoints.lock(role)) is None:
                 self._print(role, None)
                 continue
-            peer = Peer(self._endpoints, role, None)
             try:
-                self._print(role, _ask_status(peer))
+                self._print(role, ask_status(self._endpoints, role))
             except ShammahError as error:
                 self._print_silent(role, error)
                 code = ExitCode.FAILED
-            finally:
-                peer.close()
         return code
+
+    def show_past(self, begin_s: float) -> None:
+        """The events since ``begin_s`` that the workers have kept, in order."""
+        found: list[tuple[float, str, Event]] = []
+        for role in self._roles:
+            if lock_holder(self._endpoints.lock(role)) is None:
+                continue
+            try:
+                events = ask_events(self._endpoints, role).events
+            except ShammahError as error:
+                self._print_silent(role, error)
+                continue
+            kept = [event for event in events if event.wall_s >= begin_s]
+            found += [
+                (event.wall_s, role, event)
+                for event in kept
+                if self._as_json or event.what not in QUIET
+            ]
+        for _, role, event in sorted(found, key=lambda one: one[0]):
+            self._print(role, event)
 
     def follow(self) -> None:
         """The present states, then events as they come, for ever."""
+        from shammah.bus.client import Peer
+
         absent = set()
         for role in self._roles:
             if lock_holder(self._endpoints.lock(role)) is None:
@@ -92,13 +155,12 @@ class Tail:
     def _beginning(self, role: str, first: Event) -> list[Event]:
         """What a worker that came up under our eyes told before the connection was there."""
         try:
-            reply = self._peers[role].request(Replay(new_request_id()), ANSWER_S)
+            events = ask_events(self._endpoints, role).events
         except ShammahError:
             return []
-        assert isinstance(reply, Replayed)
         return [
             event
-            for event in reply.events
+            for event in events
             if (event.run_id, event.seq < first.seq) == (first.run_id, True)
             and (self._as_json or event.what not in QUIET)
         ]
@@ -136,7 +198,7 @@ class Tail:
 
 def _line(role: str, event: Event | None) -> str:
     if event is None:
-        return f"{role:10} not running"
+        return not_running(role)
     status = event.status
     clock = time.strftime("%H:%M:%S", time.localtime(event.wall_s))
     users = f"{status.clients} attached, {status.active} active, {status.tokens} tokens"
@@ -149,17 +211,3 @@ def _notices(event: Event | None) -> list[str]:
     if not isinstance(state, Transferring):
         return []
     return [printable(f"{one.model}: {said}") for one in state.transfers for said in one.notices]
-
-
-def _ask_status(peer: Peer) -> Event:
-    """Ask again and again until the connection is there."""
-    until = time.monotonic() + ANSWER_S
-    while True:
-        try:
-            reply = peer.request(GetStatus(new_request_id()), 0.2)
-        except ShammahError:
-            if time.monotonic() > until:
-                raise
-            continue
-        assert isinstance(reply, Event)
-        return reply

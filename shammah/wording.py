@@ -1,30 +1,23 @@
-"""States, decisions and errors in words for a terminal. Pure."""
+"""States and errors in words for a terminal. Pure."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
 from shammah.bus.messages import (
-    Done,
     Downloading,
     Failed,
     Initializing,
     Loading,
     NotAvailable,
     Ready,
+    Retrying,
     State,
 )
+from shammah.bus.training import Training, TrainingProgress
 from shammah.bus.transfers import Transfer, Transferring
-from shammah.router.decision import Reason, RouteDecision
-
-REASONS = {
-    Reason.MODEL_READY: "the local model is ready",
-    Reason.MODEL_NOT_READY: "the local model is not ready",
-    Reason.NO_CLOUD: "no cloud is configured",
-    Reason.USER: "as you asked",
-    Reason.PRIVATE: "private",
-}
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -54,10 +47,32 @@ def _describe_state(state: State | None) -> str:
             return " · ".join(parts)
         case Transferring(transfers):
             return describe_transfers(transfers)
+        case Training(progress):
+            return describe_training(progress) if progress else "Nothing is trained"
         case NotAvailable(reason, _):
             return f"Not available: {reason}"
         case Failed(_, message, _):
             return f"Failed: {message}"
+
+
+def describe_training(progress: TrainingProgress) -> str:
+    """One line: ``training starter: step 12/60, loss 1.234, held-out 2.345, 180 tokens/s``."""
+    parts = [f"{progress.phase} {short_name(progress.model)}"]
+    parts[0] += f": {progress.detail}" if progress.detail else ""
+    figures = describe_figures(progress)
+    return printable(", ".join([*parts, figures] if figures else parts))
+
+
+def describe_figures(progress: TrainingProgress) -> str:
+    """``step 12/60, loss 1.234, held-out 2.345, 180 tokens/s``; empty: there are none yet."""
+    parts = [f"step {progress.step}/{progress.steps}"] if progress.steps else []
+    parts += [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
+    if progress.held_out_loss is not None:
+        parts.append(f"held-out {progress.held_out_loss:.3f}")
+    rate = progress.tokens_per_second
+    parts += [f"{rate:,.0f} tokens/s"] if rate else []
+    parts += [f"{describe_duration(progress.eta_s)} left"] if progress.eta_s is not None else []
+    return ", ".join(parts)
 
 
 def describe_coming(state: State | None) -> str:
@@ -161,19 +176,23 @@ def describe_duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def describe_answer(done: Done, decision: RouteDecision) -> str:
-    """Who answered and why, and how fast, in one line."""
-    by, timings = done.provenance, done.timings
-    who = f"{decision.target}: {by.model}" + (", a small stand-in" if by.stand_in else "")
-    tokens = done.usage.output_tokens
-    parts = [who, REASONS[decision.reason], f"{tokens} token" + ("" if tokens == 1 else "s")]
-    if timings.decode_tokens_per_second:
-        parts.append(f"{timings.decode_tokens_per_second:.1f} tok/s")
-    if timings.ttft_s:
-        parts.append(f"first token {timings.ttft_s:.2f} s")
-    if done.finish_reason not in ("stop", "cancelled"):
-        parts.append({"length": "cut at the length limit"}.get(done.finish_reason, "refused"))
-    return printable(" · ".join(parts))
+def describe_left_out(turns: int) -> str:
+    """``2 private turns left out``."""
+    return f"{turns} private turn{'' if turns == 1 else 's'} left out"
+
+
+def describe_cost(dollars: float) -> str:
+    """``$0.0021``, ``$1.25``: at least two digits that say something."""
+    if 0 < dollars < 0.0001:
+        return "less than $0.0001"
+    return f"${dollars:.4f}" if 0 < dollars < 0.1 else f"${dollars:,.2f}"
+
+
+def describe_retrying(retrying: Retrying) -> str:
+    """``Claude is overloaded; trying again in 4 s (2 of 5)``."""
+    wait = describe_duration(max(1, math.ceil(retrying.wait_s)))
+    place = f"({retrying.attempt} of {retrying.attempts})"
+    return printable(f"{retrying.why}; trying again in {wait} {place}")
 
 
 def describe_failure(failure: Failed) -> str:
@@ -191,6 +210,11 @@ def printable(text: str) -> str:
 
 def styled(text: str, code: str, environ: Mapping[str, str], *, terminal: bool) -> str:
     """``text`` in an SGR style on a terminal that wants it (https://no-color.org)."""
-    if not terminal or environ.get("NO_COLOR") or environ.get("TERM") == "dumb":
+    if not terminal or not wants_style(environ):
         return text
     return f"\x1b[{code}m{text}\x1b[0m"
+
+
+def wants_style(environ: Mapping[str, str]) -> bool:
+    """Whether a terminal in ``environ`` is to be sent any style."""
+    return not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"

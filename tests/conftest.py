@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -16,6 +17,10 @@ hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, print_blob=False
 )
 hypothesis.settings.load_profile("repeatable")
+
+# A shell's background job ignores Ctrl-C, and so would every program that is started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read once, when torch is imported here: see workers/inference/environment.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "transformers", "huggingface_hub", "anthropic", "peft", "safetensors"}
 """What only workers may load."""
 
-EDITOR = {"prompt_toolkit", "rich", "click", "asyncio"}
+EDITOR = {"prompt_toolkit", "rich", "markdown_it", "pygments", "click", "asyncio"}
 """What comes after the prompt, or only with a sub-command."""
 
 IMPURE = {
@@ -43,12 +43,27 @@ FORBIDDEN: dict[str, set[str]] = {
     "shammah": HEAVY | {"workers", "importlib"},
     "shammah.router": IMPURE,
     "shammah.conversation": IMPURE,
+    "shammah.examples": IMPURE,
     "shammah.config": IMPURE,
+    "shammah.config_check": IMPURE,
+    "shammah.config_report": IMPURE,
+    "shammah.toml_lines": IMPURE,
     "shammah.models": IMPURE,
+    "shammah.attempts": IMPURE,
     "shammah.cgroups": IMPURE,
     "shammah.model_config": IMPURE,
     "shammah.plan": IMPURE,
+    "shammah.privacy": IMPURE,
+    "shammah.patterns": IMPURE,
+    "shammah.keys": IMPURE,
+    "shammah.repl.markdown": IMPURE,
+    "shammah.repl.styled_text": IMPURE,
+    "shammah.repl.bottom_line": IMPURE,
+    "shammah.repl.completion": IMPURE,
+    "shammah.repl.block": IMPURE,
+    "shammah.repl.help": IMPURE,
     "shammah.wording": IMPURE,
+    "shammah.answer_line": IMPURE,
     "workers": set(),
     "workers.host": HEAVY,
     "workers.journal": HEAVY | IMPURE - {"time"},
@@ -62,10 +77,26 @@ FORBIDDEN: dict[str, set[str]] = {
 }
 """Package or module to what neither it nor anything inside it imports, anywhere."""
 
-STDLIB_ONLY = ("shammah.bus.messages", "shammah.bus.states", "shammah.bus.transfers")
+STDLIB_ONLY = (
+    "shammah.bus.record",
+    *("shammah.bus.messages", "shammah.bus.states", "shammah.bus.training"),
+    "shammah.bus.transfers",
+)
 
 ROLES = ("download", "inference", "cloud", "train")
-FOR_WORKERS = {"bus", "config", "errors", "fetching", "machine", "models", "supervision"}
+FOR_WORKERS = {
+    *("adapters", "attempts", "bus", "cgroups", "config", "egress", "errors", "examples"),
+    *(
+        "feedback",
+        "fetching",
+        "machine",
+        "model_config",
+        "models",
+        "privacy",
+        "schema",
+        "supervision",
+    ),
+}
 """What of `shammah` the workers may use (and its version)."""
 
 BAGS = {"utils", "util", "common", "helpers", "helper", "misc", "shared"}
@@ -211,6 +242,19 @@ def test_the_frontend_loads_nothing_heavy() -> None:
     names = [m.name for m in modules(ROOT) if inside(m.name, "shammah")]
     found = tops(loaded(f"import {', '.join(names)}"))
     assert not found & (HEAVY | {"workers"})
+
+
+def test_help_loads_neither_settings_nor_messages() -> None:
+    found = loaded("import shammah.cli")
+    assert not found & {"shammah.config", "shammah.bus.messages"}
+    assert not tops(found) & ({"zmq", "msgpack"} | EDITOR - {"click"} | HEAVY)
+
+
+def test_one_status_loads_no_router_and_no_thread_of_a_connection() -> None:
+    found = loaded("import shammah.status")
+    assert not {name for name in found if inside(name, "shammah.router")}
+    assert not found & {"shammah.bus.client", "shammah.config"}
+    assert not tops(found) & (EDITOR | HEAVY)
 
 
 def test_messages_load_the_standard_library_alone() -> None:

@@ -4,15 +4,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
+from shammah.adapter_choice import choose_adapter
 from shammah.config import load_settings
 from shammah.conversation import Conversation
 from shammah.errors import ShammahError
+from shammah.history.recorder import Recorder
 from shammah.models import check_model_name
+from shammah.privacy import PREFIX
+from shammah.repl import feedback_commands, history_commands, routing_commands
+from shammah.repl.bottom_line import Spending, describe_spending
+from shammah.repl.questions import Questions
 from shammah.repl.screen import Screen
+from shammah.router.decision import Wish
+from shammah.router.route import AUTO, OFF
+from shammah.router.statistics import Label
 from shammah.session import Session
-from shammah.wording import describe_state
+from shammah.wording import describe_state, printable
+
+
+class Person(Protocol):
+    """Who gives the commands.
+
+    ``wish`` is what holds for every question.
+    """
+
+    wish: Wish
+
+    def ask(self, question: str, private: bool, wish: Wish, *, again: bool = False) -> None:
+        """Have a question answered with what it brings along, and the turn kept.
+
+        ``again``: it has been asked, or nearly, and has everything with it already.
+        """
+
+    def inquire(self, question: str) -> str | None:
+        """What the person types; ``None``: nothing, or nobody is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,41 +50,58 @@ class Context:
     conversation: Conversation
     session: Session
     screen: Screen
+    history: Recorder
+    person: Person
+    questions: Questions
+    spending: Spending
     argument: str = ""
 
 
-def run(line: str, conversation: Conversation, session: Session, screen: Screen) -> None:
-    """Run ``/name ...``.
+def run(line: str, context: Context) -> None:
+    """Run ``/name ...``; ``context`` has no argument yet.
 
     Raises:
         EOFError: the command leaves the program.
     """
     name, _, argument = (line[1:].strip() or "help").partition(" ")
-    command = COMMANDS.get(name)
+    if name.endswith("!"):
+        name, argument = name[:-1], f"! {argument}"
+    command, screen = COMMANDS.get(name), context.screen
     if command is None:
         import difflib  # only for the error's hint
 
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"Did you mean /{near[0]}?" if near else "/help lists the commands."
-        screen.error(f"There is no command /{name}.", hint)
+        screen.error(f"There is no command /{printable(name)}.", hint)
         return
     try:
-        command[1](Context(conversation, session, screen, argument.strip()))
+        command[1](replace(context, argument=argument.strip()))
     except ShammahError as error:
         screen.error(error.message, error.hint)
 
 
+def descriptions() -> dict[str, str]:
+    """Each command and what it does."""
+    return {name: words for name, (words, _) in COMMANDS.items()}
+
+
 def _help(context: Context) -> None:
-    for name, (words, _) in COMMANDS.items():
-        context.screen.line(f"/{name:8} {words}")
-    context.screen.hint("Ctrl-C cancels an answer, Ctrl-D leaves.")
+    from shammah.repl.help import describe_help
+
+    for line in describe_help(descriptions(), context.screen.columns):
+        context.screen.line(line)
+    context.screen.hint("Tab completes, Ctrl-R searches, Ctrl-C cancels an answer, Ctrl-D leaves.")
 
 
 def _status(context: Context) -> None:
     view = context.session.view()
     context.screen.line(f"local  {describe_state(view.local)}")
     cloud = describe_state(view.cloud) if view.cloud_configured else "No API key is set"
+    if context.session.gate.never:
+        cloud = "Switched off (cloud.use is never)"
     context.screen.line(f"cloud  {cloud}")
+    if spent := describe_spending(context.spending):
+        context.screen.line(f"so far {spent}")
 
 
 def _model(context: Context) -> None:
@@ -71,8 +116,33 @@ def _model(context: Context) -> None:
     context.screen.hint(f"Taking {model}; the conversation goes on with it.")
 
 
+def _adapter(context: Context) -> None:
+    from shammah.adapters import AdapterStore
+
+    conversation, screen = context.conversation, context.screen
+    store = AdapterStore(context.session.settings.home)
+    state = context.session.view().local
+    wished = context.argument
+    if wished:
+        conversation.adapter = wished if wished in (AUTO, OFF) else store.get(wished).name
+    if conversation.adapter == OFF:
+        screen.hint("This conversation is answered without an adapter.")
+    elif conversation.adapter != AUTO:
+        screen.hint(f"This conversation is answered with {conversation.adapter}.")
+    elif serving := choose_adapter(store.directory.parent, AUTO, state):
+        screen.hint(f"The adapter in service answers: {serving}.")
+    else:
+        screen.hint("No adapter is in service: the model answers by itself.")
+    if not wished:
+        known = ", ".join(entry.name for entry in store.entries()) or "there is none yet"
+        screen.hint(f"/adapter NAME, /adapter off, /adapter auto. Known are: {known}.")
+
+
 def _load(context: Context) -> None:
-    context.session.local.start()
+    if context.argument:
+        history_commands.load(context)
+        return
+    context.session.load()
     context.screen.line(describe_state(context.session.view().local))
 
 
@@ -98,9 +168,100 @@ def _takeover(context: Context) -> None:
     link.take_over()
 
 
+def _private(context: Context) -> None:
+    gate, screen = context.session.gate, context.screen
+    if context.argument not in ("", "on", "off"):
+        screen.error(f"/private is on or off, not {context.argument!r:.40}.")
+        return
+    if context.argument:
+        gate.private = context.argument == "on"
+    if gate.private:
+        screen.hint("Questions are private: they and their answers stay on this machine.")
+    else:
+        screen.hint(f"Questions are private where a rule applies, or after {PREFIX}.")
+    if turns := context.conversation.private_turns:
+        screen.hint(f"{turns} of the turns so far will never go to the cloud.")
+
+
+def _good(context: Context) -> None:
+    _judge(context, Label.GOOD)
+    feedback_commands.good(context)
+
+
+def _bad(context: Context) -> None:
+    _judge(context, Label.BAD)
+    feedback_commands.bad(context)
+
+
+def _fix(context: Context) -> None:
+    feedback_commands.fix(context)  # it raises where there is nothing to correct
+    _label(context, Label.EDIT)
+
+
+def _judge(context: Context, label: Label) -> None:
+    if _label(context, label):
+        context.screen.hint("Noted; it counts when such a question comes again.")
+    else:
+        context.screen.hint("There is no answer to note it of.")
+
+
+def _label(context: Context, label: Label) -> bool:
+    """Have the statistics know what the person says of the last answer, if they know that."""
+    turns = context.conversation.turns
+    outcome = turns[-1].account.outcome if turns else ""
+    known = context.session.routing.label(label, outcome)
+    if known:
+        context.conversation.label(label, outcome)
+    return known
+
+
 def _clear(context: Context) -> None:
     context.conversation.clear()
+    context.history.leave()
+    context.questions.forget()
     context.screen.hint("The conversation begins anew.")
+
+
+def _models(context: Context) -> None:
+    from shammah.model_choice import list_models  # it brings what starts a download worker
+
+    list_models(context.session.settings, as_json=False)
+    context.screen.hint("/model NAME takes one of them, or fetches another.")
+
+
+def _system(context: Context) -> None:
+    conversation, screen, text = context.conversation, context.screen, context.argument
+    if text:
+        conversation.system = "" if text == "off" else text
+        mark = context.session.gate.rules.mark(conversation.system)
+        conversation.system_private = mark.private
+        if mark.why:
+            screen.hint(f"Private, because {mark.why}: it stays on this machine.")
+    screen.line(printable(conversation.system) or "There is no system prompt.")
+    if not text:
+        screen.hint("/system TEXT sets one for this conversation, /system off takes it away.")
+
+
+def _raw(context: Context) -> None:
+    rendering, screen = context.screen.rendering, context.screen
+    if context.argument not in ("", "on", "off"):
+        screen.error(f"/raw is on or off, not {context.argument!r:.40}.")
+        return
+    rendering.markdown = context.argument == "off" if context.argument else not rendering.markdown
+    if rendering.markdown and not rendering.possible:
+        screen.hint("Answers stay as they are written: this terminal is to get no style.")
+    elif rendering.markdown:
+        screen.hint("Answers are laid out and coloured.")
+    else:
+        screen.hint("Answers are shown as they are written.")
+
+
+def _config(context: Context) -> None:
+    from shammah.repl.settings_view import describe_settings
+
+    for line in describe_settings(context.session.settings):
+        context.screen.line(printable(line))
+    context.screen.hint(f"Their file is {context.session.settings.home / 'config.toml'}.")
 
 
 def _quit(context: Context) -> None:
@@ -111,10 +272,44 @@ COMMANDS: dict[str, tuple[str, Callable[[Context], None]]] = {
     "help": ("lists the commands", _help),
     "status": ("tells how the workers are", _status),
     "model": ("shows the local model, or takes another: /model 1.5B", _model),
-    "load": ("loads the local model now", _load),
+    "models": ("lists the models on this disk", _models),
+    "adapter": ("answers with an adapter, or without: /adapter NAME, off, auto", _adapter),
+    "load": ("loads the local model now; /load FILE: a saved conversation", _load),
     "unload": ("ends it, and has its memory back", _unload),
     "join": ("uses the model that another terminal has loaded", _join),
     "takeover": ("ends that model and loads yours", _takeover),
+    "private": ("keeps questions on this machine: /private on, /private off", _private),
+    "local": (
+        "has the local model answer: /local on, /local off, /local QUESTION",
+        routing_commands.local,
+    ),
+    "cloud": ("asks Claude: /cloud QUESTION", routing_commands.cloud),
+    "why": (
+        "tells who gave the last answer, and why; /why 2: of your second question",
+        routing_commands.why,
+    ),
+    "redo": (
+        "asks the last question again: /redo, /redo local, /redo cloud",
+        routing_commands.redo,
+    ),
+    "good": ("says that the last answer was good", _good),
+    "bad": ("says that it was not: /bad, /bad NOTE", _bad),
+    "fix": ("says what it should have been: /fix BETTER ANSWER", _fix),
+    "feedback": (
+        "says how much it counts when the model learns: /feedback high, medium, normal",
+        feedback_commands.feedback,
+    ),
+    "edit": (
+        "opens the last question in your editor, and asks it again",
+        routing_commands.edit,
+    ),
+    "undo": ("takes the last turn out of the conversation", history_commands.undo),
+    "history": ("lists what was said, or searches: /history WORDS", history_commands.history),
+    "resume": ("goes on with a conversation: /resume NUMBER", history_commands.resume),
+    "save": ("saves this one: /save FILE.md or .jsonl, /save! overwrites", history_commands.save),
+    "system": ("shows the system prompt, or sets it: /system Answer in French.", _system),
+    "raw": ("shows answers as they are written, and back", _raw),
+    "config": ("shows the settings that are not the defaults", _config),
     "clear": ("begins a new conversation", _clear),
     "quit": ("leaves", _quit),
 }

@@ -6,32 +6,47 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 
+from shammah.adapter_choice import learnt_private
+from shammah.answering import Answering
 from shammah.bus.endpoints import open_endpoints
-from shammah.bus.messages import Done, Failed, NotAvailable, Token
+from shammah.bus.messages import Done, Failed, NotAvailable, Ready, Retrying, Token
 from shammah.config import load_settings
-from shammah.conversation import Conversation, Turn
+from shammah.conversation import Conversation
 from shammah.download_news import DownloadNews
 from shammah.errors import ExitCode, ShammahError
+from shammah.first_run import FirstRun
+from shammah.forwarding import Consent, consent_question, parse_consent
+from shammah.history.recorder import Recorder, history_of
+from shammah.keys import take_secrets
 from shammah.models import check_model_name
-from shammah.repl import commands
-from shammah.repl.editor import Editor
+from shammah.privacy import PREFIX, Outgoing, split_prefix
+from shammah.repl import block, commands, history_commands
+from shammah.repl.bottom_line import Part, Spending, describe_bottom
+from shammah.repl.editor import Editor, EditorOptions
+from shammah.repl.hand_over import HandOver
+from shammah.repl.interrupts import Interrupts
+from shammah.repl.learning import Learning
+from shammah.repl.lines import PROMPT, Lines
 from shammah.repl.options import ReplOptions, parse_options
+from shammah.repl.questions import Prepared, Questions
 from shammah.repl.screen import Screen
-from shammah.repl.terminal import CLEAR_LINE, echo_off, pending_line, wait_line
-from shammah.router.decision import RouteDecision, Target
-from shammah.session import Routed, Session, Waiting
+from shammah.repl.terminal import CLEAR_LINE, ask_line, echo_off, forget_typed
+from shammah.router.decision import Target, Wish
+from shammah.router.question import estimate_tokens
+from shammah.session import Notice, Routed, Session, Waiting
 from shammah.wording import (
     describe_background,
-    describe_coming,
+    describe_retrying,
     describe_state,
     download_under_way,
     printable,
+    wants_style,
 )
 
-PROMPT = "> "
+LINES_FILE = "prompt_history.jsonl"
 TWICE_S = 1.0
 """Two Ctrl-C within this leave the program."""
 
@@ -46,9 +61,10 @@ def open_repl(arguments: list[str], *, prompt_shown: bool) -> int:
         settings = load_settings(os.environ, options.model, options.licence)
         check_model_name(settings.model)
         local_only = options.wish.target is Target.LOCAL
-        session = Session(settings, os.environ, "repl", local_only=local_only)
+        environ = take_secrets(os.environ)
+        session = Session(settings, environ, "repl", local_only=local_only)
     except ShammahError as error:
-        os.write(1, CLEAR_LINE)
+        os.write(1, CLEAR_LINE if os.environ.get("TERM") != "dumb" else b"\n")
         screen.error(error.message, error.hint)
         return error.exit_code
     except KeyboardInterrupt:
@@ -77,64 +93,106 @@ class Repl:
         self._screen = screen
         system = session.settings.system if options.system is None else options.system
         self._conversation = Conversation(system)
+        gate = session.gate
+        gate.private = options.wish.private
+        gate.ask = self._consent
+        self._conversation.system_private = gate.rules.mark(system).private
+        self._history: Recorder = history_of(session.settings, enabled=options.history)
+        self._answering: Answering | None = None
         self._interrupted_at = -TWICE_S
+        self._learning = Learning(session)
         self._news = DownloadNews(open_endpoints(os.environ), self._on_news)
+        self._interrupts = Interrupts()
+        self._questions = Questions(session, self._conversation, screen)
+        self._spending = Spending()
+        self._conversation_tokens = 0
+        self._hand_over = HandOver(session, self._conversation)
+        local, settings = options.wish.target is Target.LOCAL, session.settings
+        self._first_run = FirstRun(settings, os.environ, local_only=local, on_found=self._on_news)
+        screen.rendering.markdown = session.settings.render == "markdown"
         self._editor: Editor | None = None
         if os.environ.get("TERM") != "dumb":
-            self._editor = Editor(PROMPT, self._live_line)
+            how = self._editor_options()
+            self._editor = Editor(PROMPT, self._live_line, how, self._interrupts)
+        self._lines = Lines(self._editor, self._interrupts, screen, self._show_news)
+
+    def _editor_options(self) -> EditorOptions:
+        settings = self._session.settings
+        return EditorOptions(
+            vi=settings.editor.keys == "vi",
+            styled=wants_style(os.environ),
+            history_file=settings.home / LINES_FILE if self._history.enabled else None,
+            may_store=self._may_store,
+            commands=commands.descriptions(),
+            afterwards=self._screen.rendering.load,
+            complain=self._screen.error,
+        )
+
+    def _may_store(self, line: str) -> bool:
+        """Whether a line may be kept in a file: not if it is private for whatever reason."""
+        question, private = split_prefix(line)
+        return not self._session.gate.judge(question, private=private).private
 
     def run(self) -> int:
+        self._interrupts.install()
         for number in (signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, _leave)
         self._session.watch(self._on_change)
         self._session.start()
+        self._learning.start()
         try:
+            self._resume()
             self._loop()
         except (EOFError, KeyboardInterrupt, SystemExit, OSError):
             pass  # OSError: the terminal is gone
         finally:
             download = download_under_way(self._session.view().local)
+            self._keep()
+            self._history.close()
+            self._learning.close()
             self._session.close()
             self._news.close()
         known = self._news.transfer or download
         self._screen.farewell(describe_background(known) if download and known else "")
         return ExitCode.OK
 
+    def _resume(self) -> None:
+        """Begin with the conversation that was asked for."""
+        if self._options.resume is not None:
+            os.write(1, b"\n" if self._editor is None else CLEAR_LINE)
+            history_commands.begin(self._context(), self._options.resume, self._options.system)
+            self._screen.prompt(PROMPT)  # what was typed meanwhile still waits in the terminal
+
     def _loop(self) -> None:
-        read = self._read_first
+        self._first_run.start()
         while True:
             try:
+                self._interrupts.check()
                 self._show_news()
-                line = read().strip()
+                self._conversation_tokens = estimate_tokens(self._conversation.with_question(""))
+                line = self._lines.read().strip()
+                self._act(line)
             except KeyboardInterrupt:
+                self._interrupts.noted = False
                 if not self._first_interrupt():
                     raise
                 self._screen.hint("Ctrl-C again or Ctrl-D leaves.")
-                read = self._read_line
-                continue
-            read = self._read_line
-            if line.startswith("/"):
-                commands.run(line, self._conversation, self._session, self._screen)
-            elif line:
-                self._ask(line)
 
-    def _read_first(self) -> str:
-        """The first line, from whichever is there first: the terminal's line or the editor."""
-        line = wait_line(self._editor.ready_fd if self._editor else None)
-        if line is not None:
-            return line
-        os.write(1, CLEAR_LINE)  # the editor shows the prompt and what was typed again
-        return self._read_line()
-
-    def _read_line(self) -> str:
-        if self._editor is None:
-            self._screen.prompt(PROMPT)
-            return wait_line(None) or ""
-        line = pending_line()
-        if line is None:
-            return self._editor.read()
-        self._screen.line(PROMPT + printable(line))  # it was typed with the echo off
-        return line
+    def _act(self, line: str) -> None:
+        """Do what a line says."""
+        question, private = split_prefix(line)
+        quoted = block.content(question)
+        if quoted is not None:
+            self._ask(Prepared(quoted, private), self.wish)
+        elif line.startswith("/"):
+            with self._interrupts.raised():
+                commands.run(line, self._context())
+        elif question.startswith("!"):
+            self._run_command(question[1:].strip(), private)
+        elif question:
+            self.ask(question, private, self.wish)
+        elif private:
+            self._screen.hint(f"Write the question after {PREFIX}.")
 
     def _first_interrupt(self) -> bool:
         now = time.monotonic()
@@ -142,52 +200,142 @@ class Repl:
         self._interrupted_at = now
         return first
 
-    def _ask(self, question: str) -> None:
-        with echo_off(), _interrupts(self._on_interrupt):
-            turn = self._answer(question)
-        if turn is not None:
-            self._conversation.add(turn)
+    @property
+    def wish(self) -> Wish:
+        """What holds for every question."""
+        return self._options.wish
+
+    @wish.setter
+    def wish(self, wish: Wish) -> None:
+        self._options = replace(self._options, wish=wish)
+
+    def ask(self, question: str, private: bool, wish: Wish, *, again: bool = False) -> None:
+        """Have a question answered with what it brings along, and keep the turn.
+
+        ``again``: it has been asked, or nearly, and has everything with it already.
+        """
+        if again:
+            mark = self._session.gate.judge(question, private=private)
+            self._answer(Prepared(question, mark.private, mark.why), wish)
+        else:
+            self._ask(Prepared(question, private), wish, with_files=True)
+
+    def _ask(self, question: Prepared, wish: Wish, *, with_files: bool = False) -> None:
+        try:
+            with self._interrupts.raised():
+                question = self._questions.prepare(question, with_files=with_files)
+        except ShammahError as error:
+            self._screen.error(error.message, error.hint)
+            return
+        self._answer(question, wish)
+
+    def inquire(self, question: str) -> str | None:
+        """What the person types; ``None``: nothing, or nobody is there."""
+        if not (self._screen.terminal and os.isatty(0)):
+            return None
+        with self._interrupts.calling(self._interrupts.note):  # from when it can be read
+            self._screen.end_live()
+            forget_typed()
+            self._screen.prompt(question)
+            line = ask_line(lambda: self._interrupts.noted)
+        if line is None:
+            self._screen.line("")
+        return line
+
+    def _run_command(self, command: str, private: bool) -> None:
+        pressed: list[None] = []
+        with self._interrupts.calling(lambda: pressed.append(None)), echo_off():
+            self._questions.add_output(command, private, lambda: bool(pressed))
+
+    def _consent(self, outgoing: Outgoing) -> Consent:
+        self._screen.end_live()
+        forget_typed()
+        self._screen.prompt(consent_question(outgoing))
+        return parse_consent(ask_line(lambda: self._session.interrupted))
 
     def _on_interrupt(self) -> None:
-        if self._first_interrupt():
+        if self._answering is None:
+            self._interrupts.note()  # the answer has ended: as if it came at the prompt
+        elif self._first_interrupt():
             self._session.interrupt()
         else:
             raise KeyboardInterrupt
 
-    def _answer(self, question: str) -> Turn | None:
-        """Ask, show the answer as it comes, and return the turn if there was any answer."""
-        text: list[str] = []
-        decision: RouteDecision | None = None
-        messages = self._conversation.with_question(question)
-        for step in self._session.answer(messages, self._options.wish):
+    def _context(self) -> commands.Context:
+        where = (self._conversation, self._session, self._screen, self._history)
+        return commands.Context(*where, self, self._questions, self._spending)
+
+    def _answer(self, question: Prepared, wish: Wish) -> None:
+        if question.why:
+            self._screen.hint(f"Private, because {question.why}: it stays on this machine.")
+        routing = self._session.routing
+        self._answering = Answering(question.text, question.private, lambda: routing.last_turn)
+        press = self._interrupts.calling(self._on_interrupt)
+        with press, echo_off(), self._hand_over.answering():
+            try:
+                self._show_answer(self._answering, wish)
+            finally:
+                self._keep()
+                self._learning.note_question()
+
+    def _show_answer(self, answering: Answering, wish: Wish) -> None:
+        """Ask, show the answer as it comes, and keep the turn."""
+        self._history.prepare()
+        question, private = answering.question, answering.private
+        messages = self._conversation.with_question(question, private=private)
+        wish = replace(wish, adapter=self._conversation.adapter)
+        for step in answering.watch(self._session.answer(messages, wish)):
             match step:
+                case Notice(words, urgent):
+                    (self._screen.line if urgent else self._screen.hint)(printable(words))
                 case Waiting(role, state):
                     self._screen.live(f"{role}: {describe_state(state)}")
                 case Routed(decision):
                     self._screen.live(f"asking {decision.target} ...")
+                case Retrying():
+                    self._screen.live(describe_retrying(step))
                 case Token(reasoning=True):
                     self._screen.live("thinking ...")
                 case Token(text=piece):
-                    text.append(piece)
                     self._screen.answer(piece)
-                case Done():
-                    assert decision is not None  # Routed comes before
-                    self._screen.end_answer(step, decision)
-                    return Turn(question, "".join(text), step.provenance)
-                case Failed():
-                    self._screen.end_failed(step, partial=bool(text))
-        return Turn(question, "".join(text), None, complete=False) if text else None
+        self._keep()  # before it is shown as finished
+        match answering.end:
+            case Done() as done:
+                assert answering.decision is not None  # Routed comes before
+                self._spending.add(done.usage)
+                self._screen.end_answer(done, answering.decision)
+            case Failed() as failure:
+                self._screen.end_failed(failure)
+        for complaint in self._history.take_complaints():
+            self._screen.hint(printable(complaint))
 
-    def _live_line(self) -> str:
-        """What is coming up, below the prompt, while there is something."""
-        state = self._session.view().local
-        if isinstance(state, Failed | NotAvailable) and self._session.cloud is not None:
-            return ""  # told when it matters; Claude answers
-        coming = describe_coming(state)
-        return f"local model: {coming}" if coming else ""
+    def _keep(self) -> None:
+        """Keep the answer in hand, as far as it has come."""
+        answering, self._answering = self._answering, None
+        if answering is None:
+            return
+        local, gate, talk = answering.local, self._session.gate, self._conversation
+        judged = gate.answer_is_private(answering.answer, local=local)
+        judged = judged or learnt_private(self._session.settings.home, answering.adapter)
+        turn = talk.add(answering.turn(answer_private=judged), local=local)
+        if turn.answer:
+            record = answering.record(turn, time.time())
+            self._history.keep(record, talk.system, system_private=talk.system_private)
+
+    def _live_line(self) -> tuple[Part, ...]:
+        """What stands below the prompt."""
+        session = self._session
+        view = session.view()
+        decision = session.preview(self.wish, self._conversation_tokens, view)
+        state = view.local
+        if isinstance(state, Failed | NotAvailable) and session.cloud is not None:
+            state = Ready("")  # told when it matters; Claude answers
+        return describe_bottom(state, decision, view.cloud_model, self._spending)
 
     def _on_change(self) -> None:
         self._news.follow(self._session.view().local)
+        if self._hand_over.look():
+            self._on_news()
         if self._editor is not None:
             self._editor.refresh()
 
@@ -196,21 +344,8 @@ class Repl:
             self._editor.interject(self._show_news)
 
     def _show_news(self) -> None:
-        for sentence in self._news.take():
+        for sentence in (*self._first_run.take(), *self._news.take(), *self._hand_over.take()):
             self._screen.hint(printable(sentence))
-
-
-class _interrupts:  # noqa: N801 - reads as a statement
-    """Ctrl-C calls ``handler`` meanwhile, instead of raising wherever the program stands."""
-
-    def __init__(self, handler: Callable[[], None]) -> None:
-        self._handler = handler
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGINT, lambda number, frame: self._handler())
-
-    def __exit__(self, *exc: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -8,24 +8,38 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
+from shammah.answer_line import describe_answer
 from shammah.bus.messages import Done, Failed
+from shammah.repl.rendering import Answer, Rendering, terminal_size
 from shammah.router.decision import RouteDecision
-from shammah.wording import describe_answer, describe_failure, printable, styled
+from shammah.wording import describe_failure, printable, styled, wants_style
 
-DIM, RED = "2", "31"
+DIM, RED, BOLD = "2", "31", "1"
 
 
 class Screen:
-    """A terminal (or a pipe) as a place for answers. Only one thread may write."""
+    """A terminal (or a pipe) as a place for answers. Only one thread may write.
+
+    Attributes:
+        terminal: whether it is one.
+        rendering: how answers look on it.
+    """
 
     def __init__(self, environ: Mapping[str, str], stream: TextIO = sys.stdout) -> None:
         self._environ = environ
         self._stream = stream
         self.terminal = stream.isatty()
+        self.rendering = Rendering(possible=self.terminal and wants_style(environ))
+        self._answer: Answer | None = None
         self._live = False
 
+    @property
+    def columns(self) -> int:
+        """The width of the terminal now."""
+        return terminal_size()[0]
+
     def line(self, text: str) -> None:
-        self.end_live()
+        self._begin_line()
         self._write(text + "\n")
 
     def hint(self, text: str) -> None:
@@ -35,6 +49,7 @@ class Screen:
         self.line(self._styled(f"{message} {hint}".rstrip(), RED))
 
     def prompt(self, text: str) -> None:
+        self._begin_line()
         self._write(text)
 
     def live(self, text: str) -> None:
@@ -45,24 +60,26 @@ class Screen:
             width = os.get_terminal_size(self._stream.fileno()).columns
         except OSError:
             return
+        self._leave_answer()
         self._write("\r\x1b[K" + self._styled(text[: width - 1], DIM))
         self._live = True
 
     def answer(self, piece: str) -> None:
+        """More of an answer; the first piece begins it."""
         self.end_live()
-        self._write(printable(piece))
+        if self._answer is None:
+            self._answer = self.rendering.begin(self._write, terminal_size)
+        self._answer.feed(piece)
 
     def end_answer(self, done: Done, decision: RouteDecision) -> None:
         self.end_live()
-        self._write("\n")
+        if self._answer is None:
+            self._write("\n")
         for notice in done.notices:
             self.hint(printable(notice))
         self.hint(describe_answer(done, decision))
 
-    def end_failed(self, failure: Failed, *, partial: bool) -> None:
-        self.end_live()
-        if partial:
-            self._write("\n")
+    def end_failed(self, failure: Failed) -> None:
         if failure.code == "cancelled":
             self.hint("(cancelled)")
         else:
@@ -74,6 +91,10 @@ class Screen:
             if hint:
                 self.hint(hint)
 
+    def emphasized(self, text: str) -> str:
+        """``text`` as a part of a line that stands out."""
+        return self._styled(text, BOLD)
+
     def _styled(self, text: str, code: str) -> str:
         return styled(text, code, self._environ, terminal=self.terminal)
 
@@ -82,6 +103,17 @@ class Screen:
         if self._live:
             self._live = False
             self._write("\r\x1b[K")
+
+    def _begin_line(self) -> None:
+        self.end_live()
+        self._leave_answer()
+
+    def _leave_answer(self) -> None:
+        """Show all that there is of an answer, if there is one; the next piece begins anew."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.finish()
+            self._write("\n")
 
     def _write(self, text: str) -> None:
         self._stream.write(text)

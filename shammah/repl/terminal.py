@@ -7,14 +7,21 @@ the line over when it is loaded.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import select
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+from shammah.repl import paste
 
 CLEAR_LINE = b"\r\x1b[K"
 LINE_BYTES = 65536
+ASK_POLL_MS = 50
+PASTE_MS = 1000
+"""A paste of which no more comes for so long has lost its end."""
 
 
 def wait_line(other_fd: int | None) -> str | None:
@@ -57,20 +64,77 @@ def _take_line() -> str:
     return line.decode("utf-8", "replace").rstrip("\r\n")
 
 
-@contextlib.contextmanager
-def echo_off() -> Iterator[None]:
-    """Let what is typed during an answer wait unseen; the next prompt shows it.
+def read_paste(begun: str) -> str:
+    """``begun``, which begins a paste, to the end of that, and what was typed since.
 
-    TCSANOW, not TCSAFLUSH, which would throw it away. Ctrl-C stays a signal.
+    Its last line has no end that the terminal would wait for, so it is not asked for lines.
     """
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = begun
+
+    def read_on(wait_ms: int) -> bool:
+        nonlocal text
+        data = b""
+        if poll.poll(wait_ms):
+            with contextlib.suppress(OSError):  # the next look finds that it was closed
+                data = os.read(0, LINE_BYTES)
+        text += decoder.decode(data)
+        return bool(data)
+
+    with _mode(0, termios.ECHO | termios.ICANON):
+        while paste.is_open(text) and read_on(PASTE_MS):
+            pass
+    while read_on(0):  # in lines again, it would take the beginning of one for a whole one
+        pass
+    return text
+
+
+def forget_typed() -> None:
+    """Throw away what was typed so far: it is no answer to a question that nobody has seen."""
+    with contextlib.suppress(termios.error):
+        termios.tcflush(0, termios.TCIFLUSH)
+
+
+def ask_line(cancelled: Callable[[], bool]) -> str | None:
+    """The next line that is typed, without its end; ``None`` when ``cancelled`` or the terminal
+    is gone. `forget_typed` comes before the question."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    with _echo(True), contextlib.suppress(EOFError):
+        while not cancelled():
+            if poll.poll(ASK_POLL_MS):
+                return paste.content(_take_line())
+        with contextlib.suppress(OSError):
+            os.write(0, b"\n")  # after the ^C that the terminal has shown
+    return None
+
+
+def echo_off() -> AbstractContextManager[None]:
+    """Let what is typed during an answer wait unseen; the next prompt shows it."""
+    return _echo(False)
+
+
+def _echo(on: bool) -> AbstractContextManager[None]:
+    return _mode(termios.ECHO, 0) if on else _mode(0, termios.ECHO)
+
+
+@contextlib.contextmanager
+def _mode(on: int, off: int) -> Iterator[None]:
+    """Set and clear local modes meanwhile. TCSANOW, not TCSAFLUSH, which would throw away what
+    was typed. Ctrl-C stays a signal."""
     try:
         before = termios.tcgetattr(0)
     except termios.error:
         yield
         return
-    quiet = list(before)
-    quiet[3] = before[3] & ~termios.ECHO
-    termios.tcsetattr(0, termios.TCSANOW, quiet)
+    wanted = list(before)
+    wanted[3] = (before[3] | on) & ~off
+    if off & termios.ICANON:
+        wanted[6] = list(before[6])
+        wanted[6][termios.VMIN], wanted[6][termios.VTIME] = 1, 0
+    termios.tcsetattr(0, termios.TCSANOW, wanted)
     try:
         yield
     finally:

@@ -13,11 +13,12 @@ import pytest
 
 from shammah import supervision
 from shammah.bus.client import Peer
-from shammah.bus.messages import ClientInfo, Event
+from shammah.bus.messages import ClientInfo, Event, Ready
 from shammah.supervision import WorkerSpec
 from tests.standins import frontend
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
+from tests.standins.terminal import Record
 from tests.standins.wire import Listener, RawFrontend
 
 StartEcho = Callable[..., EchoProcess]
@@ -49,6 +50,20 @@ def start_echo(sandbox: Sandbox) -> Iterator[StartEcho]:
     yield start
     for echo in started:
         echo.kill()
+
+
+@pytest.fixture
+def record(sandbox: Sandbox) -> Record:
+    """What a stand-in is asked that was started to write it there."""
+    return Record(sandbox.root / "record")
+
+
+@pytest.fixture
+def echo(start_echo: StartEcho, record: Record) -> EchoProcess:
+    """A stand-in that is ready, and writes down what it is asked."""
+    worker = start_echo("--record", str(record.path), "--delay-ms", "10")
+    until(lambda: isinstance(worker.status().status.state, Ready), "ready")
+    return worker
 
 
 @pytest.fixture

@@ -83,7 +83,9 @@ class TestAnAnswer:
         assert document["target"] == "local"
         assert document["reason"] == "model_ready"
         assert document["model"] == "starter"
-        assert document["usage"] == {"input_tokens": 1, "output_tokens": 4, "reused_tokens": 0}
+        counts = {"input_tokens": 1, "output_tokens": 4, "reused_tokens": 0}
+        assert document["usage"] == {**counts, "cost": None}
+        assert document["left_out"] == 0
         assert document["finish_reason"] == "stop"
         for name in ("ttft_s", "prefill_tokens_per_second", "decode_tokens_per_second"):
             assert name in document["timings"]
@@ -111,7 +113,9 @@ class TestAFailure:
         ended = run(*ASK, "--json", "fail as planned")
         assert ended.code == 1
         error = {"code": "planted", "message": "as planned", "hint": ""}
-        assert json.loads(ended.out) == {"error": error, "text": "fail as planned"}
+        told = json.loads(ended.out)
+        assert (told["error"], told["text"]) == (error, "fail as planned")
+        assert (told["target"], told["reason"]) == ("local", "model_ready")
 
     def test_with_escape_codes_cannot_steer_the_terminal(self) -> None:
         """The text of a server's error ends on the screen like this."""
@@ -125,6 +129,7 @@ class TestWrongUsage:
         [
             (("ask",), "Nothing was asked"),
             (("ask", "   "), "Nothing was asked"),
+            (("ask", "!private "), "Nothing was asked"),
             (("ask", "hello", "--local", "--cloud"), "--cloud contradicts --local"),
             (("ask", "hello", "--private", "--cloud"), "--cloud contradicts"),
             (("ask", "hello", "--model", "gpt"), "There is no model 'gpt'."),
@@ -297,20 +302,24 @@ class TestInterrupts:
         assert b"Traceback" not in said
 
 
-def test_a_worker_that_dies_in_mid_answer_is_a_failure(start_echo: StartEcho) -> None:
+def test_a_worker_that_dies_in_mid_answer_is_told_and_another_goes_on(
+    start_echo: StartEcho,
+) -> None:
     echo = start_echo("--delay-ms", "5")
+    words = " ".join(f"w{number}" for number in range(200))
     asking = subprocess.Popen(
-        [*WITH_STAND_INS, *ASK, "forever"],
+        [*WITH_STAND_INS, *ASK, words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     assert asking.stdout is not None
-    asking.stdout.read(1)
+    first = os.read(asking.stdout.fileno(), 1)
     echo.kill()
-    _, said = asking.communicate(timeout=LIMIT_S)
-    assert asking.returncode == 1
-    assert b"The inference worker died" in said
+    answer, said = asking.communicate(timeout=LIMIT_S)
+    assert asking.returncode == 0
+    assert (first + answer).decode() == words + "\n"
+    assert b"The inference worker died. The local model is started again" in said
 
 
 def test_progress_in_a_log_is_a_line_for_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:

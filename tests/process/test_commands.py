@@ -214,30 +214,30 @@ class TestTheWorkerCommand:
         assert "Traceback" not in ended.said
         assert echo.alive()
 
-    def test_of_a_role_of_a_later_version_ends_with_2(self) -> None:
-        ended = run("worker", "--role", "train")
-        assert ended.code == 2
-        assert "not available yet" in ended.err
-        assert "Traceback" not in ended.said
-
     def test_of_no_role_at_all_ends_with_2_and_names_the_roles(self) -> None:
         ended = run("worker", "--role", "nonsense")
         assert ended.code == 2
         for role in ROLES:
             assert role in ended.err
 
-    def test_of_the_cloud_without_a_key_runs_and_says_so(self, sandbox: Sandbox) -> None:
+    @pytest.mark.parametrize(
+        ("role", "state"), [("cloud", "Not available"), ("train", "Nothing is trained")]
+    )
+    def test_with_nothing_to_do_runs_and_says_so(
+        self, sandbox: Sandbox, role: str, state: str
+    ) -> None:
+        """A cloud worker has no key, a train worker no training."""
         worker = subprocess.Popen(
-            [*SHAMMAH, "worker", "--role", "cloud"],
+            [*SHAMMAH, "worker", "--role", role],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
         try:
-            until(lambda: sandbox.holder("cloud") == worker.pid, "it is this very process")
+            until(lambda: sandbox.holder(role) == worker.pid, "it is this very process")
             until(
-                lambda: "Not available" in run("status", "--once", "--role", "cloud").out,
-                "it says that there is no key",
+                lambda: state in run("status", "--once", "--role", role).out,
+                "it says that there is nothing to do",
             )
         finally:
             worker.send_signal(signal.SIGINT)

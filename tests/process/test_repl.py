@@ -6,11 +6,13 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from shammah.bus.messages import Ready
+from shammah.repl.commands import COMMANDS
+from tests.standins import interrupted
 from tests.standins.command import SHAMMAH, WITH_STAND_INS
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
@@ -27,13 +29,12 @@ pytestmark = pytest.mark.timeout(90)
 StartEcho = Callable[..., EchoProcess]
 Open = Callable[..., Terminal]
 
+PRESSES_CTRL_C = (sys.executable, "-P", str(interrupted.__file__))
+
+REPLACING = {"quit", "unload", "takeover", "load"}
+"""Commands after which the stand-in is not there any more."""
 RESET_OR_REVERSE = {"\x1b[m", "\x1b[0m", "\x1b[0;7m"}
 """What the editor itself writes, which is no colour."""
-
-
-@pytest.fixture
-def record(sandbox: Sandbox) -> Record:
-    return Record(sandbox.root / "record")
 
 
 @pytest.fixture
@@ -47,13 +48,6 @@ def open_terminal() -> Iterator[Open]:
     yield make
     for terminal in opened:
         terminal.destroy()
-
-
-@pytest.fixture
-def echo(start_echo: StartEcho, record: Record) -> EchoProcess:
-    worker = start_echo("--record", str(record.path), "--delay-ms", "10")
-    until(lambda: isinstance(worker.status().status.state, Ready), "ready")
-    return worker
 
 
 @pytest.fixture
@@ -148,7 +142,7 @@ class TestAnswers:
 
 
 class TestAWorkerThatDies:
-    def test_in_mid_answer_is_said_and_the_next_question_works(
+    def test_in_mid_answer_is_said_and_another_goes_on(
         self, with_stand_ins: Terminal, record: Record, sandbox: Sandbox
     ) -> None:
         terminal = with_stand_ins
@@ -156,6 +150,8 @@ class TestAWorkerThatDies:
         terminal.wait_answering("forever forever")
         os.kill(sandbox.holder() or 0, signal.SIGKILL)
         terminal.expect("The inference worker died")
+        terminal.expect("forever forever")
+        terminal.type(CTRL_C)
         terminal.wait_editor()
         terminal.ask("again")
         terminal.wait_answer()
@@ -245,6 +241,24 @@ class TestCtrlC:
         terminal.leave_by_ctrl_c()
         assert_left(terminal)
         until(lambda: echo.status().status.clients == 0, "its lease is given back")
+
+    def test_wherever_it_falls_it_is_obeyed_once(
+        self, echo: EchoProcess, open_terminal: Open, record: Record
+    ) -> None:
+        """Also where Python drops what is raised: in the end of an object."""
+        terminal = open_terminal("--model", "starter", command=PRESSES_CTRL_C)
+        for name in interrupted.MOMENTS:
+            terminal.wait_editor()
+            terminal.ask(f"at {name}")
+            if name == "close":
+                terminal.wait_answer()
+                terminal.wait_editor()
+                terminal.ask("not asked")
+            terminal.expect(r"\(cancelled\)" if name == "echo_off" else "Ctrl-C again or Ctrl-D")
+        terminal.wait_editor()
+        terminal.type(CTRL_D)
+        assert terminal.end() == 0
+        assert "not asked" not in record.questions
 
     @pytest.mark.parametrize("pieces", range(4))
     def test_while_the_program_loads_is_never_a_traceback(
@@ -348,6 +362,20 @@ class TestTerminals:
         terminal.type(CTRL_D)
         assert_left(terminal)
         assert record.questions == ["one", "two"]
+        assert "\x1b" not in terminal.output
+
+    def test_every_command_can_be_used_on_a_dumb_one(
+        self, echo: EchoProcess, open_terminal: Open
+    ) -> None:
+        terminal = open_terminal("--model", "starter", environ={"TERM": "dumb"})
+        for name in sorted(COMMANDS.keys() - REPLACING):
+            terminal.ask(f"/{name}")
+            terminal.wait_prompt()
+        terminal.ask("still there?")
+        terminal.wait_answer()
+        terminal.wait_prompt()
+        terminal.type(CTRL_D)
+        assert_left(terminal)
         assert "\x1b" not in terminal.output
 
     def test_no_color_means_no_colour(self, echo: EchoProcess, open_terminal: Open) -> None:

@@ -11,7 +11,7 @@ from shammah.bus.messages import Ready
 from shammah.bus.transfers import Transferring
 from tests.standins.command import run
 from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import Sandbox, until
+from tests.standins.sandbox import until
 from tests.standins.terminal import CTRL_C, CTRL_D, ENTER, SEQUENCE, Record, Terminal
 
 pytestmark = pytest.mark.timeout(90)
@@ -24,8 +24,8 @@ GOES_ON = (
     f"The download of {MODEL} goes on in the background (41%): `shammah status` shows it, "
     f"`shammah models pull --cancel {MODEL}` ends it."
 )
-ONE_DIGIT = r"\x1b\[0;7m\d\x1b"
-"""All that changes from one event to the next: that of the rate, in reversed colours."""
+ONE_DIGIT = r"\x1b\[0;2m\d\x1b"
+"""All that changes from one event to the next: that of the rate, dimmed."""
 
 WIPE = re.compile(r"\x1b\[[0-3]?[JK]")
 """Erases what is on the screen."""
@@ -61,11 +61,6 @@ def open_terminal() -> Iterator[Open]:
     yield make
     for terminal in opened:
         terminal.destroy()
-
-
-@pytest.fixture
-def record(sandbox: Sandbox) -> Record:
-    return Record(sandbox.root / "record")
 
 
 @pytest.fixture

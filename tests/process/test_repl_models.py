@@ -7,16 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.standins.command import WITH_STAND_INS
-from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import Sandbox, until
 from tests.standins.terminal import Record, Terminal
-
-StartEcho = Callable[..., EchoProcess]
-
-
-@pytest.fixture
-def record(sandbox: Sandbox) -> Record:
-    return Record(sandbox.root / "record")
 
 
 @pytest.fixture

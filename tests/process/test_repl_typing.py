@@ -7,30 +7,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from shammah.bus.messages import Ready
 from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import Sandbox, until
 from tests.standins.terminal import CTRL_D, ENTER, Record, Terminal
 
 pytestmark = pytest.mark.timeout(90)
 
-StartEcho = Callable[..., EchoProcess]
 Open = Callable[..., Terminal]
 
 
 ALPHABET = "a b c d e f g h i j k l m n o p q r s t u v w x y z"
-
-
-@pytest.fixture
-def record(sandbox: Sandbox) -> Record:
-    return Record(sandbox.root / "record")
-
-
-@pytest.fixture
-def echo(start_echo: StartEcho, record: Record) -> EchoProcess:
-    worker = start_echo("--record", str(record.path), "--delay-ms", "10")
-    until(lambda: isinstance(worker.status().status.state, Ready), "ready")
-    return worker
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from shammah.bus.client import Peer
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Token
 from shammah.config import load_settings
 from shammah.router.decision import Target, Wish
-from shammah.session import Routed, Session, Step, Waiting
+from shammah.session import Notice, Routed, Session, Step, Waiting
 from shammah.supervision import RESTARTS, stop
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
@@ -103,21 +103,29 @@ def test_a_question_waits_for_loading_and_sees_its_stages(
     assert isinstance(asked.end(), Done)
 
 
-def test_a_worker_killed_in_mid_answer_ends_it_once_and_the_next_question_works(
+def test_a_worker_killed_in_mid_answer_is_started_again_and_goes_on(
     open_session: Open, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
 ) -> None:
     monkeypatch.setenv("STAND_IN", "--delay-ms 20")
     session = open_session()
-    asked = ask(session, "forever")
-    asked.wait_for(Token)
+    asked = ask(session, "forever one two")
+    first = asked.wait_for(Token)
     killed = sandbox.holder()
     assert killed
     os.kill(killed, signal.SIGKILL)
-    end = asked.end()
-    assert isinstance(end, Failed)
-    assert end.code == "worker_died"
-    assert "died" in end.message
-    assert isinstance(answer(session, "again"), Done)
+    text, notice = first.text, None  # type: ignore[union-attr]
+    while len(text) < 400:
+        match asked.steps.get(timeout=LIMIT_S):
+            case Token(text=piece):
+                text += piece
+            case Notice() as notice:
+                pass
+    session.interrupt()
+    assert isinstance(asked.end(), Failed)
+    assert notice == Notice(
+        "The inference worker died. The local model is started again and goes on."
+    )
+    assert text == ("forever one two " * 99)[: len(text)]
     assert sandbox.holder() != killed
 
 
@@ -166,12 +174,12 @@ def test_a_worker_that_keeps_dying_is_given_up_and_tried_again_on_demand(
 ) -> None:
     monkeypatch.setenv("STAND_IN", "--crash-on-question")
     session = open_session()
+    end = answer(session, "die")
+    assert isinstance(end, Failed)
+    assert end.code == "worker_died"
     for _ in range(RESTARTS):
-        end = answer(session, "die")
-        assert isinstance(end, Failed)
-        assert end.code == "worker_died"
-        until(lambda: isinstance(session.view().local, Ready), "it is back")
-    assert isinstance(answer(session, "die"), Failed)
+        if session.local.failure is None:
+            assert isinstance(answer(session, "die"), Failed)
     given_up = until(lambda: session.local.failure, "it is given up")
     assert given_up.code == "worker_crashes"
     monkeypatch.setenv("STAND_IN", "")

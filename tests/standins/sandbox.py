@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
+from shammah.first_run import MARKER
 
 LIMIT_S = 30.0
 """How long anything may take that must happen. A limit, never an expectation."""
@@ -27,7 +28,7 @@ FORGOTTEN = ("ANTHROPIC_", "HF_", "HUGGING", "SHAMMAH_", "TRANSFORMERS_", "XDG_"
 KEPT = "SHAMMAH_TEST_"
 UNSET = ("COLUMNS", "LINES", "NO_COLOR", "TERM", "PYTHONIOENCODING", "PYTHONWARNINGS")
 
-OUR_THREADS = ("attach-", "bus-", "editor", "work")
+OUR_THREADS = ("attach-", "bus-", "editor", "history", "routing", "work")
 
 Found = TypeVar("Found")
 
@@ -59,6 +60,7 @@ class Sandbox:
         sandbox = cls(Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp")))
         for directory in (sandbox.home, sandbox.shammah_home, sandbox.xdg):
             directory.mkdir(mode=0o700)
+        (sandbox.shammah_home / MARKER).touch()  # a test of the first run takes it away
         return sandbox
 
     @property

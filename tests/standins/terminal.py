@@ -15,8 +15,8 @@ from tests.standins.command import SHAMMAH
 from tests.standins.sandbox import LIMIT_S, until
 
 PROMPT = "> "
-EDITOR = re.escape("\x1b[?2004h")
-"""The editor switches bracketed paste on whenever it begins to read."""
+EDITOR = re.escape("\x1b[?2004h\x1b[?") + "(25l|1l)"
+"""How the editor begins to read. What we write ourselves has no second mode behind the first."""
 
 CTRL_C, CTRL_D, ENTER = "\x03", "\x04", "\r"
 
@@ -103,6 +103,13 @@ class Terminal:
         os.close(self._side)
         os.close(self.child.child_fd)
         self._side = -1
+
+    def insist(self, key: str) -> None:
+        """Type ``key`` again while the program stays. A signal in the instant between Python's
+        look for one and readline's wait for a key is seen with the next key only."""
+        while self.child.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=2):
+            self.type(key)
+        self.output += str(self.child.before)
 
     def leave_by_ctrl_c(self) -> None:
         """Ctrl-C until it has left; the first of a pair only says how to."""

@@ -31,6 +31,10 @@ from shammah.router.decision import Target, Wish
         "--model --help",
         "--model --local --private",
         "-m a -m b",
+        "--continue",
+        "-c --no-history",
+        "--resume 12",
+        "--resume=12",
     ],
 )
 def test_these_open_the_prompt(line: str) -> None:
@@ -53,6 +57,8 @@ def test_these_open_the_prompt(line: str) -> None:
         "--local -m",
         "--licence",
         "--system",
+        "--resume",
+        "--continue=yes",
         "--local=yes",
         "--mode starter",
         "--Model starter",
@@ -118,6 +124,33 @@ def test_an_empty_system_prompt_is_not_the_same_as_none() -> None:
 def test_wishes(flags: set[str], wish: Wish) -> None:
     assert parse_wish(flags) == wish
     assert parse_options(sorted(flags)).wish == wish
+
+
+@pytest.mark.parametrize(
+    ("arguments", "resume", "history"),
+    [
+        ([], None, True),
+        (["--continue"], 0, True),
+        (["-c", "--no-history"], 0, False),
+        (["--resume", "12"], 12, True),
+        (["--resume=12"], 12, True),
+    ],
+)
+def test_what_goes_on_and_is_kept(arguments: list[str], resume: int | None, history: bool) -> None:
+    options = parse_options(arguments)
+    assert (options.resume, options.history) == (resume, history)
+
+
+@pytest.mark.parametrize("number", ["", "0", "-1", "one", "1.5", "٣", "9" * 30, "1 "])
+def test_what_is_no_number_of_a_conversation(number: str) -> None:
+    with pytest.raises(ShammahError, match="no conversation's number") as refusal:
+        parse_options(["--resume", number])
+    assert refusal.value.exit_code == ExitCode.USAGE
+
+
+def test_the_newest_contradicts_a_number() -> None:
+    with pytest.raises(ShammahError, match="contradicts"):
+        parse_options(["--continue", "--resume", "1"])
 
 
 @pytest.mark.parametrize("other", [{"--local"}, {"--private"}, {"--local", "--private"}])

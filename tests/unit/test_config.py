@@ -220,6 +220,31 @@ class TestWhatIsWrong:
     def test_a_very_deep_file(self, sandbox: Sandbox) -> None:
         refused(sandbox, "model = " + "[" * 5000)
 
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ('[privacy]\npatterns = ["("]', "is not a regular expression"),
+            ('[privacy]\npatterns = ["(a)\\\\1"]', "back-reference"),
+            ('[privacy]\nwords = ["a", " "]', "privacy.words holds an empty word"),
+            ('[privacy]\npaths = [""]', "privacy.paths holds an empty path"),
+            ('[privacy]\nwords = "acme"', "privacy.words must be a list of texts"),
+            ("[privacy]\nwords = [1]", "privacy.words must be a list of texts"),
+            ("[privacy]\nemails = 1", "privacy.emails must be true or false"),
+            ('[cloud]\nuse = "sometimes"', "cloud.use must be one of auto, ask, never"),
+            ("[cloud]\ndaily_budget = -1", "cloud.daily_budget must be at least 0"),
+        ],
+    )
+    def test_what_privacy_and_the_cloud_refuse(
+        self, sandbox: Sandbox, text: str, says: str
+    ) -> None:
+        assert says in refused(sandbox, text).message
+
+    def test_lists_and_switches(self, sandbox: Sandbox) -> None:
+        text = '[privacy]\nemails = false\nwords = ["Acme", "b c"]\npatterns = ["(a+)+$"]'
+        privacy = load(sandbox, text).privacy
+        assert (privacy.emails, privacy.words) == (False, ("Acme", "b c"))
+        assert privacy.patterns == ("(a+)+$",)
+
     def test_an_api_key_is_not_quoted(self, sandbox: Sandbox) -> None:
         """Wrong quotes are the commonest mistake; the key must not land on the screen."""
         for text in ("[cloud]\napi_key = ['sk-secret']", "[cloud]\napi_key = {k = 'sk-secret'}"):
@@ -296,6 +321,17 @@ class TestTheIdentity:
     def test_of_a_model_whose_name_is_no_unicode(self, base: Settings) -> None:
         assert identity(replace(base, model="/models/\udcff"), "inference").digest
 
+    def test_of_the_cloud_covers_the_headers_that_the_sdk_adds(self, base: Settings) -> None:
+        def digest(headers: str) -> str:
+            return identity(base, "cloud", environ={"ANTHROPIC_CUSTOM_HEADERS": headers}).digest
+
+        assert digest("x-api-key: a") != digest("x-api-key: b")
+        assert digest("") == identity(base, "cloud").digest
+
+    def test_of_the_cloud_covers_the_rules_of_privacy(self, base: Settings) -> None:
+        """Two frontends with other rules must not share a door."""
+        assert _differs(base, replace(base, privacy=replace(base.privacy, words=("a",))), "cloud")
+
     def test_of_another_role_does_not_cover_the_clouds_key(self, base: Settings) -> None:
         keyed = replace(base, cloud=replace(base.cloud, api_key="sk-1"))
         assert not _differs(base, keyed, "download")
@@ -319,6 +355,8 @@ class TestTheDocumentedDefaults:
             return {
                 field.name: names(field.default_factory)
                 if is_dataclass(field.default_factory)
+                else list(field.default)
+                if isinstance(field.default, tuple)
                 else field.default
                 for field in fields(cls)
                 if field.name != "home"

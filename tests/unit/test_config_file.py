@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shammah.config_file import save, with_model
+from shammah.config_file import save, with_model, with_setting
 from shammah.errors import ShammahError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,9 +102,50 @@ def test_whatever_the_file_and_the_name_the_rest_means_what_it_meant(
 
 def test_what_cannot_be_changed_alone_is_refused() -> None:
     with pytest.raises(ShammahError) as refused:
-        with_model("model = 5\n", "3B")
+        with_setting('cloud = { use = "auto" }\n', ("cloud", "use"), "ask")
     assert refused.value.code == "config_not_editable"
-    assert 'model = "3B"' in refused.value.hint
+    assert 'use = "ask"' in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("before", "path", "value", "after"),
+    [
+        ("", ("cloud", "use"), "ask", '[cloud]\nuse = "ask"\n'),
+        ("[cloud]", ("cloud", "use"), "ask", '[cloud]\nuse = "ask"\n'),
+        (
+            '[cloud] # Claude\nmodel = "x"\n\n# of privacy\n[privacy]\nwords = []\n',
+            ("cloud", "use"),
+            "ask",
+            '[cloud] # Claude\nmodel = "x"\nuse = "ask"\n\n# of privacy\n[privacy]\nwords = []\n',
+        ),
+        (
+            "[inference]\nqueue = 3 # few\n",
+            ("inference", "queue"),
+            9,
+            "[inference]\nqueue = 9 # few\n",
+        ),
+        (
+            "router.exploration = .5\n".replace(".5", "0.5"),
+            ("router", "exploration"),
+            0.25,
+            "router.exploration = 0.25\n",
+        ),
+        (
+            '[privacy]\nwords = [ # mine\n  "a#b",\n] # end\nemails = true\n',
+            ("privacy", "words"),
+            ("c", 'd"'),
+            '[privacy]\nwords = ["c", "d\\""] # end\nemails = true\n',
+        ),
+        ("[privacy]\nemails = true\n", ("privacy", "emails"), False, "[privacy]\nemails = false\n"),
+        ("model = 5\n", ("model",), "3B", 'model = "3B"\n'),
+        ('system = "a # b" # c\n', ("system",), "d", 'system = "d" # c\n'),
+        ('[cloud]\r\nuse = "auto"\r\n', ("cloud", "use"), "ask", '[cloud]\r\nuse = "ask"\r\n'),
+    ],
+)
+def test_any_setting_changes_alone(
+    before: str, path: tuple[str, ...], value: object, after: str
+) -> None:
+    assert with_setting(before, path, value) == after
 
 
 # --- on the disk --------------------------------------------------------------------------

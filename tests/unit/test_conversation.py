@@ -58,3 +58,42 @@ def test_clear_forgets_the_turns_and_keeps_the_system_prompt() -> None:
 def test_conversations_do_not_share_their_turns() -> None:
     Conversation().add(Turn("one", "1", BY))
     assert Conversation().turns == []
+
+
+class TestPrivateTurns:
+    def test_marks_stick_to_both_halves_of_a_turn(self) -> None:
+        conversation = Conversation("Be brief.")
+        conversation.add(Turn("one", "1", BY))
+        conversation.add(Turn("two", "2", BY, private=True))
+        messages = conversation.with_question("three")
+        assert [message.private for message in messages] == [False, False, False, True, True, False]
+        assert conversation.private_turns == 1
+
+    def test_a_question_and_the_system_prompt_can_be_private(self) -> None:
+        conversation = Conversation("Be brief.", system_private=True)
+        messages = conversation.with_question("one", private=True)
+        assert [message.private for message in messages] == [True, True]
+
+    def test_a_local_answer_after_a_private_turn_is_private_too(self) -> None:
+        """The model has seen that turn and may repeat it."""
+        conversation = Conversation()
+        assert not conversation.add(Turn("zero", "0", BY)).private
+        conversation.add(Turn("one", "1", BY, private=True))
+        assert conversation.add(Turn("what was that?", "1", BY)).private
+
+    def test_a_cloud_answer_after_a_private_turn_is_not(self) -> None:
+        """The cloud was not told of it."""
+        conversation = Conversation()
+        conversation.add(Turn("one", "1", BY, private=True))
+        by_cloud = Turn("two", "2", Provenance("cloud", "claude"))
+        assert not conversation.add(by_cloud, local=False).private
+
+    def test_a_private_system_prompt_makes_local_answers_private(self) -> None:
+        conversation = Conversation("My name is Jo.", system_private=True)
+        assert conversation.add(Turn("who am I?", "Jo", BY)).private
+        assert not conversation.add(Turn("two", "2", None), local=False).private
+
+    def test_a_private_question_that_nobody_answered_was_seen_by_nobody(self) -> None:
+        conversation = Conversation()
+        conversation.add(Turn("one", "", None, private=True))
+        assert not conversation.add(Turn("two", "2", BY)).private

@@ -122,6 +122,8 @@ class TestTheFormulas:
             ({"engine": "transformers"}, "Qwen2ForCausalLM", "float32"),
             ({"dtype": "bfloat16"}, "Qwen2ForCausalLM", "bfloat16"),
             ({"device": "cuda"}, "Qwen2ForCausalLM", "bfloat16"),
+            ({"quantization": "int8"}, "FalconForCausalLM", "int8"),
+            ({"quantization": "int4"}, "Qwen2ForCausalLM", "int8"),
         ],
     )
     def test_8_bit_is_reckoned_with_where_the_worker_computes_it(
@@ -184,18 +186,24 @@ class TestWhereAndHow:
         assert (need.device, need.dtype, need.weights) == ("cpu", "float16", HALF.download_bytes)
 
     @pytest.mark.parametrize(
-        ("gpu_gib", "device"),
+        ("gpu_gib", "quantization", "device", "dtype"),
         [
-            # 2 x 3,085,938,688 B + 2 GiB = 7.748 GiB
-            (7.74, "cpu"),
-            (7.75, "cuda"),
+            # 2 x 3,085,938,688 B + 2 GiB = 7.748 GiB; 1.25 times that number + 2 GiB = 5.593
+            (7.75, "auto", "cuda", "bfloat16"),
+            (7.74, "auto", "cuda", "int8"),
+            (5.60, "auto", "cuda", "int8"),
+            (5.59, "auto", "cpu", "float32"),
+            (7.75, "int8", "cuda", "int8"),
+            (7.75, "none", "cuda", "bfloat16"),
+            (7.74, "none", "cpu", "float32"),
         ],
     )
-    def test_a_gpu_is_used_if_the_model_has_room_there(self, gpu_gib: float, device: str) -> None:
-        need = need_of(THREE.shape, THREE.parameters, place(16, gpu_gib))
-        assert need.device == device
+    def test_a_gpu_is_used_if_the_model_has_room_there(
+        self, gpu_gib: float, quantization: str, device: str, dtype: str
+    ) -> None:
+        need = need_of(THREE.shape, THREE.parameters, place(16, gpu_gib, quantization=quantization))
+        assert (need.device, need.dtype) == (device, dtype)
         assert need.usable == int((gpu_gib if device == "cuda" else 16) * GIB)
-        assert need.dtype == ("bfloat16" if device == "cuda" else "float32")
 
     def test_a_mac_computes_16_bits_in_its_main_memory(self) -> None:
         need = need_of(HALF.shape, HALF.parameters, Place(Machine(16 * GIB, mps=True)))
@@ -208,14 +216,14 @@ class TestWhereAndHow:
         assert made.verdict == "fits"
 
     def test_numbers_are_the_workers(self) -> None:
-        from workers.inference import loading, memory
+        from workers.inference import ladder, memory
         from workers.inference.native import architecture
         from workers.inference.native import runner as native_runner
 
         assert planning.HEADROOM_BYTES == memory.HEADROOM_BYTES
         assert frozenset(architecture.FAMILY) == planning.NATIVE_FAMILY
-        assert planning.WEIGHT_BYTES["int8"] == native_runner.WEIGHT_BYTES
-        assert planning.LEAN_CONTEXT == loading.LEAN_CONTEXT
+        assert planning.WEIGHT_BYTES["int8"] == native_runner.WEIGHT_BYTES["int8"]
+        assert planning.LEAN_CONTEXT == ladder.SHORT_CONTEXT
         assert (planning.LEAST_CONTEXT, planning.KV_SHARE) == (
             memory.LEAST_CONTEXT,
             memory.KV_SHARE,

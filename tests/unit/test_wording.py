@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shammah.answer_line import REASONS, describe_answer
 from shammah.bus.messages import (
     Done,
     Downloading,
@@ -22,8 +23,6 @@ from shammah.bus.messages import (
 from shammah.bus.transfers import Transfer, Transferring
 from shammah.router.decision import Reason, RouteDecision, Target
 from shammah.wording import (
-    REASONS,
-    describe_answer,
     describe_background,
     describe_bytes,
     describe_coming,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from workers.download.layout import RepositoryCache
-from workers.download.part import Part, hash_range
+from workers.download.part import Part, hash_range, part_paths
 from workers.listing import RemoteFile, RepositoryListing
 
 
@@ -45,6 +45,8 @@ class BlobStore:
         trusted = file.etag in self._trusted and blob.stat().st_size == file.size
         if trusted or is_right(blob, file, check):
             self.repository.link(file, self.listing.revision)
+            for left in part_paths(self.repository.parts, file):  # by whom was killed meanwhile
+                left.unlink(missing_ok=True)
             return True
         self.quarantined.append(self.repository.quarantine(blob))
         return False

@@ -1,0 +1,57 @@
+"""What ``shammah doctor`` tries out: a start, and with ``--network`` connections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shammah.config import PUBLIC_HUB, Settings
+from shammah.reachability import reach
+from shammah.start_time import BUDGET, measure_start
+
+CLAUDE = "https://api.anthropic.com"
+
+Part = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is wrong. ``blocking``: it would keep Shammah from answering."""
+
+    code: str
+    message: str
+    hint: str
+    blocking: bool = True
+
+
+def probe_start(environ: Mapping[str, str], problems: list[Problem]) -> Part:
+    """How long the prompt takes, beside a bare interpreter."""
+    try:
+        found = measure_start(environ)
+    except OSError as error:  # TimeoutError is one
+        return {"error": str(error)}
+    if found.ratio > BUDGET:
+        why = f"The prompt takes {found.ratio:.1f} times as long as a bare interpreter."
+        hint = "On a busy machine that is so; if it stays so, the disk may be slow: look again."
+        problems.append(Problem("start_slow", why, hint, blocking=False))
+    return {"prompt_s": found.prompt_s, "bare_s": found.bare_s, "ratio": found.ratio}
+
+
+def probe_network(
+    settings: Settings, environ: Mapping[str, str], problems: list[Problem]
+) -> dict[str, Part]:
+    """Whether the servers can be reached that would be used."""
+    servers = {"hub": environ.get("HF_ENDPOINT") or PUBLIC_HUB}
+    if settings.cloud_configured:
+        servers["cloud"] = settings.cloud.base_url or CLAUDE
+    found: dict[str, Part] = {}
+    for name, url in servers.items():
+        reached = reach(url, environ)
+        found[name] = asdict(reached)
+        if reached.error:
+            through = f" through the proxy {reached.through}" if reached.through else ""
+            why = f"{reached.host or name} cannot be reached{through}: {reached.error}."
+            hint = "Check the network, a proxy (HTTPS_PROXY) and the system's certificates."
+            problems.append(Problem(f"{name}_unreachable", why, hint, blocking=False))
+    return found

@@ -1,0 +1,258 @@
+"""Conversations as text, to keep elsewhere and to read again. Pure.
+
+JSON lines: one conversation a line, with everything that is known of it. Markdown: to be read by
+people; what a reader need not see stands in comments, so that it can be loaded again. A line of a
+text that looks like one of these comments gets a backslash before it, which Markdown does not
+show.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from shammah.errors import ExitCode, ShammahError
+from shammah.history.records import Kept, Record, detail, read_detail, title_of
+
+FORMAT, VERSION = "shammah-conversation", 1
+FORMATS = ("jsonl", "markdown")
+
+_MARKER = re.compile(r"<!-- shammah:(conversation|question|answer) (\{.*\}) -->")
+_LOOKS_LIKE_ONE = re.compile(r"^(\\*<!-- shammah:)", re.MULTILINE)
+_ESCAPED = re.compile(r"^\\(\\*<!-- shammah:)", re.MULTILINE)
+
+
+def write(kept: Kept, form: str) -> str:
+    """``kept`` as one of `FORMATS`."""
+    return write_json(kept) + "\n" if form == "jsonl" else write_markdown(kept)
+
+
+def read(text: str, key: Callable[[], str]) -> Kept:
+    """What `write` has written, in whichever form. Its number is 0.
+
+    Args:
+        text: the whole file.
+        key: makes a name for each turn.
+
+    Raises:
+        ShammahError: ``conversation_invalid``: it is something else, or more than one.
+    """
+    text = text.removeprefix("\ufeff")
+    try:
+        if text.lstrip().startswith("{"):
+            return _read_lines(text, key)
+        return _read_markdown(text, key)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _invalid(f"a part of it is missing or of the wrong kind ({error!r:.80})") from error
+
+
+# --- JSON lines ---------------------------------------------------------------------------
+
+
+def write_json(kept: Kept) -> str:
+    """One line, without its end."""
+    return json.dumps(as_document(kept), ensure_ascii=False)
+
+
+def as_document(kept: Kept) -> dict[str, Any]:
+    """``kept`` as plain values."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "id": kept.number,
+        "started": as_time(kept.started),
+        "system": kept.system,
+        "system_private": kept.system_private,
+        "turns": [turn_document(record) for record in kept.records],
+    }
+
+
+def turn_document(record: Record) -> dict[str, Any]:
+    """A turn as plain values."""
+    return {
+        "at": as_time(record.at),
+        "question": record.question,
+        "answer": record.answer,
+        **_facts(record),
+        "undone": record.undone,
+    }
+
+
+def _facts(record: Record) -> dict[str, Any]:
+    return {
+        "target": record.target,
+        "model": record.model,
+        "reason": record.reason,
+        "finish": record.finish,
+        "complete": record.complete,
+        "private": record.private,
+        **detail(record),
+    }
+
+
+def _read_lines(text: str, key: Callable[[], str]) -> Kept:
+    lines = [line for line in text.split("\n") if line.strip()]
+    if len(lines) > 1:
+        raise _invalid(f"it holds {len(lines)} conversations, and one can be loaded")
+    document = json.loads(lines[0])
+    if document.get("format") != FORMAT:
+        raise _invalid("it is JSON, but no conversation of Shammah's")
+    _check_version(document)
+    return Kept(
+        0,
+        _expect(document, "system", str),
+        _expect(document, "system_private", bool),
+        from_time(document["started"]),
+        tuple(_turn(turn, key) for turn in document["turns"]),
+    )
+
+
+def _turn(document: dict[str, Any], key: Callable[[], str]) -> Record:
+    question, answer = _expect(document, "question", str), _expect(document, "answer", str)
+    undone = _expect(document, "undone", bool)
+    return _record(key(), document["at"], question, answer, document, undone=undone)
+
+
+def _record(
+    key: str, at: str, question: str, answer: str, facts: dict[str, Any], *, undone: bool = False
+) -> Record:
+    provenance, usage, timings = read_detail(facts)
+    return Record(
+        key=key,
+        at=from_time(at),
+        question=question,
+        answer=answer,
+        target=_expect(facts, "target", str),
+        model=_expect(facts, "model", str),
+        reason=_expect(facts, "reason", str),
+        finish=_expect(facts, "finish", str),
+        complete=_expect(facts, "complete", bool),
+        # A turn whose mark is not there is no turn: it must not go to the cloud by mistake.
+        private=_expect(facts, "private", bool),
+        undone=undone,
+        provenance=provenance,
+        usage=usage,
+        timings=timings,
+    )
+
+
+# --- Markdown -----------------------------------------------------------------------------
+
+
+def write_markdown(kept: Kept) -> str:
+    """A document; turns that were undone are not in it."""
+    head = {
+        "version": VERSION,
+        "started": as_time(kept.started),
+        "system": kept.system,
+        "system_private": kept.system_private,
+    }
+    title = title_of(kept.present[0].question) if kept.present else "A conversation"
+    parts = [_marker("conversation", head), f"# {_escape(title)}\n\n"]
+    for record in kept.present:
+        private = " (private)" if record.private else ""
+        parts += [_marker("question", {"at": as_time(record.at)}), f"## You{private}\n\n"]
+        parts += [_escape(record.question), "\n\n", _marker("answer", _facts(record))]
+        parts += [f"## {_who(record)}\n\n", _escape(record.answer), "\n\n"]
+    return "".join(parts)
+
+
+def _who(record: Record) -> str:
+    who = record.model or record.target or "Shammah"
+    return who + ("" if record.complete else " (cut short)")
+
+
+def _marker(kind: str, document: dict[str, Any]) -> str:
+    # A comment ends at the first "-->".
+    written = json.dumps(document, ensure_ascii=False).replace(">", "\\u003e")
+    return f"<!-- shammah:{kind} {written} -->\n"
+
+
+def _escape(text: str) -> str:
+    return _LOOKS_LIKE_ONE.sub(r"\\\1", text)
+
+
+def _read_markdown(text: str, key: Callable[[], str]) -> Kept:
+    parts = list(_split(text))
+    if not parts or parts[0][0] != "conversation":
+        raise _invalid("it is no conversation that Shammah has saved")
+    head = parts[0][1]
+    _check_version(head)
+    kinds = [kind for kind, _, _ in parts[1:]]
+    if kinds != ["question", "answer"] * (len(kinds) // 2):
+        raise _invalid("questions and answers do not follow one another")
+    records = tuple(
+        _record(key(), asked["at"], question, answer, facts)
+        for (_, asked, question), (_, facts, answer) in zip(parts[1::2], parts[2::2], strict=True)
+    )
+    system = _expect(head, "system", str)
+    private = _expect(head, "system_private", bool)
+    return Kept(0, system, private, from_time(head["started"]), records)
+
+
+def _split(text: str) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Each comment of ours, and the text below it and its heading."""
+    if text.partition("\n")[0].endswith("\r"):
+        text = text.replace("\r\n", "\n")  # an editor made it so
+    kind, body = "", ""
+    document: dict[str, Any] = {}
+    for line in text.split("\n"):
+        found = _MARKER.fullmatch(line)
+        if found is None:
+            body += line + "\n"
+            continue
+        if kind:
+            yield kind, document, _body(body)
+        kind, document, body = found[1], json.loads(found[2]), ""
+    if kind:
+        yield kind, document, _body(body.removesuffix("\n"))
+
+
+def _body(text: str) -> str:
+    """Without the heading and the empty line below it, and without the one at the end."""
+    _, _, text = text.partition("\n")
+    text = text.removeprefix("\n")
+    for _ in range(2):
+        text = text.removesuffix("\n")
+    return _ESCAPED.sub(r"\1", text)
+
+
+# --- both ---------------------------------------------------------------------------------
+
+
+def as_time(at: float) -> str:
+    """Seconds since 1970 as ISO 8601, in UTC."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def from_time(text: str) -> float:
+    """What `as_time` gave.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _expect(document: dict[str, Any], name: str, kind: type) -> Any:
+    value = document[name]
+    if type(value) is not kind:
+        raise ValueError(f"{name} is {value!r:.40}")
+    return value
+
+
+def _check_version(document: dict[str, Any]) -> None:
+    if _expect(document, "version", int) > VERSION:
+        raise _invalid("a newer Shammah has written it")
+
+
+def _invalid(why: str) -> ShammahError:
+    return ShammahError(
+        "conversation_invalid",
+        f"This file cannot be loaded: {why}.",
+        "/save and `shammah history export` write what can be.",
+        exit_code=ExitCode.USAGE,
+    )

@@ -1,0 +1,109 @@
+"""Conversations in words for a terminal. Pure."""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+
+from shammah.answer_line import REASONS
+from shammah.history.records import END_MARK, FAILED, LEFT, MARK, Hit, Kept, Record, Summary
+from shammah.router.decision import Reason
+from shammah.wording import printable
+
+LEAST_LINES = 3
+"""So much of a resumed conversation is shown on the smallest terminal."""
+AROUND = 4
+"""Lines of the screen that the rest needs: a hint, the prompt, the live line."""
+
+
+def describe_summary(summary: Summary) -> str:
+    """``12  2026-11-25 16:40   3 turns  What are tides?``."""
+    turns = f"{summary.turns} turn" + (" " if summary.turns == 1 else "s")
+    title = printable(summary.title) or "(nothing)"
+    return f"{summary.number:>4}  {describe_time(summary.latest)}  {turns:>9}  {title}"
+
+
+def describe_time(at: float) -> str:
+    """Local time, to the minute."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+
+
+def describe_hit(hit: Hit, emphasize: Callable[[str], str] = str) -> str:
+    """``12  2026-11-25 16:40  local: starter``, and below it what was found, emphasized."""
+    record = hit.record
+    snippet = " ".join(hit.snippet.split())
+    pieces = [printable(one) for one in _pieces(snippet)]
+    marked = "".join(
+        emphasize(piece) if number % 2 else piece for number, piece in enumerate(pieces)
+    )
+    undone = " · taken back" if record.undone else ""
+    who = describe_target(record)
+    return f"{hit.conversation:>4}  {describe_time(record.at)}  {who}{undone}\n      {marked}"
+
+
+def _pieces(snippet: str) -> list[str]:
+    """What was found at odd places, the rest at even ones."""
+    pieces = [""]
+    for part in snippet.split(MARK):
+        found, mark, rest = part.partition(END_MARK)
+        pieces += [found, rest] if mark else []
+        if not mark:
+            pieces[-1] += part
+    return pieces
+
+
+def describe_target(record: Record) -> str:
+    """``local: starter``."""
+    return printable(": ".join(part for part in (record.target, record.model) if part)) or "nobody"
+
+
+def describe_record(record: Record) -> str:
+    """Who answered, why and when, in one line."""
+    parts = [describe_target(record)]
+    if record.reason in set(Reason):
+        parts.append(REASONS[Reason(record.reason)])
+    parts.append(describe_time(record.at))
+    if record.private:
+        parts.append("private")
+    if not record.complete:
+        ends = {FAILED: "broke off", LEFT: "left in its midst", "cancelled": "cancelled"}
+        parts.append(ends.get(record.finish, "cut short"))
+    if record.undone:
+        parts.append("taken back")
+    return " · ".join(parts)
+
+
+def describe_turn(record: Record) -> Iterator[str]:
+    """The lines of a turn, without what a terminal would obey."""
+    question = printable(record.question).split("\n")
+    yield f"> {question[0]}"
+    yield from question[1:]
+    yield from printable(record.answer).split("\n")
+
+
+def describe_turns(number: int) -> str:
+    """``1 turn``, ``12 turns``."""
+    return f"{number:,} turn" + ("" if number == 1 else "s")
+
+
+def recap(kept: Kept, columns: int, rows: int) -> list[str]:
+    """The end of a conversation, as far as it has place on a screen of ``columns`` by ``rows``."""
+    room = max(LEAST_LINES, rows - AROUND)
+    shown: list[str] = []
+    for record in reversed(kept.present):
+        for line in reversed([*describe_turn(record), describe_record(record)]):
+            room -= _rows(line, columns)
+            if room < 0:
+                return ["…", *reversed(shown)]
+            shown.append(line)
+    return list(reversed(shown))
+
+
+def _rows(line: str, columns: int) -> int:
+    """How many rows a line takes: wide characters take two cells, a tab at most eight."""
+    cells = sum(
+        8 if character == "\t" else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for character in line
+    )
+    return max(1, -(-cells // max(1, columns)))

@@ -1,0 +1,220 @@
+"""Keeps one frontend's turns, as they finish.
+
+A thread of its own opens the file, at the first question, and writes, so that no prompt waits
+for it. A finished turn is waited for, for a moment, before it is shown as finished: what was
+seen is there after a kill. When the file cannot be used the session goes on without it, and
+says so once.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from shammah.config import Settings
+from shammah.errors import ShammahError
+from shammah.history.records import Kept, Record
+
+if TYPE_CHECKING:
+    from shammah.history.access import Access
+    from shammah.history.store import Store
+
+NAME = "history.db"
+
+KEEP_S = 2.0
+"""What the end of an answer waits for the disk, if another process is at it."""
+CLOSE_S = 2.0
+"""What leaving waits for the last turn."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class _Open:
+    """The conversation that is being kept. The thread alone looks into it."""
+
+    kept: Kept
+    unsaved: list[Record] = field(default_factory=list)
+    due: bool = False
+
+
+@dataclass(slots=True)
+class _Job(Generic[Result]):
+    work: Callable[[Access], Result]
+    awaited: bool = False
+    """Whoever has put it tells of its failure."""
+    ended: threading.Event = field(default_factory=threading.Event)
+    result: list[Result] = field(default_factory=list)
+    error: ShammahError | None = None
+
+    def run(self, access: Access) -> None:
+        try:
+            self.result.append(self.work(access))
+        except ShammahError as error:
+            self.error = error
+        except Exception as error:  # the thread goes on for the next turn
+            what = f"The history cannot be used ({type(error).__name__}: {error})."
+            self.error = ShammahError("history_unusable", what)
+        finally:
+            self.ended.set()
+
+
+class Recorder:
+    """The history of one frontend.
+
+    Args:
+        path: of ``history.db``.
+        enabled: false: what is said is not kept, and the file is not made.
+    """
+
+    def __init__(self, path: Path, *, enabled: bool) -> None:
+        self.path = path
+        self.enabled = enabled
+        self._jobs: queue.SimpleQueue[_Job[None] | _Job[object] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._conversation = _Open(Kept(0))
+        self._records: list[Record] = []
+        self._complaints: list[str] = []
+        self._complained: set[str] = set()
+
+    def prepare(self) -> None:
+        """Open the file in the background, if anything is going to be kept in it."""
+        if self.enabled and self._thread is None:
+            self._put(_Job(lambda access: access.use(lambda store: None)))
+
+    def keep(self, record: Record, system: str, *, system_private: bool) -> None:
+        """Keep a finished turn of the conversation in hand, whose system prompt is ``system``."""
+        self._records.append(record)
+        if not self.enabled:
+            return
+        conversation = self._conversation
+
+        def write(access: Access) -> None:
+            if not conversation.kept.number:
+                conversation.kept = replace(
+                    conversation.kept, system=system, system_private=system_private
+                )
+            conversation.unsaved.append(record)
+            conversation.due = True
+            _save(conversation, access)
+
+        job: _Job[None] = _Job(write)
+        self._put(job)
+        job.ended.wait(KEEP_S)
+
+    def undo(self, place: int = -1) -> None:
+        """A kept turn was taken out of the conversation: the last, or that at ``place``."""
+        if not self._records:
+            return
+        key = self._records.pop(place).key
+        if not self.enabled:
+            return
+        conversation = self._conversation
+
+        def mark(access: Access) -> None:
+            known = [one.key for one in conversation.unsaved]
+            if key in known:
+                place = known.index(key)
+                conversation.unsaved[place] = replace(conversation.unsaved[place], undone=True)
+            else:
+                access.use(lambda store: store.undo(key))
+
+        self._put(_Job(mark))
+
+    def leave(self) -> None:
+        """The conversation in hand has ended; the next turn begins another."""
+        self._conversation = _Open(Kept(0))
+        self._records = []
+
+    def resume(self, kept: Kept) -> None:
+        """Go on with ``kept``, as it was read."""
+        self._conversation = _Open(replace(kept, records=()))
+        self._records = list(kept.present)
+
+    def adopt(self, kept: Kept) -> None:
+        """Go on with a conversation from elsewhere. It is kept when it goes on; its turns must
+        have keys of their own."""
+        unsaved = list(kept.present)
+        self._conversation = _Open(replace(kept, number=0, records=()), unsaved)
+        self._records = list(unsaved)
+
+    def read(self, work: Callable[[Store], Result]) -> Result:
+        """What ``work`` returns; also when nothing is kept.
+
+        Raises:
+            ShammahError: ``history_empty``: there is no file. Otherwise as the store does.
+        """
+        if not self.path.exists():
+            raise ShammahError("history_empty", NOTHING, HOW_IT_FILLS)
+        job: _Job[Result] = _Job(lambda access: access.use(work), awaited=True)
+        self._put(job)
+        job.ended.wait()
+        if job.error is not None:
+            raise job.error
+        return job.result[0]
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The turns of the conversation in hand, whether or not they are kept."""
+        return tuple(self._records)
+
+    def take_complaints(self) -> list[str]:
+        """What people should know, each sentence once."""
+        complaints, self._complaints = self._complaints, []
+        return complaints
+
+    def close(self) -> None:
+        """Write what is left, for a short time at most."""
+        if self._thread is not None:
+            conversation = self._conversation
+            self._put(_Job(lambda access: _save(conversation, access)))  # what failed before
+            self._jobs.put(None)
+            self._thread.join(CLOSE_S)
+
+    # --- the thread -----------------------------------------------------------------------
+
+    def _put(self, job: _Job[Result]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="history", daemon=True)
+            self._thread.start()
+        self._jobs.put(job)  # type: ignore[arg-type]
+
+    def _run(self) -> None:
+        from shammah.history.access import Access
+
+        access = Access(self.path, self._complain)
+        while (job := self._jobs.get()) is not None:
+            job.run(access)
+            if job.error is not None and job.awaited:
+                self._complained.add(job.error.code)
+            elif job.error is not None:
+                self._complain(str(job.error), job.error.code)
+        access.close()
+
+    def _complain(self, sentence: str, kind: str = "") -> None:
+        if kind and kind in self._complained:
+            return
+        self._complained.add(kind)
+        self._complaints.append(sentence)
+
+
+def history_of(settings: Settings, *, enabled: bool) -> Recorder:
+    """The history that ``settings`` want; not ``enabled``: nothing is kept in any case."""
+    return Recorder(settings.home / NAME, enabled=enabled and settings.history == "on")
+
+
+NOTHING = "There is no history yet."
+HOW_IT_FILLS = "It fills by itself: every finished turn is kept, at the prompt and of `ask`."
+
+
+def _save(conversation: _Open, access: Access) -> None:
+    """Write what is not written yet; what fails is tried again with the next turn."""
+    while conversation.due and conversation.unsaved:
+        record, kept = conversation.unsaved[0], conversation.kept
+        number = access.use(lambda store: store.add(record, kept))  # noqa: B023 - called here
+        conversation.kept = replace(kept, number=number)
+        del conversation.unsaved[0]

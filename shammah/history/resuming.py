@@ -1,0 +1,59 @@
+"""Going on with a conversation that was kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shammah.account import Account
+from shammah.conversation import Conversation
+from shammah.errors import ShammahError
+from shammah.forwarding import Gate
+from shammah.history.recorder import HOW_IT_FILLS, NOTHING, Recorder
+from shammah.history.records import Kept, Record
+
+
+def read_conversation(history: Recorder, number: int) -> Kept:
+    """Conversation ``number``; 0: the newest.
+
+    Raises:
+        ShammahError: ``history_unknown``, ``history_empty``; also as the store does.
+    """
+    kept = history.read(lambda store: store.read(number or store.newest()))
+    if kept is None and not number:
+        raise ShammahError("history_empty", NOTHING, HOW_IT_FILLS)
+    if kept is None:
+        what = f"There is no conversation {number}."
+        raise ShammahError("history_unknown", what, "`shammah history list` shows what there is.")
+    return kept
+
+
+def take_up(kept: Kept, conversation: Conversation, gate: Gate, system: str | None) -> Conversation:
+    """Make ``conversation`` the one that was kept. Marks stay, and the rules of today apply, too.
+
+    ``system``: the system prompt that was asked for; ``None``: the conversation's own.
+    """
+    conversation.clear()
+    conversation.system = kept.system if system is None else system
+    conversation.system_private = gate.rules.mark(conversation.system).private or (
+        system is None and kept.system_private
+    )
+    for record in kept.present:
+        local = record.target != "cloud"
+        private = (
+            record.private
+            or gate.rules.mark(record.question).private
+            or gate.answer_is_private(record.answer, local=local)
+        )
+        turn = replace(record.turn(), private=private, account=_account(record))
+        conversation.add(turn, local=local)
+    return conversation
+
+
+def _account(record: Record) -> Account:
+    return Account(
+        finish=record.finish,
+        provenance=record.provenance,
+        usage=record.usage,
+        timings=record.timings,
+        earlier=", ".join(part for part in (record.target, record.reason) if part),
+    )

@@ -1,0 +1,262 @@
+"""The turns on disk: ``history.db`` in the home, shared by all frontends.
+
+SQLite in WAL mode: readers never wait, writers wait for each other up to `BUSY_S`. A turn is
+one transaction, so that SIGKILL at any moment loses at most the unfinished one. Not for the
+thread that answers: each call may wait.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from shammah.errors import ExitCode, ShammahError
+from shammah.history import words
+from shammah.history.database import BUSY_S, DamagedError, Database
+from shammah.history.records import (
+    END_MARK,
+    MARK,
+    Hit,
+    Kept,
+    Record,
+    Summary,
+    read_detail,
+    title_of,
+    write_detail,
+)
+
+CHUNK = 500
+
+_COLUMNS = (
+    "key, at, turns.question, turns.answer, target, model, reason, finish, complete, private, "
+    "undone, detail"
+)
+SUMMARIES = (
+    "SELECT number, started, latest, turns, title FROM conversations "
+    "ORDER BY latest DESC, number DESC LIMIT ?"
+)
+TURNS = f"SELECT {_COLUMNS} FROM turns WHERE conversation = ? ORDER BY number"
+OLDER = "SELECT number FROM conversations WHERE latest < ? ORDER BY latest, number"
+FOLLOWING = "SELECT number FROM conversations WHERE number > ? ORDER BY number LIMIT ?"
+FOUND = (
+    f"SELECT conversation, {_COLUMNS}, "
+    f"snippet(words, -1, '{MARK}', '{END_MARK}', '…', {words.SNIPPET_WORDS}) "
+    "FROM words JOIN turns ON turns.number = words.rowid "
+    "WHERE words MATCH ? ORDER BY rank LIMIT ?"
+)
+
+Result = TypeVar("Result")
+
+
+class Store:
+    """One connection. Use it from one thread, and close it. Raises as `Database` does."""
+
+    def __init__(self, path: Path, busy_s: float = BUSY_S) -> None:
+        self.database = Database(path, busy_s)
+
+    def close(self) -> None:
+        self.database.close()
+
+    # --- writing --------------------------------------------------------------------------
+
+    def add(self, record: Record, conversation: Kept) -> int:
+        """Keep a turn of ``conversation``, which is begun if it has no number (or was removed
+        since); returns its number. The same turn is kept once."""
+        return self._mending(lambda: self._add(record, conversation))
+
+    def _add(self, record: Record, conversation: Kept) -> int:
+        with self.database.transaction("BEGIN IMMEDIATE") as connection:
+            known = connection.execute(
+                "SELECT conversation FROM turns WHERE key = ?", (record.key,)
+            ).fetchone()
+            if known:
+                return int(known[0])
+            number = _begin(connection, record, conversation)
+            values = (number, *_row(record))
+            added = connection.execute(
+                "INSERT INTO turns (conversation, key, at, question, answer, target, model, "
+                "reason, finish, complete, private, undone, detail) "
+                f"VALUES ({', '.join('?' * len(values))})",
+                values,
+            )
+            connection.execute(
+                "UPDATE conversations SET latest = ?, turns = turns + ? WHERE number = ?",
+                (record.at, not record.undone, number),
+            )
+            words.add(connection, int(added.lastrowid or 0))
+            return number
+
+    def undo(self, key: str) -> None:
+        """Mark a turn as taken out of its conversation."""
+        with self.database.transaction("BEGIN IMMEDIATE") as connection:
+            undone = connection.execute(
+                "UPDATE turns SET undone = 1 WHERE key = ? AND undone = 0", (key,)
+            )
+            if undone.rowcount:
+                connection.execute(
+                    "UPDATE conversations SET turns = turns - 1 WHERE number = "
+                    "(SELECT conversation FROM turns WHERE key = ?)",
+                    (key,),
+                )
+
+    def remove(self, numbers: list[int]) -> bool:
+        """Remove conversations, so that their text is in no file any more.
+
+        Returns:
+            False if another process was reading just then, so that the text stays in
+            ``history.db-wal`` until the last one that has the file open closes it.
+        """
+        with self.database.transaction("BEGIN IMMEDIATE") as connection:
+            connection.executemany(
+                "DELETE FROM conversations WHERE number = ?", [(number,) for number in numbers]
+            )
+            words.forget_removed(connection)
+        return self.database.shrink()
+
+    # --- reading --------------------------------------------------------------------------
+
+    def summaries(self, limit: int) -> list[Summary]:
+        """The latest conversations, newest first; a ``limit`` of -1 has all."""
+        with self.database.transaction() as connection:
+            return [Summary(*row) for row in connection.execute(SUMMARIES, (limit,))]
+
+    def newest(self) -> int:
+        """The number of the conversation that was used last; 0: there is none."""
+        latest = self.summaries(1)
+        return latest[0].number if latest else 0
+
+    def read(self, number: int) -> Kept | None:
+        """A whole conversation; ``None``: there is none of this number."""
+        with self.database.transaction() as connection:
+            row = connection.execute(
+                "SELECT system, system_private, started FROM conversations WHERE number = ?",
+                (number,),
+            ).fetchone()
+            if row is None:
+                return None
+            records = tuple(_record(turn) for turn in connection.execute(TURNS, (number,)))
+            return Kept(number, str(row[0]), bool(row[1]), float(row[2]), records)
+
+    def numbers(self) -> Iterator[int]:
+        """All conversations, oldest first, a few at a time."""
+        last = 0
+        while True:
+            with self.database.transaction() as connection:
+                rows = connection.execute(FOLLOWING, (last, CHUNK)).fetchall()
+            yield from (int(row[0]) for row in rows)
+            if len(rows) < CHUNK:
+                return
+            last = int(rows[-1][0])
+
+    def older(self, when: float) -> list[int]:
+        """The conversations that were last used before ``when`` (seconds since 1970)."""
+        with self.database.transaction() as connection:
+            return [int(row[0]) for row in connection.execute(OLDER, (when,))]
+
+    def search(self, text: str, limit: int, *, raw: bool = False) -> list[Hit]:
+        """Turns that have every word of ``text``, the best first. Without FTS5 every turn is
+        read, and the newest come first.
+
+        Args:
+            raw: ``text`` is a query in FTS5's own language.
+
+        Raises:
+            ShammahError: ``history_query``: FTS5 cannot read it, or there is no word in it.
+        """
+        terms = words.split_terms(text)
+        query = text.replace("\0", " ") if raw else words.as_query(terms)
+        if not query.strip():
+            raise _bad_query("There is no word to search for.")
+        if self.database.indexed:
+            return self._mending(lambda: self._search(query, limit))
+        if raw:
+            raise _bad_query("This Python's SQLite has no FTS5, so --raw means nothing to it.")
+        return self._search_everything(terms, limit)
+
+    def _search(self, query: str, limit: int) -> list[Hit]:
+        with self.database.transaction() as connection:
+            try:
+                rows = connection.execute(FOUND, (query, limit)).fetchall()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                    raise
+                raise _bad_query(
+                    f"FTS5 cannot read {query!r:.60} ({error}). Without --raw any words will do."
+                ) from error
+            return [Hit(int(row[0]), _record(row[1:-1]), str(row[-1])) for row in rows]
+
+    def _search_everything(self, terms: list[str], limit: int) -> list[Hit]:
+        condition = r"(question LIKE ? ESCAPE '\' OR answer LIKE ? ESCAPE '\')"
+        values = [words.as_pattern(term) for term in terms for _ in range(2)]
+        with self.database.transaction() as connection:
+            rows = connection.execute(
+                f"SELECT conversation, {_COLUMNS} FROM turns "
+                f"WHERE {' AND '.join([condition] * len(terms))} ORDER BY number DESC LIMIT ?",
+                (*values, limit),
+            ).fetchall()
+        records = [(int(row[0]), _record(row[1:])) for row in rows]
+        return [
+            Hit(number, one, words.cut_snippet(f"{one.question} {one.answer}", terms))
+            for number, one in records
+        ]
+
+    def _mending(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` returns. If the index of words is damaged and nothing else, it is made
+        anew from the turns."""
+        try:
+            return work()
+        except DamagedError:
+            if not self.database.indexed:
+                raise
+            self.database.build_index()
+            return work()
+
+
+def _begin(connection: sqlite3.Connection, record: Record, conversation: Kept) -> int:
+    """The number of ``conversation``, which need not be on the disk yet."""
+    known = connection.execute(
+        "SELECT number FROM conversations WHERE number = ?", (conversation.number,)
+    ).fetchone()
+    if known:
+        return conversation.number
+    title, system = title_of(_text(record.question)), _text(conversation.system)
+    begun = connection.execute(
+        "INSERT INTO conversations (started, latest, turns, title, system, system_private) "
+        "VALUES (?, ?, 0, ?, ?, ?)",
+        (record.at, record.at, title, system, conversation.system_private),
+    )
+    return int(begun.lastrowid or 0)
+
+
+def _text(text: str) -> str:
+    """``text`` as SQLite can have it: what was no UTF-8 in a pipe cannot be kept as it was."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _row(record: Record) -> tuple[object, ...]:
+    return (
+        *(record.key, record.at, _text(record.question), _text(record.answer), record.target),
+        *(_text(record.model), record.reason, record.finish, record.complete, record.private),
+        *(record.undone, _text(write_detail(record))),
+    )
+
+
+def _record(row: tuple[object, ...]) -> Record:
+    key, at, question, answer, target, model, reason, finish, complete, private, undone, rest = row
+    if not isinstance(at, float):
+        raise TypeError("a time is none")
+    document = json.loads(str(rest))
+    if not isinstance(document, dict):
+        raise TypeError("the detail of a turn is no table")
+    return Record(
+        *(str(key), at, str(question), str(answer), str(target), str(model), str(reason)),
+        *(str(finish), bool(complete), bool(private), bool(undone)),
+        *read_detail(document),
+    )
+
+
+def _bad_query(why: str) -> ShammahError:
+    return ShammahError("history_query", why, exit_code=ExitCode.USAGE)

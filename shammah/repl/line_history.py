@@ -1,0 +1,84 @@
+"""The lines typed at earlier prompts, in a file of the home: one JSON string a line.
+
+Several prompts write at once, each line with one append. A torn or foreign line is skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from prompt_toolkit.history import History
+
+KEPT_BYTES = 256 * 1024
+"""What is read at the start, from the end of the file."""
+LONGEST_FILE = 4 * KEPT_BYTES
+"""A file that has grown beyond this is cut to `KEPT_BYTES`."""
+
+
+class LineHistory(History):
+    """Reads the file when it is made, which may be on another thread.
+
+    Args:
+        path: the file; ``None`` remembers nothing beyond this prompt.
+        may_store: whether a line may be written to the file. All can be had back while this
+            prompt lasts.
+    """
+
+    def __init__(self, path: Path | None, may_store: Callable[[str], bool]) -> None:
+        super().__init__()
+        self._path = path
+        self._may_store = may_store
+        self._read = _read(path) if path is not None else []
+
+    def load_history_strings(self) -> Iterable[str]:
+        """The lines of the file, the latest first."""
+        return reversed(self._read)
+
+    def store_string(self, string: str) -> None:
+        """Append ``string`` to the file, unless it is private."""
+        self._read.append(string)  # it may come before the first look at them
+        if self._path is None or not self._may_store(string):
+            return
+        data = (json.dumps(string) + "\n").encode()
+        with contextlib.suppress(OSError):  # a full disk takes no line away from the person
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                os.write(fd, data)
+            finally:
+                os.close(fd)
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - KEPT_BYTES))
+            data = file.read()
+    except OSError:
+        return []
+    if size > KEPT_BYTES:
+        data = data.partition(b"\n")[2]
+    if size > LONGEST_FILE:
+        _replace(path, data)
+    found = []
+    for line in data.splitlines():
+        with contextlib.suppress(ValueError):
+            text = json.loads(line)
+            if isinstance(text, str):
+                found.append(text)
+    return found
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """What another prompt appends meanwhile may be lost: a line of history, not of a file."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(data)
+        os.replace(fresh, path)

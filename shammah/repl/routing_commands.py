@@ -1,0 +1,208 @@
+"""The commands about who answers, and about answers anew: /why, /redo, /edit, /local, /cloud."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from shammah.account import tell
+from shammah.conversation import Turn
+from shammah.errors import ShammahError
+from shammah.privacy import split_prefix
+from shammah.repl import feedback_commands
+from shammah.router.comparison import QUESTION, Verdict, labels, parse_verdict
+from shammah.router.decision import Reason, Target, Wish
+from shammah.router.statistics import Label
+from shammah.wording import printable
+
+if TYPE_CHECKING:
+    from shammah.repl.commands import Context
+
+SHOWN_QUESTION = 60
+"""Characters of a question that are repeated."""
+
+
+def why(context: Context) -> None:
+    """``/why [N]``: the decision behind the last answer, or behind that of question N."""
+    turns = context.conversation.turns
+    if not turns:
+        raise ShammahError("usage", "Nothing was asked yet.")
+    number = len(turns)
+    if context.argument:
+        try:
+            number = int(context.argument)
+        except ValueError:
+            number = 0
+        if not 1 <= number <= len(turns):
+            asked = "1 was asked" if len(turns) == 1 else f"1 to {len(turns)} were asked"
+            raise ShammahError("usage", f"There is no question {context.argument!r:.20}.", asked)
+    turn = turns[number - 1]
+    question = " ".join(printable(turn.question).split())
+    if len(question) > SHOWN_QUESTION:
+        question = question[: SHOWN_QUESTION - 1] + "…"
+    context.screen.hint(f"Question {number}: {question}")
+    context.screen.line(tell(turn.account))
+
+
+def local(context: Context) -> None:
+    """``/local on``, ``/local off``, ``/local QUESTION``."""
+    person, argument = context.person, context.argument
+    if argument in ("", "on", "off"):
+        if argument == "off":
+            _check_cloud(context)
+        if argument:
+            person.wish = Wish(Target.LOCAL if argument == "on" else None, person.wish.private)
+        if person.wish.target is Target.LOCAL:
+            context.screen.hint("The local model answers everything, until /local off.")
+        else:
+            context.screen.hint("Each question goes to the local model or to Claude; /why tells.")
+        return
+    question, private = split_prefix(argument)
+    person.ask(question, private, Wish(Target.LOCAL, person.wish.private))
+
+
+def cloud(context: Context) -> None:
+    """``/cloud QUESTION``."""
+    if not context.argument:
+        raise ShammahError("usage", "Write the question after /cloud.")
+    _check_cloud(context)
+    question, private = split_prefix(context.argument)
+    context.person.ask(question, private, Wish(Target.CLOUD, context.person.wish.private))
+
+
+def redo(context: Context) -> None:
+    """``/redo``, ``/redo local``, ``/redo cloud``: the last question once more.
+
+    The new answer takes the place of the old one, if it becomes a whole one.
+    """
+    conversation, screen = context.conversation, context.screen
+    if not conversation.turns:
+        raise ShammahError("usage", "Nothing was asked yet.")
+    old = conversation.turns[-1]
+    target = _answerer(context.argument, old)
+    if target is Target.CLOUD:
+        _check_cloud(context)
+        _check_private(context, old)
+    if old.answer:
+        screen.hint(f"1: {_name(old)}")
+        screen.line(printable(old.answer))
+        screen.hint("2:")
+    new = _ask_instead(context, old, Wish(target, old.private))
+    if not old.answer:
+        return
+    if not new.account.whole or not new.answer:
+        conversation.turns[-1] = old
+        if new.answer:
+            context.history.undo()
+        screen.hint("The first answer stays.")
+        return
+    context.history.undo(-2)
+    if old.account.whole:  # what became of any other is known already
+        _compare(context, old, new)
+
+
+def edit(context: Context) -> None:
+    """``/edit``: the last question in the person's editor; what becomes of it takes the place of
+    the turn, if anything is answered."""
+    conversation, screen = context.conversation, context.screen
+    if not conversation.turns:
+        raise ShammahError("usage", "There is no question to edit yet.")
+    from shammah.repl.edit import edit_text
+
+    old = conversation.turns[-1]
+    text, private = split_prefix(edit_text(old.question).strip())
+    if not text or text == old.question:
+        screen.hint("Nothing was changed, so nothing is asked.")
+        return
+    if context.session.routing.label(Label.EDIT, old.account.outcome):
+        conversation.label(Label.EDIT, old.account.outcome)
+        old = conversation.turns[-1]
+    screen.line(f"> {printable(text)}")
+    edited = replace(old, question=text, private=old.private or private)
+    new = _ask_instead(context, edited, context.person.wish, old)
+    if not new.answer:
+        conversation.turns[-1] = old
+        screen.hint("The first question stays.")
+    elif old.answer:
+        context.history.undo(-2)
+
+
+def _ask_instead(context: Context, asked: Turn, wish: Wish, old: Turn | None = None) -> Turn:
+    """Ask what ``asked`` asks in the place of the last turn, ``old`` if that is another; the new
+    turn."""
+    turns = context.conversation.turns
+    place = len(turns) - 1
+    turns.pop()
+    try:
+        context.person.ask(asked.question, asked.private, wish, again=True)
+    except BaseException:  # Ctrl-C twice, or the terminal is gone: what was there stays
+        if len(turns) > place and turns[-1].answer:
+            context.history.undo()
+        turns[place:] = [old or asked]
+        raise
+    return turns[-1]
+
+
+def _compare(context: Context, old: Turn, new: Turn) -> None:
+    verdict = parse_verdict(context.person.inquire(QUESTION))
+    said = labels(verdict, old.account.label)
+    for turn, label in zip((old, new), said, strict=True):
+        if label is not None and context.session.routing.label(label, turn.account.outcome):
+            context.conversation.label(label, turn.account.outcome)
+    if verdict in (Verdict.FIRST, Verdict.SECOND):
+        better, worse = (old, new) if verdict is Verdict.FIRST else (new, old)
+        if (_role(worse), _role(better)) == ("inference", "cloud"):
+            feedback_commands.accept(context, worse, better.answer, private=better.private)
+
+
+def _role(turn: Turn) -> str:
+    return turn.provenance.role if turn.provenance is not None else ""
+
+
+def _answerer(argument: str, old: Turn) -> Target:
+    if argument:
+        try:
+            return Target(argument)
+        except ValueError:
+            why = f"/redo asks local or cloud, not {argument!r:.40}."
+            raise ShammahError("usage", why) from None
+    if old.provenance is not None:
+        return Target.CLOUD if _role(old) == "inference" else Target.LOCAL
+    if old.account.decision is None:
+        raise ShammahError("usage", "Nobody was asked.", "/redo local or /redo cloud says whom.")
+    return Target.CLOUD if old.account.decision.target is Target.LOCAL else Target.LOCAL
+
+
+def _name(turn: Turn) -> str:
+    if (by := turn.provenance) is not None:
+        return f"{Target.LOCAL if by.role == 'inference' else Target.CLOUD}: {by.model}"
+    return "cut short"
+
+
+def _check_cloud(context: Context) -> None:
+    """This prompt has a cloud, or never had a key (then the router has the words for it)."""
+    session = context.session
+    if session.cloud is None and session.settings.cloud_configured and not session.gate.never:
+        raise ShammahError(
+            "cloud_not_here",
+            "This prompt was started to ask the local model only.",
+            "Start `shammah` without --local to ask Claude, too.",
+        )
+
+
+def _check_private(context: Context, turn: Turn) -> None:
+    """Nothing private is asked of the cloud; here it is said why, the gate itself is behind."""
+    mark = context.session.gate.judge(turn.question, private=turn.private)
+    if not mark.private:
+        return
+    because = mark.why or context.session.gate.rules.mark(turn.question).why
+    decision = turn.account.decision
+    if not because and context.session.gate.private:
+        because = "/private is on"
+    elif not because and decision is not None and decision.reason is not Reason.PRIVATE:
+        because = "its answer may repeat what was private before"
+    raise ShammahError(
+        "private",
+        f"Not sent: this turn is private, because {because or 'you said so'}.",
+        "/redo local asks the local model once more.",
+    )

@@ -1,0 +1,52 @@
+"""``shammah doctor`` as a whole: both sides of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shammah.doctor_report import report
+from tests.standins.command import run
+from tests.standins.sandbox import Sandbox
+
+pytestmark = pytest.mark.timeout(180)
+
+LIMIT_S = 150.0
+"""torch and transformers are imported, and the machine is measured."""
+
+
+def test_it_explains_what_auto_chooses(sandbox: Sandbox) -> None:
+    ended = run("doctor", "--model", "starter", "--json", limit=LIMIT_S)
+    assert (ended.code, ended.err) == (0, "")
+    document = json.loads(ended.out)
+    assert document["ok"]
+    model, speed = document["model"], document["speed"]
+    assert (model["here"], model["engine"], model["quantization"]) == (True, "native", "int8")
+    assert model["parameters"] == 134_543_808
+    assert 0 < model["needed"] < model["free"]
+    assert set(speed["row"]) == set(speed["block"]) == {"float32", "bfloat16", "float16", "int8"}
+    assert speed["bandwidth"] > 0
+    assert json.loads((sandbox.shammah_home / "machine-speed.json").read_text())["format"] == 2
+    libraries = document["libraries"]
+    assert all(libraries[name] for name in ("python", "torch", "transformers", "numba", "pyzmq"))
+    text = "\n".join(line for line, _ in report(document))
+    assert "weights     8-bit weights on cpu" in text
+    assert "billion weights/s for a token: float32" in text
+
+
+def test_what_is_wrong_is_said_with_what_to_do(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = sandbox.root / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("SHAMMAH_HOME", str(blocked / "home"))
+    ended = run("doctor", "--model", "1.5B", limit=LIMIT_S)
+    assert (ended.code, ended.err) == (1, "")
+    assert "Traceback" not in ended.out
+    assert "\x1b" not in ended.out
+    assert "cannot be written to" in ended.out
+    assert "is not on this disk, and HF_HUB_OFFLINE forbids" in ended.out
+    assert "Unset HF_HUB_OFFLINE" in ended.out
+    assert Path(sandbox.home).exists()

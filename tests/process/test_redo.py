@@ -1,0 +1,369 @@
+"""Why it was answered by whom, and the same question once more: at the prompt, with real
+processes. Both workers are stand-ins; a person is there only on the terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from shammah.bus.messages import Ready
+from shammah.config import load_settings
+from shammah.feedback import Feedback
+from shammah.repl import commands
+from shammah.repl.loop import Repl
+from shammah.repl.options import ReplOptions
+from shammah.repl.screen import Screen
+from shammah.router.decision import Target, Wish
+from shammah.router.statistics import Label, Tally
+from shammah.router.store import Store
+from shammah.session import Session
+from tests.process.conftest import StartEcho
+from tests.standins.echo_process import EchoProcess
+from tests.standins.sandbox import Sandbox, until
+from tests.standins.terminal import Record, Terminal
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1")
+    monkeypatch.setenv("TERM", "dumb")
+
+
+@pytest.fixture
+def cloud(sandbox: Sandbox) -> Record:
+    return Record(sandbox.root / "cloud")
+
+
+@pytest.fixture(autouse=True)
+def workers(start_echo: StartEcho, cloud: Record) -> list[EchoProcess]:
+    """Both are ready; Claude repeats all that it is told."""
+    options = ("--recite", "--record", str(cloud.path))
+    both = [start_echo(), start_echo(*options, role="cloud", model="claude-sonnet-5-5")]
+    for worker in both:
+        until(lambda: isinstance(worker.status().status.state, Ready), "ready")  # noqa: B023
+    return both
+
+
+class Person:
+    """Types at a prompt whose screen is no terminal."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._said = io.StringIO()
+        self._repl = Repl(session, ReplOptions(), Screen({}, self._said))
+        self.conversation = self._repl._conversation
+
+    def type(self, line: str) -> str:
+        """What the screen shows after ``line``."""
+        before = len(self._said.getvalue())
+        if line.startswith("/"):
+            commands.run(line, self._repl._context())
+        else:
+            self._repl.ask(line, False, self._repl.wish)
+        return self._said.getvalue()[before:]
+
+    def leave(self) -> None:
+        self.session.close()
+        self._repl._history.close()
+        self._repl._news.close()
+        self._repl._history.close()
+
+
+def open_person(*, local_only: bool = False) -> Person:
+    settings = load_settings(os.environ, "starter")
+    return Person(Session(settings, os.environ, "repl", local_only=local_only))
+
+
+@pytest.fixture
+def person() -> Iterator[Person]:
+    one = open_person()
+    link = one.session.cloud
+    one.session.start()
+    assert link is not None
+    until(lambda: one.session.local.attached and link.attached, "both are attached")
+    until(lambda: isinstance(one.session.view().local, Ready), "the local model is known")
+    yield one
+    one.leave()
+
+
+def learnt(sandbox: Sandbox) -> dict[str, Tally]:
+    store = Store(sandbox.shammah_home / "router.db")
+    try:
+        return {arm.target.value: tally for arm, tally in store.read().arms.items()}
+    finally:
+        store.close()
+
+
+class TestWhy:
+    def test_tells_the_last_answer_and_any_other(self, person: Person) -> None:
+        person.type("explain tides")
+        person.type("/cloud explain the moon")
+        told = person.type("/why")
+        assert "Question 2: explain the moon" in told
+        assert "Claude answered, because you asked for it." in told
+        assert re.search(r"local \(starter\): \d+% good answers expected, at least \d+%", told)
+        assert re.search(r"cloud \(claude-sonnet-5-5\): \d+% good answers expected", told)
+        told = person.type("/why 1")
+        assert "Question 1: explain tides" in told
+        assert "The local model answered, because" in told
+        assert "There is no question '3'. 1 to 2 were asked" in person.type("/why 3")
+        assert "There is no question 'x'" in person.type("/why x")
+
+    def test_tells_of_one_that_failed(self, person: Person) -> None:
+        person.type("fail as planned")
+        told = person.type("/why")
+        assert "The local model answered, because" in told
+        assert "It failed: as planned" in told
+
+    def test_has_nothing_to_tell_before_a_question(self, person: Person) -> None:
+        assert "Nothing was asked yet." in person.type("/why")
+        assert "Nothing was asked yet." in person.type("/redo")
+
+    def test_every_turn_keeps_what_became_of_it(self, person: Person) -> None:
+        person.type("explain tides")
+        account = person.conversation.turns[-1].account
+        assert account.decision is not None
+        assert len(account.decision.alternatives) == 2
+        assert account.provenance == person.conversation.turns[-1].provenance
+        assert (account.finish, account.usage.output_tokens) == ("stop", 2)
+        assert account.timings.total_s > 0
+        assert account.outcome
+        person.type("/good")
+        assert person.conversation.turns[-1].account.label is Label.GOOD
+
+
+class TestFix:
+    def test_counts_as_a_correction_whatever_the_text_looked_like(
+        self, person: Person, sandbox: Sandbox
+    ) -> None:
+        person.type("one")
+        told = person.type("/fix")
+        assert "Write after /fix" in told
+        assert person.conversation.turns[-1].account.label is None
+        person.type("/fix another one")
+        assert person.conversation.turns[-1].account.label is Label.EDIT
+        assert "You corrected it." in person.type("/why")
+        (example,) = Feedback(sandbox.shammah_home).examples()
+        assert (example.response, example.weight) == ("another one", 10.0)
+        person.leave()
+        local = learnt(sandbox)["local"]
+        assert (local.answers, local.trials, local.successes) == (1, 1.0, 0.0)
+
+
+class TestRedo:
+    def test_asks_the_other_one_and_keeps_his_answer(
+        self, person: Person, cloud: Record, sandbox: Sandbox
+    ) -> None:
+        person.type("one")
+        person.type("two")
+        told = person.type("/redo")
+        assert cloud.conversations == [[("user", "one"), ("assistant", "one"), ("user", "two")]]
+        assert told.index("1: local: starter") < told.index("2:") < told.index("one one two")
+        assert "Which was better" not in told  # nobody is there
+        assert [turn.answer for turn in person.conversation.turns] == ["one", "one one two"]
+        person.leave()
+        local = learnt(sandbox)["local"]
+        # One looked right (0.25), the other was asked again (1).
+        assert (local.answers, local.trials, local.successes) == (2, 1.25, 0.25)
+
+    def test_goes_back_again(self, person: Person) -> None:
+        person.type("one")
+        person.type("/redo cloud")
+        assert "1: cloud: claude-sonnet-5-5" in person.type("/redo")
+        (turn,) = person.conversation.turns
+        assert turn.account.decision is not None
+        assert turn.account.decision.target is Target.LOCAL
+
+    @pytest.mark.parametrize(
+        ("first", "why"),
+        [
+            ("!private", "you said so"),
+            ("/private", "/private is on"),
+            ("rule", "it holds an e-mail address"),
+            ("repeated", "its answer may repeat what was private before"),
+        ],
+    )
+    def test_of_a_private_turn_is_refused(
+        self, person: Person, cloud: Record, first: str, why: str
+    ) -> None:
+        match first:
+            case "!private":
+                person._repl.ask("secret", True, Wish())
+            case "/private":
+                person.type("/private on")
+                person.type("secret")
+            case "rule":
+                person.type("mail jo@acme.de")
+            case "repeated":
+                person._repl.ask("secret", True, Wish())
+                person.type("what was that?")
+        before = list(person.conversation.turns)
+        assert f"Not sent: this turn is private, because {why}." in person.type("/redo cloud")
+        assert person.conversation.turns == before
+        assert "Not sent" in person.type("/redo")
+        person.type("/redo local")
+        assert len(person.conversation.turns) == len(before)
+        assert person.conversation.turns[-1].private
+        assert cloud.conversations == []
+
+    def test_that_fails_leaves_the_first_answer(
+        self, person: Person, workers: list[EchoProcess], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        person.type("one")
+        (before,) = person.conversation.turns
+        monkeypatch.setattr(person.session.gate, "never", True)
+        told = person.type("/redo cloud")
+        assert "cloud.use is never" in told
+        assert "The first answer stays." in told
+        assert person.conversation.turns == [before]
+
+    def test_of_a_question_without_an_answer_asks_it_again(
+        self, person: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(person.session.gate, "never", True)
+            person.type("/cloud one")
+        assert person.conversation.turns[-1].answer == ""
+        assert "Nobody was asked. /redo local or /redo cloud" in person.type("/redo")
+        assert "1:" not in person.type("/redo local")
+        assert [turn.answer for turn in person.conversation.turns] == ["one"]
+
+    def test_that_breaks_like_the_first_leaves_the_first(self, person: Person) -> None:
+        person.type("/cloud fail as planned")
+        assert "The first answer stays." in person.type("/redo local")
+        (turn,) = person.conversation.turns
+        assert turn.account.failure is not None
+
+    def test_knows_two_answerers(self, person: Person) -> None:
+        person.type("one")
+        assert "local or cloud, not 'moon'" in person.type("/redo moon")
+
+
+class TestWhatIsLearnt:
+    """Of two answers that somebody compares."""
+
+    @pytest.mark.parametrize(
+        ("first", "again", "said", "better"),
+        [
+            ("/local two", "/redo", "2", "Claude"),
+            ("/cloud two", "/redo", "1", "Claude"),
+            ("/local two", "/redo", "1", ""),
+            ("/local two", "/redo", "same", ""),
+            ("/local two", "/redo local", "2", ""),
+        ],
+    )
+    def test_is_claudes_where_it_is_the_better(
+        self,
+        person: Person,
+        sandbox: Sandbox,
+        monkeypatch: pytest.MonkeyPatch,
+        first: str,
+        again: str,
+        said: str,
+        better: str,
+    ) -> None:
+        monkeypatch.setattr(Repl, "inquire", lambda self, question: said)
+        person.type("/local one")
+        person.type(first)
+        answers = [person.conversation.turns[-1].answer]
+        person.type(again)
+        answers.append(person.conversation.turns[-1].answer)
+        verdicts = Feedback(sandbox.shammah_home).verdicts()
+        if not better:
+            assert verdicts == ()
+            return
+        (verdict,) = verdicts
+        of_claude = first.startswith("/local")
+        assert (verdict.turn.role, verdict.turn.answer) == ("inference", answers[not of_claude])
+        assert verdict.better == answers[of_claude]
+        assert [m.content for m in verdict.turn.messages] == ["one", "one", "two"]
+
+
+class TestLocalAndCloud:
+    def test_one_question(self, person: Person, cloud: Record) -> None:
+        person.type("/cloud one")
+        person.type("/local two")
+        person.type("/cloud !private three")
+        assert [talk[-1][1] for talk in cloud.conversations] == ["one"]
+        assert person.conversation.turns[-1].private
+        assert "Write the question after /cloud" in person.type("/cloud")
+
+    def test_from_now_on(self, person: Person) -> None:
+        assert "Each question goes" in person.type("/local")
+        person.type("/local on")
+        assert "until /local off" in person.type("/local")
+        person.type("one")
+        assert "because you asked for it" in person.type("/why")
+        person.type("/local off")
+        person.type("two")
+        assert "you asked for it" not in person.type("/why")
+
+    def test_a_prompt_without_cloud_says_so(self) -> None:
+        one = open_person(local_only=True)
+        try:
+            one.conversation.turns.clear()
+            assert "without --local" in one.type("/cloud hello")
+            assert "without --local" in one.type("/local off")
+        finally:
+            one.leave()
+
+
+@pytest.mark.parametrize(
+    ("typed", "local", "claude", "kept"),
+    [
+        ("2", (1.0, 0.0), (1.0, 1.0), [("explain tides", 3.0)]),
+        ("", (1.0, 0.0), (0.25, 0.25), []),
+    ],
+)
+def test_a_person_says_which_was_better(
+    sandbox: Sandbox,
+    typed: str,
+    local: tuple[float, float],
+    claude: tuple[float, float],
+    kept: list[tuple[str, float]],
+) -> None:
+    """Claude's answer, where it was better, is one to learn from."""
+    terminal = Terminal("--model", "starter", environ={"TERM": "xterm-256color"})
+    try:
+        terminal.wait_editor()
+        terminal.ask("/local explain tides")
+        terminal.wait_answer()
+        terminal.wait_editor()
+        terminal.ask("/redo")
+        terminal.expect(re.escape("Which was better? [1], [2], [s]ame; Enter skips: "))
+        terminal.ask(typed)
+        terminal.wait_editor()
+        terminal.ask("/quit")
+        assert terminal.end() == 0
+    finally:
+        terminal.destroy()
+    known = learnt(sandbox)
+    assert (known["local"].trials, known["local"].successes) == local
+    assert (known["cloud"].trials, known["cloud"].successes) == claude
+    examples = Feedback(sandbox.shammah_home).examples()
+    assert [(one.prompt[-1][1], one.weight) for one in examples] == kept
+    assert all(one.response for one in examples)
+
+
+def test_an_interrupt_at_the_question_says_nothing(sandbox: Sandbox, cloud: Record) -> None:
+    terminal = Terminal("--model", "starter", environ={"TERM": "xterm-256color"})
+    try:
+        terminal.wait_editor()
+        terminal.ask("/local explain tides")
+        terminal.wait_answer()
+        terminal.wait_editor()
+        terminal.ask("/redo")
+        terminal.expect("Which was better")
+        terminal.type("\x03")
+        terminal.wait_editor()
+        terminal.ask("/quit")
+        assert terminal.end() == 0
+    finally:
+        terminal.destroy()
+    assert learnt(sandbox)["local"].successes == 0.0

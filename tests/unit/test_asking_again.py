@@ -1,0 +1,104 @@
+"""/redo and /edit put one turn in the place of another, in the conversation and in the history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shammah.account import Account
+from shammah.bus.messages import Provenance
+from shammah.conversation import Conversation, Turn
+from shammah.history.recorder import Recorder
+from shammah.history.records import Record
+from shammah.privacy import Mark
+from shammah.repl import edit as editing
+from shammah.repl import routing_commands
+from shammah.router.decision import Wish
+
+LOCAL = Provenance("inference", "small")
+WHOLE = Account(finish="stop", provenance=LOCAL)
+
+
+def turn(question: str, answer: str, account: Account = WHOLE) -> Turn:
+    return Turn(question, answer, LOCAL if answer else None, bool(answer), False, account)
+
+
+class World:
+    """A prompt that keeps what it is answered; nothing is shown and nobody is asked."""
+
+    def __init__(self, answer: Callable[[str], Turn], *earlier: str) -> None:
+        self.conversation = Conversation("", [])
+        self.history = Recorder(Path("nowhere"), enabled=False)
+        self.asked: list[tuple[str, bool]] = []
+        self._answer = answer
+        for question in earlier:
+            self._keep(turn(question, "first"))
+        gate = SimpleNamespace(judge=lambda *_, **__: Mark(False), private=False)
+        quiet = SimpleNamespace(hint=lambda _: None, line=lambda _: None)
+        routing = SimpleNamespace(label=lambda *_: False)
+        self.context: Any = SimpleNamespace(
+            conversation=self.conversation,
+            history=self.history,
+            session=SimpleNamespace(gate=gate, cloud=object(), routing=routing),
+            screen=quiet,
+            person=SimpleNamespace(ask=self._ask, inquire=lambda _: None, wish=Wish()),
+            argument="",
+        )
+
+    def _keep(self, one: Turn) -> None:
+        self.conversation.turns.append(one)
+        if one.answer:
+            record = Record(str(len(self.history.records)), 0.0, one.question, one.answer)
+            self.history.keep(record, "", system_private=False)
+
+    def _ask(self, question: str, private: bool, wish: Wish, *, again: bool) -> None:
+        self.asked.append((question, private))
+        self._keep(self._answer(question))
+
+    def said(self) -> list[tuple[str, str]]:
+        """Questions and answers; the history must have the same."""
+        said = [(one.question, one.answer) for one in self.conversation.turns if one.answer]
+        assert [(one.question, one.answer) for one in self.history.records] == said
+        return said
+
+
+def test_a_better_answer_takes_the_place_of_the_first() -> None:
+    world = World(lambda question: turn(question, "second"), "a", "b")
+    routing_commands.redo(world.context)
+    assert world.said() == [("a", "first"), ("b", "second")]
+
+
+@pytest.mark.parametrize("earlier", [("a",), ("a", "b")])
+def test_an_answer_without_text_leaves_the_first(earlier: tuple[str, ...]) -> None:
+    world = World(lambda question: turn(question, "", Account(finish="refusal")), *earlier)
+    routing_commands.redo(world.context)
+    assert world.said() == [(question, "first") for question in earlier]
+
+
+def test_one_that_was_cut_short_leaves_the_first() -> None:
+    world = World(lambda question: turn(question, "sec", Account(finish="cancelled")), "a", "b")
+    routing_commands.redo(world.context)
+    assert world.said() == [("a", "first"), ("b", "first")]
+
+
+def test_who_leaves_meanwhile_finds_the_first() -> None:
+    def leave(question: str) -> Turn:
+        world._keep(turn(question, "sec", Account()))
+        raise SystemExit
+
+    world = World(leave, "a", "b")
+    with pytest.raises(SystemExit):
+        routing_commands.redo(world.context)
+    assert world.said() == [("a", "first"), ("b", "first")]
+
+
+def test_an_edited_question_is_private_if_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(editing, "edit_text", lambda _: "!private\nmy door code")
+    world = World(lambda question: turn(question, "second"), "a")
+    routing_commands.edit(world.context)
+    assert world.asked == [("my door code", True)]
+    assert world.said() == [("my door code", "second")]
