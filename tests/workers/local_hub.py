@@ -15,18 +15,19 @@ import shutil
 import struct
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
+import pytest
 
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.messages import Event, GetStatus, Replay, Replayed, State
 from shammah.errors import ShammahError
 from tests.standins.command import SHAMMAH
-from tests.standins.hub import Content
-from tests.standins.sandbox import Sandbox, until
+from tests.standins.hub import Content, StandInHub
+from tests.standins.sandbox import Sandbox, online, until
 from tests.workers.models import CONFIG, HIDDEN, LAYERS, VOCABULARY, make_tokenizer, starter
 
 Kind = TypeVar("Kind", bound=State)
@@ -127,6 +128,22 @@ def split_weights(directory: Path, shards: int) -> None:
 
 
 # --- the program --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def hubs(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., StandInHub]]:
+    """Makes Hubs, the newest of which is the only one that the program knows."""
+    made: list[StandInHub] = []
+
+    def start(files: dict[str, Content], **options: Any) -> StandInHub:
+        made.append(StandInHub(files, **options))
+        online(monkeypatch, made[-1].endpoint)
+        return made[-1]
+
+    yield start
+    kill_workers(sandbox)
+    for hub in made:
+        hub.close()
 
 
 @contextlib.contextmanager

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +9,7 @@ import pytest
 
 from tests.standins.command import run
 from tests.standins.sandbox import Sandbox, online
+from tests.workers.caddy_hub import Caddy, serving
 from tests.workers.local_hub import (
     ASK_PARIS,
     LOAD_S,
@@ -23,15 +20,6 @@ from tests.workers.local_hub import (
     split_weights,
 )
 from tests.workers.models import starter
-from tests.workers.test_download_caddy import (
-    _CADDYFILE,
-    _UNTIL_INPUT_ENDS,
-    COMMIT,
-    Caddy,
-    _caddy_program,
-    _free_port,
-    _wait_for,
-)
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -54,47 +42,10 @@ def model(tmp_path: Path) -> Path:
 def caddy(
     model: Path, tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Caddy]:
-    root, log, port = tmp_path / "root", tmp_path / "access.log", _free_port()
-    etags = "\n\t\t".join(_describe(root, model))
-    config = tmp_path / "Caddyfile"
-    filled = {"port": port, "root": root, "log": log, "etags": etags, "commit": COMMIT}
-    config.write_text(_CADDYFILE % filled)
-    program = [str(_caddy_program()), "run", "--config", str(config), "--adapter", "caddyfile"]
-    with subprocess.Popen(
-        [sys.executable, "-c", _UNTIL_INPUT_ENDS, *program],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        assert process.stdin is not None
-        try:
-            server = Caddy(f"http://127.0.0.1:{port}", log)
-            _wait_for(server, process)
-            online(monkeypatch, server.endpoint)
-            yield server
-        finally:
-            kill_workers(sandbox)
-            process.stdin.close()
-
-
-def _describe(root: Path, model: Path) -> Iterator[str]:
-    """Write what a Hub says about the model; yields the rows of the table of ETags."""
-    tree: list[dict[str, object]] = []
-    for path in sorted(model.iterdir()):
-        content = path.read_bytes()
-        git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        entry: dict[str, object] = {"type": "file", "path": path.name, "size": len(content)}
-        etag = entry["oid"] = git
-        if path.suffix == ".safetensors":
-            etag = hashlib.sha256(content).hexdigest()
-            entry["lfs"] = {"oid": etag, "size": len(content), "pointerSize": 130}
-        tree.append(entry)
-        yield f"/{QWEN}/resolve/{COMMIT}/{path.name} {etag}"
-    api = root / "api" / "models" / QWEN
-    answers = {"revision/main": {"id": QWEN, "sha": COMMIT}, f"tree/{COMMIT}": tree}
-    for name, document in answers.items():
-        answer = api / f"{name}.json"
-        answer.parent.mkdir(parents=True, exist_ok=True)
-        answer.write_text(json.dumps(document))
+    with serving(tmp_path, QWEN) as server:
+        online(monkeypatch, server.endpoint)
+        yield server
+        kill_workers(sandbox)
 
 
 def test_shards_arrive_and_answer(caddy: Caddy, model: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from shammah.bus.messages import Downloading, Failed, Loading, NotAvailable, Ready
+from shammah.bus.messages import Downloading, Failed, Loading, NotAvailable, Ready, State
 from shammah.models import select_model, total_memory
 from tests.standins.command import SHAMMAH, Ran, run
 from tests.standins.hub import StandInHub
@@ -30,6 +30,7 @@ from tests.workers.local_hub import (
     Connections,
     NoNetwork,
     Watch,
+    hubs,
     kill_workers,
     starter_files,
 )
@@ -42,17 +43,8 @@ Serve = Callable[..., StandInHub]
 @pytest.fixture
 def serve(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Serves the starter under another name, as the only Hub that the program knows."""
-    made: list[StandInHub] = []
-
-    def start(model_id: str = QWEN, **options: Any) -> StandInHub:
-        made.append(StandInHub(starter_files(), model_id=model_id, **options))
-        online(monkeypatch, made[-1].endpoint)
-        return made[-1]
-
-    yield start
-    kill_workers(sandbox)
-    for hub in made:
-        hub.close()
+    with hubs(sandbox, monkeypatch) as start:
+        yield lambda model_id=QWEN, **options: start(starter_files(), model_id=model_id, **options)
 
 
 @pytest.fixture
@@ -132,6 +124,14 @@ def wait_successor(watch: Watch, model_id: str) -> None:
     until(look, f"{model_id} is ready", LOAD_S)
 
 
+def under_way(state: State, model_id: str) -> bool:
+    """Whether the starter stands in for a model of which some has arrived."""
+    assert isinstance(state, Ready)
+    assert state.successor is not None
+    assert state.successor.model == model_id
+    return 0 < state.successor.done < state.successor.total
+
+
 def test_the_starter_answers_until_the_model_chosen_by_memory_is_here(
     serve: Serve, watch: Watch
 ) -> None:
@@ -144,11 +144,8 @@ def test_the_starter_answers_until_the_model_chosen_by_memory_is_here(
     try:
         first = provenance_of_answer()
         assert (first["model"], first["stand_in"]) == ("starter", True)
-        state = watch.now().status.state
-        assert isinstance(state, Ready)
-        assert state.successor is not None
-        assert state.successor.model == selected.model_id
-        assert 0 < state.successor.done < state.successor.total
+        wanted = selected.model_id
+        until(lambda: under_way(watch.now().status.state, wanted), "bytes arrive", LOAD_S)
     finally:
         released.set()
     wait_successor(watch, selected.model_id)

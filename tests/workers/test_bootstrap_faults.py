@@ -16,14 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
-from shammah import session as sessions
+from shammah import link
 from shammah.bus.messages import ChatMessage, Downloading, Failed, Ready
 from shammah.config import load_settings
 from shammah.router.decision import Wish
 from shammah.session import Session
 from tests.standins.command import run
 from tests.standins.hub import StandInHub
-from tests.standins.sandbox import LIMIT_S, Sandbox, online, until
+from tests.standins.sandbox import LIMIT_S, Sandbox, until
 from tests.standins.terminal import Terminal
 from tests.workers.local_hub import (
     LOAD_S,
@@ -32,7 +32,7 @@ from tests.workers.local_hub import (
     WEIGHTS,
     Watch,
     begun,
-    kill_workers,
+    hubs,
     logs,
     tiny_files,
 )
@@ -49,18 +49,12 @@ Serve = Callable[..., StandInHub]
 @pytest.fixture
 def serve(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Serves a tiny model, ``padding`` bytes bigger, as the only Hub that the program knows."""
-    made: list[StandInHub] = []
+    with hubs(sandbox, monkeypatch) as start:
 
-    def start(padding: int = 0, **options: Any) -> StandInHub:
-        files = tiny_files(tmp_path / "model", padding)
-        made.append(StandInHub(files, model_id=QWEN, **options))
-        online(monkeypatch, made[-1].endpoint)
-        return made[-1]
+        def serve_tiny(padding: int = 0, **options: Any) -> StandInHub:
+            return start(tiny_files(tmp_path / "model", padding), model_id=QWEN, **options)
 
-    yield start
-    kill_workers(sandbox)
-    for hub in made:
-        hub.close()
+        yield serve_tiny
 
 
 @pytest.fixture
@@ -210,7 +204,7 @@ def test_a_cancelled_download_is_not_begun_again_by_whom_it_was_cancelled_for(
     watch: Watch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sessions, "RETRY_S", 0.0)  # any other failure is tried again at once
+    monkeypatch.setattr(link, "RETRY_S", 0.0)  # any other failure is tried again at once
     hub = serve(MIB)
     hold(hub)
     settings = load_settings(os.environ, "1.5B")

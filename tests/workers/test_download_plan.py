@@ -62,8 +62,9 @@ def test_unless_it_is_damaged(setup: Setup) -> None:
 
 
 def test_what_has_arrived_counts(setup: Setup) -> None:
+    # One connection: the small files come first, and all of them before the one that fails.
     setup.hub.fault(WEIGHTS, "status", status=404, times=None)
-    setup.fails("hub_error")
+    setup.fails("hub_error", connections=1)
     setup.hub.heal()
     plan, _ = setup.downloads().describe(MODEL)
     assert plan.missing == len(FILES[WEIGHTS])

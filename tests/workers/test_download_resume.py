@@ -349,3 +349,17 @@ def test_limits_have_the_promised_defaults() -> None:
     limits = Limits()
     assert limits.connections == 8
     assert limits.stall_s == 30.0
+
+
+def test_what_a_kill_has_left_of_a_file_that_is_whole_is_removed(
+    make: Callable[..., Setup],
+) -> None:
+    """The blob was in its place, and its journal not gone yet."""
+    setup = make()
+    snapshot = setup.arrives()
+    parts = setup.root / "shammah" / "parts"
+    etags = {path.resolve().name for path in snapshot.iterdir()}
+    for etag in etags:
+        (parts / f"{etag}.journal").write_text("{}")
+    (setup.root / "shammah" / f"{snapshot.name}.json").unlink()  # as if it had not been whole
+    setup.arrives()
