@@ -2,13 +2,14 @@
 """Eight answers at once: the worker's engine beside transformers, on the same model.
 
 In one run, in turn: the engine with one request and with eight; transformers' ``generate`` on
-a padded batch of the same eight; and, where its server can be started, ``transformers serve``
-with eight clients. Every answer has the same prompt and output lengths. The figures to quote
-are the ratios of tokens per second in all.
+a padded batch of the same eight; and, if asked for, ``transformers serve`` and llama.cpp's
+``llama-server -np 8`` with eight clients. Every answer has the same prompt and output lengths.
+The figures to quote are the ratios of tokens per second in all.
 
     .venv/bin/python scripts/bench/generate.py
     .venv/bin/python scripts/bench/generate.py --model DIRECTORY --rounds 5 --json
     .venv/bin/python scripts/bench/generate.py --serve     with transformers serve
+    .venv/bin/python scripts/bench/generate.py --engines native --llama-server PATH -m Q8_0.gguf
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ import socket
 import statistics
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+import venv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from shammah.models import starter_directory  # noqa: E402
 from workers.inference.checkpoint import inspect_checkpoint  # noqa: E402
@@ -38,8 +41,16 @@ from workers.inference.choice import ENGINES  # noqa: E402
 from workers.inference.engine import Engine, LoadSettings, SequenceRequest  # noqa: E402
 from workers.inference.sampling import SamplingPlan  # noqa: E402
 
+ENVIRON = dict(os.environ)
+"""Of the peers: loading our engine has OpenMP wait passively, which halves llama.cpp's speed."""
+
 CLIENTS = 8
 START_S = 120.0
+
+PEERS = ("padded batch", "transformers serve")
+"""Names of transformers' own ways begin so; the better one is what others are compared with."""
+SERVED = ("float32", "bfloat16")
+"""Number formats of its server: the one that we choose here, and the one it would choose."""
 
 
 class Quiet:
@@ -72,9 +83,10 @@ def run_engine(engine: Engine, wanted: list[tuple[int, ...]], tokens: int) -> fl
     return time.perf_counter() - began
 
 
-def load_engine(name: str, directory: Path) -> Engine:
+def load_engine(name: str, directory: Path, quantization: str) -> Engine:
     engine = ENGINES[name]()
-    engine.load(inspect_checkpoint(directory), LoadSettings("auto"), Quiet())
+    kind = quantization if name == "native" else "auto"
+    engine.load(inspect_checkpoint(directory), LoadSettings(quantization=kind), Quiet())
     return engine
 
 
@@ -101,108 +113,234 @@ def padded_batch(directory: Path) -> Callable[[list[tuple[int, ...]], int], floa
     return run
 
 
-@contextlib.contextmanager
-def transformers_serve(directory: Path) -> Iterator[Callable[[int, int, int], float]]:
-    """Its server as its authors start it, with continuous batching."""
+def serving_python() -> Path:
+    """The interpreter of an environment in which ``transformers serve`` can be started, which
+    is made on the first use: torch and transformers are ours, the rest is its own."""
+    place = ROOT / ".venv-serve"
+    python = place / "bin" / "python"
+    wanted = Path(__file__).with_name("serve-requirements.txt")
+    done = place / ".complete"
+    if not done.exists() or done.read_bytes() != wanted.read_bytes():
+        venv.create(place, clear=True, with_pip=False)
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+        subprocess.run([*pip, "--requirement", str(wanted)], check=True, stdout=sys.stderr)
+        own = sysconfig.get_path("purelib", vars={"base": str(place), "platbase": str(place)})
+        Path(own, "ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        done.write_bytes(wanted.read_bytes())
+    return python
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(Path(sys.prefix, "bin", "transformers")), "serve", str(directory)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--continuous-batching"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}/v1/chat/completions"
+        return int(probe.getsockname()[1])
 
-    def ask(text: str, tokens: int) -> int:
-        body = {
-            "model": str(directory),
-            "messages": [{"role": "user", "content": text}],
-            "max_tokens": tokens,
-            "temperature": 0.0,
-        }
-        data = json.dumps(body).encode()
-        request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=600) as answer:
-            return int(json.load(answer)["usage"]["completion_tokens"])
 
-    def run(clients: int, words: int, tokens: int) -> float:
-        """Tokens per second in all."""
-        counts = [0] * clients
+def post(address: str, body: dict[str, Any]) -> Any:
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=600) as answer:
+        return json.load(answer)
 
-        def client(number: int) -> None:
-            text = f"Story {number}: " + "word " * words + "Go on with it at length."
-            counts[number] = ask(text, tokens)
 
-        threads = [threading.Thread(target=client, args=(n,)) for n in range(clients)]
-        began = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sum(counts) / (time.perf_counter() - began)
+def run_clients(count: int, ask: Callable[[int], int], tokens: int) -> float:
+    """Tokens per second in all, when ``ask(n)`` is called by so many threads at once."""
+    counts = [0] * count
 
-    try:
+    def client(number: int) -> None:
+        counts[number] = ask(number)
+
+    threads = [threading.Thread(target=client, args=(n,)) for n in range(count)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rate = sum(counts) / (time.perf_counter() - began)
+    assert counts == [tokens] * count, f"answers of other lengths: {counts}"
+    return rate
+
+
+class LlamaServer:
+    """llama.cpp's server, asked by ids of tokens, so that prompts have the very same length."""
+
+    def __init__(self, program: str, model: str, threads: int, context: int) -> None:
+        port = free_port()
+        self._address = f"http://127.0.0.1:{port}"
+        command = [program, "-m", model, "-np", str(CLIENTS), "-c", str(CLIENTS * context)]
+        command += ["-t", str(threads), "--host", "127.0.0.1", "--port", str(port)]
+        self._process = subprocess.Popen(
+            command, env=ENVIRON, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def __enter__(self) -> LlamaServer:
         deadline = time.monotonic() + START_S
         while True:
             with contextlib.suppress(OSError):
-                ask("Hello", 4)
-                break
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("transformers serve did not start")
+                self._ask((100, 101), 4)
+                return self
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
+                raise SystemExit("llama-server did not start")
             time.sleep(0.5)
-        yield run
-    finally:
-        server.kill()
-        server.wait()
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def run(self, wanted: list[tuple[int, ...]], tokens: int) -> float:
+        """Tokens per second in all."""
+        return run_clients(len(wanted), lambda n: self._ask(wanted[n], tokens), tokens)
+
+    def _ask(self, prompt: tuple[int, ...], tokens: int) -> int:
+        body = {"prompt": prompt, "n_predict": tokens, "ignore_eos": True, "temperature": 0}
+        answer = post(f"{self._address}/completion", {**body, "cache_prompt": False})
+        return int(answer["timings"]["predicted_n"])
+
+
+class Server:
+    """``transformers serve`` with one model, started as its authors say, for several clients."""
+
+    def __init__(self, directory: Path, dtype: str) -> None:
+        port = free_port()
+        self._directory = directory
+        self._address = f"http://127.0.0.1:{port}/v1/completions"
+        self._log = Path(tempfile.gettempdir(), f"transformers-serve-{port}.log")
+        command = [str(serving_python()), "-m", "transformers.cli.transformers", "serve"]
+        command += [str(directory), "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--device", "cpu", "--dtype", dtype, "--continuous-batching"]
+        with self._log.open("wb") as output:
+            environ = {**ENVIRON, "HF_HUB_OFFLINE": "1"}
+            self._process = subprocess.Popen(command, stdout=output, stderr=output, env=environ)
+
+    def __enter__(self) -> Server:
+        deadline = time.monotonic() + START_S
+        while True:
+            with contextlib.suppress(OSError):
+                self._ask("Hello", 4)
+                return self
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
+                raise SystemExit(f"transformers serve did not start; {self._log} says why")
+            time.sleep(0.5)
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._log.unlink()
+
+    def run(self, clients: int, words: int, tokens: int) -> float:
+        """Tokens per second in all; each client's prompt is another one of so many words."""
+
+        def ask(number: int) -> int:
+            return self._ask(f"Client {number}:" + " word" * (words - 3), tokens)
+
+        return run_clients(clients, ask, tokens)
+
+    def _ask(self, text: str, tokens: int) -> int:
+        """How many tokens came."""
+        # No end of its own: every answer shall have the same length.
+        config = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": -1}
+        body = {
+            "model": str(self._directory),
+            "prompt": text,
+            "max_tokens": tokens,
+            "generation_config": json.dumps(config),
+        }
+        return int(post(self._address, body)["usage"]["completion_tokens"])
+
+
+Way = Callable[[int], float]
+"""One measurement, given a number that no other has: tokens per second in all."""
+
+
+def engine_way(engine: Engine, clients: int, options: argparse.Namespace) -> Way:
+    def run(salt: int) -> float:
+        wanted = prompts(clients, options.prompt, salt)
+        return clients * options.tokens / run_engine(engine, wanted, options.tokens)
+
+    return run
+
+
+def batch_way(options: argparse.Namespace) -> Way:
+    batch = padded_batch(options.model)
+
+    def run(salt: int) -> float:
+        wanted = prompts(CLIENTS, options.prompt, salt)
+        return CLIENTS * options.tokens / batch(wanted, options.tokens)
+
+    return run
+
+
+def llama_way(server: LlamaServer, clients: int, options: argparse.Namespace) -> Way:
+    return lambda salt: server.run(prompts(clients, options.prompt, salt), options.tokens)
+
+
+def find_ways(options: argparse.Namespace, servers: contextlib.ExitStack) -> dict[str, Way]:
+    """What takes turns, by name."""
+    ways: dict[str, Way] = {}
+    for kind in options.quantization:
+        for name in options.engines:
+            if name != "native" and kind != options.quantization[0]:
+                continue
+            engine = load_engine(name, options.model, kind)
+            for clients in (1, CLIENTS):
+                ways[f"{name} {kind}, {clients} at once"] = engine_way(engine, clients, options)
+    if options.padded:
+        ways["padded batch"] = batch_way(options)
+    from workers.inference.native.processor import usable_cores
+
+    context = options.prompt + options.tokens + 16
+    for gguf in options.gguf:
+        server = LlamaServer(options.llama_server, gguf, usable_cores(), context)
+        servers.enter_context(server)
+        for clients in (1, CLIENTS):
+            name = f"llama-server {Path(gguf).stem}, {clients} at once"
+            ways[name] = llama_way(server, clients, options)
+    return ways
 
 
 def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     """Tokens per second in all, by way, one figure for each round."""
-    engines = {name: load_engine(name, options.model) for name in options.engines}
-    batch = padded_batch(options.model)
     found: dict[str, list[float]] = {}
-    for round_ in range(options.rounds + 1):
-        every: dict[str, Callable[[], float]] = {}
-        for name, engine in engines.items():
-            for clients in (1, CLIENTS):
-                salt = round_ * 10 + clients
-                wanted = prompts(clients, options.prompt, salt)
-                every[f"{name}, {clients} at once"] = lambda engine=engine, wanted=wanted: (
-                    len(wanted) * options.tokens / run_engine(engine, wanted, options.tokens)
-                )
-        wanted = prompts(CLIENTS, options.prompt, round_ * 10 + 9)
-        every["padded batch"] = lambda wanted=wanted: (
-            CLIENTS * options.tokens / batch(wanted, options.tokens)
-        )
-        for name, way in every.items():
-            rate = way()
-            if round_:  # the first warms up
-                found.setdefault(name, []).append(rate)
-    if options.serve:
-        with transformers_serve(options.model) as serve:
-            serve(CLIENTS, options.prompt, options.tokens)
-            found["transformers serve"] = [
-                serve(CLIENTS, options.prompt, options.tokens) for _ in range(options.rounds)
+    with contextlib.ExitStack() as servers:
+        ways = find_ways(options, servers)
+        for round_ in range(options.rounds + 1):
+            for number, (name, way) in enumerate(ways.items()):
+                rate = way(round_ * len(ways) + number)
+                if round_:  # the first warms up
+                    found.setdefault(name, []).append(rate)
+    for dtype in SERVED if options.serve else ():
+        with Server(options.model, dtype) as server:
+            rates = [
+                server.run(CLIENTS, options.prompt, options.tokens)
+                for _ in range(options.rounds + 1)
             ]
+        found[f"transformers serve, {dtype}"] = rates[1:]
     return found
 
 
 def report(found: dict[str, list[float]], options: argparse.Namespace) -> dict[str, Any]:
     medians = {name: statistics.median(rates) for name, rates in found.items()}
-    peers = {
-        name: medians[name] for name in ("padded batch", "transformers serve") if name in medians
-    }
-    best = max(peers, key=lambda name: peers[name])
+    theirs = [name for name in medians if name.startswith(PEERS)]
+    bases = [max(theirs, key=lambda name: medians[name])] if theirs else []
+    bases += [name for name in medians if name.startswith("llama") and "8 at" in name]
     ratios = {
-        name: statistics.median(
-            ours / theirs for ours, theirs in zip(found[name], found[best], strict=False)
-        )
-        for name in medians
+        base: {
+            name: statistics.median(a / b for a, b in zip(found[name], found[base], strict=False))
+            for name in medians
+        }
+        for base in bases
     }
     if not options.json:
         print(f"{options.model.name}: {options.prompt} tokens in, {options.tokens} out")
         for name, rate in medians.items():
-            print(f"{name:28} {rate:8.1f} tokens/s in all   {ratios[name]:6.2f} x {best}")
-    return {"tokens_per_second": medians, "best_peer": best, "ratios": ratios}
+            print(f"{name:36} {rate:8.1f} tokens/s in all")
+        for base, times in ratios.items():
+            told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in times.items())
+            print(f"times as fast as {base}: {told}")
+    return {"tokens_per_second": medians, "ratios": ratios}
 
 
 def main() -> None:
@@ -212,7 +350,11 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt")
     parser.add_argument("--tokens", type=int, default=48, help="tokens of each answer")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quantization", nargs="+", default=["int8"], help="of the native engine")
+    parser.add_argument("--no-padded", dest="padded", action="store_false")
     parser.add_argument("--serve", action="store_true", help="transformers serve, too")
+    parser.add_argument("--llama-server", metavar="PATH", help="llama.cpp's, built here")
+    parser.add_argument("-m", "--gguf", metavar="FILE", action="append", default=[])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     result = report(measure(options), options)
