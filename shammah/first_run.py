@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from shammah.config import Settings
@@ -89,18 +90,16 @@ def welcome(
     """
     lines = [_describe_model(settings, machine)]
     model = _model(settings, machine)
-    meanwhile = "Claude answers" if cloud else "the starter, a small model, answers"
+    meanwhile = "Claude answers" if cloud else "a small starter model answers"
     if not cloud and settings.model != AUTO:
         meanwhile = "questions wait"
     if model and not here and offline:
         lines.append(f"Until it is here {meanwhile}.")  # why it is not is said when it is known
     elif model and not here:
         known = catalogue_model(model)
-        size = f"{describe_size(known.download_bytes)} come" if known else "It comes"
-        lines.append(
-            f"{size} in the background, and every byte is checked; until then {meanwhile}."
-        )
-    lines.append(_describe_cloud(settings, cloud=cloud))
+        size = f" ({describe_size(known.download_bytes)})" if known else ""
+        lines.append(f"It comes in the background{size}; until then {meanwhile}.")
+    lines += _describe_cloud(settings, cloud=cloud)
     lines.append("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.")
     return lines
 
@@ -122,20 +121,24 @@ def _describe_model(settings: Settings, machine: Machine) -> str:
         name = STARTER if settings.model == STARTER else short_name(model or settings.model)
         return f"Welcome. Your local model is {name}, as you chose."
     if not model:
-        return f"Welcome. {memory} are too little for more than the starter, a small local model."
-    gpu = " and the GPU's" if machine.gpu_memory else ""
-    return f"Welcome. Your local model is {short_name(model)}, the largest for {memory}{gpu}."
+        return f"Welcome. {memory} hold no more than the starter, a small local model."
+    without_gpu = _model(settings, replace(machine, gpu_memory=0))
+    room = memory if model == without_gpu else f"a GPU of {machine.gpu_memory / GIB:.0f} GiB"
+    return f"Welcome. Your local model is {short_name(model)} (for {room})."
 
 
-def _describe_cloud(settings: Settings, *, cloud: bool) -> str:
+def _describe_cloud(settings: Settings, *, cloud: bool) -> list[str]:
     if not settings.cloud.api_key:
-        return "No key for Claude is set: nothing that you write leaves this machine."
+        return ["No key for Claude is set: nothing that you write leaves this machine."]
     if not cloud:
-        return "Claude is not asked: nothing that you write leaves this machine."
+        return ["Claude is not asked: nothing that you write leaves this machine."]
     asked = (
         "after you agree" if settings.cloud.use == "ask" else "where the local model is not enough"
     )
-    return f"Claude is asked {asked}; that leaves this machine; `!private ...` never does."
+    return [
+        f"Claude is asked {asked}: that leaves this machine.",
+        "What you write after `!private` never does.",
+    ]
 
 
 def _mark(home: Path) -> bool:

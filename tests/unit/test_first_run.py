@@ -34,9 +34,9 @@ def told(
 def test_the_model_why_and_how_much_comes() -> None:
     text = told()
     assert "Your local model is Qwen2.5-" in text
-    assert "the largest for 8.0 GiB of memory" in text
-    assert " GB come in the background" in text
-    assert "until then the starter, a small model, answers" in text
+    assert "(for 8.0 GiB of memory)" in text
+    assert " GB); until then" in text
+    assert "until then a small starter model answers" in text
     assert "nothing that you write leaves this machine" in text
     assert "/help" in text
     assert "Ctrl-D leaves" in text
@@ -50,8 +50,13 @@ def test_what_is_here_does_not_come() -> None:
 def test_who_answers_meanwhile() -> None:
     assert "until then Claude answers" in told(key="k")
     assert "until then questions wait" in told(model="1.5B")
-    assert "Until it is here the starter" in told(offline=True)
-    assert "too little for more than the starter" in told(machine=SMALL, here=True)
+    assert "Until it is here a small starter" in told(offline=True)
+    assert "hold no more than the starter" in told(machine=SMALL, here=True)
+
+
+def test_what_the_model_was_chosen_for() -> None:
+    assert "(for a GPU of 80 GiB)" in told(machine=replace(MIDDLE, gpu_memory=80 * GIB))
+    assert "(for 8.0 GiB of memory)" in told(machine=replace(MIDDLE, gpu_memory=2 * GIB))
 
 
 def test_what_leaves_the_machine() -> None:
@@ -73,7 +78,7 @@ def test_it_is_short_whatever_there_is() -> None:
         text = told(model, use, key, machine, here=here, offline=offline)
         lines = text.splitlines()
         assert len(lines) <= 5
-        assert all(len(line) <= 110 for line in lines)
+        assert all(len(line) <= 80 for line in lines)
         assert "planted-key" not in text
 
 
