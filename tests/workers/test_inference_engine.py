@@ -445,8 +445,9 @@ def quantizable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cpu_computes_what_it_is_fastest_at_of_what_fits() -> None:
     assert _chosen(8.5) == ("float32", "")
-    assert _chosen(8.5, speed=_speed(bfloat16=3.0)) == ("bfloat16", "")
+    assert _chosen(8.5, speed=_speed(bfloat16=3.0)) == ("float32", "")  # see `_fastest`
     assert _chosen(8.4) == ("bfloat16", "")
+    assert _chosen(8.4, speed=_speed(float16=3.0)) == ("float16", "")
     assert _chosen(8.5, lean=True) == ("bfloat16", "")
     assert _chosen(4.5) == ("bfloat16", "")
     with pytest.raises(ShammahError, match=r"needs 4\.5 GiB in bfloat16 on cpu") as caught:

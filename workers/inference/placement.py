@@ -82,10 +82,10 @@ def choose_form(
 ) -> Form:
     """How the model is held in ``free`` bytes, and why so.
 
-    What is set is done, or refused. Else a CPU gets what it computes fastest of what fits, by
-    measurement: the published weights in one of the number formats, or 8 bits where those are
-    much faster. Other devices get 16 bits, which they compute fastest. 8 bits and then 4 are
-    for where nothing better fits.
+    What is set is done, or refused. Else a CPU gets float32, or 8 bits where those were measured
+    to be much faster, and the fastest of the other formats where float32 does not fit. Other
+    devices get 16 bits, which they compute fastest. 8 bits and then 4 are for where nothing
+    better fits.
 
     Args:
         asked: the settings; ``lean``: half of the memory is worth more than speed.
@@ -134,6 +134,10 @@ def _dtypes(asked: LoadSettings, device: str) -> tuple[str, ...]:
 
 def _fastest(fitting: list[Form], checkpoint: Checkpoint, speed: MachineSpeed) -> Form:
     forms = {form.name: form for form in fitting if form.quantization != INT4}
+    if "float32" in forms:
+        # Products of 16 bits are rounded by the shape of the batch, so coarsely that the same
+        # greedy question would be answered otherwise when somebody else asks, too.
+        forms = {name: form for name, form in forms.items() if form.dtype == "float32"}
     name = speed.fastest(checkpoint.parameters, forms.__contains__)
     if name is None:
         return replace(fitting[0], why="nothing else was measured")

@@ -24,7 +24,13 @@ from workers.inference.engine import LoadObserver
 from workers.inference.mapped_files import giving_back
 from workers.inference.memory import is_out_of_memory
 from workers.inference.placement import Form
-from workers.inference.quantization import is_whole, keep, kept_directory, quantizer_config
+from workers.inference.quantization import (
+    compute_alike,
+    is_whole,
+    keep,
+    kept_directory,
+    quantizer_config,
+)
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +96,8 @@ def read_weights(
         if is_whole(kept):
             try:
                 with _observed(observer.advance):
-                    return _read(model_class, kept, checkpoint, dtype, **options).eval()
+                    model = _read(model_class, kept, checkpoint, dtype, **options).eval()
+                return compute_alike(model)
             except (ShammahError, OSError, SafetensorError, ValueError) as error:
                 log.warning("the quantised weights in %s are made anew: %s", kept, error)
         options["quantization_config"] = config
@@ -102,7 +109,7 @@ def read_weights(
         with _observed(advance):
             model = _read(model_class, checkpoint.directory, checkpoint, dtype, **options).eval()
             keep(model, kept)
-        return model
+        return compute_alike(model)
 
 
 def _give_back() -> None:
