@@ -109,9 +109,9 @@ def quantizer_config(quantization: str, dtype: torch.dtype) -> Any:
 
 
 def compute_alike(model: Any) -> Any:
-    """``model``, whose 4 bits a CPU now computes as every other does. Where a processor has AVX-512 with bfloat16,
-    bitsandbytes would round activations to that, and refuse matrices whose channels are no
-    multiple of 32 (`Linear4bit.forward` in version 0.50)."""
+    """``model``, whose 4 bits a CPU now computes as every other does. Where a processor has
+    AVX-512 with bfloat16, bitsandbytes would round activations to that, and refuse matrices whose
+    channels are no multiple of 32 (`Linear4bit.forward` in version 0.50)."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
