@@ -4,6 +4,7 @@
     nice .venv/bin/python scripts/bench/roundings.py            the starter, turned
     nice .venv/bin/python scripts/bench/roundings.py --plain    as it is
     nice .venv/bin/python scripts/bench/roundings.py --parts    where 8 bits lose first choices
+    nice .venv/bin/python scripts/bench/roundings.py --compensated   errors that make up for others
 
 The starter's weights come from a Q4_1 file: groups of 32 with 16 values each, which any format of
 that kind meets exactly. So its basis is changed first: the norms' weights go into the matrices
@@ -52,6 +53,15 @@ Rounding = Callable[[Floats], Floats]
 
 TEXTS = (("LICENSE", 100), ("docs/ARCHITECTURE.md", 0), ("docs/BOOTSTRAP.md", 0))
 TOKENS = 350
+
+OTHER_TEXTS = (
+    ("README.md", 0),
+    ("README.md", 1000),
+    ("docs/ROUTING.md", 0),
+    ("docs/ROUTING.md", 700),
+)
+DAMPING = 0.01
+"""Of the mean of the moments' diagonal, added to it: GPTQ's own."""
 
 
 # --- llama.cpp's formats ------------------------------------------------------------------
@@ -245,6 +255,92 @@ def _to_bits(matrix: Floats, bits: int, size: int) -> Floats:
     return ungrouped(np.rint(quotient(groups, scale)) * scale, matrix)
 
 
+# --- errors that make up for each other ---------------------------------------------------
+
+
+def moments(model: Any) -> dict[str, Any]:
+    """The sum of x x^T over the inputs x of each linear layer, for a text that is not judged."""
+    found: dict[str, Any] = {}
+
+    def add(name: str) -> Callable[..., None]:
+        def hook(module: Any, arguments: Any) -> None:
+            x = arguments[0].reshape(-1, arguments[0].shape[-1]).double()
+            found[name] = found.get(name, 0) + x.T @ x
+
+        return hook
+
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    hooks = [m.register_forward_pre_hook(add(f"{n}.weight")) for n, m in linears.items()]
+    log_probabilities(model, texts(OTHER_TEXTS))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def compensated(matrix: Floats, moments: Any, bits: int, size: int, block: int) -> Floats:
+    """Round column by column; the columns that follow make up for what each has lost.
+
+    As GPTQ does (Frantar et al., 2022), within blocks of columns, with scales that are taken
+    when their group is reached; 4 bits with a zero point.
+    """
+    left, done = torch.from_numpy(matrix.copy()), torch.zeros(matrix.shape)
+    for first in range(0, matrix.shape[1], block):
+        end = min(first + block, matrix.shape[1])
+        own = moments[first:end, first:end].clone()
+        own += torch.eye(end - first, dtype=torch.float64) * (DAMPING * own.diag().mean())
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(own))
+        upper = torch.linalg.cholesky(inverse, upper=True)
+        upper = (upper / upper.diag()[:, None]).float()
+        for at in range(first, end, size):
+            to = min(at + size, end)
+            group, lost = left[:, at:to].T.contiguous(), torch.zeros(to - at, len(left))
+            largest = group.abs().max(0).values.clamp(min=1e-12)
+            low = group.min(0).values.clamp(max=0) if bits == 4 else -largest
+            high = group.max(0).values.clamp(min=0) if bits == 4 else largest
+            steps = 2**bits - (1 if bits == 4 else 2)
+            scale = ((high - low) / steps).clamp(min=1e-12)
+            zero = torch.round(-low / scale)
+            for k in range(to - at):
+                number = (torch.round(group[k] / scale) + zero).clamp(0, steps)
+                done[:, at + k] = (number - zero) * scale
+                lost[k] = group[k] - done[:, at + k]
+                row = upper[at - first + k]
+                group[k + 1 :] -= row[at - first + k + 1 : to - first, None] * lost[k]
+            left[:, to:end] -= lost.T @ upper[at - first : to - first, to - first :]
+    found: Floats = done.numpy()
+    return found
+
+
+def of_compensation(model: Any) -> dict[str, Callable[[str], Rounding]]:
+    """8 bits, with each by itself and with errors that make up for each other; 4 bits, too.
+
+    The embedding is never compensated: it is looked up by row, and one that was rounded for its
+    products as a head is no embedding any more. v is left exact, since it has 16 bits in ours.
+    """
+    known = moments(model)
+
+    def to(bits: int, size: int, block: int) -> Callable[[str], Rounding]:
+        def choose(tensor: str) -> Rounding:
+            if "v_proj" in tensor:
+                return _as_it_is
+            own = 8 if "lm_head" in tensor else bits
+            if "embed" in tensor or not block:
+                plain = q4_1 if own == 4 and "embed" not in tensor else None
+                return plain or (lambda matrix: _to_bits(matrix, 8, 64))
+            return lambda matrix: compensated(matrix, known[tensor], own, size, block)
+
+        return choose
+
+    return {
+        "8 bits, each by itself": to(8, 64, 0),
+        "8 bits, blocks of 256": to(8, 64, 256),
+        "8 bits, all columns": to(8, 64, 1 << 20),
+        "4 bits, each by itself": to(4, 32, 0),
+        "4 bits, blocks of 256": to(4, 32, 256),
+        "4 bits, all columns": to(4, 32, 1 << 20),
+    }
+
+
 # --- the model ----------------------------------------------------------------------------
 
 
@@ -278,12 +374,12 @@ def load(turned: bool) -> Any:
     return model.eval()
 
 
-def texts() -> list[list[int]]:
+def texts(parts: tuple[tuple[str, int], ...] = TEXTS) -> list[list[int]]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(starter_directory() / "tokenizer.json"))
     every = []
-    for name, first in TEXTS:
+    for name, first in parts:
         ids = tokenizer.encode((ROOT / name).read_text(), add_special_tokens=False).ids
         every.append(ids[first : first + TOKENS])
     return every
@@ -319,6 +415,9 @@ def main() -> None:
     )
     parser.add_argument("--plain", action="store_true", help="the starter as it is")
     parser.add_argument("--parts", action="store_true", help="where 8 bits lose first choices")
+    parser.add_argument(
+        "--compensated", action="store_true", help="if errors made up for each other"
+    )
     options = parser.parse_args()
     compiler.prepare(compiler.kernel_directory(home_directory(os.environ)))
     architecture = read_architecture(inspect_checkpoint(starter_directory()))
@@ -339,6 +438,8 @@ def main() -> None:
         eight.setdefault("lm_head.weight", eight["model.embed_tokens.weight"])
         forms = {"ours int8": (eight.__getitem__, 0)}
         forms |= {name: (rounding, 0) for name, rounding in of_parts(eight).items()}
+    if options.compensated:
+        forms = {name: (rounding, 0) for name, rounding in of_compensation(model).items()}
     for name, (rounding, size) in forms.items():
         with torch.no_grad():
             for tensor, weights in exact.items():
