@@ -6,6 +6,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator
 
+from shammah.account import CORRECTED
 from shammah.answer_line import REASONS
 from shammah.history.records import END_MARK, FAILED, LEFT, MARK, Hit, Kept, Record, Summary
 from shammah.router.decision import Reason
@@ -69,6 +70,8 @@ def describe_record(record: Record) -> str:
     if not record.complete:
         ends = {FAILED: "broke off", LEFT: "left in its midst", "cancelled": "cancelled"}
         parts.append(ends.get(record.finish, "cut short"))
+    if record.finish == CORRECTED:
+        parts.append("corrected by you")
     if record.undone:
         parts.append("taken back")
     return " · ".join(parts)

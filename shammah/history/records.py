@@ -28,7 +28,8 @@ class Record:
         at: when it ended, in seconds since 1970.
         target: who was asked, ``local`` or ``cloud``; empty: it is not known.
         reason: why (`shammah.router.decision.Reason`).
-        finish: ``Done.finish_reason``, `FAILED` or `LEFT`.
+        finish: ``Done.finish_reason``, `FAILED`, `LEFT`, or `CORRECTED`: the answer is the person's
+            own, and the one before it was taken back.
         complete: false if the answer was cut short.
         private: neither half ever goes to the cloud.
         undone: the person has taken it out of the conversation since.

@@ -184,6 +184,10 @@ def _private(context: Context) -> None:
 
 
 def _good(context: Context) -> None:
+    turns = context.conversation.turns
+    if turns and turns[-1].corrected:
+        context.screen.hint("That answer is your own, and kept already.")
+        return
     _judge(context, Label.GOOD)
     feedback_commands.good(context)
 
@@ -194,8 +198,8 @@ def _bad(context: Context) -> None:
 
 
 def _fix(context: Context) -> None:
-    feedback_commands.fix(context)  # it raises where there is nothing to correct
-    _label(context, Label.EDIT)
+    if feedback_commands.fix(context):  # it raises where there is nothing to correct
+        _label(context, Label.EDIT)
 
 
 def _judge(context: Context, label: Label) -> None:
@@ -294,7 +298,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Context], None]]] = {
     ),
     "good": ("says that the last answer was good", _good),
     "bad": ("says that it was not: /bad, /bad NOTE", _bad),
-    "fix": ("says what it should have been: /fix BETTER ANSWER", _fix),
+    "fix": ("puts a better answer in its place: /fix BETTER ANSWER, or /fix to edit it", _fix),
     "feedback": (
         "says how much it counts when the model learns: /feedback high, medium, normal",
         feedback_commands.feedback,

@@ -97,7 +97,7 @@ def redo(context: Context) -> None:
         screen.hint("The first answer stays.")
         return
     context.history.undo(-2)
-    if old.account.whole:  # what became of any other is known already
+    if old.account.whole and not old.corrected:  # what became of any other is known already
         _compare(context, old, new)
 
 
@@ -174,6 +174,8 @@ def _answerer(argument: str, old: Turn) -> Target:
 
 
 def _name(turn: Turn) -> str:
+    if turn.corrected:
+        return "your own"
     if (by := turn.provenance) is not None:
         return f"{Target.LOCAL if by.role == 'inference' else Target.CLOUD}: {by.model}"
     return "cut short"
