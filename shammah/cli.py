@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import shutil
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -34,9 +35,9 @@ def run(arguments: list[str]) -> int:
         result = main.main(arguments, prog_name="shammah", standalone_mode=False)
         return int(result or ExitCode.OK)
     except ShammahError as error:
-        click.echo(f"shammah: {error.message}", err=True)
+        _complain(f"shammah: {error.message}")
         if error.hint:
-            click.echo(error.hint, err=True)
+            _complain(error.hint)
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code
@@ -53,6 +54,14 @@ def run(arguments: list[str]) -> int:
         _forget_output()
         click.echo(f"shammah: {error.strerror or error}.", err=True)
         return ExitCode.FAILED
+
+
+def _complain(sentence: str) -> None:
+    if sys.stderr.isatty():
+        from shammah.folding import fold
+
+        sentence = fold(sentence, shutil.get_terminal_size().columns)
+    click.echo(sentence, err=True)
 
 
 def _forget_output() -> None:

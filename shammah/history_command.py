@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -15,6 +16,7 @@ import click
 
 from shammah.egress_command import parse_since
 from shammah.errors import ExitCode, ShammahError
+from shammah.folding import fold
 from shammah.history import export as exporting
 from shammah.history import files, listing
 from shammah.history.access import Access
@@ -30,6 +32,7 @@ def list_conversations(home: Path, limit: int, *, as_json: bool) -> int:
     """Print the latest ``limit`` conversations (0: all); returns the exit status."""
     with _opened(home) as access:
         summaries = access.use(lambda store: store.summaries(limit or -1)) if access else []
+    columns = _columns()
     for summary in summaries:
         if as_json:
             times = {
@@ -37,7 +40,7 @@ def list_conversations(home: Path, limit: int, *, as_json: bool) -> int:
             }
             click.echo(_json({"id": summary.number, **asdict(summary), **times}, "number"))
         else:
-            _line(listing.describe_summary(summary))
+            _line(listing.describe_summary(summary, columns))
     if not summaries and not as_json:
         click.echo(f"{NOTHING} {HOW_IT_FILLS}", err=True)
     return ExitCode.OK
@@ -73,13 +76,15 @@ def search(home: Path, text: str, limit: int, *, raw: bool, as_json: bool) -> in
     if not indexed:
         why = "This Python's SQLite has no FTS5: every turn was read, and words may stand anywhere."
         click.echo(why, err=True)
+    columns = _columns()
     for hit in hits:
         if as_json:
             snippet = hit.snippet.replace(MARK, "**").replace(END_MARK, "**")
             turn = exporting.turn_document(hit.record)
             click.echo(_json({"id": hit.conversation, "snippet": snippet, **turn}))
         else:
-            _line(listing.describe_hit(hit, lambda found: _styled(found, BOLD)))
+            found = listing.describe_hit(hit, lambda found: _styled(found, BOLD))
+            _line(fold(found, columns) if columns else found)
     if not hits and not as_json:
         click.echo("Nothing was found." if access else f"{NOTHING} {HOW_IT_FILLS}", err=True)
     return ExitCode.OK if hits else ExitCode.FAILED
@@ -201,6 +206,11 @@ def _opened(home: Path) -> Iterator[Access | None]:
 def _json(document: dict[str, object], *without: str) -> str:
     kept = {name: value for name, value in document.items() if name not in without}
     return json.dumps(kept, ensure_ascii=False)
+
+
+def _columns() -> int | None:
+    """The width of the terminal; ``None``: it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _line(text: str) -> None:

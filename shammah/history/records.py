@@ -96,8 +96,8 @@ MARK, END_MARK = "\x02", "\x03"
 
 
 def title_of(question: str) -> str:
-    """One line that stands for a conversation."""
-    line = " ".join(question.split())
+    """One line that stands for a conversation: its beginning, without what it brought along."""
+    line = " ".join(question.strip().partition("\n\n")[0].split())
     return line if len(line) <= TITLE else line[: TITLE - 1] + "…"
 
 
