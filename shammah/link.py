@@ -64,6 +64,12 @@ class Link:
     def attached(self) -> bool:
         return self.peer is not None and self.peer.welcome is not None
 
+    @property
+    def resting(self) -> bool:
+        """Whether it was stopped on purpose, and stays away until it is needed."""
+        peer = self.peer
+        return peer is not None and peer.stopped and self._attaching is None
+
     def start(self, *, anew: bool = False) -> None:
         """Begin to attach, in the background. Does nothing while that is under way or done.
 

@@ -182,14 +182,23 @@ def _hub_model(name: str) -> str:
     """The Hub id that ``name`` means on this machine.
 
     Raises:
-        ShammahError: ``model_unknown``; also for what is no model of the Hub.
+        ShammahError: ``model_unknown``, ``model_not_of_the_hub``.
     """
     from dataclasses import replace
 
+    from shammah.errors import ExitCode, ShammahError
     from shammah.machine import look
     from shammah.model_choice import default_model
-    from shammah.models import AUTO, Machine, check_hub_id
+    from shammah.models import AUTO, STARTER, Machine, check_hub_id, is_choice
 
+    if name == STARTER or (os.path.isdir(name) and not is_choice(name)):
+        what = "The starter" if name == STARTER else f"The directory {name}"
+        raise ShammahError(
+            "model_not_of_the_hub",
+            f"{what} does not come from the Hub: there is nothing to fetch, check or remove.",
+            "Name a size (1.5B) or a Hub id (owner/name).",
+            exit_code=ExitCode.USAGE,
+        )
     settings = replace(_settings(), model=name)
     machine = look(os.environ) if name == AUTO else Machine(0)
     model = default_model(settings, machine) or name

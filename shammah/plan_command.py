@@ -25,6 +25,7 @@ from shammah.models import (
     Machine,
     catalogue_model,
     hub_cache,
+    no_model,
     starter_directory,
 )
 from shammah.plan import MemoryNeed, ModelPlan, Place, Refusal, make_plan
@@ -140,11 +141,9 @@ def _local(name: str) -> FetchPlan:
     try:
         sizes = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
     except OSError as error:
-        raise ShammahError(
-            "model_not_found",
-            f"There is no model in {directory} ({error.strerror}).",
-            "Name a directory that holds config.json and safetensors files.",
-        ) from error
+        raise no_model(directory, error.strerror or str(error)) from error
+    if CONFIG not in sizes:
+        raise no_model(directory, f"no {CONFIG}")
     try:
         config = (directory / CONFIG).read_text("utf-8")
     except (OSError, UnicodeDecodeError):

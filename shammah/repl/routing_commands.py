@@ -34,7 +34,7 @@ def why(context: Context) -> None:
         except ValueError:
             number = 0
         if not 1 <= number <= len(turns):
-            asked = "1 was asked" if len(turns) == 1 else f"1 to {len(turns)} were asked"
+            asked = "1 was asked." if len(turns) == 1 else f"1 to {len(turns)} were asked."
             raise ShammahError("usage", f"There is no question {context.argument!r:.20}.", asked)
     turn = turns[number - 1]
     question = " ".join(printable(turn.question).split())
@@ -85,7 +85,7 @@ def redo(context: Context) -> None:
         _check_private(context, old)
     if old.answer:
         screen.hint(f"1: {_name(old)}")
-        screen.line(printable(old.answer))
+        screen.answer(printable(old.answer))
         screen.hint("2:")
     new = _ask_instead(context, old, Wish(target, old.private))
     if not old.answer:

@@ -114,7 +114,7 @@ class TestWhy:
         told = person.type("/why 1")
         assert "Question 1: explain tides" in told
         assert "The local model answered, because" in told
-        assert "There is no question '3'. 1 to 2 were asked" in person.type("/why 3")
+        assert "There is no question '3'. 1 to 2 were asked." in person.type("/why 3")
         assert "There is no question 'x'" in person.type("/why x")
 
     def test_tells_of_one_that_failed(self, person: Person) -> None:
