@@ -43,6 +43,11 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.UsageError) and error.ctx and error.ctx.parent is None:
+            from shammah.usage_hints import hint_at
+
+            if hint := hint_at(arguments, main.commands):
+                click.echo(hint, err=True)
         return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
@@ -124,9 +129,10 @@ def main() -> None:
       cat error.log | shammah ask "What went wrong?" --private
       shammah ask -f main.py -f test_main.py "Why does the test fail?"
       shammah ask --json --temperature 0 "2+2?" | jq .text
-      shammah ask --schema invoice.schema.json -f invoice.txt "Read this invoice." | jq .total
-    Exit status: 0 answered, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 nobody reads any more.
-    """
+      shammah ask --schema bill.schema.json -f bill.txt "Read it." | jq .total
+    Exit status: 0 answered, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 no reader.
+    """,
+    short_help="Ask one question, with files and what comes through a pipe.",
 )
 @click.argument("question", required=False)
 @click.option(
@@ -215,7 +221,7 @@ def ask(
     Examples:
       shammah status                 all workers at a glance; Ctrl-C ends
       shammah status --once          present states only
-      shammah status --since 10m     what happened, and what happens, a line an event
+      shammah status --since 10m     what happened and happens, a line an event
       shammah status | tee log       the same in a pipe, from now on
       shammah status --json | jq -c .event.status.state
     """
@@ -243,11 +249,12 @@ def status(once: bool, as_json: bool, since: str, roles: tuple[str, ...]) -> int
     Examples:
       shammah doctor                       what to paste into a bug report
       shammah doctor --model 7B            how that one would be computed, and why
-      shammah doctor --network             whether the Hub and Claude can be reached, too
-      shammah doctor --bundle report.zip   with logs and events, without private text
+      shammah doctor --network             can the Hub and Claude be reached?
+      shammah doctor --bundle report.zip   with logs and events, no private text
       shammah doctor --json | jq .problems
-    Exit status: 0 nothing is wrong, 1 something would keep Shammah from answering.
-    """
+    Exit status: 0 all is well, 1 something would keep Shammah from answering.
+    """,
+    short_help="Look at everything: what auto chooses and why, what is wrong.",
 )
 @model_option
 @licence_option
@@ -299,7 +306,7 @@ def stop(role: str | None) -> int:
     Examples:
       shammah worker --role inference --model starter
       shammah worker --role cloud
-    A worker started here stays until Ctrl-C or `shammah stop`, unless --keep-alive says less.
+    It stays until Ctrl-C or `shammah stop`, unless --keep-alive says less.
     """
 )
 @click.option("--role", required=True, type=click.Choice(ROLES), help="Which worker.")
@@ -357,7 +364,8 @@ def egress(since: str, as_json: bool, follow: bool) -> int:
       bash: echo 'eval "$(shammah completion bash)"' >> ~/.bashrc
       zsh:  echo 'eval "$(shammah completion zsh)"' >> ~/.zshrc
       fish: shammah completion fish > ~/.config/fish/completions/shammah.fish
-    """
+    """,
+    short_help="Print the script that completes commands, options and models.",
 )
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 def completion(shell: str) -> int:

@@ -30,6 +30,7 @@ from shammah.config_file import as_toml, save, with_setting
 from shammah.config_report import Value, explain_settings, shown, value_of
 from shammah.errors import ExitCode, ShammahError
 from shammah.models import check_model_name
+from shammah.repl.terminal import confirm
 from shammah.wording import printable
 
 EDITORS = ("nano", "vim", "vi")
@@ -292,7 +293,7 @@ def _run_editor(editor: list[str], file: Path) -> None:
 def _again() -> bool:
     if not sys.stdin.isatty():
         return False
-    return click.confirm("Edit it again?", default=True, err=True)
+    return confirm("Edit it again?", enter=True)
 
 
 def _take(file: Path, copied: Path, before: bytes, first: bytes) -> int:

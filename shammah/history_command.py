@@ -23,9 +23,13 @@ from shammah.history.access import Access
 from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
 from shammah.history.records import END_MARK, MARK, Kept
 from shammah.history.store import Store
+from shammah.repl.terminal import confirm
 from shammah.wording import styled
 
 BOLD, DIM = "1", "2"
+
+SHOWN = 5
+"""Conversations that are named before they are removed."""
 
 
 def list_conversations(home: Path, limit: int, *, as_json: bool) -> int:
@@ -127,8 +131,9 @@ def remove(home: Path, numbers: list[int], before: str, *, yes: bool) -> int:
         if not chosen:
             click.echo("There is none to remove.", err=True)
             return ExitCode.OK
-        if not yes:
-            _agree(f"Remove {what} for good?")
+        if not yes and not _agree(access, chosen, f"Remove {what} for good?"):
+            click.echo("Nothing was removed.", err=True)
+            return ExitCode.FAILED
         if not access.use(lambda store: store.remove(chosen)):
             click.echo(
                 f"{what} removed. Another program was reading just then: the text stays in "
@@ -155,7 +160,12 @@ def _seconds(before: str) -> float:
     return datetime.fromisoformat(parse_since(before, now)).astimezone().timestamp()
 
 
-def _agree(question: str) -> None:
+def _agree(access: Access, numbers: list[int], question: str) -> bool:
+    """Whether the person wants these conversations to be removed, having seen the newest.
+
+    Raises:
+        ShammahError: ``usage``: nobody can be asked.
+    """
     if not sys.stdin.isatty():
         raise ShammahError(
             "usage",
@@ -163,7 +173,14 @@ def _agree(question: str) -> None:
             "Say --yes if you mean it.",
             exit_code=ExitCode.USAGE,
         )
-    click.confirm(question, abort=True, err=True)
+    summaries = access.use(lambda store: store.summaries(-1))
+    doomed = [summary for summary in summaries if summary.number in numbers]
+    columns = shutil.get_terminal_size().columns
+    for summary in doomed[:SHOWN]:
+        click.echo(listing.describe_summary(summary, columns), err=True)
+    if len(doomed) > SHOWN:
+        click.echo(f"and {len(doomed) - SHOWN:,} more", err=True)
+    return confirm(question)
 
 
 def _conversations(access: Access | None, numbers: list[int]) -> Iterator[Kept]:

@@ -70,6 +70,16 @@ class Link:
         peer = self.peer
         return peer is not None and peer.stopped and self._attaching is None
 
+    def count_others(self) -> int:
+        """How many other frontends use the worker now. It is asked, because events may be late;
+        one that is silent has none."""
+        from shammah.bus.enquiry import ask_status
+
+        try:
+            return max(0, ask_status(self._endpoints, self.spec.role).status.clients - 1)
+        except ShammahError:
+            return 0
+
     def start(self, *, anew: bool = False) -> None:
         """Begin to attach, in the background. Does nothing while that is under way or done.
 
