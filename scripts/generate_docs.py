@@ -108,9 +108,9 @@ def help_texts() -> str:
 
 
 def help_of(command: click.Command, name: str) -> str:
-    context = click.Context(cli, info_name="shammah", terminal_width=80, **cli.context_settings)
+    context = click.Context(cli, info_name="shammah", terminal_width=78, **cli.context_settings)
     if command is not cli:
-        context = click.Context(command, context, name.split()[1], terminal_width=80)
+        context = click.Context(command, context, name.split()[1], terminal_width=78)
     lines = (line.rstrip() for line in command.get_help(context).splitlines())
     return "\n".join(lines)
 

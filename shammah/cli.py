@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 
 def run(arguments: list[str]) -> int:
     """Run a command line and return the exit status; never a traceback for what is expected."""
-    _mend_streams()
-    if "_SHAMMAH_COMPLETE" in os.environ:
-        from shammah.completion import declare_prompt_options
-
-        declare_prompt_options(main)
     try:
+        _mend_streams()  # it writes what is still to be written
+        if "_SHAMMAH_COMPLETE" in os.environ:
+            from shammah.completion import declare_prompt_options
+
+            declare_prompt_options(main)
         result = main.main(arguments, prog_name="shammah", standalone_mode=False)
+        sys.stdout.flush()
         return int(result or ExitCode.OK)
     except ShammahError as error:
         _complain(f"shammah: {error.message}")
@@ -339,7 +340,8 @@ def worker(role: str, model: str | None, licence: str | None, keep_alive: float)
       shammah egress --since 7d           the last week, with totals by day
       shammah egress --follow             each request as it is sent, until Ctrl-C
       shammah egress --json | jq -r .sha256
-    """
+    """,
+    short_help="Show what was sent to the cloud: when, where to, how much.",
 )
 @click.option("--since", default="", metavar="WHEN", help="A day (2026-11-24) or 12h, 7d, 2w.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")

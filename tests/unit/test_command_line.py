@@ -168,7 +168,7 @@ def test_the_cloud_contradicts_staying_here(other: set[str]) -> None:
 def helps(command: click.Command, path: list[str], parent: click.Context | None) -> Iterator[str]:
     """The help of ``command`` and of all below it, on a terminal of 80 columns."""
     settings = command.context_settings
-    context = click.Context(command, parent, path[-1], terminal_width=80, **settings)
+    context = click.Context(command, parent, path[-1], terminal_width=78, **settings)
     yield command.get_help(context)
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
