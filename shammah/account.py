@@ -107,11 +107,13 @@ def tell(account: Account) -> str:
 
 def _describe_course(account: Account) -> str:
     usage, timings = account.usage, account.timings
-    parts = [f"waited {account.waited_s:.1f} s to be asked"] if account.decision else []
-    if timings.ttft_s:
-        parts.append(f"first token after {timings.ttft_s:.2f} s")
-    if timings.total_s:
-        parts.append(f"took {timings.total_s:.1f} s")
+    took = f"took {timings.total_s:.1f} s" if timings.total_s else ""
+    first = f"first token after {timings.ttft_s:.2f} s" if timings.ttft_s else ""
+    if account.decision is not None:
+        parts = [f"waited {account.waited_s:.1f} s to be asked", first, took]
+    else:  # from the history, which does not know that
+        parts = [took or "was answered", first]
+    parts = [part for part in parts if part]
     if timings.decode_tokens_per_second:
         parts.append(f"{timings.decode_tokens_per_second:.0f} tok/s")
     parts.append(f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out")

@@ -206,7 +206,7 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the connection was refused. These are the catalogue's numbers" in ran.err
     told = lines(ran)
     assert (told["size"], told["parameters"]) == ("988.1 MB", "494 million")
-    assert told["download"] == "988.1 MB; nothing is here yet"
+    assert told["download"] == "988.1 MB"
     assert told["verdict"].startswith("fits")
 
 
