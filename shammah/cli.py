@@ -43,12 +43,15 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        error.show()
         if isinstance(error, click.UsageError) and error.ctx and error.ctx.parent is None:
             from shammah.usage_hints import hint_at
 
-            if hint := hint_at(arguments, main.commands):
-                click.echo(hint, err=True)
+            hint = hint_at(arguments, main.commands)
+            elsewhere = hint and isinstance(error, click.NoSuchOption)
+            said = hint if elsewhere else f"{error.format_message()} {hint}".rstrip()
+            click.UsageError(said, error.ctx).show()
+            return ExitCode.USAGE
+        error.show()
         return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED

@@ -199,3 +199,12 @@ def test_every_help_has_examples_and_fits_a_terminal() -> None:
 )
 def test_a_wrong_line_is_answered_with_the_right_one(line: str, says: str) -> None:
     assert hint_at(line.split(), cli.main.commands) == says
+
+
+def test_an_option_without_its_value_is_not_called_unknown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.run(["--resume"]) == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert "Error: --resume needs a value" in said
+    assert "No such option" not in said
