@@ -108,12 +108,9 @@ def help_texts() -> str:
 
 
 def help_of(command: click.Command, name: str) -> str:
-    parent = click.Context(cli, info_name="shammah", terminal_width=88)
-    is_group = command is cli
-    context = (
-        parent if is_group else click.Context(command, parent, name.split()[1], terminal_width=88)
-    )
-    context.terminal_width = 88
+    context = click.Context(cli, info_name="shammah", terminal_width=78, **cli.context_settings)
+    if command is not cli:
+        context = click.Context(command, context, name.split()[1], terminal_width=78)
     lines = (line.rstrip() for line in command.get_help(context).splitlines())
     return "\n".join(lines)
 

@@ -43,8 +43,11 @@ def main() -> int:
     if arguments == ["--version"]:
         from shammah import __version__
 
-        print(f"shammah {__version__}")
-        return 0
+        try:
+            print(f"shammah {__version__}", flush=True)
+            return 0
+        except OSError:  # `run` fails in the same way, and says so as of every command
+            pass
     try:
         if arguments in _ONCE:
             from shammah.status_once import show_once

@@ -13,6 +13,9 @@ from shammah.router.route import RouteDecision
 from shammah.router.statistics import Label
 from shammah.wording import describe_cost, describe_failure, describe_left_out, printable
 
+CORRECTED = "corrected"
+"""The finish of an answer in whose place the person has put a better one."""
+
 _SAID = {
     Label.CANCEL: "You cancelled it.",
     Label.REDO: "You had it answered once more.",
@@ -32,7 +35,7 @@ class Account:
     Attributes:
         decision: who was asked and why, with the alternatives; ``None``: it came to none.
         waited_s: seconds from the question until somebody was asked.
-        finish: `Done.finish_reason`, or the code of the failure; empty: not known.
+        finish: `Done.finish_reason`, the code of the failure, or `CORRECTED`; empty: not known.
         failure: why there is no answer, or only the beginning of one.
         provenance: who answered.
         usage: tokens and cost.
@@ -97,16 +100,20 @@ def tell(account: Account) -> str:
         lines.append(_SAID[Label.CANCEL])
     if account.label is not None:
         lines.append(_SAID[account.label])
+    elif account.finish == CORRECTED:
+        lines.append(_SAID[Label.EDIT])
     return printable("\n".join(lines))
 
 
 def _describe_course(account: Account) -> str:
     usage, timings = account.usage, account.timings
-    parts = [f"waited {account.waited_s:.1f} s to be asked"]
-    if timings.ttft_s:
-        parts.append(f"first token after {timings.ttft_s:.2f} s")
-    if timings.total_s:
-        parts.append(f"took {timings.total_s:.1f} s")
+    took = f"took {timings.total_s:.1f} s" if timings.total_s else ""
+    first = f"first token after {timings.ttft_s:.2f} s" if timings.ttft_s else ""
+    if account.decision is not None:
+        parts = [f"waited {account.waited_s:.1f} s to be asked", first, took]
+    else:  # from the history, which does not know that
+        parts = [took or "was answered", first]
+    parts = [part for part in parts if part]
     if timings.decode_tokens_per_second:
         parts.append(f"{timings.decode_tokens_per_second:.0f} tok/s")
     parts.append(f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out")
@@ -114,7 +121,7 @@ def _describe_course(account: Account) -> str:
         parts.append(describe_cost(usage.cost))
     if account.left_out:
         parts.append(describe_left_out(account.left_out))
-    if account.finish not in ("stop", "cancelled"):
+    if account.finish not in ("stop", "cancelled", CORRECTED):
         parts.append(f"ended by {account.finish}")
     return f"It {', '.join(parts)}."
 

@@ -197,7 +197,8 @@ class _Answer:
                 case Notice(text, urgent):
                     self._notice(text, urgent=urgent)
                 case Waiting(role, state):
-                    self._progress(f"{role}: {describe_state(state)}")
+                    if state is not None or self._screen.terminal:  # or every log would have it
+                        self._progress(f"{role}: {describe_state(state)}")
                 case Routed(decision):
                     self._screen.live(f"asking {decision.target} ...")
                 case Retrying():

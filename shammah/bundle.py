@@ -142,11 +142,23 @@ def write_bundle(
     try:
         save_bytes(file, packed.getvalue())
     except OSError as error:
-        why = f"{file} cannot be written: {error.strerror}."
-        raise ShammahError(
-            "bundle_unwritable", why, "Name a file in a directory of yours."
-        ) from error
+        raise _unwritable(file, error.strerror or str(error)) from error
     return list(parts)
+
+
+def check_place(file: Path) -> None:
+    """Refuse, before anything is looked at, a place where there is no directory.
+
+    Raises:
+        ShammahError: ``bundle_unwritable``.
+    """
+    if not file.absolute().parent.is_dir():
+        raise _unwritable(file, f"there is no directory {file.parent}")
+
+
+def _unwritable(file: Path, why: str) -> ShammahError:
+    what = f"{file} cannot be written: {why}."
+    return ShammahError("bundle_unwritable", what, "Name a file in a directory of yours.")
 
 
 def _tail(log: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import shutil
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -25,22 +26,31 @@ if TYPE_CHECKING:
 
 def run(arguments: list[str]) -> int:
     """Run a command line and return the exit status; never a traceback for what is expected."""
-    _mend_streams()
-    if "_SHAMMAH_COMPLETE" in os.environ:
-        from shammah.completion import declare_prompt_options
-
-        declare_prompt_options(main)
     try:
+        _mend_streams()  # it writes what is still to be written
+        if "_SHAMMAH_COMPLETE" in os.environ:
+            from shammah.completion import declare_prompt_options
+
+            declare_prompt_options(main)
         result = main.main(arguments, prog_name="shammah", standalone_mode=False)
+        sys.stdout.flush()
         return int(result or ExitCode.OK)
     except ShammahError as error:
-        click.echo(f"shammah: {error.message}", err=True)
+        _complain(f"shammah: {error.message}")
         if error.hint:
-            click.echo(error.hint, err=True)
+            _complain(error.hint)
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx and error.ctx.parent is None:
+            from shammah.usage_hints import hint_at
+
+            hint = hint_at(arguments, main.commands)
+            elsewhere = hint and isinstance(error, click.NoSuchOption)
+            said = hint if elsewhere else f"{error.format_message()} {hint}".rstrip()
+            click.UsageError(said, error.ctx).show()
+            return ExitCode.USAGE
         error.show()
         return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt):
@@ -53,6 +63,14 @@ def run(arguments: list[str]) -> int:
         _forget_output()
         click.echo(f"shammah: {error.strerror or error}.", err=True)
         return ExitCode.FAILED
+
+
+def _complain(sentence: str) -> None:
+    if sys.stderr.isatty():
+        from shammah.folding import fold
+
+        sentence = fold(sentence, shutil.get_terminal_size().columns)
+    click.echo(sentence, err=True)
 
 
 def _forget_output() -> None:
@@ -115,9 +133,10 @@ def main() -> None:
       cat error.log | shammah ask "What went wrong?" --private
       shammah ask -f main.py -f test_main.py "Why does the test fail?"
       shammah ask --json --temperature 0 "2+2?" | jq .text
-      shammah ask --schema invoice.schema.json -f invoice.txt "Read this invoice." | jq .total
-    Exit status: 0 answered, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 nobody reads any more.
-    """
+      shammah ask --schema bill.schema.json -f bill.txt "Read it." | jq .total
+    Exit status: 0 answered, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 no reader.
+    """,
+    short_help="Ask one question, with files and what comes through a pipe.",
 )
 @click.argument("question", required=False)
 @click.option(
@@ -206,7 +225,7 @@ def ask(
     Examples:
       shammah status                 all workers at a glance; Ctrl-C ends
       shammah status --once          present states only
-      shammah status --since 10m     what happened, and what happens, a line an event
+      shammah status --since 10m     what happened and happens, a line an event
       shammah status | tee log       the same in a pipe, from now on
       shammah status --json | jq -c .event.status.state
     """
@@ -234,11 +253,12 @@ def status(once: bool, as_json: bool, since: str, roles: tuple[str, ...]) -> int
     Examples:
       shammah doctor                       what to paste into a bug report
       shammah doctor --model 7B            how that one would be computed, and why
-      shammah doctor --network             whether the Hub and Claude can be reached, too
-      shammah doctor --bundle report.zip   with logs and events, without private text
+      shammah doctor --network             can the Hub and Claude be reached?
+      shammah doctor --bundle report.zip   with logs and events, no private text
       shammah doctor --json | jq .problems
-    Exit status: 0 nothing is wrong, 1 something would keep Shammah from answering.
-    """
+    Exit status: 0 all is well, 1 something would keep Shammah from answering.
+    """,
+    short_help="Look at everything: what auto chooses and why, what is wrong.",
 )
 @model_option
 @licence_option
@@ -290,7 +310,7 @@ def stop(role: str | None) -> int:
     Examples:
       shammah worker --role inference --model starter
       shammah worker --role cloud
-    A worker started here stays until Ctrl-C or `shammah stop`, unless --keep-alive says less.
+    It stays until Ctrl-C or `shammah stop`, unless --keep-alive says less.
     """
 )
 @click.option("--role", required=True, type=click.Choice(ROLES), help="Which worker.")
@@ -323,7 +343,8 @@ def worker(role: str, model: str | None, licence: str | None, keep_alive: float)
       shammah egress --since 7d           the last week, with totals by day
       shammah egress --follow             each request as it is sent, until Ctrl-C
       shammah egress --json | jq -r .sha256
-    """
+    """,
+    short_help="Show what was sent to the cloud: when, where to, how much.",
 )
 @click.option("--since", default="", metavar="WHEN", help="A day (2026-11-24) or 12h, 7d, 2w.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
@@ -348,7 +369,8 @@ def egress(since: str, as_json: bool, follow: bool) -> int:
       bash: echo 'eval "$(shammah completion bash)"' >> ~/.bashrc
       zsh:  echo 'eval "$(shammah completion zsh)"' >> ~/.zshrc
       fish: shammah completion fish > ~/.config/fish/completions/shammah.fish
-    """
+    """,
+    short_help="Print the script that completes commands, options and models.",
 )
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 def completion(shell: str) -> int:

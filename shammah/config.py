@@ -260,7 +260,7 @@ def examine_settings(
     if not is_choice(named) and (named.startswith(("~", ".", "/")) or os.path.isdir(named)):
         # The worker has another working directory.
         settings = replace(settings, model=os.path.abspath(os.path.expanduser(named)))
-    return settings, [_located(fault, text, file) for fault in faults]
+    return settings, [_located(fault, text, file, environ) for fault in faults]
 
 
 def identity(
@@ -310,8 +310,10 @@ def read_config(path: Path) -> str:
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise _invalid(path, f"it cannot be read ({error})") from error
+    except UnicodeDecodeError as error:
+        raise _invalid(path, "it is no text in UTF-8") from error
+    except OSError as error:
+        raise _invalid(path, f"it cannot be read ({error.strerror})") from error
 
 
 def parse_config(text: str, path: Path) -> dict[str, Any]:
@@ -365,17 +367,20 @@ def _check_patterns(privacy: PrivacySettings, faults: list[Fault]) -> None:
             faults.append(Fault(("privacy", "patterns"), why, hint))
 
 
-def _located(fault: Fault, text: str, file: Path) -> ShammahError:
+def _located(fault: Fault, text: str, file: Path, environ: Mapping[str, str]) -> ShammahError:
+    for variable, path in ENVIRONMENT.items():
+        if path == fault.path and environ.get(variable):
+            return _invalid(variable, fault.why, fault.hint)
     from shammah.toml_lines import line_of  # only for what is wrong
 
     line = line_of(text, fault.path)
     return _invalid(file, (f"line {line}: " if line else "") + fault.why, fault.hint)
 
 
-def _invalid(file: Path, why: str, hint: str = "") -> ShammahError:
+def _invalid(where: Path | str, why: str, hint: str = "") -> ShammahError:
     return ShammahError(
         "config_invalid",
-        f"{file}: {why}.",
+        f"{where}: {why}.",
         hint or "configs/default.toml lists every setting.",
         exit_code=ExitCode.USAGE,
     )

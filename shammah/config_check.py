@@ -93,7 +93,7 @@ def _nearest(path: Path, beside: list[str], every: list[Path]) -> str:
 
     near = difflib.get_close_matches(path[-1], beside, n=1)
     meant = [(*path[:-1], near[0])] if near else [one for one in every if one[-1] == path[-1]]
-    return f"did you mean {'.'.join(meant[0])}?" if meant else ""
+    return f"Did you mean {'.'.join(meant[0])}?" if meant else ""
 
 
 def _checked(value: Any, expected: type, path: Path, rules: CheckRules) -> Any:

@@ -49,7 +49,7 @@ def config() -> None:
     epilog="""
     \b
     Examples:
-      shammah config show                 every setting, and where its value comes from
+      shammah config show                 every setting, and where it comes from
       shammah config show --changed       only what you have set
       shammah config show --json | jq '.[] | select(.origin == "environment")'
     Keys are never shown.
@@ -66,7 +66,15 @@ def show(changed: bool, model: str | None, licence: str | None, as_json: bool) -
     return show_config(os.environ, model, licence, changed=changed, as_json=as_json)
 
 
-@config.command(epilog="Exit status: 0 nothing is wrong, 1 something is.")
+@config.command(
+    epilog="""
+    \b
+    Examples:
+      shammah config validate
+      shammah config validate --json | jq -r '.problems[].message'
+    Exit status: 0 nothing is wrong, 1 something is.
+    """
+)
 @json_option
 def validate(as_json: bool) -> int:
     """Say everything that is wrong with config.toml, with the line."""
@@ -75,7 +83,14 @@ def validate(as_json: bool) -> int:
     return validate_config(os.environ, as_json=as_json)
 
 
-@config.command()
+@config.command(
+    epilog="""
+    \b
+    Examples:
+      shammah config edit
+      VISUAL="code --wait" shammah config edit
+    """
+)
 def edit() -> int:
     """Open config.toml in $VISUAL or $EDITOR.
 
@@ -87,7 +102,13 @@ def edit() -> int:
     return edit_config(os.environ)
 
 
-@config.command()
+@config.command(
+    epilog="""
+    \b
+    Examples:
+      cat "$(shammah config path)"
+    """
+)
 def path() -> None:
     """Print where config.toml is, or would be."""
     from shammah.config_command import config_path
@@ -95,7 +116,14 @@ def path() -> None:
     click.echo(config_path(os.environ))
 
 
-@config.command()
+@config.command(
+    epilog="""
+    \b
+    Examples:
+      shammah config get cloud.use
+      shammah config get privacy.words         of a list each value on a line
+    """
+)
 @name_argument
 @json_option
 def get(name: str, as_json: bool) -> int:
@@ -112,10 +140,11 @@ def get(name: str, as_json: bool) -> int:
     \b
     Examples:
       shammah config set inference.keep_alive 600
-      shammah config set privacy.words Alice "Project X"      a list: each value is one text
-      shammah config set privacy.words                        an empty list
-      shammah config set cloud.api_key -                      asks for it, and does not show it
+      shammah config set privacy.words Alice "Project X"  a list of two texts
+      shammah config set privacy.words                    an empty list
+      shammah config set cloud.api_key -                  asks, and hides it
     """,
+    short_help="Write one setting into config.toml; the others stay.",
 )
 @name_argument
 @click.argument("values", nargs=-1)

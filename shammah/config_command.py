@@ -30,6 +30,7 @@ from shammah.config_file import as_toml, save, with_setting
 from shammah.config_report import Value, explain_settings, shown, value_of
 from shammah.errors import ExitCode, ShammahError
 from shammah.models import check_model_name
+from shammah.repl.terminal import confirm
 from shammah.wording import printable
 
 EDITORS = ("nano", "vim", "vi")
@@ -145,14 +146,14 @@ def set_setting(environ: Mapping[str, str], name: str, given: tuple[str, ...]) -
     """
     path, file = _known(name), config_path(environ)
     if path[-1] == "api_key" and given == ("-",):
-        given = (_read_secret(),)
+        given = (_read_secret(name),)
     value = _parse(path, given)
     text = read_config(file)
     parse_config(text, file)
     changed = with_setting(text, path, value)
     _refuse_if_wrong(file, text, changed)
     save(file, changed)
-    said = "(set)" if path[-1] == "api_key" else as_toml(value)
+    said = "(set)" if path[-1] == "api_key" and value else as_toml(value)
     click.echo(printable(f"{name} = {said} ({file})"))
     variable = next((v for v, p in ENVIRONMENT.items() if p == path and environ.get(v)), "")
     if variable:
@@ -169,7 +170,7 @@ def _known(name: str) -> tuple[str, ...]:
     every = [".".join(one) for one in setting_names()]
     last = [one for one in every if one.rpartition(".")[2] == path[-1]]
     near = last or difflib.get_close_matches(name, every, n=1)
-    hint = f"did you mean {near[0]}?" if near else "`shammah config show` lists them."
+    hint = f"Did you mean {near[0]}?" if near else "`shammah config show` lists them."
     why = f"There is no setting {name!r:.60}."
     raise ShammahError("config_invalid", why, hint, exit_code=ExitCode.USAGE)
 
@@ -194,10 +195,14 @@ def _parse(path: tuple[str, ...], given: tuple[str, ...]) -> Any:
     return text
 
 
-def _read_secret() -> str:
+def _read_secret(name: str) -> str:
     if sys.stdin.isatty():
         return str(click.prompt("API key", hide_input=True, err=True)).strip()
-    return sys.stdin.readline().strip()
+    secret = sys.stdin.readline().strip()
+    if not secret:
+        why, hint = "There is no key in the input.", f"`shammah config set {name} ''` removes it."
+        raise ShammahError("usage", why, hint, exit_code=ExitCode.USAGE)
+    return secret
 
 
 def _refuse_if_wrong(file: Path, before: str, after: str) -> None:
@@ -288,7 +293,7 @@ def _run_editor(editor: list[str], file: Path) -> None:
 def _again() -> bool:
     if not sys.stdin.isatty():
         return False
-    return click.confirm("Edit it again?", default=True, err=True)
+    return confirm("Edit it again?", enter=True)
 
 
 def _take(file: Path, copied: Path, before: bytes, first: bytes) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from shammah.account import Account
+from shammah.account import CORRECTED, Account
 from shammah.bus.messages import ChatMessage, Provenance
 from shammah.router.route import AUTO
 from shammah.router.statistics import Label
@@ -13,7 +13,8 @@ from shammah.router.statistics import Label
 @dataclass(frozen=True, slots=True)
 class Turn:
     """A question and its answer. ``complete`` is false if the answer was cut short;
-    ``private``: neither ever goes to the cloud. ``account``: what became of the question."""
+    ``private``: neither ever goes to the cloud. ``account``: what became of the question.
+    ``given``: what was answered, where ``answer`` is the person's own; else empty."""
 
     question: str
     answer: str
@@ -21,6 +22,12 @@ class Turn:
     complete: bool = True
     private: bool = False
     account: Account = field(default_factory=Account)
+    given: str = ""
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the answer is the person's own."""
+        return self.account.finish == CORRECTED
 
 
 @dataclass(slots=True)
@@ -63,6 +70,20 @@ class Conversation:
             turn = replace(turn, private=True)
         self.turns.append(turn)
         return turn
+
+    def correct(self, better: str, *, private: bool) -> Turn:
+        """Put ``better`` in the place of the last answer; returns the turn as it is then. One that
+        is private stays so."""
+        turn = self.turns[-1]
+        self.turns[-1] = replace(
+            turn,
+            answer=better,
+            complete=True,
+            private=turn.private or private,
+            account=replace(turn.account, finish=CORRECTED),
+            given=turn.given or turn.answer,
+        )
+        return self.turns[-1]
 
     def label(self, label: Label, outcome: str) -> None:
         """Note what the person says of the answer that the statistics know as ``outcome``."""

@@ -31,8 +31,9 @@ from shammah.cgroups import memory_left, memory_limits
 from shammah.config import PUBLIC_HUB, Settings, home_directory, load_settings
 from shammah.config_report import changed_settings, without_secrets
 from shammah.doctor_probes import Problem, probe_network, probe_start
-from shammah.doctor_report import report
+from shammah.doctor_report import HANGING, report
 from shammah.errors import ExitCode, ShammahError
+from shammah.folding import fold
 from shammah.machine import look
 from shammah.models import GIB, check_model_name, hub_cache, is_offline
 from shammah.repl.screen import Screen
@@ -67,19 +68,27 @@ def examine_all(
     Raises:
         ShammahError: ``bundle_unwritable``.
     """
+    if bundle:
+        from shammah.bundle import check_place
+
+        check_place(Path(bundle))
     problems: list[Problem] = []
     settings = _settings(environ, model, licence, problems)
     known = not problems
+    if known:
+        # The child process has another working directory.
+        model, environ = settings.model, {**environ, "SHAMMAH_HOME": str(settings.home)}
     document = _document(settings, environ, model, licence, problems, network=network)
     blocking = any(problem.blocking for problem in problems)
-    document["problems"] = [_plain(problem) for problem in problems]
+    document["problems"] = [_plain(problem) for problem in dict.fromkeys(problems)]
     document["ok"] = not blocking
     if as_json:
         print(json.dumps(document, ensure_ascii=False))
     else:
         screen = Screen(environ, sys.stdout)
         for line, wrong in report(document):
-            screen.error(line) if wrong else screen.line(line)
+            shown = fold(line, screen.columns, HANGING) if screen.terminal else line
+            screen.error(shown) if wrong else screen.line(shown)
     if bundle:
         _write_bundle(bundle, document, settings if known else None, settings.home, environ)
     return ExitCode.FAILED if blocking else ExitCode.OK

@@ -12,6 +12,8 @@ Part = Mapping[str, Any]
 
 FORMS = {"int8": "8-bit weights", "int4": "4-bit weights"}
 WIDTH = 11
+HANGING = " " * (WIDTH + 1)
+"""Where a line goes on that is too long for the terminal."""
 OWN = ("torch", "transformers", "numba", "numpy")
 """The libraries that matter most; the others come after them."""
 

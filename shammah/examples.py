@@ -144,8 +144,8 @@ def split_examples(
     if len(questions) < LEAST_EXAMPLES:
         raise ShammahError(
             "too_few_examples",
-            f"There are {len(questions)} different questions to learn from; {LEAST_EXAMPLES} are "
-            "the least.",
+            f"There {'is 1 question' if len(questions) == 1 else f'are {len(questions)} questions'}"
+            f" to learn from; {LEAST_EXAMPLES} different ones are the least.",
             "Correct more answers with /fix, or give a file with --examples.",
             exit_code=ExitCode.USAGE,
         )

@@ -91,9 +91,9 @@ class Feedback:
         """It is not; ``note`` says why."""
         self._append(turn, BAD, note=note)
 
-    def note_fix(self, turn: JudgedTurn, better: str) -> None:
+    def note_fix(self, turn: JudgedTurn, better: str, *, private: bool = False) -> None:
         """It should have been ``better``."""
-        self._append(turn, FIX, better=better)
+        self._append(turn, FIX, better=better, private=private)
 
     def note_accepted(self, turn: JudgedTurn, better: str, *, private: bool = False) -> None:
         """Another model's answer, ``better``, was taken instead (after ``/redo cloud``)."""

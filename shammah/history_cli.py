@@ -24,14 +24,24 @@ NUMBER = click.IntRange(1, 2**63 - 1)
       shammah history search gpu memory
       shammah history export 12 -o talk.md
       shammah history rm --before 30d
-    history = "off" in config.toml, SHAMMAH_HISTORY=off or --no-history: nothing is kept.
+    Nothing is kept with history = "off" in config.toml, SHAMMAH_HISTORY=off, or
+    --no-history.
     """,
+    short_help="Look for what was said: it is kept on this machine alone.",
 )
 def history() -> None:
     """What was asked and answered: kept on this machine, and nowhere else."""
 
 
-@history.command("list")
+@history.command(
+    "list",
+    epilog="""
+    \b
+    Examples:
+      shammah history list
+      shammah history list -n 0 --json | jq -r .title
+    """,
+)
 @click.option(
     "--limit", "-n", type=click.IntRange(0), default=20, show_default=True, help="0: all of them."
 )
@@ -43,7 +53,14 @@ def list_(limit: int, as_json: bool) -> int:
     return history_command.list_conversations(_home(), limit, as_json=as_json)
 
 
-@history.command()
+@history.command(
+    epilog="""
+    \b
+    Examples:
+      shammah history show 12
+      shammah history show 12 --json | jq -r '.turns[].answer'
+    """
+)
 @click.argument("number", type=NUMBER)
 @click.option("--json", "as_json", is_flag=True, help="One object.")
 def show(number: int, as_json: bool) -> int:
@@ -60,7 +77,8 @@ def show(number: int, as_json: bool) -> int:
       shammah history search tides             also finds "tidesman"
       shammah history search '"new york"'      the two words together
       shammah history search --raw 'question: moon NOT sun'
-    """
+    """,
+    short_help="Find the turns that have all WORDS; the best first.",
 )
 @click.argument("words", nargs=-1, required=True)
 @click.option("--raw", is_flag=True, help="WORDS are a query in FTS5's own language.")
@@ -80,8 +98,8 @@ def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
     epilog="""
     \b
     Examples:
-      shammah history export > all.jsonl       every conversation, one a line
-      shammah history export 12 -o talk.md     Markdown; /load talk.md goes on with it
+      shammah history export > all.jsonl     every conversation, one a line
+      shammah history export 12 -o talk.md   Markdown, for /load talk.md
     """
 )
 @click.argument("numbers", metavar="[NUMBER]...", nargs=-1, type=NUMBER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -15,21 +16,27 @@ import click
 
 from shammah.egress_command import parse_since
 from shammah.errors import ExitCode, ShammahError
+from shammah.folding import fold
 from shammah.history import export as exporting
 from shammah.history import files, listing
 from shammah.history.access import Access
 from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
 from shammah.history.records import END_MARK, MARK, Kept
 from shammah.history.store import Store
+from shammah.repl.terminal import confirm
 from shammah.wording import styled
 
 BOLD, DIM = "1", "2"
+
+SHOWN = 5
+"""Conversations that are named before they are removed."""
 
 
 def list_conversations(home: Path, limit: int, *, as_json: bool) -> int:
     """Print the latest ``limit`` conversations (0: all); returns the exit status."""
     with _opened(home) as access:
         summaries = access.use(lambda store: store.summaries(limit or -1)) if access else []
+    columns = _columns()
     for summary in summaries:
         if as_json:
             times = {
@@ -37,7 +44,7 @@ def list_conversations(home: Path, limit: int, *, as_json: bool) -> int:
             }
             click.echo(_json({"id": summary.number, **asdict(summary), **times}, "number"))
         else:
-            _line(listing.describe_summary(summary))
+            _line(listing.describe_summary(summary, columns))
     if not summaries and not as_json:
         click.echo(f"{NOTHING} {HOW_IT_FILLS}", err=True)
     return ExitCode.OK
@@ -73,13 +80,15 @@ def search(home: Path, text: str, limit: int, *, raw: bool, as_json: bool) -> in
     if not indexed:
         why = "This Python's SQLite has no FTS5: every turn was read, and words may stand anywhere."
         click.echo(why, err=True)
+    columns = _columns()
     for hit in hits:
         if as_json:
             snippet = hit.snippet.replace(MARK, "**").replace(END_MARK, "**")
             turn = exporting.turn_document(hit.record)
             click.echo(_json({"id": hit.conversation, "snippet": snippet, **turn}))
         else:
-            _line(listing.describe_hit(hit, lambda found: _styled(found, BOLD)))
+            found = listing.describe_hit(hit, lambda found: _styled(found, BOLD))
+            _line(fold(found, columns) if columns else found)
     if not hits and not as_json:
         click.echo("Nothing was found." if access else f"{NOTHING} {HOW_IT_FILLS}", err=True)
     return ExitCode.OK if hits else ExitCode.FAILED
@@ -122,8 +131,9 @@ def remove(home: Path, numbers: list[int], before: str, *, yes: bool) -> int:
         if not chosen:
             click.echo("There is none to remove.", err=True)
             return ExitCode.OK
-        if not yes:
-            _agree(f"Remove {what} for good?")
+        if not yes and not _agree(access, chosen, f"Remove {what} for good?"):
+            click.echo("Nothing was removed.", err=True)
+            return ExitCode.FAILED
         if not access.use(lambda store: store.remove(chosen)):
             click.echo(
                 f"{what} removed. Another program was reading just then: the text stays in "
@@ -150,7 +160,12 @@ def _seconds(before: str) -> float:
     return datetime.fromisoformat(parse_since(before, now)).astimezone().timestamp()
 
 
-def _agree(question: str) -> None:
+def _agree(access: Access, numbers: list[int], question: str) -> bool:
+    """Whether the person wants these conversations to be removed, having seen the newest.
+
+    Raises:
+        ShammahError: ``usage``: nobody can be asked.
+    """
     if not sys.stdin.isatty():
         raise ShammahError(
             "usage",
@@ -158,7 +173,14 @@ def _agree(question: str) -> None:
             "Say --yes if you mean it.",
             exit_code=ExitCode.USAGE,
         )
-    click.confirm(question, abort=True, err=True)
+    summaries = access.use(lambda store: store.summaries(-1))
+    doomed = [summary for summary in summaries if summary.number in numbers]
+    columns = shutil.get_terminal_size().columns
+    for summary in doomed[:SHOWN]:
+        click.echo(listing.describe_summary(summary, columns), err=True)
+    if len(doomed) > SHOWN:
+        click.echo(f"and {len(doomed) - SHOWN:,} more", err=True)
+    return confirm(question)
 
 
 def _conversations(access: Access | None, numbers: list[int]) -> Iterator[Kept]:
@@ -201,6 +223,11 @@ def _opened(home: Path) -> Iterator[Access | None]:
 def _json(document: dict[str, object], *without: str) -> str:
     kept = {name: value for name, value in document.items() if name not in without}
     return json.dumps(kept, ensure_ascii=False)
+
+
+def _columns() -> int | None:
+    """The width of the terminal; ``None``: it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _line(text: str) -> None:

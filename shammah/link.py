@@ -64,6 +64,22 @@ class Link:
     def attached(self) -> bool:
         return self.peer is not None and self.peer.welcome is not None
 
+    @property
+    def resting(self) -> bool:
+        """Whether it was stopped on purpose, and stays away until it is needed."""
+        peer = self.peer
+        return peer is not None and peer.stopped and self._attaching is None
+
+    def count_others(self) -> int:
+        """How many other frontends use the worker now. It is asked, because events may be late;
+        one that is silent has none."""
+        from shammah.bus.enquiry import ask_status
+
+        try:
+            return max(0, ask_status(self._endpoints, self.spec.role).status.clients - 1)
+        except ShammahError:
+            return 0
+
     def start(self, *, anew: bool = False) -> None:
         """Begin to attach, in the background. Does nothing while that is under way or done.
 

@@ -232,6 +232,29 @@ def check_model_name(wanted: str) -> None:
         check_hub_id(wanted)
 
 
+def check_directory(wanted: str) -> None:
+    """Refuse a directory that holds no model, before another one is given up for it.
+
+    Raises:
+        ShammahError: ``model_not_found``.
+    """
+    directory = Path(wanted)
+    if not is_choice(wanted) and directory.is_absolute():
+        if not directory.is_dir():
+            raise no_model(directory, "no such directory")
+        if not (directory / "config.json").exists():
+            raise no_model(directory, "no config.json")
+
+
+def no_model(directory: Path, why: str) -> ShammahError:
+    """What is said of a ``directory`` that cannot be loaded."""
+    return ShammahError(
+        "model_not_found",
+        f"There is no model in {directory} ({why}).",
+        "Name a directory that holds config.json and safetensors files.",
+    )
+
+
 def check_hub_id(wanted: str) -> None:
     """Refuse what cannot be ``owner/name`` on the Hub.
 

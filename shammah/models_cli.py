@@ -52,6 +52,7 @@ model_option = click.option(
       shammah models verify 1.5B --hashes --repair
       shammah models rm Qwen/Qwen2.5-1.5B-Instruct
     """,
+    short_help="Plan, fetch, list, choose, check and remove models.",
 )
 def models() -> None:
     """Plan, fetch, list, choose, check and remove models in the Hugging Face cache."""
@@ -65,7 +66,7 @@ def models() -> None:
       shammah models plan 7B                   a size, a Hub id or a directory
       shammah models plan --licence permissive
       shammah models plan 14B --json | jq .memory
-    Exit status: 0 it fits (or --force), 1 it does not, or the Hub cannot be asked.
+    Exit status: 0 it fits (or --force), 1 it does not, or the Hub is not reached.
     """
 )
 @click.argument("model", required=False, shell_complete=_complete_model)
@@ -87,9 +88,9 @@ def plan(model: str | None, revision: str, licence: str | None, force: bool, as_
     epilog="""
     \b
     Examples:
-      shammah models pull 3B                   goes on in the background after Ctrl-C
-      shammah models pull 0.5B 1.5B            both at once
-      shammah models pull --pause 3B           and --resume, --cancel
+      shammah models pull 3B             goes on in the background after Ctrl-C
+      shammah models pull 0.5B 1.5B      both at once
+      shammah models pull --pause 3B     and --resume, --cancel
       HF_ENDPOINT=http://127.0.0.1:8080 shammah models pull owner/name
     """
 )
@@ -126,7 +127,15 @@ def pull(
     return model_commands.pull(settings, fetches, as_json=as_json)
 
 
-@models.command("list")
+@models.command(
+    "list",
+    epilog="""
+    \b
+    Examples:
+      shammah models list
+      shammah models list --json | jq -r '.models[].model'
+    """,
+)
 @click.option("--json", "as_json", is_flag=True, help="One object.")
 def list_(as_json: bool) -> int:
     """Show the models in the cache, what they share counted once."""
@@ -152,7 +161,15 @@ def use(model: str) -> int:
     return model_choice.use_model(model)
 
 
-@models.command("rm")
+@models.command(
+    "rm",
+    epilog="""
+    \b
+    Examples:
+      shammah models rm 1.5B
+      shammah models rm owner/name --revision 0a75738d
+    """,
+)
 @click.argument("model", shell_complete=_complete_model)
 @click.option("--revision", default="", help="Only this one.")
 def remove(model: str, revision: str) -> int:
@@ -162,7 +179,16 @@ def remove(model: str, revision: str) -> int:
     return model_commands.remove_model(_settings(), _hub_model(model), revision)
 
 
-@models.command()
+@models.command(
+    epilog="""
+    \b
+    Examples:
+      shammah models verify 1.5B             are all files there?
+      shammah models verify 1.5B --hashes    is every byte right?
+      shammah models verify 1.5B --repair    fetch what is not
+    Exit status: 0 it is whole, 1 it is not.
+    """
+)
 @click.argument("model", shell_complete=_complete_model)
 @click.option("--revision", default="main", show_default=True, help="Branch, tag or commit.")
 @click.option("--hashes", is_flag=True, help="Read every byte, not only the sizes.")
@@ -182,14 +208,23 @@ def _hub_model(name: str) -> str:
     """The Hub id that ``name`` means on this machine.
 
     Raises:
-        ShammahError: ``model_unknown``; also for what is no model of the Hub.
+        ShammahError: ``model_unknown``, ``model_not_of_the_hub``.
     """
     from dataclasses import replace
 
+    from shammah.errors import ExitCode, ShammahError
     from shammah.machine import look
     from shammah.model_choice import default_model
-    from shammah.models import AUTO, Machine, check_hub_id
+    from shammah.models import AUTO, STARTER, Machine, check_hub_id, is_choice
 
+    if name == STARTER or (os.path.isdir(name) and not is_choice(name)):
+        what = "The starter" if name == STARTER else f"The directory {name}"
+        raise ShammahError(
+            "model_not_of_the_hub",
+            f"{what} does not come from the Hub: there is nothing to fetch, check or remove.",
+            "Name a size (1.5B) or a Hub id (owner/name).",
+            exit_code=ExitCode.USAGE,
+        )
     settings = replace(_settings(), model=name)
     machine = look(os.environ) if name == AUTO else Machine(0)
     model = default_model(settings, machine) or name

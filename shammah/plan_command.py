@@ -22,9 +22,11 @@ from shammah.models import (
     AUTO,
     GIB,
     STARTER,
+    CatalogueModel,
     Machine,
     catalogue_model,
     hub_cache,
+    no_model,
     starter_directory,
 )
 from shammah.plan import MemoryNeed, ModelPlan, Place, Refusal, make_plan
@@ -46,7 +48,7 @@ def plan(settings: Settings, revision: str, *, force: bool, as_json: bool) -> in
     name = _chosen(settings, machine)
     screen.live(f"asking about {name} ...")
     try:
-        made = make_plan(_found(settings, name, revision), _place(settings, machine))
+        made = make_plan(_found(settings, name, revision, screen), _place(settings, machine))
     finally:
         screen.end_live()
     if as_json:
@@ -112,11 +114,23 @@ def _chosen(settings: Settings, machine: Machine) -> str:
 # --- what is to be fetched ----------------------------------------------------------------
 
 
-def _found(settings: Settings, name: str, revision: str) -> FetchPlan:
+def _found(settings: Settings, name: str, revision: str, screen: Screen) -> FetchPlan:
     if name == STARTER or os.path.isabs(name):
         return _local(name)
     with download_worker(settings) as peer:
-        return _ask(peer, PlanFetch(new_request_id(), name, revision))
+        try:
+            return _ask(peer, PlanFetch(new_request_id(), name, revision))
+        except ShammahError as error:
+            known = catalogue_model(name)
+            if known is None or error.code != "hub_unreachable":
+                raise
+            screen.hint(f"{error.message} These are the catalogue's numbers for all of it.")
+            return _catalogued(known)
+
+
+def _catalogued(known: CatalogueModel) -> FetchPlan:
+    size, free = known.download_bytes, _free_bytes(hub_cache(os.environ))
+    return FetchPlan("", known.model_id, "", known.licence, size, size, free)
 
 
 def _ask(peer: Peer, request: PlanFetch) -> FetchPlan:
@@ -140,11 +154,9 @@ def _local(name: str) -> FetchPlan:
     try:
         sizes = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
     except OSError as error:
-        raise ShammahError(
-            "model_not_found",
-            f"There is no model in {directory} ({error.strerror}).",
-            "Name a directory that holds config.json and safetensors files.",
-        ) from error
+        raise no_model(directory, error.strerror or str(error)) from error
+    if CONFIG not in sizes:
+        raise no_model(directory, f"no {CONFIG}")
     try:
         config = (directory / CONFIG).read_text("utf-8")
     except (OSError, UnicodeDecodeError):
@@ -176,11 +188,13 @@ def _lines(made: ModelPlan, *, automatic: bool) -> Iterator[str]:
     if found.revision:
         yield f"revision    {found.revision}"
     files = len(found.files)
-    yield f"size        {describe_size(found.total)} in {files} file{'' if files == 1 else 's'}"
+    amount = f" in {files} file{'' if files == 1 else 's'}" if files else ""
+    yield f"size        {describe_size(found.total)}{amount}"
     if found.missing:
         held = found.total - found.missing
         here = f"{describe_size(held)} are here already" if held else "nothing is here yet"
-        yield f"download    {describe_size(found.missing)}; {here}"
+        told = f"; {here}" if files else ""
+        yield f"download    {describe_size(found.missing)}{told}"
         free, left = describe_size(found.disk_free), describe_size(max(0, made.disk_left))
         yield f"disk        {free} free, {left} after the download"
         yield f"time        {_time(made)}"

@@ -154,8 +154,7 @@ class Session:
         peer = self.local.peer
         if peer is None or peer.latest is None:
             return "No local model is loaded."
-        others = peer.latest.status.clients - 1
-        if others > 0:
+        if others := self.local.count_others():
             used = "Another terminal uses" if others == 1 else f"{others} other terminals use"
             return f"{used} it: it stays."
         stop(LOCAL_ROLE, self._endpoints, peer)

@@ -20,15 +20,17 @@ EXAMPLES = click.Path(exists=True, dir_okay=False, path_type=Path)
     epilog="""
     \b
     Examples:
-      shammah train                              from what /good, /fix and /feedback noted
+      shammah train                     from what /good, /fix and /feedback noted
       shammah train --examples house-style.jsonl
       shammah train --epochs 5 --learning-rate 3e-4 --rank 8 --plot loss.png
       shammah train --target-modules q_proj,k_proj,v_proj,o_proj
       shammah train --json | jq .figures
     A line of the file: {"prompt": "...", "response": "...", "weight": 1}
     Ctrl-C stops and keeps what was learnt: the same command goes on from there.
-    Exit status: 0 the adapter serves or could, 1 failed or refused, 2 wrong usage, 130 Ctrl-C.
+    Exit status: 0 it serves or could, 1 failed or refused, 2 wrong usage,
+    130 Ctrl-C.
     """,
+    short_help="Teach the local model from feedback or a file.",
 )
 @click.option("--examples", type=EXAMPLES, help="A JSONL file instead of the feedback.")
 @click.option("--model", "-m", metavar="MODEL", help="Which base model; default: as set.")
@@ -105,12 +107,21 @@ def train(
       shammah adapters export house-style ./house-style
       shammah adapters import ./house-style    what peft or another program made
     """,
+    short_help="List, choose, take back, merge and pass on what was learnt.",
 )
 def adapters() -> None:
     """List, choose, take back, merge, export, import and remove what was learnt."""
 
 
-@adapters.command("list")
+@adapters.command(
+    "list",
+    epilog="""
+    \b
+    Examples:
+      shammah adapters list
+      shammah adapters list --json | jq -r .name
+    """,
+)
 @click.option("--json", "as_json", is_flag=True, help="One object an adapter.")
 def list_(as_json: bool) -> int:
     """Show the adapters, and which one serves each base model."""
@@ -119,7 +130,14 @@ def list_(as_json: bool) -> int:
     return adapter_commands.list_adapters(_settings(), as_json=as_json)
 
 
-@adapters.command()
+@adapters.command(
+    epilog="""
+    \b
+    Examples:
+      shammah adapters show house-style
+      shammah adapters show house-style --json | jq .training
+    """,
+)
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="One object.")
 def show(name: str, as_json: bool) -> int:
@@ -129,7 +147,16 @@ def show(name: str, as_json: bool) -> int:
     return adapter_commands.show_adapter(_settings(), name, as_json=as_json)
 
 
-@adapters.command()
+@adapters.command(
+    epilog="""
+    \b
+    Examples:
+      shammah adapters use house-style
+      shammah adapters use base               the model without any
+      shammah adapters use house-style --force
+    """,
+    short_help="Let NAME serve its base model; base: none.",
+)
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Also one that the gate has refused.")
 @click.option("--model", "-m", metavar="MODEL", help="With base: of which model.")
@@ -140,7 +167,13 @@ def use(name: str, force: bool, model: str | None) -> int:
     return adapter_commands.use_adapter(_settings(), name, model, force=force)
 
 
-@adapters.command()
+@adapters.command(
+    epilog="""
+    \b
+    Examples:
+      shammah adapters rollback
+    """,
+)
 @click.option("--model", "-m", metavar="MODEL", help="Of which base model, if there are several.")
 def rollback(model: str | None) -> int:
     """Go back to what served before."""
@@ -149,7 +182,14 @@ def rollback(model: str | None) -> int:
     return adapter_commands.rollback(_settings(), model)
 
 
-@adapters.command("rm")
+@adapters.command(
+    "rm",
+    epilog="""
+    \b
+    Examples:
+      shammah adapters rm house-style
+    """,
+)
 @click.argument("name")
 def remove(name: str) -> int:
     """Delete NAME; not while it serves."""
@@ -158,7 +198,15 @@ def remove(name: str) -> int:
     return adapter_commands.remove_adapter(_settings(), name)
 
 
-@adapters.command()
+@adapters.command(
+    epilog="""
+    \b
+    Examples:
+      shammah adapters merge house-style ./my-model
+      shammah --model ./my-model
+    """,
+    short_help="Write the base model with NAME worked in to DIRECTORY.",
+)
 @click.argument("name")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--model", "-m", metavar="MODEL", help="Where the base model is, if not by name.")
@@ -169,7 +217,13 @@ def merge(name: str, directory: Path, model: str | None) -> int:
     return adapter_commands.merge_adapter(_settings(), name, directory, model)
 
 
-@adapters.command()
+@adapters.command(
+    epilog="""
+    \b
+    Examples:
+      shammah adapters export house-style ./house-style
+    """,
+)
 @click.argument("name")
 @click.argument("directory", type=click.Path(path_type=Path))
 def export(name: str, directory: Path) -> int:
@@ -187,10 +241,12 @@ def export(name: str, directory: Path) -> int:
       shammah adapters import ./house-style
       shammah adapters import ./checkpoint-300 --name house-style --model starter
       shammah adapters import ./house-style --examples house-style.jsonl --json
-    DIRECTORY holds adapter_config.json and adapter_model.safetensors, as peft saves them. It is
-    judged as one of ours is, with your feedback or the examples; without any it is kept unjudged.
+    DIRECTORY holds adapter_config.json and adapter_model.safetensors, as peft
+    saves them. It is judged as one of ours, with your feedback or the examples;
+    without any it is kept as unjudged.
     Exit status: 0 it is here, 1 it failed or is here and refused, 2 wrong usage.
     """,
+    short_help="Check, judge and keep what another program has made.",
 )
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--name", default="", help="Of the adapter here; default: the directory's.")

@@ -33,7 +33,7 @@ def train(settings: Settings, asked: Train, plot: Path | None, *, as_json: bool)
         ShammahError: it failed, or what was asked for is wrong.
     """
     if plot is not None:
-        check_plot()
+        check_plot(plot)
     if asked.name:
         AdapterStore(settings.home).check_new(asked.name)
     path = Path(asked.examples)

@@ -29,12 +29,19 @@ def can_plot() -> bool:
     return True
 
 
-def check_plot() -> None:
+def check_plot(path: Path) -> None:
     """Refuse before the training what could not be drawn after it.
 
     Raises:
-        ShammahError: ``plots_missing``.
+        ShammahError: ``plots_missing``, ``plot_unwritable``.
     """
+    if not path.absolute().parent.is_dir():
+        raise ShammahError(
+            "plot_unwritable",
+            f"{path} cannot be written (there is no directory {path.parent}).",
+            "Name another file.",
+            exit_code=ExitCode.USAGE,
+        )
     if not can_plot():
         raise ShammahError(
             "plots_missing",

@@ -183,8 +183,9 @@ def _free_name(path: Path) -> Path:
 
 
 def _unusable(path: Path, error: Exception) -> ShammahError:
+    why = error.strerror if isinstance(error, OSError) else error
     return ShammahError(
         "history_unusable",
-        f"{path} cannot be used ({error}): what is said now is not kept.",
+        f"{path} cannot be used ({why}): what is said now is not kept.",
         "Answers are not affected.",
     )

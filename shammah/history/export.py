@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from shammah.account import CORRECTED
 from shammah.errors import ExitCode, ShammahError
 from shammah.history.records import Kept, Record, detail, read_detail, title_of
 
@@ -162,6 +163,8 @@ def write_markdown(kept: Kept) -> str:
 
 def _who(record: Record) -> str:
     who = record.model or record.target or "Shammah"
+    if record.finish == CORRECTED:
+        return f"{who} (corrected)"
     return who + ("" if record.complete else " (cut short)")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 
+from shammah.account import CORRECTED
 from shammah.answer_line import REASONS
+from shammah.folding import cells, cut, fold
 from shammah.history.records import END_MARK, FAILED, LEFT, MARK, Hit, Kept, Record, Summary
 from shammah.router.decision import Reason
 from shammah.wording import printable
@@ -17,11 +18,12 @@ AROUND = 4
 """Lines of the screen that the rest needs: a hint, the prompt, the live line."""
 
 
-def describe_summary(summary: Summary) -> str:
-    """``12  2026-11-25 16:40   3 turns  What are tides?``."""
+def describe_summary(summary: Summary, columns: int | None = None) -> str:
+    """``12  2026-11-25 16:40   3 turns  What are tides?``, cut to ``columns``."""
     turns = f"{summary.turns} turn" + (" " if summary.turns == 1 else "s")
     title = printable(summary.title) or "(nothing)"
-    return f"{summary.number:>4}  {describe_time(summary.latest)}  {turns:>9}  {title}"
+    line = f"{summary.number:>4}  {describe_time(summary.latest)}  {turns:>9}  {title}"
+    return line if columns is None else cut(line, columns)
 
 
 def describe_time(at: float) -> str:
@@ -69,6 +71,8 @@ def describe_record(record: Record) -> str:
     if not record.complete:
         ends = {FAILED: "broke off", LEFT: "left in its midst", "cancelled": "cancelled"}
         parts.append(ends.get(record.finish, "cut short"))
+    if record.finish == CORRECTED:
+        parts.append("corrected by you")
     if record.undone:
         parts.append("taken back")
     return " · ".join(parts)
@@ -92,18 +96,10 @@ def recap(kept: Kept, columns: int, rows: int) -> list[str]:
     room = max(LEAST_LINES, rows - AROUND)
     shown: list[str] = []
     for record in reversed(kept.present):
-        for line in reversed([*describe_turn(record), describe_record(record)]):
-            room -= _rows(line, columns)
+        lines = fold("\n".join([*describe_turn(record), describe_record(record)]), columns)
+        for line in reversed(lines.split("\n")):
+            room -= max(1, -(-cells(line) // max(1, columns)))
             if room < 0:
                 return ["…", *reversed(shown)]
             shown.append(line)
     return list(reversed(shown))
-
-
-def _rows(line: str, columns: int) -> int:
-    """How many rows a line takes: wide characters take two cells, a tab at most eight."""
-    cells = sum(
-        8 if character == "\t" else 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        for character in line
-    )
-    return max(1, -(-cells // max(1, columns)))

@@ -28,7 +28,8 @@ class Record:
         at: when it ended, in seconds since 1970.
         target: who was asked, ``local`` or ``cloud``; empty: it is not known.
         reason: why (`shammah.router.decision.Reason`).
-        finish: ``Done.finish_reason``, `FAILED` or `LEFT`.
+        finish: ``Done.finish_reason``, `FAILED`, `LEFT`, or `CORRECTED`: the answer is the person's
+            own, and the one before it was taken back.
         complete: false if the answer was cut short.
         private: neither half ever goes to the cloud.
         undone: the person has taken it out of the conversation since.
@@ -95,8 +96,8 @@ MARK, END_MARK = "\x02", "\x03"
 
 
 def title_of(question: str) -> str:
-    """One line that stands for a conversation."""
-    line = " ".join(question.split())
+    """One line that stands for a conversation: its beginning, without what it brought along."""
+    line = " ".join(question.strip().partition("\n\n")[0].split())
     return line if len(line) <= TITLE else line[: TITLE - 1] + "…"
 
 

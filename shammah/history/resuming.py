@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shammah.account import Account
+from shammah.account import CORRECTED, Account
 from shammah.conversation import Conversation
 from shammah.errors import ShammahError
 from shammah.forwarding import Gate
@@ -37,14 +37,22 @@ def take_up(kept: Kept, conversation: Conversation, gate: Gate, system: str | No
     conversation.system_private = gate.rules.mark(conversation.system).private or (
         system is None and kept.system_private
     )
-    for record in kept.present:
+    given: dict[str, str] = {}
+    for record in kept.records:
+        corrected = record.finish == CORRECTED
+        if not corrected:
+            given[record.question] = record.answer
+        if record.undone:
+            continue
         local = record.target != "cloud"
         private = (
             record.private
             or gate.rules.mark(record.question).private
-            or gate.answer_is_private(record.answer, local=local)
+            or gate.answer_is_private(record.answer, local=local or corrected)
         )
         turn = replace(record.turn(), private=private, account=_account(record))
+        if corrected:
+            turn = replace(turn, given=given.get(record.question, ""))
         conversation.add(turn, local=local)
     return conversation
 

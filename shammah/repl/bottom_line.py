@@ -28,6 +28,9 @@ class Part:
     short: str
 
 
+NOT_LOADED = Part("local model: not loaded", "not loaded")
+
+
 @dataclass(slots=True)
 class Spending:
     """What the answers of this session have taken. ``cost`` is in US dollars."""
@@ -42,10 +45,17 @@ class Spending:
 
 
 def describe_bottom(
-    state: State | None, decision: RouteDecision | Failed, cloud_model: str, spending: Spending
+    state: State | None,
+    decision: RouteDecision | Failed,
+    cloud_model: str,
+    spending: Spending,
+    *,
+    resting: bool = False,
 ) -> tuple[Part, ...]:
-    """The parts, the most important first. ``state`` is the local model's."""
-    parts = [_coming(state), _next(state, decision, cloud_model), _spent(spending)]
+    """The parts, the most important first. ``state`` is the local model's, which comes when it is
+    asked and not before if it is ``resting``."""
+    coming = NOT_LOADED if resting else _coming(state)
+    parts = [coming, _next(state, decision, cloud_model), _spent(spending)]
     return tuple(part for part in parts if part is not None)
 
 

@@ -12,7 +12,7 @@ from shammah.config import load_settings
 from shammah.conversation import Conversation
 from shammah.errors import ShammahError
 from shammah.history.recorder import Recorder
-from shammah.models import check_model_name
+from shammah.models import check_directory, check_model_name
 from shammah.privacy import PREFIX
 from shammah.repl import feedback_commands, history_commands, routing_commands
 from shammah.repl.bottom_line import Spending, describe_spending
@@ -68,16 +68,21 @@ def run(line: str, context: Context) -> None:
         name, argument = name[:-1], f"! {argument}"
     command, screen = COMMANDS.get(name), context.screen
     if command is None:
-        import difflib  # only for the error's hint
-
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"Did you mean /{near[0]}?" if near else "/help lists the commands."
-        screen.error(f"There is no command /{printable(name)}.", hint)
+        error = _unknown(name)
+        screen.error(error.message, error.hint)
         return
     try:
         command[1](replace(context, argument=argument.strip()))
     except ShammahError as error:
         screen.error(error.message, error.hint)
+
+
+def _unknown(name: str) -> ShammahError:
+    import difflib
+
+    near = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
+    hint = f"Did you mean /{near[0]}?" if near else "/help lists the commands."
+    return ShammahError("usage", f"There is no command /{printable(name):.40}.", hint)
 
 
 def descriptions() -> dict[str, str]:
@@ -86,8 +91,13 @@ def descriptions() -> dict[str, str]:
 
 
 def _help(context: Context) -> None:
-    from shammah.repl.help import describe_help
+    from shammah.repl.help import describe_command, describe_help
 
+    if name := context.argument.removeprefix("/"):
+        if name not in COMMANDS:
+            raise _unknown(name)
+        context.screen.line(describe_command(name, COMMANDS[name][0], context.screen.columns))
+        return
     for line in describe_help(descriptions(), context.screen.columns):
         context.screen.line(line)
     context.screen.hint("Tab completes, Ctrl-R searches, Ctrl-C cancels an answer, Ctrl-D leaves.")
@@ -95,7 +105,8 @@ def _help(context: Context) -> None:
 
 def _status(context: Context) -> None:
     view = context.session.view()
-    context.screen.line(f"local  {describe_state(view.local)}")
+    local = "Not loaded" if context.session.local.resting else describe_state(view.local)
+    context.screen.line(f"local  {local}")
     cloud = describe_state(view.cloud) if view.cloud_configured else "No API key is set"
     if context.session.gate.never:
         cloud = "Switched off (cloud.use is never)"
@@ -112,6 +123,7 @@ def _model(context: Context) -> None:
         return
     model = load_settings(os.environ, context.argument).model
     check_model_name(model)
+    check_directory(model)
     session.use_model(model)
     context.screen.hint(f"Taking {model}; the conversation goes on with it.")
 
@@ -184,6 +196,10 @@ def _private(context: Context) -> None:
 
 
 def _good(context: Context) -> None:
+    turns = context.conversation.turns
+    if turns and turns[-1].corrected:
+        context.screen.hint("That answer is your own, and kept already.")
+        return
     _judge(context, Label.GOOD)
     feedback_commands.good(context)
 
@@ -194,8 +210,8 @@ def _bad(context: Context) -> None:
 
 
 def _fix(context: Context) -> None:
-    feedback_commands.fix(context)  # it raises where there is nothing to correct
-    _label(context, Label.EDIT)
+    if feedback_commands.fix(context):  # it raises where there is nothing to correct
+        _label(context, Label.EDIT)
 
 
 def _judge(context: Context, label: Label) -> None:
@@ -269,15 +285,15 @@ def _quit(context: Context) -> None:
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Context], None]]] = {
-    "help": ("lists the commands", _help),
+    "help": ("lists the commands, or tells of one: /help redo", _help),
     "status": ("tells how the workers are", _status),
     "model": ("shows the local model, or takes another: /model 1.5B", _model),
     "models": ("lists the models on this disk", _models),
     "adapter": ("answers with an adapter, or without: /adapter NAME, off, auto", _adapter),
     "load": ("loads the local model now; /load FILE: a saved conversation", _load),
-    "unload": ("ends it, and has its memory back", _unload),
+    "unload": ("ends the local model, and has its memory back", _unload),
     "join": ("uses the model that another terminal has loaded", _join),
-    "takeover": ("ends that model and loads yours", _takeover),
+    "takeover": ("ends the model of another terminal, and loads yours", _takeover),
     "private": ("keeps questions on this machine: /private on, /private off", _private),
     "local": (
         "has the local model answer: /local on, /local off, /local QUESTION",
@@ -294,7 +310,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Context], None]]] = {
     ),
     "good": ("says that the last answer was good", _good),
     "bad": ("says that it was not: /bad, /bad NOTE", _bad),
-    "fix": ("says what it should have been: /fix BETTER ANSWER", _fix),
+    "fix": ("puts a better answer in its place: /fix BETTER ANSWER, or /fix to edit it", _fix),
     "feedback": (
         "says how much it counts when the model learns: /feedback high, medium, normal",
         feedback_commands.feedback,

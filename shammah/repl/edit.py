@@ -17,15 +17,15 @@ EDITORS = ("editor", "nano", "vi")
 """What is looked for where neither ``VISUAL`` nor ``EDITOR`` says which."""
 
 
-def edit_text(text: str) -> str:
-    """What becomes of ``text`` in the editor.
+def edit_text(text: str, name: str = "question.md") -> str:
+    """What becomes of ``text`` in the editor, which sees a file called ``name``.
 
     Raises:
         ShammahError: ``editor``: there is none, or it failed.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="shammah-") as directory:
-            file = Path(directory, "question.md")  # 0700: nobody else reads it
+            file = Path(directory, name)  # 0700: nobody else reads it
             file.write_text(text + "\n", "utf-8", "replace")
             with _interrupts_are_the_editors():
                 _run_editor(str(file))

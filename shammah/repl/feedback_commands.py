@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from shammah.account import CORRECTED
+from shammah.answering import new_key
 from shammah.conversation import Conversation, Turn
 from shammah.errors import ShammahError
+from shammah.router.statistics import Label
 
 if TYPE_CHECKING:
     from shammah.feedback import Feedback, JudgedTurn
@@ -30,12 +35,47 @@ def bad(context: Context) -> None:
         context.screen.hint("/fix BETTER ANSWER says what it should have been.")
 
 
-def fix(context: Context) -> None:
-    """``/fix BETTER ANSWER``."""
-    if not context.argument:
-        raise ShammahError("usage", "Write after /fix what the answer should have been.")
-    _feedback(context).note_fix(_needed(context), context.argument)
-    context.screen.hint(KEPT)
+def fix(context: Context) -> bool:
+    """``/fix BETTER ANSWER``, or ``/fix`` and the person's editor: the conversation goes on from
+    that answer. Whether there is one."""
+    turn, screen, talk = _needed(context), context.screen, context.conversation
+    better = context.argument or _edited(talk.turns[-1].answer)
+    if not better:
+        screen.hint("Nothing was changed, so nothing is noted.")
+        return False
+    mark = context.session.gate.judge(better, private=talk.turns[-1].private)
+    _feedback(context).note_fix(turn, better, private=mark.private)
+    if mark.why:
+        screen.hint(f"Private, because {mark.why}: it stays on this machine.")
+    corrected = talk.correct(better, private=mark.private)
+    if context.history.records:
+        _keep(context, corrected)
+    screen.hint(f"{KEPT} The conversation goes on from your answer.")
+    return True
+
+
+def _edited(answer: str) -> str:
+    """What the person makes of ``answer``; empty: nothing else."""
+    from shammah.repl.edit import edit_text
+
+    better = edit_text(answer, "answer.md").strip()
+    return "" if better == answer.strip() else better
+
+
+def _keep(context: Context, turn: Turn) -> None:
+    """Have the history keep the corrected ``turn``, and what was answered as taken back."""
+    talk, history = context.conversation, context.history
+    record = replace(
+        history.records[-1],
+        key=new_key(),
+        at=time.time(),
+        answer=turn.answer,
+        finish=CORRECTED,
+        complete=True,
+        private=turn.private,
+    )
+    history.keep(record, talk.system, system_private=talk.system_private)
+    history.undo(-2)
 
 
 def feedback(context: Context) -> None:
@@ -50,8 +90,9 @@ def feedback(context: Context) -> None:
         raise ShammahError("usage", why)
     verdict = _feedback(context)
     verdict.note_weight(_needed(context), context.argument)
-    weight = WEIGHTS[context.argument]
-    context.screen.hint(f"It counts {weight:g}-fold, once /good or /fix says what to learn.")
+    known = context.conversation.turns[-1].account.label in (Label.GOOD, Label.EDIT)
+    when = "." if known else ", once /good or /fix says what to learn."
+    context.screen.hint(f"It counts {WEIGHTS[context.argument]:g}-fold{when}")
 
 
 def accept(context: Context, old: Turn, better: str, *, private: bool = False) -> None:
@@ -79,7 +120,7 @@ def judged(conversation: Conversation, turn: Turn, before: list[Turn]) -> Judged
     by = turn.provenance
     return JudgedTurn(
         told.with_question(turn.question, private=turn.private),
-        turn.answer,
+        turn.given or turn.answer,
         by.role if by else "",
         by.model if by else "",
         by.adapter if by else "",

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from shammah.bus.messages import Ready
 from shammah.conversation import Conversation, Turn
+from shammah.router.route import Target
 from shammah.session import Session
 from shammah.wording import short_name
 
@@ -42,7 +43,8 @@ class HandOver:
             if new or len(turns) < self._read:
                 self._read = 0
             others = is_anothers(turns, ready)
-            if turns and len(turns) != self._read and (new or others):
+            unread = others or (bool(turns) and turns[-1].corrected)
+            if turns and len(turns) != self._read and (new or unread):
                 self._read = len(turns)
                 talk = self._conversation
                 self._session.read_ahead(talk.with_question("")[:-1], talk.adapter)
@@ -71,7 +73,9 @@ def is_anothers(turns: Sequence[Turn], ready: Ready) -> bool:
     """Whether somebody else than the model that is ``ready`` gave the last answer."""
     if not turns:
         return False
-    by = turns[-1].provenance
+    by, decision = turns[-1].provenance, turns[-1].account.decision
+    if by is None and decision is not None and decision.target is Target.LOCAL:
+        return False  # it was cut short, and nobody else has said a word
     return by is None or by.role != "inference" or by.model != ready.model
 
 

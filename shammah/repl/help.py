@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping
 
+from shammah.folding import fold
+
 GROUPS = {
-    "Answers": ("why", "redo", "edit", "good", "bad", "fix", "undo", "raw"),
+    "Answers": ("why", "redo", "edit", "good", "bad", "fix", "feedback", "undo", "raw"),
     "Conversation": ("system", "clear", "save", "load", "history", "resume"),
     "Who answers": (
         *("private", "local", "cloud", "model", "models", "adapter"),
@@ -15,6 +16,8 @@ GROUPS = {
 }
 """Title to commands in order; those that there are not are left out."""
 OTHERS = "Program"
+HANGING = " " * 16
+"""Below the words of a command they go on."""
 
 LINES = {
     "@FILE": 'brings a text file along; @"with blanks"',
@@ -43,13 +46,16 @@ def describe_help(commands: Mapping[str, str], columns: int) -> Iterator[str]:
     yield from _list("In a line", LINES, columns)
 
 
+def describe_command(name: str, words: str, columns: int) -> str:
+    """The line of one command."""
+    return fold(f"  {f'/{name}':12}  {words}", _width(columns), HANGING)
+
+
 def _list(title: str, entries: Mapping[str, str], columns: int) -> Iterator[str]:
     yield f"{title}:"
     for name, words in entries.items():
-        yield from textwrap.wrap(
-            f"  {name:12}  {words}",
-            max(30, min(columns - 1, 100)),
-            subsequent_indent=" " * 16,
-            drop_whitespace=False,
-            break_long_words=False,
-        )
+        yield fold(f"  {name:12}  {words}", _width(columns), HANGING)
+
+
+def _width(columns: int) -> int:
+    return max(30, min(columns - 1, 100))

@@ -49,7 +49,7 @@ def history(context: Context) -> None:
     else:
         summaries = context.history.read(lambda store: store.summaries(LISTED))
         for summary in summaries:
-            screen.line(listing.describe_summary(summary))
+            screen.line(listing.describe_summary(summary, screen.columns))
     if not context.history.enabled:
         screen.hint("What is said now is not kept: the history is switched off.")
     screen.hint("/resume NUMBER goes on with one, /history WORDS searches.")

@@ -330,7 +330,8 @@ class Repl:
         state = view.local
         if isinstance(state, Failed | NotAvailable) and session.cloud is not None:
             state = Ready("")  # told when it matters; Claude answers
-        return describe_bottom(state, decision, view.cloud_model, self._spending)
+        resting = session.local.resting
+        return describe_bottom(state, decision, view.cloud_model, self._spending, resting=resting)
 
     def _on_change(self) -> None:
         self._news.follow(self._session.view().local)

@@ -76,7 +76,8 @@ class Questions:
         gate = self._session.gate
         title = f"Output of `{command}` ({output.describe()})"
         self._waiting.append(Attachment(title, output.text, private=private or gate.private))
-        size = f"{len(output.text.splitlines()):,} lines, {output.describe()}"
+        lines = len(output.text.splitlines())
+        size = f"{lines:,} line{'' if lines == 1 else 's'}, {output.describe()}"
         self._screen.hint(f"This goes with your next question ({size}); /clear forgets it.")
 
     def forget(self) -> None:

@@ -65,6 +65,8 @@ def read_references(question: str, tell: Callable[[str], None]) -> list[Attachme
             found.setdefault(str(path.absolute()), read_file(path, name, tell))
         elif match[1] or match[2] or name.startswith(("/", "./", "../", "~/")):
             raise _refused(f"There is no file {name!r:.200}.", "Tab completes names after @.")
+        elif path.is_dir():
+            tell(f"{name} is a directory: it is sent as text.")
         elif "/" in name or "." in name:
             tell(f"There is no file {name}: it is sent as text.")
     return list(found.values())

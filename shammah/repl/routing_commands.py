@@ -34,7 +34,7 @@ def why(context: Context) -> None:
         except ValueError:
             number = 0
         if not 1 <= number <= len(turns):
-            asked = "1 was asked" if len(turns) == 1 else f"1 to {len(turns)} were asked"
+            asked = "1 was asked." if len(turns) == 1 else f"1 to {len(turns)} were asked."
             raise ShammahError("usage", f"There is no question {context.argument!r:.20}.", asked)
     turn = turns[number - 1]
     question = " ".join(printable(turn.question).split())
@@ -85,7 +85,7 @@ def redo(context: Context) -> None:
         _check_private(context, old)
     if old.answer:
         screen.hint(f"1: {_name(old)}")
-        screen.line(printable(old.answer))
+        screen.answer(printable(old.answer))
         screen.hint("2:")
     new = _ask_instead(context, old, Wish(target, old.private))
     if not old.answer:
@@ -97,7 +97,7 @@ def redo(context: Context) -> None:
         screen.hint("The first answer stays.")
         return
     context.history.undo(-2)
-    if old.account.whole:  # what became of any other is known already
+    if old.account.whole and not old.corrected:  # what became of any other is known already
         _compare(context, old, new)
 
 
@@ -174,6 +174,8 @@ def _answerer(argument: str, old: Turn) -> Target:
 
 
 def _name(turn: Turn) -> str:
+    if turn.corrected:
+        return "your own"
     if (by := turn.provenance) is not None:
         return f"{Target.LOCAL if by.role == 'inference' else Target.CLOUD}: {by.model}"
     return "cut short"

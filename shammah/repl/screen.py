@@ -10,6 +10,7 @@ from typing import TextIO
 
 from shammah.answer_line import describe_answer
 from shammah.bus.messages import Done, Failed
+from shammah.folding import fold
 from shammah.repl.rendering import Answer, Rendering, terminal_size
 from shammah.router.decision import RouteDecision
 from shammah.wording import describe_failure, printable, styled, wants_style
@@ -40,7 +41,7 @@ class Screen:
 
     def line(self, text: str) -> None:
         self._begin_line()
-        self._write(text + "\n")
+        self._write((fold(text, self.columns) if self.terminal else text) + "\n")
 
     def hint(self, text: str) -> None:
         self.line(self._styled(text, DIM))

@@ -11,6 +11,7 @@ import codecs
 import contextlib
 import os
 import select
+import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -109,6 +110,26 @@ def ask_line(cancelled: Callable[[], bool]) -> str | None:
         with contextlib.suppress(OSError):
             os.write(0, b"\n")  # after the ^C that the terminal has shown
     return None
+
+
+def confirm(question: str, *, enter: bool = False) -> bool:
+    """Whether the person at the terminal says yes; anything but that is a no. ``enter``: what an
+    empty line means.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+    """
+    forget_typed()
+    sys.stderr.write(f"{question} [y]es, [n]o{'; Enter: yes' if enter else ''}: ")
+    sys.stderr.flush()
+    try:
+        said = sys.stdin.readline()
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        raise
+    if not said.endswith("\n"):  # Ctrl-D
+        sys.stderr.write("\n")
+    return said.strip().lower() in ("y", "yes") or (enter and said == "\n")
 
 
 def echo_off() -> AbstractContextManager[None]:

@@ -290,6 +290,25 @@ def test_a_runtime_directory_of_somebody_else_is_one_clear_message(
     assert list(stolen.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--version",), ("--help",), ("status", "--once"), ("models", "plan"), ("adapters", "list")],
+    ids=" ".join,
+)
+def test_a_disk_that_is_full_is_one_clear_message(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [*SHAMMAH, *arguments],
+            env={**os.environ, "SHAMMAH_MODEL": "starter"},
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert ended.stderr == b"shammah: No space left on device.\n"
+    assert ended.returncode == 1
+
+
 def test_version_and_help_need_nothing(stolen: Path) -> None:
     assert run("--version").out.startswith("shammah ")
     for command in ((), ("ask",), ("status",), ("stop",), ("worker",)):

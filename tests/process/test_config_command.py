@@ -51,10 +51,10 @@ def test_validate_tells_everything_at_once(file: Path) -> None:
     file.write_text(f'modell = 1\n\n[cloud]\nuse = "no"\napi_key = ["{SECRET}"]\n[inferance]\n')
     ended = run("config", "validate")
     assert (ended.code, ended.out) == (1, "")
-    assert "line 1: there is no setting modell. did you mean model?" in ended.err
+    assert "line 1: there is no setting modell. Did you mean model?" in ended.err
     assert "line 4: cloud.use must be one of auto, ask, never" in ended.err
     assert "line 5: cloud.api_key must be text" in ended.err
-    assert "line 6: there is no setting inferance. did you mean inference?" in ended.err
+    assert "line 6: there is no setting inferance. Did you mean inference?" in ended.err
     document = json.loads(run("config", "validate", "--json").out)
     assert (document["ok"], len(document["problems"])) == (False, 4)
     assert SECRET not in ended.said + json.dumps(document)
@@ -85,8 +85,8 @@ def test_set_changes_one_line(file: Path) -> None:
     ("arguments", "says"),
     [
         (("cloud.use", "perhaps"), "must be one of auto, ask, never"),
-        (("use", "ask"), "did you mean cloud.use?"),
-        (("cloud.usee", "ask"), "did you mean cloud.use?"),
+        (("use", "ask"), "Did you mean cloud.use?"),
+        (("cloud.usee", "ask"), "Did you mean cloud.use?"),
         (("inference.queue", "many"), "must be a whole number"),
         (("inference.queue", "0"), "must be at least 1"),
         (("inference.queue", "1", "2"), "takes one value"),
@@ -101,6 +101,13 @@ def test_set_refuses_and_changes_nothing(file: Path, arguments: tuple[str, ...],
     assert (ended.code, ended.out) == (2, "")
     assert says in ended.err
     assert file.read_text() == 'system = "s"\n'
+
+
+def test_an_input_without_a_key_sets_none(file: Path) -> None:
+    ended = run("config", "set", "cloud.api_key", "-", stdin="\n")
+    assert (ended.code, ended.out) == (2, "")
+    assert "There is no key in the input." in ended.err
+    assert not file.exists()
 
 
 class TestEdit:

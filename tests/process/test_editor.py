@@ -345,7 +345,7 @@ class TestWhatComesAlong:
         window.ask("!echo $((6*7)); exit 3")
         window.shows(r"exit 3 and add its output\? \[y\]es, \[n\]o:")
         window.type("y", ENTER)
-        window.shows(r"^42\n(.*\n)*This goes with your next question \(1 lines, exit status 3\)")
+        window.shows(r"^42\n(.*\n)*This goes with your next question \(1 line, exit status 3\)")
         window.ask("what is it")
         until(lambda: record.questions[-1].startswith("what is it"), "it is asked")
         assert record.questions[-1].endswith("(exit status 3):\n```\n42\n```")

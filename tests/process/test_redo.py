@@ -13,6 +13,8 @@ import pytest
 from shammah.bus.messages import Ready
 from shammah.config import load_settings
 from shammah.feedback import Feedback
+from shammah.history.records import Kept
+from shammah.history.store import Store as HistoryStore
 from shammah.repl import commands
 from shammah.repl.loop import Repl
 from shammah.repl.options import ReplOptions
@@ -112,7 +114,7 @@ class TestWhy:
         told = person.type("/why 1")
         assert "Question 1: explain tides" in told
         assert "The local model answered, because" in told
-        assert "There is no question '3'. 1 to 2 were asked" in person.type("/why 3")
+        assert "There is no question '3'. 1 to 2 were asked." in person.type("/why 3")
         assert "There is no question 'x'" in person.type("/why x")
 
     def test_tells_of_one_that_failed(self, person: Person) -> None:
@@ -143,9 +145,6 @@ class TestFix:
         self, person: Person, sandbox: Sandbox
     ) -> None:
         person.type("one")
-        told = person.type("/fix")
-        assert "Write after /fix" in told
-        assert person.conversation.turns[-1].account.label is None
         person.type("/fix another one")
         assert person.conversation.turns[-1].account.label is Label.EDIT
         assert "You corrected it." in person.type("/why")
@@ -154,6 +153,47 @@ class TestFix:
         person.leave()
         local = learnt(sandbox)["local"]
         assert (local.answers, local.trials, local.successes) == (1, 1.0, 0.0)
+
+    def test_is_what_the_conversation_and_the_history_go_on_from(
+        self, person: Person, cloud: Record, sandbox: Sandbox
+    ) -> None:
+        person.type("one")
+        person.type("/fix better")
+        assert "your own" in person.type("/good")
+        person.type("/cloud two")
+        assert cloud.conversations == [[("user", "one"), ("assistant", "better"), ("user", "two")]]
+        kept = read_history(sandbox)
+        assert [(one.answer, one.undone) for one in kept.records[:2]] == [
+            ("one", True),
+            ("better", False),
+        ]
+        resumed = open_person()
+        resumed.type("/resume 1")
+        assert resumed.conversation.turns[0].given == "one"
+        assert "You corrected it." in resumed.type("/why 1")
+        resumed.leave()
+        person.type("/undo")
+        person.type("/undo")
+        person.leave()
+        assert read_history(sandbox).present == ()
+
+    def test_is_shown_as_the_first_when_it_is_asked_again(self, person: Person) -> None:
+        person.type("one")
+        person.type("/fix better")
+        assert "1: your own\nbetter" in person.type("/redo cloud")
+        assert [turn.answer for turn in person.conversation.turns] == ["one"]
+        assert not person.conversation.turns[-1].corrected
+
+
+def read_history(sandbox: Sandbox) -> Kept:
+    """The only conversation, when everything is written."""
+    store = HistoryStore(sandbox.shammah_home / "history.db")
+    try:
+        kept = store.read(1)
+        assert kept is not None
+        return kept
+    finally:
+        store.close()
 
 
 class TestRedo:

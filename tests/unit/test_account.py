@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from shammah.account import Account, tell
+from shammah.account import CORRECTED, Account, tell
 from shammah.bus.messages import Done, Failed, Provenance, Ready, Timings, Usage
 from shammah.conversation import Conversation, Turn
 from shammah.router.decision import RouteDecision, Target, View, Wish, decide
@@ -115,3 +115,12 @@ def test_json_has_numbers_only_where_something_was_measured() -> None:
     assert (cloud["ttft_s"], cloud["cost"], cloud["obstacle"]) == (0.8, 0.004, None)
     local, cloud = as_document(decided())["alternatives"]  # type: ignore[misc]
     assert local["ttft_s"] is local["tokens_per_second"] is cloud["cost"] is None
+
+
+def test_what_is_not_kept_of_a_turn_from_the_history_is_not_told() -> None:
+    taken_up = Account(finish="stop", provenance=BY, timings=DONE.timings, earlier="local, user")
+    told = lines(taken_up)
+    assert told[0] == "From the history, where it was decided so: local, user."
+    assert told[1].startswith("It took 0.9 s, first token after 0.31 s, 21 tok/s")
+    assert lines(replace(taken_up, timings=Timings()))[1].startswith("It was answered, 0 tokens")
+    assert lines(replace(taken_up, finish=CORRECTED))[-1] == "You corrected it."

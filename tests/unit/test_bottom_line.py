@@ -53,3 +53,8 @@ def test_nobody_can_answer() -> None:
 def test_it_always_fits(columns: int) -> None:
     parts = (Part("a" * 60, "a" * 20), Part("b" * 50, "b"), Part("c" * 10, "c"))
     assert len(fit(parts, columns)) <= columns
+
+
+def test_a_model_that_was_unloaded_is_not_coming() -> None:
+    parts = describe_bottom(None, LOCAL, "claude", Spending(), resting=True)
+    assert fit(parts, 60).startswith("local model: not loaded   next: local")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shammah import doctor, doctor_probes
-from shammah.bundle import WITHHELD, Redaction
+from shammah.bundle import WITHHELD, Redaction, check_place
 from shammah.config import load_settings
 from shammah.errors import ShammahError
 from shammah.start_time import StartTime, measure_start
@@ -117,3 +117,9 @@ def test_the_start_is_measured_and_starts_no_worker(sandbox: Sandbox) -> None:
     assert found.prompt_s > 0
     assert found.bare_s > 0
     assert sandbox.processes() == []
+
+
+def test_a_place_that_is_not_there_is_refused_at_once(sandbox: Sandbox) -> None:
+    with pytest.raises(ShammahError, match="there is no directory"):
+        check_place(sandbox.root / "nowhere" / "report.zip")
+    check_place(sandbox.root / "report.zip")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import click
 import pytest
 
+from shammah import cli
 from shammah.__main__ import opens_repl
 from shammah.errors import ExitCode, ShammahError
 from shammah.repl.options import ReplOptions, parse_options, parse_wish
 from shammah.router.decision import Target, Wish
+from shammah.usage_hints import hint_at
 
 
 @pytest.mark.parametrize(
@@ -158,3 +163,48 @@ def test_the_cloud_contradicts_staying_here(other: set[str]) -> None:
     with pytest.raises(ShammahError, match="contradicts") as refusal:
         parse_wish({"--cloud", *other})
     assert refusal.value.exit_code == ExitCode.USAGE
+
+
+def helps(command: click.Command, path: list[str], parent: click.Context | None) -> Iterator[str]:
+    """The help of ``command`` and of all below it, on a terminal of 80 columns."""
+    settings = command.context_settings
+    context = click.Context(command, parent, path[-1], terminal_width=78, **settings)
+    yield command.get_help(context)
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from helps(inner, [*path, name], context)
+
+
+def test_every_help_has_examples_and_fits_a_terminal() -> None:
+    found = list(helps(cli.main, ["shammah"], None))
+    assert len(found) > 30
+    for text in found:
+        assert "xamples:" in text or "To have it in every new shell" in text or "monad" in text
+        assert [line for line in text.splitlines() if len(line) > 80] == []
+        assert [line for line in text.splitlines()[1:] if line.endswith("...")] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--resume", "--resume needs a value: shammah --resume 12"),
+        ("--local --model", "--model needs a value: shammah --model starter"),
+        ("--model starter ask", "Options come after the command: shammah ask --model ..."),
+        ("hello", 'To ask something: shammah ask "What is a monad?"'),
+        ("asc", ""),
+        ("--nosuch", ""),
+        ("--nosuch --model", ""),
+        ("", ""),
+    ],
+)
+def test_a_wrong_line_is_answered_with_the_right_one(line: str, says: str) -> None:
+    assert hint_at(line.split(), cli.main.commands) == says
+
+
+def test_an_option_without_its_value_is_not_called_unknown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.run(["--resume"]) == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert "Error: --resume needs a value" in said
+    assert "No such option" not in said

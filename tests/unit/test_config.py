@@ -157,7 +157,7 @@ class TestWhatIsWrong:
             ("nonsense", "it is not TOML"),
             ("model = ", "it is not TOML"),
             ("[cloud]\n[cloud]", "it is not TOML"),
-            (b"\xff\xfe", "it cannot be read"),
+            (b"\xff\xfe", "it is no text in UTF-8"),
             ("model = 3", "model must be text, not 3"),
             ('[inference]\nmax_new_tokens = "many"', "must be a whole number, not 'many'"),
             ("[inference]\nmax_new_tokens = 1.5", "must be a whole number, not 1.5"),
@@ -193,17 +193,25 @@ class TestWhatIsWrong:
     def test_a_misspelt_name_gets_the_nearest_one(
         self, sandbox: Sandbox, text: str, nearest: str
     ) -> None:
-        assert refused(sandbox, text).hint == f"did you mean {nearest}?"
+        assert refused(sandbox, text).hint == f"Did you mean {nearest}?"
 
     def test_a_name_like_no_other_gets_the_list(self, sandbox: Sandbox) -> None:
         assert refused(sandbox, "zzzzzz = 1").hint == "configs/default.toml lists every setting."
+
+    def test_a_variable_that_is_wrong_is_named_as_such(self, sandbox: Sandbox) -> None:
+        environ = {"SHAMMAH_HOME": str(sandbox.shammah_home), "SHAMMAH_HISTORY": "perhaps"}
+        with pytest.raises(ShammahError) as refusal:
+            load_settings(environ)
+        assert refusal.value.message == (
+            "SHAMMAH_HISTORY: history must be one of on, off, not 'perhaps'."
+        )
 
     def test_the_home_itself_cannot_be_set_in_it(self, sandbox: Sandbox) -> None:
         assert "there is no setting home" in refused(sandbox, 'home = "/"').message
 
     def test_an_unreadable_file(self, sandbox: Sandbox) -> None:
         (sandbox.shammah_home / "config.toml").mkdir()
-        with pytest.raises(ShammahError, match="it cannot be read") as refusal:
+        with pytest.raises(ShammahError, match=r"cannot be read \(Is a directory\)") as refusal:
             load_settings({"SHAMMAH_HOME": str(sandbox.shammah_home)})
         assert refusal.value.code == "config_invalid"
 

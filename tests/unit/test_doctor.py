@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +281,20 @@ def test_what_the_child_says_is_told_when_it_is_nonsense(
     code, document = _examined(capsys)
     assert code == 1
     assert [problem["code"] for problem in document["problems"]] == ["examination_failed"]
+
+
+def test_the_child_is_told_where_a_relative_directory_is(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(sandbox.root)
+    (sandbox.root / "mine").mkdir()
+    given: list[list[str]] = []
+
+    def run(command: list[str], environ: Mapping[str, str], limit: float = 0.0) -> bytes:
+        given.append(command)
+        return b"{}"
+
+    monkeypatch.setattr(doctor, "_run", run)
+    doctor.examine_all(dict(os.environ), "./mine", None, as_json=True)
+    assert str(sandbox.root / "mine") in given[0]
+    capsys.readouterr()

@@ -112,7 +112,7 @@ def test_another_seed_holds_others_back() -> None:
 
 
 def test_too_few_questions_are_refused() -> None:
-    with pytest.raises(ShammahError, match="There are 3 different questions"):
+    with pytest.raises(ShammahError, match="There are 3 questions"):
         split_examples(some(3) * 5, 0)
 
 

@@ -8,12 +8,16 @@ from typing import Any, cast
 
 import pytest
 
+from shammah.account import CORRECTED
 from shammah.bus.messages import Provenance
 from shammah.config import Settings
 from shammah.conversation import Conversation, Turn
 from shammah.errors import ShammahError
 from shammah.feedback import Feedback
-from shammah.repl import feedback_commands
+from shammah.forwarding import Gate
+from shammah.history.recorder import Recorder
+from shammah.history.records import Record
+from shammah.repl import edit, feedback_commands
 from shammah.repl.commands import Context
 from shammah.routing import Routing
 
@@ -30,15 +34,22 @@ class Prompt:
         settings = Settings(home)
         self.routing = Routing(settings, {})
         self.routing.start = lambda: None  # type: ignore[method-assign]
-        self.session = SimpleNamespace(settings=settings, routing=self.routing)
+        self.gate = Gate(settings, {})
+        self.session = SimpleNamespace(settings=settings, routing=self.routing, gate=self.gate)
+        self.history = Recorder(home / "history.db", enabled=False)
 
     def say(self, command: Any, argument: str = "") -> None:
         screen = SimpleNamespace(hint=self.hints.append)
         known = {"conversation": self.conversation, "session": self.session, "screen": screen}
+        known["history"] = self.history
         command(cast(Context, SimpleNamespace(**known, argument=argument)))
 
     def answered(self, question: str, answer: str, *, private: bool = False) -> None:
-        self.conversation.add(Turn(question, answer, LOCAL, private=private), local=False)
+        turn = Turn(question, answer, LOCAL, private=private)
+        self.conversation.add(turn, local=False)
+        if answer:
+            record = Record("key", 1.0, question, answer, "local", "starter", private=private)
+            self.history.keep(record, "Be short.", system_private=False)
 
     @property
     def learnt(self) -> list[tuple[str, float]]:
@@ -108,10 +119,53 @@ def test_without_an_answer_nothing_is_written(prompt: Prompt) -> None:
     assert not prompt.feedback.path.exists()
 
 
-def test_a_fix_without_words_is_refused(prompt: Prompt) -> None:
-    prompt.answered("a", "b")
-    with pytest.raises(ShammahError, match="Write after /fix"):
-        prompt.say(feedback_commands.fix)
+def test_the_conversation_goes_on_from_a_fix(prompt: Prompt) -> None:
+    prompt.answered("Who made Orrin?", "Nobody.")
+    prompt.say(feedback_commands.fix, "Ada Vey.")
+    told = [one.content for one in prompt.conversation.with_question("When?")]
+    assert told == ["Be short.", "Who made Orrin?", "Ada Vey.", "When?"]
+    (turn,) = prompt.conversation.turns
+    assert (turn.corrected, turn.complete, turn.private) == (True, True, False)
+    (record,) = prompt.history.records
+    assert (record.answer, record.finish) == ("Ada Vey.", CORRECTED)
+    assert record.key != "key"
+
+
+def test_a_fix_of_a_fix_is_still_of_what_the_model_said(prompt: Prompt) -> None:
+    prompt.answered("Who made Orrin?", "Nobody.")
+    prompt.say(feedback_commands.fix, "Ada.")
+    prompt.say(feedback_commands.fix, "Ada Vey.")
+    prompt.say(feedback_commands.feedback, "medium")
+    assert prompt.learnt == [("Ada Vey.", 3.0)]
+    (verdict,) = prompt.feedback.verdicts()
+    assert verdict.turn.answer == "Nobody."
+    prompt.say(feedback_commands.bad)
+    assert prompt.learnt == []
+
+
+def test_a_fix_is_private_if_the_turn_is_or_its_own_words_are(prompt: Prompt) -> None:
+    prompt.answered("secret", "yes", private=True)
+    prompt.say(feedback_commands.fix, "no")
+    assert prompt.conversation.turns[-1].private
+    prompt.answered("Who made Orrin?", "Nobody.")
+    prompt.say(feedback_commands.fix, "Write to ada.vey@orrin.io.")
+    assert "Private, because it holds an e-mail address" in prompt.hints[-2]
+    assert prompt.conversation.turns[-1].private
+    assert [one.private for one in prompt.history.records] == [True, True]
+    assert [one.private for one in prompt.feedback.examples()] == [True, True]
+
+
+def test_a_fix_without_words_is_written_in_the_editor(
+    prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt.answered("Who made Orrin?", "Nobody.")
+    monkeypatch.setattr(edit, "edit_text", lambda text, name: f"{text} \n")
+    prompt.say(feedback_commands.fix)
+    assert prompt.hints == ["Nothing was changed, so nothing is noted."]
+    assert not prompt.conversation.turns[-1].corrected
+    monkeypatch.setattr(edit, "edit_text", lambda text, name: "Ada Vey,\nin 1990.\n")
+    prompt.say(feedback_commands.fix)
+    assert prompt.learnt == [("Ada Vey,\nin 1990.", 10.0)]
 
 
 def test_that_somebody_was_in_danger_is_not_written_down(prompt: Prompt) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from shammah.account import Account
 from shammah.bus.messages import ChatMessage, Loading, Provenance, Ready, State
 from shammah.conversation import Conversation, Turn
 from shammah.repl.hand_over import HandOver
+from shammah.router.decision import RouteDecision, View, Wish, decide
+from shammah.router.route import Question, Rules
+from shammah.router.statistics import Snapshot
 
 CLAUDE, OURS = Provenance("cloud", "claude"), Provenance("inference", "org/m")
 READY = Ready("org/m", engine="e")
@@ -59,3 +63,21 @@ def test_a_turn_of_somebody_else_is_read_when_it_has_ended() -> None:
     with world.hand_over.answering():
         world.conversation.add(Turn("c", "d", OURS))
     assert len(world.read) == 1
+
+
+def test_its_own_answer_that_was_cut_short_is_not_another_ones() -> None:
+    view = View(Ready("org/m"), None, False, "claude")
+    decision = decide(Question(), Wish(), view, Snapshot(), Rules(), 0.5)
+    assert isinstance(decision, RouteDecision)
+    account = Account().routed(decision, 0.0)
+    assert World(Turn("a", "b", None, complete=False, account=account)).be(READY) == []
+
+
+def test_what_the_person_has_corrected_is_read_without_a_word() -> None:
+    world = World()
+    assert world.be(READY) == []
+    world.conversation.add(Turn("a", "b", OURS))
+    assert world.be(READY) == []
+    world.conversation.correct("c", private=False)
+    assert world.be(READY) == []
+    assert [[one.content for one in turns] for turns in world.read] == [["a", "c"]]

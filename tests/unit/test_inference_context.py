@@ -70,3 +70,11 @@ def test_a_question_that_cannot_fit_is_refused_with_both_numbers() -> None:
     assert refused.value.code == "context_too_long"
     with pytest.raises(ShammahError):
         fit([ChatMessage("user", "q" * 997)], _encode, 1000, 100)
+
+
+def test_what_is_much_too_long_is_refused_without_being_encoded() -> None:
+    def encode(messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+        raise AssertionError("this would take seconds")
+
+    with pytest.raises(ShammahError, match=r"has 300,000 words .* holds 8,192 tokens"):
+        fit([ChatMessage("user", "1\n" * 300_000)], encode, 8192, 100)

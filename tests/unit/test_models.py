@@ -20,6 +20,7 @@ from shammah.models import (
     MissingModel,
     cached_snapshot,
     catalogue_model,
+    check_directory,
     check_model_name,
     hub_cache,
     hub_model,
@@ -460,3 +461,14 @@ class TestWhereAModelLies:
 
 def test_the_starter_of_this_installation_is_inside_it() -> None:
     assert starter_directory().is_relative_to(sys.prefix)
+
+
+def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShammahError, match=r"no config\.json"):
+        check_directory(str(tmp_path))
+    with pytest.raises(ShammahError, match="no such directory"):
+        check_directory(str(tmp_path / "nowhere"))
+    (tmp_path / "config.json").write_text("{}")
+    check_directory(str(tmp_path))
+    for named in ("auto", "starter", "3B", "owner/name"):
+        check_directory(named)

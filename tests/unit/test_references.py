@@ -45,8 +45,10 @@ def test_several_files_each_once(files: Path, told: list[str]) -> None:
 
 
 def test_what_is_no_file_is_text(files: Path, told: list[str]) -> None:
-    assert read("@property @alice me@notes.txt @src @", told) == []
+    assert read("@property @alice me@notes.txt @", told) == []
     assert told == []
+    assert read("what is in @src", told) == []
+    assert told.pop() == "src is a directory: it is sent as text."
     assert read("what is @acme/lib or @missing.txt", told) == []
     assert told == [
         "There is no file acme/lib: it is sent as text.",

@@ -78,7 +78,7 @@ def test_without_matplotlib_it_is_told_how_to_get_it(
         Settings(tmp_path), trained(), None
     )
     with pytest.raises(ShammahError, match="needs matplotlib") as caught:
-        check_plot()
+        check_plot(Path("loss.png"))
     assert "pip install 'shammah[plots]'" in caught.value.hint
 
 
@@ -88,3 +88,8 @@ def test_nobody_pays_for_it_who_draws_nothing() -> None:
     code = "import sys, shammah.training_commands; print('matplotlib' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
     assert ended.stdout == b"False\n"
+
+
+def test_a_place_that_is_not_there_is_refused_before_the_training(tmp_path: Path) -> None:
+    with pytest.raises(ShammahError, match="there is no directory"):
+        check_plot(tmp_path / "nowhere" / "loss.png")

@@ -268,6 +268,12 @@ def test_what_is_not_there_cannot_be_removed(setup: Setup, revision: str | None)
     assert caught.value.code == "model_not_cached"
 
 
+def test_a_revision_can_be_named_as_the_list_shows_it(setup: Setup) -> None:
+    snapshot = setup.arrives()
+    assert caches.remove_model(setup.cache, MODEL, snapshot.name[:8]) == TOTAL
+    assert not snapshot.exists()
+
+
 def test_an_unfinished_download_is_listed_and_removed(setup: Setup) -> None:
     setup.hub.fault(WEIGHTS, "reset", at=40_000, times=4)
     setup.hub.fault(WEIGHTS, "status", status=403, times=None)

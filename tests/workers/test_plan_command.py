@@ -199,9 +199,15 @@ def test_a_directory_and_the_starter_need_no_worker(sandbox: Sandbox) -> None:
 
 def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     online(monkeypatch, "http://127.0.0.1:9")
-    ran = run("models", "plan", "0.5B", code=1)
+    ran = run("models", "plan", "acme/tiny", code=1)
     assert "http://127.0.0.1:9 cannot be used: the connection was refused." in ran.err
     assert ran.out == ""
+    ran = run("models", "plan", "0.5B")
+    assert "the connection was refused. These are the catalogue's numbers" in ran.err
+    told = lines(ran)
+    assert (told["size"], told["parameters"]) == ("988.1 MB", "494 million")
+    assert told["download"] == "988.1 MB"
+    assert told["verdict"].startswith("fits")
 
 
 # --- what is refused ----------------------------------------------------------------------

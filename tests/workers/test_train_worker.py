@@ -184,4 +184,4 @@ def test_wrong_examples_are_told_with_their_line(model: Path, examples: Path) ->
 def test_no_feedback_yet_is_told(model: Path) -> None:
     ran = run("train", "--model", str(model))
     assert ran.code == 2
-    assert "There are 0 different questions" in ran.err
+    assert "There are 0 questions" in ran.err

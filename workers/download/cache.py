@@ -98,6 +98,9 @@ def remove_model(cache: Path, model_id: str, revision: str | None = None) -> int
     before = list_models(cache)
     model = next((model for model in before.models if model.model_id == model_id), None)
     commit = None if revision is None else repository.resolve(revision)
+    if revision and commit is None and model:  # as the list shows it
+        begin_so = [one.revision for one in model.revisions if one.revision.startswith(revision)]
+        commit = begin_so[0] if len(begin_so) == 1 else None
     doomed = [
         found.revision
         for found in (model.revisions if model else ())

@@ -180,7 +180,8 @@ class Downloads:
             raise ShammahError(
                 "model_not_cached",
                 f"{model_id} has not been downloaded by Shammah (there is no manifest).",
-                "Download it: files that are there already are checked and taken over.",
+                f"`shammah models pull {model_id}` does; files that are there already are checked "
+                "and taken over.",
             )
         return verify_snapshot(
             snapshot, manifest, hashes=hashes, check=lambda: control.check(model_id)

@@ -11,6 +11,10 @@ from shammah.errors import ShammahError
 ANSWER_ROOM = 256
 """Tokens that a trimmed conversation leaves for the answer, if the context is long enough."""
 
+WORDS_A_TOKEN = 2
+"""No tokenizer gets more into one on the whole. What is longer is refused without encoding it,
+which takes ten seconds for some megabytes."""
+
 Encode = Callable[[Sequence[ChatMessage]], tuple[int, ...]]
 
 
@@ -38,11 +42,14 @@ def fit(messages: Sequence[ChatMessage], encode: Encode, context: int, answer: i
         ShammahError: ``context_too_long``: not even the last question fits; or what ``encode``
             raises.
     """
+    system = [message for message in messages[:1] if message.role == "system"]
+    turns = list(messages[len(system) :])
+    words = sum(len(message.content.split()) for message in [*system, *turns[-1:]])
+    if words > WORDS_A_TOKEN * context:
+        raise _too_long(f"{words:,} words", context)
     whole = encode(messages)
     if len(whole) < context:
         return FittedPrompt(whole)
-    system = [message for message in messages[:1] if message.role == "system"]
-    turns = list(messages[len(system) :])
     room = context - min(answer, ANSWER_ROOM, context // 4)
     starts = [at for at, message in enumerate(turns) if at and message.role == "user"]
     shortest = whole
@@ -52,9 +59,13 @@ def fit(messages: Sequence[ChatMessage], encode: Encode, context: int, answer: i
             return FittedPrompt(shortest, start)
     if starts and len(shortest) < context:
         return FittedPrompt(shortest, starts[-1])
-    raise ShammahError(
+    raise _too_long(f"{len(shortest):,} tokens", context)
+
+
+def _too_long(size: str, context: int) -> ShammahError:
+    return ShammahError(
         "context_too_long",
-        f"The question has {len(shortest):,} tokens with the system prompt, and the local model "
-        f"holds {context:,} with its answer.",
+        f"The question has {size} with the system prompt, and the local model holds {context:,} "
+        "tokens with its answer.",
         "Shorten the question, or ask Claude with --cloud.",
     )

@@ -68,9 +68,8 @@ def judge(figures: Figures) -> tuple[str, str]:
             return REFUSED, f"It harms other answers: {general}."
         return UNJUDGED, f"Whether it helps is not known, for want of examples; {general}."
     before, after = figures.held_out_before, figures.held_out_after
-    held_out = (
-        f"the loss on {figures.held_out} held-out examples went from {before:.3f} to {after:.3f}"
-    )
+    examples = f"{figures.held_out} held-out example" + ("" if figures.held_out == 1 else "s")
+    held_out = f"the loss on {examples} went from {before:.3f} to {after:.3f}"
     if after > (1 - LEAST_FALL) * before:
         return REFUSED, f"It does not help: {held_out}."
     if harms:
