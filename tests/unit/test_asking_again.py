@@ -38,7 +38,7 @@ class World:
         for question in earlier:
             self._keep(turn(question, "first"))
         gate = SimpleNamespace(judge=lambda *_, **__: Mark(False), private=False)
-        quiet = SimpleNamespace(hint=lambda _: None, line=lambda _: None)
+        quiet = SimpleNamespace(**{name: lambda _: None for name in ("answer", "hint", "line")})
         routing = SimpleNamespace(label=lambda *_: False)
         self.context: Any = SimpleNamespace(
             conversation=self.conversation,
