@@ -48,7 +48,7 @@ from workers import lease
 from workers.host import Host
 from workers.service import Outlet
 
-LEASE_S = 30.0
+LEASE_S, FIRST_LEASE_S = 30.0, 60.0
 """A test is put aside for longer than a person's terminal, and not all of them renew."""
 
 
@@ -239,7 +239,7 @@ def main() -> int:
         return ExitCode.FAILED
     if options.protocol:
         messages.PROTOCOL = options.protocol
-    lease.LEASE_S = options.lease_s
+    lease.LEASE_S, lease.FIRST_LEASE_S = options.lease_s, FIRST_LEASE_S
     settings = load_settings(os.environ, options.model, options.licence)
     endpoints = open_endpoints(os.environ)
     lock = RoleLock(endpoints.lock(options.role))
