@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from shammah.bus.client import Peer
+from shammah.bus.client import Peer, new_request_id
 from shammah.bus.endpoints import Endpoints
-from shammah.bus.messages import ClientInfo, Event, Failed, Identity, NotAvailable, State
+from shammah.bus.enquiry import ANSWER_S
+from shammah.bus.messages import (
+    ClientInfo,
+    Event,
+    Failed,
+    GetStatus,
+    Identity,
+    NotAvailable,
+    State,
+)
 from shammah.errors import ShammahError
 from shammah.supervision import RESTARTS, RestartBudget, WorkerInUseError, WorkerSpec, ensure, stop
 
@@ -69,16 +79,6 @@ class Link:
         """Whether it was stopped on purpose, and stays away until it is needed."""
         peer = self.peer
         return peer is not None and peer.stopped and self._attaching is None
-
-    def count_others(self) -> int:
-        """How many other frontends use the worker now. It is asked, because events may be late;
-        one that is silent has none."""
-        from shammah.bus.enquiry import ask_status
-
-        try:
-            return max(0, ask_status(self._endpoints, self.spec.role).status.clients - 1)
-        except ShammahError:
-            return 0
 
     def start(self, *, anew: bool = False) -> None:
         """Begin to attach, in the background. Does nothing while that is under way or done.
@@ -164,6 +164,29 @@ class Link:
         """
         stop(self.spec.role, self._endpoints)
         self.start()
+
+    def count_others(self) -> int | None:
+        """How many other frontends use the worker; ``None``: there is none. It is asked itself:
+        what it told last may have been overtaken, and somebody would lose his model."""
+        peer = self.peer
+        if peer is None or peer.welcome is None:
+            return None
+        told = peer.latest
+        with contextlib.suppress(ShammahError):  # silent: then what was heard last must do
+            reply = peer.request(GetStatus(new_request_id()), ANSWER_S)
+            told = reply if isinstance(reply, Event) else told
+        return None if told is None else max(0, told.status.clients - 1)
+
+    def end(self) -> bool:
+        """End the worker, until it is needed again; false if there was none."""
+        peer = self.peer
+        if peer is None:
+            return False
+        peer.stopped = True  # on purpose, whether or not its last words arrive
+        ended = stop(self.spec.role, self._endpoints, peer) is not None
+        # So that whoever needs it next sees at once that it is gone.
+        peer.forget_welcome()
+        return ended
 
     def close(self) -> None:
         """Give the lease back. The worker goes on for as long as its keep_alive says."""

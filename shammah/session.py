@@ -151,13 +151,12 @@ class Session:
 
     def unload(self) -> str:
         """End the local model's worker and have its memory back; says what became of it."""
-        peer = self.local.peer
-        if peer is None or peer.latest is None:
-            return "No local model is loaded."
-        if others := self.local.count_others():
+        others = self.local.count_others()
+        if others:
             used = "Another terminal uses" if others == 1 else f"{others} other terminals use"
             return f"{used} it: it stays."
-        stop(LOCAL_ROLE, self._endpoints, peer)
+        if others is None or not self.local.end():
+            return "No local model is loaded."
         return "The local model's memory is free again; the next question loads it."
 
     def watch(self, on_change: Callable[[], None]) -> None:

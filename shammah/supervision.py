@@ -360,11 +360,13 @@ def stop(role: str, endpoints: Endpoints, peer: Peer | None = None) -> Rung | No
 
 
 def _gone(lock: Path, until: float) -> bool:
-    while lock_holder(lock) is not None:
-        if time.monotonic() > until:
+    while True:
+        late = time.monotonic() > until  # before the look, which is the last then
+        if lock_holder(lock) is None:
+            return True
+        if late:
             return False
         time.sleep(POLL_S)
-    return True
 
 
 def _signal_holder(lock: Path, number: int) -> bool:

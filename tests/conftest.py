@@ -10,7 +10,9 @@ import hypothesis
 import psutil
 import pytest
 
-from tests.standins.sandbox import FORGOTTEN, KEPT, UNSET, Sandbox
+from shammah import routing
+from shammah.history import recorder
+from tests.standins.sandbox import FORGOTTEN, KEPT, LIMIT_S, UNSET, Sandbox
 
 # The same examples on every run, on every machine, and no file in the checkout.
 hypothesis.settings.register_profile(
@@ -44,6 +46,14 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     leaks += [f"socket {fd}" for fd in _unix_sockets() - before]
     world.remove()
     assert not leaks, f"left behind: {'; '.join(leaks)}"
+
+
+@pytest.fixture(autouse=True)
+def patient_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left to be written is written, however busy the disk is."""
+    monkeypatch.setattr(routing, "CLOSE_S", LIMIT_S)
+    monkeypatch.setattr(recorder, "KEEP_S", LIMIT_S)
+    monkeypatch.setattr(recorder, "CLOSE_S", LIMIT_S)
 
 
 def _unix_sockets() -> set[int]:

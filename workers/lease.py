@@ -19,6 +19,11 @@ FIRST_LEASE_S = 10.0
 says: the frontend that started it needs a moment to connect."""
 
 
+STILL_S = 1.0
+"""The worker looks at its leases several times in this. Where it did not, it has stood still, and
+perhaps the whole machine: nobody was able to ping, and that time does not count."""
+
+
 @dataclass(slots=True)
 class _Lease:
     client: ClientInfo
@@ -36,7 +41,7 @@ class LeaseTable:
     def __init__(self, keep_alive: float, now: float) -> None:
         self.keep_alive = keep_alive
         self._leases: dict[bytes, _Lease] = {}
-        self._unused_since = now
+        self._unused_since = self._looked = now
         self._ever_attached = False
 
     def attach(self, peer: bytes, client: ClientInfo, now: float) -> None:
@@ -58,7 +63,11 @@ class LeaseTable:
         return True
 
     def lapse(self, now: float) -> list[bytes]:
-        """Drop the leases that have run out and name their holders."""
+        """Drop the leases that have run out and name their holders. Call it all the time."""
+        still, self._looked = now - self._looked, now
+        if still > STILL_S:
+            for lease in self._leases.values():
+                lease.until = max(lease.until, min(lease.until + still, now + LEASE_S))
         lapsed = [peer for peer, lease in self._leases.items() if lease.until <= now]
         for peer in lapsed:
             self.detach(peer, now)
@@ -68,7 +77,14 @@ class LeaseTable:
         return list(self._leases)
 
     def others(self, peer: bytes) -> tuple[ClientInfo, ...]:
-        return tuple(lease.client for key, lease in self._leases.items() if key != peer)
+        """All but ``peer``, and but what the same frontend has given back a moment ago: its
+        farewell comes by another connection, and may be read after its next Hello."""
+        own = self._leases.get(peer)
+        return tuple(
+            lease.client
+            for key, lease in self._leases.items()
+            if key != peer and (own is None or lease.client != own.client)
+        )
 
     def __len__(self) -> int:
         return len(self._leases)

@@ -31,7 +31,7 @@ SUN_PATH_BYTES = 104
 """``sun_path`` on macOS, with its final zero byte; Linux has 108."""
 
 
-LOCK_TRIES = 5
+LOCK_S = 10.0
 LOCK_PAUSE_S = 0.02
 
 
@@ -108,18 +108,17 @@ class RoleLock:
     def acquire(self) -> bool:
         """Take the lock; false if another process has it.
 
-        Tries for a moment: a probe (`lock_holder`) holds a shared lock for microseconds.
+        A probe (`lock_holder`) has a shared one for microseconds, or for longer if it is put
+        aside just then. That is nobody's, and waited for.
         """
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        for pause in (*[LOCK_PAUSE_S] * LOCK_TRIES, None):
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if pause is None:
-                    os.close(fd)
-                    return False
-                time.sleep(pause)
+        deadline = time.monotonic() + LOCK_S
+        while not _try_lock(fd, fcntl.LOCK_EX):
+            if not _try_lock(fd, fcntl.LOCK_SH) or time.monotonic() > deadline:
+                os.close(fd)
+                return False
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            time.sleep(LOCK_PAUSE_S)
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         self._fd = fd
@@ -129,6 +128,14 @@ class RoleLock:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def _try_lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def lock_holder(path: Path) -> int | None:
@@ -142,9 +149,8 @@ def lock_holder(path: Path) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return None
-    except BlockingIOError:
+        if _try_lock(fd, fcntl.LOCK_SH):
+            return None
         text = os.pread(fd, 32, 0).strip()
         return int(text) if text.isdigit() else 0
     finally:

@@ -15,7 +15,7 @@ from tests.standins.command import SHAMMAH, run
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 StartEcho = Callable[..., EchoProcess]
 

@@ -40,8 +40,9 @@ from shammah.bus.messages import (
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 from tests.standins.wire import Listener, RawFrontend
+from workers.lease import LEASE_S
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 StartEcho = Callable[..., EchoProcess]
 Dial = Callable[..., RawFrontend]
@@ -367,7 +368,7 @@ def _all_events(raw: RawFrontend) -> tuple[Event, ...]:
 
 def test_a_stopped_frontend_does_not_delay_the_others(start_echo: StartEcho, dial: Dial) -> None:
     """It reads nothing while its answer, longer than every buffer, is generated."""
-    start_echo()
+    start_echo("--lease-s", f"{LEASE_S:g}")
     deaf, other = dial(), dial()
     deaf.attach()
     deaf.ask("forever " + "x" * 100_000)

@@ -16,16 +16,20 @@ import pytest
 from shammah.bus.client import Peer
 from shammah.bus.endpoints import ROLES
 from shammah.bus.messages import ChatMessage, Ready
-from tests.standins.command import SHAMMAH, run
+from tests.standins.command import SHAMMAH, WITH_STAND_INS, run
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 StartEcho = Callable[..., EchoProcess]
 Connect = Callable[..., Peer]
 
 NOBODY = 65534
+
+
+def wait_ready(echo: EchoProcess) -> None:
+    until(lambda: isinstance(echo.status().status.state, Ready), "ready")
 
 
 class TestStatusOnce:
@@ -37,14 +41,14 @@ class TestStatusOnce:
         ]
 
     def test_shows_state_and_users(self, start_echo: StartEcho, connect: Connect) -> None:
-        until(lambda: isinstance(start_echo().status().status.state, Ready), "ready")
+        wait_ready(start_echo())
         connect()
         (line,) = run("status", "--once", "--role", "inference").out.splitlines()
         assert line.startswith("inference ")
         assert "Ready: starter (4,096 tokens) [1 attached, 0 active, 0 tokens]" in line
 
     def test_as_json_is_one_object_a_line(self, start_echo: StartEcho) -> None:
-        until(lambda: isinstance(start_echo().status().status.state, Ready), "ready")
+        wait_ready(start_echo())
         ended = run("status", "--once", "--json")
         documents = {d["role"]: d for d in map(json.loads, ended.out.splitlines())}
         assert list(documents) == list(ROLES)
@@ -113,13 +117,14 @@ def state_is(name: str) -> Callable[[dict[str, Any]], bool]:
 
 class TestTheTail:
     def test_sees_workers_come_work_and_go(
-        self, tail: Tail, start_echo: StartEcho, connect: Connect
+        self, tail: Tail, start_echo: StartEcho, connect: Connect, sandbox: Sandbox
     ) -> None:
         tail.until(gone)
-        echo = start_echo("--stages", "3", "--delay-ms", "300")
-        loading = tail.until(state_is("Ready"))
-        stages = [d["event"]["status"]["state"]["stage"] for d in loading if state_is("Loading")(d)]
-        assert "stage 2" in stages
+        enough = sandbox.root / "enough"
+        echo = start_echo("--load-until", str(enough))
+        tail.until(state_is("Loading"))
+        enough.touch()
+        tail.until(state_is("Ready"))
         list(connect().generate((ChatMessage("user", "one two"),)))
         events = tail.until(lambda d: d["event"]["what"] == "stop")
         assert events[-1]["event"]["status"]["tokens"] == 2
@@ -185,7 +190,7 @@ class TestStop:
 
     def test_ends_all_and_says_how(self, start_echo: StartEcho, sandbox: Sandbox) -> None:
         workers = [start_echo(), start_echo(role="cloud")]
-        ended = run("stop")
+        ended = run("stop", command=WITH_STAND_INS)  # which is patient
         assert ended.code == 0
         assert ended.out == "inference: stopped by request\ncloud: stopped by request\n"
         assert [worker.wait() for worker in workers] == [0, 0]
@@ -193,7 +198,7 @@ class TestStop:
 
     def test_ends_one_role_alone(self, start_echo: StartEcho) -> None:
         inference, cloud = start_echo(), start_echo(role="cloud")
-        assert run("stop", "cloud").out == "cloud: stopped by request\n"
+        assert run("stop", "cloud", command=WITH_STAND_INS).out == "cloud: stopped by request\n"
         assert cloud.wait() == 0
         assert inference.alive()
 
@@ -251,7 +256,11 @@ class TestTheWorkerCommand:
         until(lambda: any(one.poll() is not None for one in both), "one has left")
         assert sorted(one.poll() or 0 for one in both) == [0, 3]
         assert sandbox.holder("cloud") in {one.pid for one in both if one.poll() is None}
-        run("stop")
+        until(
+            lambda: "Not available" in run("status", "--once", "--role", "cloud").out,
+            "the other is up",
+        )
+        run("stop", command=WITH_STAND_INS)
         assert sorted(one.wait(LIMIT_S) for one in both) == [0, 3]
 
 

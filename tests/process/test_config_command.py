@@ -15,7 +15,7 @@ from tests.standins.command import SHAMMAH, run
 from tests.standins.sandbox import Sandbox
 from tests.standins.terminal import Terminal
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 SECRET = "sk-ant-planted"
 

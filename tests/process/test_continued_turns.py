@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 
+from shammah import supervision
 from shammah.bus import client
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Token
 from shammah.config import load_settings
@@ -19,10 +20,14 @@ from shammah.supervision import stop
 from tests.standins.sandbox import Sandbox, until
 from tests.standins.terminal import Record
 
-pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("echo_spawns")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("echo_spawns")]
 
 WORDS = " ".join(f"word{number}" for number in range(40))
 LOCAL, CLOUD = "inference", "cloud"
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -30,7 +35,9 @@ def session(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> Iterator[Sessi
     """With a key, and both workers there."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1")
     for role in (LOCAL, CLOUD):
-        options = f"--delay-ms 10 --record {sandbox.root}/{role}"
+        steer = sandbox.root / f"{role}.steer"
+        steer.touch()
+        options = f"--delay-ms 10 --record {sandbox.root}/{role} --steer {steer}"
         monkeypatch.setenv(f"STAND_IN_{role.upper()}", options)
     opened = Session(load_settings(os.environ, "starter"), os.environ, "test")
     opened.start()
@@ -42,7 +49,7 @@ def session(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> Iterator[Sessi
 
 
 class Told:
-    """All steps of a turn; the first answerer gets ``number`` at the ``at``-th token."""
+    """All steps of a turn; the first answerer is hit at the ``at``-th token, where it waits."""
 
     def __init__(
         self,
@@ -52,16 +59,20 @@ class Told:
         at: int,
         wish: Wish | None = None,
         question: ChatMessage | None = None,
-        number: int = signal.SIGKILL,
+        hit: Callable[[int], None] = kill,
+        on_notice: Callable[[], None] = lambda: None,
     ) -> None:
         asked = question or ChatMessage("user", WORDS)
+        (sandbox.root / f"{role}.steer").write_text(f"--pause-after {at}")
         self.steps: list[Step] = []
         for step in session.answer((asked,), wish or Wish()):
             self.steps.append(step)
+            if isinstance(step, Notice):
+                on_notice()
             if isinstance(step, Token) and sum(isinstance(s, Token) for s in self.steps) == at:
                 pid = sandbox.holder(role)
                 assert pid
-                os.kill(pid, number)
+                hit(pid)
 
     @property
     def text(self) -> str:
@@ -136,9 +147,19 @@ def test_what_must_stay_goes_on_here(
 def test_a_worker_that_hangs_is_ended_and_another_goes_on(
     session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "SILENCE_S", 2.0)
+    patience = client.SILENCE_S
+    monkeypatch.setattr(supervision, "STOP_S", 4.0)
     hung = sandbox.holder()
-    told = Told(session, sandbox, LOCAL, 7, Wish(Target.LOCAL), number=signal.SIGSTOP)
+
+    def hang(pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr(client, "SILENCE_S", 2.0)
+
+    def calm_down() -> None:  # the next worker may take its time
+        monkeypatch.setattr(client, "SILENCE_S", patience)
+
+    wish = Wish(Target.LOCAL)
+    told = Told(session, sandbox, LOCAL, 7, wish, hit=hang, on_notice=calm_down)
     assert told.text == WORDS
     assert told.notes == [
         "The inference worker has stopped answering. The local model is started again and goes on."
@@ -164,17 +185,9 @@ def test_a_worker_that_always_dies_is_given_up(
 
 
 def test_an_interrupt_ends_a_restart(session: Session, sandbox: Sandbox) -> None:
-    steps = []
-    for step in session.answer((ChatMessage("user", WORDS),), Wish(Target.LOCAL)):
-        steps.append(step)
-        if isinstance(step, Token):
-            pid = sandbox.holder()
-            assert pid
-            os.kill(pid, signal.SIGKILL)
-        elif isinstance(step, Notice):
-            session.interrupt()
-    assert isinstance(steps[-1], Failed)
-    assert steps[-1].code == "cancelled"
+    told = Told(session, sandbox, LOCAL, 1, Wish(Target.LOCAL), on_notice=session.interrupt)
+    assert isinstance(told.end, Failed)
+    assert told.end.code == "cancelled"
 
 
 def test_turns_are_read_ahead(session: Session, sandbox: Sandbox) -> None:

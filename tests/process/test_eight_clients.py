@@ -34,7 +34,7 @@ from shammah.supervision import ensure, worker_spec
 from tests.standins.sandbox import Sandbox, until
 from tests.workers.models import KEPT_KERNELS
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 LIMIT_S = 120.0
 LONG = 100_000

@@ -14,7 +14,7 @@ from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import Sandbox
 from tests.standins.terminal import CTRL_D, ENTER, Record, Terminal
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 StartEcho = Callable[..., EchoProcess]
 

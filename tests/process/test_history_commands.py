@@ -16,7 +16,7 @@ from tests.standins.command import SHAMMAH, run
 from tests.standins.sandbox import LIMIT_S, Sandbox
 from tests.standins.terminal import CTRL_C, Terminal
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture

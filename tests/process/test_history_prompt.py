@@ -17,7 +17,7 @@ from tests.standins.command import WITH_STAND_INS, run
 from tests.standins.sandbox import Sandbox, until
 from tests.standins.terminal import CTRL_D, Record, Terminal
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 Open = Callable[..., Terminal]
 

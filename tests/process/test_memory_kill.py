@@ -15,7 +15,7 @@ from shammah.router.decision import Wish
 from shammah.session import Notice, Session
 from tests.standins.sandbox import Sandbox
 
-pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("echo_spawns")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("echo_spawns")]
 
 DIED = Notice("The inference worker died. The local model is started again and goes on.")
 QUESTION = (ChatMessage("user", "forever"),)

@@ -21,7 +21,7 @@ from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import Sandbox, until
 from tests.standins.terminal import Record, Terminal
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 Open = Callable[..., Session]
 OpenTerminal = Callable[..., Terminal]
@@ -204,13 +204,16 @@ class TestThePrompt:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         configure(sandbox, '[cloud]\nuse = "ask"')
-        slow = f"--record {local.path} --stages 8 --delay-ms 500"
+        enough = sandbox.root / "enough"
+        slow = f"--record {local.path} --load-until {enough}"
         monkeypatch.setenv("STAND_IN_INFERENCE", slow)
         terminal = open_terminal()
         terminal.ask("hello")
         terminal.expect(re.escape("Send this question to Claude? [y]es, [n]o, [a]lways"))
         assert cloud.conversations == []
         terminal.ask(typed)
+        if role == "local":
+            enough.touch()
         assert f"{role}: " in terminal.wait_answer()
         assert len(cloud.conversations) == (1 if role == "cloud" else 0)
 
@@ -260,8 +263,7 @@ def test_key_and_sockets_are_those_of_the_cloud_process_alone(
     """As the kernel tells it: environments and network sockets of every process of ours."""
     monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "x-secret: header-of-the-cloud")
     terminal = open_terminal()
-    until(lambda: set(sandbox.holders()) == {"inference", "cloud"}, "both workers")
-    holders = sandbox.holders()
+    holders = until(lambda: _both(sandbox), "both workers")
     for role in ("inference", "cloud"):
         environ = Path(f"/proc/{holders[role]}/environ").read_bytes()
         for secret in (b"sk-key-of-the-cloud", b"header-of-the-cloud"):
@@ -280,6 +282,12 @@ def test_key_and_sockets_are_those_of_the_cloud_process_alone(
         )
         inodes = {name[len("socket:[") : -1] for name in sockets}
         assert not [inode for inode in inodes if re.search(rf"\s{inode}\s", network)]
+
+
+def _both(sandbox: Sandbox) -> dict[str, int] | None:
+    """Both workers' pids, once both are written."""
+    holders = sandbox.holders()
+    return holders if set(holders) == {"inference", "cloud"} and all(holders.values()) else None
 
 
 def _target(link: Path) -> str:

@@ -24,11 +24,12 @@ from shammah.router.statistics import Label, Tally
 from shammah.router.store import Store
 from shammah.session import Session
 from tests.process.conftest import StartEcho
+from tests.standins.command import WITH_STAND_INS
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import Sandbox, until
 from tests.standins.terminal import Record, Terminal
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(autouse=True)
@@ -369,7 +370,9 @@ def test_a_person_says_which_was_better(
     kept: list[tuple[str, float]],
 ) -> None:
     """Claude's answer, where it was better, is one to learn from."""
-    terminal = Terminal("--model", "starter", environ={"TERM": "xterm-256color"})
+    terminal = Terminal(
+        "--model", "starter", command=WITH_STAND_INS, environ={"TERM": "xterm-256color"}
+    )
     try:
         terminal.wait_editor()
         terminal.ask("/local explain tides")
@@ -392,7 +395,9 @@ def test_a_person_says_which_was_better(
 
 
 def test_an_interrupt_at_the_question_says_nothing(sandbox: Sandbox, cloud: Record) -> None:
-    terminal = Terminal("--model", "starter", environ={"TERM": "xterm-256color"})
+    terminal = Terminal(
+        "--model", "starter", command=WITH_STAND_INS, environ={"TERM": "xterm-256color"}
+    )
     try:
         terminal.wait_editor()
         terminal.ask("/local explain tides")

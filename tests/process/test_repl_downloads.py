@@ -14,7 +14,7 @@ from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import until
 from tests.standins.terminal import CTRL_C, CTRL_D, ENTER, SEQUENCE, Record, Terminal
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 StartEcho = Callable[..., EchoProcess]
 Open = Callable[..., Terminal]

@@ -11,7 +11,7 @@ from tests.standins import lingering
 from tests.standins.echo_process import EchoProcess
 from tests.standins.terminal import CTRL_C, CTRL_D, ENTER, Record, Terminal
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 
 LINGERING = (sys.executable, "-P", str(lingering.__file__))

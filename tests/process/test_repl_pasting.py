@@ -9,7 +9,7 @@ import pytest
 from tests.standins.echo_process import EchoProcess
 from tests.standins.terminal import CTRL_C, CTRL_D, ENTER, Record, Terminal
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 
 MARKS_ON, MARKS_OFF = "\x1b[?2004h", "\x1b[?2004l"

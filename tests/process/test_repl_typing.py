@@ -10,7 +10,7 @@ import pytest
 from tests.standins.echo_process import EchoProcess
 from tests.standins.terminal import CTRL_D, ENTER, Record, Terminal
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 Open = Callable[..., Terminal]
 

@@ -17,10 +17,10 @@ from shammah.router.statistics import Snapshot
 from shammah.router.store import Store
 from shammah.session import Notice, Routed, Session
 from tests.process.conftest import StartEcho
-from tests.standins.command import Ran, run
+from tests.standins.command import WITH_STAND_INS, Ran, run
 from tests.standins.sandbox import Sandbox, until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 CRISIS = "I want to kill myself"
 
@@ -41,7 +41,7 @@ def workers(start_echo: StartEcho, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(*arguments: str) -> tuple[Ran, dict[str, object]]:
-    ended = run("ask", "--model", "starter", "--json", *arguments)
+    ended = run("ask", "--model", "starter", "--json", *arguments, command=WITH_STAND_INS)
     return ended, json.loads(ended.out)
 
 
@@ -80,7 +80,7 @@ def test_json_tells_the_alternatives_of_a_failure() -> None:
 
 
 def test_somebody_in_danger_reads_whom_to_call_before_the_answer(path: Path) -> None:
-    ended = run("ask", "--model", "starter", CRISIS)
+    ended = run("ask", "--model", "starter", CRISIS, command=WITH_STAND_INS)
     assert ended.code == 0
     assert "988" in ended.err
     assert ended.err.index("988") < ended.err.index("somebody may be in danger")

@@ -14,7 +14,7 @@ import pytest
 from shammah.router.store import Store
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 WRITERS, ANSWERS = 4, 60
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from shammah import link, supervision
 from shammah.bus.client import Peer
-from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Token
+from shammah.bus.messages import ChatMessage, Done, Failed, Loading, Ready, Token
 from shammah.config import load_settings
 from shammah.router.decision import Target, Wish
 from shammah.session import Notice, Routed, Session, Step, Waiting
@@ -21,7 +22,7 @@ from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 
 pytestmark = [
-    pytest.mark.timeout(90),
+    pytest.mark.timeout(300),
     pytest.mark.usefixtures("echo_spawns"),
 ]
 
@@ -91,15 +92,16 @@ def test_a_question_starts_the_worker_and_is_answered(open_session: Open) -> Non
 
 
 def test_a_question_waits_for_loading_and_sees_its_stages(
-    open_session: Open, monkeypatch: pytest.MonkeyPatch
+    open_session: Open, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
 ) -> None:
-    monkeypatch.setenv("STAND_IN", "--stages 2 --delay-ms 300")
+    enough = sandbox.root / "enough"
+    monkeypatch.setenv("STAND_IN", f"--load-until {enough}")
     asked = ask(open_session(), "hello")
-    seen = set()
     while not isinstance(step := asked.steps.get(timeout=LIMIT_S), Routed):
         assert isinstance(step, Waiting)
-        seen.add(type(step.state).__name__)
-    assert "Loading" in seen
+        if isinstance(step.state, Loading):
+            enough.touch()
+    assert enough.exists()
     assert isinstance(asked.end(), Done)
 
 
@@ -178,6 +180,7 @@ def test_a_worker_that_keeps_dying_is_given_up_and_tried_again_on_demand(
     assert isinstance(end, Failed)
     assert end.code == "worker_died"
     for _ in range(RESTARTS):
+        until(lambda: session.local.failure or session.local.attached, "given up or back again")
         if session.local.failure is None:
             assert isinstance(answer(session, "die"), Failed)
     given_up = until(lambda: session.local.failure, "it is given up")
@@ -338,11 +341,81 @@ def test_take_over_ends_the_worker_of_the_others(
     assert other.wait() == 0
 
 
-def test_with_a_key_the_cloud_answers_while_the_model_loads_and_then_the_model(
-    open_session: Open, monkeypatch: pytest.MonkeyPatch
+def test_another_model_is_had_though_the_farewell_to_the_first_is_late(
+    open_session: Open, sandbox: Sandbox
 ) -> None:
+    """It goes another way than the next Hello: who comes first is not said."""
+    session = open_session()
+    assert isinstance(answer(session, "hello"), Done)
+    peer = session.local.peer
+    assert peer is not None
+    peer._transmit = lambda message: None  # type: ignore[method-assign]
+    session.use_model("0.5B")
+    done = answer(session, "hello")
+    assert isinstance(done, Done)
+    assert done.provenance.model == "0.5B"
+
+
+def test_unload_does_not_end_what_another_has_just_attached_to(
+    open_session: Open, start_echo: StartEcho, connect: Connect
+) -> None:
+    """Though it has not heard of the other yet."""
+    echo = start_echo()
+    session = open_session()
+    answer(session, "hello")
+    assert session.local.peer is not None
+    session.local.peer._on_event = lambda event: None  # type: ignore[method-assign]
+    connect(program="repl")
+    assert session.unload() == "Another terminal uses it: it stays."
+    assert echo.alive()
+
+
+def test_unload_and_load_at_once_are_an_end_and_a_beginning(
+    open_session: Open, start_echo: StartEcho, sandbox: Sandbox
+) -> None:
+    """Though the connection's thread has not seen yet that the worker is gone."""
+    echo = start_echo()
+    session = open_session()
+    answer(session, "hello")
+    peer, late = session.local.peer, threading.Event()
+    assert peer is not None
+    lose = peer._on_lost
+    peer._on_lost = lambda: late.wait(LIMIT_S) and lose()  # type: ignore[assignment, method-assign]
+    try:
+        assert "memory is free again" in session.unload()
+        assert echo.wait() == 0
+        assert session.unload() == "No local model is loaded."
+        session.load()
+    finally:
+        late.set()
+    until(lambda: sandbox.holder(), "a worker is there again")
+
+
+def test_a_worker_that_unload_had_to_kill_is_not_started_by_itself(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch, start_echo: StartEcho
+) -> None:
+    monkeypatch.setattr(supervision, "STOP_S", 1.0)
+    monkeypatch.setattr(link, "ANSWER_S", 0.1)
+    echo = start_echo()
+    session = open_session()
+    answer(session, "hello")
+    peer = session.local.peer
+    assert peer is not None
+    changes: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    session.watch(lambda: changes.put(peer.latest is None))
+    echo.freeze()
+    assert "memory is free again" in session.unload()
+    while not changes.get(timeout=LIMIT_S):
+        pass  # until the loss was seen, and what it leads to has begun
+    assert session.local._attaching is None
+
+
+def test_with_a_key_the_cloud_answers_while_the_model_loads_and_then_the_model(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    enough = sandbox.root / "enough"
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1")
-    monkeypatch.setenv("STAND_IN_INFERENCE", "--stages 1 --delay-ms 1500")
+    monkeypatch.setenv("STAND_IN_INFERENCE", f"--load-until {enough}")
     session = open_session()
     asked = ask(session, "first")
     routed = asked.wait_for(Routed)
@@ -351,6 +424,7 @@ def test_with_a_key_the_cloud_answers_while_the_model_loads_and_then_the_model(
     done = asked.end()
     assert isinstance(done, Done)
     assert done.provenance.role == "cloud"
+    enough.touch()
     until(lambda: isinstance(session.view().local, Ready), "the model is ready")
     done = answer(session, "second")
     assert isinstance(done, Done)
@@ -383,7 +457,7 @@ def test_closing_gives_the_lease_back_and_leaves_the_worker(
     session = open_session()
     answer(session, "hello")
     session.close()
-    assert echo.status().status.clients == 0
+    until(lambda: echo.status().status.clients == 0, "no lease is left")
     assert echo.alive()
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.standins import frontend
+from tests.standins.sandbox import LIMIT_S
 
 SHAMMAH = (str(Path(sys.prefix, "bin", "shammah")),)
 
 WITH_STAND_INS = (sys.executable, "-P", str(frontend.__file__))
-"""The same, but the workers that it starts are echoes."""
+"""The same, but the workers that it starts are echoes, and it waits for others for long."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def run(
     *arguments: str,
     stdin: str | bytes = "",
     command: tuple[str, ...] = SHAMMAH,
-    limit: float = 30,
+    limit: float = LIMIT_S,
 ) -> Ran:
     """Run ``shammah ARGUMENTS`` to its end."""
     given = stdin.encode() if isinstance(stdin, str) else stdin

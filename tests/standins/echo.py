@@ -44,8 +44,12 @@ from shammah.bus.messages import (
 from shammah.bus.transfers import Transfer, Transferring
 from shammah.config import identity, load_settings
 from shammah.errors import ExitCode
+from workers import lease
 from workers.host import Host
 from workers.service import Outlet
+
+LEASE_S, FIRST_LEASE_S = 30.0, 60.0
+"""A test is put aside for longer than a person's terminal, and not all of them renew."""
 
 
 class EchoService:
@@ -64,6 +68,10 @@ class EchoService:
         for stage in range(options.stages):
             outlet.publish(Loading(self._model, f"stage {stage}", stage, options.stages))
             time.sleep(self._delay_s)
+        for part, file in enumerate(options.load_until):
+            while not os.path.exists(file) and not self._stopped:
+                outlet.publish(Loading(self._model, f"part {part}", part, len(options.load_until)))
+                time.sleep(0.05)
         while options.load_for_ever and not self._stopped:
             outlet.publish(Loading(self._model, "weights", 0, 1))
             time.sleep(0.05)
@@ -129,7 +137,7 @@ class EchoService:
         for word in endless if words[0] == "forever" else words:
             if self._stopped:
                 return  # the host ends what is open
-            if request.request_id in self._cancelled:
+            if self._is_ended(request):
                 reason = "cancelled"
                 break
             piece = f" {word}" if skipped or said else word
@@ -139,8 +147,12 @@ class EchoService:
             said += 1
             outlet.reply(Token(request.request_id, said, piece))
             if said == self._options.crash_after:
-                time.sleep(0.2)  # the host's thread sends them
+                while not outlet.queue.empty():
+                    time.sleep(0.01)  # the host's thread sends them
+                time.sleep(0.5)  # and libzmq's
                 os.kill(os.getpid(), signal.SIGKILL)
+            while said == self._options.pause_after and not self._is_ended(request):
+                time.sleep(0.01)
             time.sleep(self._delay_s)
         if words[0] == "fail" and reason == "stop":
             planted = " ".join(words[1:]) or "A planted failure."
@@ -156,6 +168,9 @@ class EchoService:
                 Provenance(self._options.role, self._model, engine="echo"),
             )
         )
+
+    def _is_ended(self, request: Generate) -> bool:
+        return self._stopped or request.request_id in self._cancelled
 
     def _read_ahead(self, request: Prefill, outlet: Outlet) -> None:
         if self._options.record:
@@ -189,6 +204,10 @@ def parse(arguments: list[str], known: argparse.Namespace | None = None) -> argp
     parser.add_argument("--delay-ms", type=float, default=0, help="time of one step")
     parser.add_argument("--stages", type=int, default=0, help="steps of loading before Ready")
     parser.add_argument("--load-for-ever", action="store_true", help="never be Ready")
+    parser.add_argument(
+        "--load-until", metavar="FILE", action="append", default=[],
+        help="load a part until it is there",
+    )  # fmt: skip
     parser.add_argument("--download-for-ever", action="store_true", help="nor this")
     parser.add_argument("--unavailable", help="be NotAvailable for this reason")
     parser.add_argument("--broken", help="let the work thread fail with this message")
@@ -204,6 +223,8 @@ def parse(arguments: list[str], known: argparse.Namespace | None = None) -> argp
     parser.add_argument("--record", metavar="FILE", help="append every conversation as JSON")
     parser.add_argument("--crash-on-question", action="store_true")
     parser.add_argument("--crash-after", type=int, help="die after so many words of an answer")
+    parser.add_argument("--pause-after", type=int, help="go no further in an answer")
+    parser.add_argument("--lease-s", type=float, default=LEASE_S, help="a real worker's: 3")
     parser.add_argument("--crash-at-start", help="end with this last line on stderr")
     parser.add_argument("--protocol", type=int, help="speak another version")
     parser.add_argument("--ignore-stop", action="store_true", help="be deaf to Stop, not SIGTERM")
@@ -218,6 +239,7 @@ def main() -> int:
         return ExitCode.FAILED
     if options.protocol:
         messages.PROTOCOL = options.protocol
+    lease.LEASE_S, lease.FIRST_LEASE_S = options.lease_s, FIRST_LEASE_S
     settings = load_settings(os.environ, options.model, options.licence)
     endpoints = open_endpoints(os.environ)
     lock = RoleLock(endpoints.lock(options.role))

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shammah.bus.client import Peer, new_request_id
-from shammah.bus.messages import Event, GetStatus
+from shammah.bus.enquiry import ask_status
+from shammah.bus.messages import Event
 from shammah.errors import ShammahError
 from tests.standins.frontend import ECHO
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
@@ -40,11 +40,7 @@ class EchoProcess:
 
     def status(self) -> Event:
         """What it says of itself now."""
-        peer = Peer(self._sandbox.endpoints, self.role, None)
-        try:
-            return until(lambda: _ask(peer), f"the {self.role} worker tells its status")
-        finally:
-            peer.close()
+        return until(self._ask, f"the {self.role} worker tells its status")
 
     def alive(self) -> bool:
         return self.process.poll() is None
@@ -69,11 +65,8 @@ class EchoProcess:
         """Its exit status."""
         return self.process.wait(limit)
 
-
-def _ask(peer: Peer) -> Event | None:
-    try:
-        reply = peer.request(GetStatus(new_request_id()), 0.2)
-    except ShammahError:
-        return None
-    assert isinstance(reply, Event)
-    return reply
+    def _ask(self) -> Event | None:
+        try:
+            return ask_status(self._sandbox.endpoints, self.role)
+        except ShammahError:
+            return None

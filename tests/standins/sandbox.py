@@ -19,7 +19,7 @@ import pytest
 from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
 from shammah.first_run import MARKER
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 """How long anything may take that must happen. A limit, never an expectation."""
 
 POLL_S = 0.01
@@ -36,11 +36,13 @@ Found = TypeVar("Found")
 def until(look: Callable[[], Found | None], what: str, limit: float = LIMIT_S) -> Found:
     """What ``look`` finds, as soon as it finds something true."""
     deadline = time.monotonic() + limit
-    while not (found := look()):
-        if time.monotonic() > deadline:
+    while True:
+        late = time.monotonic() > deadline  # before the look, which is the last then
+        if found := look():
+            return found
+        if late:
             raise TimeoutError(f"not within {limit:g} s: {what}")
         time.sleep(POLL_S)
-    return found
 
 
 def online(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
@@ -134,7 +136,7 @@ class Sandbox:
         return left + [f"thread {name}" for name in threads]
 
     @staticmethod
-    def _linger(find: Callable[[], list[Found]], limit: float = 3.0) -> list[Found]:
+    def _linger(find: Callable[[], list[Found]], limit: float = 10.0) -> list[Found]:
         """What is still there after it had a moment to go."""
         deadline = time.monotonic() + limit
         while (found := find()) and time.monotonic() < deadline:

@@ -101,8 +101,10 @@ class Terminal:
     def hang_up(self) -> None:
         """Close the window."""
         os.close(self._side)
-        os.close(self.child.child_fd)
         self._side = -1
+        # By its owner: the number will be another file's, which must not be closed later.
+        self.child.ptyproc.fileobj.close()
+        self.child.ptyproc.closed = self.child.closed = True
 
     def insist(self, key: str) -> None:
         """Type ``key`` again while the program stays. A signal in the instant between Python's

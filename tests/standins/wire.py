@@ -60,8 +60,9 @@ class RawFrontend:
 
     def wait_for(self, kind: type[Kind], limit: float = LIMIT_S) -> Kind:
         """Like `expect`, but the lease is renewed meanwhile."""
-        deadline = time.monotonic() + limit
-        while time.monotonic() < deadline:
+        deadline, late = time.monotonic() + limit, False
+        while not late:
+            late = time.monotonic() > deadline
             self.send(Ping(new_request_id()))
             while self._socket.poll(1000):
                 reply = codec.decode(self._socket.recv())
@@ -92,7 +93,7 @@ class RawFrontend:
 
 
 class Listener:
-    """A subscriber to a worker's events."""
+    """A subscriber to a worker's events, which hears all that come after it was made."""
 
     def __init__(self, endpoints: Endpoints, role: str = "inference") -> None:
         self._context = zmq.Context()
@@ -100,8 +101,13 @@ class Listener:
         self._socket.subscribe(b"")
         self._socket.reconnect_ivl = 20
         self._socket.connect(endpoints.events(role))
+        self._first: Event | None = self._receive(LIMIT_S)  # the worker knows of it
 
     def next(self, limit: float = LIMIT_S) -> Event:
+        first, self._first = self._first, None
+        return first or self._receive(limit)
+
+    def _receive(self, limit: float) -> Event:
         if not self._socket.poll(limit * 1000):
             raise TimeoutError(f"no event within {limit:g} s")
         event = codec.decode(self._socket.recv())

@@ -16,7 +16,7 @@ from shammah.config import CloudSettings, PrivacySettings, Settings, home_direct
 from workers.cloud.claude import Claude
 
 KEY = "sk-secret-0123456789"
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 
 Handler = Callable[[httpx2.Request], Any]
 Replies = list[Token | Retrying]

@@ -17,7 +17,7 @@ from shammah.errors import ShammahError
 from tests.standins.sandbox import LIMIT_S, Sandbox
 from tests.standins.scripted_worker import ScriptedWorker, event
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(300)
 
 Found = TypeVar("Found")
 

@@ -13,7 +13,7 @@ from workers.download import control as controls
 from workers.download.control import Control
 from workers.download.slots import Slots
 
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from shammah.bus.endpoints import (
     open_endpoints,
 )
 from shammah.errors import ExitCode, ShammahError
-from tests.standins.sandbox import Sandbox, until
+from tests.standins.sandbox import LIMIT_S, Sandbox, until
 
 NOBODY = 65534
 
@@ -225,6 +227,19 @@ class TestTheLock:
         lock.acquire()
         path.write_text(text)
         assert lock_holder(path) == 0
+        lock.release()
+
+    def test_waits_for_a_probe_that_is_put_aside(self, path: Path) -> None:
+        """``shammah status``, stopped in the instant in which it looks, is no worker."""
+        taken: list[bool] = []
+        lock = RoleLock(path)
+        starting = threading.Thread(target=lambda: taken.append(lock.acquire()))
+        with path.open("w") as probe:
+            fcntl.flock(probe, fcntl.LOCK_SH)
+            starting.start()
+            starting.join(0.5)  # far longer than a probe takes
+        starting.join(LIMIT_S)
+        assert taken == [True]
         lock.release()
 
     def test_is_freed_by_the_kernel_when_its_holder_is_killed(self, path: Path) -> None:

@@ -37,7 +37,7 @@ from workers.manifest import Manifest, dump_manifest, manifest_path
 
 SMALLEST = "Qwen/Qwen2.5-0.5B-Instruct"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def cache_model(cache: Path, *, whole: bool = True) -> Path:

@@ -161,7 +161,7 @@ def test_it_waits_for_a_moment_without_work(home: Home, monkeypatch: pytest.Monk
         return len(looked) == 3
 
     Sweeper(home.directory, home.models, is_idle, after=0.001)
-    assert swept.wait(20)
+    assert swept.wait(60)
     assert looked == [False] * 3
 
 

@@ -52,7 +52,7 @@ from workers.inference.inbox import Arrival
 from workers.inference.service import InferenceService
 from workers.service import Outlet
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 MATRICES = {
     "base_model.model.x.lora_A.weight": np.ones((1, 2), np.float32),
     "base_model.model.x.lora_B.weight": np.ones((3, 1), np.float32),

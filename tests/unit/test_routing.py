@@ -15,7 +15,7 @@ from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
 from shammah.router.statistics import Label
 from shammah.router.store import Store
 from shammah.routing import Asked, Routing
-from tests.standins.sandbox import Sandbox, until
+from tests.standins.sandbox import LIMIT_S, Sandbox, until
 
 VIEW = View(Ready("small", quantization="int8"), Ready("claude"), True, "claude")
 Open = Callable[..., Routing]
@@ -29,7 +29,7 @@ def open_routing(sandbox: Sandbox) -> Iterator[Open]:
         settings = replace(load_settings(os.environ), router=RouterSettings(policy, exploration))
         opened.append(Routing(settings, {"LANG": "en_US.UTF-8"}))
         opened[-1].start()
-        assert opened[-1]._ready.wait(10)
+        assert opened[-1]._ready.wait(LIMIT_S)
         return opened[-1]
 
     yield make

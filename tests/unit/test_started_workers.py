@@ -13,7 +13,7 @@ from shammah import supervision
 from shammah.bus.messages import Identity
 from shammah.supervision import WorkerSpec, spawn
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 class Started:
