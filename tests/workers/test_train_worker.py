@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -12,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from shammah.adapters import AdapterStore
@@ -24,6 +22,7 @@ from shammah.supervision import ensure, worker_spec
 from tests.standins.command import SHAMMAH, Ran, run
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import Sandbox, until
+from tests.workers.local_hub import kill
 from tests.workers.models import make_qwen2
 from workers.inference.checkpoint import inspect_checkpoint
 
@@ -46,10 +45,7 @@ def examples(sandbox: Sandbox) -> Path:
 @pytest.fixture(autouse=True)
 def workers_end(sandbox: Sandbox) -> Iterator[None]:
     yield
-    for process in sandbox.processes():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    until(lambda: not sandbox.holders(), "the locks are free")
+    kill(sandbox)
 
 
 def train(model: Path, examples: Path, *more: str) -> Ran:
