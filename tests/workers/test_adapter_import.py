@@ -32,7 +32,10 @@ from workers.train.gate import regression_examples
 from workers.train.importing import import_adapter
 
 # peft 0.21 asks transformers 5.23 for something by its old name.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+]
 
 TOKENS = list(range(5, 35))
 LIMIT_S = 100.0
