@@ -108,6 +108,18 @@ def quantizer_config(quantization: str, dtype: torch.dtype) -> Any:
     )
 
 
+def compute_alike(model: Any) -> None:
+    """Have the layers of a quantised ``model`` compute on every processor what they do on most.
+
+    With AVX512_BF16 the library would lay 4-bit weights out anew when they are first used: that
+    takes several times their size, which is not there where 4 bits are chosen; it fails for
+    matrices whose sides are no multiples of 32 and 64; and the results have 16 bits.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 # --- where they are kept ------------------------------------------------------------------
 
 

@@ -24,7 +24,13 @@ from workers.inference.engine import LoadObserver
 from workers.inference.mapped_files import giving_back
 from workers.inference.memory import is_out_of_memory
 from workers.inference.placement import Form
-from workers.inference.quantization import is_whole, keep, kept_directory, quantizer_config
+from workers.inference.quantization import (
+    compute_alike,
+    is_whole,
+    keep,
+    kept_directory,
+    quantizer_config,
+)
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +136,7 @@ def _read(
         **options,
     )
     _check(report, checkpoint)
+    compute_alike(model)
     return model
 
 
