@@ -14,12 +14,16 @@ from shammah.supervision import RestartBudget
 
 FetchReply = FetchProgress | Fetched | Failed
 
+LAPSED = frozenset({"lease_lapsed", "not_attached"})
+"""This process stood still for longer than its lease: it was stopped (Ctrl-Z), or an import held
+the interpreter. The download did not, and is joined again."""
+
 
 class FollowedFetch:
     """Iterate once: FetchProgress..., then exactly one of Fetched, Failed.
 
-    A worker that has died is started anew and goes on from what is on the disk; what is told
-    never goes backwards.
+    A worker that has died is started anew and goes on from what is on the disk, and one that has
+    given us up is asked again; what is told never goes backwards.
 
     Args:
         connect: a fresh connection to the download worker, which it starts if need be; may
@@ -52,20 +56,20 @@ class FollowedFetch:
                 self._task.cancel()
 
     def __iter__(self) -> Iterator[FetchReply]:
-        restarted = False
+        died = False
         while True:
             try:
                 peer = self._connect()
             except ShammahError as error:
                 yield Failed(error.code, error.message, error.hint)
                 return
-            if restarted:
+            if died:
                 self._on_restart()
-            restarted = True
             try:
                 for reply in self._begin(peer):
-                    died = isinstance(reply, Failed) and reply.code == "worker_died"
-                    if died and not peer.stopped and self._budget.spend():
+                    code = reply.code if isinstance(reply, Failed) else ""
+                    died = code == "worker_died"
+                    if code in LAPSED or (died and not peer.stopped and self._budget.spend()):
                         break
                     if isinstance(reply, FetchProgress):
                         yield replace(reply, transfer=self._forward(reply.transfer))

@@ -94,7 +94,7 @@ class StandInHub:
         model_id: its name.
         large_from: files from this size on are in large file storage.
         redirect: whether large files are served by the other origin.
-        rate: bytes per second of each connection; ``None``: as fast as it goes.
+        rate: bytes per second of each connection; ``None``: as fast as it goes. May change.
         delay_s: before every answer.
         page: entries in one answer about the tree.
         send_buffer: bytes that the kernel may take off our hands before they are on the way;
@@ -397,7 +397,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and kind in ("reset", "truncate", "stall", "hook"):
             stop = min(end, begin + fault.at)
         chunk = FINE_CHUNK if hub.rate or hub.on_sent else CHUNK
-        began_s, position = time.monotonic(), begin
+        due_s, position = time.monotonic(), begin
         with memoryview(file.content) as content:
             while position < stop:
                 piece: Any = content[position : min(stop, position + chunk)]
@@ -415,8 +415,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if hub.on_sent is not None:
                     hub.on_sent(total)
                 if hub.rate:
-                    ahead_s = (position - begin) / hub.rate - (time.monotonic() - began_s)
-                    time.sleep(max(0.0, ahead_s))
+                    due_s += count / hub.rate
+                    self._wait(due_s)
         if fault is not None and kind in ("reset", "truncate", "stall") and position < end:
             self.close_connection = True
             if kind == "reset":
@@ -427,6 +427,15 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault is not None and kind == "hook":
             fault.call()
             self._send(path, file, position, end, None)
+
+    def _wait(self, due_s: float) -> None:
+        """Until then, or until nothing holds this server back any more."""
+        hub = self.server.hub
+        while hub.rate and not hub.released.is_set():
+            ahead_s = due_s - time.monotonic()
+            if ahead_s <= 0:
+                return
+            time.sleep(min(ahead_s, 0.1))
 
     def _status(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)

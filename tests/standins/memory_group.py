@@ -65,5 +65,5 @@ class MemoryGroup:
     def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
         return subprocess.run(
-            self.command(command), capture_output=True, text=True, timeout=60, check=False
+            self.command(command), capture_output=True, text=True, timeout=240, check=False
         )

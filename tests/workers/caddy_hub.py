@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,9 +18,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.standins.sandbox import until
+from tests.workers.servers import free_port
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 POLL_S = 0.01
 
 _CADDYFILE = """\
@@ -95,11 +97,16 @@ class Caddy:
     def sent(self) -> int:
         return sum(size for _, _, size in self.answers())
 
+    def wait_sent(self, size: int) -> None:
+        """Until the log tells of ``size`` bytes: it may be a moment behind."""
+        until(lambda: self.sent() >= size, f"{size} bytes are in the log", LIMIT_S)
+        assert self.sent() == size
+
 
 @contextlib.contextmanager
 def serving(directory: Path, model_id: str) -> Iterator[Caddy]:
     """Caddy with the files that lie in ``directory / "root" / "files" / model_id``."""
-    root, log, port = directory / "root", directory / "access.log", _free_port()
+    root, log, port = directory / "root", directory / "access.log", free_port()
     etags = "\n\t\t".join(_describe(root, model_id))
     config = directory / "Caddyfile"
     filled = {"port": port, "root": root, "log": log, "etags": etags, "commit": COMMIT}
@@ -147,13 +154,6 @@ def _caddy_program() -> Path:
     if not program.exists():
         pytest.fail(f"There is no {program}: run scripts/test once.")
     return program
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _wait_for(server: Caddy, process: subprocess.Popen[bytes]) -> None:

@@ -164,11 +164,28 @@ def begun(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def kill_workers(sandbox: Sandbox) -> None:
     """End the workers of this world; these outlive their starters on purpose."""
-    for process in sandbox.processes():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "workers" in process.cmdline():
+    kill(sandbox, _is_worker)
+
+
+def kill(sandbox: Sandbox, wanted: Callable[[psutil.Process], bool] = lambda process: True) -> None:
+    """End the processes of this world."""
+
+    def look() -> bool:
+        found = [process for process in sandbox.processes() if wanted(process)]
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-    until(lambda: not sandbox.holders(), "the locks are free")
+        return not found and not sandbox.holders()
+
+    # Again and again: one of them may have been about to start another.
+    until(look, "the workers have ended")
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "workers" in process.cmdline()
+    except psutil.Error:
+        return False
 
 
 def logs(sandbox: Sandbox) -> str:

@@ -13,25 +13,28 @@ class Relay:
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
+        self._lock = threading.Lock()
+        self._up = True
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._listener = self._listen(0)
         self.port = int(self._listener.getsockname()[1])
 
     def go_down(self) -> None:
-        with contextlib.suppress(OSError):  # ends the waiting accept
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for connection in self._open:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
+        with self._lock:  # from now on no connection is added
+            self._up = False
+            for connection in (self._listener, *self._open):  # ends whatever waits for them
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            threads, self._threads = self._threads, []
+        for thread in threads:
             thread.join()
-        for connection in self._open:
+        for connection in (self._listener, *self._open):
             connection.close()
-        self._open, self._threads = [], []
+        self._open = []
 
     def come_up(self) -> None:
+        self._up = True
         self._listener = self._listen(self.port)
 
     def _listen(self, port: int) -> socket.socket:
@@ -43,10 +46,20 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = listener.accept()
+                self._connect(near)
+
+    def _connect(self, near: socket.socket) -> None:
+        with self._lock:
+            try:
+                if not self._up:
+                    raise ConnectionRefusedError
                 far = socket.create_connection(("127.0.0.1", self._server_port))
-                self._open += [near, far]
-                self._start(self._pass_on, near, far)
-                self._start(self._pass_on, far, near)
+            except OSError:
+                near.close()
+                return
+            self._open += [near, far]
+            self._start(self._pass_on, near, far)
+            self._start(self._pass_on, far, near)
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):

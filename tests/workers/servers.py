@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -26,8 +27,9 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 60.0
 POLL_S = 0.05
 
 _LEAVE_WITH_PARENT = """
@@ -93,10 +95,14 @@ class FaultyServer:
         pending: list[dict[str, Any]] = self._call("GET", "/_llmock/scenario")["pending"]
         return pending
 
-    def requests(self) -> list[dict[str, Any]]:
-        """Everything asked since the last `reset`, once it has ended (waits up to 2 s)."""
-        requests: list[dict[str, Any]] = self._call("GET", "/_llmock/requests")["requests"]
-        return requests
+    def requests(self, count: int = 1) -> list[dict[str, Any]]:
+        """Everything asked since the last `reset`, once ``count`` have ended and, if that takes
+        no longer than 2 s, the others."""
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        while True:
+            found: list[dict[str, Any]] = self._call("GET", "/_llmock/requests")["requests"]
+            if len(found) >= count or time.monotonic() > deadline:
+                return found
 
     def reset(self) -> None:
         """Forget requests and behaviours."""
@@ -110,7 +116,7 @@ class FaultyServer:
 @contextlib.contextmanager
 def llmock_server() -> Iterator[FaultyServer]:
     """A server that breaks on demand."""
-    port = _free_port()
+    port = free_port()
     with _process(_LLMOCK, str(port)) as process:
         origin = f"http://127.0.0.1:{port}"
         _wait_until_healthy(process, origin)
@@ -121,7 +127,7 @@ def llmock_server() -> Iterator[FaultyServer]:
 def messages_api_server() -> Iterator[str]:
     """A server that answers with a real model (SmolLM2-135M, always the same words to the same
     conversation); gives its base URL."""
-    port = _free_port()
+    port = free_port()
     with _process(_MESSAGES_API, str(port), str(_gguf()), _CHAT_TEMPLATE) as process:
         base_url = f"http://127.0.0.1:{port}"
         _wait_until_healthy(process, base_url)
@@ -172,16 +178,19 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], origin: str) -> None:
 def _http(method: str, url: str, body: bytes | None = None) -> bytes:
     request = urllib.request.Request(url, data=body, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=10) as response:
+    with opener.open(request, timeout=ANSWER_TIMEOUT_S) as response:
         content: bytes = response.read()
     return content
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def free_port() -> int:
+    """One that nobody uses, and that nobody is given while its server starts: those that the
+    system hands out lie above."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    pytest.fail("no port is free")
 
 
 def _python() -> str:

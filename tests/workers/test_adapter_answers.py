@@ -33,7 +33,7 @@ from tests.standins.sandbox import Sandbox, until
 from tests.workers.models import starter
 
 pytestmark = [
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import peft
-import psutil
 import pytest
 import torch
 import transformers
@@ -22,7 +20,8 @@ from shammah.config import Settings
 from shammah.errors import ShammahError
 from shammah.feedback import Feedback, JudgedTurn
 from tests.standins.command import run
-from tests.standins.sandbox import Sandbox, until
+from tests.standins.sandbox import Sandbox
+from tests.workers.local_hub import kill
 from tests.workers.models import make_llama, starter
 from workers.inference.adapter_file import read_adapter
 from workers.inference.checkpoint import inspect_checkpoint
@@ -33,7 +32,10 @@ from workers.train.gate import regression_examples
 from workers.train.importing import import_adapter
 
 # peft 0.21 asks transformers 5.23 for something by its old name.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+]
 
 TOKENS = list(range(5, 35))
 LIMIT_S = 100.0
@@ -275,10 +277,7 @@ def test_too_little_memory_is_told_before_anything_is_loaded(
 @pytest.fixture
 def ends(sandbox: Sandbox) -> Iterator[None]:
     yield
-    for process in sandbox.processes():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    until(lambda: not sandbox.holders(), "the locks are free")
+    kill(sandbox)
 
 
 @pytest.mark.usefixtures("ends")

@@ -21,7 +21,7 @@ from tests.workers.local_hub import (
 )
 from tests.workers.models import starter
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 SHARDS = 4
 
@@ -53,7 +53,7 @@ def test_shards_arrive_and_answer(caddy: Caddy, model: Path) -> None:
     assert (ended.code, ended.out) == (0, PARIS), ended.err
     assert f"local: {QWEN} ·" in ended.err
     sizes = {path.name: path.stat().st_size for path in model.iterdir()}
-    assert caddy.sent() == sum(sizes.values())
+    caddy.wait_sent(sum(sizes.values()))
     sent = {uri.rpartition("/")[2] for uri, status, _ in caddy.answers() if status in (200, 206)}
     assert sent == set(sizes)
     assert sum(name.endswith(f"-of-0000{SHARDS}.safetensors") for name in sent) == SHARDS

@@ -37,7 +37,7 @@ from tests.workers.local_hub import (
     tiny_files,
 )
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 KILLS, SEED = 30, 20261124
 SLOW = {"rate": 4 * MIB, "send_buffer": 16 * 1024}

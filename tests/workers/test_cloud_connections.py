@@ -18,10 +18,11 @@ from shammah.config import CloudSettings, Settings, home_directory
 from workers.cloud import claude
 from workers.cloud.claude import Claude
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(400)
 
-LIMIT_S = 10.0
-PROMPT_S = 0.5
+LIMIT_S = 60.0
+FOR_EVER_S = 1000.0
+"""What a test waits for that long, it does not get."""
 QUESTION = Generate("r1", (ChatMessage("user", "Hello?"),))
 
 
@@ -43,6 +44,12 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for scheme in ("http", "https", "all"):
         monkeypatch.delenv(f"{scheme}_proxy", raising=False)
         monkeypatch.delenv(f"{scheme}_proxy".upper(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claude, "CONNECT_TIMEOUT_S", FOR_EVER_S)
+    monkeypatch.setattr(claude, "READ_TIMEOUT_S", FOR_EVER_S)
 
 
 @pytest.fixture
@@ -93,26 +100,24 @@ def answer(base_url: str) -> Done | Failed:
 
 def cancel_when(
     base_url: str, reached: Callable[[], object], afterwards: Callable[[], object]
-) -> float:
-    """Cancel an answer once the blocking ``reached`` has returned, and call ``afterwards``;
-    gives the seconds that the cancel took."""
+) -> None:
+    """Cancel an answer once the blocking ``reached`` has returned, and call ``afterwards``.
+    Nothing else would end it."""
 
-    async def run() -> float:
+    async def run() -> None:
         client = Claude(settings(base_url), sleep=no_wait)
         task = asyncio.create_task(client.answer(QUESTION, only_retries, time.monotonic()))
         await asyncio.to_thread(reached)
-        asked_s = time.monotonic()
         task.cancel()
-        outcome = await task
-        took_s = time.monotonic() - asked_s
+        async with asyncio.timeout(LIMIT_S):
+            outcome = await task
         assert isinstance(outcome, Done)
         assert outcome.finish_reason == "cancelled"
         # While the client and its loop live: the cancel itself must have closed everything.
         await asyncio.to_thread(afterwards)
         await client.close()
-        return took_s
 
-    return asyncio.run(run())
+    asyncio.run(run())
 
 
 def test_a_cancel_while_connecting(full_port: int) -> None:
@@ -127,7 +132,7 @@ def test_a_cancel_while_connecting(full_port: int) -> None:
     def abandoned() -> None:
         assert _connecting(full_port) == before
 
-    assert cancel_when(f"http://127.0.0.1:{full_port}", connecting, abandoned) < PROMPT_S
+    cancel_when(f"http://127.0.0.1:{full_port}", connecting, abandoned)
 
 
 def test_a_connection_that_does_not_come_about(
@@ -162,7 +167,7 @@ def test_a_cancel_while_waiting_closes_the_connection(
             assert connection.recv(65536) == b""
 
     port = listener.getsockname()[1]
-    assert cancel_when(f"{scheme}://127.0.0.1:{port}", asked, closed) < PROMPT_S
+    cancel_when(f"{scheme}://127.0.0.1:{port}", asked, closed)
 
 
 def test_a_port_where_nothing_listens() -> None:

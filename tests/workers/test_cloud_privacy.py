@@ -20,7 +20,7 @@ from tests.standins.sandbox import LIMIT_S, Sandbox
 from tests.workers.evening import MARKS, SYSTEMS, TAUGHT, Evening, prepare_home
 from tests.workers.recorder import Recorder
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 MakeEvening = Callable[..., Evening]
 

@@ -32,7 +32,7 @@ from workers.download.layout import RepositoryCache
 from workers.download.snapshot import BadFile
 from workers.manifest import manifest_path
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 DAY_S = 86_400
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from tests.workers.test_download_faults import _quiet_library as _quiet_library
 from workers.download.downloads import Downloads
 from workers.download.limits import MIB, Limits
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(400)
 
 MODEL = "acme/tiny"
 WEIGHTS = "model.safetensors"
@@ -31,14 +30,21 @@ FILES = {
 LIMITS = Limits(segment_bytes=3 * MIB, disk_reserve=0)
 
 _FETCH = """
-import sys
+import os, signal, sys, threading, time
 from pathlib import Path
 from workers.download.downloads import Downloads
 from workers.download.limits import Limits
-endpoint, cache = sys.argv[1:]
+endpoint, cache, kill_after_s = sys.argv[1:]
+begun = threading.Event()
+def kill():
+    begun.wait()
+    time.sleep(float(kill_after_s))
+    os.kill(os.getpid(), signal.SIGKILL)
+if float(kill_after_s) >= 0:
+    threading.Thread(target=kill, daemon=True).start()
 limits = Limits(connections=1, segment_bytes=1048576, disk_reserve=0)
 downloads = Downloads(Path(cache), limits, endpoint=endpoint, token=False)
-downloads.fetch("acme/tiny", on_progress=lambda _progress: print("begun", flush=True))
+downloads.fetch("acme/tiny", on_progress=lambda _progress: begun.set())
 downloads.close()
 """
 
@@ -65,9 +71,9 @@ def test_a_model_arrives_in_segments(caddy: Caddy, tmp_path: Path) -> None:
     assert snapshot.name == COMMIT
     assert snapshot_download(MODEL, cache_dir=cache, local_files_only=True) == str(snapshot)
     downloads.close()
+    caddy.wait_sent(sum(len(content) for content in FILES.values()))
     statuses = [status for uri, status, _ in caddy.answers() if uri.endswith(WEIGHTS)]
     assert statuses == [206] * 12
-    assert caddy.sent() == sum(len(content) for content in FILES.values())
 
 
 def test_kills_at_full_speed(caddy: Caddy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,16 +82,10 @@ def test_kills_at_full_speed(caddy: Caddy, tmp_path: Path, monkeypatch: pytest.M
     online(monkeypatch, caddy.endpoint)
     rng, kills = random.Random(7), 0
     program = [sys.executable, "-c", _FETCH, caddy.endpoint, str(tmp_path / "hub")]
-    for _ in range(5):
-        with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            if not process.stdout.readline():
-                break  # the last one had brought everything
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(rng.uniform(0.0, 0.08))
-            process.kill()
-        kills += process.returncode == -signal.SIGKILL
+    for after_s in (0.0, *(rng.uniform(0.0, 0.08) for _ in range(4))):
+        ended = subprocess.run([*program, str(after_s)], timeout=LIMIT_S, check=False)
+        kills += ended.returncode == -signal.SIGKILL
     assert kills
-    subprocess.run(program, stdout=subprocess.DEVNULL, timeout=LIMIT_S, check=True)
+    subprocess.run([*program, "-1"], timeout=LIMIT_S, check=True)
     check_whole(tmp_path / "hub" / "models--acme--tiny" / "snapshots" / COMMIT)
     assert caddy.sent() <= sum(len(content) for content in FILES.values()) + kills * MIB

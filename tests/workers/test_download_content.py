@@ -16,6 +16,7 @@ import pytest
 from shammah.errors import ShammahError
 from tests.workers.test_download_faults import (
     FILES,
+    LATER,
     MODEL,
     SEGMENT,
     SIZE,
@@ -27,7 +28,7 @@ from tests.workers.test_download_faults import _quiet_library as _quiet_library
 from tests.workers.test_download_faults import make as make
 from tests.workers.test_download_faults import setup as setup
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 # --- the content --------------------------------------------------------------------------
@@ -139,7 +140,7 @@ def test_an_address_is_asked_for_once_and_again_when_it_has_expired(
 def test_the_storage_breaks(make: Callable[..., Setup], kind: str) -> None:
     setup = make(redirect=True)
     setup.hub.fault(f"cdn/{WEIGHTS}", kind, at=30_000, times=3)
-    setup.arrives()
+    setup.arrives(**(LATER if kind == "stall" else {}))
 
 
 def test_a_storage_that_refuses_for_good(make: Callable[..., Setup]) -> None:
@@ -215,7 +216,7 @@ def test_a_small_tmpfs(make: Callable[..., Setup], tmp_path: Path) -> None:
         [*mounted, sys.executable, "-c", _ON_A_SMALL_DISK, setup.hub.endpoint, str(disk)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     code, missing, message = ran.stdout.split(maxsplit=2)

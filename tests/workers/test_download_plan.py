@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shammah.errors import ShammahError
-from tests.workers.test_download_faults import FILES, MODEL, TOTAL, WEIGHTS, Setup
+from tests.workers.test_download_faults import FILES, LATER, MODEL, TOTAL, WEIGHTS, Setup
 from tests.workers.test_download_faults import _quiet_library as _quiet_library
 from tests.workers.test_download_faults import make as make
 from tests.workers.test_download_faults import setup as setup
@@ -17,7 +17,7 @@ from workers.download.downloads import Downloads
 from workers.download.limits import Limits
 from workers.download.rates import LEAST_BYTES, Rates
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 CONFIG = FILES["config.json"].decode()
 
@@ -89,7 +89,8 @@ def test_a_configuration_that_cannot_be_had_is_empty(
     setup: Setup, kind: str, how: dict[str, int]
 ) -> None:
     setup.hub.fault("config.json", kind, times=None, **how)
-    plan, config = setup.downloads().describe(MODEL)
+    limits = LATER if kind in ("stall", "silent") else {}
+    plan, config = setup.downloads(**limits).describe(MODEL)
     assert (plan.missing, config) == (TOTAL, "")
 
 

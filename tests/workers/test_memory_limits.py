@@ -13,7 +13,7 @@ import pytest
 from shammah import supervision
 from shammah.attempts import attempt_file, read_attempt
 from shammah.bus.client import Peer
-from shammah.bus.messages import Event, Failed, Loading, Ready, State
+from shammah.bus.messages import Event, Failed, Ready, State
 from shammah.config import load_settings
 from shammah.models import GIB
 from shammah.session import Session
@@ -21,12 +21,12 @@ from tests.standins import hungry
 from tests.standins.command import SHAMMAH
 from tests.standins.memory_group import MemoryGroup, can_make_groups
 from tests.standins.sandbox import Sandbox, until
-from tests.workers.local_hub import ASK_PARIS, MIB, PARIS
+from tests.workers.local_hub import ASK_PARIS, MIB, PARIS, kill
 from tests.workers.models import KEPT_KERNELS
 from workers.inference.ladder import SHORT, SHORT_CONTEXT, WHOLE
 
 pytestmark = [
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(not can_make_groups(), reason="no memory cgroup can be made here"),
 ]
 
@@ -48,8 +48,12 @@ class Told:
         else:
             self.states.append(event.status.state)
 
-    def stages(self) -> list[str]:
-        return [state.stage for state in self.states if isinstance(state, Loading)]
+    def wait_deaths(self, count: int) -> None:
+        until(lambda: self.deaths >= count, f"{count} deaths are noticed", LIMIT_S)
+        assert self.deaths == count
+
+    def ready(self) -> Ready | None:
+        return next((state for state in self.states if isinstance(state, Ready)), None)
 
     def close(self) -> None:
         self._peer.close()
@@ -66,25 +70,28 @@ def told(sandbox: Sandbox) -> Iterator[Told]:
 def workers_end(sandbox: Sandbox) -> Iterator[None]:
     (sandbox.shammah_home / "kernels").symlink_to(KEPT_KERNELS)
     yield
-    for pid in sandbox.holders().values():
-        os.kill(pid, 9)
-    until(lambda: not sandbox.holders(), "the locks are free")
+    kill(sandbox)
     for child in supervision._children:
         child.wait(LIMIT_S)
+
+
+def stages(sandbox: Sandbox) -> list[str]:
+    """Of all loads, by what the workers have written down."""
+    return re.findall(r"Loading\(.*?stage='([^']*)'", sandbox.log())
 
 
 def ask(group: MemoryGroup, command: tuple[str, ...] = SHAMMAH) -> subprocess.CompletedProcess[str]:
     return group.run((*command, "ask", "--model", "starter", ASK_PARIS))
 
 
-def test_what_cannot_be_held_is_refused_before_a_byte_is_read(told: Told) -> None:
+def test_what_cannot_be_held_is_refused_before_a_byte_is_read(sandbox: Sandbox) -> None:
     with MemoryGroup.make(500 * MIB) as group:
         ended = ask(group)
         assert (ended.returncode, ended.stdout) == (1, "")
         assert re.search(r"The model needs 0\.[56] GiB in [48] bit, and 0\.[34] GiB", ended.stderr)
         assert "--model" in ended.stderr
-        assert set(told.stages()) == {"check files", "read tokenizer"}
-        assert told.stages().count("check files") > 1  # each rung has been looked at
+        assert set(stages(sandbox)) == {"check files", "read tokenizer"}
+        assert stages(sandbox).count("check files") > 1  # each rung has been looked at
 
 
 def test_a_worker_that_is_killed_in_a_load_steps_down_and_the_question_is_answered(
@@ -95,8 +102,8 @@ def test_a_worker_that_is_killed_in_a_load_steps_down_and_the_question_is_answer
     with MemoryGroup.make(GIB) as group:
         ended = ask(group, WITH_HUNGRY)
         assert (ended.returncode, ended.stdout) == (0, PARIS), ended.stderr
-        assert told.deaths == 1
-    ready = next(state for state in told.states if isinstance(state, Ready))
+        told.wait_deaths(1)
+        ready = until(told.ready, "it is told", LIMIT_S)
     assert (ready.model, ready.context_length) == ("starter", SHORT_CONTEXT)
     assert ready.note.startswith(
         "The system has ended starter for want of memory. starter runs with 8-bit weights"
@@ -116,9 +123,9 @@ def test_after_three_kills_it_stays_away_until_a_person_says_load(
             r"on the disk, and [01]\.\d GiB of memory are free\. .* type /load",
             ended.stderr,
         )
-        assert told.deaths == 3
+        told.wait_deaths(3)
         assert ask(group, WITH_HUNGRY).returncode == 1
-        assert told.stages().count("check files") == 3
+        assert stages(sandbox).count("check files") == 3
     session = Session(load_settings(os.environ, "starter"), os.environ, "test")
     try:
         session.start()

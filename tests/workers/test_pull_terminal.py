@@ -14,8 +14,8 @@ from tests.workers.test_download_commands import hub as hub
 
 Open = Callable[..., Terminal]
 
-RATE = 600_000.0
-"""6 MB take 10 s."""
+RATE = 150_000.0
+"""6 MB take 40 s."""
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*[349][0-9][;m]")
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import numpy as np
 import pytest
 import torch
@@ -251,6 +252,18 @@ def test_sequences_in_a_batch_give_what_each_gives_alone(
     again = _load(made[kind], quantization, tmp_path).engine  # from what was kept
     for prompt, tokens in zip(prompts, together, strict=True):
         assert _answer(again, prompt) == [tokens]
+
+
+def test_4_bits_compute_the_same_on_a_processor_with_avx512_bf16(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the library has a layout of its own, which it cannot make of these matrices."""
+    prompt = [1, 2, 3]
+    answers = []
+    for there in (False, True):
+        monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda there=there: there)
+        answers += _answer(_load(made["llama"], "int4", tmp_path / str(there)).engine, prompt)
+    assert answers[0] == answers[1]
 
 
 def test_8_bits_round_to_the_nearest_and_keep_zeros() -> None:

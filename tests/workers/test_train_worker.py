@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -12,20 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from shammah.adapters import AdapterStore
 from shammah.bus.client import Peer, new_request_id
-from shammah.bus.messages import ChatMessage, ClientInfo, Generate
+from shammah.bus.messages import ChatMessage, ClientInfo, Event, Generate
 from shammah.bus.training import Train, Trained, Training, TrainProgress
 from shammah.config import load_settings
 from shammah.supervision import ensure, worker_spec
 from tests.standins.command import SHAMMAH, Ran, run
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import Sandbox, until
+from tests.workers.local_hub import kill
 from tests.workers.models import make_qwen2
 from workers.inference.checkpoint import inspect_checkpoint
+
+pytestmark = pytest.mark.timeout(900)
 
 LIMIT_S = 100.0
 
@@ -46,10 +47,7 @@ def examples(sandbox: Sandbox) -> Path:
 @pytest.fixture(autouse=True)
 def workers_end(sandbox: Sandbox) -> Iterator[None]:
     yield
-    for process in sandbox.processes():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    until(lambda: not sandbox.holders(), "the locks are free")
+    kill(sandbox)
 
 
 def train(model: Path, examples: Path, *more: str) -> Ran:
@@ -127,8 +125,10 @@ def _is_training(sandbox: Sandbox) -> bool:
         return False
     peer = Peer(sandbox.endpoints, "train", None)
     try:
-        found = until(lambda: peer.latest, "its state is told")
-        state = found.status.state
+        found = until(
+            lambda: peer.latest or sandbox.holder("train") is None, "its state is told, or it ends"
+        )
+        state = found.status.state if isinstance(found, Event) else None
         return isinstance(state, Training) and state.progress is not None
     finally:
         peer.close()

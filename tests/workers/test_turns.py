@@ -9,17 +9,20 @@ from dataclasses import replace
 
 import pytest
 
+from shammah import supervision
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Sampling, Token
 from shammah.config import load_settings
 from shammah.router.decision import RouteDecision, Target, View, Wish
 from shammah.routing import Asked
 from shammah.session import Notice, Routed, Session, Waiting
 from shammah.supervision import stop
+from tests.standins import unhurried
 from tests.standins.sandbox import Sandbox, until
 from tests.workers.servers import llmock_server, messages_api_server
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(600)
 
+LIMIT_S = 100.0
 GREEDY = Sampling(temperature=0.0)
 TOKENS = 24
 QUESTION = (ChatMessage("user", "Tell me about the sea, with an emoji in it."),)
@@ -39,11 +42,13 @@ def session(sandbox: Sandbox) -> Iterator[Session]:
     stop("inference", sandbox.endpoints)
 
 
-def ask(session: Session, sandbox: Sandbox, kill_at: int | None) -> tuple[str, list[str], Done]:
+def ask(
+    session: Session, sandbox: Sandbox, kill_at: int | None, tokens: int = TOKENS
+) -> tuple[str, list[str], Done]:
     """The text, what was told about it, and its end. The worker is killed with SIGKILL once
     ``kill_at`` tokens have come (0: when the question is sent)."""
     text, notes, seen, killed = "", [], 0, False
-    for step in session.answer(QUESTION, Wish(), GREEDY, TOKENS):
+    for step in session.answer(QUESTION, Wish(), GREEDY, tokens):
         match step:
             case Token():
                 text, seen = text + step.text, seen + 1
@@ -86,7 +91,7 @@ def test_a_killed_engine_goes_on_with_the_same_words(session: Session, sandbox: 
 
 def test_what_was_read_ahead_is_not_computed_again(session: Session) -> None:
     session.start(cloud=False)
-    until(lambda: isinstance(session.view().local, Ready), "ready", 60)
+    until(lambda: isinstance(session.view().local, Ready), "ready", LIMIT_S)
     session.read_ahead(TURNS)
     until(lambda: not session._reads_ahead(), "it was read")
     *_, done = session.answer((*TURNS, *QUESTION), Wish(), GREEDY, 2)
@@ -135,6 +140,8 @@ def test_where_the_local_model_dies_a_server_goes_on(
     monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
 ) -> None:
     """A real model behind the Messages API is asked with the answer so far, at several places."""
+    unhurried_command = unhurried.command_of(supervision.worker_command)
+    monkeypatch.setattr(supervision, "worker_command", unhurried_command)
     with messages_api_server() as url:
         monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
         monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
@@ -142,9 +149,9 @@ def test_where_the_local_model_dies_a_server_goes_on(
         try:
             for kill_at in (2, 9):
                 session.start()
-                until(lambda: isinstance(session.view().local, Ready), "ready", 60)
-                until(lambda: isinstance(session.view().cloud, Ready), "ready", 60)
-                text, notes, done = ask(session, sandbox, kill_at)
+                until(lambda: isinstance(session.view().local, Ready), "ready", LIMIT_S)
+                until(lambda: isinstance(session.view().cloud, Ready), "ready", LIMIT_S)
+                text, notes, done = ask(session, sandbox, kill_at, 100)
                 assert done.provenance.role == "cloud"
                 assert notes == ["The inference worker died. Claude goes on."]
                 assert text.strip()

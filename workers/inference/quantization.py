@@ -108,14 +108,16 @@ def quantizer_config(quantization: str, dtype: torch.dtype) -> Any:
     )
 
 
-def compute_alike(model: Any) -> Any:
-    """``model``, whose 4 bits a CPU now computes as every other does. Where a processor has
-    AVX-512 with bfloat16, bitsandbytes would round activations to that, and refuse matrices whose
-    channels are no multiple of 32 (`Linear4bit.forward` in version 0.50)."""
+def compute_alike(model: Any) -> None:
+    """Have the layers of a quantised ``model`` compute on every processor what they do on most.
+
+    With AVX512_BF16 the library would lay 4-bit weights out anew when they are first used: that
+    takes several times their size, which is not there where 4 bits are chosen; it fails for
+    matrices whose sides are no multiples of 32 and 64; and the results have 16 bits.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return model
 
 
 # --- where they are kept ------------------------------------------------------------------

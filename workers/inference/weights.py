@@ -96,8 +96,7 @@ def read_weights(
         if is_whole(kept):
             try:
                 with _observed(observer.advance):
-                    model = _read(model_class, kept, checkpoint, dtype, **options).eval()
-                return compute_alike(model)
+                    return _read(model_class, kept, checkpoint, dtype, **options).eval()
             except (ShammahError, OSError, SafetensorError, ValueError) as error:
                 log.warning("the quantised weights in %s are made anew: %s", kept, error)
         options["quantization_config"] = config
@@ -109,7 +108,7 @@ def read_weights(
         with _observed(advance):
             model = _read(model_class, checkpoint.directory, checkpoint, dtype, **options).eval()
             keep(model, kept)
-        return compute_alike(model)
+        return model
 
 
 def _give_back() -> None:
@@ -137,6 +136,7 @@ def _read(
         **options,
     )
     _check(report, checkpoint)
+    compute_alike(model)
     return model
 
 
