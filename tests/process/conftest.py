@@ -18,7 +18,7 @@ from shammah.supervision import WorkerSpec
 from tests.standins import frontend
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
-from tests.standins.terminal import Record
+from tests.standins.terminal import Held, Record
 from tests.standins.wire import Listener, RawFrontend
 
 StartEcho = Callable[..., EchoProcess]
@@ -73,6 +73,11 @@ def start_echo(sandbox: Sandbox) -> Iterator[StartEcho]:
 def record(sandbox: Sandbox) -> Record:
     """What a stand-in is asked that was started to write it there."""
     return Record(sandbox.root / "record")
+
+
+@pytest.fixture
+def held(sandbox: Sandbox) -> Held:
+    return Held(sandbox.root / "on")
 
 
 @pytest.fixture

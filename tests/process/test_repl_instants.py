@@ -9,7 +9,7 @@ import pytest
 
 from tests.standins import lingering
 from tests.standins.echo_process import EchoProcess
-from tests.standins.terminal import CTRL_C, CTRL_D, ENTER, Record, Terminal
+from tests.standins.terminal import CTRL_C, CTRL_D, ENTER, Held, Record, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -88,11 +88,12 @@ def test_typed_ahead_arrives_once_and_whole(
 
 
 def test_lines_come_in_the_order_in_which_they_were_typed(
-    terminal: Terminal, record: Record
+    terminal: Terminal, record: Record, held: Held
 ) -> None:
-    enter(terminal, "a b c d e f g h i j k l m n o p", f"two{ENTER}")
+    enter(terminal, held.question, f"two{ENTER}")
     terminal.wait_answering("f g h")
     terminal.ask("three")
+    held.go_on()
     terminal.expect(lingering.LINGERS)
     terminal.type(" ")
     record.wait(2)

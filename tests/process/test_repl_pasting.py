@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.standins.echo_process import EchoProcess
-from tests.standins.terminal import CTRL_C, CTRL_D, ENTER, Record, Terminal
+from tests.standins.terminal import CTRL_C, CTRL_D, ENTER, Held, Record, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 
 
 MARKS_ON, MARKS_OFF = "\x1b[?2004h", "\x1b[?2004l"
-ALPHABET = "a b c d e f g h i j k l m n o p q r s t u v w x y z"
 
 
 def pasted(text: str) -> str:
@@ -88,32 +87,41 @@ class TestAtTheFirstPrompt:
 
 
 class TestDuringAnAnswer:
-    def test_with_enter_it_is_the_next_question(self, terminal: Terminal, record: Record) -> None:
+    def test_with_enter_it_is_the_next_question(
+        self, terminal: Terminal, held: Held, record: Record
+    ) -> None:
         terminal.wait_editor()
-        terminal.ask(ALPHABET)
+        terminal.ask(held.question)
         terminal.wait_answering("f g h")
         terminal.type(pasted("a\rb"), ENTER)
+        held.go_on()
         assert record.wait(2)[1] == "a\nb"
         shown = terminal.expect("> a\r\nb\r\n")
         assert "[200~" not in shown
         terminal.wait_answer()
         leave(terminal)
 
-    def test_without_enter_it_waits_in_the_editor(self, terminal: Terminal, record: Record) -> None:
+    def test_without_enter_it_waits_in_the_editor(
+        self, terminal: Terminal, held: Held, record: Record
+    ) -> None:
         terminal.wait_editor()
-        terminal.ask(ALPHABET)
+        terminal.ask(held.question)
         terminal.wait_answering("f g h")
         terminal.type(pasted("a\rb"))
+        held.go_on()
         terminal.wait_answer()
         terminal.wait_editor()
         terminal.ask("!")
         assert record.wait(2)[1] == "a\nb!"
 
-    def test_ctrl_c_ends_the_waiting_for_its_end(self, terminal: Terminal, record: Record) -> None:
+    def test_ctrl_c_ends_the_waiting_for_its_end(
+        self, terminal: Terminal, held: Held, record: Record
+    ) -> None:
         terminal.wait_editor()
-        terminal.ask(ALPHABET)
+        terminal.ask(held.question)
         terminal.wait_answering("f g h")
         terminal.type("\x1b[200~a\rb")
+        held.go_on()
         terminal.wait_answer()
         terminal.type(CTRL_C)
         terminal.expect("Ctrl-C again or Ctrl-D leaves")

@@ -8,14 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.standins.echo_process import EchoProcess
-from tests.standins.terminal import CTRL_D, ENTER, Record, Terminal
+from tests.standins.terminal import CTRL_D, ENTER, Held, Record, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 
 Open = Callable[..., Terminal]
-
-
-ALPHABET = "a b c d e f g h i j k l m n o p q r s t u v w x y z"
 
 
 @pytest.fixture
@@ -123,32 +120,37 @@ def test_a_line_typed_at_any_moment_of_loading(
         terminal.destroy()
 
 
-def test_a_line_during_an_answer_is_the_next_question(terminal: Terminal, record: Record) -> None:
+def test_a_line_during_an_answer_is_the_next_question(
+    terminal: Terminal, held: Held, record: Record
+) -> None:
     terminal.wait_editor()
-    terminal.ask(ALPHABET)
+    terminal.ask(held.question)
     terminal.wait_answering("f g h")
     terminal.ask("next")
+    held.go_on()
     assert record.wait(2)[1] == "next"
 
 
 def test_half_a_line_during_an_answer_and_the_rest_after_it(
-    terminal: Terminal, record: Record
+    terminal: Terminal, held: Held, record: Record
 ) -> None:
     terminal.wait_editor()
-    terminal.ask(ALPHABET)
+    terminal.ask(held.question)
     terminal.wait_answering("f g h")
     terminal.type("ne")
+    held.go_on()
     terminal.wait_answer()
     terminal.wait_editor()
     terminal.ask("xt")
     assert record.wait(2)[1] == "next"
 
 
-def test_what_is_typed_during_an_answer_is_not_shown_in_it(terminal: Terminal) -> None:
+def test_what_is_typed_during_an_answer_is_not_shown_in_it(terminal: Terminal, held: Held) -> None:
     terminal.wait_editor()
-    terminal.ask(ALPHABET)
+    terminal.ask(held.question)
     terminal.wait_answering("f g h")
     terminal.type("INTRUDER")
+    held.go_on()
     assert "INTRUDER" not in terminal.expect("x y z")
 
 
@@ -160,11 +162,12 @@ def test_several_lines_pasted_into_the_editor_are_one_question(
     assert record.wait(1) == ["def f():\n    return 1"]
 
 
-def test_ctrl_d_during_an_answer_leaves_after_it(terminal: Terminal) -> None:
+def test_ctrl_d_during_an_answer_leaves_after_it(terminal: Terminal, held: Held) -> None:
     terminal.wait_editor()
-    terminal.ask(ALPHABET)
+    terminal.ask(held.question)
     terminal.wait_answering("f g h")
     terminal.type(CTRL_D)
+    held.go_on()
     assert terminal.end() == 0
     assert "x y z" in terminal.text
 

@@ -6,7 +6,8 @@ and the REPL can be tested and timed without a model. Faults are switched on by 
     python -P tests/standins/echo.py inference --model starter --delay-ms 50
 
 Two questions are answered otherwise: ``forever ...`` is echoed again and again until it is
-cancelled, and ``fail ...`` ends with a failure that says the rest.
+cancelled, and ``fail ...`` ends with a failure that says the rest. The word ``until:FILE`` is
+said only when that file is there.
 ``usage.input_tokens`` is the number of messages, so that a test sees the conversation.
 """
 
@@ -48,6 +49,7 @@ from workers import lease
 from workers.host import Host
 from workers.service import Outlet
 
+UNTIL = "until:"
 LEASE_S, FIRST_LEASE_S = 30.0, 60.0
 """A test is put aside for longer than a person's terminal, and not all of them renew."""
 
@@ -144,6 +146,8 @@ class EchoService:
             if skipped < len(begun):
                 skipped += len(piece)
                 continue
+            while self._must_wait(word) and not self._is_ended(request):
+                time.sleep(0.01)
             said += 1
             outlet.reply(Token(request.request_id, said, piece))
             if said == self._options.crash_after:
@@ -168,6 +172,10 @@ class EchoService:
                 Provenance(self._options.role, self._model, engine="echo"),
             )
         )
+
+    @staticmethod
+    def _must_wait(word: str) -> bool:
+        return word.startswith(UNTIL) and not os.path.exists(word.removeprefix(UNTIL))
 
     def _is_ended(self, request: Generate) -> bool:
         return self._stopped or request.request_id in self._cancelled

@@ -131,6 +131,18 @@ class Terminal:
             self.child.close()
 
 
+class Held:
+    """A question whose answer is ``a b c ... f g h`` until it is to `go_on`: what is typed before
+    is typed during an answer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.question = f"a b c d e f g h until:{path} v w x y z"
+
+    def go_on(self) -> None:
+        self._path.touch()
+
+
 class Record:
     """What the stand-in was asked (``--record``)."""
 
