@@ -25,8 +25,10 @@ from shammah.errors import ShammahError
 from shammah.fetching import FetchReply
 from shammah.models import GIB, Machine
 from shammah.wording import describe_state
+from tests.standins.sandbox import until
 from tests.workers.models import CONTEXT_LENGTH, write_checkpoint, write_manifest
 from workers.inference import bootstrap
+from workers.inference.acquisition import Acquisition
 from workers.inference.bootstrap import Bootstrap
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
@@ -392,6 +394,29 @@ def test_a_successor_that_never_comes_leaves_the_stand_in_with_the_reason(
     assert state.stand_in
     assert "It is gated. Log in." in state.note
     assert not world.due.is_set()
+
+
+@pytest.mark.parametrize("code", ["hub_unreachable", "model_gated"])
+def test_a_successor_that_is_given_up_before_the_stand_in_is_looked_at(
+    tmp_path: Path, starter: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """A download worker that runs already says at once that there is no network."""
+    world = StandIn(tmp_path)
+    begin = Acquisition.start
+
+    def begin_and_fail(acquisition: Acquisition) -> None:
+        begin(acquisition)
+        until(lambda: world.bootstrap._note, "it has been told")
+
+    monkeypatch.setattr(Acquisition, "start", begin_and_fail)
+    world.source.say(Failed(code, "It is no use.", "Wait."))
+    model = world.bootstrap.run()
+    assert model is not None
+    state = world.until(lambda state: not isinstance(state, Downloading | Loading))
+    assert isinstance(state, Ready)
+    assert (state, state.stand_in, state.successor) == (model.ready, True, None)
+    assert "It is no use. Wait." in state.note
+    world.bootstrap.stop()
 
 
 def test_a_hub_that_cannot_be_reached_is_tried_again(

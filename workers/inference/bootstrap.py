@@ -317,9 +317,12 @@ class Bootstrap:
             self._signal(_end(missing.model_id, lost))  # now, not after the imports
 
     def _missed(self, failure: Failed) -> None:
+        """A stand-in's successor does not come, or not yet."""
         with self._lock:
             self._note = _why_not(self._missing.model_id if self._missing else "it", failure)
             self._successor = None
+            if isinstance(self.state, Initializing | Downloading):
+                return  # the stand-in is about to be loaded, and tells it: see `_loaded`
             self._enter(Unavailable(self._note, ""))
 
 
