@@ -74,7 +74,10 @@ def test_a_frontend_that_is_killed_takes_at_most_its_last_answer_with_it(
     victim.stdin.flush()
     told = [victim.stdout.readline() for _ in range(20)]
     os.kill(victim.pid, signal.SIGKILL)
-    rest, _ = victim.communicate(timeout=LIMIT_S)
+    rest = victim.stdout.read()  # `communicate` would not see what readline has read ahead
+    victim.stdin.close()
+    victim.stdout.close()
+    assert victim.wait(LIMIT_S) == -signal.SIGKILL
     told += [line for line in rest.splitlines(keepends=True) if line.endswith("\n")]
     store = Store(path)
     answers = store.read().answers
