@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     found = {}
     for name in options.engines:
-        engine = load_engine(name, options.model)
+        engine = load_engine(name, options.model, "int8")
         pairs = []
         for round_ in range(options.rounds):
             conversation = prompts(1, options.prompt, round_)[0]
