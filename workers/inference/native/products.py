@@ -58,7 +58,7 @@ _ZERO_STEP = np.float32(-1 / 16)
 _PANELS = 4
 """Panels of an item: 64 channels."""
 _EIGHT_FIT = "AVX512F" in features()
-"""Whether eight sums stay in registers. They are 5 to 18 % faster then than twice four."""
+"""Whether eight sums stay in registers. They are 3 to 23 % faster then than twice four."""
 _ROWS = 16
 """Rows whose activations stay in the nearest cache while a panel after the other passes."""
 
