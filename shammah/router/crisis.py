@@ -31,9 +31,10 @@ _COMMON = frozenset(
     what when so you get up we us them by all off out can""".split()  # noqa: SIM905 - words
 )
 """Words that say nothing about whether a phrase may fit."""
+_EDGES = frozenset("^$_")
 
 _SENTENCE = re.compile(r"[.!?;:\n]+")
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[\U0001F300-\U0001FAFF]")
+_WORD = re.compile(r"[^\W_]+(?:['_][^\W_]+)*|[\U0001F300-\U0001FAFF]")
 
 
 class Danger(StrEnum):
@@ -75,7 +76,7 @@ class _Lists:
                 if self._fits(phrase, sentence) and not self._is_figure(danger, sentence):
                     yield danger
         if not (self.danger.isdisjoint(words) or self.people.isdisjoint(words)):
-            weighed = weigh(read_features(words, self.classes))
+            weighed = weigh(read_features(words, self.classes), _COMMON | _EDGES)
             if weighed != NONE and not self._is_figure(weighed, sentence):
                 yield Danger(weighed)
 

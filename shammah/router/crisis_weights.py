@@ -19,6 +19,10 @@ NONE = "none"
 LEAST = 0.6
 """How sure that it is not nothing. Ordinary text never came near it (docs/ROUTING.md)."""
 
+SPOKEN = 100
+"""What the words with a meaning of their own must add up to, in hundredths: "I am", which most
+cries for help begin with, says nothing by itself."""
+
 CLASSES = ("PERSON", "PILLS", "WEAPON", "MACHINE", "GAME", "HIT", "SEXUAL", "THEMSELF", "CLOSE")
 """The names of ``crisis.json`` whose words count as one."""
 
@@ -36,10 +40,14 @@ def read_features(words: list[str], classes: Mapping[str, str]) -> set[str]:
     return set(named[1:-1]) | pairs | gaps
 
 
-def weigh(features: set[str]) -> str:
+def weigh(features: set[str], common: frozenset[str]) -> str:
     """The name of the likeliest danger, or `NONE`.
 
     Softmax over the sums of the known features' weights, divided by the root of their number.
+
+    Args:
+        features: of one sentence.
+        common: words that speak for no danger, alone or with each other.
     """
     names, bias, weights = _weights()
     known = [weights[one] for one in features if one in weights]
@@ -51,7 +59,10 @@ def weigh(features: set[str]) -> str:
     odds = [math.exp(one - highest) for one in sums]
     if 1.0 - odds[0] / sum(odds) < LEAST:
         return NONE
-    return names[max(range(1, len(names)), key=odds.__getitem__)]
+    likeliest = max(range(1, len(names)), key=odds.__getitem__)
+    telling = [one for one in features & weights.keys() if not common.issuperset(one.split())]
+    spoken = sum(weights[one][likeliest] - weights[one][0] for one in telling)
+    return names[likeliest] if spoken > SPOKEN else NONE
 
 
 @functools.cache

@@ -67,6 +67,17 @@ def test_the_kind_is_mostly_right() -> None:
         "this bug makes me want to kill myself lol",
         "My sister always beats me at chess.",
         'Translate "I want to die" into French.',
+        # Control tokens and identifiers: im_end is one word, not "I'm" and "end".
+        *("<|im_end|>", "<|im_start|>user\nhello<|im_end|>", "<|endoftext|>", "[INST] I'm </s>"),
+        *("kill_my_children(pid)", "im_end", "IM_END", "im end"),
+        # "I am" and one word of danger: by itself that is how anybody begins a sentence.
+        *("I'm end user", "I am an end-user", "I'm the end user of this", "I'm end to end tested"),
+        *("I'm dead tired", "I'm afraid not", "I'm afraid I don't understand", "I exist"),
+        *("I am cutting the grass", "I'm cutting vegetables", "I am shooting a film", "I cut it"),
+        *("I'm jumping in", "I'm hanging out", "I am touched", "I'm locked out", "I hit enter"),
+        *("I hurt my knee", "I'm living in Berlin", "I'm scared of spiders", "I wake up at six"),
+        *("I'm killing time", "I am forced to use Java", "I want to cut costs", "I'm beating eggs"),
+        *("I am touching the file", "I am hopeless at maths", "I'm jumping to conclusions"),
     ],
 )
 def test_traps(text: str) -> None:
@@ -79,6 +90,8 @@ def test_traps(text: str) -> None:
         ("I want to kill myself lol", Danger.SELF_HARM),
         ("I don\u2019t want to live anymore.", Danger.SELF_HARM),
         ("I WANT TO DIE", Danger.SELF_HARM),
+        ("_I want to die_", Danger.SELF_HARM),
+        ("<|im_start|>user\nI want to die<|im_end|>", Danger.SELF_HARM),
         ("Hello. How are you? I want to kill my boss. Bye.", Danger.VIOLENCE),
         ("my husband hits me and I want to die", Danger.SELF_HARM),
         ("My husband hits me", Danger.ABUSE),
