@@ -173,6 +173,9 @@ HUB_VARIABLES = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE")
 CUSTOM_HEADERS = "ANTHROPIC_CUSTOM_HEADERS"
 """Headers that the SDK adds to every request, one ``name: value`` a line."""
 
+SECRET = ("cloud", "api_key")
+"""The setting whose value is never shown."""
+
 _CHOICES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("licence",): LICENCES,
     ("render",): ("markdown", "plain"),
@@ -210,7 +213,7 @@ _RULES = CheckRules(
     ),
     _CHOICES,
     _AT_LEAST,
-    secret=("cloud", "api_key"),
+    secret=SECRET,
 )
 
 

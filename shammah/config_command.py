@@ -19,6 +19,7 @@ import click
 
 from shammah.config import (
     ENVIRONMENT,
+    SECRET,
     Settings,
     examine_settings,
     home_directory,
@@ -26,8 +27,8 @@ from shammah.config import (
     read_config,
     setting_names,
 )
-from shammah.config_file import as_toml, save, with_setting
-from shammah.config_report import Value, explain_settings, shown, value_of
+from shammah.config_file import save, with_setting
+from shammah.config_report import Value, explain_settings, shown, value_of, written
 from shammah.errors import ExitCode, ShammahError
 from shammah.models import check_model_name
 from shammah.repl.terminal import confirm
@@ -62,9 +63,9 @@ def show_config(
     if as_json:
         print(json.dumps([_document(value) for value in values], ensure_ascii=False))
         return ExitCode.OK
-    written = [(f"{value.name} = {_written(value)}", value.whence) for value in values]
-    width = min(max((len(text) for text, _ in written), default=0), 48)
-    for text, whence in written:
+    lines = [(written(value.name, value.value), value.whence) for value in values]
+    width = min(max((len(text) for text, _ in lines), default=0), 48)
+    for text, whence in lines:
         click.echo(printable(f"{text:{width}}  # {whence}"))
     if not values:
         click.echo("Every setting is as it comes.")
@@ -81,7 +82,7 @@ def get_setting(environ: Mapping[str, str], name: str, *, as_json: bool) -> int:
         for one in value.value:
             click.echo(printable(one))
     else:
-        said = shown(value)
+        said = shown(value.name, value.value)
         click.echo(str(said).lower() if isinstance(said, bool) else printable(str(said)))
     return ExitCode.OK
 
@@ -89,16 +90,11 @@ def get_setting(environ: Mapping[str, str], name: str, *, as_json: bool) -> int:
 def _document(value: Value) -> dict[str, Any]:
     return {
         "name": value.name,
-        "value": shown(value),
+        "value": shown(value.name, value.value),
         "origin": value.origin,
         "source": value.source,
         "line": value.line or None,
     }
-
-
-def _written(value: Value) -> str:
-    said = shown(value)
-    return said if said == "(set)" else as_toml(said)
 
 
 def validate_config(environ: Mapping[str, str], *, as_json: bool) -> int:
@@ -145,7 +141,7 @@ def set_setting(environ: Mapping[str, str], name: str, given: tuple[str, ...]) -
             it was then.
     """
     path, file = _known(name), config_path(environ)
-    if path[-1] == "api_key" and given == ("-",):
+    if path == SECRET and given == ("-",):
         given = (_read_secret(name),)
     value = _parse(path, given)
     text = read_config(file)
@@ -153,8 +149,7 @@ def set_setting(environ: Mapping[str, str], name: str, given: tuple[str, ...]) -
     changed = with_setting(text, path, value)
     _refuse_if_wrong(file, text, changed)
     save(file, changed)
-    said = "(set)" if path[-1] == "api_key" and value else as_toml(value)
-    click.echo(printable(f"{name} = {said} ({file})"))
+    click.echo(printable(f"{written(name, value)} ({file})"))
     variable = next((v for v, p in ENVIRONMENT.items() if p == path and environ.get(v)), "")
     if variable:
         click.echo(f"But {variable} is set in this environment, and wins over it.")

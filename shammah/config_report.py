@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from shammah.config import (
     ENVIRONMENT,
+    SECRET,
     Settings,
     examine_settings,
     home_directory,
@@ -16,10 +17,8 @@ from shammah.config import (
     read_config,
     setting_names,
 )
+from shammah.config_file import as_toml
 from shammah.toml_lines import line_of
-
-SECRET = ("api_key",)
-"""Settings whose value is never printed."""
 
 PERSONAL = ("system", "words", "patterns", "paths")
 """Settings of which only the length is told in what is made to be shown to others."""
@@ -92,39 +91,40 @@ def _holds(document: Mapping[str, Any], path: tuple[str, ...]) -> bool:
     return True
 
 
-def shown(value: Value) -> Any:
-    """The value as its owner may see it: no secrets."""
-    if value.name.rpartition(".")[2] in SECRET:
-        return "(set)" if value.value else ""
-    return public_text(value.value)
+def shown(name: str, value: Any) -> Any:
+    """The value of the setting ``name`` as its owner may see it: no secrets."""
+    if name == ".".join(SECRET):
+        return "(set)" if value else ""
+    address = name == "cloud.base_url" or (isinstance(value, str) and "://" in value)
+    return without_secrets(value) if address and name != "system" else value
 
 
-def public_text(value: Any) -> Any:
-    """``value``; an address without what may be a secret in it."""
-    return without_secrets(value) if isinstance(value, str) and "://" in value else value
+def written(name: str, value: Any) -> str:
+    """``cloud.use = "ask"``, as its owner may see it."""
+    safe = shown(name, value)
+    return f"{name} = {safe if safe == '(set)' else as_toml(safe)}"
 
 
 def without_secrets(url: str) -> str:
     """An address without a name and password, and without what may be a token."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(url if "://" in url else f"//{url}")
         bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
-        return bare.geturl()
+        return bare.geturl().removeprefix("//")
     except ValueError:  # a bracket without its other half
         return "(no address)"
 
 
 def changed_settings(table: Settings, default: Settings) -> Iterator[tuple[str, Any]]:
-    """Every setting that is not as it comes, as strangers may see it."""
+    """Name and value of every setting that is not as it comes."""
     for path in setting_names():
         value = value_of(table, path)
         if value != value_of(default, path):
-            yield ".".join(path), _for_strangers(path[-1], value)
+            yield ".".join(path), value
 
 
-def _for_strangers(name: str, value: Any) -> Any:
-    if name in SECRET:
-        return "(set)"
-    if name in PERSONAL:
+def for_strangers(name: str, value: Any) -> Any:
+    """The value of the setting ``name`` as anybody may see it."""
+    if name.rpartition(".")[2] in PERSONAL:
         return f"({len(value)} {'characters' if isinstance(value, str) else 'of your own'})"
-    return public_text(value)
+    return shown(name, value)

@@ -29,7 +29,7 @@ from shammah.bus.enquiry import ask_status
 from shammah.bus.messages import Failed, NotAvailable
 from shammah.cgroups import memory_left, memory_limits
 from shammah.config import PUBLIC_HUB, Settings, home_directory, load_settings
-from shammah.config_report import changed_settings, without_secrets
+from shammah.config_report import changed_settings, for_strangers, without_secrets
 from shammah.doctor_probes import Problem, probe_network, probe_start
 from shammah.doctor_report import HANGING, report
 from shammah.errors import ExitCode, ShammahError
@@ -121,7 +121,8 @@ def _document(
     )
     document["hub"] = _hub(environ)
     document["cloud"] = {"key": key, "configured": cloud, "model": settings.cloud.model}
-    document["settings"] = dict(changed_settings(settings, Settings(settings.home)))
+    changed = changed_settings(settings, Settings(settings.home))
+    document["settings"] = {name: for_strangers(name, value) for name, value in changed}
     document["workers"] = timed("workers", lambda: _workers(environ, problems, cloud=cloud))
     if network:
         document["network"] = timed("network", lambda: probe_network(settings, environ, problems))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from shammah.adapter_choice import choose_adapter
-from shammah.config import load_settings
+from shammah.config import Settings, load_settings
 from shammah.conversation import Conversation
 from shammah.errors import ShammahError
 from shammah.history.recorder import Recorder
@@ -273,11 +273,14 @@ def _raw(context: Context) -> None:
 
 
 def _config(context: Context) -> None:
-    from shammah.repl.settings_view import describe_settings
+    from shammah.config_report import changed_settings, written
 
-    for line in describe_settings(context.session.settings):
+    settings = context.session.settings
+    changed = changed_settings(settings, Settings(settings.home))
+    lines = [written(name, value) for name, value in changed]
+    for line in lines or ["All settings are the defaults."]:
         context.screen.line(printable(line))
-    context.screen.hint(f"Their file is {context.session.settings.home / 'config.toml'}.")
+    context.screen.hint(f"Their file is {settings.home / 'config.toml'}.")
 
 
 def _quit(context: Context) -> None:

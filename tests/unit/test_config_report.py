@@ -1,0 +1,56 @@
+"""What of the settings is shown, by whichever command: one rule for all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from shammah.config import CloudSettings, PrivacySettings, Settings
+from shammah.config_report import changed_settings, for_strangers, shown, without_secrets, written
+from shammah.repl.commands import COMMANDS, Context
+
+SETTINGS = Settings(
+    Path("/home/me/.shammah"),
+    system="secret-1 https://a.example/?q=1",
+    cloud=CloudSettings(api_key="secret-2", base_url="https://me:secret-3@api.example/?t=secret-4"),
+    privacy=PrivacySettings(words=("Alice",)),
+)
+CHANGED = dict(changed_settings(SETTINGS, Settings(SETTINGS.home)))
+
+
+def test_the_prompt_shows_what_config_show_does() -> None:
+    lines: list[str] = []
+    screen = SimpleNamespace(line=lines.append, hint=lines.append)
+    context = SimpleNamespace(session=SimpleNamespace(settings=SETTINGS), screen=screen)
+    COMMANDS["config"][1](cast(Context, context))
+    assert lines[:-1] == [written(name, value) for name, value in CHANGED.items()]
+    assert "cloud.api_key = (set)" in lines
+    assert 'cloud.base_url = "https://api.example/"' in lines
+    assert 'privacy.words = ["Alice"]' in lines
+    assert 'system = "secret-1 https://a.example/?q=1"' in lines
+    assert not any(f"secret-{number}" in " ".join(lines) for number in (2, 3, 4))
+
+
+def test_strangers_see_less() -> None:
+    seen = {name: for_strangers(name, value) for name, value in CHANGED.items()}
+    assert seen["privacy.words"] == "(1 of your own)"
+    assert "secret" not in str(seen)
+
+
+@pytest.mark.parametrize(
+    ("address", "bare"),
+    [
+        ("http://me:p@host:1/v1?t=p#p", "http://host:1/v1"),
+        ("http://p@host", "http://host"),
+        ("http://a@b:p@host/", "http://host/"),
+        ("me:p@host/v1", "host/v1"),
+        ("http://[::1", "(no address)"),
+        ("", ""),
+    ],
+)
+def test_an_address_is_shown_without_what_opens_it(address: str, bare: str) -> None:
+    assert without_secrets(address) == bare
+    assert shown("cloud.base_url", address) == bare
