@@ -23,6 +23,8 @@ from shammah.training_cli import adapters, train
 if TYPE_CHECKING:
     from shammah.config import Settings
 
+SINCE = "From 90s, 10m, 2h, 7d, 2w ago, 14:30 or 2026-11-24 on."
+
 
 def run(arguments: list[str]) -> int:
     """Run a command line and return the exit status; never a traceback for what is expected."""
@@ -232,7 +234,7 @@ def ask(
 )
 @click.option("--once", is_flag=True, help="Print the present states and end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-@click.option("--since", default="", metavar="WHEN", help="From 90s, 10m, 2h ago, or 14:30 on.")
+@click.option("--since", default="", metavar="WHEN", help=SINCE)
 @click.option("--role", "roles", multiple=True, type=click.Choice(ROLES), help="Only this one.")
 def status(once: bool, as_json: bool, since: str, roles: tuple[str, ...]) -> int:
     """Show how the workers are, and follow what happens.
@@ -346,7 +348,7 @@ def worker(role: str, model: str | None, licence: str | None, keep_alive: float)
     """,
     short_help="Show what was sent to the cloud: when, where to, how much.",
 )
-@click.option("--since", default="", metavar="WHEN", help="A day (2026-11-24) or 12h, 7d, 2w.")
+@click.option("--since", default="", metavar="WHEN", help=SINCE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--follow", is_flag=True, help="Go on, and show what is sent from now on, too.")
 def egress(since: str, as_json: bool, follow: bool) -> int:

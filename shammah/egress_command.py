@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
 import click
 
 from shammah.egress import NAME, Reader, Sent, read_ledger
-from shammah.errors import ExitCode, ShammahError
+from shammah.errors import ExitCode
+from shammah.since import parse_since
 from shammah.wording import describe_cost, printable
 
 POLL_S = 0.5
 
 _TIME = "%Y-%m-%dT%H:%M:%S"
-_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,8 @@ def show_egress(home: Path, since: str, *, as_json: bool, follow: bool) -> int:
     Raises:
         ShammahError: ``usage``, ``egress_unreadable``.
     """
-    start = parse_since(since, datetime.now(UTC)) if since else ""
+    begin = parse_since(since, time.time(), utc=True) if since else 0.0
+    start = datetime.fromtimestamp(begin, UTC).strftime(_TIME)
     if follow:
         _follow(home, start, as_json=as_json)
         return ExitCode.OK
@@ -62,26 +62,6 @@ def show_egress(home: Path, since: str, *, as_json: bool, follow: bool) -> int:
         lines = "line is" if damaged == 1 else "lines are"
         click.echo(f"{damaged} {lines} damaged and not shown: {home / NAME}", err=True)
     return ExitCode.OK
-
-
-def parse_since(text: str, now: datetime) -> str:
-    """``2026-11-24``, ``12h``, ``7d`` or ``2w`` as the beginning of a time in the ledger.
-
-    Raises:
-        ShammahError: ``usage``.
-    """
-    span = re.fullmatch(r"([0-9]{1,4})([hdw])", text)
-    if span:
-        return (now - timedelta(**{_UNITS[span[2]]: int(span[1])})).strftime(_TIME)
-    try:
-        return datetime.fromisoformat(text).strftime(_TIME)
-    except ValueError:
-        raise ShammahError(
-            "usage",
-            f"{text!r:.40} is no time.",
-            "Give a day (2026-11-24) or how far back: 12h, 7d, 2w.",
-            exit_code=ExitCode.USAGE,
-        ) from None
 
 
 def describe_ledger(entries: Iterable[Sent]) -> Iterator[str]:

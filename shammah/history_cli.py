@@ -123,7 +123,7 @@ def export(numbers: tuple[int, ...], form: str | None, output: str | None) -> in
     \b
     Examples:
       shammah history rm 12 13
-      shammah history rm --before 2026-01-01   a day, or 12h, 30d, 8w
+      shammah history rm --before 2026-01-01   a date, or 12h, 30d, 8w ago
       shammah history rm --all --yes
     """,
 )

@@ -7,14 +7,13 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from shammah.egress_command import parse_since
 from shammah.errors import ExitCode, ShammahError
 from shammah.folding import fold
 from shammah.history import export as exporting
@@ -24,6 +23,7 @@ from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
 from shammah.history.records import END_MARK, MARK, Kept
 from shammah.history.store import Store
 from shammah.repl.terminal import confirm
+from shammah.since import parse_since
 from shammah.wording import styled
 
 BOLD, DIM = "1", "2"
@@ -119,7 +119,7 @@ def remove(home: Path, numbers: list[int], before: str, *, yes: bool) -> int:
     Raises:
         ShammahError: ``history_unknown``, ``usage``.
     """
-    when = _seconds(before) if before else 0.0
+    when = parse_since(before, time.time()) if before else 0.0
     with _opened(home) as access:
         if access is None:
             if numbers:
@@ -152,12 +152,6 @@ def _choose(store: Store, numbers: list[int], *, before: float) -> list[int]:
     if numbers:
         return list(dict.fromkeys(numbers))
     return store.older(before) if before else list(store.numbers())
-
-
-def _seconds(before: str) -> float:
-    """When that is, in seconds since 1970; days are those of the local clock, as in the list."""
-    now = datetime.now(UTC).astimezone()
-    return datetime.fromisoformat(parse_since(before, now)).astimezone().timestamp()
 
 
 def _agree(access: Access, numbers: list[int], question: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from shammah.bus.enquiry import ask_events, ask_status
 from shammah.bus.messages import Event
 from shammah.bus.transfers import Transferring
 from shammah.errors import ExitCode, ShammahError
+from shammah.since import parse_since
 from shammah.status_once import QUIET, not_running
 from shammah.wording import describe_state, printable
 
@@ -60,24 +60,6 @@ def show_status(
     finally:
         tail.close()
     return ExitCode.OK
-
-
-def parse_since(text: str, now_s: float) -> float:
-    """``90s``, ``10m``, ``2h`` (ago), ``14:30`` or ``14:30:05`` (today) as wall time.
-
-    Raises:
-        ShammahError: ``usage``.
-    """
-    span = re.fullmatch(r"([0-9]{1,6})([smh])", text)
-    if span:
-        return now_s - int(span[1]) * {"s": 1, "m": 60, "h": 3600}[span[2]]
-    clock = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?", text)
-    if clock:
-        day = time.localtime(now_s)[:3]
-        hour, minute, second = (int(part or 0) for part in clock.groups())
-        return time.mktime((*day, hour, minute, second, 0, 0, -1))
-    why = f"--since must be a span (90s, 10m, 2h) or a time of today (14:30), not {text!r:.30}."
-    raise ShammahError("usage", why, exit_code=ExitCode.USAGE)
 
 
 class Tail:

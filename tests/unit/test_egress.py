@@ -16,7 +16,7 @@ import pytest
 
 from shammah import egress, egress_command
 from shammah.egress import UNKNOWN, Ledger, Outcome, Reader, Sent, read_ledger
-from shammah.egress_command import day_totals, describe_ledger, describe_sent, parse_since
+from shammah.egress_command import day_totals, describe_ledger, describe_sent
 from shammah.errors import ShammahError
 from tests.standins.command import run
 
@@ -248,27 +248,6 @@ def test_lines_and_totals_by_day() -> None:
 
 def test_escape_sequences_of_a_server_are_not_shown() -> None:
     assert "\x1b" not in describe_sent(sent(time="2026-11-24T00:00:00Z", path="/\x1b[31m"))
-
-
-@pytest.mark.parametrize(
-    ("text", "start"),
-    [
-        ("2026-11-01", "2026-11-01T00:00:00"),
-        ("2026-11-01T08:30", "2026-11-01T08:30:00"),
-        ("12h", "2026-11-24T00:00:00"),
-        ("7d", "2026-11-17T12:00:00"),
-        ("2w", "2026-11-10T12:00:00"),
-    ],
-)
-def test_since(text: str, start: str) -> None:
-    assert parse_since(text, datetime.fromtimestamp(NOON, UTC)) == start
-
-
-@pytest.mark.parametrize("text", ["yesterday", "7", "d", "-1d", "2026-13-01"])
-def test_since_what_is_no_time(text: str) -> None:
-    with pytest.raises(ShammahError) as refused:
-        parse_since(text, datetime.now(UTC))
-    assert refused.value.code == "usage"
 
 
 def test_totals_keep_days_apart() -> None:

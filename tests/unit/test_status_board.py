@@ -12,8 +12,6 @@ from shammah.bus.endpoints import ROLES
 from shammah.bus.messages import Downloading, Event, Failed, Loading, Ready, State, Status
 from shammah.bus.training import Training, TrainingProgress
 from shammah.bus.transfers import Transfer, Transferring
-from shammah.errors import ShammahError
-from shammah.status import parse_since
 from shammah.status_board import KEPT, Board, Resources
 from shammah.status_live import FRAMES_S, LOOK_S, Pace, render
 
@@ -172,24 +170,6 @@ def test_what_happens_is_drawn_at_once_after_a_quiet_time_and_the_last_is_drawn_
     assert pace.wait_s() == pytest.approx(FRAMES_S)
     now += pace.wait_s() + 1e-9
     assert pace.due()
-
-
-@pytest.mark.parametrize(("text", "ago"), [("90s", 90), ("10m", 600), ("2h", 7200), ("0s", 0)])
-def test_a_span(text: str, ago: int) -> None:
-    assert parse_since(text, NOW) == NOW - ago
-
-
-@pytest.mark.parametrize("text", ["", "10", "10 m", "-5m", "25:00", "12:60", "yesterday"])
-def test_no_span(text: str) -> None:
-    with pytest.raises(ShammahError):
-        parse_since(text, NOW)
-
-
-def test_a_time_of_today() -> None:
-    noon = parse_since("12:00", NOW)
-    assert parse_since("12:00:05", NOW) == noon + 5
-    assert parse_since("13:00", NOW) == noon + 3600
-    assert abs(noon - NOW) < 86_400
 
 
 def test_two_roles_that_take_turns_are_two_lines() -> None:
