@@ -310,7 +310,7 @@ def read_config(path: Path) -> str:
         ShammahError: ``config_invalid``.
     """
     try:
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")  # some editors begin every file with a mark
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:

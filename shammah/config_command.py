@@ -246,7 +246,7 @@ def edit_config(environ: Mapping[str, str]) -> int:
     try:
         while True:
             _run_editor(editor, copied)
-            faults = _faults_of(copied.read_bytes().decode("utf-8", "surrogateescape"), file)
+            faults = _faults_of(copied.read_bytes().decode("utf-8-sig", "surrogateescape"), file)
             if not faults:
                 return _take(file, copied, before, first)
             _tell(faults)
@@ -300,7 +300,7 @@ def _take(file: Path, copied: Path, before: bytes, first: bytes) -> int:
     if (file.read_bytes() if file.exists() else b"") != before:
         why = f"{file} has changed while you edited; nothing was overwritten."
         raise ShammahError("config_changed", why, f"What you wrote is in {copied}.")
-    save(file, after.decode("utf-8"))
+    save(file, after.decode("utf-8-sig"))
     os.unlink(copied)
     click.echo(f"{file} is written.")
     return ExitCode.OK

@@ -10,7 +10,7 @@ from shammah.bus import codec
 from shammah.bus.client import new_request_id
 from shammah.bus.messages import NotAvailable
 from shammah.bus.transfers import CachedModel, ListModels, ModelList
-from shammah.config import Settings, load_settings
+from shammah.config import Settings, load_settings, read_config
 from shammah.config_file import save, with_model
 from shammah.errors import ExitCode, ShammahError
 from shammah.machine import look
@@ -82,8 +82,7 @@ def use_model(wanted: str) -> int:
     check_model_name(settings.model)
     where = _whereabouts(settings)
     file = settings.home / "config.toml"
-    text = file.read_bytes().decode() if file.exists() else ""
-    save(file, with_model(text, settings.model))
+    save(file, with_model(read_config(file), settings.model))
     load_settings(environ)
     changed = "still" if before.model == settings.model else "now"
     print(printable(f"The default model is {changed} {settings.model} ({file})."))

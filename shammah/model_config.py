@@ -38,7 +38,7 @@ def read_config(text: str) -> dict[str, Any]:
     if not text:
         raise ValueError("cannot be had")
     try:
-        document = json.loads(text)
+        document = json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):

@@ -45,7 +45,7 @@ def read_file(path: Path) -> str:
         if not path.is_file():
             raise _unreadable(path, "it is no file")
         # As it is: an end of line inside a text is part of it.
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             return file.read()
     except UnicodeDecodeError as error:
         raise _unreadable(path, "it is no text in UTF-8") from error

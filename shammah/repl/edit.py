@@ -29,7 +29,7 @@ def edit_text(text: str, name: str = "question.md") -> str:
             file.write_text(text + "\n", "utf-8", "replace")
             with _interrupts_are_the_editors():
                 _run_editor(str(file))
-            return file.read_text("utf-8", "replace").removesuffix("\n")
+            return file.read_text("utf-8-sig", "replace").removesuffix("\n")
     except OSError as error:
         what = f"The text could not be given to an editor ({error.strerror or error})."
         raise ShammahError("editor", what) from error

@@ -110,6 +110,20 @@ def test_an_input_without_a_key_sets_none(file: Path) -> None:
     assert not file.exists()
 
 
+def test_a_byte_order_mark_hinders_no_command(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_bytes(b'\xef\xbb\xbf# mine\nrender = "markdown"\n')
+    assert run("config", "validate").code == 0
+    assert run("models", "use", "starter").code == 0
+    assert run("config", "set", "render", "plain").code == 0
+    assert (run("config", "get", "model").out, run("config", "get", "render").out) == (
+        "starter\n",
+        "plain\n",
+    )
+    monkeypatch.setenv("EDITOR", r"sed -i '1s/^/\xef\xbb\xbf/'")
+    assert run("config", "edit").code == 0
+    assert run("config", "validate").code == 0
+
+
 class TestEdit:
     def edited(self, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
         """Have an editor that is this ``sed`` script."""

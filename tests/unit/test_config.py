@@ -53,6 +53,12 @@ class TestWhereSettingsComeFrom:
     def test_an_empty_file_changes_nothing(self, sandbox: Sandbox) -> None:
         assert load(sandbox) == Settings(sandbox.shammah_home)
 
+    @pytest.mark.parametrize("text", ['model = "3B"\n', "", "# nothing\n"])
+    def test_a_byte_order_mark_before_it_is_none_of_its_text(
+        self, sandbox: Sandbox, text: str
+    ) -> None:
+        assert load(sandbox, b"\xef\xbb\xbf" + text.encode()) == load(sandbox, text)
+
     def test_the_file_changes_what_it_names(self, sandbox: Sandbox) -> None:
         loaded = load(sandbox, 'model = "3B"\n[inference]\ndevice = "cpu"\nkeep_alive = -1\n')
         inference = InferenceSettings(device="cpu", keep_alive=-1.0)

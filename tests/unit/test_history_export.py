@@ -128,6 +128,11 @@ class TestFiles:
         assert files.read_file(path) == "one two ?"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
+    def test_have_no_byte_order_mark_in_their_text(self, sandbox: Sandbox) -> None:
+        path = sandbox.root / "talk.md"
+        path.write_text("\ufeffone", "utf-8")
+        assert files.read_file(path) == "one"
+
     def test_that_exist_are_overwritten_only_when_that_is_said(self, sandbox: Sandbox) -> None:
         path = sandbox.root / "talk.md"
         path.write_text("old")
