@@ -271,8 +271,8 @@ class Host:
         )
 
     def _on_ping(self, peer: bytes, ping: Ping) -> None:
-        attached = self._leases.renew(peer, time.monotonic())
-        self._send(peer, Pong(ping.request_id, self._run_id, attached, self._outlet.progress))
+        held, latest = self._leases.renew(peer, time.monotonic()), self._journal.latest
+        self._send(peer, Pong(ping.request_id, self._run_id, held, self._outlet.progress, latest))
 
     def _on_detach(self, peer: bytes, detach: Detach) -> None:
         self._send(peer, Detached(detach.request_id))

@@ -36,6 +36,10 @@ class Journal:
         self._kept.append(event)
         return event
 
+    @property
+    def latest(self) -> Event | None:
+        return self._kept[-1] if self._kept else None
+
     def since(self, seq: int) -> tuple[tuple[Event, ...], bool]:
         """The kept events after ``seq``, and whether none in between was already dropped."""
         events = tuple(event for event in self._kept if event.seq > seq)

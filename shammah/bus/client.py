@@ -13,13 +13,12 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from shammah.bus import codec, messages
 from shammah.bus.connection import Connection
 from shammah.bus.endpoints import Endpoints
 from shammah.bus.messages import (
-    Cancel,
     ChatMessage,
     ClientInfo,
     Detach,
@@ -38,10 +37,11 @@ from shammah.bus.messages import (
     Work,
     WorkReply,
 )
+from shammah.bus.task import Task as Task
 from shammah.errors import ShammahError
 
 PING_S = 1.0
-"""A third of the worker's lease, so that two may be lost."""
+"""A third of the worker's lease, so that two may be lost. The pong says how the worker is."""
 
 SILENCE_S = 30.0
 """A worker that says nothing at all for this long, though its process lives, is given up.
@@ -57,38 +57,6 @@ STARTED_ANEW = "Ask again: it is started anew."
 
 def new_request_id() -> str:
     return os.urandom(8).hex()
-
-
-class Task:
-    """The replies to one request for work (a Generate, a Fetch). Iterate once; ends after
-    exactly one of `messages.ENDS`."""
-
-    def __init__(self, peer: Peer, request_id: str) -> None:
-        self.request_id = request_id
-        self.replies: queue.SimpleQueue[WorkReply] = queue.SimpleQueue()
-        self._peer = peer
-
-    def __iter__(self) -> Iterator[WorkReply]:
-        while True:
-            reply = self.replies.get()
-            yield reply
-            if isinstance(reply, messages.ENDS):
-                return
-
-    def ended(self) -> bool:
-        """Whether nothing more will come. For a task that nobody iterates."""
-        return self.request_id not in self._peer._tasks
-
-    def cancel(self) -> None:
-        """End it here at once, and have the worker end it at its next step.
-
-        The iteration ends with ``Failed("cancelled")`` without waiting for the worker: on a
-        slow machine one step takes a second, and the person wants the prompt back. May be
-        called from a signal handler: it only puts something into queues.
-        """
-        self._peer.send(Cancel(self.request_id))
-        self._peer.forget(self.request_id)
-        self.replies.put(Failed("cancelled", "Cancelled.", "", self.request_id))
 
 
 class Peer:
@@ -133,6 +101,7 @@ class Peer:
         self._waiting: dict[str, queue.SimpleQueue[Reply]] = {}
         self._heard = self._moved = self._pinged = time.monotonic()
         self._progress = -1
+        self._told: Event | None = None  # by the last pong
         self._hello_id = ""
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=f"bus-{role}", daemon=True)
@@ -167,7 +136,7 @@ class Peer:
 
     def begin(self, request: Work) -> Task:
         """Ask for work."""
-        task = Task(self, request.request_id)
+        task = Task(request.request_id, self._tasks, self.send)
         self._tasks[request.request_id] = task
         self._moved = time.monotonic()
         try:
@@ -178,10 +147,6 @@ class Peer:
             # It may have died between the caller's look and our entry in the table.
             self._fail_all("worker_died", f"The {self.role} worker is not there.")
         return task
-
-    def forget(self, request_id: str) -> None:
-        """Drop the replies to a request that nobody waits for any more."""
-        self._tasks.pop(request_id, None)
 
     def request(self, message: Request, timeout: float) -> Reply:
         """Send ``message`` and wait for the reply with its request id.
@@ -309,10 +274,12 @@ class Peer:
             self._transmit(Hello(self._hello_id, messages.PROTOCOL, self._client))
 
     def _keep_lease(self, now: float) -> None:
-        if self.welcome is None:
+        if self.welcome is None and self._client is not None:
             return
         if now - self._pinged >= PING_S:
             self._pinged = now
+            if self._told is not None:  # the events up to this one have had their time to come
+                self._on_event(self._told)
             self._transmit(Ping(new_request_id()))
         if not self._tasks:
             return
@@ -349,7 +316,8 @@ class Peer:
         self._on_event(welcome.event)
 
     def _on_pong(self, pong: Pong) -> None:
-        if not pong.attached:
+        self._told = pong.event
+        if not pong.attached and self._client is not None:
             # This process was stopped for so long that the lease lapsed.
             self._fail_all("lease_lapsed", "This terminal was stopped; its answer was given up.")
             self._say_hello()
@@ -368,7 +336,7 @@ class Peer:
             return
         self._moved = time.monotonic()
         if isinstance(reply, messages.ENDS):
-            self.forget(reply.request_id)
+            self._tasks.pop(reply.request_id, None)
         task.replies.put(reply)
 
     def _on_event(self, event: Event) -> None:
@@ -381,7 +349,7 @@ class Peer:
     def _on_lost(self) -> None:
         with self._changed:
             lost, self.welcome = self.welcome, None
-            self.latest = None
+            self.latest = self._told = None
         known = None if lost is None or self.stopped else self._explain(lost.pid)
         if known is not None:
             self._fail_all(known.code, known.message, known.hint)

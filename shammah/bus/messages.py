@@ -258,13 +258,15 @@ class Pong:
     """``attached`` is false when the worker does not know this frontend (any more).
 
     ``progress`` counts units of work (load stages, decode steps): a worker that answers but
-    whose counter stands still is stuck.
+    whose counter stands still is stuck. ``event`` is the latest one: the events' own way can
+    break while this one holds.
     """
 
     request_id: str
     run_id: str
     attached: bool
     progress: int
+    event: Event | None = None
 
 
 @record

@@ -267,9 +267,12 @@ class TestTheLease:
         watcher = Peer(sandbox.endpoints, "inference", None)
         try:
             until(lambda: watcher.send(GetStatus("s")) or worker.hears(), "connected")
+            worker.expect(Ping)  # which asks how the worker is
+            worker.reply(Pong("p", "run", False, 0))
         finally:
             watcher.close()
-        assert isinstance(worker.expect(object), GetStatus)  # not a Hello
+        while worker.hears():
+            assert isinstance(worker.expect(object), GetStatus | Ping)  # not a Hello
 
 
 class TestRequests:
@@ -323,6 +326,51 @@ class TestEvents:
         finally:
             watcher.close()
         assert [one.seq for one in seen if one] == list(range(1, 501))
+
+    def test_a_state_that_no_event_tells_comes_with_a_pong(
+        self, worker: ScriptedWorker, peer: Peer, quick: Callable[..., None]
+    ) -> None:
+        quick(PING_S=0.02)
+        ready = event(7)
+        while peer.latest != ready:
+            ping = worker.expect(Ping)
+            worker.reply(Pong(ping.request_id, "run", True, 1, ready))
+
+    def test_who_only_watches_learns_it_so_too_and_misses_none(
+        self, worker: ScriptedWorker, sandbox: Sandbox, changes: queue.SimpleQueue[Event | None]
+    ) -> None:
+        """A pong overtakes the events that were sent before it."""
+        watcher = Peer(sandbox.endpoints, "inference", None, changes.put)
+        try:
+            worker.wait_subscriber()
+            worker.expect(Ping)
+            worker.reply(Pong("p", "run", False, 1, event(3)))
+            worker.expect(Ping)
+            worker.reply(Pong("p", "run", False, 1, event(6)))
+            worker.publish(event(4), event(5), event(6))
+            seen = [changes.get(timeout=LIMIT_S) for _ in range(4)]
+        finally:
+            watcher.close()
+        assert [one.seq for one in seen if one] == [3, 4, 5, 6]
+
+    def test_what_a_pong_told_is_not_true_of_the_next_worker(
+        self, worker: ScriptedWorker, peer: Peer, sandbox: Sandbox,
+        changes: queue.SimpleQueue[Event | None],
+    ) -> None:  # fmt: skip
+        worker.expect(Ping)
+        worker.reply(Pong("p", "run", True, 1, event(7)))
+        until(lambda: peer._told, "it has been heard")
+        worker.close()
+        while changes.get(timeout=LIMIT_S) is not None:
+            pass
+        successor = ScriptedWorker(sandbox)
+        try:
+            successor.welcome()
+            successor.expect(Ping)
+            successor.expect(Ping)
+            assert peer.latest == event(1)
+        finally:
+            successor.close()
 
     def test_another_run_begins_at_its_own_number(
         self, worker: ScriptedWorker, peer: Peer, changes: queue.SimpleQueue[Event | None]
