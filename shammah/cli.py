@@ -333,7 +333,7 @@ def worker(role: str, model: str | None, licence: str | None, keep_alive: float)
     if role == "inference":
         client = ClientInfo("worker", os.getpid())
         lend_hub_token(settings, os.environ, open_endpoints(os.environ), client)
-    spec = worker_spec(settings, role, os.environ, stand_in=not settings.cloud_configured)
+    spec = worker_spec(settings, role, os.environ)
     command = [*worker_command(spec), "--foreground", "--keep-alive", str(keep_alive)]
     os.execve(command[0], command, dict(spec.environ))
 

@@ -271,19 +271,17 @@ def identity(
     role: str,
     *,
     environ: Mapping[str, str] = MappingProxyType({}),
-    stand_in: bool = False,
 ) -> Identity:
     """What a worker of ``role`` must have been started with to serve these settings.
 
-    ``stand_in``: the starter may answer when the model chosen by memory cannot be had. Only
-    ``auto`` chooses, so only there it makes a difference, as the licence does.
+    Only ``auto`` chooses, so only there the licence makes a difference.
     """
     if role == "inference":
         parts = [settings.model, settings.inference.device, settings.inference.dtype]
         parts += [str(settings.inference.max_new_tokens), str(settings.home)]
         parts += [str(settings.inference.context_length), str(settings.inference.kv_memory)]
         parts += [settings.inference.engine, settings.inference.quantization]
-        parts += [f"stand_in={stand_in and settings.model == 'auto'}", str(hub_cache(environ))]
+        parts += [str(hub_cache(environ))]
         parts += [f"permissive={settings.permissive and settings.model == 'auto'}"]
         model = settings.model
     elif role == "cloud":

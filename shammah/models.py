@@ -131,8 +131,8 @@ _COMMIT = re.compile(r"\w{1,64}", re.ASCII)
 class LocatedModel:
     """A model that is on this disk.
 
-    ``name`` is what people call it; ``stand_in`` marks the starter when it takes the place of
-    ``wanted``, which cannot be had.
+    ``name`` is what people call it; ``stand_in`` marks one that takes the place of ``wanted``
+    until that is here.
     """
 
     name: str
@@ -322,8 +322,8 @@ def locate_model(
         memory: bytes, for ``auto``.
         cache: the Hugging Face cache.
         starter: the starter's directory.
-        stand_in: whether the starter may take the place of an automatic choice that is not
-            here.
+        stand_in: whether a smaller model that is here, the starter at least, may take the place
+            of an automatic choice that is not.
         is_whole: whether a snapshot has been fetched to its end and verified.
         permissive: whether ``auto`` leaves out what may not be used commercially.
         gpu_memory: bytes of a CUDA GPU, for ``auto``; 0: there is none.
@@ -343,15 +343,31 @@ def locate_model(
             )
         return LocatedModel(os.path.basename(wanted), Path(wanted), wanted)
     model_id = hub_model(wanted, memory, permissive=permissive, gpu_memory=gpu_memory)
-    substitute = None
-    if wanted == AUTO and stand_in and starter.is_dir():
-        substitute = LocatedModel(STARTER, starter, model_id or "a model", stand_in=True)
+    chosen = wanted == AUTO and stand_in
     if not model_id:
-        return substitute or _too_little(memory)
+        starting = LocatedModel(STARTER, starter, "a model", stand_in=True)
+        return starting if chosen and starter.is_dir() else _too_little(memory)
     snapshot = cached_snapshot(cache, model_id)
     if snapshot is not None and is_whole(snapshot):
         return LocatedModel(model_id, snapshot, model_id)
+    substitute = largest_below(model_id, cache, starter, is_whole) if chosen else None
     return MissingModel(model_id, snapshot, substitute)
+
+
+def largest_below(
+    model_id: str, cache: Path, starter: Path, is_whole: Callable[[Path], bool]
+) -> LocatedModel | None:
+    """The largest model on this disk that is smaller than ``model_id`` of the catalogue, marked
+    as its stand-in; the starter is the smallest."""
+    sizes = [model.model_id for model in CATALOGUE]
+    below = sizes[: sizes.index(model_id)] if model_id in sizes else []
+    for smaller in reversed(below):
+        snapshot = cached_snapshot(cache, smaller)
+        if snapshot is not None and is_whole(snapshot):
+            return LocatedModel(smaller, snapshot, model_id, stand_in=True)
+    if model_id == STARTER or not starter.is_dir():
+        return None
+    return LocatedModel(STARTER, starter, model_id, stand_in=True)
 
 
 def _located_starter(starter: Path) -> LocatedModel:

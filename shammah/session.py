@@ -118,7 +118,6 @@ class Session:
         self.gate = Gate(settings, environ)
         self.routing = Routing(settings, environ)
         self._declined = False
-        self._stand_in = local_only or not settings.cloud_configured
         self._endpoints = open_endpoints(environ)
         self._client = ClientInfo(program, os.getpid(), _terminal())
         self.local = self._local_link()
@@ -349,7 +348,7 @@ class Session:
     def _local_link(self) -> Link:
         settings, environ = self.settings, self._environ
         return Link(
-            worker_spec(settings, LOCAL_ROLE, environ, stand_in=self._stand_in),
+            worker_spec(settings, LOCAL_ROLE, environ),
             self._endpoints,
             self._client,
             self._changed,

@@ -95,18 +95,15 @@ class Rung(StrEnum):
     SIGKILL = "SIGKILL"
 
 
-def worker_spec(
-    settings: Settings, role: str, environ: Mapping[str, str], *, stand_in: bool = False
-) -> WorkerSpec:
+def worker_spec(settings: Settings, role: str, environ: Mapping[str, str]) -> WorkerSpec:
     """The worker of ``role`` that serves ``settings``, with no more secrets than it needs."""
     arguments: list[str] = []
     if role == "inference":
         arguments += ["--model", settings.model, "--licence", settings.licence]
-        arguments += ["--stand-in"] if stand_in else []
     kept = {name: value for name, value in environ.items() if SECRETS.get(name, role) == role}
     kept["SHAMMAH_HOME"] = str(settings.home)
     return WorkerSpec(
-        identity(settings, role, environ=environ, stand_in=stand_in),
+        identity(settings, role, environ=environ),
         tuple(arguments),
         kept,
         settings.home / "logs" / f"{role}.log",

@@ -34,7 +34,7 @@ def _serve(options: argparse.Namespace) -> int:
     role = options.role
     settings = load_settings(os.environ, options.model, options.licence)
     endpoints = open_endpoints(os.environ)
-    service = _service(role, settings, endpoints, options.stand_in)
+    service = _service(role, settings, endpoints)
     lock = RoleLock(endpoints.lock(role))
     if not lock.acquire():
         holder = lock_holder(lock.path)
@@ -55,7 +55,7 @@ def _serve(options: argparse.Namespace) -> int:
     on_tick = (lambda: None) if options.foreground else log_file.rotate_if_long
     host = Host(
         service,
-        identity(settings, role, environ=os.environ, stand_in=options.stand_in),
+        identity(settings, role, environ=os.environ),
         endpoints,
         keep_alive,
         on_tick,
@@ -64,13 +64,13 @@ def _serve(options: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _service(role: str, settings: Settings, endpoints: Endpoints, stand_in: bool) -> Service[Any]:
+def _service(role: str, settings: Settings, endpoints: Endpoints) -> Service[Any]:
     if role == "inference":
         from workers.inference.attempts import Attempts
         from workers.inference.service import InferenceService
 
         attempts = Attempts(attempt_file(endpoints.runtime), time.time, os.getpid())
-        return InferenceService(settings, stand_in=stand_in, attempts=attempts)
+        return InferenceService(settings, attempts=attempts)
     if role == "cloud":
         from workers.cloud.service import CloudService
 
@@ -91,7 +91,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("role", choices=ROLES)
     parser.add_argument("--model", help="auto, starter, a size, a Hub id or a directory")
     parser.add_argument("--licence", choices=LICENCES, help="of what auto may choose")
-    parser.add_argument("--stand-in", action="store_true", help="the starter may stand in")
     parser.add_argument("--keep-alive", type=float, help="seconds to stay unused; -1: for ever")
     parser.add_argument("--foreground", action="store_true", help="log to this terminal")
     return parser.parse_args(arguments)

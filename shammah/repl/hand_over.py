@@ -37,6 +37,8 @@ class HandOver:
             if self._answering or event is None or not isinstance(event.status.state, Ready):
                 return False
             ready = event.status.state
+            if ready.stand_in and self._session.cloud is not None:
+                return False  # Claude goes on, until the model itself is here
             turns = [turn for turn in self._conversation.turns if turn.answer]
             holder = event.run_id, ready.model
             new, self._seen = holder != self._seen, holder

@@ -72,7 +72,7 @@ class _Case:
             return self._local(Reason.USER)
         if self.wish.target is Target.CLOUD:
             return self._cloud_as_wished()
-        if not isinstance(self.view.local, Ready):
+        if not isinstance(self.view.local, Ready) or self.view.local.stand_in:
             return self._cloud_if_possible(Reason.MODEL_NOT_READY)
         objection = self._objection(self.view.local)
         if objection is None:

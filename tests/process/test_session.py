@@ -313,8 +313,8 @@ def test_join_uses_the_worker_of_the_others(
 def test_a_joined_worker_that_dies_is_started_again(
     open_session: Open, start_echo: StartEcho, connect: Connect
 ) -> None:
-    """It was started with another setting than ours (here: whether the starter stands in)."""
-    echo = start_echo("--stand-in", model="auto")
+    """It was started with another setting than ours (here: the licence)."""
+    echo = start_echo("--licence", "permissive", model="auto")
     connect(program="repl")
     session = open_session()
     answer(session, "hello")

@@ -208,7 +208,6 @@ def parse(arguments: list[str], known: argparse.Namespace | None = None) -> argp
     parser.add_argument("--model")
     parser.add_argument("--licence")
     parser.add_argument("--keep-alive", type=float, default=300)
-    parser.add_argument("--stand-in", action="store_true")
     parser.add_argument("--delay-ms", type=float, default=0, help="time of one step")
     parser.add_argument("--stages", type=int, default=0, help="steps of loading before Ready")
     parser.add_argument("--load-for-ever", action="store_true", help="never be Ready")
@@ -253,7 +252,7 @@ def main() -> int:
     lock = RoleLock(endpoints.lock(options.role))
     if not lock.acquire():
         return ExitCode.ALREADY_RUNNING
-    wanted = identity(settings, options.role, environ=os.environ, stand_in=options.stand_in)
+    wanted = identity(settings, options.role, environ=os.environ)
     host = Host(EchoService(wanted.model, options), wanted, endpoints, options.keep_alive)
     if options.ignore_stop:
         host._handlers[messages.Stop] = lambda peer, stop: None

@@ -312,14 +312,6 @@ class TestTheIdentity:
         assert _differs(base, replace(base, home=Path("/elsewhere")), "inference")
         assert not _differs(base, replace(base, system="Be brief."), "inference")
 
-    def test_of_a_stand_in_matters_only_where_memory_chooses(self, base: Settings) -> None:
-        def digests(model: str) -> set[str]:
-            named = replace(base, model=model)
-            return {identity(named, "inference", stand_in=s).digest for s in (False, True)}
-
-        assert len(digests("auto")) == 2
-        assert len(digests("starter")) == 1
-
     def test_of_a_licence_matters_only_where_memory_chooses(self, base: Settings) -> None:
         permissive = replace(base, licence="permissive")
         assert not _differs(base, permissive, "inference")

@@ -43,13 +43,14 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "ROUTING.md"
 POLICIES = ("measured", "classic")
 
 READY, CLAUDE = Ready("starter", context_length=4096), Ready("claude")
+STANDING_IN = Ready("starter", context_length=4096, stand_in=True, successor=Downloading("m"))
 COMING = (None, Initializing(), Downloading("m"), Loading("m", "weights"))
 LOST_LOCAL = (Failed("internal", "Broken.", "Look."), NotAvailable("No model.", "Fetch it."))
 LOST_CLOUD = (Failed("cloud", "No cloud.", ""), NotAvailable("No key.", ""))
 OVERLOADED = Failed("cloud_overloaded", "Overloaded.")
 UNREACHABLE = Failed("cloud_unreachable", "No network.")
 
-LOCAL_STATES: tuple[State | None, ...] = (*COMING, READY, *LOST_LOCAL)
+LOCAL_STATES: tuple[State | None, ...] = (*COMING, STANDING_IN, READY, *LOST_LOCAL)
 CLOUD_STATES: tuple[State | None, ...] = (*COMING, CLAUDE, *LOST_CLOUD)
 
 HERE = Arm(Category.OTHER, Target.LOCAL, "starter")
@@ -96,6 +97,7 @@ TRIGGERS: dict[str, dict[str, Any]] = {
     "cloud wished": {"wish": Wish(Target.CLOUD)},
     "no key": {"cloud": None, "cloud_configured": False, "cloud_model": ""},
     "model loading": {"local": COMING[3]},
+    "model standing in": {"local": STANDING_IN},
     "model downloading": {"local": COMING[2]},
     "model failed": {"local": LOST_LOCAL[0]},
     "cloud broken": {"cloud": LOST_CLOUD[0]},

@@ -158,7 +158,6 @@ def _run(
     used = engine or FakeEngine()
     model = Bootstrap(
         settings,
-        stand_in=options.get("stand_in", False),
         environ=options.get("environ", {}),
         machine=Machine(4 * GIB),
         make_engine=lambda checkpoint: used,
@@ -306,35 +305,37 @@ def starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("stand_in", [True, False])
-def test_the_starter_stands_in_only_when_it_may(
-    tmp_path: Path, starter: Path, stand_in: bool
-) -> None:
+def test_the_starter_stands_in_for_the_automatic_choice(tmp_path: Path, starter: Path) -> None:
     environ = {"HF_HUB_CACHE": str(tmp_path / "empty")}
-    model, states, _ = _run(Settings(tmp_path, "auto"), environ=environ, stand_in=stand_in)
-    if stand_in:
-        assert model is not None
-        assert model.ready.stand_in
-        assert model.ready.model == "starter"
-        assert SMALLEST in model.ready.note
-    else:
-        assert model is None
-        assert isinstance(states[-1], NotAvailable)
+    model, _, _ = _run(Settings(tmp_path, "auto"), environ=environ)
+    assert model is not None
+    assert model.ready.stand_in
+    assert model.ready.model == "starter"
+    assert SMALLEST in model.ready.note
+
+
+def test_nothing_stands_in_where_there_is_no_starter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "starter_directory", lambda: tmp_path / "none")
+    environ = {"HF_HUB_CACHE": str(tmp_path / "empty")}
+    model, states, _ = _run(Settings(tmp_path, "auto"), environ=environ)
+    assert model is None
+    assert isinstance(states[-1], NotAvailable)
 
 
 class StandIn:
     """A bootstrap with a starter, and a source that says what the test puts into it."""
 
     def __init__(
-        self, tmp_path: Path, engine: FakeEngine | None = None, *, may_stand_in: bool = True
+        self, tmp_path: Path, engine: FakeEngine | None = None, model: str = "auto"
     ) -> None:
         self.source = LiveSource()
         self.states: queue.SimpleQueue[GeneratorState] = queue.SimpleQueue()
         self.due = threading.Event()
         engines = iter([FakeEngine(), engine or FakeEngine(), FakeEngine()])
         self.bootstrap = Bootstrap(
-            Settings(tmp_path, "auto"),
-            stand_in=may_stand_in,
+            Settings(tmp_path, model),
             environ={"HF_HUB_CACHE": str(tmp_path / "hub")},
             machine=Machine(4 * GIB),
             make_engine=lambda checkpoint: next(engines),
@@ -435,7 +436,7 @@ def test_a_hub_that_cannot_be_reached_is_tried_again(
 
 
 def test_a_stop_ends_the_wait_for_a_download(tmp_path: Path) -> None:
-    world = StandIn(tmp_path, may_stand_in=False)
+    world = StandIn(tmp_path, model=SMALLEST)
     world.source.started = world.bootstrap.stop  # as soon as it waits
     assert world.bootstrap.run() is None
     assert not isinstance(world.bootstrap.state, NotAvailable | Failed)

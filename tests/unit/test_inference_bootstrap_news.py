@@ -47,7 +47,6 @@ def make_bootstrap(
     used = engine or FakeEngine()
     return Bootstrap(
         Settings(cache, model),
-        stand_in=model == "auto",
         environ={"HF_HUB_CACHE": str(cache)},
         machine=Machine(4 * GIB),
         make_engine=lambda checkpoint: used,

@@ -120,7 +120,6 @@ def _running(
     asked = Settings(home or directory, str(directory), inference=inference)
     service = InferenceService(
         asked,
-        stand_in=False,
         make_engine=lambda checkpoint: engine,
         **options,
     )
@@ -218,7 +217,7 @@ def test_a_cancel_before_the_thread_runs_is_kept(directory: Path, answer: list[i
     engine = ScriptedEngine(answer)
     engine.loading.set()
     service = InferenceService(
-        Settings(directory, str(directory)), stand_in=False, make_engine=lambda checkpoint: engine
+        Settings(directory, str(directory)), make_engine=lambda checkpoint: engine
     )
     run = Running(service, engine)
     run.ask("a")
@@ -323,7 +322,7 @@ def test_without_a_model_waiting_requests_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, code: str
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    service = InferenceService(Settings(tmp_path, model), stand_in=False)
+    service = InferenceService(Settings(tmp_path, model))
     run = Running(service, ScriptedEngine([]))
     run.ask("a")
     run.thread.start()
@@ -442,7 +441,6 @@ def _standing_in(
     making = iter(engines)
     service = InferenceService(
         Settings(directory, "auto", inference=InferenceSettings(max_new_tokens=99)),
-        stand_in=True,
         environ={"HF_HUB_CACHE": str(directory / "no-such-cache")},
         make_engine=lambda checkpoint: next(making),
         make_source=lambda settings, environ: source,

@@ -398,9 +398,15 @@ class TestWhereAModelLies:
     def test_the_starter_stands_in_for_a_choice_that_is_not_here(
         self, cache: Path, starter: Path
     ) -> None:
-        found = self.locate("auto", cache, starter, gib=16, stand_in=True)
         chosen = "Qwen/Qwen2.5-3B-Instruct"
+        found = self.locate("auto", cache.parent / "none", starter, gib=16, stand_in=True)
         assert found == MissingModel(chosen, None, LocatedModel("starter", starter, chosen, True))
+
+    def test_or_a_larger_one_that_is(self, cache: Path, starter: Path) -> None:
+        chosen, snapshot = "Qwen/Qwen2.5-3B-Instruct", cached_snapshot(cache, CACHED)
+        assert snapshot is not None
+        found = self.locate("auto", cache, starter, gib=16, stand_in=True)
+        assert found == MissingModel(chosen, None, LocatedModel(CACHED, snapshot, chosen, True))
 
     @pytest.mark.parametrize(
         ("options", "chosen"),
@@ -431,7 +437,8 @@ class TestWhereAModelLies:
         missing = MissingModel("Qwen/Qwen2.5-3B-Instruct")
         assert self.locate("auto", cache, starter, gib=16) == missing
         starter.rmdir()
-        assert self.locate("auto", cache, starter, gib=16, stand_in=True) == missing
+        empty = cache.parent / "none"
+        assert self.locate("auto", empty, starter, gib=16, stand_in=True) == missing
 
     def test_too_little_memory_is_said_in_gib(self, cache: Path, starter: Path) -> None:
         found = self.locate("auto", cache, starter, gib=1.5)

@@ -41,9 +41,7 @@ class Running:
     def __init__(self, directory: Path) -> None:
         self.engine = CountingEngine(TransformersRunner())
         settings = Settings(directory, str(directory))
-        self.service = InferenceService(
-            settings, stand_in=False, make_engine=lambda checkpoint: self.engine
-        )
+        self.service = InferenceService(settings, make_engine=lambda checkpoint: self.engine)
         self.outlet = Outlet(lambda: None)
         self.ready: Ready | None = None
         self.tokens: dict[str, list[Token]] = {}

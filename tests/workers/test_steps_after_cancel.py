@@ -54,7 +54,6 @@ class Running:
         self.engine = Watched(NativeRunner(directory / "quantized", KEPT_KERNELS))
         self.service = InferenceService(
             Settings(directory, str(starter())),
-            stand_in=False,
             make_engine=lambda checkpoint: self.engine,
         )
         self.outlet = Outlet(lambda: None)

@@ -19,13 +19,12 @@ from shammah.config import Settings
 from shammah.errors import ShammahError
 from shammah.models import (
     AUTO,
-    CATALOGUE,
     STARTER,
     LocatedModel,
     Machine,
     MissingModel,
-    cached_snapshot,
     hub_cache,
+    largest_below,
     locate_model,
     starter_directory,
 )
@@ -63,7 +62,6 @@ class Bootstrap:
 
     Args:
         settings: which model, and how to compute it.
-        stand_in: whether the starter may answer until the automatic choice is here.
         environ: of this process.
         machine: what it has for a model.
         make_engine: a fresh engine for a model.
@@ -79,7 +77,6 @@ class Bootstrap:
         self,
         settings: Settings,
         *,
-        stand_in: bool,
         environ: Mapping[str, str],
         machine: Machine,
         make_engine: MakeEngine,
@@ -92,7 +89,6 @@ class Bootstrap:
     ) -> None:
         self.state: GeneratorState = Initializing()
         self._settings = settings
-        self._may_stand_in = stand_in
         self._environ = environ
         self._machine = machine
         self._prepare = prepare
@@ -160,7 +156,7 @@ class Bootstrap:
             self._machine.memory,
             hub_cache(self._environ),
             starter_directory(),
-            stand_in=self._may_stand_in,
+            stand_in=True,
             is_whole=is_complete,
             permissive=self._settings.permissive,
             gpu_memory=self._machine.gpu_memory,
@@ -240,16 +236,10 @@ class Bootstrap:
         if self._settings.model != AUTO:
             return None
         cache = hub_cache(self._environ)
-        sizes = [model.model_id for model in CATALOGUE]
-        below = sizes[: sizes.index(located.name)] if located.name in sizes else []
-        for model_id in reversed(below):
-            snapshot = cached_snapshot(cache, model_id)
-            if snapshot is not None and is_complete(snapshot):
-                return LocatedModel(model_id, snapshot, located.name)
-        starter = starter_directory()
-        if located.name == STARTER or not starter.is_dir():
-            return None
-        return LocatedModel(STARTER, starter, located.name, stand_in=True)
+        smaller = largest_below(located.name, cache, starter_directory(), is_complete)
+        if smaller is None or smaller.name == STARTER:
+            return smaller
+        return replace(smaller, stand_in=located.stand_in)
 
     def _load_or_repair(self, located: LocatedModel) -> LoadedModel:
         try:

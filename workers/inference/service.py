@@ -43,7 +43,6 @@ class InferenceService:
         self,
         settings: Settings,
         *,
-        stand_in: bool,
         environ: Mapping[str, str] | None = None,
         make_engine: MakeEngine | None = None,
         attempts: Attempts | None = None,
@@ -51,7 +50,6 @@ class InferenceService:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._stand_in = stand_in
         # Copied: libraries are told through the environment not to use the network, and a
         # download worker that is started from here must not hear that.
         self._environ = dict(os.environ if environ is None else environ)
@@ -101,7 +99,6 @@ class InferenceService:
         asked = self._settings.inference
         bootstrap = self._bootstrap = Bootstrap(
             self._settings,
-            stand_in=self._stand_in,
             environ=self._environ,
             machine=machine,
             make_engine=self._make_engine or engine_for(asked, machine),
