@@ -45,7 +45,7 @@ class Editor:
 
     Args:
         prompt: the text before the line.
-        live_line: what to show below the line now.
+        live_line: what to show below the line that has been typed so far.
         interrupts: what a Ctrl-C does that is a signal and not a key.
 
     Attributes:
@@ -55,7 +55,7 @@ class Editor:
     def __init__(
         self,
         prompt: str,
-        live_line: Callable[[], tuple[Part, ...]],
+        live_line: Callable[[str], tuple[Part, ...]],
         options: EditorOptions,
         interrupts: Interrupts,
     ) -> None:
@@ -87,6 +87,7 @@ class Editor:
                 commands=options.commands,
                 edit=self._edit,
                 bottom=lambda: fit(self._parts, keyboard.get_columns()),
+                typed=self.refresh,
             )
         except Exception as error:  # raised where it can be shown
             self._failure = error
@@ -129,7 +130,7 @@ class Editor:
 
         def begin() -> None:
             self._redraw_due = False
-            self._parts = self._live_line()
+            self._parts = self._live_line(begun)
             end_if_pressed()
 
         def end_if_pressed() -> None:
@@ -199,7 +200,10 @@ class Editor:
 
     def _redraw(self) -> None:
         self._redraw_due = False
-        parts = self._live_line()
-        if parts != self._parts and self._session is not None:  # a redraw moves the cursor
+        session = self._session
+        if session is None:
+            return
+        parts = self._live_line(session.default_buffer.text)
+        if parts != self._parts:  # a redraw moves the cursor
             self._parts = parts
-            self._session.app.invalidate()
+            session.app.invalidate()

@@ -60,12 +60,14 @@ def open_session(
     commands: Mapping[str, str],
     edit: Callable[[str], str | None],
     bottom: Callable[[], str],
+    typed: Callable[[], None],
 ) -> PromptSession[str]:
     """A prompt for one question at a time.
 
     Args:
         edit: what becomes of a text in the person's own editor; ``None``: nothing.
         bottom: the line below, for the width that the terminal has then.
+        typed: called when the line has changed.
     """
     style = {**_STYLE, "bottom-toolbar.text": "dim" if styled else ""}
     session: PromptSession[str] = PromptSession(
@@ -83,6 +85,7 @@ def open_session(
         include_default_pygments_style=False,
         key_bindings=_bindings(edit),
     )
+    session.default_buffer.on_text_changed += lambda buffer: typed()
     return session
 
 

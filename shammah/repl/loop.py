@@ -23,7 +23,7 @@ from shammah.history.recorder import Recorder, history_of
 from shammah.keys import take_secrets
 from shammah.models import check_model_name
 from shammah.privacy import PREFIX, Outgoing, split_prefix
-from shammah.repl import block, commands, history_commands
+from shammah.repl import block, commands, history_commands, routing_commands
 from shammah.repl.bottom_line import Part, Spending, describe_bottom
 from shammah.repl.editor import Editor, EditorOptions
 from shammah.repl.hand_over import HandOver
@@ -322,11 +322,12 @@ class Repl:
             record = answering.record(turn, time.time())
             self._history.keep(record, talk.system, system_private=talk.system_private)
 
-    def _live_line(self) -> tuple[Part, ...]:
-        """What stands below the prompt."""
+    def _live_line(self, typed: str) -> tuple[Part, ...]:
+        """What stands below the prompt, when so much of a line has been typed."""
         session = self._session
         view = session.view()
-        decision = session.preview(self.wish, self._conversation_tokens, view)
+        wish = routing_commands.read_wish(typed, self.wish, session.gate)
+        decision = session.preview(wish, self._conversation_tokens, view)
         state = view.local
         if isinstance(state, Failed | NotAvailable) and session.cloud is not None:
             state = Ready("")  # told when it matters; Claude answers

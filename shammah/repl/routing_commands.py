@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from shammah.account import tell
 from shammah.conversation import Turn
 from shammah.errors import ShammahError
+from shammah.forwarding import Gate
 from shammah.privacy import split_prefix
 from shammah.repl import feedback_commands
 from shammah.router.comparison import QUESTION, Verdict, labels, parse_verdict
@@ -18,8 +19,20 @@ from shammah.wording import printable
 if TYPE_CHECKING:
     from shammah.repl.commands import Context
 
+SHOWN_WISH = 4000
+"""Characters of a line that is being typed that are looked at, ten times a second: 1 ms."""
 SHOWN_QUESTION = 60
 """Characters of a question that are repeated."""
+
+
+def read_wish(typed: str, wish: Wish, gate: Gate) -> Wish:
+    """What a line asks for that is being typed, where ``wish`` holds for every question."""
+    for target in Target:
+        command = f"/{target} "
+        if typed.startswith(command):
+            typed, wish = typed.removeprefix(command), replace(wish, target=target)
+    question, private = split_prefix(typed[:SHOWN_WISH])
+    return replace(wish, private=gate.judge(question, private=private or wish.private).private)
 
 
 def why(context: Context) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from shammah.bus.messages import Downloading, Failed, Loading, Ready, Usage
+from shammah.config import Settings
+from shammah.forwarding import Gate
 from shammah.repl.bottom_line import Part, Spending, describe_bottom, fit
-from shammah.router.decision import Reason, RouteDecision, Target
+from shammah.repl.routing_commands import read_wish
+from shammah.router.decision import Reason, RouteDecision, Target, Wish
+from tests.standins.sandbox import Sandbox
 
 LOCAL = RouteDecision(Target.LOCAL, Reason.MODEL_READY)
 CLOUD = RouteDecision(Target.CLOUD, Reason.MODEL_NOT_READY)
@@ -58,3 +62,22 @@ def test_it_always_fits(columns: int) -> None:
 def test_a_model_that_was_unloaded_is_not_coming() -> None:
     parts = describe_bottom(None, LOCAL, "claude", Spending(), resting=True)
     assert fit(parts, 60).startswith("local model: not loaded   next: local")
+
+
+@pytest.mark.parametrize(
+    ("typed", "wish"),
+    [
+        ("What is 2+2?", Wish()),
+        ("!private What is 2+2?", Wish(private=True)),
+        ("write to bob@acme-corp.de", Wish(private=True)),
+        ("/local What is 2+2?", Wish(Target.LOCAL)),
+        ("/cloud What is 2+2?", Wish(Target.CLOUD)),
+        ("/cloud !private What is 2+2?", Wish(Target.CLOUD, private=True)),
+        ("/why", Wish()),
+    ],
+)
+def test_the_line_that_is_being_typed_counts(sandbox: Sandbox, typed: str, wish: Wish) -> None:
+    gate = Gate(Settings(sandbox.home, "starter"), {})
+    assert read_wish(typed, Wish(), gate) == wish
+    gate.private = True
+    assert read_wish(typed, Wish(), gate).private
