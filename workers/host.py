@@ -56,6 +56,7 @@ from shammah.bus.messages import (
 )
 from workers.journal import Journal
 from workers.lease import LeaseTable
+from workers.logs import describe
 from workers.service import Outlet, Service
 
 log = logging.getLogger(__name__)
@@ -192,14 +193,13 @@ class Host:
     def _work(self) -> None:
         try:
             self._service.run(self._outlet)
-        except Exception as error:
+        except BaseException as error:  # a panic in a library written in Rust is no Exception
             log.exception("the work thread failed")
-            why = f"The {self._role} worker failed: {type(error).__name__}: {error}"
+            why = f"The {self._role} worker failed: {describe(error)}"
             self._outlet.publish(Failed("internal", why, "Its log file says more."))
 
     def _wake(self) -> None:
-        # A full pipe means that the loop has been woken already.
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(BlockingIOError):  # full: the loop has been woken already
             self._wake_in.send(b"\0")
 
     def _install_signals(self) -> None:

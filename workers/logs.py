@@ -10,7 +10,13 @@ import contextlib
 import logging
 import os
 import sys
+import threading
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from shammah.errors import ShammahError
 
 MAX_BYTES = 2 * 1024 * 1024
 KEPT_FILES = 3
@@ -18,11 +24,45 @@ KEPT_FILES = 3
 
 def configure_logging(role: str) -> None:
     """Send log lines to stderr."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format=f"%(asctime)s %(levelname)s {role}[%(process)d] %(name)s: %(message)s",
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        _Formatter(f"%(asctime)s %(levelname)s {role}[%(process)d] %(name)s: %(message)s")
     )
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    sys.excepthook = lambda kind, error, place: _log_uncaught(error)
+    threading.excepthook = lambda uncaught: _log_uncaught(uncaught.exc_value)
+
+
+def _log_uncaught(error: BaseException | None) -> None:
+    logging.getLogger(__name__).critical("a thread failed", exc_info=error)
+
+
+class _Formatter(logging.Formatter):
+    """Of an exception it shows the type and the places: a library's message may quote an answer."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return "".join(_raised(ei[1])).rstrip("\n")
+
+
+def _raised(error: BaseException) -> Iterator[str]:
+    """A traceback, the first cause first."""
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None:
+        yield from _raised(before)
+        yield "\nThen:\n\n"
+    yield "Traceback (most recent call last):\n"
+    yield from traceback.format_tb(error.__traceback__)
+    yield f"{describe(error)}\n"
+
+
+def describe(error: BaseException) -> str:
+    """What an unforeseen error is, in words that can be shown to anybody.
+
+    Its own message is left out, since a library's may quote a question or an answer; not so the
+    system's and ours.
+    """
+    said = f": {error}" if isinstance(error, OSError | ShammahError) else ""
+    return f"{type(error).__name__}{said}"
 
 
 class LogFile:

@@ -83,7 +83,7 @@ class EchoService:
         if options.unavailable:
             outlet.publish(NotAvailable(options.unavailable, "A planted hint."))
         elif options.broken:
-            raise RuntimeError(options.broken)
+            raise OSError(options.broken)
         elif options.transferring:
             transfer = Transfer(options.transferring, "main", "running", 41, 100)
             outlet.publish(Transferring((replace(transfer, notices=tuple(options.notice)),)))

@@ -37,9 +37,6 @@ class Letters:
     def add(self, token_id: int) -> str:
         return chr(token_id)
 
-    def finish(self) -> str:
-        return ""
-
 
 def _steps(text: str, cuts: list[int], finish: FinishReason) -> list[StepResult]:
     """``text`` in steps of so many tokens; a stop token comes after it, in its last step."""

@@ -6,7 +6,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,7 +47,8 @@ from tests.workers.models import (
 from workers.inference import bootstrap
 from workers.inference import service as service_module
 from workers.inference.answer import Answer
-from workers.inference.engine import StepResult
+from workers.inference.chat import ChatFormat
+from workers.inference.engine import FinishReason, StepResult
 from workers.inference.inbox import Arrival
 from workers.inference.service import InferenceService
 from workers.service import Outlet
@@ -294,6 +295,63 @@ def test_a_failed_sequence_leaves_the_others(directory: Path, answer: list[int])
         assert isinstance(run.end("b"), Done)
 
 
+NO_TOKEN = -1
+"""A number that no tokenizer takes: it raises an OverflowError."""
+
+
+@pytest.mark.parametrize("finish", [None, "stop", "length"])
+def test_an_answer_that_cannot_be_decoded_fails_alone(
+    directory: Path, answer: list[int], finish: FinishReason | None
+) -> None:
+    with _running(directory, answer, loaded=False) as run:
+        advance = run.engine._advance
+        run.engine._advance = lambda r: (
+            StepResult("a", 0, 1, (NO_TOKEN,), finish)
+            if r.request_id == "a" and run.engine.done["a"] == 3
+            else advance(r)
+        )
+        run.ask("a")
+        run.ask("b")
+        run.engine.loading.set()
+        failed = run.end("a")
+        assert isinstance(failed, Failed)
+        assert failed.code == "internal"
+        assert "OverflowError" in failed.message
+        assert run.text("a")
+        assert run.text("a") not in failed.message
+        assert isinstance(run.end("b"), Done)
+        run.ask("c")
+        assert isinstance(run.end("c"), Done)
+    assert run.text("b") == run.text("c") == ANSWER
+    assert not [state for state in run.said if isinstance(state, Failed) and not state.request_id]
+
+
+class PanicError(BaseException):
+    """As a panic of a library in Rust arrives: no Exception."""
+
+
+def test_a_request_that_makes_a_library_panic_fails_alone(
+    directory: Path, answer: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = ChatFormat.encode
+
+    def panic(chat: ChatFormat, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+        if messages[-1].content == "panic":
+            raise PanicError(messages[-1].content)
+        return encode(chat, messages)
+
+    monkeypatch.setattr(ChatFormat, "encode", panic)
+    with _running(directory, answer) as run:
+        run.ask("a", "panic")
+        failed = run.end("a")
+        run.service.submit(Prefill("ahead", (ChatMessage("user", "panic"),)), "x")
+        assert isinstance(run.end("ahead"), Failed | Done)
+        run.ask("b")
+        assert isinstance(run.end("b"), Done)
+    assert isinstance(failed, Failed)
+    assert "PanicError" in failed.message
+
+
 def test_a_failed_step_ends_everybody_but_not_the_worker(
     directory: Path, answer: list[int]
 ) -> None:
@@ -360,16 +418,13 @@ def test_timings_are_what_the_clock_says(directory: Path, answer: list[int]) -> 
 
 
 def test_text_that_was_held_back_comes_with_the_last_token() -> None:
-    class Holding:
+    class Thinking:
         def add(self, token_id: int) -> str:
-            return ""
+            return "<thi"
 
-        def finish(self) -> str:
-            return "the end"
-
-    taken = Answer(Arrival(Generate("a", ()), 0.0), 5, Holding())
+    taken = Answer(Arrival(Generate("a", ()), 0.0), 5, Thinking())
     assert taken.take(StepResult("a", 5, 1, (7,)), 0.0, 1.0) == ()
-    assert taken.take(StepResult("a", 0, 1, (), "stop"), 1.0, 2.0) == (Token("a", 2, "the end"),)
+    assert taken.take(StepResult("a", 0, 1, (), "stop"), 1.0, 2.0) == (Token("a", 2, "<thi"),)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), max_size=30))

@@ -385,3 +385,41 @@ def test_the_rows_are_shared_in_the_best_way(
         assert rate(found) > plain
     else:
         assert best < 1.06 * plain
+
+
+def test_a_sequence_whose_token_cannot_be_chosen_fails_alone() -> None:
+    """The penalty of a token that the model does not have."""
+    engine = _engine(ToyRunner())
+    penalised = SamplingPlan(repetition_penalty=1.3)
+    engine.submit(_request("bad", (1, VOCABULARY), plan=penalised))
+    for number in range(3):
+        engine.submit(_request(f"good {number}"))
+    results: dict[str, list[StepResult]] = {}
+    while engine.active:
+        for result in engine.step():
+            results.setdefault(result.request_id, []).append(result)
+    assert results.pop("bad")[-1].failure is not None
+    alone = _tokens(_run(_engine(ToyRunner()), _request("a"))["a"])
+    assert [_tokens(each) for each in results.values()] == [alone] * 3
+
+
+def test_a_slot_that_cannot_be_prepared_fails_one_sequence() -> None:
+    runner = ToyRunner()
+    engine = _engine(runner)
+    text = tuple(n % VOCABULARY for n in range(200))
+    _run(engine, _request("first", text, 5))
+
+    def full(source: int, target: int, length: int) -> None:
+        raise MemoryError
+
+    runner.copy = full  # type: ignore[method-assign]
+    engine.submit(_request("other"))
+    engine.submit(_request("branch", (*text[:150], 0, 0, 0)))
+    failed, done = set(), set()
+    while engine.active:
+        for result in engine.step():
+            if result.failure is not None:
+                failed.add(result.request_id)
+            elif result.finish_reason is not None:
+                done.add(result.request_id)
+    assert (failed, done) == ({"branch"}, {"other"})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +106,34 @@ def test_a_log_that_cannot_be_put_aside_does_not_end_the_worker(log: LogFile) ->
     write("x" * LIMIT)
     log.rotate_if_long()
     write("still here")
+
+
+def test_of_an_exception_it_shows_types_and_places_but_no_words() -> None:
+    """What a library says may quote an answer; what the system says does not."""
+    code = (
+        "import logging, threading\n"
+        "from workers.logs import configure_logging\n"
+        "configure_logging('inference')\n"
+        "def answer():\n"
+        "    raise ValueError('quoted ' + 'text')\n"
+        "def work():\n"
+        "    try:\n"
+        "        answer()\n"
+        "    except ValueError:\n"
+        "        raise OSError(28, 'No space left')\n"
+        "try:\n"
+        "    work()\n"
+        "except OSError:\n"
+        "    logging.getLogger('here').exception('it failed')\n"
+        "thread = threading.Thread(target=answer)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+        "answer()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "quoted text" not in ended.stderr
+    assert ended.stderr.count("ValueError\n") == 3
+    assert ended.stderr.count("OSError: [Errno 28] No space left\n") == 1
+    assert "in answer" in ended.stderr
+    assert " ERROR inference[" in ended.stderr

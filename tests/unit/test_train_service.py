@@ -182,7 +182,7 @@ def test_an_unexpected_failure_ends_its_training_alone(running: Running) -> None
     ended = running.end("one")
     assert isinstance(ended, Failed)
     assert ended.code == "internal"
-    assert "planted" in ended.message
+    assert ended.message == "The training failed: RuntimeError"
     running.service.submit(Train("two", "tiny"))
     running.run_of(1).enough.set()
     assert isinstance(running.end("two"), Trained)

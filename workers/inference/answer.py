@@ -99,11 +99,9 @@ class Answer:
                 break
         self._generated += generated
         if step.finish_reason is not None and not self.stopped:
-            last = self._splitter.add(self._detokenizer.finish())
-            held = self._splitter.finish()
-            reasoning += last[0] + held[0]
-            said = self._blanks.strip(last[1] + held[1])
-            text += self._stops.add(said) + self._stops.finish()
+            thought, said = self._splitter.finish()
+            reasoning += thought
+            text += self._stops.add(self._blanks.strip(said)) + self._stops.finish()
         return reasoning, text
 
     def done(self, finish_reason: str, now: float, provenance: Provenance) -> Done:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from shammah.errors import ShammahError
@@ -109,16 +109,16 @@ class BatchedEngine:
             self._end(sequence)
 
     def step(self) -> list[StepResult]:
-        self._admit()
+        results = list(self._admit())
         limits = self._runner.limits
         plan = self._scheduler.plan(limits.chunk, limits.shared_chunk)
-        results = self._decode(plan)
+        results += self._decode(plan)
         if plan.prefill is not None:
             results.append(self._prefill(plan.prefill, plan.chunk))
         return results
 
-    def _admit(self) -> None:
-        """Give slots to those who wait, for as long as there are some."""
+    def _admit(self) -> Iterator[StepResult]:
+        """Give slots to those who wait, for as long as there are some; which of them failed."""
         while (sequence := self._scheduler.next_waiting()) is not None:
             request = sequence.request
             place = self._slots.place(
@@ -126,25 +126,28 @@ class BatchedEngine:
             )
             if place is None:
                 return
-            if place.copy_from is not None:
-                self._runner.copy(place.copy_from, place.slot, place.reused)
-            for slot in place.released:
-                self._runner.release(slot)
             self._scheduler.start(sequence, place.slot, place.reused)
+            try:
+                if place.copy_from is not None:
+                    self._runner.copy(place.copy_from, place.slot, place.reused)
+                for slot in place.released:
+                    self._runner.release(slot)
+            except Exception as error:
+                yield self._fail(sequence, error)
 
     def _prefill(self, sequence: Sequence, chunk: int) -> StepResult:
         start = sequence.computed
         tokens = sequence.request.prompt[start : start + chunk]
         try:
             logits = self._runner.prefill(sequence.slot, start, tokens, sequence.request.adapter)
+            self._slots.extend(sequence.slot, tokens)
+            sequence.computed += len(tokens)
+            reused = sequence.reused if start == sequence.reused else 0
+            if sequence.prefilling:
+                return StepResult(sequence.request.request_id, len(tokens), reused=reused)
+            return self._choose(sequence, [logits], [], len(tokens), reused)
         except Exception as error:
             return self._fail(sequence, error)
-        self._slots.extend(sequence.slot, tokens)
-        sequence.computed += len(tokens)
-        reused = sequence.reused if start == sequence.reused else 0
-        if sequence.prefilling:
-            return StepResult(sequence.request.request_id, len(tokens), reused=reused)
-        return self._choose(sequence, [logits], [], len(tokens), reused)
 
     def _decode(self, plan: Plan) -> list[StepResult]:
         """A token for each, and more where guesses were right.
@@ -153,8 +156,8 @@ class BatchedEngine:
         """
         if not plan.decode:
             return []
-        guesses = self._speculation.guesses(plan.decode)
         try:
+            guesses = self._speculation.guesses(plan.decode)
             rows = self._compute(plan.decode, guesses)
         except Exception as error:
             if len(plan.decode) == 1:
@@ -166,8 +169,11 @@ class BatchedEngine:
         for sequence, some in zip(plan.decode, guesses, strict=True):
             own = rows[taken : taken + 1 + len(some)]
             taken += len(own)
-            self._slots.extend(sequence.slot, (sequence.last,))
-            results.append(self._choose(sequence, own, some))
+            try:
+                self._slots.extend(sequence.slot, (sequence.last,))
+                results.append(self._choose(sequence, own, some))
+            except Exception as error:
+                results.append(self._fail(sequence, error))
         return results
 
     def _compute(self, sequences: tuple[Sequence, ...], guesses: list[list[int]]) -> Logits:

@@ -15,7 +15,7 @@ from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
 from workers.inference.chat_template import ChatTemplate, read_template
 from workers.inference.continuation import heal, split_begun
-from workers.inference.detokenizer import Detokenizer
+from workers.inference.detokenizer import Detokenizer, find_byte_tokens
 from workers.inference.reasoning import CLOSE, OPEN
 from workers.inference.slots import common
 
@@ -50,6 +50,7 @@ class ChatFormat:
         decoder = tokenizer.get_added_tokens_decoder()
         texts = sorted((decoder[n].content for n in self._special), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, texts)) if texts else r"(?!)")
+        self._byte_tokens = find_byte_tokens(tokenizer)
         self.end_of_turn = self._find_end_of_turn()
 
     @classmethod
@@ -135,7 +136,7 @@ class ChatFormat:
 
     def detokenizer(self, begun: str = "") -> Detokenizer:
         """For one answer, or for the rest of one."""
-        return Detokenizer(self._tokenizer, self.encode_begun(begun))
+        return Detokenizer(self._tokenizer, self._byte_tokens, self.encode_begun(begun))
 
     def _mark(self, content: str) -> str:
         """``content`` with its control tokens marked as text."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from shammah.bus.messages import Done, Failed, Provenance, Sampling, Timings, Usage
@@ -11,8 +10,6 @@ from workers.inference.engine import SequenceRequest, StepResult
 from workers.inference.inbox import Ahead
 from workers.inference.loading import LoadedModel
 from workers.inference.sampling import plan_sampling
-
-log = logging.getLogger(__name__)
 
 
 class ReadingAhead:
@@ -79,23 +76,21 @@ class ReadingAhead:
         while self._waiting:
             self._end(self._waiting.popitem()[1], "cancelled")
 
-    def begin(self) -> None:
-        """Go on with the next one. Only while no answer is under way."""
-        while self._running is None and self._waiting:
-            ahead = self._waiting.pop(next(iter(self._waiting)))
-            try:
-                sequence = self._sequence(ahead)
-                self._model.engine.submit(sequence)
-            except ShammahError as error:
-                request_id = ahead.request.request_id
-                self._reply(Failed(error.code, error.message, error.hint, request_id))
-                continue
-            except Exception as error:  # nobody waits for it, and the others go on
-                log.exception("a conversation could not be read ahead")
-                what = f"It could not be read ahead: {type(error).__name__}: {error}"
-                self._reply(Failed("internal", what, "", ahead.request.request_id))
-                continue
-            self._running, self._usage = ahead, Usage(len(sequence.prompt))
+    def next(self) -> Ahead | None:
+        """What to `begin`; nothing while one is being read."""
+        if self._running is not None or not self._waiting:
+            return None
+        return self._waiting.pop(next(iter(self._waiting)))
+
+    def begin(self, ahead: Ahead) -> None:
+        """Read one from `next`. Only while no answer is under way.
+
+        Raises:
+            ShammahError: as `_sequence`.
+        """
+        sequence = self._sequence(ahead)
+        self._model.engine.submit(sequence)
+        self._running, self._usage = ahead, Usage(len(sequence.prompt))
 
     def take(self, result: StepResult) -> bool:
         """Whether a step's result was of this one."""

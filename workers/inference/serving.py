@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from workers.inference.inbox import Arrival, Inbox
 from workers.inference.loading import LoadedModel
 from workers.inference.reading_ahead import ReadingAhead
 from workers.inference.sampling import plan_sampling
+from workers.logs import describe
 from workers.service import Outlet
 
 log = logging.getLogger(__name__)
@@ -72,40 +74,51 @@ class Serving:
             if delivery.closed or (delivery.held and self._engine.active == 0):
                 return
             for ahead in delivery.ahead:
-                self._ahead.add(ahead)
+                self._alone(ahead.request.request_id, self._ahead.add, ahead)
             for arrival in delivery.arrivals:
-                self._ahead.give_way(arrival.client)
-                self._admit(arrival)
+                self._alone(arrival.request.request_id, self._admit, arrival)
             for request_id in delivery.cancelled:
-                self._ahead.cancel(request_id)
-                self._end(request_id, "cancelled")
+                self._alone(request_id, self._cancel, request_id)
             self._end_overdue()
-            if not self._answers:
-                self._ahead.begin()
+            while not self._answers and (following := self._ahead.next()) is not None:
+                self._alone(following.request.request_id, self._ahead.begin, following)
             if self._engine.active:
                 self._step()
+
+    def _alone(self, request_id: str, work: Callable[..., None], *arguments: object) -> None:
+        """Do a part of one request's work: whatever happens, only that request can fail."""
+        try:
+            work(*arguments)
+        except ShammahError as error:
+            self._fail(request_id, error)
+        except BaseException as error:
+            # A panic in a library written in Rust is no Exception. Nobody interrupts this thread.
+            log.exception("a request failed")
+            with contextlib.suppress(Exception):
+                self._engine.cancel(request_id)
+            why = f"This answer of the local model failed: {describe(error)}"
+            hint = "Ask again; the inference worker's log file says more."
+            self._fail(request_id, ShammahError("internal", why, hint))
 
     # --- requests -------------------------------------------------------------------------
 
     def _admit(self, arrival: Arrival) -> None:
-        request_id = arrival.request.request_id
-        try:
-            sequence, notices = self._sequence(arrival)
-            self._engine.submit(sequence)
-        except ShammahError as error:
-            self._fail(request_id, error)
-        except Exception as error:
-            log.exception("a request could not be begun")
-            self._fail(request_id, _unforeseen(error))
-        else:
-            chat, begun = self._model.chat, split_begun(arrival.request.messages)[1]
-            self._answers[request_id] = Answer(
-                arrival,
-                len(sequence.prompt),
-                chat.detokenizer(begun),
-                notices,
-                thinks=not begun and chat.begins_thinking(sequence.prompt),
-            )
+        self._ahead.give_way(arrival.client)
+        sequence, notices = self._sequence(arrival)
+        chat, begun = self._model.chat, split_begun(arrival.request.messages)[1]
+        answer = Answer(
+            arrival,
+            len(sequence.prompt),
+            chat.detokenizer(begun),
+            notices,
+            thinks=not begun and chat.begins_thinking(sequence.prompt),
+        )
+        self._engine.submit(sequence)
+        self._answers[answer.request_id] = answer
+
+    def _cancel(self, request_id: str) -> None:
+        self._ahead.cancel(request_id)
+        self._end(request_id, "cancelled")
 
     def _sequence(self, arrival: Arrival) -> tuple[SequenceRequest, tuple[str, ...]]:
         """The engine's view of a request, and what its user should be told.
@@ -182,7 +195,7 @@ class Serving:
         now = self._clock()
         for answer in list(self._answers.values()):
             if answer.deadline is not None and now >= answer.deadline:
-                self._end(answer.request_id, "timeout")
+                self._alone(answer.request_id, self._end, answer.request_id, "timeout")
 
     # --- steps ----------------------------------------------------------------------------
 
@@ -191,16 +204,22 @@ class Serving:
         try:
             results = self._engine.step()
         except Exception as error:
-            # Which answer it belongs to is not known, so none can be trusted to go on.
+            # Which answer it belongs to is not known, so none can be trusted to go on. An engine
+            # sees numbers only: what it says quotes nobody.
             log.exception("an engine step failed")
+            why = f"The local model failed: {type(error).__name__}: {error}"
+            failure = ShammahError("internal", why, "The inference worker's log file says more.")
             for request_id in list(self._answers):
-                self._engine.cancel(request_id)
-                self._fail(request_id, _unforeseen(error))
+                self._alone(request_id, self._break_off, request_id, failure)
             self._ahead.stop()
             return
         now = self._clock()
         for result in results:
-            self._deliver(result, began, now)
+            self._alone(result.request_id, self._deliver, result, began, now)
+
+    def _break_off(self, request_id: str, failure: ShammahError) -> None:
+        self._engine.cancel(request_id)
+        raise failure
 
     def _deliver(self, result: StepResult, began: float, now: float) -> None:
         if self._ahead.take(result):
@@ -233,8 +252,3 @@ class Serving:
         if answer is not None:
             self._tell(answer.rest())
         self._outlet.reply(Failed(error.code, error.message, error.hint, request_id))
-
-
-def _unforeseen(error: Exception) -> ShammahError:
-    why = f"The local model failed: {type(error).__name__}: {error}"
-    return ShammahError("internal", why, "The inference worker's log file says more.")

@@ -31,6 +31,7 @@ from shammah.models import (
     locate_model,
     starter_directory,
 )
+from workers.logs import describe
 from workers.manifest import is_complete
 from workers.train.base_model import (
     choose_arithmetic,
@@ -365,5 +366,5 @@ def as_failure(error: Exception, request_id: str) -> Failed:
         why = "The GPU's memory is full."
         hint = "Close other programs that use it, or train a smaller model, or with --qlora."
         return Failed("out_of_memory", why, hint, request_id)
-    why = f"The training failed: {type(error).__name__}: {error}"
+    why = f"The training failed: {describe(error)}"
     return Failed("internal", why, "The train worker's log says more.", request_id)
