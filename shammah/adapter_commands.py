@@ -17,6 +17,7 @@ from shammah.bus.messages import Failed
 from shammah.bus.training import ImportAdapter, Imported, MergeAdapter
 from shammah.config import Settings, load_settings
 from shammah.errors import ExitCode, ShammahError
+from shammah.examples import read_examples
 from shammah.models import model_id_of
 from shammah.training_commands import connect_train
 from shammah.training_plot import NAME
@@ -133,6 +134,8 @@ def import_adapter(settings: Settings, asked: ImportAdapter, *, as_json: bool) -
         ShammahError: see `workers.train.importing.import_adapter`.
     """
     AdapterStore(settings.home).check_new(asked.adapter)
+    if asked.examples:
+        read_examples(Path(asked.examples))  # so that what is wrong is reported at once
     peer = connect_train(settings, "adapters")
     try:
         task = peer.begin(asked)

@@ -9,9 +9,10 @@ Pure: files are read by whoever calls. A file of examples has one JSON object a 
 
 from __future__ import annotations
 
+import codecs
+import errno
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ WEIGHTS = {"high": HIGH, "medium": MEDIUM, "normal": NORMAL}
 """What a person may say of an answer, and how much more it then counts than another."""
 
 MOST_WEIGHT = 100.0
+MOST_BYTES = 1_000_000
+"""Of a line. A model learns from some thousand tokens of it at most, and one token has seldom more
+than ten bytes."""
+
 ROLES = ("system", "user", "assistant")
 
 HELD_OUT_SHARE = 6
@@ -47,27 +52,29 @@ class Example:
 
 
 def read_examples(path: Path) -> tuple[Example, ...]:
-    """The examples of a JSONL file; empty lines are skipped.
+    """The examples of a JSONL file; empty lines are skipped, and so is a byte order mark.
 
     Raises:
         ShammahError: ``examples_unreadable``, or ``example_invalid`` with the line's number.
     """
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        if path.exists() and not path.is_file():  # a pipe could not be read again by the worker
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
         raise ShammahError(
             "examples_unreadable",
-            f"{path} cannot be read ({why}).",
+            f"{path} cannot be read ({error.strerror}).",
             "Name a file with one JSON object a line.",
             exit_code=ExitCode.USAGE,
         ) from error
     found = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(lines, start=1):
+        line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
         try:
-            found.append(parse_example(line))
+            found.append(parse_example(_decode(line)))
         except ValueError as error:
             raise ShammahError(
                 "example_invalid",
@@ -91,12 +98,31 @@ def parse_example(line: str) -> Example:
         raise ValueError(f"it is not JSON ({error})") from error
     if not isinstance(document, dict):
         raise ValueError("it is not a JSON object")
+    try:  # JSON can escape what no tokenizer takes
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ValueError(f"it holds half of a character, {half} (a lone surrogate)") from error
     if strange := sorted(set(document) - {"prompt", "response", "weight"}):
         raise ValueError(f"there is no field {strange[0]!r:.40}")
     response = document.get("response")
     if not isinstance(response, str) or not response.strip():
         raise ValueError("response must be a text that is not empty")
     return Example(_prompt(document.get("prompt")), response, _weight(document.get("weight", 1)))
+
+
+def _decode(line: bytes) -> str:
+    """The text of a line.
+
+    Raises:
+        ValueError: as `parse_example`.
+    """
+    if len(line) > MOST_BYTES:
+        raise ValueError(f"it is longer than {MOST_BYTES:,} bytes")
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8") from error
 
 
 def _prompt(given: Any) -> Prompt:
@@ -119,8 +145,7 @@ def _prompt(given: Any) -> Prompt:
 def _weight(given: Any) -> float:
     if isinstance(given, str) and given in WEIGHTS:
         return WEIGHTS[given]
-    number = type(given) in (int, float) and math.isfinite(given)
-    if not number or not 0 < given <= MOST_WEIGHT:
+    if type(given) not in (int, float) or not 0 < given <= MOST_WEIGHT:
         raise ValueError(
             f"weight must be a number above 0 and at most {MOST_WEIGHT:g}, or one of "
             f"{', '.join(WEIGHTS)}"

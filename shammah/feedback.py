@@ -19,7 +19,7 @@ from typing import Any
 
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
-from shammah.examples import HIGH, MEDIUM, NORMAL, ROLES, WEIGHTS, Example
+from shammah.examples import HIGH, MEDIUM, MOST_WEIGHT, NORMAL, ROLES, WEIGHTS, Example
 
 NAME = "feedback.jsonl"
 
@@ -205,6 +205,9 @@ def _parse(line: bytes) -> tuple[JudgedTurn, dict[str, Any]] | None:
             return None
         if type(document["private"]) is not bool or type(document["weight"]) not in (int, float):
             return None
+        if not 0 <= document["weight"] <= MOST_WEIGHT:
+            return None
+        json.dumps(document, ensure_ascii=False).encode()  # refuses half of a character
         messages = _messages(document["messages"], private=document["private"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

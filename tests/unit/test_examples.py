@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,16 @@ def test_a_prompt_may_be_a_conversation() -> None:
         ('{"prompt": "a", "response": "b", "weight": NaN}', "weight must be"),
         ('{"prompt": "a", "response": "b", "weight": true}', "weight must be"),
         ('{"prompt": "a", "response": "b", "weight": "huge"}', "weight must be"),
+        ('{"prompt": "a", "response": "b", "weight": Infinity}', "weight must be"),
+        (f'{{"prompt": "a", "response": "b", "weight": 1{"0" * 400}}}', "weight must be"),
         ('{"prompt": "a", "response": "b", "answer": "c"}', "no field 'answer'"),
+        (r'{"prompt": "a", "response": "b\ud83d"}', r"'\\ud83d' \(a lone surrogate"),
+        (r'{"prompt": "\ude00", "response": "b"}', "lone surrogate"),
+        (r'{"prompt": [{"role": "user", "content": "\ud800?"}], "response": "b"}', "lone"),
+        (r'{"prompt": "a", "response": "b", "\udfff": "c"}', "lone surrogate"),
+        ('{"prompt": {"role": "user", "content": "x"}, "response": "b"}', "prompt must be"),
+        ('{"prompt": [{"role": ["user"], "content": "x"}], "response": "b"}', "has a role and"),
+        ('{"prompt": [{"role": "user", "content": null}], "response": "b"}', "has a role and"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_said(line: str, why: str) -> None:
@@ -83,11 +93,49 @@ def test_lines_end_where_json_says(tmp_path: Path) -> None:
     assert read_examples(path) == (Example((("user", text),), text),)
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | None) -> None:
+LINE = b'{"prompt": "a", "response": "b"}'
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (LINE + b"\n" + b'{"prompt": "a", "response": "\xff"}', "line 2: it is not UTF-8"),
+        (LINE + b'\n{"prompt": "a", "response": "\xed\xa0\xbd"}', "line 2: it is not UTF-8"),
+        (LINE.decode().encode("utf-16"), "line 1: it is not UTF-8"),
+        (LINE + b"\n\n" + b'{"prompt": "' + b"a" * 1_000_000 + b'"}', "line 3: it is longer than"),
+        (LINE + b'\n{"prompt": "a", "response": "\\ud83d"}', "line 2: it holds half of a char"),
+        (b"\0" * 100, "line 1: it is not JSON"),
+    ],
+)
+def test_a_line_that_is_no_text_is_named(tmp_path: Path, content: bytes, why: str) -> None:
     path = tmp_path / "examples.jsonl"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
+    with pytest.raises(ShammahError, match=why) as told:
+        read_examples(path)
+    assert told.value.exit_code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_byte_order_marks_are_skipped(tmp_path: Path, end: bytes) -> None:
+    """Also where a file that begins with one was written behind another."""
+    path = tmp_path / "examples.jsonl"
+    path.write_bytes(2 * (b"\xef\xbb\xbf" + LINE + end) + b"\xef\xbb\xbf" + end)
+    assert read_examples(path) == 2 * (Example((("user", "a"),), "b"),)
+
+
+def test_whole_pairs_and_control_characters_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "examples.jsonl"
+    path.write_text(r'{"prompt": "a\u0000\ufdd0", "response": "\ud83d\ude00"}')
+    assert read_examples(path) == (Example((("user", "a\0\ufdd0"),), "😀"),)
+
+
+@pytest.mark.parametrize("kind", ["none", "directory", "pipe"])
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "examples.jsonl"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
     with pytest.raises(ShammahError, match="cannot be read"):
         read_examples(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import stat
 import threading
 from pathlib import Path
@@ -116,7 +117,10 @@ def test_torn_and_foreign_lines_are_skipped(feedback: Feedback) -> None:
     robot = json.loads(whole) | {"messages": [["robot", "x"]]}
     with feedback.path.open("ab") as file:
         file.write(b"[]\n\xff\n" + json.dumps(damaged).encode() + b"\n")
-        file.write(json.dumps(robot).encode() + b"\n" + whole[:30])
+        file.write(json.dumps(robot).encode() + b"\n")
+        for strange in ({"answer": "half \ud83d"}, {"weight": math.nan}, {"weight": 10**400}):
+            file.write(json.dumps(json.loads(whole) | strange).encode() + b"\n")
+        file.write(whole[:30])
     feedback.note_good(turn("b"))
     assert [e.prompt[-1][1] for e in feedback.examples()] == ["a", "b"]
 
