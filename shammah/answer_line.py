@@ -16,6 +16,8 @@ REASONS = {
     Reason.USER: "as you asked",
     Reason.MODEL_READY: "the local model is ready",
     Reason.MODEL_NOT_READY: "the local model is not ready",
+    Reason.MODEL_UNKNOWN: "its state is not known yet",
+    Reason.MODEL_SILENT: "the local model does not respond",
     Reason.CONTEXT_TOO_LONG: "too long for the local model",
     Reason.BUSY: "the local model is busy",
     Reason.LOW_CONFIDENCE: "the local model has done badly at such questions",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from shammah.bus.client import Peer, new_request_id
-from shammah.bus.endpoints import Endpoints
+from shammah.bus.endpoints import Endpoints, lock_holder
 from shammah.bus.enquiry import ANSWER_S
 from shammah.bus.messages import (
     ClientInfo,
@@ -17,6 +17,7 @@ from shammah.bus.messages import (
     Failed,
     GetStatus,
     Identity,
+    Initializing,
     NotAvailable,
     State,
 )
@@ -26,6 +27,21 @@ from shammah.supervision import RESTARTS, RestartBudget, WorkerInUseError, Worke
 CLOSE_S = 0.5
 RETRY_S = 10.0
 """What a worker failed for may be mended by then."""
+
+
+def known_state(heard: Event | None, failure: Failed | None, *, absent: bool) -> State | None:
+    """What is known of a worker; ``None``: nothing, which is not the same as not ready. Pure.
+
+    Args:
+        heard: the last that the worker said of itself, while it is attached.
+        failure: why it cannot be had.
+        absent: there was none when its lock was looked at, and none has been attached since.
+    """
+    if heard is not None:
+        return heard.status.state
+    if failure is not None:
+        return failure
+    return Initializing() if absent else None
 
 
 class Link:
@@ -57,6 +73,7 @@ class Link:
         self._before = before
         self._budget = RestartBudget()
         self._own_spec = spec
+        self._absent = self._silent = False
         self._started_at = 0.0
         self._attaching: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -64,11 +81,11 @@ class Link:
 
     @property
     def state(self) -> State | None:
-        """The worker's state; a Failed of our own if it cannot be had; ``None``: unknown."""
+        """The worker's state; Initializing if there is none yet; a Failed of our own if it
+        cannot be had; ``None``: unknown, since it may be there and has not been heard."""
         peer = self.peer
-        if peer is not None and peer.welcome is not None and peer.latest is not None:
-            return peer.latest.status.state
-        return self.failure
+        heard = peer.latest if peer is not None and peer.welcome is not None else None
+        return known_state(heard, self.failure, absent=self._absent or self.resting)
 
     @property
     def attached(self) -> bool:
@@ -79,6 +96,16 @@ class Link:
         """Whether it was stopped on purpose, and stays away until it is needed."""
         peer = self.peer
         return peer is not None and peer.stopped and self._attaching is None
+
+    @property
+    def silent(self) -> bool:
+        """Whether a question has waited in vain to hear how the worker is. No other one waits
+        for that until it is heard."""
+        return self._silent and self.state is None
+
+    def note_silence(self) -> None:
+        """Note that a question has waited to hear how the worker is for as long as it may."""
+        self._silent = True
 
     def start(self, *, anew: bool = False) -> None:
         """Begin to attach, in the background. Does nothing while that is under way or done.
@@ -112,9 +139,15 @@ class Link:
         peer: Peer | None = None
         failure: Failed | None = None
         try:
+            # What comes before the start may take its time.
+            self._on_presence(lock_holder(self._endpoints.lock(self.spec.role)) is not None)
             self._before()
             peer = ensure(
-                self.spec, self._endpoints, self._client, on_change=self._on_worker_change
+                self.spec,
+                self._endpoints,
+                self._client,
+                on_change=self._on_worker_change,
+                on_presence=self._on_presence,
             )
             self.in_use_by_others = None
         except ShammahError as error:
@@ -126,6 +159,7 @@ class Link:
             failure = Failed("internal", what, f"{self.spec.log_file} may say more.")
         with self._lock:
             self._attaching = None
+            self._absent = False
             self.failure = failure
             self.peer = peer
             closed = self._closed
@@ -133,9 +167,16 @@ class Link:
             peer.close()
         self._on_change()
 
+    def _on_presence(self, present: bool) -> None:
+        if self._absent is present:
+            self._absent = not present
+            self._on_change()
+
     def _on_worker_change(self, event: Event | None) -> None:
         peer = self.peer
-        if event is None:
+        if event is not None:
+            self._silent = False
+        else:
             self.spec = self._own_spec  # one that was joined is gone
         # One that was stopped on purpose stays away until it is needed, and a single question
         # needs none after its answer.

@@ -35,13 +35,18 @@ from shammah.errors import ShammahError
 from shammah.forwarding import DECLINED, NEVER, Gate, tell_left_out
 from shammah.link import Link
 from shammah.privacy import Outgoing
-from shammah.router.decision import RouteDecision, Target, View, Wish
+from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
 from shammah.router.route import AUTO
 from shammah.routing import Asked, Routing
 from shammah.supervision import lend_hub_token, stop, worker_spec
 
 WAIT_S = 0.5
 """How often a waiting question looks again even if nothing was heard."""
+
+UNHEARD_LOOKS = 20
+"""So many looks (10 s) a question that Claude may answer waits to hear whether the local model is
+ready, if its worker is there. Looks are counted, not seconds: while this process or the whole
+machine stood still, nobody was able to answer."""
 
 LOCAL_ROLE = "inference"
 CLOUD_ROLE = "cloud"
@@ -73,6 +78,10 @@ class Notice:
 Step = Notice | Routed | Waiting | Retrying | Token | Done | Failed
 
 CANCELLED = Failed("cancelled", "Cancelled.")
+UNHEARD = Notice(
+    f"The inference worker is there, but has not responded for {UNHEARD_LOOKS * WAIT_S:.0f} s: "
+    "Claude is asked instead. `shammah stop inference` ends it; the next question starts another."
+)
 
 
 @dataclass(slots=True)
@@ -169,7 +178,14 @@ class Session:
         active = peer.latest.status.active if peer is not None and peer.latest is not None else 0
         active -= min(active, self._reads_ahead())
         model = self.settings.cloud.model
-        return View(self.local.state, cloud, configured, model, local_active=active)
+        return View(
+            self.local.state,
+            cloud,
+            configured,
+            model,
+            local_active=active,
+            local_silent=self.local.silent,
+        )
 
     def preview(self, wish: Wish, tokens: int, view: View) -> RouteDecision | Failed:
         """Who would answer now, if the conversation has so many ``tokens``. Waits for nothing."""
@@ -368,6 +384,7 @@ class Session:
             local=wish.private or wish.target is not Target.CLOUD,
             cloud=not wish.private and wish.target is not Target.LOCAL,
         )
+        looks = 0
         while not self._interrupted:
             view = self.view()
             adapter = choose_adapter(self.settings.home, wish.adapter, view.local)
@@ -381,8 +398,13 @@ class Session:
             if link.failure is None:
                 link.start()  # it may have been stopped while the question waited
             yield Waiting(link.spec.role, link.state)
-            with contextlib.suppress(queue.Empty):
+            try:
                 self._signals.get(timeout=WAIT_S)
+            except queue.Empty:
+                looks += decision.reason is Reason.MODEL_UNKNOWN
+                if looks == UNHEARD_LOOKS and not self.local.silent:
+                    self.local.note_silence()
+                    yield UNHEARD
         return CANCELLED
 
     def _changed(self) -> None:

@@ -45,6 +45,9 @@ STOP_S = 5.0
 
 POLL_S = 0.02
 
+STILL_S = 1.0
+"""More than this between two looks counts as this much: the machine was busy, or stood still."""
+
 RESTARTS = 3
 RESTART_WINDOW_S = 60.0
 """A worker that dies more often than this is not started again by itself."""
@@ -190,6 +193,7 @@ def ensure(
     client: ClientInfo,
     *,
     on_change: Callable[[Event | None], None] = lambda event: None,
+    on_presence: Callable[[bool], None] = lambda present: None,
     timeout: float = START_S,
     join: bool = False,
 ) -> Peer:
@@ -203,6 +207,8 @@ def ensure(
         endpoints: where the workers' sockets are.
         client: who asks.
         on_change: see `Peer`.
+        on_presence: called at every look, with whether there is a worker that may be the
+            wanted one. One that this call starts or ends is not.
         timeout: seconds in all.
         join: be content with a running worker of the same model, whatever else it was started
             with. So workers share one: they lack the secrets that frontends have.
@@ -215,7 +221,7 @@ def ensure(
     """
     peer = Peer(endpoints, spec.role, client, on_change, _explainer(spec.role, endpoints))
     try:
-        found = _attach(peer, spec, endpoints, time.monotonic() + timeout, join=join)
+        found = _attach(peer, spec, endpoints, timeout, on_presence, join=join)
     except BaseException:
         peer.close()
         raise
@@ -251,15 +257,24 @@ def lend_hub_token(
 
 
 def _attach(
-    peer: Peer, spec: WorkerSpec, endpoints: Endpoints, deadline: float, *, join: bool
+    peer: Peer,
+    spec: WorkerSpec,
+    endpoints: Endpoints,
+    timeout: float,
+    on_presence: Callable[[bool], None],
+    *,
+    join: bool,
 ) -> Identity:
     """Wait for the wanted worker's welcome; the identity it has."""
     child: subprocess.Popen[bytes] | None = None
-    log_start = 0
+    log_start, waited, looked = 0, 0.0, time.monotonic()
     while True:
-        if lock_holder(endpoints.lock(spec.role)) is None:
-            code = child.poll() if child else None
-            if child is None or code == ExitCode.ALREADY_RUNNING:
+        absent = lock_holder(endpoints.lock(spec.role)) is None
+        code = child.poll() if child else None
+        others = child is None or code == ExitCode.ALREADY_RUNNING
+        on_presence(others and not absent)
+        if absent:
+            if others:
                 log_start = _size(spec.log_file)
                 child = spawn(spec)
             elif code is not None:
@@ -282,10 +297,14 @@ def _attach(
                 )
             else:
                 _check_idle(spec.identity, welcome)
+            on_presence(False)
             stop(spec.role, endpoints, peer)
             peer.forget_welcome()
             child = None
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        # While this process stood still (Ctrl-Z), nobody was able to answer it.
+        waited, looked = waited + min(now - looked, STILL_S), now
+        if waited > timeout:
             raise ShammahError(
                 "worker_silent",
                 f"The {spec.role} worker runs, but does not answer.",

@@ -72,12 +72,21 @@ class _Case:
             return self._local(Reason.USER)
         if self.wish.target is Target.CLOUD:
             return self._cloud_as_wished()
+        if self.view.local is None and not self.view.local_silent and self._obstacle() is None:
+            # It may be ready: a question must not leave because it has not been heard yet.
+            return self._decided(Target.LOCAL, Reason.MODEL_UNKNOWN, wait=True)
         if not isinstance(self.view.local, Ready) or self.view.local.stand_in:
-            return self._cloud_if_possible(Reason.MODEL_NOT_READY)
+            return self._cloud_if_possible(self._absence())
         objection = self._objection(self.view.local)
         if objection is None:
             return self._decided(Target.LOCAL, Reason.MODEL_READY)
         return self._cloud_if_possible(objection)
+
+    def _absence(self) -> Reason:
+        """Why the local model, which is not ready, cannot answer now."""
+        if self.view.local is not None:
+            return Reason.MODEL_NOT_READY
+        return Reason.MODEL_SILENT if self.view.local_silent else Reason.MODEL_UNKNOWN
 
     def _objection(self, ready: Ready) -> Reason | None:
         """Why the local model, which is ready, should not answer."""
@@ -150,7 +159,7 @@ class _Case:
         model, quantization = measured.name_model(view)
         here = Arm(category, Target.LOCAL, model, quantization, view.adapter)
         there = Arm(category, Target.CLOUD, view.cloud_model)
-        not_ready = None if isinstance(view.local, Ready) else Reason.MODEL_NOT_READY
+        not_ready = None if isinstance(view.local, Ready) else self._absence()
         obstacle = Reason.PRIVATE if self.wish.private else self._obstacle()
         return (
             measured.forecast(here, self.snapshot, not_ready, view.local_active),

@@ -11,6 +11,8 @@ _WHY = {
     Reason.USER: "you asked for it",
     Reason.MODEL_READY: "the local model was ready and good enough at such questions",
     Reason.MODEL_NOT_READY: "the local model was not ready",
+    Reason.MODEL_UNKNOWN: "nothing was known of the local model yet",
+    Reason.MODEL_SILENT: "the local model's worker was there, but did not respond in time",
     Reason.CONTEXT_TOO_LONG: "the conversation was too long for the local model",
     Reason.BUSY: "the local model would have kept you waiting",
     Reason.LOW_CONFIDENCE: "the local model has not done well enough at such questions",
@@ -23,6 +25,8 @@ _WHY = {
 _OBSTACLES = {
     Reason.PRIVATE: "not to be asked: private",
     Reason.MODEL_NOT_READY: "not ready",
+    Reason.MODEL_UNKNOWN: "state not known yet",
+    Reason.MODEL_SILENT: "not responding",
     Reason.NO_CLOUD: "not configured",
     Reason.OFFLINE: "not reachable",
     Reason.CLOUD_FAILED: "had just failed",

@@ -28,6 +28,10 @@ class Reason(StrEnum):
     """The local model is there and good enough: private, free, knows the conversation."""
     MODEL_NOT_READY = "model_not_ready"
     """The local model is still coming up (or cannot), so Claude answers."""
+    MODEL_UNKNOWN = "model_unknown"
+    """Nothing is known of the local model yet: the question waits to hear. No answer has this."""
+    MODEL_SILENT = "model_silent"
+    """The local model's worker is there and has said nothing for too long, so Claude answers."""
     CONTEXT_TOO_LONG = "context_too_long"
     """The conversation is longer than what the local model can hold."""
     BUSY = "busy"
@@ -63,8 +67,9 @@ class Wish:
 class View:
     """The workers as the frontend sees them.
 
-    ``None`` for ``local``: nothing heard yet. ``cloud_configured``: there is a key; then
-    ``cloud`` may be ``None``, too. ``cloud_model`` is the one that would be asked,
+    ``None`` for ``local``: unknown, which is not the same as not ready; ``local_silent``: it has
+    been for so long that no question waits for it any more. ``cloud_configured``: there is a
+    key; then ``cloud`` may be ``None``, too. ``cloud_model`` is the one that would be asked,
     ``cloud_failure`` how its last answer failed, while that was a moment ago, and
     ``local_active`` how many questions of others the local model has in hand. ``adapter``: what
     the local model would answer with.
@@ -77,6 +82,7 @@ class View:
     cloud_failure: Failed | None = None
     local_active: int = 0
     adapter: str = ""
+    local_silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ import pytest
 
 from shammah import link, supervision
 from shammah.bus.client import Peer
-from shammah.bus.messages import ChatMessage, Done, Failed, Loading, Ready, Token
+from shammah.bus.messages import Done, Failed, Loading, Ready, Token
 from shammah.config import load_settings
 from shammah.router.decision import Target, Wish
-from shammah.session import Notice, Routed, Session, Step, Waiting
+from shammah.session import Notice, Routed, Session, Waiting
 from shammah.supervision import RESTARTS, stop
+from tests.standins.asked import Asked
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 
@@ -44,34 +45,6 @@ def open_session() -> Iterator[Open]:
     for session in sessions:
         session.interrupt()
         session.close()
-
-
-class Asked:
-    """A question in a thread of its own, step by step."""
-
-    def __init__(self, session: Session, text: str, wish: Wish) -> None:
-        self.steps: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
-        self._session = session
-        self._text = text
-        self._wish = wish
-        threading.Thread(target=self._run, name="asked", daemon=True).start()
-
-    def _run(self) -> None:
-        for step in self._session.answer((ChatMessage("user", self._text),), self._wish):
-            self.steps.put(step)
-        self.steps.put(None)
-
-    def wait_for(self, kind: type) -> Step:
-        while not isinstance(step := self.steps.get(timeout=LIMIT_S), kind):
-            assert step is not None, f"it ended without a {kind.__name__}"
-        return step
-
-    def end(self) -> Done | Failed:
-        """How it ends: by exactly one Done or Failed, the last of all."""
-        steps = list(iter(lambda: self.steps.get(timeout=LIMIT_S), None))
-        ends = [step for step in steps if isinstance(step, Done | Failed)]
-        assert ends == steps[-1:]
-        return ends[0]
 
 
 def ask(session: Session, text: str, wish: Wish | None = None) -> Asked:

@@ -96,6 +96,8 @@ TRIGGERS: dict[str, dict[str, Any]] = {
     "local wished": {"wish": Wish(Target.LOCAL)},
     "cloud wished": {"wish": Wish(Target.CLOUD)},
     "no key": {"cloud": None, "cloud_configured": False, "cloud_model": ""},
+    "model not heard yet": {"local": None},
+    "model silent": {"local": None, "local_silent": True},
     "model loading": {"local": COMING[3]},
     "model standing in": {"local": STANDING_IN},
     "model downloading": {"local": COMING[2]},
@@ -198,6 +200,7 @@ CASES = st.builds(
         st.just("claude"),
         st.none() | st.sampled_from((OVERLOADED, UNREACHABLE)),
         st.integers(0, 20),
+        local_silent=st.booleans(),
     ),
     st.builds(
         lambda here, there, answers, explored: Snapshot(
@@ -239,6 +242,8 @@ def test_every_decision_is_sound(case: Case, policy: str) -> None:
             assert not wait
             assert not wish.private
             assert wish.target is not Target.LOCAL or case.question.danger
+            known = view.local is not None or view.local_silent
+            assert known or wish.target is Target.CLOUD or case.question.danger
         case RouteDecision(Target.LOCAL, _, wait):
             assert not local_lost
             assert wait is not isinstance(view.local, Ready)
@@ -277,7 +282,8 @@ WAIT = True
         (View(READY, CLAUDE, True), (Target.LOCAL, Reason.MODEL_READY)),
         (View(READY, LOST_CLOUD[0], True), (Target.LOCAL, Reason.MODEL_READY)),
         (View(None, None, False), (Target.LOCAL, Reason.NO_CLOUD, WAIT)),
-        (View(None, None, True), (Target.CLOUD, Reason.MODEL_NOT_READY)),
+        (View(None, None, True), (Target.LOCAL, Reason.MODEL_UNKNOWN, WAIT)),
+        (View(None, None, True, local_silent=True), (Target.CLOUD, Reason.MODEL_SILENT)),
         (View(COMING[3], CLAUDE, True), (Target.CLOUD, Reason.MODEL_NOT_READY)),
         (View(COMING[3], LOST_CLOUD[0], True), (Target.LOCAL, Reason.CLOUD_FAILED, WAIT)),
         (View(COMING[3], LOST_CLOUD[1], True), (Target.LOCAL, Reason.NO_CLOUD, WAIT)),
@@ -324,7 +330,8 @@ def test_the_alternatives_tell_what_was_known() -> None:
 def test_the_values_of_target_and_reason_are_what_json_shows() -> None:
     assert [target.value for target in Target] == ["local", "cloud"]
     assert {reason.value for reason in Reason} == {
-        "private", "crisis", "user", "model_ready", "model_not_ready", "context_too_long", "busy",
+        "private", "crisis", "user", "model_ready", "model_not_ready", "model_unknown",
+        "model_silent", "context_too_long", "busy",
         "low_confidence", "no_match", "exploration", "no_cloud", "offline", "cloud_failed",
     }  # fmt: skip
 
