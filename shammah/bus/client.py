@@ -13,7 +13,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from shammah.bus import codec, messages
 from shammah.bus.connection import Connection
@@ -59,6 +59,12 @@ def new_request_id() -> str:
     return os.urandom(8).hex()
 
 
+def is_news(event: Event, newest: Mapping[str, Event]) -> bool:
+    """Whether ``event`` is later than what was heard of its run; ``newest``: by run. Pure."""
+    known = newest.get(event.run_id)
+    return known is None or known.seq < event.seq
+
+
 class Peer:
     """The connection. Made connected; `close` gives the lease back.
 
@@ -101,6 +107,7 @@ class Peer:
         self._waiting: dict[str, queue.SimpleQueue[Reply]] = {}
         self._heard = self._moved = self._pinged = time.monotonic()
         self._progress = -1
+        self._newest: dict[str, Event] = {}  # of each run: a dead one's may be read late
         self._told: Event | None = None  # by the last pong
         self._hello_id = ""
         self._closing = False
@@ -313,7 +320,11 @@ class Peer:
         with self._changed:
             self.welcome, self.refusal = welcome, None
             self._changed.notify_all()
-        self._on_event(welcome.event)
+        event = welcome.event
+        if not is_news(event, self._newest):  # later ones have come by their own way already
+            event = self._newest[event.run_id]
+        self._newest[event.run_id] = self.latest = event
+        self._on_change(event)
 
     def _on_pong(self, pong: Pong) -> None:
         self._told = pong.event
@@ -340,16 +351,19 @@ class Peer:
         task.replies.put(reply)
 
     def _on_event(self, event: Event) -> None:
-        known = self.latest
-        if known is not None and known.run_id == event.run_id and known.seq >= event.seq:
+        if not is_news(event, self._newest):
             return
-        self.latest = event
-        self._on_change(event)
+        self._newest[event.run_id] = event
+        if self.welcome is None or self.welcome.event.run_id == event.run_id:
+            self.latest = event
+            self._on_change(event)
 
     def _on_lost(self) -> None:
         with self._changed:
             lost, self.welcome = self.welcome, None
             self.latest = self._told = None
+            if lost is not None:
+                self._newest.pop(lost.event.run_id, None)
         known = None if lost is None or self.stopped else self._explain(lost.pid)
         if known is not None:
             self._fail_all(known.code, known.message, known.hint)

@@ -24,6 +24,7 @@ from shammah.bus.messages import (
     Generate,
     GetStatus,
     Hello,
+    Identity,
     Loading,
     Ping,
     Pong,
@@ -35,6 +36,7 @@ from shammah.bus.messages import (
     Timings,
     Token,
     Usage,
+    Welcome,
 )
 from shammah.errors import ShammahError
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
@@ -375,10 +377,15 @@ class TestEvents:
     def test_another_run_begins_at_its_own_number(
         self, worker: ScriptedWorker, peer: Peer, changes: queue.SimpleQueue[Event | None]
     ) -> None:
-        worker.publish(event(50), event(1, run_id="next"))
+        """And is believed from its welcome on, also what it said before that."""
+        worker.publish(event(50), event(2, run_id="next"), event(51))
+        while (seen := changes.get(timeout=LIMIT_S)) and seen.seq != 51:
+            assert seen.run_id == "run"
+        identity = Identity("inference", "starter", "d")
+        worker.reply(Welcome("h", 1, "0", "next", 1, identity, event(1, run_id="next")))
         while (seen := changes.get(timeout=LIMIT_S)) and seen.run_id != "next":
             pass
-        assert peer.latest == event(1, run_id="next")
+        assert peer.latest == event(2, run_id="next")
 
     def test_garbage_among_them_is_ignored(
         self, worker: ScriptedWorker, peer: Peer, changes: queue.SimpleQueue[Event | None]
