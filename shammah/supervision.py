@@ -305,11 +305,7 @@ def _attach(
         # While this process stood still (Ctrl-Z), nobody was able to answer it.
         waited, looked = waited + min(now - looked, STILL_S), now
         if waited > timeout:
-            raise ShammahError(
-                "worker_silent",
-                f"The {spec.role} worker runs, but does not answer.",
-                f"`shammah stop {spec.role}` ends it; {spec.log_file} may say more.",
-            )
+            raise _silent(spec)
 
 
 def _check_idle(wanted: Identity, welcome: Welcome) -> None:
@@ -319,6 +315,14 @@ def _check_idle(wanted: Identity, welcome: Welcome) -> None:
     state = welcome.event.status.state
     if isinstance(state, Transferring) and state.transfers:
         raise WorkerBusyError(wanted, welcome.identity, state.transfers)
+
+
+def _silent(spec: WorkerSpec) -> ShammahError:
+    return ShammahError(
+        "worker_silent",
+        f"The {spec.role} worker runs, but does not answer.",
+        f"`shammah stop {spec.role}` ends it; {spec.log_file} may say more.",
+    )
 
 
 def _start_failed(spec: WorkerSpec, code: int, log_start: int) -> ShammahError:

@@ -378,14 +378,16 @@ class TestEvents:
         self, worker: ScriptedWorker, peer: Peer, changes: queue.SimpleQueue[Event | None]
     ) -> None:
         """And is believed from its welcome on, also what it said before that."""
-        worker.publish(event(50), event(2, run_id="next"), event(51))
-        while (seen := changes.get(timeout=LIMIT_S)) and seen.seq != 51:
-            assert seen.run_id == "run"
+        worker.publish(event(50, run_id="dead"), event(50))
+        while (seen := changes.get(timeout=LIMIT_S)) and seen.seq != 50:
+            pass
+        assert seen == peer.latest == event(50)
+        worker.publish(event(2, run_id="next"))
         identity = Identity("inference", "starter", "d")
         worker.reply(Welcome("h", 1, "0", "next", 1, identity, event(1, run_id="next")))
-        while (seen := changes.get(timeout=LIMIT_S)) and seen.run_id != "next":
-            pass
-        assert peer.latest == event(2, run_id="next")
+        while (seen := changes.get(timeout=LIMIT_S)) != event(2, run_id="next"):
+            assert seen == event(1, run_id="next")
+        assert peer.latest == seen
 
     def test_garbage_among_them_is_ignored(
         self, worker: ScriptedWorker, peer: Peer, changes: queue.SimpleQueue[Event | None]
