@@ -169,6 +169,12 @@ ENVIRONMENT = {
 PUBLIC_HUB = "https://huggingface.co"
 HUB_VARIABLES = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE")
 """What huggingface_hub reads that makes one download worker differ from another."""
+NETWORK_VARIABLES = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
+"""What makes a worker that talks to servers reach them in another way."""
 
 CUSTOM_HEADERS = "ANTHROPIC_CUSTOM_HEADERS"
 """Headers that the SDK adds to every request, one ``name: value`` a line."""
@@ -220,7 +226,7 @@ _RULES = CheckRules(
 def home_directory(environ: Mapping[str, str]) -> Path:
     """``$SHAMMAH_HOME``, else ``~/.shammah``."""
     named = environ.get("SHAMMAH_HOME")
-    return Path(named).absolute() if named else Path(os.path.expanduser("~/.shammah"))
+    return Path(os.path.expanduser(named or "~/.shammah")).absolute()
 
 
 def load_settings(
@@ -288,13 +294,14 @@ def identity(
         # keep_alive makes no answer differ; everything else of both tables may.
         parts = [repr(replace(settings.cloud, keep_alive=0.0)), repr(settings.privacy)]
         parts += [environ.get(CUSTOM_HEADERS, ""), str(settings.home)]
+        parts += [environ.get(name, "") for name in NETWORK_VARIABLES]
         model = settings.cloud.model
     elif role == "train":
         parts = [str(settings.home), str(hub_cache(environ))]
         model = ""  # each training names its own
     else:
         parts = [str(settings.home), str(hub_cache(environ))]
-        parts += [environ.get(name, "") for name in HUB_VARIABLES]
+        parts += [environ.get(name, "") for name in (*HUB_VARIABLES, *NETWORK_VARIABLES)]
         model = (environ.get("HF_ENDPOINT") or PUBLIC_HUB).rstrip("/")
     joined = "\0".join([role, *parts])
     digest = hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -30,7 +30,7 @@ from shammah.bus.messages import Failed, NotAvailable
 from shammah.cgroups import memory_left, memory_limits
 from shammah.config import PUBLIC_HUB, Settings, home_directory, load_settings
 from shammah.config_report import changed_settings, for_strangers, without_secrets
-from shammah.doctor_probes import Problem, probe_network, probe_start
+from shammah.doctor_probes import Problem, network_problems, probe_network, probe_start
 from shammah.doctor_report import HANGING, report
 from shammah.errors import ExitCode, ShammahError
 from shammah.folding import fold
@@ -120,6 +120,7 @@ def _document(
         "directories", lambda: _directories(settings, environ, problems)
     )
     document["hub"] = _hub(environ)
+    problems += network_problems(environ)
     document["cloud"] = {"key": key, "configured": cloud, "model": settings.cloud.model}
     changed = changed_settings(settings, Settings(settings.home))
     document["settings"] = {name: for_strangers(name, value) for name, value in changed}

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shammah.config import PUBLIC_HUB, Settings
+from shammah.network import PROXY_HINT, certificate_problem, read_proxies
 from shammah.reachability import reach
 from shammah.start_time import BUDGET, measure_start
 
@@ -54,4 +55,17 @@ def probe_network(
             why = f"{reached.host or name} cannot be reached{through}: {reached.error}."
             hint = "Check the network, a proxy (HTTPS_PROXY) and the system's certificates."
             problems.append(Problem(f"{name}_unreachable", why, hint, blocking=False))
+    return found
+
+
+def network_problems(environ: Mapping[str, str]) -> list[Problem]:
+    """Proxies and certificates that the environment names and nobody can use."""
+    found = [
+        Problem("proxy_unusable", f"{proxy.variable} {proxy.why}.", PROXY_HINT, blocking=False)
+        for proxy in read_proxies(environ).values()
+        if proxy.why
+    ]
+    if why := certificate_problem(environ):
+        hint = "Name a file with certificates in PEM format, or unset the variable."
+        found.append(Problem("certificates_unusable", f"{why}.", hint, blocking=False))
     return found

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shammah.bus.messages import NotAvailable
 from shammah.cgroups import memory_limits
+from shammah.environment import absolute
 from shammah.errors import ExitCode, ShammahError
 
 GIB = 1024**3
@@ -287,7 +288,7 @@ def hub_cache(environ: Mapping[str, str]) -> Path:
     home = environ.get("HF_HOME") or os.path.join(cache, "huggingface")
     default = os.path.join(home, "hub")
     named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or default
-    return Path(os.path.expandvars(os.path.expanduser(named)))
+    return absolute(named)
 
 
 def cached_snapshot(cache: Path, model_id: str) -> Path | None:

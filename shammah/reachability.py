@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from shammah.network import PORTS, proxy_for
+
 LIMIT_S = 5.0
 
 
@@ -30,12 +32,14 @@ class Reached:
 def reach(url: str, environ: Mapping[str, str], limit: float = LIMIT_S) -> Reached:
     """Connect to the server of ``url``, and hang up."""
     try:
-        proxy = _proxy(url, environ)
-        target = urlsplit(proxy or url)
-        host = target.hostname or ""
-        port = target.port or (443 if target.scheme == "https" else 80)
         asked = urlsplit(url).hostname or ""
-    except ValueError:
+        proxy = proxy_for(url, environ)
+        if proxy and proxy.why:
+            return Reached(asked, error=f"{proxy.variable} {proxy.why}")
+        target = urlsplit(proxy.url if proxy else url)
+        host = target.hostname or ""
+        port = target.port or PORTS[target.scheme]
+    except (ValueError, KeyError):
         return Reached("", error="the address is none")
     through = host if proxy else ""
     began = time.monotonic()
@@ -49,14 +53,3 @@ def reach(url: str, environ: Mapping[str, str], limit: float = LIMIT_S) -> Reach
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Reached(asked, through=through, error=why)
     return Reached(asked, time.monotonic() - began, through)
-
-
-def _proxy(url: str, environ: Mapping[str, str]) -> str:
-    name = f"{urlsplit(url).scheme}_proxy"
-    excepted = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    host = urlsplit(url).hostname or ""
-    for one in filter(None, (part.strip().lstrip(".") for part in excepted.split(","))):
-        if one == "*" or host == one or host.endswith(f".{one}"):
-            return ""
-    found = environ.get(name) or environ.get(name.upper()) or ""
-    return found if "://" in found or not found else f"http://{found}"

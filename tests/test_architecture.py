@@ -92,6 +92,7 @@ FOR_WORKERS = {
         "machine",
         "model_config",
         "models",
+        "network",
         "privacy",
         "schema",
         "supervision",

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
+from shammah.config import NETWORK_VARIABLES
 from shammah.first_run import MARKER
 
 LIMIT_S = 60.0
@@ -26,7 +27,10 @@ POLL_S = 0.01
 
 FORGOTTEN = ("ANTHROPIC_", "HF_", "HUGGING", "SHAMMAH_", "TRANSFORMERS_", "XDG_")
 KEPT = "SHAMMAH_TEST_"
-UNSET = ("COLUMNS", "LINES", "NO_COLOR", "TERM", "PYTHONIOENCODING", "PYTHONWARNINGS")
+UNSET = (
+    *("COLUMNS", "LINES", "NO_COLOR", "TERM", "PYTHONIOENCODING", "PYTHONWARNINGS"),
+    *NETWORK_VARIABLES,
+)
 
 OUR_THREADS = ("attach-", "bus-", "editor", "history", "routing", "work")
 

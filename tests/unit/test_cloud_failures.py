@@ -10,9 +10,10 @@ import httpx2
 import pytest
 
 from shammah.config import CloudSettings
-from shammah.errors import ShammahError
 from workers.cloud.failures import describe
 from workers.cloud.request import Peer
+from workers.cloud.retry import CloudError, attempts
+from workers.network import UnusableProxyError
 
 SETTINGS = CloudSettings(api_key="sk-secret")
 REQUEST = httpx2.Request("POST", "https://api.anthropic.com/v1/messages")
@@ -29,7 +30,7 @@ def chained(*errors: BaseException) -> Exception:
     return top
 
 
-def told(*errors: BaseException, base_url: str = "") -> ShammahError:
+def told(*errors: BaseException, base_url: str = "") -> CloudError:
     return describe(chained(*errors), SETTINGS, Peer.of(base_url), began=False)
 
 
@@ -59,6 +60,22 @@ def test_a_certificate_that_does_not_verify() -> None:
     error = told(httpx2.ConnectError("x"), cause)
     assert error.code == "cloud_tls"
     assert "self-signed certificate" in error.message
+
+
+def test_a_proxy_that_is_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    for cause in (socket.gaierror(), ConnectionRefusedError(), httpx2.ConnectTimeout("x")):
+        error = told(httpx2.ConnectError("x"), cause)
+        assert (error.code, "HTTPS_PROXY" in error.message) == ("cloud_unreachable", True)
+    refused = told(UnusableProxyError("ALL_PROXY names a socks4:// proxy"))
+    assert "ALL_PROXY names a socks4:// proxy." in refused.message
+    assert attempts(refused) == 1  # it would fail again
+
+
+def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/none.pem")
+    error = told(httpx2.ConnectError("x"), ssl.SSLCertVerificationError(1, "verify failed"))
+    assert "SSL_CERT_FILE names /none.pem" in error.message
 
 
 def test_a_server_without_tls() -> None:

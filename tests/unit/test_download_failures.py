@@ -17,6 +17,7 @@ from workers.download import failures
 from workers.download.failures import TemporaryError
 from workers.download.limits import Limits
 from workers.download.retry import Patience
+from workers.network import UnusableProxyError
 
 NOW_S = datetime(2026, 11, 23, 12, 0, tzinfo=UTC).timestamp()
 URL = "https://hub.test/acme/tiny/resolve/x/config.json?signature=secret"
@@ -137,6 +138,31 @@ def test_the_true_cause_of_a_network_failure_is_told(cause: Exception, words: st
     assert words in failure.message
     assert "https://hub.test" in failure.message
     assert "secret" not in str(failure)
+
+
+@pytest.mark.parametrize(
+    "cause", [ConnectionRefusedError(), socket.gaierror(), httpx2.ConnectTimeout("x")]
+)
+def test_a_proxy_that_is_in_the_way_is_named(
+    cause: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://me:secret@127.0.0.1:1")
+    failure = failures.describe_network(cause, URL)
+    assert "the proxy that ALL_PROXY names" in failure.message
+    monkeypatch.setenv("NO_PROXY", "hub.test")
+    assert "proxy" not in failures.describe_network(cause, URL).message
+    assert "secret" not in str(failure)
+
+
+def test_what_cannot_be_used_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = failures.describe_network(UnusableProxyError("ALL_PROXY names nothing"), URL)
+    assert (refused.code, "ALL_PROXY names nothing." in refused.message) == (
+        "hub_unreachable",
+        True,
+    )
+    monkeypatch.setenv("SSL_CERT_FILE", "/none.pem")
+    failure = failures.describe_network(ssl.SSLCertVerificationError(), URL)
+    assert "SSL_CERT_FILE names /none.pem" in failure.message
 
 
 def test_a_full_disk_is_told_with_numbers(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -21,8 +22,10 @@ import anthropic
 import httpx2
 
 from shammah.config import CloudSettings
+from shammah.network import PROXY_HINT, certificate_problem, proxy_for
 from workers.cloud.request import Peer
 from workers.cloud.retry import CloudError
+from workers.network import UnusableProxyError
 
 API_TEXT_MAX = 300
 """Characters of a server's own words that are shown."""
@@ -203,9 +206,10 @@ def _describe_cause(cause: BaseException, peer: Peer, began: bool) -> CloudError
         case ssl.SSLError() if began:
             return _broken(peer)
         case ssl.SSLCertVerificationError():
+            why = certificate_problem(os.environ) or cause.verify_message
             return CloudError(
                 "cloud_tls",
-                f"{peer.subject} could not prove who it is ({cause.verify_message}).",
+                f"{peer.subject} could not prove who it is ({why}).",
                 "Check the clock of this machine, the proxy, and SSL_CERT_FILE.",
             )
         case ssl.SSLError():
@@ -214,10 +218,19 @@ def _describe_cause(cause: BaseException, peer: Peer, began: bool) -> CloudError
                 f"A secure connection was not possible: {peer.subject} broke it off.",
                 f"{_ADDRESS_HINT}: https:// or http://?",
             )
+        case socket.gaierror() | ConnectionRefusedError() | httpx2.ConnectTimeout() if (
+            proxy := proxy_for(peer.url, os.environ)
+        ):
+            why = f"the proxy that {proxy.variable} names cannot be reached"
+            return _unreachable(peer, why, f"Check {proxy.variable} and NO_PROXY.")
         case socket.gaierror():
             return _unreachable(peer, "its name cannot be resolved (no network, or a wrong name)")
         case ConnectionRefusedError():
             return _unreachable(peer, "nothing answers there", f"{_ADDRESS_HINT}.")
+        case UnusableProxyError():
+            found = _unreachable(peer, str(cause), PROXY_HINT)
+            found.should_retry = False
+            return found
         case httpx2.ProxyError():
             return _unreachable(peer, "the proxy refuses", "Check HTTPS_PROXY and NO_PROXY.")
         case httpx2.ConnectTimeout():

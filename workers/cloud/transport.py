@@ -18,6 +18,7 @@ import anthropic
 import httpx2
 
 from shammah.errors import ShammahError
+from workers import network
 
 
 @dataclass(slots=True)
@@ -48,7 +49,12 @@ def http_client(timeout: httpx2.Timeout) -> httpx2.AsyncClient:
 
     It follows no redirect: a text goes to the address that is set and to no other.
     """
-    return anthropic.DefaultAsyncHttpxClient(timeout=timeout, follow_redirects=False)
+    return anthropic.DefaultAsyncHttpxClient(
+        timeout=timeout,
+        follow_redirects=False,
+        mounts=network.mounts(),
+        verify=network.ssl_context(),
+    )
 
 
 def watch(client: httpx2.AsyncClient) -> None:

@@ -21,6 +21,8 @@ from pathlib import Path
 import httpx2
 
 from shammah.errors import ShammahError
+from shammah.network import PROXY_HINT, certificate_problem, proxy_for
+from workers.network import UnusableProxyError
 
 _TEMPORARY = frozenset({408, 425, 429})
 _SERVER_TEXT_MAX = 200
@@ -28,8 +30,13 @@ _GIB = 1024**3
 
 _LATER = "Try again later; what has arrived is kept."
 _NETWORK = "Check the network connection (and HTTPS_PROXY); what has arrived is kept."
+_CERTIFICATES = "Check the clock, HF_ENDPOINT, proxies on the way, and SSL_CERT_FILE."
 _ENDPOINT = "Check the address in HF_ENDPOINT, and proxies on the way."
 _TOKEN = "Log in with `hf auth login`, or set HF_TOKEN."
+
+
+_NO_WAY = (socket.gaierror, ConnectionRefusedError, httpx2.ConnectTimeout)
+"""What happens between here and the first server on the way, which may be a proxy."""
 
 
 class TemporaryError(Exception):
@@ -127,8 +134,9 @@ def describe_network(error: BaseException, url: httpx2.URL | str) -> ShammahErro
     where, why, hint = origin(url), "the connection failed", _NETWORK
     for cause in chain(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            detail = getattr(cause, "verify_message", cause)
-            why, hint = f"its certificate is not accepted ({detail})", _ENDPOINT
+            verified = getattr(cause, "verify_message", str(cause))
+            detail = certificate_problem(os.environ) or verified
+            why, hint = f"its certificate is not accepted ({detail})", _CERTIFICATES
         elif isinstance(cause, socket.gaierror):
             why = "its name cannot be resolved"
         elif isinstance(cause, ConnectionRefusedError):
@@ -141,10 +149,15 @@ def describe_network(error: BaseException, url: httpx2.URL | str) -> ShammahErro
             why = "it stopped answering"
         elif isinstance(cause, httpx2.RemoteProtocolError):
             why = "it closed the connection early"
+        elif isinstance(cause, UnusableProxyError):
+            why, hint = str(cause), PROXY_HINT
         elif isinstance(cause, httpx2.ProxyError):
             why = f"the proxy refused ({cause})"
         else:
             continue
+        if isinstance(cause, _NO_WAY) and (proxy := proxy_for(str(url), os.environ)):
+            why = f"the proxy that {proxy.variable} names cannot be reached ({why})"
+            hint = f"Check {proxy.variable} and NO_PROXY; what has arrived is kept."
         break
     return ShammahError("hub_unreachable", f"{where} cannot be used: {why}.", hint)
 

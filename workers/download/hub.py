@@ -26,6 +26,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # lazily so
 
 import shammah
 from shammah.errors import ShammahError
+from workers import network
 from workers.download import failures
 from workers.download.control import Control
 from workers.download.failures import TemporaryError
@@ -178,7 +179,12 @@ class _Client(httpx2.Client):
         self._limits = limits
         self._random = random
         self._wall = wall
-        super().__init__(follow_redirects=True, timeout=self._bounds)
+        super().__init__(
+            follow_redirects=True,
+            timeout=self._bounds,
+            mounts=network.mounts(),
+            verify=network.ssl_context(),
+        )
 
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         if constants.is_offline_mode():

@@ -12,6 +12,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from workers import network
 from workers.download.limits import Limits
 
 KEEP_S = 30.0
@@ -41,6 +42,8 @@ class Wire:
             timeout=timeout,
             limits=pool,
             follow_redirects=True,
+            mounts=network.mounts(),
+            verify=network.ssl_context(),
             event_hooks={"request": [self._watch]},
         )
 
