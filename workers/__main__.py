@@ -57,6 +57,7 @@ def _serve(options: argparse.Namespace) -> int:
         service,
         identity(settings, role, environ=os.environ),
         endpoints,
+        lock,
         keep_alive,
         on_tick,
     )

@@ -24,7 +24,7 @@ import zmq
 
 import shammah
 from shammah.bus import codec, messages
-from shammah.bus.endpoints import SOCKET_MAX_BYTES, Endpoints
+from shammah.bus.endpoints import Endpoints, RoleLock
 from shammah.bus.messages import (
     ENDS,
     STATES,
@@ -58,6 +58,7 @@ from workers.journal import Journal
 from workers.lease import LeaseTable
 from workers.logs import describe
 from workers.service import Outlet, Service
+from workers.sockets import Sockets
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +67,8 @@ TICK_MS = 250
 
 REQUESTS_A_TURN = 1000  # a flood must not keep tokens from the others
 
-UNREAD_REPLIES = 100_000
-"""Replies (of about 100 bytes) that one frontend may be behind; beyond, it counts as gone."""
-
 WORK_GRACE_S = 1.0
 """How long the work thread may take to leave after a stop before the process ends anyway."""
-
-LINGER_MS = 200
-"""Last replies get this long to reach the socket; libzmq's default is for ever."""
 
 OUTLIVES_CLIENT = frozenset({"download", "train"})
 """Roles whose work goes on when the frontend that asked for it has gone."""
@@ -87,12 +82,14 @@ class Host:
         service: Service[Any],
         identity: Identity,
         endpoints: Endpoints,
+        lock: RoleLock,
         keep_alive: float,
         on_tick: Callable[[], object] = lambda: None,
     ) -> None:
         self._service = service
         self._identity = identity
         self._role = identity.role
+        self._lock = lock
         self._run_id = uuid.uuid4().hex
         self._on_tick = on_tick
         self._leases = LeaseTable(keep_alive, time.monotonic())
@@ -107,10 +104,8 @@ class Host:
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._outlet = Outlet(self._wake)
-        self._context = zmq.Context()
-        self._context.linger = LINGER_MS
-        self._requests = self._bind(zmq.ROUTER, endpoints.requests(self._role))
-        self._events = self._bind(zmq.XPUB, endpoints.events(self._role))
+        self._sockets = Sockets(endpoints, self._role)
+        self._requests, self._events = self._sockets.requests, self._sockets.events
         self._handlers: dict[type, Callable[[bytes, Any], None]] = {
             Hello: self._on_hello,
             Ping: self._on_ping,
@@ -120,18 +115,6 @@ class Host:
             Cancel: self._on_cancel,
             Stop: self._on_stop,
         }
-
-    def _bind(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
-        opened = self._context.socket(kind)
-        opened.maxmsgsize = SOCKET_MAX_BYTES
-        if kind == zmq.ROUTER:
-            opened.router_mandatory = True  # otherwise a reply to nobody vanishes silently
-            opened.router_handover = True  # a frontend that reconnects keeps its name
-            opened.sndhwm = UNREAD_REPLIES
-        else:
-            opened.xpub_verbose = True  # every new subscriber is seen, and gets the snapshot
-        opened.bind(endpoint)
-        return opened
 
     # --- the loop -------------------------------------------------------------------------
 
@@ -167,6 +150,10 @@ class Host:
             self._begin_stop(f"signal {signal.Signals(self._signal).name}")
         elif self._leases.expired(now) and not self._orphans:
             self._begin_stop("unused")
+        elif not self._lock.keep():
+            self._begin_stop("another took its place")
+        else:
+            self._sockets.restore()
         self._on_tick()
 
     def _leave(self, work: threading.Thread) -> None:
@@ -178,9 +165,7 @@ class Host:
             self._answer(Failed("worker_stopped", message, "Ask again.", request_id))
         self._record("stopped")
         log.info("stopped: %s", self._stopping)
-        self._requests.close()
-        self._events.close()
-        self._context.term()
+        self._sockets.close()
 
     def _begin_stop(self, why: str) -> None:
         if self._stopping is None:

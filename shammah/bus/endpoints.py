@@ -124,6 +124,29 @@ class RoleLock:
         self._fd = fd
         return True
 
+    def keep(self) -> bool:
+        """Whether this process is still the one whom others find by the lock.
+
+        Where the file was deleted, or is another one, its lock is taken anew; false if some
+        process was faster, or its directory is gone.
+        """
+        assert self._fd is not None, "acquire comes first"
+        held = self._fd
+        try:
+            if os.path.samestat(os.stat(self.path), os.fstat(held)):
+                return True
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return True  # a directory that cannot be entered: nobody else finds a lock there
+        try:
+            kept = self.acquire()
+        except OSError:
+            return False
+        if kept:
+            os.close(held)
+        return kept
+
     def release(self) -> None:
         if self._fd is not None:
             os.close(self._fd)

@@ -253,7 +253,7 @@ def main() -> int:
     if not lock.acquire():
         return ExitCode.ALREADY_RUNNING
     wanted = identity(settings, options.role, environ=os.environ)
-    host = Host(EchoService(wanted.model, options), wanted, endpoints, options.keep_alive)
+    host = Host(EchoService(wanted.model, options), wanted, endpoints, lock, options.keep_alive)
     if options.ignore_stop:
         host._handlers[messages.Stop] = lambda peer, stop: None
     host.run()
