@@ -123,7 +123,7 @@ class Session:
         self._generation: Task | None = None
         self._ahead: Task | None = None
         self._interrupted = False
-        self._environ = environ
+        self.environ = environ
         self.gate = Gate(settings, environ)
         self.routing = Routing(settings, environ)
         self._declined = False
@@ -143,13 +143,13 @@ class Session:
         if local:
             self.local.start()
 
-    def use_model(self, model: str) -> None:
+    def use_model(self, model: str, *, take_over: bool = False) -> None:
         """Have another local model. The worker of the one before ends, and gives its memory
-        back, before this one's begins, unless somebody else uses it."""
+        back, before this one's begins, unless somebody else uses it (``take_over``: also then)."""
         self.settings = replace(self.settings, model=model)
         before, self.local = self.local, self._local_link()
         before.close()
-        self.local.start()
+        (self.local.take_over if take_over else self.local.start)()
 
     def load(self) -> None:
         """Have the local model, whatever has kept it away before."""
@@ -362,7 +362,7 @@ class Session:
         self.routing.close()
 
     def _local_link(self) -> Link:
-        settings, environ = self.settings, self._environ
+        settings, environ = self.settings, self.environ
         return Link(
             worker_spec(settings, LOCAL_ROLE, environ),
             self._endpoints,

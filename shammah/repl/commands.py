@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from shammah.adapter_choice import choose_adapter
-from shammah.config import Settings, load_settings
+from shammah.config import Settings
 from shammah.conversation import Conversation
 from shammah.errors import ShammahError
 from shammah.history.recorder import Recorder
-from shammah.models import check_directory, check_model_name
 from shammah.privacy import PREFIX
 from shammah.repl import feedback_commands, history_commands, routing_commands
 from shammah.repl.bottom_line import Spending, describe_spending
+from shammah.repl.model_switch import ModelSwitch
 from shammah.repl.questions import Questions
 from shammah.repl.screen import Screen
 from shammah.router.decision import Wish
@@ -28,10 +27,11 @@ from shammah.wording import describe_state, printable
 class Person(Protocol):
     """Who gives the commands.
 
-    ``wish`` is what holds for every question.
+    ``wish`` is what holds for every question, ``switch`` takes another local model.
     """
 
     wish: Wish
+    switch: ModelSwitch
 
     def ask(self, question: str, private: bool, wish: Wish, *, again: bool = False) -> None:
         """Have a question answered with what it brings along, and the turn kept.
@@ -117,15 +117,18 @@ def _status(context: Context) -> None:
 
 def _model(context: Context) -> None:
     session = context.session
-    if not context.argument:
+    force = context.argument.startswith("!")
+    wanted = context.argument.removeprefix("!").strip()
+    if not wanted:
         context.screen.line(f"{session.settings.model}: {describe_state(session.view().local)}")
         context.screen.hint("/model NAME takes another: auto, starter, a size, a Hub id, a path.")
         return
-    model = load_settings(os.environ, context.argument).model
-    check_model_name(model)
-    check_directory(model)
-    session.use_model(model)
-    context.screen.hint(f"Taking {model}; the conversation goes on with it.")
+    context.screen.live(f"asking about {printable(wanted)} ...")
+    try:
+        told = context.person.switch.begin(wanted, force=force)
+    finally:
+        context.screen.end_live()
+    context.screen.hint(printable(told))
 
 
 def _adapter(context: Context) -> None:
@@ -290,7 +293,10 @@ def _quit(context: Context) -> None:
 COMMANDS: dict[str, tuple[str, Callable[[Context], None]]] = {
     "help": ("lists the commands, or tells of one: /help redo", _help),
     "status": ("tells how the workers are", _status),
-    "model": ("shows the local model, or takes another: /model 1.5B", _model),
+    "model": (
+        "shows the local model, or takes another: /model 1.5B; /model! 7B: in any case",
+        _model,
+    ),
     "models": ("lists the models on this disk", _models),
     "adapter": ("answers with an adapter, or without: /adapter NAME, off, auto", _adapter),
     "load": ("loads the local model now; /load FILE: a saved conversation", _load),

@@ -30,6 +30,7 @@ from shammah.repl.hand_over import HandOver
 from shammah.repl.interrupts import Interrupts
 from shammah.repl.learning import Learning
 from shammah.repl.lines import PROMPT, Lines
+from shammah.repl.model_switch import ModelSwitch
 from shammah.repl.options import ReplOptions, parse_options
 from shammah.repl.questions import Prepared, Questions
 from shammah.repl.screen import Screen
@@ -102,6 +103,7 @@ class Repl:
         self._interrupted_at = -TWICE_S
         self._learning = Learning(session)
         self._news = DownloadNews(open_endpoints(os.environ), self._on_news)
+        self.switch = ModelSwitch(session, self._on_news)
         self._interrupts = Interrupts()
         self._questions = Questions(session, self._conversation, screen)
         self._spending = Spending()
@@ -146,7 +148,8 @@ class Repl:
         except (EOFError, KeyboardInterrupt, SystemExit, OSError):
             pass  # OSError: the terminal is gone
         finally:
-            download = download_under_way(self._session.view().local)
+            download = download_under_way(self.switch.show(self._session.view().local))
+            self.switch.close()
             self._keep()
             self._history.close()
             self._learning.close()
@@ -328,14 +331,16 @@ class Repl:
         view = session.view()
         wish = routing_commands.read_wish(typed, self.wish, session.gate)
         decision = session.preview(wish, self._conversation_tokens, view)
-        state = view.local
+        state = self.switch.show(view.local)
         if isinstance(state, Failed | NotAvailable) and session.cloud is not None:
             state = Ready("")  # told when it matters; Claude answers
         resting = session.local.resting
         return describe_bottom(state, decision, view.cloud_model, self._spending, resting=resting)
 
     def _on_change(self) -> None:
-        self._news.follow(self._session.view().local)
+        state = self._session.view().local
+        self.switch.look(state)
+        self._news.follow(self.switch.show(state))
         if self._hand_over.look():
             self._on_news()
         if self._editor is not None:
@@ -346,7 +351,8 @@ class Repl:
             self._editor.interject(self._show_news)
 
     def _show_news(self) -> None:
-        for sentence in (*self._first_run.take(), *self._news.take(), *self._hand_over.take()):
+        news = (self._first_run, self._news, self._hand_over, self.switch)
+        for sentence in [sentence for one in news for sentence in one.take()]:
             self._screen.hint(printable(sentence))
 
 

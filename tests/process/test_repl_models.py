@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,16 +24,41 @@ def terminal(record: Record, monkeypatch: pytest.MonkeyPatch) -> Iterator[Termin
     terminal.destroy()
 
 
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """Another model, as far as anybody looks who only repeats what he was told."""
+    directory = tmp_path / "other"
+    directory.mkdir()
+    (directory / "config.json").write_text("{}")
+    return directory
+
+
 def test_another_model_goes_on_with_the_conversation(
-    terminal: Terminal, record: Record, sandbox: Sandbox
+    terminal: Terminal, record: Record, sandbox: Sandbox, other: Path
 ) -> None:
     before = sandbox.holder()
-    terminal.ask("/model 0.5B")
-    terminal.expect("Taking 0.5B; the conversation goes on")
+    terminal.ask(f"/model {other}")
+    terminal.expect("Switching to other; your conversation continues")
     terminal.ask("two")
-    assert "local: 0.5B" in terminal.wait_answer()
+    assert f"local: {other}" in terminal.wait_answer()
     assert sandbox.holder() not in (None, before)
     assert [content for _, content in record.conversations[-1]] == ["one", "one", "two"]
+
+
+def test_one_that_another_terminal_uses_is_ended_only_if_that_is_said(
+    terminal: Terminal, connect: Callable[..., object], sandbox: Sandbox, other: Path
+) -> None:
+    connect(program="repl")
+    before = sandbox.holder()
+    terminal.ask(f"/model {other}")
+    terminal.expect("Another terminal uses the local model, starter")
+    terminal.ask("again")
+    assert "local: starter" in terminal.wait_answer()
+    assert sandbox.holder() == before
+    terminal.ask(f"/model! {other}")
+    terminal.expect("Switching to other")
+    terminal.ask("and again")
+    assert f"local: {other}" in terminal.wait_answer()
 
 
 def test_without_a_name_it_tells_the_present_one(terminal: Terminal) -> None:
