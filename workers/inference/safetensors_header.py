@@ -14,8 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
+MAX_HEADER_BYTES = 16 * 1024**2
+"""Room for a hundred thousand tensors in one file, ten times what any published file holds. The
+format's own limit, 100 MB, would let a damaged or malicious file take gigabytes of memory."""
+
+_MAX_RANK = 64
+_MAX_NUMBER = 2**63
+"""The most dimensions, and the numbers that sizes stay below, in torch."""
 
 _LENGTH_BYTES = 8
 _METADATA = "__metadata__"
@@ -64,8 +69,12 @@ def read_header(path: Path) -> tuple[Tensor, ...]:
         if len(prefix) < _LENGTH_BYTES:
             raise HeaderError(f"it has {size} bytes, too few for a header")
         (length,) = struct.unpack("<Q", prefix)
-        if length > min(MAX_HEADER_BYTES, size - _LENGTH_BYTES):
+        if length > size - _LENGTH_BYTES:
             raise HeaderError(f"it has {size} bytes, but its header alone should have {length}")
+        if length > MAX_HEADER_BYTES:
+            raise HeaderError(
+                f"its header has {length:,} bytes, and at most {MAX_HEADER_BYTES:,} are read"
+            )
         document = _parse(file.read(length))
     tensors = sorted(
         (_tensor(name, entry) for name, entry in document.items() if name != _METADATA),
@@ -91,14 +100,16 @@ def _tensor(name: str, entry: Any) -> Tensor:
         begin, end = entry["data_offsets"]
         numbers = [*shape, begin, end]
         # `type`, because True is an int too.
-        if any(type(number) is not int or number < 0 for number in numbers):
+        if len(shape) > _MAX_RANK or any(
+            type(number) is not int or not 0 <= number < _MAX_NUMBER for number in numbers
+        ):
             raise TypeError
         bits = _BITS[dtype] * math.prod(shape)
     except (KeyError, TypeError, ValueError) as error:
-        raise HeaderError(f"its header describes tensor {name!r} wrongly") from error
+        raise HeaderError(f"its header describes tensor {name!r:.200} wrongly") from error
     if bits != 8 * (end - begin):
         raise HeaderError(
-            f"its tensor {name!r} ({dtype} {shape}) needs {bits / 8:g} bytes, "
+            f"its tensor {name!r:.200} ({dtype} {shape!r:.200}) needs {(bits + 7) // 8} bytes, "
             f"but its header gives it {end - begin}"
         )
     return Tensor(name, dtype, tuple(shape), begin, end)
@@ -109,7 +120,8 @@ def _check_coverage(tensors: list[Tensor], data_bytes: int, size: int) -> None:
     for tensor in tensors:
         if tensor.begin != position:
             raise HeaderError(
-                f"its tensor {tensor.name!r} begins at byte {tensor.begin} instead of {position}"
+                f"its tensor {tensor.name!r:.200} begins at byte {tensor.begin} instead of "
+                f"{position}"
             )
         position = tensor.end
     if position != data_bytes:
