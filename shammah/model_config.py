@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from shammah.models import ModelShape
@@ -25,12 +25,44 @@ _NAMES = {
 }
 """What ``config.json`` calls it, in newer and older architectures."""
 
+_CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "llama": {
+        "architectures": ["LlamaForCausalLM"],
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+    },
+    "mistral": {
+        "architectures": ["MistralForCausalLM"],
+        "max_position_embeddings": 131_072,
+        "num_key_value_heads": 8,
+        "tie_word_embeddings": False,
+    },
+    "qwen2": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "max_position_embeddings": 32_768,
+        "num_key_value_heads": 32,
+        "tie_word_embeddings": False,
+    },
+    "qwen3": {
+        "architectures": ["Qwen3ForCausalLM"],
+        "max_position_embeddings": 32_768,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "tie_word_embeddings": False,
+    },
+}
+"""By model type, what transformers' configuration class has where ``config.json`` says nothing."""
+
+_NEEDED = _NAMES["context_length"]
+"""Without it no model can be used: null is no answer."""
+
 _LARGEST = 2**32
 """No dimension is larger; one that were would only make the sums overflow."""
 
 
 def read_config(text: str) -> dict[str, Any]:
-    """A ``config.json``.
+    """A ``config.json``, completed with the defaults of its model type's class where those are
+    known here.
 
     Raises:
         ValueError: it is none; the error completes "config.json ...".
@@ -43,7 +75,31 @@ def read_config(text: str) -> dict[str, Any]:
         document = None
     if not isinstance(document, dict):
         raise ValueError("is not a JSON object")
-    return document
+    return complete(document, lambda model_type: _CLASS_DEFAULTS.get(model_type, {}))
+
+
+def complete(
+    config: Mapping[str, Any], defaults_of: Callable[[str], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """``config`` with what its model type's class has where it says nothing itself, in any
+    spelling. An architecture or a context length that is null counts as not said."""
+    model_type = config.get("model_type")
+    said = {key for key, value in config.items() if value is not None or key not in _NEEDED}
+    if not read_architecture(config):
+        said.discard("architectures")
+    spellings = {name: every for every in _NAMES.values() for name in every}
+    defaults = defaults_of(model_type) if isinstance(model_type, str) else {}
+    added = {
+        name: value
+        for name, value in defaults.items()
+        if said.isdisjoint(spellings.get(name, (name,)))
+    }
+    return {**config, **added}
+
+
+def lacks(config: Mapping[str, Any]) -> bool:
+    """Whether a ``config.json`` names no architecture or no context length."""
+    return not read_architecture(config) or all(config.get(name) is None for name in _NEEDED)
 
 
 def read_architecture(config: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ hypothesis.settings.load_profile("repeatable")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Read once, when torch is imported here: see workers/inference/environment.py.
+# Read once, when torch is imported here: see workers/environment.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

@@ -82,7 +82,8 @@ def run_one(who: str, steps: int) -> dict[str, float]:
     warnings.filterwarnings("ignore")
     from shammah.examples import Example
     from shammah.models import LocatedModel, starter_directory
-    from workers.train.base_model import Arithmetic, load_base, prepare_libraries
+    from workers.environment import prepare_libraries
+    from workers.train.base_model import Arithmetic, load_base
 
     prepare_libraries()
     from workers.train.encoding import ChatEncoder

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,22 +17,14 @@ from safetensors import SafetensorError, safe_open
 
 from shammah.errors import ShammahError
 from tests.workers.models import CONFIG, write_checkpoint, write_manifest, write_safetensors
-from workers.inference.checkpoint import inspect_checkpoint
-from workers.inference.safetensors_header import HeaderError, read_header
+from workers.inference.checkpoint import Checkpoint, inspect_checkpoint
+from workers.inference.safetensors_header import MAX_HEADER_BYTES, HeaderError, read_header
 
 SHARD_2 = "model-00002-of-00004.safetensors"
 
 
 def _configure(directory: Path, **changes: Any) -> None:
     (directory / "config.json").write_text(json.dumps({**CONFIG, **changes}))
-
-
-def _without(key: str) -> Callable[[Path], None]:
-    def defect(directory: Path) -> None:
-        kept = {name: value for name, value in CONFIG.items() if name != key}
-        (directory / "config.json").write_text(json.dumps(kept))
-
-    return defect
 
 
 def _truncate(name: str, by: int = 100) -> Callable[[Path], None]:
@@ -78,10 +72,24 @@ def _lost_after_manifest(directory: Path) -> None:
 
 SINGLE_DEFECTS = {
     "no config": (_remove("config.json"), "model_incomplete", "config.json"),
-    "config not JSON": (_write("config.json", b"{"), "model_config_invalid", "not JSON"),
+    "config not JSON": (_write("config.json", b"{"), "model_config_invalid", "not a JSON object"),
     "config a list": (_write("config.json", b"[]"), "model_config_invalid", "not a JSON object"),
-    "config nested": (_write("config.json", b"[" * 99999), "model_config_invalid", "not JSON"),
-    "no architecture": (_without("architectures"), "model_config_invalid", "architecture"),
+    "config nested": (
+        _write("config.json", b"[" * 99999),
+        "model_config_invalid",
+        "not a JSON object",
+    ),
+    "no architecture": (
+        lambda d: _configure(d, architectures=None, model_type="unheard-of"),
+        "model_config_invalid",
+        "names no architecture, and there is no text generation model of its model type "
+        "('unheard-of')",
+    ),
+    "no architecture and no type": (
+        lambda d: _configure(d, architectures=[], model_type=None),
+        "model_config_invalid",
+        "(None)",
+    ),
     "an encoder": (
         lambda d: _configure(d, architectures=["BertForMaskedLM"]),
         "model_unsupported",
@@ -92,7 +100,36 @@ SINGLE_DEFECTS = {
         "model_unsupported",
         "quantised",
     ),
-    "no context": (_without("max_position_embeddings"), "model_config_invalid", "None"),
+    "no context": (
+        lambda d: _configure(d, max_position_embeddings=None, model_type="unheard-of"),
+        "model_config_invalid",
+        "does not say max_position_embeddings",
+    ),
+    "a huge context": (
+        lambda d: _configure(d, max_position_embeddings=10**400),
+        "model_config_invalid",
+        "max_position_embeddings",
+    ),
+    "a billion layers": (
+        lambda d: _configure(d, num_hidden_layers=10**9),
+        "model_config_invalid",
+        "says 1000000000 layers, but the weights hold 4 tensors",
+    ),
+    "a width below zero": (
+        lambda d: _configure(d, intermediate_size=-1),
+        "model_config_invalid",
+        "gives -1 as intermediate_size",
+    ),
+    "an endless config": (
+        lambda d: os.truncate(d / "config.json", 2**40),
+        "model_corrupt",
+        "config.json has 1,099,511,627,776 bytes",
+    ),
+    "an adapter alone": (
+        lambda d: (_remove("model.safetensors")(d), _write("adapter_config.json", b"{}")(d))[1],
+        "model_unsupported",
+        "holds an adapter (adapter_config.json) and no model",
+    ),
     "zero layers": (
         lambda d: _configure(d, num_hidden_layers=0),
         "model_config_invalid",
@@ -211,6 +248,101 @@ def test_older_names_of_dimensions_are_known(tmp_path: Path) -> None:
     gpt2 |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 77}
     (tmp_path / "config.json").write_text(json.dumps(gpt2))
     assert inspect_checkpoint(tmp_path).context_length == 77
+
+
+@pytest.mark.parametrize("nothing", [None, ..., []])
+def test_the_class_of_the_model_type_says_what_the_configuration_leaves_out(
+    tmp_path: Path, nothing: object
+) -> None:
+    write_checkpoint(tmp_path)
+    changes = {"architectures": nothing, "max_position_embeddings": nothing or None}
+    config = {key: value for key, value in {**CONFIG, **changes}.items() if value is not ...}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = inspect_checkpoint(tmp_path)
+    assert (found.architecture, found.context_length) == ("Qwen2ForCausalLM", 32_768)
+
+
+class TestTheOutputLayer:
+    """The embedding, or one of its own: the weights decide."""
+
+    EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+    def write(self, directory: Path, at: int, byte: int, **config: Any) -> Checkpoint:
+        """With both, which are zeros but for one byte of the last."""
+        write_checkpoint(directory)
+        _configure(directory, **config)
+        path = directory / "model.safetensors"
+        layers = {f"model.layers.{n}.mlp.weight": (32, 32) for n in range(3)}
+        write_safetensors(path, layers | {self.EMBEDDING: (384, 32), self.HEAD: (384, 32)})
+        with path.open("r+b") as file:
+            file.seek(at, os.SEEK_END)
+            file.write(bytes([byte]))
+        return inspect_checkpoint(directory)
+
+    def test_is_the_embedding_where_the_weights_hold_no_other(self, tmp_path: Path) -> None:
+        found = inspect_checkpoint(write_checkpoint(tmp_path))
+        assert (found.tied, found.notices) == (True, ())
+
+    def test_is_the_embedding_where_both_are_the_same(self, tmp_path: Path) -> None:
+        found = self.write(tmp_path, -1, 0)
+        assert (found.tied, found.notices) == (True, ())
+
+    @pytest.mark.parametrize("at", [-1, -384 * 32 * 4])
+    def test_is_the_one_in_the_weights_where_they_differ(self, tmp_path: Path, at: int) -> None:
+        found = self.write(tmp_path, at, 1)
+        assert not found.tied
+        [notice] = found.notices
+        assert "lm_head.weight: that one is used" in notice
+
+    def test_is_not_looked_for_where_the_configuration_says_so(self, tmp_path: Path) -> None:
+        found = self.write(tmp_path, -1, 1, tie_word_embeddings=False)
+        assert (found.tied, found.notices) == (False, ())
+
+    def test_is_compared_again_when_the_file_has_changed(self, tmp_path: Path) -> None:
+        assert self.write(tmp_path, -1, 0).tied
+        assert not self.write(tmp_path, -1, 1).tied
+
+
+def test_an_adapter_beside_the_weights_is_named(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "my model")
+    (directory / "adapter_config.json").write_text("{}")
+    [notice] = inspect_checkpoint(directory).notices
+    assert "is not used" in notice
+    assert f"`shammah adapters import '{directory}'`" in notice
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"shape": [10**400]}, "describes tensor 'a' wrongly"),
+        ({"shape": [2**63]}, "describes tensor 'a' wrongly"),
+        ({"shape": [2**62, 2**62]}, "needs "),
+        ({"shape": [1] * 65}, "describes tensor 'a' wrongly"),
+        ({"shape": [2**62] * 2_000_000}, "describes tensor 'a' wrongly"),
+        ({"data_offsets": [0, 10**400]}, "describes tensor 'a' wrongly"),
+        ({"dtype": ["F32"]}, "describes tensor 'a' wrongly"),
+        ({"shape": {"2": 3}}, "describes tensor 'a' wrongly"),
+    ],
+)
+def test_a_header_with_absurd_numbers_is_said_to_be_damaged(
+    entry: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    described = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **entry}
+    text = json.dumps({"a": described}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    with pytest.raises(HeaderError) as caught:
+        read_header(path)
+    assert says in str(caught.value) or "its header has" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_large_header_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", MAX_HEADER_BYTES + 1))
+    os.truncate(path, 2**40)  # a hole
+    with pytest.raises(HeaderError, match="at most 16,777,216 are read"):
+        read_header(path)
 
 
 @given(st.data())

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from workers.inference.environment import prepare_libraries
+from workers.environment import prepare_libraries
 
 
 @pytest.mark.parametrize(("set_by_hand", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])

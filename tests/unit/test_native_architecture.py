@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shammah.errors import ShammahError
 from tests.workers.models import CONFIG, write_checkpoint
@@ -83,7 +85,14 @@ def test_what_cannot_be_computed_is_refused(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("intermediate_size", ...), ("intermediate_size", -1), ("rms_norm_eps", "small")],
+    [
+        ("intermediate_size", ...),
+        ("rms_norm_eps", "small"),
+        ("rms_norm_eps", float("nan")),
+        ("rope_theta", float("inf")),
+        ("rope_theta", 10**400),
+        ("head_dim", 2**31),
+    ],
 )
 def test_a_configuration_without_sense_is_refused(name: str, value: object, tmp_path: Path) -> None:
     found = checkpoint(tmp_path, **{name: value})
@@ -92,6 +101,40 @@ def test_a_configuration_without_sense_is_refused(name: str, value: object, tmp_
         read_architecture(found)
     assert caught.value.code == "model_config_invalid"
     assert name in caught.value.message
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=4,
+)
+READ = (
+    *("hidden_act", "attention_bias", "use_sliding_window", "layer_types", "sliding_window"),
+    *("rope_scaling", "rope_parameters", "rope_theta", "partial_rotary_factor", "rms_norm_eps"),
+    *("num_key_value_heads", "head_dim", "intermediate_size", "tie_word_embeddings"),
+    *("max_position_embeddings", "architectures", "model_type"),
+)
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from(READ), JSON, min_size=1, max_size=3))
+def test_whatever_a_configuration_says_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]
+) -> None:
+    directory = tmp_path_factory.getbasetemp() / "any"
+    if not directory.exists():
+        write_checkpoint(directory)
+    (directory / "config.json").write_text(json.dumps({**CONFIG, **changes}))
+    refusal = None
+    try:
+        found = inspect_checkpoint(directory)
+        supports(found)
+        read_architecture(found)
+    except ShammahError as error:
+        refusal = error
+    if refusal is not None:
+        assert refusal.code in ("model_config_invalid", "model_unsupported")
+        assert len(refusal.message) < 500
 
 
 def test_llama3_slows_the_slow_turns_alone(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ No GPU computes here. What is held is what is asked of torch and bitsandbytes.
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +125,14 @@ def test_four_bits_are_asked_for_as_qlora_has_them(
         def eval(self) -> Loaded:
             return self
 
-    def from_pretrained(directory: Path, **options: Any) -> Loaded:
-        asked.update(options)
-        return Loaded()
+        def named_parameters(self) -> list[Any]:
+            return []
 
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    def from_pretrained(directory: Path, **options: Any) -> tuple[Loaded, Any]:
+        asked.update(options)
+        return Loaded(), defaultdict(list)
+
+    monkeypatch.setattr(transformers.Qwen2ForCausalLM, "from_pretrained", from_pretrained)
     load_base(located, Arithmetic("cuda", "bfloat16", four_bit=True))
     config = asked["quantization_config"]
     assert config.load_in_4bit

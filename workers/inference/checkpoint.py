@@ -6,34 +6,39 @@ here, from file sizes and headers alone, in milliseconds. No torch, no transform
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+import shlex
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shammah.errors import ShammahError
+from shammah.model_config import read_architecture, read_shape
+from shammah.models import ModelShape
 from workers.inference.safetensors_header import HeaderError, Tensor, read_header
+from workers.model_classes import read_model_config
 
 MANIFEST = "shammah-manifest.json"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 
 _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})$")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 
-_DIMENSIONS = {
-    "vocab_size": ("vocab_size",),
-    "hidden_size": ("hidden_size", "n_embd", "d_model"),
-    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads"),
-    "max_position_embeddings": (
-        *("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len"),
-    ),
-}
-"""What every decoder's configuration says, with the names that older architectures use."""
+_HEAD = re.compile(r"(?:^|\.)lm_head\.weight$")
+
+_LARGEST_JSON = 32 * 1024**2
+"""Bytes. The index of a model in 163 files has 9 MB."""
+
+_BLOCK_BYTES = 4 * 1024**2
+"""Of two tensors that are compared."""
 
 _FETCH_AGAIN = "Fetch the model again, or name another one with --model."
 
@@ -45,6 +50,8 @@ class Checkpoint:
     ``context_length`` is in tokens, ``weight_bytes`` the size of the safetensors files,
     ``parameters`` the number of weights in them, ``revision`` the commit it was fetched at
     (empty: not known).
+    ``tied``: whether the embedding is also the output layer. ``notices`` are sentences about how
+    the files were read, for people.
     """
 
     directory: Path
@@ -55,6 +62,8 @@ class Checkpoint:
     weight_bytes: int
     parameters: int
     revision: str
+    tied: bool = False
+    notices: tuple[str, ...] = ()
 
 
 def inspect_checkpoint(directory: Path) -> Checkpoint:
@@ -64,24 +73,39 @@ def inspect_checkpoint(directory: Path) -> Checkpoint:
         ShammahError: ``model_incomplete`` (a file is missing), ``model_corrupt`` (a file is
             not what it should be), ``model_config_invalid`` or ``model_unsupported``.
     """
-    config = _read_json(directory / CONFIG, "model_config_invalid")
+    config = read_configuration(directory)
     architecture = _architecture(config)
-    dimensions = _dimensions(config)
+    shape = _shape(config)
     manifest = _check_manifest(directory)
     _check_tokenizer(directory)
     tensors = _check_weights(directory)
     every = [tensor for found in tensors.values() for tensor in found]
-    _check_embedding(every, dimensions)
+    _check_embedding(every, shape)
+    tied, notice = _read_head(config, tensors)
     return Checkpoint(
         directory=directory,
         architecture=architecture,
         model_type=str(config.get("model_type", "")),
-        context_length=dimensions["max_position_embeddings"],
+        context_length=shape.context_length,
         weights=tuple(tensors),
         weight_bytes=sum(path.stat().st_size for path in tensors),
         parameters=sum(tensor.elements for tensor in every),
         revision=_revision(directory, manifest),
+        tied=tied,
+        notices=tuple(one for one in (notice, _notice_of_adapter(directory)) if one),
     )
+
+
+def read_configuration(directory: Path) -> dict[str, Any]:
+    """The ``config.json``, completed with the defaults of its model type's class.
+
+    Raises:
+        ShammahError: ``model_incomplete``, ``model_corrupt`` or ``model_config_invalid``.
+    """
+    try:
+        return read_model_config(_read(directory / CONFIG).decode("utf-8-sig", "replace"))
+    except ValueError as error:
+        raise _config_invalid(str(error)) from error
 
 
 # --- the configuration --------------------------------------------------------------------
@@ -89,10 +113,12 @@ def inspect_checkpoint(directory: Path) -> Checkpoint:
 
 def _architecture(config: dict[str, Any]) -> str:
     """The class that the weights were saved from."""
-    named = config.get("architectures")
-    if not isinstance(named, list) or not named or not isinstance(named[0], str):
-        raise _config_invalid("does not name an architecture")
-    architecture: str = named[0]
+    architecture = read_architecture(config)
+    if not architecture:
+        raise _config_invalid(
+            "names no architecture, and there is no text generation model of its model type "
+            f"({config.get('model_type')!r:.80})"
+        )
     if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
         raise ShammahError(
             "model_unsupported",
@@ -108,30 +134,83 @@ def _architecture(config: dict[str, Any]) -> str:
     return architecture
 
 
-def _dimensions(config: dict[str, Any]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for name, spellings in _DIMENSIONS.items():
-        value = next((config[key] for key in spellings if key in config), None)
-        if type(value) is not int or value < 1:
-            raise _config_invalid(f"gives {value!r} as {name}; a positive number was expected")
-        found[name] = value
-    heads, kv_heads = found["num_attention_heads"], config.get("num_key_value_heads")
-    if kv_heads is not None and (type(kv_heads) is not int or kv_heads < 1 or heads % kv_heads):
-        raise _config_invalid(f"has {heads} attention heads, but {kv_heads!r} key-value heads")
-    return found
+def _shape(config: dict[str, Any]) -> ModelShape:
+    try:
+        shape = read_shape(config)
+    except ValueError as error:
+        raise _config_invalid(str(error)) from error
+    if shape.heads % shape.kv_heads:
+        raise _config_invalid(
+            f"has {shape.heads} attention heads, but {shape.kv_heads} key-value heads"
+        )
+    return shape
 
 
-def _check_embedding(tensors: list[Tensor], dimensions: dict[str, int]) -> None:
+def _check_embedding(tensors: list[Tensor], shape: ModelShape) -> None:
     """Whether the configuration belongs to these weights."""
     table = next((tensor for tensor in tensors if _EMBEDDING.search(tensor.name)), None)
-    if table is None or len(table.shape) != 2:
-        return  # an architecture with other names; the engine compares every shape
-    told = (dimensions["vocab_size"], dimensions["hidden_size"])
-    if table.shape != told:
+    told = (shape.vocabulary, shape.hidden)
+    # Of an architecture with other names the engine compares every shape.
+    if table is not None and len(table.shape) == 2 and table.shape != told:
         raise _config_invalid(
             f"says {told[0]} tokens of {told[1]} numbers, but the weights hold "
             f"{table.shape[0]} of {table.shape[1]} ({table.name})"
         )
+    if shape.layers > len(tensors):
+        raise _config_invalid(
+            f"says {shape.layers} layers, but the weights hold {len(tensors)} tensors"
+        )
+
+
+def _read_head(config: dict[str, Any], files: dict[Path, tuple[Tensor, ...]]) -> tuple[bool, str]:
+    """Whether the embedding is the output layer, too, and a notice if that was in doubt.
+
+    The weights decide, as in transformers: a merged fine-tune may have an output layer of its own
+    and a configuration that was copied from the model before.
+    """
+    if not config.get("tie_word_embeddings"):
+        return False, ""
+    places = [(path, tensor) for path, found in files.items() for tensor in found]
+    table = next((one for one in places if _EMBEDDING.search(one[1].name)), None)
+    head = next((one for one in places if _HEAD.search(one[1].name)), None)
+    if table is None or head is None or _are_equal(_stamp(table), _stamp(head)):
+        return True, ""
+    return False, (
+        f"{CONFIG} says that the embedding is the output layer, too (tie_word_embeddings), but "
+        f"the weights hold another {head[1].name}: that one is used."
+    )
+
+
+def _stamp(place: tuple[Path, Tensor]) -> tuple[Path, Tensor, int]:
+    """With the time of the file's last change."""
+    path, tensor = place
+    return path, tensor, path.stat().st_mtime_ns
+
+
+@functools.lru_cache(maxsize=4)
+def _are_equal(one: tuple[Path, Tensor, int], other: tuple[Path, Tensor, int]) -> bool:
+    """Whether two tensors hold the same bytes. Different ones differ soon."""
+    (_, left, _), (_, right, _) = one, other
+    if (left.dtype, left.shape) != (right.dtype, right.shape):
+        return False
+    return all(a == b for a, b in zip(_blocks(*one[:2]), _blocks(*other[:2]), strict=True))
+
+
+def _blocks(path: Path, tensor: Tensor) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        (header,) = struct.unpack("<Q", file.read(8))
+        file.seek(8 + header + tensor.begin)
+        for begin in range(tensor.begin, tensor.end, _BLOCK_BYTES):
+            yield file.read(min(_BLOCK_BYTES, tensor.end - begin))
+
+
+def _notice_of_adapter(directory: Path) -> str:
+    if not (directory / ADAPTER).exists():
+        return ""
+    return (
+        f"The model's directory also holds an adapter ({ADAPTER}), which is not used. "
+        f"`shammah adapters import {shlex.quote(str(directory))}` imports it."
+    )
 
 
 # --- the files ----------------------------------------------------------------------------
@@ -181,6 +260,13 @@ def _check_weights(directory: Path) -> dict[Path, tuple[Tensor, ...]]:
             f"The weights are in {others[0].name}; only safetensors files are loaded.",
             "Name a model that has been published as safetensors.",
         )
+    if (directory / ADAPTER).exists():
+        raise ShammahError(
+            "model_unsupported",
+            f"{directory} holds an adapter ({ADAPTER}) and no model.",
+            f"Name its base model with --model, and import it with "
+            f"`shammah adapters import {shlex.quote(str(directory))}`.",
+        )
     raise _incomplete(directory / SINGLE)
 
 
@@ -226,17 +312,23 @@ def _revision(directory: Path, manifest: dict[str, Any] | None) -> str:
 
 def _read_json(path: Path, code: str) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise _incomplete(path) from None
-    except OSError as error:
-        raise _unreadable(path, error) from error
+        document = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
         why = f"{path.name} is not JSON ({error})."
         raise ShammahError(code, why, _FETCH_AGAIN) from error
     if not isinstance(document, dict):
         raise ShammahError(code, f"{path.name} is not a JSON object.", _FETCH_AGAIN)
     return document
+
+
+def _read(path: Path) -> bytes:
+    if _size(path) > _LARGEST_JSON:
+        why = f"{path.name} has {_size(path):,} bytes, and at most {_LARGEST_JSON:,} are read."
+        raise ShammahError("model_corrupt", why, _FETCH_AGAIN)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _size(path: Path) -> int:

@@ -29,10 +29,10 @@ from shammah.models import (
     locate_model,
     starter_directory,
 )
+from workers.environment import prepare_libraries
 from workers.inference.checkpoint import Checkpoint, inspect_checkpoint
 from workers.inference.choice import NATIVE, choose_engine, native_quantizations, reason_for
 from workers.inference.engine import LoadSettings
-from workers.inference.environment import prepare_libraries
 from workers.inference.probe import FILE, MachineSpeed, machine_speed, measure_speed
 from workers.manifest import is_complete
 

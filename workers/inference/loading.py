@@ -192,7 +192,8 @@ def _given_up(located: LocatedModel, deaths: int) -> ShammahError:
 def _noted(loaded: LoadedModel, wanted: str, level: int, reason: str) -> LoadedModel:
     if not reason:
         return loaded
-    note = f"{reason} {describe_result(wanted, level, loaded.ready)}"
+    told = (reason, describe_result(wanted, level, loaded.ready), loaded.ready.note)
+    note = " ".join(part for part in told if part)
     return replace(loaded, ready=replace(loaded.ready, note=note))
 
 
@@ -205,6 +206,7 @@ def _ready(located: LocatedModel, checkpoint: Checkpoint, facts: EngineFacts) ->
         quantization=facts.quantization,
         context_length=facts.context_length or checkpoint.context_length,
         engine=facts.engine,
+        note=" ".join(checkpoint.notices),
         why=facts.why,
         stand_in=located.stand_in,
     )

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
-from transformers.utils import logging as transformers_logging
 
 from shammah.errors import ShammahError
 from workers.inference.checkpoint import Checkpoint
@@ -31,36 +28,11 @@ from workers.inference.quantization import (
     kept_directory,
     quantizer_config,
 )
+from workers.model_classes import first_line, observed, read_model
 
 log = logging.getLogger(__name__)
 
-_LAYER = re.compile(r"\.\d+\.")
 _FETCH_AGAIN = "Fetch the model again, or name another one with --model."
-
-
-def find_class(checkpoint: Checkpoint) -> Any:
-    """The class of transformers that computes this architecture; imports its module.
-
-    Raises:
-        ShammahError: ``model_unsupported`` or ``model_config_invalid``.
-    """
-    if checkpoint.model_type not in CONFIG_MAPPING:
-        raise _unsupported(checkpoint)
-    try:
-        config = AutoConfig.from_pretrained(
-            checkpoint.directory, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:
-        # transformers raises whatever its validation came across.
-        raise ShammahError(
-            "model_config_invalid",
-            f"transformers cannot use the model's configuration: {_first_line(error)}",
-            _FETCH_AGAIN,
-        ) from error
-    found: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if found is None or not found._supports_default_dynamic_cache():
-        raise _unsupported(checkpoint)
-    return found
 
 
 def read_weights(
@@ -74,7 +46,7 @@ def read_weights(
     """A ``model_class`` with the checkpoint's weights, on ``device``, ready to compute.
 
     Args:
-        model_class: see `find_class`.
+        model_class: see `workers.model_classes.find_class`.
         checkpoint: the model.
         form: how they are to be held.
         device: where.
@@ -88,15 +60,15 @@ def read_weights(
     read = giving_back(checkpoint.weights, observer.advance)
     with _explained(device):
         if not form.quantization:
-            with _observed(read):
-                return _read(model_class, checkpoint.directory, checkpoint, dtype).to(device).eval()
+            with observed(read):
+                return read_model(model_class, checkpoint.directory, dtype).to(device).eval()
         config = quantizer_config(form.quantization, dtype)
         kept = kept_directory(home, checkpoint, form.quantization, form.dtype)
         options: dict[str, Any] = {"device_map": {"": device}}
         if is_whole(kept):
             try:
-                with _observed(observer.advance):
-                    return _read(model_class, kept, checkpoint, dtype, **options).eval()
+                with observed(observer.advance):
+                    return _quantized(model_class, kept, dtype, **options)
             except (ShammahError, OSError, SafetensorError, ValueError) as error:
                 log.warning("the quantised weights in %s are made anew: %s", kept, error)
         options["quantization_config"] = config
@@ -105,10 +77,16 @@ def read_weights(
             read()
             _give_back()
 
-        with _observed(advance):
-            model = _read(model_class, checkpoint.directory, checkpoint, dtype, **options).eval()
+        with observed(advance):
+            model = _quantized(model_class, checkpoint.directory, dtype, **options)
             keep(model, kept)
         return model
+
+
+def _quantized(model_class: Any, directory: Path, dtype: torch.dtype, **options: Any) -> Any:
+    model = read_model(model_class, directory, dtype, **options).eval()
+    compute_alike(model)
+    return model
 
 
 def _give_back() -> None:
@@ -120,24 +98,6 @@ def _give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def _read(
-    model_class: Any, directory: Path, checkpoint: Checkpoint, dtype: torch.dtype, **options: Any
-) -> Any:
-    model, report = model_class.from_pretrained(
-        directory,
-        dtype=dtype,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,  # reported, and refused by `_check`
-        output_loading_info=True,
-        **options,
-    )
-    _check(report, checkpoint)
-    compute_alike(model)
-    return model
 
 
 @contextmanager
@@ -158,76 +118,6 @@ def _explained(device: str) -> Iterator[None]:
         raise ShammahError(
             "model_corrupt" if damaged else "model_config_invalid",
             f"transformers cannot {'read the weights' if damaged else 'build the model'}: "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             _FETCH_AGAIN,
         ) from error
-
-
-def _check(report: dict[str, Any], checkpoint: Checkpoint) -> None:
-    """transformers only warns where weights and configuration differ, and makes up the rest."""
-    mismatched = sorted(report["mismatched_keys"])
-    if mismatched:
-        name, held, told = mismatched[0]
-        raise ShammahError(
-            "model_config_invalid",
-            f"The weights hold {name} as {list(held)}, but config.json says {list(told)}.",
-            _FETCH_AGAIN,
-        )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ShammahError(
-            "model_config_invalid",
-            f"The weights lack {len(missing)} tensors that config.json asks for "
-            f"({missing[0]}, ...).",
-            _FETCH_AGAIN,
-        )
-    unexpected = sorted(report["unexpected_keys"])
-    strangers = [name for name in unexpected if _LAYER.search(name)]
-    if strangers:
-        raise ShammahError(
-            "model_config_invalid",
-            f"The weights hold {len(strangers)} tensors that config.json does not describe "
-            f"({strangers[0]}, ...).",
-            _FETCH_AGAIN,
-        )
-    if unexpected:
-        log.warning("%s: not used: %s", checkpoint.directory.name, ", ".join(unexpected))
-
-
-@contextmanager
-def _observed(advance: Callable[[], object]) -> Iterator[None]:
-    """Have ``advance`` called for every tensor that is read, and no progress bar drawn."""
-    transformers_logging.disable_default_handler()
-    transformers_logging.enable_propagation()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-    def counted(bar: Callable[..., Any], arguments: Any, options: Any) -> Any:
-        if not arguments:
-            return bar(**options)
-        return bar(_counting(arguments[0], advance), *arguments[1:], **options)
-
-    previous = transformers_logging.set_tqdm_hook(counted)
-    try:
-        yield
-    finally:
-        transformers_logging.set_tqdm_hook(previous)
-
-
-def _counting(items: Any, advance: Callable[[], object]) -> Iterator[Any]:
-    for item in items:
-        yield item
-        advance()
-
-
-def _unsupported(checkpoint: Checkpoint) -> ShammahError:
-    return ShammahError(
-        "model_unsupported",
-        f"transformers has no text generation for {checkpoint.architecture} "
-        f"(model type {checkpoint.model_type!r}) built in.",
-        "Name another model with --model.",
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.errors import ShammahError
-from shammah.model_config import read_config, read_shape
+from shammah.model_config import read_architecture, read_shape
 from shammah.models import LocatedModel, ModelShape
+from workers.model_classes import (
+    check_finite,
+    find_class,
+    first_line,
+    observed,
+    read_model,
+    read_model_config,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -35,16 +41,6 @@ class Arithmetic:
     four_bit: bool = False
 
 
-def prepare_libraries() -> None:
-    """Call before the first import of torch or transformers: they read these once.
-
-    No network: all that is loaded is on the disk. Threads that sleep while they wait: a machine
-    with something else to do is slowed down by threads that spin.
-    """
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 def revision_of(directory: Path) -> str:
     """The commit that a model was fetched at, as its answers name it; empty: not known."""
     try:
@@ -64,13 +60,17 @@ def shape_of(directory: Path) -> ModelShape:
         ShammahError: ``model_config_invalid``.
     """
     try:
-        return read_shape(read_config((directory / "config.json").read_text("utf-8")))
+        return read_shape(_config(directory))
     except (OSError, ValueError) as error:
         raise ShammahError(
             "model_config_invalid",
             f"The model's configuration cannot be used ({error}).",
             "Fetch the model again, or name another one with --model.",
         ) from error
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    return read_model_config((directory / "config.json").read_text("utf-8"))
 
 
 def parameters_of(directory: Path) -> int:
@@ -110,10 +110,10 @@ def load_base(
     ``advance`` is called for each.
 
     Raises:
-        ShammahError: ``model_corrupt`` or ``model_unsupported``.
+        ShammahError: ``model_corrupt``, ``model_config_invalid`` or ``model_unsupported``.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     dtype: torch.dtype = getattr(torch, arithmetic.dtype)
     options: dict[str, Any] = {}
@@ -126,49 +126,24 @@ def load_base(
         )
         options["device_map"] = {"": arithmetic.device}
     try:
-        with _observed(advance):
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                located.directory,
-                dtype=dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                **options,
-            )
+        config = _config(located.directory)
+        named = str(config.get("model_type", ""))
+        model_class = find_class(located.directory, named, read_architecture(config))
+        with observed(advance):
+            model: Any = read_model(model_class, located.directory, dtype, **options)
+    except ShammahError:
+        raise
     except Exception as error:  # transformers raises whatever it comes across
-        said = str(error).strip().splitlines()
         raise ShammahError(
             "model_corrupt" if isinstance(error, OSError) else "model_unsupported",
-            f"{located.name} cannot be loaded ({type(error).__name__}: {said[0] if said else ''}).",
+            f"{located.name} cannot be loaded ({first_line(error)}).",
             "Check it with `shammah models verify`, or name another one with --model.",
         ) from error
     if not arithmetic.four_bit:
         model = model.to(arithmetic.device)
+    check_finite(model)
     model.requires_grad_(False)
     return model.eval()
-
-
-@contextmanager
-def _observed(advance: Callable[[], object]) -> Iterator[None]:
-    """Have ``advance`` called for every tensor that is read, and no progress bar drawn."""
-    from transformers.utils import logging
-
-    def counting(items: Any) -> Iterator[Any]:
-        for item in items:
-            yield item
-            advance()
-
-    def counted(bar: Callable[..., Any], arguments: Any, options: Any) -> Any:
-        if not arguments:
-            return bar(**options)
-        return bar(counting(arguments[0]), *arguments[1:], **options)
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    previous = logging.set_tqdm_hook(counted)
-    try:
-        yield
-    finally:
-        logging.set_tqdm_hook(previous)
 
 
 def _check_bitsandbytes() -> None:

@@ -18,12 +18,12 @@ from shammah.examples import Example, read_examples
 from shammah.feedback import Feedback
 from shammah.models import GIB, LocatedModel
 from workers.adapter_kind import KEY, describe_misfit
+from workers.environment import prepare_libraries
 from workers.train.base_model import (
     Arithmetic,
     choose_arithmetic,
     load_base,
     parameters_of,
-    prepare_libraries,
     revision_of,
     shape_of,
 )

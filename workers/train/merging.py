@@ -12,7 +12,8 @@ from shammah.adapters import AdapterStore
 from shammah.bus.training import MergeAdapter, Merged
 from shammah.config import Settings
 from shammah.errors import ShammahError
-from workers.train.base_model import Arithmetic, load_base, prepare_libraries, revision_of
+from workers.environment import prepare_libraries
+from workers.train.base_model import Arithmetic, load_base, revision_of
 from workers.train.run import locate
 
 if TYPE_CHECKING:

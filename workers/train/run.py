@@ -31,13 +31,13 @@ from shammah.models import (
     locate_model,
     starter_directory,
 )
+from workers.environment import prepare_libraries
 from workers.logs import describe
 from workers.manifest import is_complete
 from workers.train.base_model import (
     choose_arithmetic,
     load_base,
     parameters_of,
-    prepare_libraries,
     revision_of,
     shape_of,
 )

@@ -5,7 +5,6 @@ Imports neither numba nor torch: whether a model can be computed here is known a
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shammah.errors import ShammahError
-from workers.inference.checkpoint import CONFIG, Checkpoint
+from workers.inference.checkpoint import CONFIG, Checkpoint, read_configuration
 from workers.inference.native import processor
 
 FAMILY = ("Qwen2ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM")
+
+_LARGEST = 2**40
+"""No number of a model's comes near; larger ones would only make the sums overflow."""
 
 _MISTRAL_WINDOW = 4096
 _DEFAULT_THETA, _DEFAULT_EPS = 10_000.0, 1e-6
@@ -86,13 +88,26 @@ def read_architecture(checkpoint: Checkpoint) -> Architecture:
 
 
 def _read(checkpoint: Checkpoint) -> Architecture:
+    try:
+        return _read_values(checkpoint)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ShammahError(
+            "model_config_invalid",
+            f"{CONFIG} holds a value of the wrong kind ({error}).",
+            "Fetch the model again, or name another one with --model.",
+        ) from error
+
+
+def _read_values(checkpoint: Checkpoint) -> Architecture:
     if checkpoint.architecture not in FAMILY:
         raise _UnsupportedError(f"is a {checkpoint.architecture}")
-    config = json.loads((checkpoint.directory / CONFIG).read_bytes())
-    _refuse_what_is_not_computed(config, checkpoint.architecture)
+    config = read_configuration(checkpoint.directory)
+    _refuse_what_is_not_computed(config, checkpoint)
     heads = _whole(config, "num_attention_heads")
     hidden = _whole(config, "hidden_size")
     size = _whole(config, "head_dim", hidden // heads)
+    if hidden * heads * size > checkpoint.parameters:
+        raise _invalid("head_dim", size)  # before an array is made for it
     if size % 2:
         raise _UnsupportedError(f"has heads of {size} numbers, which cannot be turned in pairs")
     return Architecture(
@@ -105,25 +120,26 @@ def _read(checkpoint: Checkpoint) -> Architecture:
         vocabulary=_whole(config, "vocab_size"),
         positions=checkpoint.context_length,
         eps=_real(config, "rms_norm_eps", _DEFAULT_EPS),
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=checkpoint.tied,
         has_bias=checkpoint.architecture == "Qwen2ForCausalLM",
         has_head_norms=checkpoint.architecture == "Qwen3ForCausalLM",
         frequencies=_frequencies(config, size),
     )
 
 
-def _refuse_what_is_not_computed(config: dict[str, Any], architecture: str) -> None:
+def _refuse_what_is_not_computed(config: dict[str, Any], checkpoint: Checkpoint) -> None:
     activation = config.get("hidden_act", "silu")
     if activation != "silu":
         raise _UnsupportedError(f"uses {activation} where silu is expected")
     for name in ("attention_bias", "mlp_bias"):
         if config.get(name):
             raise _UnsupportedError(f"has biases where none are expected ({name})")
-    if config.get("use_sliding_window") or "sliding_attention" in (config.get("layer_types") or ()):
+    layers = config.get("layer_types") or ()
+    if config.get("use_sliding_window") or set(layers) - {"full_attention"}:
         raise _UnsupportedError("attends within a sliding window")
-    if architecture == "MistralForCausalLM":
+    if checkpoint.architecture == "MistralForCausalLM":
         window = config.get("sliding_window", _MISTRAL_WINDOW)
-        if window is not None and window < _whole(config, "max_position_embeddings"):
+        if window is not None and window < checkpoint.context_length:
             raise _UnsupportedError(f"attends within a sliding window of {window} tokens")
 
 
@@ -171,7 +187,7 @@ def _whole(config: dict[str, Any], name: str, default: int | None = None) -> int
     value = config.get(name)
     if value is None and default is not None:
         return default
-    if type(value) is not int or value < 1:
+    if type(value) is not int or not 0 < value < _LARGEST:
         raise _invalid(name, value)
     return value
 
@@ -180,7 +196,7 @@ def _real(config: dict[str, Any], name: str, default: float | None = None) -> fl
     value = config.get(name)
     if value is None and default is not None:
         return default
-    if type(value) not in (int, float) or value is None or value <= 0:
+    if type(value) not in (int, float) or value is None or not 0 < value < _LARGEST:
         raise _invalid(name, value)
     return float(value)
 
@@ -188,6 +204,6 @@ def _real(config: dict[str, Any], name: str, default: float | None = None) -> fl
 def _invalid(name: str, value: object) -> ShammahError:
     return ShammahError(
         "model_config_invalid",
-        f"{CONFIG} gives {value!r} as {name}; a positive number was expected.",
+        f"{CONFIG} gives {value!r:.80} as {name}; a positive number was expected.",
         "Fetch the model again, or name another one with --model.",
     )
