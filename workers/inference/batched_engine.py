@@ -203,6 +203,19 @@ class BatchedEngine:
 
         What was computed of wrong guesses is beyond what the slot holds, and is written over.
         """
+        try:
+            return self._choose_all(sequence, rows, guesses, prefilled, reused)
+        except Exception as error:
+            return self._fail(sequence, error)
+
+    def _choose_all(
+        self,
+        sequence: Sequence,
+        rows: Iterable[Logits],
+        guesses: list[int],
+        prefilled: int,
+        reused: int,
+    ) -> StepResult:
         name = sequence.request.request_id
         chosen, finish = list[int](), None
         for row, guess in zip(rows, (*guesses, None), strict=True):
@@ -233,6 +246,8 @@ class BatchedEngine:
 
 def _failure(error: Exception) -> ShammahError:
     """What a failed step means to the person who asked."""
+    if isinstance(error, ShammahError):
+        return error
     if is_out_of_memory(error):
         return ShammahError(
             "out_of_memory",

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from shammah.errors import ShammahError
 from workers.inference.runner import Logits
 from workers.inference.sampling import SamplingPlan
 
@@ -34,7 +35,17 @@ class Sampler:
         self._draws = 0
 
     def choose(self, logits: Logits) -> int:
-        """The next token, from logits of shape (vocabulary,)."""
+        """The next token, from logits of shape (vocabulary,).
+
+        Raises:
+            ShammahError: ``generation_failed``: the logits are not numbers.
+        """
+        if not np.isfinite(logits.max()):  # NaN, too; minus infinity is a token never to be chosen
+            raise ShammahError(
+                "generation_failed",
+                "The local model computed NaN or infinite numbers.",
+                "Its files may be damaged: `shammah models verify` checks them.",
+            )
         scores = self._penalised(logits)
         if self._plan.temperature == 0:
             token = int(np.argmax(scores))

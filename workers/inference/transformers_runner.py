@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shammah.config import home_directory
+from shammah.errors import ShammahError
+from workers.environment import prepare_libraries
 from workers.inference.adapter_file import Adapter
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
-from workers.inference.environment import prepare_libraries
 from workers.inference.runner import Logits, RunnerLimits
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ LIMITS = {
 }
 
 _WARM_UP = 8
+
+_BROKEN = -1
+"""In the place of the number of tokens that a cache holds: nobody knows."""
 
 
 class TransformersRunner:
@@ -81,8 +85,11 @@ class TransformersRunner:
         threads = placement.limit_threads()
         observer.stage("import transformers")
         from workers.inference import weights
+        from workers.model_classes import find_class
 
-        model_class = weights.find_class(checkpoint)
+        model_class = find_class(
+            checkpoint.directory, checkpoint.model_type, checkpoint.architecture
+        )
         observer.stage("read weights")
         self._model = weights.read_weights(
             model_class, checkpoint, form, self._device, observer, home
@@ -110,7 +117,9 @@ class TransformersRunner:
 
         cache = DynamicCache(config=self._model.config)
         self._forward([list(range(_WARM_UP))], cache)
-        self._forward([[0]], cache)
+        logits = self._forward([[0]], cache)
+        if not np.isfinite(logits).all():
+            self._explain_nonsense(logits)
         if all(type(layer) is DynamicLayer for layer in cache.layers):
             self._memory = _SlotMemory(cache)
         else:
@@ -119,6 +128,22 @@ class TransformersRunner:
             self._memory = _OwnCaches(self._model.config, cache)
             self.limits = RunnerLimits(
                 self.limits.batch, self.limits.chunk, self.limits.shared_chunk, reuses=False
+            )
+
+    def _explain_nonsense(self, logits: Logits) -> None:
+        """Only now: reading all weights takes longer than to compute a token with them.
+
+        Raises:
+            ShammahError: ``model_corrupt`` or ``model_unsupported``.
+        """
+        from workers.model_classes import check_finite
+
+        check_finite(self._model)
+        if not np.isfinite(logits.max()):  # minus infinity: a token that is never to be chosen
+            raise ShammahError(
+                "model_unsupported",
+                f"The model computes NaN or infinite numbers in {self._model.dtype}.",
+                "Set inference.dtype to float32.",
             )
 
     def kv_bytes_per_token(self) -> int:
@@ -260,6 +285,7 @@ class _OwnCaches:
     def __init__(self, config: Any, sample: Any) -> None:
         self._config = config
         self._caches: list[Any] = []
+        self._held: list[int] = []
         held = (
             getattr(layer, name, None) for layer in sample.layers for name in ("keys", "values")
         )
@@ -270,9 +296,11 @@ class _OwnCaches:
 
     def reserve(self, slots: int, capacity: int) -> None:
         self._caches = [None] * slots
+        self._held = [0] * slots
+        self._logits: list[Logits | None] = [None] * slots
 
     def release(self, slot: int) -> None:
-        self._caches[slot] = None
+        self._caches[slot] = self._logits[slot] = None
 
     def copy(self, source: int, target: int, length: int) -> None:
         raise AssertionError("nothing is reused here")
@@ -282,17 +310,34 @@ class _OwnCaches:
             from transformers import DynamicCache
 
             self._caches[slot] = DynamicCache(config=self._config)
-        logits: Logits = forward([tokens], self._caches[slot])[0]
-        return logits
+            self._held[slot] = 0
+        return self._append(forward, slot, start, tokens)
 
     def decode(
         self, forward: Any, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]
     ) -> Logits:
-        rows = [
-            forward([[token]], self._caches[slot])[0]
-            for slot, token in zip(slots, tokens, strict=True)
-        ]
-        return np.stack(rows)
+        return np.stack(
+            [
+                self._append(forward, slot, position, [token])
+                for slot, position, token in zip(slots, positions, tokens, strict=True)
+            ]
+        )
+
+    def _append(self, forward: Any, slot: int, start: int, tokens: Sequence[int]) -> Logits:
+        """The logits after ``tokens``, which begin at ``start``.
+
+        Nothing can be taken back: what a batch had done before another row of it failed is
+        remembered, and where a pass broke off the cache is not used again.
+        """
+        known, held = self._logits[slot], self._held[slot]
+        if known is not None and held == start + len(tokens):
+            return known
+        if held != start:
+            raise RuntimeError(f"the cache holds {held} tokens, and the next is number {start}")
+        self._held[slot], self._logits[slot] = _BROKEN, None
+        logits: Logits = forward([tokens], self._caches[slot])[0]
+        self._held[slot], self._logits[slot] = start + len(tokens), logits
+        return logits
 
 
 def _mask(positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

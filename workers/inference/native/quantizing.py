@@ -33,6 +33,7 @@ from workers.inference.native.packing_plan import (
 from workers.inference.native.quantized_file import PartWriter, new_file
 from workers.inference.native.small_packing import pack_small
 from workers.inference.safetensors_header import Tensor, read_header
+from workers.model_classes import not_finite
 
 _BLOCK_NUMBERS = 4_000_000
 _STORED = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
@@ -61,7 +62,12 @@ class Tensors:
         return self._places[name][0].shape if name in self._places else ()
 
     def rows(self, name: str, begin: int = 0, count: int | None = None) -> NDArray[np.float32]:
-        """Up to ``count`` rows of a tensor (of a vector: numbers), as float32."""
+        """Up to ``count`` rows of a tensor (of a vector: numbers), as float32.
+
+        Raises:
+            ShammahError: ``model_unsupported``, or ``model_corrupt``: not all are numbers, and
+                would be packed as confident nonsense.
+        """
         tensor, file, offset = self._places[name]
         if tensor.dtype not in _STORED:
             raise ShammahError(
@@ -77,8 +83,12 @@ class Tensors:
         if tensor.dtype == "BF16":
             bits = stored.astype(np.uint32)
             bits <<= 16
-            return bits.view(np.float32)
-        return stored.astype(np.float32)
+            found = bits.view(np.float32)
+        else:
+            found = stored.astype(np.float32)
+        if not np.isfinite(found).all():
+            raise not_finite(name)
+        return found
 
     def close(self) -> None:
         for _, file, _ in self._places.values():
@@ -108,7 +118,7 @@ def quantize(
     """Make the file at ``path``; ``advance`` is called for each tensor that is packed.
 
     Raises:
-        ShammahError: ``model_config_invalid``, ``model_unsupported`` or
+        ShammahError: ``model_config_invalid``, ``model_corrupt``, ``model_unsupported`` or
             ``quantized_cache_unwritable``.
     """
     with closing(Tensors(checkpoint)) as tensors:
