@@ -16,6 +16,9 @@ from shammah.wording import describe_cost, describe_failure, describe_left_out, 
 CORRECTED = "corrected"
 """The finish of an answer in whose place the person has put a better one."""
 
+LEFT = "left"
+"""The finish of an answer in whose midst the program ended."""
+
 _SAID = {
     Label.CANCEL: "You cancelled it.",
     Label.REDO: "You had it answered once more.",

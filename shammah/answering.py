@@ -28,6 +28,7 @@ class Answering:
         local: any of the answer is the local model's.
         end: how it ended; ``None``: not yet, or the program is left in its midst.
         account: who was asked and what became of it.
+        key: names the turn, wherever it is kept.
     """
 
     question: str
@@ -39,6 +40,7 @@ class Answering:
     end: Done | Failed | None = None
     account: Account = field(default_factory=Account)
     asked_s: float = field(default_factory=time.monotonic)
+    key: str = field(default_factory=lambda: new_key())
 
     def watch(self, steps: Iterable[Step]) -> Iterator[Step]:
         """``steps``, each noted before it is passed on."""
@@ -95,7 +97,7 @@ class Answering:
         done = self.end if isinstance(self.end, Done) else None
         decision = self.decision
         return Record(
-            key=new_key(),
+            key=self.key,
             at=at,
             question=turn.question,
             answer=turn.answer,

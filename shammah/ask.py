@@ -5,14 +5,16 @@ The answer goes to stdout, everything else to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from types import FrameType
 
 from shammah.adapter_choice import learnt_private
 from shammah.answer_line import describe_answer
@@ -29,6 +31,7 @@ from shammah.config import Settings
 from shammah.conversation import Conversation
 from shammah.errors import ExitCode
 from shammah.forwarding import Consent, consent_question, parse_consent
+from shammah.history.listing import describe_resumed
 from shammah.history.recorder import Recorder, history_of
 from shammah.history.resuming import read_conversation, take_up
 from shammah.keys import take_secrets
@@ -94,11 +97,27 @@ def _read_pipe() -> Attachment | None:
     return Attachment(name, text, replaced=replaced)
 
 
+class _TerminatedError(BaseException):
+    """A signal ends the program."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def ask(settings: Settings, question: Question) -> int:
     """Answer and return the exit status."""
     environ = take_secrets(os.environ)
     session = Session(settings, environ, "ask", local_only=question.wish.target is Target.LOCAL)
-    signal.signal(signal.SIGINT, lambda number, frame: session.interrupt())
+    try:
+        with _signals(session):
+            return _ask(session, question)
+    except _TerminatedError as ended:
+        return 128 + ended.number  # as shells report it
+
+
+def _ask(session: Session, question: Question) -> int:
+    settings = session.settings
     text, private = split_prefix(question.text)
     mark = _judge(session, settings, question.sources, text, private or question.wish.private)
     question = replace(question, text=text, wish=replace(question.wish, private=mark.private))
@@ -106,15 +125,39 @@ def ask(settings: Settings, question: Question) -> int:
     answer = _Answer(question, history, lambda: session.routing.last_turn)
     try:
         conversation = _conversation(session, settings, question, history)
-        history.prepare()
         answer.begin(session, mark)
         try:
             return answer.show(session, conversation, mark.private)
         finally:
             answer.keep(session, conversation)  # whoever read it may have left
     finally:
-        answer.end(session)
-        session.close()
+        try:
+            answer.end(session)
+        finally:
+            session.close()
+
+
+@contextlib.contextmanager
+def _signals(session: Session) -> Iterator[None]:
+    """Ctrl-C ends the answer; what ends the program leaves it time to keep the turn."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        raise _TerminatedError(number)
+
+    signal.signal(signal.SIGINT, lambda number, frame: session.interrupt())
+    ends = [
+        number
+        for number in (signal.SIGHUP, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN  # as nohup wants it
+    ]
+    for number in ends:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in ends:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _conversation(
@@ -129,6 +172,7 @@ def _conversation(
         kept = read_conversation(history, question.resume)
         conversation = take_up(kept, Conversation(), session.gate, question.system)
         history.resume(kept)
+        print(describe_resumed(kept, f"Continuing conversation {kept.number}"), file=sys.stderr)
         return conversation
     conversation = Conversation(settings.system if question.system is None else question.system)
     conversation.system_private = session.gate.rules.mark(conversation.system).private
@@ -169,6 +213,7 @@ class _Answer:
         self._started = time.monotonic()
         self._said_waiting = ""
         self._notices: list[str] = []
+        history.on_wait = self._progress
 
     @property
     def _streams(self) -> bool:
@@ -190,6 +235,9 @@ class _Answer:
 
     def show(self, session: Session, conversation: Conversation, private: bool) -> int:
         question = self._question
+        asked = self._answering.record(self._answering.turn(answer_private=False), time.time())
+        system, system_private = conversation.system, conversation.system_private
+        self._history.begin(asked, system, system_private=system_private)
         messages = conversation.with_question(question.text, private=private)
         steps = session.answer(messages, question.wish, question.sampling, question.max_new_tokens)
         for step in self._answering.watch(steps):
@@ -200,6 +248,7 @@ class _Answer:
                     if state is not None or self._screen.terminal:  # or every log would have it
                         self._progress(f"{role}: {describe_state(state)}")
                 case Routed(decision):
+                    self._history.settle()
                     self._screen.live(f"asking {decision.target} ...")
                 case Retrying():
                     self._progress(describe_retrying(step))
@@ -224,10 +273,9 @@ class _Answer:
         judged = session.gate.answer_is_private(answering.answer, local=answering.local)
         judged = judged or learnt_private(session.settings.home, answering.adapter)
         turn = conversation.add(answering.turn(answer_private=judged), local=answering.local)
-        if turn.answer:
-            record = answering.record(turn, time.time())
-            private = conversation.system_private
-            self._history.keep(record, conversation.system, system_private=private)
+        record = answering.record(turn, time.time())
+        private = conversation.system_private
+        self._history.keep(record, conversation.system, system_private=private)
 
     def end(self, session: Session) -> None:
         """Say what goes on without us."""

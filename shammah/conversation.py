@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from shammah.account import CORRECTED, Account
+from shammah.account import CORRECTED, LEFT, Account
 from shammah.bus.messages import ChatMessage, Provenance
 from shammah.router.route import AUTO
 from shammah.router.statistics import Label
@@ -47,17 +47,25 @@ class Conversation:
         Those that are ``private`` are marked so; the gate keeps them from the cloud.
 
         An answer that was cut short stays, as far as it came: the person has read it and may
-        refer to it. A turn without any answer does not: two questions in a row are not a
-        conversation that chat templates know.
+        refer to it. A question that failed is not repeated. One whose program ended before its
+        answer began goes before the next question, in one message, since two of the user's in a
+        row are not a conversation that chat templates know; not if it alone is private.
         """
         messages: list[ChatMessage] = []
         if self.system:
             messages.append(ChatMessage("system", self.system, self.system_private))
-        for turn in self.turns:
+        lost: Turn | None = None
+        for turn in (*self.turns, Turn(question, "", None, private=private)):
+            asked = turn.question
+            if lost is not None and (turn.private or not lost.private):
+                asked = f"{lost.question}\n\n{asked}"
             if turn.answer:
-                messages.append(ChatMessage("user", turn.question, turn.private))
+                messages.append(ChatMessage("user", asked, turn.private))
                 messages.append(ChatMessage("assistant", turn.answer, turn.private))
-        messages.append(ChatMessage("user", question, private))
+                lost = None
+            elif turn.account.finish == LEFT:
+                lost = replace(turn, question=asked)
+        messages.append(ChatMessage("user", asked, private))
         return tuple(messages)
 
     def add(self, turn: Turn, *, local: bool = True) -> Turn:

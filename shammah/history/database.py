@@ -13,10 +13,10 @@ from pathlib import Path
 from shammah.errors import ShammahError
 from shammah.history import words
 from shammah.history.migrations import NewerVersionError, migrate
-
-BUSY_S = 5.0
+from shammah.history.records import BUSY_S
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
 class DamagedError(ShammahError):
@@ -39,8 +39,8 @@ class Database:
 
     Raises:
         ShammahError: from here and from every method. ``history_unusable``: the file cannot be
-            made, read or written. ``history_newer``: a newer Shammah wrote it. Both leave it as
-            it is.
+            made, read or written. ``history_busy``: another program has it locked.
+            ``history_newer``: a newer Shammah wrote it. All leave it as it is.
         DamagedError: ``history_damaged``.
     """
 
@@ -122,8 +122,7 @@ class Database:
         except NewerVersionError as error:
             raise ShammahError(
                 "history_newer",
-                f"{self.path} was written by a newer Shammah: it is left alone, and what is "
-                "said now is not kept.",
+                f"{self.path} was written by a newer Shammah, and is left alone.",
                 "Update Shammah, or move the file away.",
             ) from error
         except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
@@ -183,9 +182,9 @@ def _free_name(path: Path) -> Path:
 
 
 def _unusable(path: Path, error: Exception) -> ShammahError:
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    if code & 0xFF in _BUSY:
+        what = f"{path} is locked by another program."
+        return ShammahError("history_busy", what, "Try again in a moment.")
     why = error.strerror if isinstance(error, OSError) else error
-    return ShammahError(
-        "history_unusable",
-        f"{path} cannot be used ({why}): what is said now is not kept.",
-        "Answers are not affected.",
-    )
+    return ShammahError("history_unusable", f"{path} cannot be used ({why}).")

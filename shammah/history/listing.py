@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterator
 from shammah.account import CORRECTED
 from shammah.answer_line import REASONS
 from shammah.folding import cells, cut, fold
-from shammah.history.records import END_MARK, FAILED, LEFT, MARK, Hit, Kept, Record, Summary
+from shammah.history.records import (
+    END_MARK,
+    FAILED,
+    LEFT,
+    MARK,
+    Hit,
+    Kept,
+    Record,
+    Summary,
+    title_of,
+)
 from shammah.router.decision import Reason
 from shammah.wording import printable
 
@@ -69,8 +79,10 @@ def describe_record(record: Record) -> str:
     if record.private:
         parts.append("private")
     if not record.complete:
-        ends = {FAILED: "broke off", LEFT: "left in its midst", "cancelled": "cancelled"}
+        ends = {FAILED: "failed", LEFT: "interrupted", "cancelled": "cancelled"}
         parts.append(ends.get(record.finish, "cut short"))
+    if not record.answer:
+        parts.append("no answer")
     if record.finish == CORRECTED:
         parts.append("corrected by you")
     if record.undone:
@@ -83,7 +95,20 @@ def describe_turn(record: Record) -> Iterator[str]:
     question = printable(record.question).split("\n")
     yield f"> {question[0]}"
     yield from question[1:]
-    yield from printable(record.answer).split("\n")
+    if record.answer:
+        yield from printable(record.answer).split("\n")
+
+
+def describe_resumed(kept: Kept, what: str) -> str:
+    """``what`` with which conversation it is, and what becomes of its last question."""
+    present = kept.present
+    if not present:
+        return f"{what}, which has no turns."
+    title, when = printable(title_of(present[0].question)), describe_time(present[-1].at)
+    said = f"{what} of {when} ({describe_turns(len(present))}): {title}"
+    if present[-1].finish == LEFT and not present[-1].answer:
+        said += "\nIts last question has no answer yet, and goes before your next one."
+    return said
 
 
 def describe_turns(number: int) -> str:

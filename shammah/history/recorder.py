@@ -1,9 +1,9 @@
 """Keeps one frontend's turns, as they finish.
 
 A thread of its own opens the file, at the first question, and writes, so that no prompt waits
-for it. A finished turn is waited for, for a moment, before it is shown as finished: what was
-seen is there after a kill. When the file cannot be used the session goes on without it, and
-says so once.
+for it. The question is written before it is asked, and its turn before it is shown as finished:
+what was seen is there after a kill. When the file cannot be used the session goes on without it,
+and says so, once until it can be used again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from shammah.config import Settings
 from shammah.errors import ShammahError
-from shammah.history.records import Kept, Record
+from shammah.history.records import BUSY_S, Kept, Record
 
 if TYPE_CHECKING:
     from shammah.history.access import Access
@@ -25,10 +25,18 @@ if TYPE_CHECKING:
 
 NAME = "history.db"
 
-KEEP_S = 2.0
-"""What the end of an answer waits for the disk, if another process is at it."""
-CLOSE_S = 2.0
-"""What leaving waits for the last turn."""
+BEGIN_S = 0.5
+"""What a question waits for its own record, in seconds."""
+NOTICE_S = 0.5
+"""After so many seconds of waiting for the file, the person is told."""
+KEEP_S = 2 * BUSY_S + 1
+"""What the end of an answer waits for the disk, in seconds: longer than its writer waits for
+another one, with the question and with the whole turn."""
+CLOSE_S = BUSY_S + 1
+"""What leaving waits for the last turn, in seconds: longer than its writer waits."""
+
+WAITING = "Saving this turn: waiting for the history file ..."
+NOT_KEPT = "This turn is not in the history."
 
 Result = TypeVar("Result")
 
@@ -69,14 +77,19 @@ class Recorder:
     Args:
         path: of ``history.db``.
         enabled: false: what is said is not kept, and the file is not made.
+
+    Attributes:
+        on_wait: called with a sentence for people when the file keeps them waiting.
     """
 
     def __init__(self, path: Path, *, enabled: bool) -> None:
         self.path = path
         self.enabled = enabled
+        self.on_wait: Callable[[str], None] = lambda sentence: None
         self._jobs: queue.SimpleQueue[_Job[None] | _Job[object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._conversation = _Open(Kept(0))
+        self._begun: _Job[None] | None = None
         self._records: list[Record] = []
         self._complaints: list[str] = []
         self._complained: set[str] = set()
@@ -86,11 +99,28 @@ class Recorder:
         if self.enabled and self._thread is None:
             self._put(_Job(lambda access: access.use(lambda store: None)))
 
+    def begin(self, record: Record, system: str, *, system_private: bool) -> None:
+        """Keep the question of a turn, which is going to be asked in the conversation in hand;
+        `keep` puts the finished turn, of the same key, in its place. See `settle`."""
+        if self.enabled:
+            self._begun = self._write(record, system, system_private=system_private)
+
+    def settle(self) -> None:
+        """Wait until what was begun is on the disk, for `BEGIN_S` at most."""
+        if self._begun is not None:
+            self._begun.ended.wait(BEGIN_S)
+            self._begun = None
+
     def keep(self, record: Record, system: str, *, system_private: bool) -> None:
         """Keep a finished turn of the conversation in hand, whose system prompt is ``system``."""
         self._records.append(record)
         if not self.enabled:
             return
+        job = self._write(record, system, system_private=system_private)
+        if not self._waited(job.ended.wait, KEEP_S):
+            self._complain(NOT_KEPT, "slow")
+
+    def _write(self, record: Record, system: str, *, system_private: bool) -> _Job[None]:
         conversation = self._conversation
 
         def write(access: Access) -> None:
@@ -98,13 +128,22 @@ class Recorder:
                 conversation.kept = replace(
                     conversation.kept, system=system, system_private=system_private
                 )
-            conversation.unsaved.append(record)
+            others = [one for one in conversation.unsaved if one.key != record.key]
+            conversation.unsaved = [*others, record]
             conversation.due = True
             _save(conversation, access)
+            self._complained.clear()
 
         job: _Job[None] = _Job(write)
         self._put(job)
-        job.ended.wait(KEEP_S)
+        return job
+
+    def _waited(self, wait: Callable[[float], object], most_s: float) -> bool:
+        """Whether ``wait`` ended in time; the person is told what for."""
+        if wait(min(NOTICE_S, most_s)):
+            return True
+        self.on_wait(WAITING)
+        return bool(wait(most_s))
 
     def undo(self, place: int = -1) -> None:
         """A kept turn was taken out of the conversation: the last, or that at ``place``."""
@@ -169,11 +208,19 @@ class Recorder:
 
     def close(self) -> None:
         """Write what is left, for a short time at most."""
-        if self._thread is not None:
-            conversation = self._conversation
-            self._put(_Job(lambda access: _save(conversation, access)))  # what failed before
-            self._jobs.put(None)
-            self._thread.join(CLOSE_S)
+        thread = self._thread
+        if thread is None:
+            return
+        conversation = self._conversation
+        self._put(_Job(lambda access: _save(conversation, access)))  # what failed before
+        self._jobs.put(None)
+
+        def ended(seconds: float) -> bool:
+            thread.join(seconds)
+            return not thread.is_alive()
+
+        if not self._waited(ended, CLOSE_S):
+            self._complain(NOT_KEPT, "slow")
 
     # --- the thread -----------------------------------------------------------------------
 
@@ -192,7 +239,7 @@ class Recorder:
             if job.error is not None and job.awaited:
                 self._complained.add(job.error.code)
             elif job.error is not None:
-                self._complain(str(job.error), job.error.code)
+                self._complain(f"{NOT_KEPT} {job.error.message}", job.error.code)
         access.close()
 
     def _complain(self, sentence: str, kind: str = "") -> None:

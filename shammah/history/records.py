@@ -6,11 +6,12 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from shammah.account import LEFT as LEFT
 from shammah.bus.messages import Provenance, Timings, Usage
 from shammah.conversation import Turn
 
-LEFT = "left"
-"""The finish of an answer in whose midst the program was left."""
+BUSY_S = 5.0
+"""What a writer of the history waits for another one, in seconds."""
 FAILED = "failed"
 """The finish of an answer that broke off."""
 TITLE = 72

@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from shammah.errors import ExitCode, ShammahError
 from shammah.history import words
-from shammah.history.database import BUSY_S, DamagedError, Database
+from shammah.history.database import DamagedError, Database
 from shammah.history.records import (
+    BUSY_S,
     END_MARK,
     MARK,
     Hit,
@@ -30,10 +31,16 @@ from shammah.history.records import (
 
 CHUNK = 500
 
-_COLUMNS = (
-    "key, at, turns.question, turns.answer, target, model, reason, finish, complete, private, "
-    "undone, detail"
+_FIELDS = (
+    *("key", "at", "question", "answer", "target", "model", "reason", "finish"),
+    *("complete", "private", "undone", "detail"),
 )
+_COLUMNS = ", ".join(f"turns.{name}" for name in _FIELDS)
+ADD = (
+    f"INSERT INTO turns ({', '.join(_FIELDS)}, conversation) "
+    f"VALUES ({', '.join('?' * len(_FIELDS))}, ?)"
+)
+CHANGE = f"UPDATE turns SET {', '.join(f'{name} = ?' for name in _FIELDS)} WHERE number = ?"
 SUMMARIES = (
     "SELECT number, started, latest, turns, title FROM conversations "
     "ORDER BY latest DESC, number DESC LIMIT ?"
@@ -64,29 +71,29 @@ class Store:
 
     def add(self, record: Record, conversation: Kept) -> int:
         """Keep a turn of ``conversation``, which is begun if it has no number (or was removed
-        since); returns its number. The same turn is kept once."""
+        since); returns its number. A turn that is known takes the place of its earlier state."""
         return self._mending(lambda: self._add(record, conversation))
 
     def _add(self, record: Record, conversation: Kept) -> int:
         with self.database.transaction("BEGIN IMMEDIATE") as connection:
             known = connection.execute(
-                "SELECT conversation FROM turns WHERE key = ?", (record.key,)
+                "SELECT conversation, number FROM turns WHERE key = ?", (record.key,)
             ).fetchone()
             if known:
-                return int(known[0])
-            number = _begin(connection, record, conversation)
-            values = (number, *_row(record))
-            added = connection.execute(
-                "INSERT INTO turns (conversation, key, at, question, answer, target, model, "
-                "reason, finish, complete, private, undone, detail) "
-                f"VALUES ({', '.join('?' * len(values))})",
-                values,
-            )
+                number, turn = int(known[0]), int(known[1])
+                words.forget(connection, turn)
+                connection.execute(CHANGE, (*_row(record), turn))
+            else:
+                number = _begin(connection, record, conversation)
+                added = connection.execute(ADD, (*_row(record), number))
+                turn = int(added.lastrowid or 0)
             connection.execute(
-                "UPDATE conversations SET latest = ?, turns = turns + ? WHERE number = ?",
-                (record.at, not record.undone, number),
+                "UPDATE conversations SET latest = ?, turns = "
+                "(SELECT count(*) FROM turns WHERE conversation = ? AND NOT undone) "
+                "WHERE number = ?",
+                (record.at, number, number),
             )
-            words.add(connection, int(added.lastrowid or 0))
+            words.add(connection, turn)
             return number
 
     def undo(self, key: str) -> None:

@@ -50,6 +50,17 @@ def add(database: sqlite3.Connection, number: int) -> None:
     )
 
 
+def forget(database: sqlite3.Connection, number: int) -> None:
+    """Take the words of turn ``number`` out of the index, before its text changes. Inside a
+    transaction."""
+    if available(database) and is_current(database):
+        database.execute(
+            "INSERT INTO words (words, rowid, question, answer) "
+            "SELECT 'delete', number, question, answer FROM turns WHERE number = ?",
+            (number,),
+        )
+
+
 def forget_removed(database: sqlite3.Connection) -> None:
     """Have no word in the index of a turn that is gone. Inside a transaction.
 

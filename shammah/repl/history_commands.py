@@ -69,14 +69,14 @@ def _resume(context: Context, number: int, system: str | None) -> None:
     kept = read_conversation(context.history, number)
     take_up(kept, context.conversation, context.session.gate, system)
     context.history.resume(kept)
-    _show(context, kept, f"Conversation {kept.number} goes on")
+    _show(context, kept, f"Continuing conversation {kept.number}")
 
 
 def _show(context: Context, kept: Kept, what: str) -> None:
     columns, rows = shutil.get_terminal_size()
     for line in listing.recap(kept, columns, rows):
         context.screen.hint(line)
-    context.screen.hint(f"{what}: {listing.describe_turns(len(kept.present))}.")
+    context.screen.hint(listing.describe_resumed(kept, what))
 
 
 def undo(context: Context) -> None:
@@ -86,8 +86,7 @@ def undo(context: Context) -> None:
         context.screen.hint("There is no turn to take back.")
         return
     turn = turns.pop()
-    if turn.answer:
-        context.history.undo()
+    context.history.undo()
     context.screen.hint(f"Taken back: {printable(title_of(turn.question))}")
 
 
@@ -102,10 +101,9 @@ def save(context: Context) -> None:
         context.screen.hint("There is nothing to save yet.")
         return
     # Marks of today's rules, too.
-    answered = [turn for turn in talk.turns if turn.answer]
     marked = tuple(
         replace(record, private=turn.private)
-        for record, turn in zip(records, answered, strict=False)
+        for record, turn in zip(records, talk.turns, strict=False)
     )
     kept = Kept(0, talk.system, talk.system_private, records[0].at, marked)
     path = Path(os.path.expanduser(named or time.strftime("shammah-%Y-%m-%d-%H%M%S.md")))
@@ -134,4 +132,4 @@ def load(context: Context) -> None:
         kept = replace(kept, records=records, system_private=True)
     take_up(kept, context.conversation, context.session.gate, None)
     context.history.adopt(kept)
-    _show(context, kept, "The saved conversation goes on")
+    _show(context, kept, "Continuing the saved conversation")

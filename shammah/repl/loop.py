@@ -99,6 +99,7 @@ class Repl:
         gate.ask = self._consent
         self._conversation.system_private = gate.rules.mark(system).private
         self._history: Recorder = history_of(session.settings, enabled=options.history)
+        self._history.on_wait = screen.live
         self._answering: Answering | None = None
         self._interrupted_at = -TWICE_S
         self._learning = Learning(session)
@@ -156,7 +157,9 @@ class Repl:
             self._session.close()
             self._news.close()
         known = self._news.transfer or download
-        self._screen.farewell(describe_background(known) if download and known else "")
+        hints = [printable(complaint) for complaint in self._history.take_complaints()]
+        hints += [describe_background(known)] if download and known else []
+        self._screen.farewell(*hints)
         return ExitCode.OK
 
     def _resume(self) -> None:
@@ -283,7 +286,9 @@ class Repl:
 
     def _show_answer(self, answering: Answering, wish: Wish) -> None:
         """Ask, show the answer as it comes, and keep the turn."""
-        self._history.prepare()
+        talk = self._conversation
+        asked = answering.record(answering.turn(answer_private=False), time.time())
+        self._history.begin(asked, talk.system, system_private=talk.system_private)
         question, private = answering.question, answering.private
         messages = self._conversation.with_question(question, private=private)
         wish = replace(wish, adapter=self._conversation.adapter)
@@ -294,6 +299,7 @@ class Repl:
                 case Waiting(role, state):
                     self._screen.live(f"{role}: {describe_state(state)}")
                 case Routed(decision):
+                    self._history.settle()
                     self._screen.live(f"asking {decision.target} ...")
                 case Retrying():
                     self._screen.live(describe_retrying(step))
@@ -321,9 +327,8 @@ class Repl:
         judged = gate.answer_is_private(answering.answer, local=local)
         judged = judged or learnt_private(self._session.settings.home, answering.adapter)
         turn = talk.add(answering.turn(answer_private=judged), local=local)
-        if turn.answer:
-            record = answering.record(turn, time.time())
-            self._history.keep(record, talk.system, system_private=talk.system_private)
+        record = answering.record(turn, time.time())
+        self._history.keep(record, talk.system, system_private=talk.system_private)
 
     def _live_line(self, typed: str) -> tuple[Part, ...]:
         """What stands below the prompt, when so much of a line has been typed."""

@@ -102,11 +102,11 @@ def redo(context: Context) -> None:
         screen.hint("2:")
     new = _ask_instead(context, old, Wish(target, old.private))
     if not old.answer:
+        context.history.undo(-2)
         return
     if not new.account.whole or not new.answer:
         conversation.turns[-1] = old
-        if new.answer:
-            context.history.undo()
+        context.history.undo()
         screen.hint("The first answer stays.")
         return
     context.history.undo(-2)
@@ -135,8 +135,9 @@ def edit(context: Context) -> None:
     new = _ask_instead(context, edited, context.person.wish, old)
     if not new.answer:
         conversation.turns[-1] = old
+        context.history.undo()
         screen.hint("The first question stays.")
-    elif old.answer:
+    else:
         context.history.undo(-2)
 
 
@@ -149,7 +150,7 @@ def _ask_instead(context: Context, asked: Turn, wish: Wish, old: Turn | None = N
     try:
         context.person.ask(asked.question, asked.private, wish, again=True)
     except BaseException:  # Ctrl-C twice, or the terminal is gone: what was there stays
-        if len(turns) > place and turns[-1].answer:
+        if len(turns) > place:
             context.history.undo()
         turns[place:] = [old or asked]
         raise

@@ -86,10 +86,10 @@ class Screen:
         else:
             self.line(self._styled(describe_failure(failure), RED))
 
-    def farewell(self, hint: str = "") -> None:
+    def farewell(self, *hints: str) -> None:
         with contextlib.suppress(OSError):  # the terminal may be gone
             self.line("")
-            if hint:
+            for hint in hints:
                 self.hint(hint)
 
     def emphasized(self, text: str) -> str:

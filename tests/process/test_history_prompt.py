@@ -84,20 +84,27 @@ def opens(terminal: Terminal, path: Path) -> bool:
     return str(path) in {file.path for file in psutil.Process(terminal.pid).open_files()}
 
 
-def test_a_killed_session_goes_on_where_it_was(open_terminal: Open, local: Record) -> None:
+def test_a_killed_session_goes_on_where_it_was(
+    open_terminal: Open, local: Record, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steer = sandbox.root / "steer"
+    steer.touch()
+    monkeypatch.setenv("STAND_IN_INFERENCE", f"--record {local.path} --steer {steer}")
     terminal = open_terminal()
     ask(terminal, "one", "two")
-    terminal.ask("forever lost")
-    terminal.wait_answering("lost forever")
+    steer.write_text("--pause-after 2")
+    terminal.ask("what is lost?")
+    terminal.wait_answering("what")
     kill(terminal)
     later = open_terminal("--continue")
-    assert "Conversation 1 goes on: 2 turns." in later.text
+    assert re.search(r"Continuing conversation 1 of .* \(3 turns\): one", later.text)
     assert "> two\r\ntwo\r\nlocal: starter" in later.text
-    assert "lost" not in later.text
+    assert "> what is lost?\r\nlocal" not in later.text
+    assert "Its last question has no answer yet" in later.text
     ask(later, "three")
     said = [("user", "one"), ("assistant", "one"), ("user", "two"), ("assistant", "two")]
-    assert local.conversations[-1] == [*said, ("user", "three")]
-    assert "   3 turns  one" in run("history", "list").out
+    assert local.conversations[-1] == [*said, ("user", "what is lost?\n\nthree")]
+    assert "   4 turns  one" in run("history", "list").out
 
 
 def test_what_is_typed_while_a_conversation_is_read_is_neither_lost_nor_doubled(
@@ -176,7 +183,11 @@ class TestPrivateTurns:
         kill(terminal)
         later = open_terminal("--cloud")
         for name in ("talk.md", "talk.jsonl"):
-            command(later, f"/load {sandbox.root}/{name}", "The saved conversation goes on: 1 turn")
+            command(
+                later,
+                f"/load {sandbox.root}/{name}",
+                "Continuing the saved conversation of .*1 turn",
+            )
             ask(later, f"hello {name}")
         assert cloud.questions == ["hello talk.md", "hello talk.jsonl"]
         assert "secret" not in (cloud.path).read_text()
@@ -195,7 +206,7 @@ class TestTheCommands:
         command(terminal, "/history nothing", "Nothing was found")
         command(terminal, "/resume 9", "There is no conversation 9")
         command(terminal, "/resume one", "no conversation's number")
-        command(terminal, "/resume 1", "Conversation 1 goes on: 2 turns")
+        command(terminal, "/resume 1", "Continuing conversation 1 of .*2 turns")
         ask(terminal, "and?")
         assert local.conversations[-1][0] == ("user", "about walruses")
         assert len(local.conversations[-1]) == 5
@@ -229,7 +240,7 @@ class TestTheCommands:
         command(terminal, f"/load {sandbox.root}/none.md", "cannot be read")
         ask(terminal, "three")
         assert len(local.conversations[-1]) == 5
-        command(terminal, f"/load {file}", "goes on: 2 turns")
+        command(terminal, f"/load {file}", "Continuing the saved conversation of .*2 turns")
         ask(terminal, "four")
         assert [text for _, text in local.conversations[-1]] == ["one", "one", "two", "two", "four"]
 

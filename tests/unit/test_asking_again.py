@@ -51,9 +51,8 @@ class World:
 
     def _keep(self, one: Turn) -> None:
         self.conversation.turns.append(one)
-        if one.answer:
-            record = Record(str(len(self.history.records)), 0.0, one.question, one.answer)
-            self.history.keep(record, "", system_private=False)
+        record = Record(str(len(self.history.records)), 0.0, one.question, one.answer)
+        self.history.keep(record, "", system_private=False)
 
     def _ask(self, question: str, private: bool, wish: Wish, *, again: bool) -> None:
         self.asked.append((question, private))
@@ -61,7 +60,7 @@ class World:
 
     def said(self) -> list[tuple[str, str]]:
         """Questions and answers; the history must have the same."""
-        said = [(one.question, one.answer) for one in self.conversation.turns if one.answer]
+        said = [(one.question, one.answer) for one in self.conversation.turns]
         assert [(one.question, one.answer) for one in self.history.records] == said
         return said
 
@@ -77,6 +76,14 @@ def test_an_answer_without_text_leaves_the_first(earlier: tuple[str, ...]) -> No
     world = World(lambda question: turn(question, "", Account(finish="refusal")), *earlier)
     routing_commands.redo(world.context)
     assert world.said() == [(question, "first") for question in earlier]
+
+
+def test_a_question_without_an_answer_is_replaced_in_the_history_too() -> None:
+    world = World(lambda question: turn(question, "second"), "a")
+    world._keep(turn("b", "", Account(finish="failed")))
+    world.context.argument = "local"
+    routing_commands.redo(world.context)
+    assert world.said() == [("a", "first"), ("b", "second")]
 
 
 def test_one_that_was_cut_short_leaves_the_first() -> None:

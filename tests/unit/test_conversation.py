@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from shammah.account import LEFT, Account
 from shammah.bus.messages import ChatMessage, Provenance
 from shammah.conversation import Conversation, Turn
 
@@ -46,6 +49,27 @@ def test_a_turn_without_an_answer_is_left_out() -> None:
         conversation.add(Turn("question", answer, BY))
     roles = [role for role, _ in said(conversation, "last")]
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
+
+
+def test_a_question_whose_program_was_killed_goes_before_the_next() -> None:
+    conversation = Conversation()
+    for question in ("one", "two"):
+        conversation.add(Turn(question, "", None, complete=False, account=Account(finish=LEFT)))
+    assert said(conversation, "three") == [("user", "one\n\ntwo\n\nthree")]
+    conversation.add(Turn("three", "", None, complete=False, account=Account(finish="failed")))
+    conversation.add(Turn("four", "4", BY))
+    assert said(conversation, "five") == [
+        ("user", "one\n\ntwo\n\nfour"),
+        ("assistant", "4"),
+        ("user", "five"),
+    ]
+
+
+@pytest.mark.parametrize(("private", "asked"), [(False, "go on"), (True, "secret\n\ngo on")])
+def test_a_private_one_makes_no_other_private(private: bool, asked: str) -> None:
+    lost = Turn("secret", "", None, False, True, Account(finish=LEFT))
+    messages = Conversation(turns=[lost]).with_question("go on", private=private)
+    assert messages == (ChatMessage("user", asked, private),)
 
 
 def test_clear_forgets_the_turns_and_keeps_the_system_prompt() -> None:

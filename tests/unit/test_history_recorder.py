@@ -15,9 +15,10 @@ from shammah.config import load_settings
 from shammah.conversation import Conversation
 from shammah.errors import ShammahError
 from shammah.forwarding import Gate
+from shammah.history import recorder as recorder_module
 from shammah.history.listing import recap
-from shammah.history.recorder import Recorder, history_of
-from shammah.history.records import Kept, Record
+from shammah.history.recorder import CLOSE_S, KEEP_S, Recorder, history_of
+from shammah.history.records import BUSY_S, Kept, Record
 from shammah.history.resuming import read_conversation, take_up
 from shammah.history.store import Store
 from shammah.router.decision import Reason, RouteDecision, Target
@@ -76,6 +77,52 @@ class TestARecorder:
         recorder.leave()
         keep(recorder, record("ccc"))
         assert kept(path) == [(1, ["a", "bb"]), (2, ["ccc"])]
+
+    def test_keeps_a_question_before_its_answer(self, open_recorder: Open, path: Path) -> None:
+        recorder = open_recorder()
+        asked = Record("a", 1.0, "tides?", "", finish="left", complete=False)
+        recorder.begin(asked, "Be brief.", system_private=False)
+        recorder.settle()
+        assert (kept(path), recorder.records) == ([(1, ["a"])], ())
+        keep(recorder, record("a"))
+        assert kept(path) == [(1, ["a"])]
+        assert read_conversation(recorder, 1).records == (record("a"),)
+        recorder.undo()
+        recorder.close()
+        assert kept(path) == [(1, ["(a)"])]
+
+    def test_says_what_it_could_not_keep_each_time(self, open_recorder: Open, path: Path) -> None:
+        recorder = open_recorder()
+        for key in ("a", "bb"):
+            path.mkdir()
+            recorder.begin(record(key), "", system_private=False)
+            keep(recorder, record(key))
+            (complaint,) = recorder.take_complaints()
+            assert complaint.startswith("This turn is not in the history. ")
+            path.rmdir()
+            keep(recorder, record(key + "c"))
+            assert recorder.take_complaints() == []
+            for file in path.parent.glob("history.db*"):
+                file.unlink()
+
+    def test_says_what_it_waits_for_and_what_comes_too_late(
+        self, open_recorder: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Store(path).close()
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(recorder_module, "NOTICE_S", 0.01)
+        monkeypatch.setattr(recorder_module, "KEEP_S", 0.01)
+        recorder = open_recorder()
+        said: list[str] = []
+        recorder.on_wait = said.append
+        keep(recorder, record("a"))
+        assert said == [recorder_module.WAITING]
+        assert recorder.take_complaints() == [recorder_module.NOT_KEPT]
+        other.execute("ROLLBACK")
+        other.close()
+        recorder.close()
+        assert kept(path) == [(1, ["a"])]
 
     def test_marks_what_is_undone(self, open_recorder: Open, path: Path) -> None:
         recorder = open_recorder()
@@ -213,6 +260,11 @@ class TestTakingUp:
         talk = Conversation()
         take_up(Kept(1, records=(record("a"), gone)), talk, self.gate(sandbox.shammah_home), None)
         assert [turn.question for turn in talk.turns] == ["a"]
+
+
+def test_the_end_of_an_answer_waits_longer_than_its_writer() -> None:
+    assert KEEP_S > 2 * BUSY_S  # with the question, and with the turn
+    assert CLOSE_S > BUSY_S
 
 
 class TestAnAnswer:

@@ -68,6 +68,18 @@ class TestTurns:
         assert store.add(record("a"), NEW) == number
         assert [summary.turns for summary in store.summaries(-1)] == [1]
 
+    def test_take_the_place_of_their_earlier_state(self, store: Store) -> None:
+        asked = replace(record("a", answer=""), finish="left", complete=False)
+        number = store.add(asked, NEW)
+        assert found(store, "tides") == ["a"]
+        answered = replace(record("a", answer="The moon."), at=1002.5)
+        assert store.add(answered, NEW) == number
+        assert read(store, number).records == (answered,)
+        assert (found(store, "moon"), found(store, "tides")) == (["a"], ["a"])
+        store.add(replace(answered, answer="Gravity.", undone=True), NEW)
+        assert (found(store, "moon"), found(store, "gravity")) == ([], ["a"])
+        assert [(one.turns, one.latest) for one in store.summaries(-1)] == [(0, 1002.5)]
+
     def test_that_are_undone_stay_and_are_marked(self, store: Store) -> None:
         number = store.add(record("a"), NEW)
         store.add(record("b"), Kept(number))
@@ -274,7 +286,7 @@ class TestTheFile:
         database.execute(f"PRAGMA user_version = {len(migrations.MIGRATIONS) + 1}")
         database.close()
         before = path.read_bytes()
-        with pytest.raises(ShammahError, match="written by a newer Shammah: it is left alone"):
+        with pytest.raises(ShammahError, match="written by a newer Shammah, and is left alone"):
             Store(path)
         assert path.read_bytes() == before
 
