@@ -11,7 +11,13 @@ from shammah.bus.messages import Done, Failed, Provenance, Timings, Usage
 from shammah.router.explanation import explain
 from shammah.router.route import RouteDecision
 from shammah.router.statistics import Label
-from shammah.wording import describe_cost, describe_failure, describe_left_out, printable
+from shammah.wording import (
+    describe_cost,
+    describe_failure,
+    describe_left_out,
+    describe_numbers,
+    printable,
+)
 
 CORRECTED = "corrected"
 """The finish of an answer in whose place the person has put a better one."""
@@ -131,7 +137,8 @@ def _describe_course(account: Account) -> str:
 
 def _describe_origin(by: Provenance) -> str:
     revision = f" at {by.revision[:12]}" if by.revision else ""
-    facts = [fact for fact in (by.engine, by.device, by.dtype) if fact]
+    numbers = describe_numbers(by.dtype, by.quantization)
+    facts = [fact for fact in (by.engine, by.device, numbers) if fact]
     if by.stand_in:
         facts.append("a small stand-in")
     adapter = f" with the adapter {by.adapter}" if by.adapter else ""

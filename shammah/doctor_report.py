@@ -119,6 +119,7 @@ def _computed(model: Part) -> Iterator[tuple[str, str]]:
     form = FORMS.get(model["quantization"], model["dtype"])
     yield "engine", f"{model['engine']}: {model['engine_why']}"
     yield "weights", f"{form} on {model['device']}: {model['why']}"
+    yield from (("", notice) for notice in model["notices"])
     needed, free = model["needed"] / GIB, model["free"] / GIB
     yield "", f"{needed:.2f} GiB of them, {free:.1f} GiB free"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shammah.bus.messages import Downloading, Event, Loading, Ready, State
 from shammah.bus.training import Training, TrainingProgress
@@ -204,14 +204,8 @@ def _without_bar(state: State) -> State:
     """``state`` without what the bar below says."""
     if isinstance(state, Ready) and state.successor is not None:
         name = f"fetching {short_name(state.successor.model)}"
-        return Ready(
-            state.model,
-            device=state.device,
-            dtype=state.dtype,
-            context_length=state.context_length,
-            stand_in=state.stand_in,
-            note=name + (f" · {state.note}" if state.note else ""),
-        )
+        note = name + (f" · {state.note}" if state.note else "")
+        return replace(state, successor=None, note=note)
     return state
 
 

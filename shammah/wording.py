@@ -38,7 +38,8 @@ def _describe_state(state: State | None) -> str:
         case Loading(model, stage, done, total):
             return f"Loading {model}: {stage} ({min(done + 1, total)}/{total})"
         case Ready(model):
-            facts = [state.dtype, state.device] if state.dtype else []
+            numbers = describe_numbers(state.dtype, state.quantization)
+            facts = [numbers, state.device] if numbers else []
             facts += [f"{state.context_length:,} tokens"] if state.context_length else []
             facts += ["a small stand-in"] if state.stand_in else []
             parts = [f"Ready: {model}" + (f" ({', '.join(facts)})" if facts else "")]
@@ -53,6 +54,12 @@ def _describe_state(state: State | None) -> str:
             return f"Not available: {reason}"
         case Failed(_, message, _):
             return f"Failed: {message}"
+
+
+def describe_numbers(dtype: str, quantization: str) -> str:
+    """``float32``, or ``int8 weights computed in float32``: what is stored is not what is computed
+    with."""
+    return f"{quantization} weights computed in {dtype}" if quantization else dtype
 
 
 def describe_training(progress: TrainingProgress) -> str:

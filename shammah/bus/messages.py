@@ -87,7 +87,8 @@ class Timings:
 
 @record
 class Provenance:
-    """Who gave an answer; ``adapter`` is the name of the one beside the model, empty for none."""
+    """Who gave an answer; ``adapter`` is the name of the one beside the model, empty for none.
+    ``dtype`` is computed with; ``quantization`` is of the weights, empty for none."""
 
     role: str
     model: str
@@ -97,6 +98,7 @@ class Provenance:
     dtype: str = ""
     stand_in: bool = False
     adapter: str = ""
+    quantization: str = ""
 
 
 @record

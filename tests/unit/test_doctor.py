@@ -24,6 +24,7 @@ COMPUTED = {
     "parameters": 134_543_808,
     "engine": "native",
     "engine_why": "the fastest on a processor",
+    "notices": ["Its directory also holds an adapter, which is not used."],
     "device": "cpu",
     "dtype": "float32",
     "quantization": "int8",
@@ -93,6 +94,7 @@ def test_the_text_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert "engine      native: the fastest on a processor" in lines
     assert "weights     8-bit weights on cpu: as set" in lines
     assert "            0.12 GiB of them, 8.0 GiB free" in lines
+    assert "            Its directory also holds an adapter, which is not used." in lines
     assert "gpu         A GPU, 32.0 GiB, 16.0 free" in lines
     assert "libraries   torch 2.13.0, bitsandbytes missing" in lines
     assert any(line.startswith("speed       reads 21.5 GB/s") for line in lines)

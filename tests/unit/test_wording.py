@@ -50,6 +50,10 @@ ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\x08\x7f\r"
         (Loading("m", "weights", 1, 4), "Loading m: weights (2/4)"),
         (Ready("m"), "Ready: m"),
         (Ready("m", dtype="float32", device="cpu"), "Ready: m (float32, cpu)"),
+        (
+            Ready("m", dtype="float32", device="cpu", quantization="int8"),
+            "Ready: m (int8 weights computed in float32, cpu)",
+        ),
         (Ready("m", context_length=8192), "Ready: m (8,192 tokens)"),
         (Ready("m", stand_in=True), "Ready: m (a small stand-in)"),
         (

@@ -150,6 +150,7 @@ def _computed(located: LocatedModel, settings: Settings, machine: Machine) -> Pa
         "parameters": checkpoint.parameters,
         "engine": engine,
         "engine_why": reason,
+        "notices": checkpoint.notices,
         **form(checkpoint, settings),
     }
 

@@ -59,6 +59,7 @@ class Serving:
         self._provenance = Provenance(
             *(ROLE, ready.model, ready.revision, ready.engine, ready.device, ready.dtype),
             stand_in=ready.stand_in,
+            quantization=ready.quantization,
         )
         self._ahead = ReadingAhead(model, self._provenance, outlet.reply, clock, self._adapter)
 
