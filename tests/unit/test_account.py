@@ -17,8 +17,6 @@ from shammah.router.statistics import Label, Snapshot, Tally
 BY = Provenance(
     *("inference", "starter", "0123456789abcdef", "native", "cpu", "float32"), quantization="int8"
 )
-    "inference", "starter", "0123456789abcdef", "native", "cpu", "float32", quantization="int8"
-)
 DONE = Done("r", "stop", Usage(20, 7), Timings(0.0, 0.31, 0.9, 0.0, 21.4), BY)
 
 
@@ -43,10 +41,8 @@ def test_an_answer_is_told_with_its_decision_and_its_course() -> None:
         "It waited 1.2 s to be asked, first token after 0.31 s, took 0.9 s, 21 tok/s, "
         "20 tokens in, 7 out."
     )
-    assert (
-        told[7]
-        == "The answer is by starter at 0123456789ab (native, cpu, int8 weights computed in float32)."
-    )
+    numbers = "int8 weights computed in float32"
+    assert told[7] == f"The answer is by starter at 0123456789ab (native, cpu, {numbers})."
     assert len(told) == 8
 
 
