@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import signal
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,13 +18,7 @@ from types import FrameType
 from shammah.adapter_choice import learnt_private
 from shammah.answer_line import describe_answer
 from shammah.answering import Answering
-from shammah.attachments import (
-    Attachment,
-    compose,
-    decode_text,
-    read_attachment,
-    read_bounded,
-)
+from shammah.attachments import compose, read_attachment
 from shammah.bus.messages import Done, Failed, Retrying, Sampling, Token
 from shammah.config import Settings
 from shammah.conversation import Conversation
@@ -41,6 +34,7 @@ from shammah.repl.terminal import ask_line, forget_typed
 from shammah.router.decision import RouteDecision, Target, Wish
 from shammah.router.explanation import as_document
 from shammah.session import Notice, Routed, Session, Waiting
+from shammah.standard_input import read_input
 from shammah.wording import (
     describe_background,
     describe_failure,
@@ -71,30 +65,32 @@ class Question:
     history: bool = True
 
 
-def read_question(words: str | None, files: tuple[str, ...]) -> tuple[str, Sources]:
+def read_question(
+    words: str | None, files: tuple[str, ...], *, piped: bool = True
+) -> tuple[str, Sources]:
     """The question: the words, the files, and what comes through a pipe; and where from.
+
+    Args:
+        files: paths; ``-`` is standard input, whatever that is.
+        piped: read standard input as `read_input` does.
 
     Raises:
         ShammahError: a file that cannot be had, is too long or no text; so for a pipe.
     """
-    attachments = [read_attachment(file) for file in files]
-    piped = _read_pipe()
-    for one in [*attachments, *([piped] if piped else [])]:
+    tell = Screen(os.environ, sys.stderr).hint
+    brought = [read_attachment(file) for file in files if file != "-"]
+    attachments = list(brought)
+    given = None
+    if piped or "-" in files:
+        asked = bool(brought or (words and words.strip()))
+        given = read_input(tell, asked=asked, wanted="-" in files)
+        brought += [given] if given else []
+    for one in brought:
         if one.replaced:
             amount = f"{one.replaced} byte" + ("" if one.replaced == 1 else "s")
             print(f"{printable(one.name)}: {amount} of it are no UTF-8.", file=sys.stderr)
-    sources: list[str | None] = [source for one in attachments for source in one.sources]
-    if piped and piped.text:
-        sources.append(_input_file())
-    return compose(words or "", attachments, piped), tuple(sources)
-
-
-def _read_pipe() -> Attachment | None:
-    if sys.stdin.isatty():
-        return None
-    name = "Standard input"
-    text, replaced = decode_text(read_bounded(sys.stdin.buffer, name), name)
-    return Attachment(name, text, replaced=replaced)
+    sources = tuple(source for one in brought for source in one.sources)
+    return compose(words or "", attachments, given), sources
 
 
 class _TerminatedError(BaseException):
@@ -186,19 +182,6 @@ def _judge(
         return Mark(True, UNCHECKED)
     known = [source for source in sources if source]
     return session.gate.judge(text, private=private, sources=known)
-
-
-def _input_file() -> str | None:
-    """The path of the file that standard input is; empty if it is none, ``None`` if the system
-    does not tell."""
-    try:
-        if not stat.S_ISREG(os.fstat(0).st_mode):
-            return ""
-        return os.readlink("/proc/self/fd/0")
-    except FileNotFoundError:  # no /proc
-        return None
-    except OSError:  # closed
-        return ""
 
 
 class _Answer:

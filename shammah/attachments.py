@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol
 
 from shammah.errors import ExitCode, ShammahError
 from shammah.wording import describe_size
@@ -22,11 +22,12 @@ UNKNOWN = None
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """One text. ``sources`` are absolute paths that it came from, as named and as resolved (a
-    privacy rule may be about either); ``replaced`` counts bytes that were no UTF-8."""
+    privacy rule may be about either), or `UNKNOWN`; ``replaced`` counts bytes that were no
+    UTF-8."""
 
     name: str
     text: str
-    sources: tuple[str, ...] = ()
+    sources: tuple[str | None, ...] = ()
     replaced: int = 0
 
 
@@ -52,7 +53,13 @@ def read_attachment(path: str) -> Attachment:
     return Attachment(path, text, (named, os.path.realpath(named)), replaced)
 
 
-def read_bounded(file: BinaryIO, name: str, limit: int = MAX_BYTES) -> bytes:
+class Readable(Protocol):
+    """What bytes come from."""
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+
+def read_bounded(file: Readable, name: str, limit: int = MAX_BYTES) -> bytes:
     """Everything in ``file``, which may be endless.
 
     Raises:
@@ -93,11 +100,14 @@ def decode_text(data: bytes, name: str) -> tuple[str, int]:
 
 
 def compose(question: str, attachments: list[Attachment], piped: Attachment | None) -> str:
-    """One question of the words, the files with their names, and what came through a pipe."""
-    parts = [question.strip()]
+    """One question of the words, the files with their names, and what came through a pipe.
+
+    All as it came, but for the last line's end: blanks at the beginning of a line may mean much.
+    """
+    parts = [question]
     parts += [f"File {one.name}:\n{fence(one.text)}" for one in attachments]
-    parts += [piped.text.strip()] if piped else []
-    return "\n\n".join(part for part in parts if part)
+    parts += [piped.text] if piped else []
+    return "\n\n".join(_without_end(part) for part in parts if part.strip())
 
 
 def fence(text: str, language: str = "") -> str:
@@ -105,4 +115,8 @@ def fence(text: str, language: str = "") -> str:
     marks = "```"
     while marks in text:
         marks += "`"
-    return f"{marks}{language}\n{text.rstrip()}\n{marks}"
+    return f"{marks}{language}\n{_without_end(text)}\n{marks}"
+
+
+def _without_end(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")

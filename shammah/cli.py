@@ -134,6 +134,7 @@ def main() -> None:
       shammah ask "What is the capital of France?"
       cat error.log | shammah ask "What went wrong?" --private
       shammah ask -f main.py -f test_main.py "Why does the test fail?"
+      while read f; do shammah ask -n "What is $f?"; done < list
       shammah ask --json --temperature 0 "2+2?" | jq .text
       shammah ask --schema bill.schema.json -f bill.txt "Read it." | jq .total
     Exit status: 0 answered, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 no reader.
@@ -169,6 +170,7 @@ def main() -> None:
 @click.option("-c", "--continue", "newest", is_flag=True, help="Go on with the newest one.")
 @click.option("--resume", metavar="NUMBER", help="Go on with this conversation.")
 @click.option("--no-history", is_flag=True, help="Keep nothing of it.")
+@click.option("-n", "--no-stdin", is_flag=True, help="Leave standard input alone.")
 def ask(
     question: str | None,
     files: tuple[str, ...],
@@ -187,8 +189,14 @@ def ask(
     newest: bool,
     resume: str | None,
     no_history: bool,
+    no_stdin: bool,
 ) -> int:
-    """Ask one question; files and what comes through a pipe are added to it."""
+    """Ask one question; files and what comes through a pipe are added to it.
+
+    Standard input is read to its end if it is a pipe, a socket or a file; not if it is a
+    terminal, or a file that something else has begun to read, as the list of a `while read` loop.
+    Behind a pipe such a loop needs -n, or `</dev/null`. `-f -` reads it whatever it is.
+    """
     from shammah import ask as asking
     from shammah.bus.messages import Sampling
     from shammah.privacy import split_prefix
@@ -201,8 +209,8 @@ def ask(
     flags = {"--local": local, "--cloud": cloud, "--private": private}
     wish = parse_wish({flag for flag, given in flags.items() if given})
     settings = _settings(model, licence)
-    text, sources = asking.read_question(question, files)
-    if not split_prefix(text)[0]:
+    text, sources = asking.read_question(question, files, piped=not no_stdin)
+    if not split_prefix(text)[0].strip():
         raise click.UsageError('Nothing was asked. Try: shammah ask "What is a monad?"')
     return asking.ask(
         settings,

@@ -36,9 +36,13 @@ class Mark:
 def split_prefix(line: str) -> tuple[str, bool]:
     """The question in ``line``, and whether it begins with `PREFIX`."""
     head, *rest = line.split(maxsplit=1) or [""]
-    if head.lower() == PREFIX:
-        return rest[0].strip() if rest else "", True
-    return line, False
+    if head.lower() != PREFIX:
+        return line, False
+    if not rest:
+        return "", True
+    blanks = line.lstrip()[len(head) :].removesuffix(rest[0])
+    indent = blanks.rpartition("\n")[2] if "\n" in blanks else ""  # of a text on its own lines
+    return indent + rest[0].rstrip(), True
 
 
 class Rules:

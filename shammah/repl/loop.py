@@ -176,8 +176,7 @@ class Repl:
                 self._interrupts.check()
                 self._show_news()
                 self._conversation_tokens = estimate_tokens(self._conversation.with_question(""))
-                line = self._lines.read().strip()
-                self._act(line)
+                self._act(self._lines.read())
             except KeyboardInterrupt:
                 self._interrupts.noted = False
                 if not self._first_interrupt():
@@ -186,15 +185,15 @@ class Repl:
 
     def _act(self, line: str) -> None:
         """Do what a line says."""
-        question, private = split_prefix(line)
+        question, private = split_prefix(line.rstrip())
         quoted = block.content(question)
         if quoted is not None:
             self._ask(Prepared(quoted, private), self.wish)
-        elif line.startswith("/"):
+        elif line.lstrip().startswith("/"):
             with self._interrupts.raised():
-                commands.run(line, self._context())
-        elif question.startswith("!"):
-            self._run_command(question[1:].strip(), private)
+                commands.run(line.strip(), self._context())
+        elif question.lstrip().startswith("!"):
+            self._run_command(question.lstrip()[1:].strip(), private)
         elif question:
             self.ask(question, private, self.wish)
         elif private:

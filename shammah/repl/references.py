@@ -87,7 +87,9 @@ def read_file(path: Path, name: str, tell: Callable[[str], None]) -> Attachment:
     if read.replaced:
         tell(f"{name}: {read.replaced:,} of its bytes are no UTF-8 and became \ufffd.")
     language = path.suffix.removeprefix(".")
-    return Attachment(f"File {name}", read.text, language, tuple(dict.fromkeys(read.sources)))
+    return Attachment(
+        f"File {name}", read.text, language, tuple(dict.fromkeys(filter(None, read.sources)))
+    )
 
 
 def check_room(tokens: int, room: Room) -> None:

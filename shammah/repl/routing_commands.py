@@ -123,7 +123,7 @@ def edit(context: Context) -> None:
     from shammah.repl.edit import edit_text
 
     old = conversation.turns[-1]
-    text, private = split_prefix(edit_text(old.question).strip())
+    text, private = split_prefix(edit_text(old.question).rstrip())
     if not text or text == old.question:
         screen.hint("Nothing was changed, so nothing is asked.")
         return

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 
 import pytest
 
 from shammah.bus.messages import Ready
-from tests.standins.command import SHAMMAH, run
+from tests.standins.command import SHAMMAH, Ran, run
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 
@@ -137,3 +139,106 @@ def test_ctrl_c_while_a_named_pipe_is_read(sandbox: Sandbox) -> None:
         out, said = asking.communicate(timeout=LIMIT_S)
     assert (asking.returncode, out) == (130, b"")
     assert b"Traceback" not in said
+
+
+@pytest.mark.usefixtures("echo")
+class TestStandardInput:
+    """When it is read, and what is said meanwhile."""
+
+    def shell(self, script: str) -> Ran:
+        """``ask`` is the command in ``script``, which has nothing to read itself."""
+        ask = shlex.join([*SHAMMAH, *ASK])
+        return run("-c", f'ask() {{ {ask} "$@"; }}\n{script}', command=("bash",))
+
+    def test_keeps_the_blanks_that_it_begins_with(self) -> None:
+        assert run(*ASK, stdin="    return x\n").out == "    return x\n"
+        assert run(*ASK, "Why?", stdin=" a\n-b\n").out == "Why?\n\n a\n-b\n"
+
+    @pytest.mark.parametrize("kind", ["a pipe", "a socket"])
+    def test_that_does_not_end_is_named(self, kind: str) -> None:
+        ours, theirs = socket.socketpair() if kind == "a socket" else map(Closing, os.pipe())
+        if kind == "a pipe":
+            ours, theirs = theirs, ours  # the end that is written to is ours
+        with ours, theirs:
+            asking = subprocess.Popen(
+                [*SHAMMAH, *ASK, "2+2?"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            theirs.close()
+            assert asking.stderr is not None
+            assert f"end of standard input ({kind})" in asking.stderr.readline()
+            os.write(ours.fileno(), b"late")
+            ours.close()
+            out, _ = asking.communicate(timeout=LIMIT_S)
+        assert (asking.returncode, out) == (0, "2+2?\n\nlate\n")
+
+    def test_that_its_owner_has_set_not_to_block_is_waited_for(self) -> None:
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        with Closing(writing):
+            asking = subprocess.Popen(
+                [*SHAMMAH, *ASK], stdin=reading, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            os.close(reading)
+            assert asking.stderr is not None
+            assert b"Waiting" in asking.stderr.readline()
+            os.write(writing, b"late")
+        assert asking.communicate(timeout=LIMIT_S)[0] == b"late\n"
+
+    def test_of_a_loop_is_the_loops(self, sandbox: Sandbox) -> None:
+        (sandbox.root / "list").write_text("one\ntwo\nthree\n")
+        loop = f'while read f; do ask "about $f"; done < {sandbox.root}/list'
+        ended = self.shell(loop)
+        assert ended.out == "about one\nabout two\nabout three\n"
+        assert "Standard input is not read" in ended.err
+        alone = 'while read f; do ask -n "about $f"; done'
+        for quiet in (f"{alone} < {sandbox.root}/list", f"cat {sandbox.root}/list | {alone}"):
+            ended = self.shell(quiet)
+            assert ended.out == "about one\nabout two\nabout three\n"
+            assert "tandard input" not in ended.err
+
+    def test_that_something_has_begun_to_read_is_read_when_that_is_said(
+        self, sandbox: Sandbox
+    ) -> None:
+        (sandbox.root / "list").write_text("one\ntwo\n")
+        script = f'(read f; ask -f - "about $f") < {sandbox.root}/list'
+        assert self.shell(script).out == "about one\n\ntwo\n"
+        script = f"(read f; ask) < {sandbox.root}/list"  # what else could be the question?
+        assert self.shell(script).out == "two\n"
+
+    @pytest.mark.parametrize("how", ["0>/dev/null", "<&-", "< /dev/null"])
+    def test_without_anything_to_read_is_none(self, how: str) -> None:
+        ended = self.shell(f"ask hello {how}")
+        assert (ended.code, ended.out) == (0, "hello\n")
+        assert "tandard input" not in ended.err
+
+    def test_that_cannot_be_read_is_an_error(self) -> None:
+        with socket.socket() as nowhere:
+            ended = subprocess.run(
+                [*SHAMMAH, *ASK, "hello"], stdin=nowhere, capture_output=True, timeout=LIMIT_S
+            )
+        assert (ended.returncode, ended.stdout) == (2, b"")
+        assert b"Standard input cannot be read: " in ended.stderr
+
+
+class Closing:
+    """A descriptor that is closed once."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._open = [descriptor]
+
+    def fileno(self) -> int:
+        return self._open[0]
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.pop())
+
+    def __enter__(self) -> Closing:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()

@@ -52,6 +52,17 @@ class TestAtTheFirstPrompt:
         leave(terminal)
         assert len(record.questions) == 1
 
+    def test_its_first_line_keeps_its_indentation(self, terminal: Terminal, record: Record) -> None:
+        text = "    if x:\n        return\n    y"
+        terminal.type(pasted(text), ENTER)
+        assert record.wait(1) == [text]
+        terminal.wait_answer()
+        terminal.wait_editor()
+        terminal.type(pasted(text), ENTER)  # and so through the editor
+        assert record.wait(2) == [text, text]
+        terminal.wait_answer()
+        leave(terminal)
+
     def test_without_enter_it_waits_in_the_editor(self, terminal: Terminal, record: Record) -> None:
         terminal.type("what is ", pasted("a\rb\r\rc"))
         terminal.wait_editor()

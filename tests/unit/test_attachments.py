@@ -83,7 +83,16 @@ def test_no_text_ends_its_own_block(text: str) -> None:
 
 
 def test_a_question_is_the_words_the_files_and_the_pipe() -> None:
-    file, pipe = Attachment("a.py", "x = 1\n"), Attachment("", " piped\n")
-    assert compose(" Why? ", [file], pipe) == "Why?\n\nFile a.py:\n```\nx = 1\n```\n\npiped"
+    file, pipe = Attachment("a.py", "x = 1\n"), Attachment("", "piped\r\n")
+    assert compose("Why?", [file], pipe) == "Why?\n\nFile a.py:\n```\nx = 1\n```\n\npiped"
     assert compose("", [], pipe) == "piped"
     assert compose("", [], None) == ""
+    assert compose("Why?", [], Attachment("", " \n\n")) == "Why?"
+
+
+@pytest.mark.parametrize("text", ["    return x", "\tx\n y", " a\n-b\n+c ", "\n\n  x\n"])
+def test_blanks_before_and_after_are_part_of_a_text(text: str) -> None:
+    assert compose("", [], Attachment("", text + "\n")) == text
+    shown = text.removesuffix("\n")
+    files = f"File a:\n```\n{shown}\n```"
+    assert compose(text, [Attachment("a", text)], None) == f"{shown}\n\n{files}"
