@@ -160,9 +160,8 @@ class Host:
         self._service.stop()
         work.join(WORK_GRACE_S)
         self._drain_outlet()
-        message = f"The {self._role} worker was stopped ({self._stopping})."
         for request_id in list(self._owners):
-            self._answer(Failed("worker_stopped", message, "Ask again.", request_id))
+            self._answer(self._stopped(request_id))
         self._record("stopped")
         log.info("stopped: %s", self._stopping)
         self._sockets.close()
@@ -336,7 +335,15 @@ class Host:
             if failure is not None:
                 self._answer(failure)
 
+    def _stopped(self, request_id: str) -> Failed:
+        message = f"The {self._role} worker was stopped ({self._stopping})."
+        outlives = self._role in OUTLIVES_CLIENT
+        hint = "The same command continues from there." if outlives else "Ask again."
+        return Failed("worker_stopped", message, hint, request_id)
+
     def _answer(self, reply: WorkReply) -> None:
+        if self._stopping is not None and _is_cancellation(reply):
+            reply = self._stopped(reply.request_id)  # who waits for it has not cancelled it
         peer = self._owners.get(reply.request_id)
         if peer is not None:
             self._send(peer, reply)
@@ -383,3 +390,10 @@ class Host:
         with contextlib.suppress(zmq.Again):
             self._events.send(codec.encode(event), zmq.NOBLOCK)
         return event
+
+
+def _is_cancellation(reply: WorkReply) -> bool:
+    match reply:
+        case Done(finish_reason="cancelled") | Failed(code="download_cancelled"):
+            return True
+    return False

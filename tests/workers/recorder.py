@@ -15,7 +15,7 @@ class Recorder(ThreadingHTTPServer):
     """Does with the next requests what ``behaviours`` say: answers (``ok``), refuses, hangs up
     (``drop``), breaks off, ends in silence (``empty``), has the worker killed before any text
     (``crash``) or in its midst (``crash later``), or keeps the rest of the answer back until
-    ``go_on`` is set (``wait``).
+    ``go_on`` is set (``wait``), or all of its text (``think``).
 
     Attributes:
         bodies: of all requests, as they came.
@@ -82,6 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         message = {"id": "m", "model": "m", "usage": server.usage}
         self._event("message_start", message=message)
+        if behaviour == "think":
+            server.go_on.wait(LIMIT_S)
         self._text(f"{server.begun} {len(server.bodies)}")
         if behaviour == "crash later":
             server.kill_worker()

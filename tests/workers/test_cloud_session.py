@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -131,3 +132,38 @@ def test_a_long_answer_comes_as_a_stream(sandbox: Sandbox, recorder: Recorder) -
         assert "".join(pieces) == "cloud answer 1 and the rest"
     (body,) = map(json.loads, recorder.bodies)
     assert (body["stream"], body["max_tokens"]) == (True, 100_000)
+
+
+@pytest.mark.parametrize("behaviour", ["wait", "think"])
+@pytest.mark.parametrize("by_signal", [False, True])
+def test_an_answer_that_a_stop_has_cut_short_is_a_failure(
+    sandbox: Sandbox, recorder: Recorder, behaviour: str, by_signal: bool
+) -> None:
+    """Nobody has cancelled it, so it must not look like one that was."""
+    recorder.behaviours = [behaviour]
+
+    def end_worker() -> None:
+        until(lambda: recorder.bodies, "the question is on its way")
+        if behaviour == "wait":
+            assert spoken.wait(LIMIT_S)
+        if by_signal:
+            os.kill(sandbox.holders()["cloud"], signal.SIGTERM)
+        else:
+            supervision.stop("cloud", sandbox.endpoints)
+
+    spoken = threading.Event()
+    ending = threading.Thread(target=end_worker, name="ending")
+    with open_session(sandbox, "") as session:
+        ending.start()
+        pieces = []
+        for step in ask(session, CLOUD):
+            if isinstance(step, Token):
+                pieces.append(step.text)
+                spoken.set()
+        ending.join()
+    assert isinstance(step, Failed), step
+    assert step.code == "worker_stopped"
+    assert "was stopped" in step.message
+    assert "".join(pieces) == ("cloud answer 1" if behaviour == "wait" else "")
+    entries, _ = read_ledger(sandbox.shammah_home)
+    assert [entry.outcome for entry in entries] == ["cancelled"]

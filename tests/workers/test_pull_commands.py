@@ -167,6 +167,19 @@ def test_it_survives_the_death_of_the_worker_and_says_so(
     assert run("models", "verify", MODEL, "--hashes").stdout == f"{MODEL}: whole\n"
 
 
+def test_a_stop_of_the_worker_is_not_called_a_cancellation(
+    hub: StandInHub, pulls: list[Pulling]
+) -> None:
+    pulling = slow_pull(hub, pulls)
+    run("stop", "download")
+    code, said = pulling.end()
+    assert code == 1
+    assert "The download worker was stopped" in said
+    assert "cancelled" not in said
+    hub.rate = None
+    assert run("models", "pull", MODEL).stdout
+
+
 def test_one_that_was_stopped_for_a_while_is_told_how_the_download_ends(
     hub: StandInHub, sandbox: Sandbox, pulls: list[Pulling]
 ) -> None:
