@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from shammah.bus.messages import ChatMessage, Done, Failed
 from shammah.config import Settings
 from shammah.errors import ShammahError
-from shammah.router.contacts import describe_help, find_country
+from shammah.router.contacts import describe_care, describe_help, find_country
 from shammah.router.decision import RouteDecision, Target, View, Wish, decide
 from shammah.router.quality import judge, passes
 from shammah.router.question import examine
@@ -96,6 +96,11 @@ class Routing:
         """Whom to call; empty when nobody seems to be in danger."""
         danger = asked.question.danger
         return describe_help(danger, find_country(self._environ)) if danger else ""
+
+    def care_text(self, asked: Asked) -> str:
+        """What to say to somebody in danger if nobody answers; empty when nobody seems to be."""
+        danger = asked.question.danger
+        return describe_care(danger) if danger else ""
 
     def decide(self, asked: Asked, wish: Wish, view: View) -> RouteDecision | Failed:
         """Who answers now, or why nobody can."""

@@ -24,10 +24,13 @@ from shammah.bus.messages import (
     Done,
     Failed,
     Prefill,
+    Provenance,
     Retrying,
     Sampling,
     State,
+    Timings,
     Token,
+    Usage,
 )
 from shammah.config import Settings
 from shammah.continuation import HUNG, Interruption, go_on, with_text
@@ -78,6 +81,8 @@ class Notice:
 Step = Notice | Routed | Waiting | Retrying | Token | Done | Failed
 
 CANCELLED = Failed("cancelled", "Cancelled.")
+FIXED_TEXT = "a fixed text"
+"""Who answers somebody in danger where no model can, or should."""
 UNHEARD = Notice(
     f"The inference worker is there, but has not responded for {UNHEARD_LOOKS * WAIT_S:.0f} s: "
     "Claude is asked instead. `shammah stop inference` ends it; the next question starts another."
@@ -249,7 +254,17 @@ class Session:
                 yield end
                 return
             opened = yield from self._go_on(turn, opened[0], end)
-        yield opened
+        yield from self._end_unanswered(turn, opened)
+
+    def _end_unanswered(self, turn: _Turn, failure: Failed) -> Iterator[Step]:
+        """Somebody in danger gets an answer in any case."""
+        text = self.routing.care_text(turn.asked)
+        if not text or turn.text or failure.code == CANCELLED.code:
+            yield failure
+            return
+        yield Routed(RouteDecision(Target.LOCAL, Reason.CRISIS, question=turn.asked.question))
+        yield Token("", 0, text)
+        yield Done("", "stop", Usage(), Timings(), Provenance(LOCAL_ROLE, FIXED_TEXT))
 
     def _open(
         self, asked: Asked, wish: Wish, conversation: tuple[ChatMessage, ...]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shammah.bus.messages import Downloading, Failed, NotAvailable, Ready, State
+from shammah.bus.messages import Downloading, Failed, Loading, NotAvailable, Ready, State
+from shammah.models import STARTER
 from shammah.router import measured
 from shammah.router.route import Alternative, Arm, Question, Rules
 from shammah.router.route import Reason as Reason
@@ -25,6 +26,9 @@ UNREACHABLE = frozenset({"cloud_unreachable"})
 """The failures that say that there is no network, rather than that Claude is in trouble."""
 
 CLASSIC = "classic"
+
+UNFIT = Failed("unfit", "No model here should answer somebody who may be in danger.")
+"""The fallback model, and whatever may turn out to be it. `Session` has words instead."""
 
 NO_KEY = Failed(
     "cloud_not_configured",
@@ -64,6 +68,19 @@ class _Case:
     chance: float
 
     def decide(self) -> RouteDecision | Failed:
+        decision = self._decide()
+        local = isinstance(decision, RouteDecision) and decision.target is Target.LOCAL
+        return UNFIT if local and self.question.danger and self._local_is_small() else decision
+
+    def _local_is_small(self) -> bool:
+        match self.view.local:
+            case Ready(model, stand_in=stand_in):
+                return stand_in or model == STARTER
+            case Loading(model):
+                return model == STARTER
+        return isinstance(self.view.local, Downloading)  # too late to be waited for
+
+    def _decide(self) -> RouteDecision | Failed:
         if self.wish.private:
             return self._local(Reason.PRIVATE)
         if self.question.danger is not None:
@@ -157,7 +174,8 @@ class _Case:
     def _alternatives(self) -> tuple[Alternative, Alternative]:
         category, view = self.question.category, self.view
         model, quantization = measured.name_model(view)
-        here = Arm(category, Target.LOCAL, model, quantization, view.adapter)
+        adapter = "" if self.question.danger else view.adapter  # taught something else
+        here = Arm(category, Target.LOCAL, model, quantization, adapter)
         there = Arm(category, Target.CLOUD, view.cloud_model)
         not_ready = None if isinstance(view.local, Ready) else self._absence()
         obstacle = Reason.PRIVATE if self.wish.private else self._obstacle()

@@ -22,6 +22,7 @@ _WHY = {
     Reason.OFFLINE: "Claude would have been asked, but could not be reached",
     Reason.CLOUD_FAILED: "Claude would have been asked, but had just failed",
 }
+_FIXED = "A text that was written beforehand answered"
 _OBSTACLES = {
     Reason.PRIVATE: "not to be asked: private",
     Reason.MODEL_NOT_READY: "not ready",
@@ -35,6 +36,8 @@ _OBSTACLES = {
 
 def explain(decision: RouteDecision) -> str:
     """Several lines: who answered and why, then what was expected of each."""
+    if decision.reason is Reason.CRISIS and not decision.alternatives:
+        return f"{_FIXED}, because somebody may be in danger and no model could, or should, answer."
     who = "The local model" if decision.target is Target.LOCAL else "Claude"
     verb = "was waited for" if decision.wait else "answered"
     lines = [f"{who} {verb}, because {_WHY[decision.reason]}."]

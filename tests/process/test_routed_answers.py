@@ -15,7 +15,7 @@ from shammah.privacy import Outgoing
 from shammah.router.decision import Reason, Target, Wish
 from shammah.router.statistics import Snapshot
 from shammah.router.store import Store
-from shammah.session import Notice, Routed, Session
+from shammah.session import FIXED_TEXT, Notice, Routed, Session
 from tests.process.conftest import StartEcho
 from tests.standins.command import WITH_STAND_INS, Ran, run
 from tests.standins.sandbox import Sandbox, until
@@ -90,18 +90,22 @@ def test_somebody_in_danger_reads_whom_to_call_before_the_answer(path: Path) -> 
 
 def test_in_private_the_help_is_shown_and_the_cloud_is_not_asked() -> None:
     ended, answer = ask("--private", CRISIS)
-    assert (answer["target"], answer["reason"]) == ("local", "private")
+    assert (answer["target"], answer["model"]) == ("local", FIXED_TEXT)
     assert "988" in str(answer["notices"])
     assert "988" in ended.err
 
 
-def test_without_a_key_the_local_model_answers_and_the_help_is_shown(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_fallback_model_answers_nobody_in_danger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever would be asked instead: nobody, a cloud that fails, a worker that does."""
     monkeypatch.delenv("ANTHROPIC_API_KEY")
-    _, answer = ask(CRISIS)
-    assert (answer["target"], answer["reason"]) == ("local", "crisis")
-    assert "988" in str(answer["notices"])
+    for words in (CRISIS, f"fail as planned. {CRISIS}"):
+        ended, answer = ask(words)
+        assert ended.code == 0
+        assert (answer["target"], answer["reason"]) == ("local", "crisis")
+        assert answer["model"] == FIXED_TEXT
+        assert "You don't have to face it alone" in str(answer["text"])
+        assert words not in str(answer["text"])
+        assert "988" in str(answer["notices"])
 
 
 def test_a_damaged_file_is_told_once_and_stops_no_answer(path: Path) -> None:

@@ -27,6 +27,7 @@ from shammah.router.crisis import Danger
 from shammah.router.decision import (
     BUSY_AT,
     NO_KEY,
+    UNFIT,
     Reason,
     RouteDecision,
     Target,
@@ -42,7 +43,7 @@ from shammah.router.statistics import Snapshot, Tally
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ROUTING.md"
 POLICIES = ("measured", "classic")
 
-READY, CLAUDE = Ready("starter", context_length=4096), Ready("claude")
+READY, CLAUDE = Ready("small", context_length=4096), Ready("claude")
 STANDING_IN = Ready("starter", context_length=4096, stand_in=True, successor=Downloading("m"))
 COMING = (None, Initializing(), Downloading("m"), Loading("m", "weights"))
 LOST_LOCAL = (Failed("internal", "Broken.", "Look."), NotAvailable("No model.", "Fetch it."))
@@ -53,7 +54,7 @@ UNREACHABLE = Failed("cloud_unreachable", "No network.")
 LOCAL_STATES: tuple[State | None, ...] = (*COMING, STANDING_IN, READY, *LOST_LOCAL)
 CLOUD_STATES: tuple[State | None, ...] = (*COMING, CLAUDE, *LOST_CLOUD)
 
-HERE = Arm(Category.OTHER, Target.LOCAL, "starter")
+HERE = Arm(Category.OTHER, Target.LOCAL, "small")
 THERE = Arm(Category.OTHER, Target.CLOUD, "claude")
 NEVER_DRAWN, DRAWN = 0.999, 0.0
 
@@ -142,6 +143,8 @@ def rows() -> list[tuple[str, str, str]]:
 
 
 def in_words(decided: RouteDecision | Failed) -> str:
+    if decided == UNFIT:
+        return "a fixed text"
     if isinstance(decided, Failed):
         return "error"
     waits = ", waits" if decided.wait else ""
@@ -226,6 +229,8 @@ def test_what_is_private_never_goes_to_the_cloud(case: Case, policy: str) -> Non
         decided = replace(case, wish=Wish(target, private=True)).decide(policy)
         if isinstance(decided, RouteDecision):
             assert (decided.target, decided.reason) == (Target.LOCAL, Reason.PRIVATE)
+        elif decided == UNFIT:
+            assert case.question.danger
         else:
             assert decided == failure_of(case.view.local)
 
@@ -248,6 +253,8 @@ def test_every_decision_is_sound(case: Case, policy: str) -> None:
             assert not local_lost
             assert wait is not isinstance(view.local, Ready)
             assert wish.private or wish.target is not Target.CLOUD or case.question.danger
+        case Failed() if decided == UNFIT:
+            assert case.question.danger
         case Failed():
             assert not cloud_usable or wish.private or wish.target is Target.LOCAL
             assert local_lost or wish.target is Target.CLOUD
@@ -261,6 +268,20 @@ def test_nobody_in_danger_gets_a_weak_answer_while_there_is_a_better_one(case: C
     decided = replace(case, view=view).decide("measured")
     assert isinstance(decided, RouteDecision)
     assert (decided.target, decided.reason) == (Target.CLOUD, Reason.CRISIS)
+
+
+@given(CASES, st.sampled_from(POLICIES))
+def test_nobody_in_danger_is_answered_by_the_fallback_model_or_an_adapter(
+    case: Case, policy: str
+) -> None:
+    view = replace(case.view, adapter="bakery")
+    decided = replace(case, question=Question(danger=Danger.ABUSE), view=view).decide(policy)
+    if isinstance(decided, RouteDecision) and decided.target is Target.LOCAL:
+        assert decided.adapter == ""
+        local = view.local
+        assert not isinstance(local, Downloading)
+        assert not isinstance(local, Ready) or not (local.stand_in or local.model == "starter")
+        assert not isinstance(local, Loading) or local.model != "starter"
 
 
 def failure_of(state: State | None) -> Failed | None:

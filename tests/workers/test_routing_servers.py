@@ -37,7 +37,7 @@ from shammah.router.measured import PATIENCE_S
 from shammah.router.route import Arm, Reason
 from shammah.router.statistics import Label, Outcome
 from shammah.router.store import Store
-from shammah.session import Notice, Routed, Session, Step, Waiting
+from shammah.session import FIXED_TEXT, Notice, Routed, Session, Step, Waiting
 from shammah.supervision import WorkerSpec, stop
 from tests.standins import frontend, impatient
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
@@ -49,6 +49,7 @@ pytestmark = pytest.mark.timeout(600)
 
 QUESTION = "The capital of France, please"
 CRISIS = "I want to kill myself"
+MODEL = "0.5B"
 CLOUD_MODEL = "claude-sonnet-5-5"
 POLICIES = ("measured", "classic")
 
@@ -65,7 +66,7 @@ def outcomes(
     reason: Reason = Reason.USER,
     quantization: str = "",
 ) -> list[Outcome]:
-    model = "starter" if target is Target.LOCAL else CLOUD_MODEL
+    model = MODEL if target is Target.LOCAL else CLOUD_MODEL
     arm = Arm(Category.OTHER, target, model, quantization)
     one = Outcome("", 0.0, arm, reason, "stop", label, label.is_good, ttft_s, 20.0)
     return [replace(one, turn=os.urandom(8).hex()) for _ in range(count)]
@@ -94,6 +95,7 @@ LOCAL_STATES = {
     "model loading": ("--load-for-ever", Loading),
     "model downloading": ("--download-for-ever", Downloading),
     "model failed": ("--broken planted", Failed),
+    "model standing in": (f"{READY} --fetching {MODEL}", Ready),
 }
 
 
@@ -163,6 +165,9 @@ class World:
             with self._queue(session, BUSY_AT if "many questions ahead" in case.parts else 0):
                 decided, end = ask(session, case.wish, self._question(case))
             role = end.provenance.role if isinstance(end, Done) else end.code
+            if isinstance(end, Done) and end.provenance.model == FIXED_TEXT:
+                assert self.sent() == sent, case
+                return "a fixed text"
             if isinstance(decided, Failed):
                 assert (role, self.sent()) == (decided.code, sent), case
             elif decided.wait:
@@ -191,7 +196,7 @@ class World:
     @contextlib.contextmanager
     def session(self, case: Case) -> Iterator[Session]:
         """With everybody's state known, and the dice loaded."""
-        session = Session(load_settings(os.environ, "starter"), os.environ, "ask")
+        session = Session(load_settings(os.environ, MODEL), os.environ, "ask")
         session.routing._dice.random = lambda: 0.0 if self._drawn(case) else 0.999  # type: ignore
         try:
             session.start()
