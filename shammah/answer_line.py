@@ -1,4 +1,4 @@
-"""The line below an answer: who gave it, why, and how fast. Pure.
+"""The line below an answer: who gave it, why, and how fast; or why it has no text. Pure.
 
 Apart from `wording`, because the router's vocabulary takes a while to load and a state needs
 none of it.
@@ -6,7 +6,7 @@ none of it.
 
 from __future__ import annotations
 
-from shammah.bus.messages import Done
+from shammah.bus.messages import Done, Failed
 from shammah.router.route import Reason, RouteDecision
 from shammah.wording import describe_cost, describe_left_out, printable
 
@@ -28,6 +28,13 @@ REASONS = {
     Reason.CLOUD_FAILED: "Claude failed a moment ago",
 }
 
+_ENDS = {
+    "length": "cut at the length limit",
+    "timeout": "cut at the time limit",
+    "refusal": "refused",
+    "tool_call": "ended by calling a tool",
+}
+
 
 def describe_answer(done: Done, decision: RouteDecision) -> str:
     """Who answered and why, and how fast, in one line."""
@@ -45,5 +52,35 @@ def describe_answer(done: Done, decision: RouteDecision) -> str:
     if done.left_out:
         parts.append(describe_left_out(done.left_out))
     if done.finish_reason not in ("stop", "cancelled"):
-        parts.append({"length": "cut at the length limit"}.get(done.finish_reason, "refused"))
+        parts.append(_ENDS.get(done.finish_reason, "ended for an unknown reason"))
     return printable(" · ".join(parts))
+
+
+def describe_empty(done: Done, *, thought: bool) -> Failed:
+    """Why ``done`` ends an answer without text, and what to do about it. ``thought``: the model
+    has thought aloud."""
+    cloud = done.provenance.role == "cloud"
+    who = "Claude" if cloud else "The local model"
+    limit = "cloud.max_tokens" if cloud else "inference.max_new_tokens"
+    tokens = f"{done.usage.output_tokens:,} token" + ("" if done.usage.output_tokens == 1 else "s")
+    match done.finish_reason:
+        case "refusal":
+            hint = "Ask in other words" + (
+                ", or ask the local model with --local." if cloud else "."
+            )
+            return Failed("answer_refused", f"{who} refused to answer.", hint)
+        case "length":
+            why = f"{who} reached the limit of {tokens} before it began to answer"
+            why += ": it was still thinking." if thought else "."
+            hint = f"Raise --max-tokens, or {limit} in config.toml."
+            return Failed("answer_empty", why, hint)
+        case "tool_call":
+            why = f"{who} called a tool instead of answering, and Shammah has none."
+            return Failed("answer_empty", why, "Ask again, or in other words.")
+        case "stop":
+            why = f"{who} ended its answer without any text" + (
+                ", after thinking." if thought else "."
+            )
+            return Failed("answer_empty", why, "Ask again, or in other words.")
+    why = f"{who} ended its answer without any text, for an unknown reason."
+    return Failed("answer_empty", " ".join([why, *done.notices]), "Ask again.")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from shammah.account import Account
+from shammah.answer_line import describe_empty
 from shammah.bus.messages import Done, Failed, Timings, Token, Usage
 from shammah.conversation import Turn
 from shammah.history.records import FAILED, LEFT, Record
@@ -26,6 +27,7 @@ class Answering:
         private: the question's mark.
         outcome: what the statistics call the answer that has just ended.
         local: any of the answer is the local model's.
+        thought: the model has thought aloud.
         end: how it ended; ``None``: not yet, or the program is left in its midst.
         account: who was asked and what became of it.
         key: names the turn, wherever it is kept.
@@ -36,6 +38,7 @@ class Answering:
     outcome: Callable[[], str]
     pieces: list[str] = field(default_factory=list)
     local: bool = False
+    thought: bool = False
     decision: RouteDecision | None = None
     end: Done | Failed | None = None
     account: Account = field(default_factory=Account)
@@ -50,7 +53,9 @@ class Answering:
                     self.decision = decision
                     waited_s = time.monotonic() - self.asked_s
                     self.account = self.account.routed(decision, waited_s)
-                case Token(reasoning=False, text=piece):
+                case Token(reasoning=True):
+                    self.thought = True
+                case Token(text=piece):
                     local = self.decision is None or self.decision.target is Target.LOCAL
                     self.local = self.local or local
                     self.pieces.append(piece)
@@ -62,6 +67,13 @@ class Answering:
     @property
     def answer(self) -> str:
         return "".join(self.pieces)
+
+    @property
+    def empty(self) -> Failed | None:
+        """Why an answer that was not broken off has no text; ``None``: it has some."""
+        if not isinstance(self.end, Done) or self.end.finish_reason == "cancelled":
+            return None
+        return None if self.answer.strip() else describe_empty(self.end, thought=self.thought)
 
     @property
     def adapter(self) -> str:

@@ -297,6 +297,8 @@ class _Answer:
         decision = self._answering.decision
         assert decision is not None  # Routed comes before
         self._screen.end_live()
+        if (empty := self._answering.empty) is not None:
+            return self._failed(empty, done)
         for notice in done.notices:
             self._screen.hint(printable(notice))
         if self._question.as_json:
@@ -325,7 +327,8 @@ class _Answer:
         }
         print(json.dumps(document, ensure_ascii=False))
 
-    def _failed(self, failure: Failed) -> int:
+    def _failed(self, failure: Failed, done: Done | None = None) -> int:
+        """Say why there is no answer; ``done`` ended one without text."""
         self._screen.end_live()
         answering = self._answering
         if answering.pieces and not self._question.as_json:
@@ -334,6 +337,9 @@ class _Answer:
             error = {"code": failure.code, "message": failure.message, "hint": failure.hint}
             routed = as_document(answering.decision) if answering.decision is not None else {}
             document = {"error": error, "text": answering.answer, **routed}
+            if done is not None:
+                ended = {"finish_reason": done.finish_reason, "usage": asdict(done.usage)}
+                document |= {"model": done.provenance.model, **ended}
             print(json.dumps(document, ensure_ascii=False))
         self._screen.error(describe_failure(failure))
         return ExitCode.INTERRUPTED if failure.code == "cancelled" else ExitCode.FAILED

@@ -330,8 +330,8 @@ class Retrying:
 @record
 class Done:
     """The answer is complete. ``finish_reason``: ``stop``, ``length``, ``timeout``,
-    ``cancelled`` or ``refusal``. ``notices`` are sentences that the user should see;
-    ``left_out``: private turns that the frontend did not send."""
+    ``cancelled``, ``refusal``, ``tool_call`` or ``other``. ``notices`` are sentences that the
+    user should see; ``left_out``: private turns that the frontend did not send."""
 
     request_id: str
     finish_reason: str

@@ -311,7 +311,10 @@ class Repl:
             case Done() as done:
                 assert answering.decision is not None  # Routed comes before
                 self._spending.add(done.usage)
-                self._screen.end_answer(done, answering.decision)
+                if answering.empty is not None:
+                    self._screen.end_failed(answering.empty)
+                else:
+                    self._screen.end_answer(done, answering.decision)
             case Failed() as failure:
                 self._screen.end_failed(failure)
         for complaint in self._history.take_complaints():

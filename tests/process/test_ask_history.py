@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import sqlite3
@@ -100,6 +101,30 @@ def test_a_question_that_fails_is_kept_without_an_answer(path: Path, start_echo:
         ("hello", "", "failed"),
     ]
     assert "no answer" in run("history", "show", "2").out
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_answer_of_thoughts_alone_is_a_failure_and_is_kept(
+    start_echo: StartEcho, path: Path, as_json: bool
+) -> None:
+    start_echo("--think")
+    ended = run(*ASK, "what are tides?", *(["--json"] if as_json else []))
+    assert ended.code == 1
+    assert "reached the limit of 3 tokens before it began to answer: it was still thinking." in (
+        ended.err
+    )
+    assert "Raise --max-tokens, or inference.max_new_tokens in config.toml." in ended.err
+    if as_json:
+        told = json.loads(ended.out)
+        assert (told["text"], told["finish_reason"]) == ("", "length")
+        assert (told["error"]["code"], told["usage"]["output_tokens"]) == ("answer_empty", 3)
+    else:
+        assert ended.out == ""
+    ((_, (turn,)),) = kept(path)
+    assert (turn.question, turn.answer, turn.finish) == ("what are tides?", "", "length")
+    assert turn.model == "starter"
+    again = run(*ASK, "--continue", "well?")
+    assert "Continuing conversation 1" in again.err
 
 
 def test_that_nobody_may_write_down_is_said(start_echo: StartEcho, path: Path) -> None:

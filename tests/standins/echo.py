@@ -149,7 +149,7 @@ class EchoService:
             while self._must_wait(word) and not self._is_ended(request):
                 time.sleep(0.01)
             said += 1
-            outlet.reply(Token(request.request_id, said, piece))
+            outlet.reply(Token(request.request_id, said, piece, reasoning=self._options.think))
             if said == self._options.crash_after:
                 while not outlet.queue.empty():
                     time.sleep(0.01)  # the host's thread sends them
@@ -162,6 +162,7 @@ class EchoService:
             planted = " ".join(words[1:]) or "A planted failure."
             outlet.reply(Failed("planted", planted, "", request.request_id))
             return
+        reason = "length" if self._options.think and reason == "stop" else reason
         elapsed = time.monotonic() - began
         outlet.reply(
             Done(
@@ -222,6 +223,7 @@ def parse(arguments: list[str], known: argparse.Namespace | None = None) -> argp
     parser.add_argument("--fetch-ms", type=float, default=50, help="between two such events")
     parser.add_argument("--transferring", metavar="MODEL", help="be a download worker at work")
     parser.add_argument("--notice", action="append", default=[], help="what it tells people")
+    parser.add_argument("--think", action="store_true", help="come to no answer, only thoughts")
     parser.add_argument("--recite", action="store_true", help="answer with all it was told")
     parser.add_argument("--knows", metavar="TEXT", help="say this in every answer, too")
     parser.add_argument("--learnt", metavar="TEXT", help="and this with an adapter")

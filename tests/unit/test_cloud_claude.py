@@ -113,9 +113,9 @@ def test_a_custom_server_is_sent_the_sampling() -> None:
     [
         ("end_turn", "stop"),
         ("stop_sequence", "stop"),
-        ("tool_use", "stop"),
-        ("pause_turn", "stop"),
-        ("something new", "stop"),
+        ("tool_use", "tool_call"),
+        ("pause_turn", "other"),
+        ("something new", "other"),
         ("max_tokens", "length"),
         ("model_context_window_exceeded", "length"),
         ("refusal", "refusal"),
@@ -123,6 +123,17 @@ def test_a_custom_server_is_sent_the_sampling() -> None:
 )
 def test_finish_reasons(stop_reason: str, finish_reason: str) -> None:
     assert done(stream(start(), text("a"), end(stop_reason), STOP)).finish_reason == finish_reason
+
+
+def test_a_reason_that_is_not_known_is_named_without_what_a_terminal_would_obey() -> None:
+    def notices(reason: str) -> tuple[str, ...]:
+        return done(stream(start(), text("a"), end(reason), STOP)).notices
+
+    what = "The server ended the answer for a reason that is not known here"
+    assert notices("something new") == (f"{what} (something new).",)
+    assert notices("n" * 999) == (f"{what} ({'n' * 40}).",)
+    assert notices("\x1b[2J") == (f"{what} ().",)
+    assert notices("end_turn") == ()
 
 
 def test_usage_counts_cached_input_and_keeps_what_a_later_event_leaves_out() -> None:

@@ -315,6 +315,21 @@ class TestAnAnswer:
         written = answering.record(turn, 5.0)
         assert (written.answer, written.finish, written.complete) == ("half said", finish, False)
 
+    @pytest.mark.parametrize("said", ["", " \n"])
+    def test_without_text_is_no_answer(self, said: str) -> None:
+        answering = Answering("question", False, lambda: "")
+        steps = (Routed(self.decision), Token("r", 1, "Hm", reasoning=True), Token("r", 2, said))
+        list(answering.watch((*steps, self.end("length"))))
+        assert answering.empty is not None
+        assert "still thinking" in answering.empty.message
+        assert answering.record(answering.turn(answer_private=False), 5.0).finish == "length"
+
+    def test_that_has_text_or_was_cancelled_is_not_empty(self) -> None:
+        assert self.watched(self.end("stop")).empty is None
+        answering = Answering("question", False, lambda: "")
+        list(answering.watch((Routed(self.decision), self.end("cancelled"))))
+        assert answering.empty is None
+
     def test_that_never_began_is_an_empty_turn(self) -> None:
         answering = Answering("question", False, lambda: "")
         list(answering.watch([Failed("busy", "Busy.")]))

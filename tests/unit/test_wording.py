@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shammah.answer_line import REASONS, describe_answer
+from shammah.answer_line import REASONS, describe_answer, describe_empty
 from shammah.bus.messages import (
     Done,
     Downloading,
@@ -189,10 +189,34 @@ def test_an_answer_in_one_line(answer: Done, words: str) -> None:
         ("cancelled", "20 tokens"),
         ("length", "cut at the length limit"),
         ("refusal", "refused"),
+        ("timeout", "cut at the time limit"),
+        ("tool_call", "ended by calling a tool"),
+        ("other", "ended for an unknown reason"),
     ],
 )
 def test_an_answer_that_ended_otherwise_says_so(reason: str, ending: str) -> None:
     assert describe_answer(done(finish_reason=reason), LOCAL).endswith(ending)
+
+
+@pytest.mark.parametrize(
+    ("role", "reason", "thought", "words"),
+    [
+        ("inference", "length", True, "limit of 20 tokens before it began to answer: it was still"),
+        ("inference", "length", True, "Raise --max-tokens, or inference.max_new_tokens"),
+        ("cloud", "length", False, "before it began to answer. Raise --max-tokens, or cloud.max"),
+        ("cloud", "refusal", False, "Claude refused to answer. Ask in other words, or ask the l"),
+        ("inference", "refusal", False, "The local model refused to answer. Ask in other words."),
+        ("cloud", "tool_call", False, "Claude called a tool instead of answering"),
+        ("cloud", "stop", False, "Claude ended its answer without any text. Ask again"),
+        ("inference", "stop", True, "The local model ended its answer without any text, after th"),
+        ("cloud", "other", False, "for an unknown reason. A notice. Ask again."),
+    ],
+)
+def test_an_answer_without_text_says_what_happened_and_what_to_do(
+    role: str, reason: str, thought: bool, words: str
+) -> None:
+    ended = done(finish_reason=reason, provenance=Provenance(role, "m"), notices=("A notice.",))
+    assert words in describe_failure(describe_empty(ended, thought=thought))
 
 
 def test_one_token_is_one_token() -> None:

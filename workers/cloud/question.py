@@ -84,6 +84,7 @@ class Question:
             async with asyncio.timeout(request.timeout_s):
                 await self._ask(call)
             finish_reason = self._reading.finish_reason
+            notices += self._reading.notices
         except asyncio.CancelledError:
             finish_reason = "cancelled"
         except TimeoutError:

@@ -11,10 +11,17 @@ if TYPE_CHECKING:
     from anthropic.types import RawMessageStreamEvent
 
 _FINISH_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_use": "tool_call",
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "refusal": "refusal",
 }
+
+
+STOP_REASON_MAX = 40
+"""Characters of a stop reason that are shown."""
 
 
 class MalformedStreamError(Exception):
@@ -46,7 +53,15 @@ class Reading:
     @property
     def finish_reason(self) -> str:
         """``stop_reason`` in the words of `Done`."""
-        return _FINISH_REASONS.get(self.stop_reason or "", "stop")
+        return _FINISH_REASONS.get(self.stop_reason or "", "other")
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a person should know of how the answer ended."""
+        if self.finish_reason != "other":
+            return ()
+        reason = _printable(self.stop_reason)[:STOP_REASON_MAX]
+        return (f"The server ended the answer for a reason that is not known here ({reason}).",)
 
     def take(self, event: RawMessageStreamEvent) -> str:
         """Take one event in; returns the new text, always whole characters.
