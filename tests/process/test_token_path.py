@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
+from shammah.bus.endpoints import RoleLock
 from shammah.bus.messages import Identity, Token
 from tests.standins.sandbox import Sandbox
 from workers.host import TICK_MS, Host
@@ -33,14 +34,15 @@ class Counted(Host):
 
 @pytest.fixture
 def host(sandbox: Sandbox) -> Iterator[Counted]:
-    host = Counted(Idle(), Identity("inference", "m", "d"), sandbox.endpoints, 60.0)
+    lock = RoleLock(sandbox.endpoints.lock("inference"))
+    assert lock.acquire()
+    host = Counted(Idle(), Identity("inference", "m", "d"), sandbox.endpoints, lock, 60.0)
     yield host
     host._stopping = "the test is over"
-    host._requests.close()
-    host._events.close()
-    host._context.term()
+    host._sockets.close()
     host._wake_in.close()
     host._wake_out.close()
+    lock.release()
 
 
 @pytest.fixture
