@@ -72,6 +72,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "workers.__main__": HEAVY,
     "workers.download": HEAVY - {"huggingface_hub"},
     "workers.cloud": HEAVY - {"anthropic"},
+    "workers.text": HEAVY,
     "workers.inference": {"anthropic"},
     "workers.train": {"anthropic"},
 }

@@ -85,7 +85,8 @@ def _serve(results: list[StepResult], stops: tuple[str, ...] = ()) -> tuple[str,
         encode=lambda messages: (1, 2),
         detokenizer=lambda begun: Letters(),
         begins_thinking=lambda prompt: False,
-        end_of_turn=frozenset(),
+        stop_ids=frozenset(),
+        notices=lambda messages: (),
     )
     ready = Ready("m", "r", "cpu", "float32", "", 1000, "e")
     engine: Any = Scripted(results, inbox)

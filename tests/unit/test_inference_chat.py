@@ -44,7 +44,7 @@ def test_control_tokens_in_a_message_are_text(tmp_path: Path) -> None:
 
 def test_the_end_of_a_turn_is_found_in_the_template(tmp_path: Path) -> None:
     chat = _load(tmp_path)
-    assert chat.end_of_turn == {make_tokenizer(tmp_path).token_to_id(IM_END)}
+    assert chat.stop_ids == {make_tokenizer(tmp_path).token_to_id(IM_END)}
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,15 @@ def test_the_end_of_a_turn_is_found_in_the_template(tmp_path: Path) -> None:
         "nothing of it",
     ],
 )
-def test_without_a_token_after_the_answer_there_is_no_end(
+def test_without_a_token_after_the_answer_the_named_one_ends_it(
     tmp_path: Path, template: str | None
 ) -> None:
-    assert _load(tmp_path, template).end_of_turn == frozenset()
+    end = make_tokenizer(tmp_path, template).token_to_id(IM_END)
+    assert ChatFormat.load(tmp_path).stop_ids == {end}
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del config["eos_token"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert ChatFormat.load(tmp_path).stop_ids == frozenset()
 
 
 def test_a_model_without_template_says_so(tmp_path: Path) -> None:
@@ -69,9 +74,8 @@ def test_a_model_without_template_says_so(tmp_path: Path) -> None:
 
 
 def test_a_template_that_refuses_gives_its_reason(tmp_path: Path) -> None:
-    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}"
-    chat = _load(tmp_path, template + "{% endif %}x")
-    with pytest.raises(ShammahError, match="no system") as caught:
+    chat = _load(tmp_path, "{{ raise_exception('no greetings') }}")
+    with pytest.raises(ShammahError, match="no greetings") as caught:
         chat.encode(HELLO)
     assert caught.value.code == "messages_invalid"
 
@@ -147,6 +151,8 @@ def test_as_transformers_does(tmp_path: Path, name: str) -> None:
             ChatMessage("assistant", "yes"),
             ChatMessage("user", text[::-1]),
         ]
+        if name == "loop controls":  # it would leave the system prompt out without a word
+            messages = messages[1:]
         expected = theirs.apply_chat_template(
             [{"role": m.role, "content": m.content} for m in messages],
             add_generation_prompt=True,

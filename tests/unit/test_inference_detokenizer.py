@@ -33,7 +33,7 @@ def fallback() -> Tokenizer:
 
 
 def _stream(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    detokenizer = Detokenizer(tokenizer, find_byte_tokens(tokenizer))
+    detokenizer = Detokenizer(tokenizer.decode, find_byte_tokens(tokenizer))
     return [detokenizer.add(token) for token in ids]
 
 

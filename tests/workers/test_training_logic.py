@@ -15,6 +15,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from shammah.bus.messages import ChatMessage
@@ -259,7 +260,8 @@ def test_plain_conversations_are_what_transformers_makes_of_them() -> None:
 def test_the_answer_is_learnt_up_to_the_token_that_ends_it() -> None:
     encoder = ChatEncoder.load(starter())
     one = encoder.encode(Example((("user", "Who made Orrin?"),), "Ada Vey did.", 3.0))
-    answer = encoder._tokenizer.decode(one.ids[one.prompt_length :])
+    tokenizer = Tokenizer.from_file(str(starter() / "tokenizer.json"))
+    answer = tokenizer.decode(one.ids[one.prompt_length :], skip_special_tokens=False)
     assert answer == "Ada Vey did.<|im_end|>"
     assert one.weight == 3.0
     assert one.ids[: one.prompt_length] == encoder.encode_prompt((("user", "Who made Orrin?"),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tokenizers import Tokenizer
 
@@ -37,7 +37,7 @@ class Detokenizer:
     the characters before them.
 
     Args:
-        tokenizer: the model's.
+        decode: tokens to text, without the special ones.
         byte_tokens: see `find_byte_tokens`.
         begun: tokens that the answer has already; they give no text, but a token's text can
             depend on whether it is the first (the blank before a word).
@@ -45,11 +45,11 @@ class Detokenizer:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        decode: Callable[[Sequence[int]], str],
         byte_tokens: Mapping[int, int],
         begun: Sequence[int] = (),
     ) -> None:
-        self._tokenizer = tokenizer
+        self._decode = decode
         self._byte_tokens = byte_tokens
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._window: list[int] = []  # what was returned last, and all that came since
@@ -85,7 +85,3 @@ class Detokenizer:
             self._returned = len(self._window)
             self._text = self._decode(self._window)
         return self._utf8.decode(b"", final=True) + new
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text

@@ -57,7 +57,7 @@ class LoadedModel:
     @property
     def stop_ids(self) -> frozenset[int]:
         """The tokens that end an answer."""
-        return self.defaults.stop_ids | self.chat.end_of_turn
+        return self.defaults.stop_ids | self.chat.stop_ids
 
 
 class LoadWatcher(Protocol):

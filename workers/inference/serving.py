@@ -145,9 +145,9 @@ class Serving:
             )
         context = self._model.ready.context_length
         prompt = fit(request.messages, self._model.chat.encode, context, wanted)
-        notices: tuple[str, ...] = ()
+        notices = self._model.chat.notices(request.messages)
         if prompt.left_out:
-            notices = (
+            notices += (
                 f"The conversation has grown beyond the {context:,} tokens that the local model "
                 f"holds: its first {prompt.left_out} messages were left out.",
             )

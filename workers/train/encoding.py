@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shammah.errors import ShammahError
 from shammah.examples import Example, Prompt
-
-_BEGIN, _END = "\ufdd0", "\ufdd1"
-"""Around what looks like a control token in a message, while the template is applied: Unicode
-has set these two aside for a program's own use."""
-_MARKED = re.compile(f"{_BEGIN}([^{_BEGIN}{_END}]*){_END}")
+from workers.text.model_text import ModelText
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +27,10 @@ class EncodedExample:
 
 
 class ChatEncoder:
-    """A model's tokenizer with its chat template.
+    """A model's tokenizer with its chat template."""
 
-    Args:
-        tokenizer: transformers' own.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder
-        self._special = {number for number, token in added.items() if token.special}
-        texts = sorted((added[n].content for n in self._special), key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, texts)) if texts else r"(?!)")
+    def __init__(self, text: ModelText) -> None:
+        self._text = text
 
     @classmethod
     def load(cls, directory: Path) -> ChatEncoder:
@@ -53,25 +39,14 @@ class ChatEncoder:
         Raises:
             ShammahError: ``model_corrupt`` or ``chat_template_missing``.
         """
-        from transformers import PreTrainedTokenizerFast
-
-        try:
-            # As the engines read it: AutoTokenizer would rebuild some tokenizers with the
-            # rules that their model type usually has.
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-        except Exception as error:
-            raise ShammahError(
-                "model_corrupt",
-                f"The model's tokenizer cannot be read ({error}).",
-                "Fetch the model again, or name another one with --model.",
-            ) from error
-        if tokenizer.chat_template is None:
+        text = ModelText.load(directory)
+        if text.template is None:
             raise ShammahError(
                 "chat_template_missing",
                 "The model has no chat template: it continues text and cannot be taught answers.",
                 "Name an Instruct or Chat model with --model.",
             )
-        return cls(tokenizer)
+        return cls(text)
 
     def encode_prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """The conversation up to where an answer begins.
@@ -91,54 +66,33 @@ class ChatEncoder:
         whole = self._apply((*example.prompt, ("assistant", example.response)), ask=False)
         if tuple(whole[: len(prompt)]) != prompt:
             # A template that writes an answer of the past otherwise than one that comes.
-            whole = [*prompt, *self._ids(self._mark(example.response)), *self._end_of_turn()]
-        end = self._last_end(whole, len(prompt))
-        return EncodedExample(tuple(whole[:end]), len(prompt), example.weight)
+            end = self._text.end
+            ending = () if end is None else (end,)
+            whole = [*prompt, *self._text.encode_text(example.response), *ending]
+        whole = whole[: self._last_end(whole, len(prompt))]
+        return EncodedExample(tuple(whole), len(prompt), example.weight)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without those that only control."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
+        return self._text.decode(ids)
 
     def _apply(self, messages: Sequence[tuple[str, str]], *, ask: bool) -> list[int]:
-        conversation = [{"role": role, "content": self._mark(text)} for role, text in messages]
         try:
-            rendered: str = self._tokenizer.apply_chat_template(
-                conversation, add_generation_prompt=ask, tokenize=False
-            )
+            return self._text.encode(messages, ask=ask)
+        except ShammahError:
+            raise
         except Exception as error:  # a template is a program of strangers
             raise ShammahError(
                 "messages_invalid",
                 f"The model's chat template refuses an example ({error}).",
                 "Leave it out, or take its system prompt away.",
             ) from error
-        return self._ids(rendered)
-
-    def _mark(self, content: str) -> str:
-        """``content`` with its control tokens marked: written out in a text they are text, and
-        only the template ends turns and changes roles."""
-        plain = content.replace(_BEGIN, "\ufffd").replace(_END, "\ufffd")
-        return self._control.sub(lambda found: f"{_BEGIN}{found[0]}{_END}", plain)
-
-    def _ids(self, text: str) -> list[int]:
-        backend = self._tokenizer.backend_tokenizer
-        ids: list[int] = []
-        for place, part in enumerate(_MARKED.split(text)):  # odd parts are what was marked
-            part = part.replace(_BEGIN, "").replace(_END, "")
-            backend.encode_special_tokens = bool(place % 2)
-            ids += backend.encode(part, add_special_tokens=False).ids
-        backend.encode_special_tokens = False
-        return ids
-
-    def _end_of_turn(self) -> list[int]:
-        end = self._tokenizer.eos_token_id
-        return [] if end is None else [end]
 
     def _last_end(self, ids: Sequence[int], start: int) -> int:
         """Where the answer ends: after its last special token, without the line end that
         templates write behind it."""
         for place in range(len(ids) - 1, start - 1, -1):
-            if ids[place] in self._special:
+            if ids[place] in self._text.hidden | self._text.ends:
                 return place + 1
         return len(ids)
 

@@ -13,6 +13,7 @@ from shammah.bus.training import MergeAdapter, Merged
 from shammah.config import Settings
 from shammah.errors import ShammahError
 from workers.environment import prepare_libraries
+from workers.text.model_text import FILES
 from workers.train.base_model import Arithmetic, load_base, revision_of
 from workers.train.run import locate
 
@@ -69,7 +70,7 @@ def write_model(model: Any, source: Path, target: Path) -> None:
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
             model.save_pretrained(made)
-            for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            for name in FILES:
                 if (source / name).exists():
                     shutil.copyfile(source / name, made / name)
             made.rename(target)

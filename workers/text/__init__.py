@@ -1,0 +1,1 @@
+"""How a model's files say that conversations are written: read once, for answers and training."""

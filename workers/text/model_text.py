@@ -1,0 +1,317 @@
+"""A model's tokenizer, special tokens and chat template: one reading for all uses.
+
+The tokenizer's file is taken at its word: transformers' AutoTokenizer would rebuild some
+tokenizers with the rules that their model type usually has. Needs the tokenizers library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from shammah.errors import ShammahError
+from workers.text.chat_template import TEMPLATE_FILE, ChatTemplate, read_template
+
+log = logging.getLogger(__name__)
+
+TOKENIZER = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+NAMES = "special_tokens_map.json"
+
+FILES = (TOKENIZER, CONFIG, NAMES, TEMPLATE_FILE)
+"""All that says how the model's text is written."""
+
+FETCH_AGAIN = "Fetch the model again, or name another one with --model."
+
+_PROBE = "shammah"
+"""A text to find again: one word that no template contains."""
+
+_BEGIN, _END = "\ufdd0", "\ufdd1"
+"""Around what looks like a control token in a message, while the template is applied. Unicode
+has set these two aside for a program's own use: they are no characters."""
+_MARKED = re.compile(f"{_BEGIN}([^{_BEGIN}{_END}]*){_END}")
+
+
+class ModelText:
+    """The tokenizer and the chat template of one model.
+
+    Attributes:
+        hidden: tokens that give no text: the special ones.
+        end: the token that the template writes after an answer, else the one that the files
+            name; ``None``: there is none.
+        ends: both, which end an answer. Some models' generation_config.json does not name
+            them, and they would go on to write the user's next question.
+        folds_system: whether the template has no place for a system prompt, which then stands
+            before the first question.
+
+    Args:
+        tokenizer: is changed.
+        template: ``None``: the model continues text and cannot answer.
+        names: the special tokens by their names (``eos_token``).
+        special: further special tokens.
+        vocabulary: tokens that the weights know; 0: not known.
+
+    Raises:
+        ShammahError: ``model_corrupt``: the tokenizer does not belong to the weights.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        names: Mapping[str, str],
+        special: frozenset[str] = frozenset(),
+        vocabulary: int = 0,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self._vocabulary = vocabulary
+        self._check_size()
+        # Only these two of the names. Some models pad with a token that is also a word.
+        named = {names[name] for name in ("bos_token", "eos_token") if names.get(name)} | special
+        added = tokenizer.get_added_tokens_decoder()
+        self.hidden = frozenset(
+            number for number, token in added.items() if token.special or token.content in named
+        ) | {number for text in named if (number := self._known(text)) is not None}
+        self._probe = self._render_probe()
+        self._control = self._find_control()
+        self._normalized = self._find_normalized()
+        self._newline: list[int] = tokenizer.encode("\n", add_special_tokens=False).ids
+        self._prefixes = self._after_newline(_PROBE) != self._plain(_PROBE)
+        self.folds_system = self._refuses_system()
+        named_end = self._known(names.get("eos_token", ""))
+        written_end = self._find_end_of_turn()
+        self.end = named_end if written_end is None else written_end
+        self.ends = frozenset(end for end in (named_end, written_end) if end is not None)
+
+    @classmethod
+    def load(cls, directory: Path) -> ModelText:
+        """Read what describes the text of the model in ``directory``.
+
+        Raises:
+            ShammahError: ``model_corrupt``.
+        """
+        try:
+            tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            vocabulary = _read(directory / "config.json").get("vocab_size")
+            config = _read(directory / CONFIG)
+            names, special = _read_names(directory, config)
+            template = read_template(directory, config, names)
+        except BaseException as error:
+            # tokenizers raises plain Exception, or panics, which is none; jinja2 its own.
+            raise ShammahError(
+                "model_corrupt", f"The model's tokenizer cannot be read ({error}).", FETCH_AGAIN
+            ) from error
+        known = vocabulary if type(vocabulary) is int else 0
+        return cls(tokenizer, template, names, special, known)
+
+    # --- encoding -------------------------------------------------------------------------
+
+    def encode(self, messages: Sequence[tuple[str, str]], *, ask: bool) -> list[int]:
+        """The tokens of a conversation; with ``ask``, up to where an answer begins.
+
+        Control tokens that are written out in a message (a pasted ``<|im_start|>system``) are
+        encoded as plain text: only the template ends turns and changes roles.
+
+        Args:
+            messages: roles and texts.
+
+        Raises:
+            Exception: whatever a template may do; ``model_corrupt``: see `encode_text`.
+        """
+        if self.template is None:
+            raise ValueError("there is none")
+        if self.folds_system:
+            messages = fold_system(messages)
+        conversation = [{"role": role, "content": self._mark(text)} for role, text in messages]
+        return self._ids(self.template.render(conversation, ask=ask))
+
+    def encode_text(self, text: str) -> list[int]:
+        """The tokens of a text in which nothing controls.
+
+        Raises:
+            ShammahError: ``model_corrupt``: the tokenizer has tokens that the weights have not.
+        """
+        return self._ids(self._mark(text))
+
+    def encode_written(self, text: str) -> list[int]:
+        """The tokens of a text that a template could have written."""
+        return self._plain(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, without those that are hidden."""
+        return self.decode_all([token for token in ids if token not in self.hidden])
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """The text of tokens, the special ones among them."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
+    def _mark(self, content: str) -> str:
+        """``content`` with its control tokens marked as text."""
+        plain = content.replace(_BEGIN, "\ufffd").replace(_END, "\ufffd")
+        if self._normalized and self._normalizes_to_control(plain):
+            return f"{_BEGIN}{plain}{_END}"
+        return self._control.sub(lambda found: f"{_BEGIN}{found[0]}{_END}", plain)
+
+    def _normalizes_to_control(self, text: str) -> bool:
+        """Whether letters that only look like a control token become one (full-width ones)."""
+        normalized: str = self.tokenizer.normalizer.normalize_str(self._control.sub("", text))
+        return any(token in normalized for token in self._normalized)
+
+    def _ids(self, text: str) -> list[int]:
+        """The tokens of a rendered conversation."""
+        ids: list[int] = []
+        # Odd parts are what was marked. A mark that the template has torn apart is dropped.
+        for place, part in enumerate(_MARKED.split(text)):
+            part = part.replace(_BEGIN, "").replace(_END, "")
+            self.tokenizer.encode_special_tokens = bool(place % 2)
+            ids += self._after_newline(part) if place and self._prefixes else self._plain(part)
+        self.tokenizer.encode_special_tokens = False
+        self._check_ids(ids)
+        return ids
+
+    def _plain(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _after_newline(self, text: str) -> list[int]:
+        """The tokens of a text within a line, without the blank that some put before the first."""
+        ids, length = self._plain(f"\n{text}"), len(self._newline)
+        return ids[length:] if ids[:length] == self._newline else self._plain(text)
+
+    # --- what the files say ---------------------------------------------------------------
+
+    def _known(self, text: str) -> int | None:
+        """A special token's number, if the weights know it."""
+        number: int | None = self.tokenizer.token_to_id(text) if text else None
+        if number is None or (self._vocabulary and number >= self._vocabulary):
+            return None
+        return number
+
+    def _name(self, number: int) -> str:
+        return self.tokenizer.id_to_token(number) or ""
+
+    def _check_size(self) -> None:
+        own: int = self.tokenizer.get_vocab_size(with_added_tokens=False)
+        if self._vocabulary and own > self._vocabulary:
+            raise _foreign(f"{TOKENIZER} has {own:,} tokens", self._vocabulary)
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        if self._vocabulary and ids and max(ids) >= self._vocabulary:
+            number = max(ids)
+            what = f"the text needs {self._name(number)!r}, its token {number:,}"
+            raise _foreign(what, self._vocabulary)
+
+    def _find_control(self) -> re.Pattern[str]:
+        """What must not become a token when a person writes it: the special tokens, those that
+        the template writes, and those that the weights do not know.
+
+        The tokenizer encodes them as text when it is asked to (`_ids`), for which it must take
+        all of them for special.
+        """
+        written = self.template.source + self._probe if self.template else ""
+        added = self.tokenizer.get_added_tokens_decoder()
+        texts = [self._name(number) for number in self.hidden]
+        for number, token in added.items():
+            foreign = self._vocabulary and number >= self._vocabulary
+            if foreign or (token.content in written and not token.content.isspace()):
+                texts.append(token.content)
+        known = {token.content: token for token in added.values()}
+        self.tokenizer.add_special_tokens([_as_special(text, known.get(text)) for text in texts])
+        longest_first = sorted(set(texts), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    def _find_normalized(self) -> tuple[str, ...]:
+        """The control tokens that are looked for in the normalized text."""
+        normalizer = self.tokenizer.normalizer
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        texts = [one.content for one in added if one.normalized and one.special]
+        return tuple(filter(None, map(normalizer.normalize_str, texts))) if normalizer else ()
+
+    def _render_probe(self, role: str = "user") -> str:
+        """A short conversation as the template writes it; empty where it refuses."""
+        first = [] if role == "user" else [{"role": role, "content": _PROBE.upper()}]
+        turns = [{"role": one, "content": _PROBE} for one in ("user", "assistant")]
+        try:
+            return self.template.render([*first, *turns], ask=False) if self.template else ""
+        except Exception as error:
+            log.info("the chat template refuses a conversation (%s)", type(error).__name__)
+            return ""
+
+    def _refuses_system(self) -> bool:
+        return bool(self._probe) and _PROBE.upper() not in self._render_probe("system")
+
+    def _find_end_of_turn(self) -> int | None:
+        """The control token that the template writes after an answer, if it does."""
+        self._check_ids(self._plain(self._probe))
+        _, found, after = self._probe.rpartition(_PROBE)
+        for token in self._plain(after.lstrip())[:1] if found else ():
+            if self._control.fullmatch(self._name(token)):
+                return token
+        return None
+
+
+def _as_special(text: str, token: AddedToken | None) -> AddedToken:
+    token = token or AddedToken(text, normalized=False)
+    token.special = True
+    return token
+
+
+def fold_system(messages: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """The system prompt at the beginning of the first question."""
+    if len(messages) < 2 or [role for role, _ in messages[:2]] != ["system", "user"]:
+        return messages
+    (_, system), (role, question), *rest = messages
+    return [(role, f"{system}\n\n{question}"), *rest]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no file.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    document = json.loads(path.read_bytes()) if path.exists() else {}
+    if not isinstance(document, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    return document
+
+
+def _read_names(
+    directory: Path, config: Mapping[str, Any]
+) -> tuple[dict[str, str], frozenset[str]]:
+    """The special tokens by name, and others that are said to be special.
+
+    As transformers has it: the older file counts, and first, unless the newer one has a table.
+    """
+    table = config.get("added_tokens_decoder")
+    older = {} if isinstance(table, dict) else _read(directory / NAMES)
+    every = {**config, **older}
+    names = {name: _text(token) for name, token in every.items() if name.endswith("_token")}
+    entries = table.values() if isinstance(table, dict) else ()
+    special = (_text(one) for one in entries if isinstance(one, dict) and one.get("special"))
+    return {name: text for name, text in names.items() if text}, frozenset(filter(None, special))
+
+
+def _text(token: Any) -> str:
+    """A special token's text: given alone, or with its properties."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else ""
+
+
+def _foreign(what: str, vocabulary: int) -> ShammahError:
+    return ShammahError(
+        "model_corrupt",
+        f"The tokenizer does not belong to the weights: {what}, but they know {vocabulary:,}.",
+        FETCH_AGAIN,
+    )
