@@ -30,9 +30,9 @@ def main() -> int:
                 # would be a traceback, or vanish.
                 _signal.signal(_signal.SIGINT, _leave_at_once)
                 os.write(1, _PASTE_ON + PROMPT if _knows_marks() else PROMPT)
-            from shammah.environment import make_absolute
+            from shammah.environment import prepare
 
-            make_absolute(os.environ)
+            prepare(os.environ)
             from shammah.repl.loop import open_repl
 
             try:
@@ -52,9 +52,9 @@ def main() -> int:
         except OSError:  # `run` fails in the same way, and says so as of every command
             pass
     try:
-        from shammah.environment import make_absolute
+        from shammah.environment import prepare
 
-        make_absolute(os.environ)
+        prepare(os.environ)
         if arguments in _ONCE:
             from shammah.status_once import show_once
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import shutil
@@ -15,6 +14,7 @@ import click
 from shammah import __version__
 from shammah.bus.endpoints import ROLES, open_endpoints
 from shammah.config_cli import config
+from shammah.environment import mend_streams
 from shammah.errors import ExitCode, ShammahError
 from shammah.history_cli import history
 from shammah.models_cli import licence_option, model_option, models
@@ -29,7 +29,7 @@ SINCE = "From 90s, 10m, 2h, 7d, 2w ago, 14:30 or 2026-11-24 on."
 def run(arguments: list[str]) -> int:
     """Run a command line and return the exit status; never a traceback for what is expected."""
     try:
-        _mend_streams()  # it writes what is still to be written
+        mend_streams()  # it writes what is still to be written
         if "_SHAMMAH_COMPLETE" in os.environ:
             from shammah.completion import declare_prompt_options
 
@@ -78,16 +78,6 @@ def _complain(sentence: str) -> None:
 def _forget_output() -> None:
     """Or Python would complain again at exit about what could not be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _mend_streams() -> None:
-    """Have three streams that can be written whatever the text and the locale."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the whole run
-        elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace" if mode == "w" else "surrogateescape")
 
 
 def _finite(

@@ -151,7 +151,8 @@ class Editor:
         if self._take_over_typed(session):
             interrupts.note()  # in the instant between Enter and now: it is for what begins now
         interrupts.check()
-        return line.encode("utf-8", "replace").decode()  # keys may be no UTF-8
+        # Keys may be no text in the locale's encoding, and perhaps UTF-8 all the same.
+        return line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
     def _take_over_typed(self, session: PromptSession[str]) -> bool:
         """Keep what was typed until the terminal had its lines again; whether Ctrl-C was."""

@@ -62,7 +62,15 @@ def _take_line() -> str:
         raise EOFError from error
     if not line:
         raise EOFError
-    return line.decode("utf-8", "replace").rstrip("\r\n")
+    return _decode(line).rstrip("\r\n")
+
+
+def _decode(line: bytes) -> str:
+    """Most terminals speak UTF-8, whatever the locale says; one that does not speaks that."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return line.decode(sys.stdin.encoding, "replace")
 
 
 def read_paste(begun: str) -> str:

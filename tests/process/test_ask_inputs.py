@@ -86,6 +86,16 @@ def test_bytes_that_are_no_utf_8_are_told(echo: EchoProcess) -> None:
     assert "Standard input: 1 byte of it are no UTF-8." in ended.err
 
 
+@pytest.mark.parametrize("encoding", ["ascii:strict", "ascii"])
+def test_what_the_locale_cannot_write_is_replaced(
+    echo: EchoProcess, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    assert run(*ASK, stdin="a ☃ b").out == "a ? b\n"
+    for command in (("status", "--once"), ("--help",), ("history", "show", "1"), ("doctor",)):
+        assert "Traceback" not in run(*command).said
+
+
 def test_an_answer_in_one_piece(echo: EchoProcess) -> None:
     ended = run(*ASK, "--no-stream", "one two three")
     assert (ended.code, ended.out) == (0, "one two three\n")

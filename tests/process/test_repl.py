@@ -58,6 +58,39 @@ def terminal(echo: EchoProcess, open_terminal: Open) -> Terminal:
     return one
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252:strict", "latin-1"])
+def test_what_the_locale_cannot_write_is_replaced(
+    echo: EchoProcess, record: Record, open_terminal: Open, encoding: str
+) -> None:
+    terminal = open_terminal("--model", "starter", environ={"PYTHONIOENCODING": encoding})
+    terminal.wait_prompt()
+    terminal.ask("a ☃ b")  # before the editor is there
+    assert "a ? b" in terminal.wait_answer()
+    terminal.wait_editor()
+    assert record.questions == ["a ☃ b"]
+    if encoding == "ascii":  # in the others the same keys mean something else
+        terminal.ask("c ☃ d")  # and through it
+        assert "c ? d" in terminal.wait_answer()
+        assert record.questions[1] == "c ☃ d"
+        terminal.wait_editor()
+    terminal.type(CTRL_D)
+    assert terminal.end() == 0
+    assert "Traceback" not in terminal.text
+
+
+def test_a_line_that_is_no_utf_8_is_in_the_locales_encoding(
+    echo: EchoProcess, record: Record, open_terminal: Open
+) -> None:
+    terminal = open_terminal("--model", "starter", environ={"PYTHONIOENCODING": "latin-1"})
+    terminal.wait_prompt()
+    os.write(terminal.child.child_fd, "schön\r".encode("latin-1"))
+    assert record.wait(1) == ["schön"]
+    terminal.wait_answer()
+    terminal.wait_editor()
+    terminal.type(CTRL_D)
+    assert terminal.end() == 0
+
+
 @pytest.fixture
 def with_stand_ins(
     open_terminal: Open, record: Record, monkeypatch: pytest.MonkeyPatch
