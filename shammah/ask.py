@@ -30,7 +30,7 @@ from shammah.history.resuming import read_conversation, take_up
 from shammah.keys import take_secrets
 from shammah.privacy import UNCHECKED, Mark, Outgoing, split_prefix
 from shammah.repl.screen import Screen
-from shammah.repl.terminal import ask_line, forget_typed
+from shammah.repl.terminal import ask_line, forget_typed, take_terminal
 from shammah.router.decision import RouteDecision, Target, Wish
 from shammah.router.explanation import as_document
 from shammah.session import Notice, Routed, Session, Waiting
@@ -207,7 +207,7 @@ class _Answer:
         """Say why the question is private, and be there to be asked."""
         if mark.why:
             self._screen.hint(f"Private, because {mark.why}: it stays on this machine.")
-        if sys.stdin.isatty() and self._screen.terminal:
+        if session.settings.cloud.use == "ask" and self._screen.terminal and take_terminal():
             session.gate.ask = lambda outgoing: self._consent(session, outgoing)
 
     def _consent(self, session: Session, outgoing: Outgoing) -> Consent:

@@ -66,7 +66,7 @@ def run(line: str, context: Context) -> None:
     name, _, argument = (line[1:].strip() or "help").partition(" ")
     if name.endswith("!"):
         name, argument = name[:-1], f"! {argument}"
-    command, screen = COMMANDS.get(name), context.screen
+    command, screen = COMMANDS.get(ALIASES.get(name, name)), context.screen
     if command is None:
         error = _unknown(name)
         screen.error(error.message, error.hint)
@@ -94,6 +94,7 @@ def _help(context: Context) -> None:
     from shammah.repl.help import describe_command, describe_help
 
     if name := context.argument.removeprefix("/"):
+        name = ALIASES.get(name, name)
         if name not in COMMANDS:
             raise _unknown(name)
         context.screen.line(describe_command(name, COMMANDS[name][0], context.screen.columns))
@@ -286,8 +287,24 @@ def _config(context: Context) -> None:
     context.screen.hint(f"Their file is {settings.home / 'config.toml'}.")
 
 
+def _cost(context: Context) -> None:
+    context.screen.line(describe_spending(context.spending) or "Nothing was spent yet.")
+    context.screen.hint("/why tells of one answer, `shammah egress` of all that Claude was sent.")
+
+
+def _compact(context: Context) -> None:
+    context.screen.hint(
+        "There is nothing to do: when a conversation outgrows the model, its oldest turns are left "
+        "out, and the answer says so. /clear begins a new one, /undo takes the last turn out."
+    )
+
+
 def _quit(context: Context) -> None:
     raise EOFError
+
+
+ALIASES = {"exit": "quit", "bye": "quit", "q": "quit", "new": "clear", "reset": "clear"}
+"""What other programs call them."""
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Context], None]]] = {
@@ -334,6 +351,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Context], None]]] = {
     "save": ("saves this one: /save FILE.md or .jsonl, /save! overwrites", history_commands.save),
     "system": ("shows the system prompt, or sets it: /system Answer in French.", _system),
     "raw": ("shows answers as they are written, and back", _raw),
+    "cost": ("shows the tokens of this session, and what they cost", _cost),
+    "compact": ("says what becomes of a conversation that is too long", _compact),
     "config": ("shows the settings that are not the defaults", _config),
     "clear": ("begins a new conversation", _clear),
     "quit": ("leaves", _quit),

@@ -8,7 +8,7 @@ from shammah.folding import fold
 
 GROUPS = {
     "Answers": ("why", "redo", "edit", "good", "bad", "fix", "feedback", "undo", "raw"),
-    "Conversation": ("system", "clear", "save", "load", "history", "resume"),
+    "Conversation": ("system", "clear", "save", "load", "history", "resume", "compact"),
     "Who answers": (
         *("private", "local", "cloud", "model", "models", "adapter"),
         *("unload", "join", "takeover"),

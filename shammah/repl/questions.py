@@ -43,7 +43,9 @@ class Questions:
         Raises:
             ShammahError: something cannot be taken along; nothing is to be asked then.
         """
-        files = references.read_references(question.text, self._tell) if with_files else []
+        files: list[Attachment] = []
+        if with_files:
+            files = references.read_references(question.text, self._tell, self._agrees)
         brought = [*self._waiting, *files]
         text = references.compose(question.text, brought)
         private = question.private or any(one.private for one in brought)
@@ -60,10 +62,7 @@ class Questions:
         if not command:
             self._screen.hint("Write a command after !: its output goes with your next question.")
             return
-        forget_typed()
-        self._screen.prompt(f"Run {printable(command)} and add its output? [y]es, [n]o: ")
-        agreed = (ask_line(cancelled) or "").strip().lower() in ("y", "yes")
-        if not agreed:
+        if not self._agrees(f"Run {printable(command)} and add its output?", cancelled):
             self._screen.hint("Not run.")
             return
         try:
@@ -91,6 +90,11 @@ class Questions:
         if session.cloud is None or private:
             return Room(local, None)
         return Room(local, session.settings.cloud.context_length or CLOUD_TOKENS)
+
+    def _agrees(self, question: str, cancelled: Callable[[], bool] = lambda: False) -> bool:
+        forget_typed()
+        self._screen.prompt(f"{question} [y]es, [n]o: ")
+        return (ask_line(cancelled) or "").strip().lower() in ("y", "yes")
 
     def _tell(self, sentence: str) -> None:
         self._screen.hint(printable(sentence))

@@ -12,6 +12,8 @@ from shammah.errors import ShammahError
 from shammah.wording import printable
 
 _REFERENCE = re.compile(r"""(?:^|(?<=\s))@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
+_FILE_NAME = re.compile(r"^[^()\[\]{}]*\w\.[A-Za-z]\w{0,4}$")
+"""A name with an extension, and no program text: ``notes.txt``, not ``app.route('/')``."""
 _AFTER_A_NAME = ".,;:!?)]}'\""
 
 
@@ -44,11 +46,18 @@ def _shown(attachment: Attachment) -> str:
     return f"{attachment.title}:\n{fence(attachment.text, attachment.language)}"
 
 
-def read_references(question: str, tell: Callable[[str], None]) -> list[Attachment]:
+def read_references(
+    question: str, tell: Callable[[str], None], agrees: Callable[[str], bool]
+) -> list[Attachment]:
     """The files that ``question`` names.
 
-    What stands after an ``@`` and is no file is text: a decorator, a person. ``tell`` is given
-    a sentence about what looks like a path and is not there.
+    What stands after an ``@`` and is no file is text: a decorator, a person.
+
+    Args:
+        question: as it was entered.
+        tell: given a sentence about what looks like a path and is not there.
+        agrees: whether the person wants the question to be sent, although what can only be meant
+            for a file is not there: a model would make its content up.
 
     Raises:
         ShammahError: a file cannot be taken.
@@ -67,6 +76,9 @@ def read_references(question: str, tell: Callable[[str], None]) -> list[Attachme
             raise _refused(f"There is no file {name!r:.200}.", "Tab completes names after @.")
         elif path.is_dir():
             tell(f"{name} is a directory: it is sent as text.")
+        elif _FILE_NAME.search(name):
+            if not agrees(f"There is no file {printable(name):.200}. Send it as text?"):
+                raise _refused("Not sent.", "Tab completes names after @.")
         elif "/" in name or "." in name:
             tell(f"There is no file {name}: it is sent as text.")
     return list(found.values())

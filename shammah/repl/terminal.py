@@ -106,6 +106,25 @@ def forget_typed() -> None:
         termios.tcflush(0, termios.TCIFLUSH)
 
 
+def take_terminal() -> bool:
+    """Have the terminal for standard input, which may be a pipe that was read to its end; whether
+    there is one, and it is ours to read (that of a background job is not)."""
+    if os.isatty(0):
+        return True
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        ours = os.tcgetpgrp(terminal) == os.getpgrp()
+        if ours:
+            os.dup2(terminal, 0)
+    except OSError:
+        ours = False
+    os.close(terminal)
+    return ours
+
+
 def ask_line(cancelled: Callable[[], bool]) -> str | None:
     """The next line that is typed, without its end; ``None`` when ``cancelled`` or the terminal
     is gone. `forget_typed` comes before the question."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -295,3 +296,19 @@ def _target(link: Path) -> str:
         return os.readlink(link)
     except OSError:
         return ""
+
+
+@pytest.mark.parametrize(("said", "asked"), [("y", ["hello\n\nfrom a pipe"]), ("n", [])])
+def test_a_question_from_a_pipe_is_asked_about_on_the_terminal(
+    sandbox: Sandbox, cloud: Record, local: Record, said: str, asked: list[str]
+) -> None:
+    (sandbox.shammah_home / "config.toml").write_text('[cloud]\nuse = "ask"\n')
+    command = shlex.join([*WITH_STAND_INS, "ask", "--model", "starter", "--cloud", "hello"])
+    terminal = Terminal("-c", f"echo from a pipe | {command}", command=("/bin/sh",))
+    terminal.expect("Send this question to Claude")
+    terminal.ask(said)
+    assert (terminal.end() == 0) is (said == "y")
+    assert terminal.is_sane()
+    assert [question.strip() for question in cloud.questions] == asked
+    assert local.questions == []
+    terminal.destroy()

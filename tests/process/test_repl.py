@@ -391,6 +391,36 @@ class TestWaysToLeave:
         assert echo.wait() == 0
 
 
+@pytest.mark.parametrize("words", ["/exit", "/bye", "/q"])
+def test_what_other_programs_call_quit_leaves(terminal: Terminal, words: str) -> None:
+    terminal.ask(words)
+    assert_left(terminal)
+
+
+def test_what_other_programs_have_is_answered(terminal: Terminal) -> None:
+    terminal.ask("/cost")
+    terminal.expect("Nothing was spent yet")
+    terminal.ask("hello")
+    terminal.wait_answer()
+    terminal.wait_editor()
+    terminal.ask("/cost")
+    terminal.expect(r"\d+ tokens")
+    terminal.wait_editor()
+    terminal.ask("/compact")
+    terminal.expect("There is nothing to do")
+
+
+def test_a_file_that_is_not_there_is_asked_about(terminal: Terminal, record: Record) -> None:
+    terminal.ask("What is in @nofile.txt?")
+    terminal.expect("There is no file nofile.txt. Send it as text")
+    terminal.ask("n")
+    terminal.expect("Not sent")
+    terminal.wait_editor()
+    terminal.ask("hello")
+    terminal.wait_answer()
+    assert record.questions == ["hello"]
+
+
 class TestTerminals:
     def test_a_dumb_one_gets_no_escape_codes_at_all(
         self, echo: EchoProcess, open_terminal: Open, record: Record

@@ -27,7 +27,7 @@ def told() -> list[str]:
 
 
 def read(question: str, told: list[str]) -> list[Attachment]:
-    return read_references(question, told.append)
+    return read_references(question, told.append, lambda asked: told.append(asked) is None)
 
 
 def refusal(question: str) -> ShammahError:
@@ -49,11 +49,19 @@ def test_what_is_no_file_is_text(files: Path, told: list[str]) -> None:
     assert told == []
     assert read("what is in @src", told) == []
     assert told.pop() == "src is a directory: it is sent as text."
-    assert read("what is @acme/lib or @missing.txt", told) == []
+    assert read("what is @acme/lib, @pytest.fixture, @app.get('/notes.txt')", told) == []
     assert told == [
         "There is no file acme/lib: it is sent as text.",
-        "There is no file missing.txt: it is sent as text.",
+        "There is no file pytest.fixture: it is sent as text.",
+        "There is no file app.get('/notes.txt: it is sent as text.",
     ]
+
+
+def test_the_person_is_asked_about_what_can_only_be_a_file(files: Path, told: list[str]) -> None:
+    assert read("what is in @missing.txt?", told) == []
+    assert told == ["There is no file missing.txt. Send it as text?"]
+    with pytest.raises(ShammahError, match="Not sent"):
+        read_references("what is in @missing.txt?", told.append, lambda asked: False)
 
 
 def test_a_link_names_both_places(files: Path) -> None:
