@@ -5,6 +5,7 @@ Imports torch and transformers only when they are needed.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LAYER = re.compile(r"\.\d+\.")
+_TOKENS = {"bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id"}
 _FETCH_AGAIN = "Fetch the model again, or name another one with --model."
 
 
@@ -55,7 +57,7 @@ def find_class(directory: Path, model_type: str, architecture: str) -> Any:
     Raises:
         ShammahError: ``model_unsupported`` or ``model_config_invalid``.
     """
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
     unsupported = ShammahError(
         "model_unsupported",
@@ -65,10 +67,32 @@ def find_class(directory: Path, model_type: str, architecture: str) -> Any:
     )
     if model_type not in CONFIG_MAPPING:
         raise unsupported
+    found: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(_read_config(directory)), None)
+    if found is None or not found._supports_default_dynamic_cache():
+        raise unsupported
+    return found
+
+
+def _read_config(directory: Path) -> Any:
+    """transformers' configuration of a model, without numbers of tokens that it does not have:
+    nothing is computed with them, but transformers would refuse them.
+
+    Raises:
+        ShammahError: ``model_config_invalid``.
+    """
+    from transformers import CONFIG_MAPPING
+
     try:
-        config = AutoConfig.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
+        document = json.loads((directory / "config.json").read_bytes())
+        size = document["vocab_size"]
+        for name in _TOKENS & document.keys():
+            given = document.get(name)
+            several = isinstance(given, list) and name == "eos_token_id"
+            if not all(
+                type(n) is int and n in range(size) for n in (given if several else [given])
+            ):
+                document[name] = None
+        return CONFIG_MAPPING[document["model_type"]].from_dict(document)
     except Exception as error:
         # transformers raises whatever its validation came across.
         raise ShammahError(
@@ -76,10 +100,6 @@ def find_class(directory: Path, model_type: str, architecture: str) -> Any:
             f"transformers cannot use the model's configuration: {first_line(error)}",
             _FETCH_AGAIN,
         ) from error
-    found: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if found is None or not found._supports_default_dynamic_cache():
-        raise unsupported
-    return found
 
 
 def read_model(model_class: Any, directory: Path, dtype: torch.dtype, **options: Any) -> Any:
@@ -92,6 +112,7 @@ def read_model(model_class: Any, directory: Path, dtype: torch.dtype, **options:
     """
     model, report = model_class.from_pretrained(
         directory,
+        config=_read_config(directory),
         dtype=dtype,
         local_files_only=True,
         trust_remote_code=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,24 +80,55 @@ def test_without_files_the_answer_is_greedy(tmp_path: Path) -> None:
     assert read_defaults(tmp_path).plan.temperature == 0.0
 
 
+DEFAULT = SamplingPlan(temperature=1.0, top_k=50)
+
+
 @pytest.mark.parametrize(
-    ("generation", "config"),
+    ("generation", "plan"),
     [
-        ({"do_sample": True, "temperature": "hot"}, {}),
-        ({"top_p": 7}, {}),
-        ([], {}),
-        ({"eos_token_id": "</s>"}, {}),
-        ({}, {"eos_token_id": [True]}),
-        ({}, {"eos_token_id": -1}),
+        ({"top_k": -1}, replace(DEFAULT, top_k=0)),
+        ({"top_k": 0}, replace(DEFAULT, top_k=0)),
+        ({"top_k": 20.0, "top_p": 1}, replace(DEFAULT, top_k=20)),
+        ({"top_k": -7}, DEFAULT),
+        ({"top_k": True}, DEFAULT),
+        ({"top_k": None}, DEFAULT),
+        ({"top_p": 0}, DEFAULT),
+        ({"top_p": 7, "temperature": 0.5}, replace(DEFAULT, temperature=0.5)),
+        ({"temperature": "hot"}, DEFAULT),
+        ({"temperature": math.nan}, DEFAULT),
+        ({"temperature": 10**400}, DEFAULT),
+        ({"repetition_penalty": 0}, DEFAULT),
+        ({"repetition_penalty": [1.1]}, DEFAULT),
     ],
 )
-def test_a_bad_file_is_refused(tmp_path: Path, generation: Any, config: Any) -> None:
-    with pytest.raises(ShammahError) as caught:
-        read_defaults(_write(tmp_path, generation, config))
-    assert caught.value.code == "model_config_invalid"
+def test_advice_that_cannot_be_followed_is_left_out(
+    tmp_path: Path, generation: dict[str, Any], plan: SamplingPlan
+) -> None:
+    _write(tmp_path, {"do_sample": True, **generation}, {})
+    assert read_defaults(tmp_path).plan == plan
 
 
-def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "generation_config.json").write_bytes(b"{")
-    with pytest.raises(ShammahError, match=r"generation_config\.json cannot be used"):
-        read_defaults(tmp_path)
+@pytest.mark.parametrize(
+    ("generation", "config", "stop_ids"),
+    [
+        ({"eos_token_id": "2"}, {}, {2}),
+        ({"eos_token_id": ["2", 3, None]}, {"eos_token_id": "x"}, {2, 3}),
+        ({"eos_token_id": "</s>"}, {"eos_token_id": 5}, {5}),
+        ({}, {"eos_token_id": [True]}, set()),
+        ({}, {"eos_token_id": -1}, set()),
+        ([], {"eos_token_id": 1}, {1}),
+    ],
+)
+def test_what_ends_an_answer_is_taken_where_it_is_a_number(
+    tmp_path: Path, generation: Any, config: Any, stop_ids: set[int]
+) -> None:
+    assert read_defaults(_write(tmp_path, generation, config)).stop_ids == stop_ids
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe\x00", b"[" * 100_000])
+def test_a_damaged_file_is_left_out(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "generation_config.json").write_bytes(content)
+    assert read_defaults(tmp_path).plan.temperature == 0.0
+    assert "generation_config.json is left out" in caplog.text

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from shammah.errors import ShammahError
-from shammah.models import GIB
+from shammah.models import GIB, LocatedModel
 from tests.workers.models import (
     CONFIG,
     CONTEXT_LENGTH,
@@ -36,6 +36,7 @@ from workers.inference.engine import EngineFacts, LoadSettings, SequenceRequest,
 from workers.inference.probe import MachineSpeed, machine_speed, measure_speed
 from workers.inference.sampling import SamplingPlan
 from workers.inference.transformers_runner import LIMITS, TransformersRunner
+from workers.train.base_model import Arithmetic, load_base
 
 CHUNK = LIMITS["cpu"].chunk
 SHORT = (1, 40, 50, 60, 70)
@@ -389,6 +390,19 @@ def test_a_configuration_of_other_weights_is_refused(
         _load(tmp_path / "copy")
     assert caught.value.code == code
     assert part in caught.value.message
+
+
+@pytest.mark.parametrize("pad", [VOCABULARY, 100_000, -1, "<pad>"])
+def test_a_token_that_is_never_used_need_not_be_there(
+    made: dict[str, Path], tmp_path: Path, pad: object
+) -> None:
+    """Neither for answers nor for training; the end of an answer is not given up for it."""
+    shutil.copytree(made["llama"], tmp_path / "copy")
+    _configure(pad_token_id=pad)(tmp_path / "copy")
+    request = _request("a")
+    assert _run(_load(tmp_path / "copy"), request) == _run(_load(made["llama"]), request)
+    located = LocatedModel("tiny", tmp_path / "copy", "tiny")
+    assert load_base(located, Arithmetic("cpu", "float32")).config.eos_token_id == 0
 
 
 def test_code_in_a_model_directory_is_never_run(made: dict[str, Path], tmp_path: Path) -> None:

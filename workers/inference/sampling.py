@@ -7,14 +7,17 @@ they come from.
 from __future__ import annotations
 
 import json
+import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shammah.bus.messages import Sampling
 from shammah.errors import ShammahError
 from shammah.schema import not_enforced
+
+log = logging.getLogger(__name__)
 
 GENERATION_CONFIG = "generation_config.json"
 CONFIG = "config.json"
@@ -54,24 +57,33 @@ class GenerationDefaults:
 def read_defaults(directory: Path) -> GenerationDefaults:
     """The defaults of the model in ``directory``; both files say which tokens end an answer.
 
-    Raises:
-        ShammahError: ``model_config_invalid``.
+    They are advice: what of them cannot be used is left out, and the log says so.
     """
     own = _read(directory / GENERATION_CONFIG)
-    asked = Sampling(
-        # As transformers reads it: without `do_sample` the numbers below it do not count.
-        temperature=_number(own, "temperature", 1.0) if own.get("do_sample") else 0.0,
-        top_p=_number(own, "top_p", 1.0),
-        # transformers' own default, for which the authors' numbers were chosen.
-        top_k=int(_number(own, "top_k", 50)),
-        repetition_penalty=_number(own, "repetition_penalty", 1.0),
-    )
-    try:
-        plan = plan_sampling(asked, SamplingPlan())
-    except ShammahError as error:
-        raise _invalid(GENERATION_CONFIG, error.message) from error
+    # As transformers reads it: without `do_sample` the numbers below it do not count.
+    plan = SamplingPlan(temperature=1.0 if own.get("do_sample") else 0.0)
+    # transformers' own default, for which the authors' numbers were chosen.
+    plan = replace(plan, top_k=50)
+    for name in ("temperature", "top_p", "top_k", "repetition_penalty"):
+        if name != "temperature" or own.get("do_sample"):
+            plan = _take_over(plan, name, own.get(name))
     ids = [_stop_ids(own, GENERATION_CONFIG), _stop_ids(_read(directory / CONFIG), CONFIG)]
     return GenerationDefaults(plan, frozenset().union(*ids))
+
+
+def _take_over(plan: SamplingPlan, name: str, value: Any) -> SamplingPlan:
+    """``plan`` with the authors' ``value``, if it is one."""
+    if value is None:
+        return plan
+    if name == "top_k" and value == -1:  # as other engines write that all tokens stay in
+        value = 0
+    try:
+        if type(value) not in (int, float):
+            raise ValueError
+        return plan_sampling(Sampling(**{name: value}), plan)
+    except (ShammahError, ValueError, OverflowError):
+        log.warning("%s: %s is %.40r, which is left out", GENERATION_CONFIG, name, value)
+        return plan
 
 
 def plan_sampling(asked: Sampling, defaults: SamplingPlan) -> SamplingPlan:
@@ -116,32 +128,19 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise _invalid(path.name, f"It cannot be read ({error}).") from error
+        log.warning("%s is left out: it cannot be read (%s)", path.name, error)
+        return {}
     if not isinstance(document, dict):
-        raise _invalid(path.name, "It is not a JSON object.")
+        log.warning("%s is left out: it is not a JSON object", path.name)
+        return {}
     return document
-
-
-def _number(document: dict[str, Any], key: str, default: float) -> float:
-    value = document.get(key)
-    if value is None:
-        return default
-    if type(value) not in (int, float):
-        raise _invalid(GENERATION_CONFIG, f"{key} is {value!r}, but must be a number.")
-    return float(value)
 
 
 def _stop_ids(document: dict[str, Any], name: str) -> frozenset[int]:
     value = document.get("eos_token_id")
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if any(type(token) is not int or token < 0 for token in ids):
-        raise _invalid(name, f"eos_token_id is {value!r}, but must be token numbers.")
-    return frozenset(ids)
-
-
-def _invalid(name: str, why: str) -> ShammahError:
-    return ShammahError(
-        "model_config_invalid",
-        f"The model's {name} cannot be used: {why}",
-        "Fetch the model again, or name another one with --model.",
-    )
+    found = [int(one) if isinstance(one, str) and one.isdecimal() else one for one in ids]
+    known = frozenset(one for one in found if type(one) is int and one >= 0)
+    if len(known) < len(set(map(repr, ids))):
+        log.warning("%s: eos_token_id is %.40r, of which something is left out", name, value)
+    return known

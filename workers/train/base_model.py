@@ -137,7 +137,7 @@ def load_base(
         raise ShammahError(
             "model_corrupt" if isinstance(error, OSError) else "model_unsupported",
             f"{located.name} cannot be loaded ({first_line(error)}).",
-            "Check it with `shammah models verify`, or name another one with --model.",
+            "Fetch the model again, or name another one with --model.",
         ) from error
     if not arithmetic.four_bit:
         model = model.to(arithmetic.device)
