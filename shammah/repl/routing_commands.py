@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from shammah.account import tell
 from shammah.conversation import Turn
 from shammah.errors import ShammahError
-from shammah.forwarding import Gate
+from shammah.forwarding import NEVER, Gate
 from shammah.privacy import split_prefix
 from shammah.repl import feedback_commands
 from shammah.router.comparison import QUESTION, Verdict, labels, parse_verdict
-from shammah.router.decision import Reason, Target, Wish
+from shammah.router.decision import NO_KEY, Reason, Target, Wish
 from shammah.router.statistics import Label
 from shammah.wording import printable
 
@@ -79,6 +79,7 @@ def cloud(context: Context) -> None:
     if not context.argument:
         raise ShammahError("usage", "Write the question after /cloud.")
     _check_cloud(context)
+    _check_key(context)
     question, private = split_prefix(context.argument)
     context.person.ask(question, private, Wish(Target.CLOUD, context.person.wish.private))
 
@@ -94,8 +95,15 @@ def redo(context: Context) -> None:
     old = conversation.turns[-1]
     target = _answerer(context.argument, old)
     if target is Target.CLOUD:
-        _check_cloud(context)
-        _check_private(context, old)
+        try:
+            _check_cloud(context)
+            _check_key(context)
+            _check_private(context, old)
+        except ShammahError as error:
+            if context.argument:
+                raise
+            screen.hint(f"{error.message} The local model is asked once more.")
+            target = Target.LOCAL
     if old.answer:
         screen.hint(f"1: {_name(old)}")
         screen.answer(printable(old.answer))
@@ -204,6 +212,14 @@ def _check_cloud(context: Context) -> None:
             "This prompt was started to ask the local model only.",
             "Start `shammah` without --local to ask Claude, too.",
         )
+
+
+def _check_key(context: Context) -> None:
+    """Claude may be asked, and can be."""
+    session = context.session
+    refusal = NEVER if session.gate.never else NO_KEY
+    if session.gate.never or not session.settings.cloud_configured:
+        raise ShammahError(refusal.code, refusal.message, refusal.hint)
 
 
 def _check_private(context: Context, turn: Turn) -> None:

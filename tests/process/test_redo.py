@@ -13,6 +13,7 @@ import pytest
 from shammah.bus.messages import Ready
 from shammah.config import load_settings
 from shammah.feedback import Feedback
+from shammah.forwarding import NEVER
 from shammah.history.records import Kept
 from shammah.history.store import Store as HistoryStore
 from shammah.repl import commands
@@ -221,6 +222,33 @@ class TestRedo:
         assert turn.account.decision is not None
         assert turn.account.decision.target is Target.LOCAL
 
+    def test_without_a_key_is_by_who_answered_before(
+        self, monkeypatch: pytest.MonkeyPatch, cloud: Record
+    ) -> None:
+        monkeypatch.delenv("ANTHROPIC_API_KEY")
+        one = open_person()
+        try:
+            one.type("one")
+            told = one.type("/redo")
+            assert "no API key is set. The local model is asked once more." in told
+            assert "2:\none" in told
+            told = one.type("/redo cloud")
+            assert "no API key is set" in told
+            assert "2:" not in told
+            assert "no API key is set" in one.type("/cloud two")
+            assert [turn.question for turn in one.conversation.turns] == ["one"]
+        finally:
+            one.leave()
+        assert cloud.conversations == []
+
+    def test_of_a_private_turn_is_by_the_local_model(self, person: Person, cloud: Record) -> None:
+        person.type("/private on")
+        person.type("one")
+        told = person.type("/redo")
+        assert "/private is on. The local model is asked once more." in told
+        assert "2:\none" in told
+        assert cloud.conversations == []
+
     @pytest.mark.parametrize(
         ("first", "why"),
         [
@@ -258,7 +286,7 @@ class TestRedo:
     ) -> None:
         person.type("one")
         (before,) = person.conversation.turns
-        monkeypatch.setattr(person.session.gate, "never", True)
+        monkeypatch.setattr(person.session.gate, "open", lambda conversation: NEVER)
         told = person.type("/redo cloud")
         assert "cloud.use is never" in told
         assert "The first answer stays." in told
@@ -268,7 +296,7 @@ class TestRedo:
         self, person: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(person.session.gate, "never", True)
+            patch.setattr(person.session.gate, "open", lambda conversation: NEVER)
             person.type("/cloud one")
         assert person.conversation.turns[-1].answer == ""
         assert "Nobody was asked. /redo local or /redo cloud" in person.type("/redo")
