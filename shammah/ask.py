@@ -19,7 +19,7 @@ from shammah.adapter_choice import learnt_private
 from shammah.answer_line import describe_answer
 from shammah.answering import Answering
 from shammah.attachments import compose, read_attachment
-from shammah.bus.messages import Done, Failed, Retrying, Sampling, Token
+from shammah.bus.messages import Done, Failed, PromptProgress, Retrying, Sampling, Token
 from shammah.config import Settings
 from shammah.conversation import Conversation
 from shammah.errors import ExitCode
@@ -38,11 +38,15 @@ from shammah.standard_input import read_input
 from shammah.wording import (
     describe_background,
     describe_failure,
+    describe_prompt,
     describe_retrying,
     describe_state,
     download_under_way,
     printable,
 )
+
+PROGRESS_S = 5.0
+"""Between two lines in a log about a prompt that is being computed."""
 
 Sources = tuple[str | None, ...]
 """Absolute paths that a question came from; ``None``: the system does not tell."""
@@ -194,6 +198,7 @@ class _Answer:
         self._answering = Answering(question.text, question.wish.private, outcome)
         self._kept = False
         self._started = time.monotonic()
+        self._said_prompt = self._started - PROGRESS_S
         self._said_waiting = ""
         self._notices: list[str] = []
         history.on_wait = self._progress
@@ -233,6 +238,8 @@ class _Answer:
                 case Routed(decision):
                     self._history.settle()
                     self._screen.live(f"asking {decision.target} ...")
+                case PromptProgress():
+                    self._prompt(step)
                 case Retrying():
                     self._progress(describe_retrying(step))
                 case Token(reasoning=True):
@@ -283,6 +290,12 @@ class _Answer:
             # In a log a line for each stage, not for each look.
             self._said_waiting = text
             self._screen.hint(text)
+
+    def _prompt(self, progress: PromptProgress) -> None:
+        now = time.monotonic()
+        if self._screen.terminal or now - self._said_prompt >= PROGRESS_S:
+            self._said_prompt = now
+            self._progress(describe_prompt(progress))
 
     def _piece(self, piece: str) -> None:
         if self._streams:

@@ -36,6 +36,9 @@ _UNABLE = frozenset(
 )
 """The same answerer would fail again, the other one need not."""
 
+TOO_LONG = "context_too_long"
+"""The local model has counted: Claude holds more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interruption:
@@ -82,7 +85,7 @@ def go_on(turn: Interruption) -> Continuation | Failed:
     cannot, and if it is not the question's own fault.
     """
     failure, failed = turn.failure, turn.decision.target
-    if turn.restarts >= RESTARTS or failure.code not in GONE | _BROKEN | _UNABLE:
+    if turn.restarts >= RESTARTS or failure.code not in GONE | _BROKEN | _UNABLE | {TOO_LONG}:
         return failure
     for target in (_other(failed), failed):
         if _may(turn, target) and _can(turn, target):
@@ -121,6 +124,7 @@ def _continuation(turn: Interruption, target: Target) -> Continuation:
     reason = turn.decision.reason
     if target is not turn.decision.target:
         reason = Reason.MODEL_NOT_READY if target is Target.CLOUD else Reason.CLOUD_FAILED
+        reason = Reason.CONTEXT_TOO_LONG if turn.failure.code == TOO_LONG else reason
     wish = replace(turn.wish, target=target, private=private)
     return Continuation(target, reason, wish, _note(turn, target))
 

@@ -40,6 +40,7 @@ CERTAIN = 1.0
 NO_VERDICT = frozenset(
     {
         *("busy", "cloud_bad_request", "cloud_too_large", "private"),
+        *("context_too_long", "message_too_long", "messages_invalid", "sampling_invalid"),
         "schema_not_enforced",
         *("adapter_not_found", "adapter_damaged", "adapter_unsupported", "adapter_wrong_base"),
     }

@@ -23,7 +23,9 @@ from shammah.bus.messages import (
     ClientInfo,
     Done,
     Failed,
+    NotAvailable,
     Prefill,
+    PromptProgress,
     Provenance,
     Retrying,
     Sampling,
@@ -33,7 +35,7 @@ from shammah.bus.messages import (
     Usage,
 )
 from shammah.config import Settings
-from shammah.continuation import HUNG, Interruption, go_on, with_text
+from shammah.continuation import HUNG, TOO_LONG, Interruption, go_on, with_text
 from shammah.errors import ShammahError
 from shammah.forwarding import DECLINED, NEVER, Gate, tell_left_out
 from shammah.link import Link
@@ -78,7 +80,7 @@ class Notice:
     urgent: bool = False
 
 
-Step = Notice | Routed | Waiting | Retrying | Token | Done | Failed
+Step = Notice | Routed | Waiting | Retrying | PromptProgress | Token | Done | Failed
 
 CANCELLED = Failed("cancelled", "Cancelled.")
 FIXED_TEXT = "a fixed text"
@@ -92,7 +94,8 @@ UNHEARD = Notice(
 @dataclass(slots=True)
 class _Turn:
     """A question on its way. ``text`` is what has been answered, ``tokens`` how many that were,
-    ``local`` whether any of it is the local model's."""
+    ``local`` whether any of it is the local model's. ``whole``: who is asked leaves no earlier
+    turn out, since somebody else could be asked instead."""
 
     asked: Asked
     wish: Wish
@@ -102,6 +105,7 @@ class _Turn:
     text: str = ""
     tokens: int = 0
     local: bool = False
+    whole: bool = False
     restarts: int = 0
 
     @property
@@ -220,11 +224,11 @@ class Session:
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         max_new_tokens: int | None = None,
     ) -> Iterator[Step]:
-        """One question's way: Notice..., Waiting..., Routed, Retrying..., Token..., then exactly
-        one Done or Failed.
+        """One question's way: Notice..., Waiting..., Routed, Retrying... or PromptProgress...,
+        Token..., then exactly one Done or Failed.
 
-        If the answerer fails and somebody goes on, another Notice, Waiting..., Routed,
-        Retrying..., Token... come in between. `interrupt` ends it early, also one from before.
+        If the answerer fails and somebody goes on, all of that comes once more before the
+        end. `interrupt` ends it early, also one from before.
         """
         self._declined = False
         try:
@@ -254,7 +258,16 @@ class Session:
                 yield end
                 return
             opened = yield from self._go_on(turn, opened[0], end)
-        yield from self._end_unanswered(turn, opened)
+        yield from self._end_unanswered(turn, self._advise(opened, wish))
+
+    def _advise(self, failure: Failed, wish: Wish) -> Failed:
+        """``failure`` with what only this frontend knows of the way out."""
+        kept = wish.target is not Target.LOCAL or wish.private or self.gate.never
+        if failure.code != TOO_LONG or kept or not self.settings.cloud_configured:
+            return failure
+        option = "--cloud" if self._client.program == "ask" else "/cloud"
+        hint = f"{failure.hint} Or ask Claude, which holds more, with {option}."
+        return replace(failure, hint=hint)
 
     def _end_unanswered(self, turn: _Turn, failure: Failed) -> Iterator[Step]:
         """Somebody in danger gets an answer in any case."""
@@ -291,7 +304,9 @@ class Session:
         self, turn: _Turn, decision: RouteDecision, peer: Peer, outgoing: Outgoing
     ) -> Generator[Step, None, Done | Failed]:
         """Have one answerer answer, or go on; how that ended."""
-        task = peer.generate(outgoing.messages, turn.sampling, turn.room, decision.adapter)
+        turn.whole = self._could_leave(turn, decision)
+        asked = (outgoing.messages, turn.sampling, turn.room, decision.adapter)
+        task = peer.generate(*asked, whole=turn.whole)
         self._generation = task
         if self._interrupted:
             task.cancel()
@@ -306,9 +321,16 @@ class Session:
                 self._generation = None
                 self.routing.record(turn.asked, decision, reply, turn.text)
                 return reply if isinstance(reply, Failed) else tell_left_out(reply, outgoing)
-            if isinstance(reply, Retrying | Token):
+            if isinstance(reply, Retrying | PromptProgress | Token):
                 yield reply
         raise AssertionError("a task ends with Done or Failed")
+
+    def _could_leave(self, turn: _Turn, decision: RouteDecision) -> bool:
+        """Whether the cloud could have the question if it is too long for the local model."""
+        view, wish = self.view(), turn.wish
+        able = view.cloud_configured and not isinstance(view.cloud, Failed | NotAvailable)
+        free = wish.target is None and not wish.private and self.gate.openable
+        return decision.target is Target.LOCAL and able and free and not turn.restarts
 
     def _go_on(
         self, turn: _Turn, decision: RouteDecision, failure: Failed
@@ -326,7 +348,14 @@ class Session:
             )
         )
         if isinstance(following, Failed):
-            return following
+            if failure.code != TOO_LONG or not turn.whole:
+                return following
+            turn.restarts += 1  # then without its earliest turns
+            here = replace(turn.wish, target=Target.LOCAL)
+            opened = yield from self._open(turn.asked, here, turn.conversation)
+            if isinstance(opened, Failed):
+                return opened
+            return replace(opened[0], reason=decision.reason), *opened[1:]
         yield Notice(following.note)
         if failure.code in HUNG:
             yield from self._end_hung(decision.target, wait=following.target is decision.target)

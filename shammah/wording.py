@@ -12,6 +12,7 @@ from shammah.bus.messages import (
     Initializing,
     Loading,
     NotAvailable,
+    PromptProgress,
     Ready,
     Retrying,
     State,
@@ -193,6 +194,11 @@ def describe_cost(dollars: float) -> str:
     if 0 < dollars < 0.0001:
         return "less than $0.0001"
     return f"${dollars:.4f}" if 0 < dollars < 0.1 else f"${dollars:,.2f}"
+
+
+def describe_prompt(progress: PromptProgress) -> str:
+    """``reading the question: 1,024 of 7,512 tokens``."""
+    return f"reading the question: {progress.done:,} of {progress.total:,} tokens"
 
 
 def describe_retrying(retrying: Retrying) -> str:

@@ -136,10 +136,12 @@ class Peer:
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         max_new_tokens: int | None = None,
         adapter: str = "",
+        *,
+        whole: bool = False,
     ) -> Task:
-        """Ask for an answer to ``conversation``."""
+        """Ask for an answer to ``conversation``; the rest is as `Generate` has it."""
         asked = (new_request_id(), conversation, sampling, max_new_tokens)
-        return self.begin(Generate(*asked, adapter=adapter))
+        return self.begin(Generate(*asked, adapter=adapter, whole=whole))
 
     def begin(self, request: Work) -> Task:
         """Ask for work."""

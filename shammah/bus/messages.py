@@ -11,7 +11,7 @@ Direction: requests go from a frontend to a worker (DEALER to ROUTER), replies c
 the same pair, events go out to whoever listens (XPUB to SUB). Every reply names the
 ``request_id`` that caused it. A generation is::
 
-    Generate -> Accepted -> Retrying... -> Token... -> exactly one of Done, Failed
+    Generate -> Accepted -> PromptProgress... or Retrying... -> Token... -> one of Done, Failed
 
 All times are seconds.
 """
@@ -185,7 +185,7 @@ class Generate:
     answer, and the tokens go on where it stops. ``max_new_tokens`` of ``None``: as much as the
     setting allows. After ``timeout_s`` seconds it ends with what there is (``finish_reason``
     ``timeout``). ``adapter``: the name of one in the home, to answer with; empty: the model
-    alone."""
+    alone. ``whole``: fail (``context_too_long``) rather than leave earlier turns out."""
 
     request_id: str
     messages: tuple[ChatMessage, ...]
@@ -193,6 +193,7 @@ class Generate:
     max_new_tokens: int | None = None
     timeout_s: float | None = None
     adapter: str = ""
+    whole: bool = False
 
 
 @record
@@ -316,6 +317,16 @@ class Token:
 
 
 @record
+class PromptProgress:
+    """The prompt is being computed: ``done`` of its ``total`` tokens. Only of one that takes a
+    while."""
+
+    request_id: str
+    done: int
+    total: int
+
+
+@record
 class Retrying:
     """Nothing has been answered yet, because of ``why`` (the beginning of a sentence); the next
     of ``attempts`` begins in ``wait_s``. ``attempt`` counts from 1 and is the next one."""
@@ -345,7 +356,7 @@ class Done:
 Control = Hello | Ping | Detach | GetStatus | Replay | Cancel | Stop
 Work = Generate | Prefill | transfers.Request | training.Request
 Request = Control | Work
-GenerationReply = Accepted | Token | Retrying | Done | Failed
+GenerationReply = Accepted | Token | PromptProgress | Retrying | Done | Failed
 WorkReply = GenerationReply | transfers.Reply | training.Reply
 Reply = Welcome | Pong | Detached | Event | Replayed | Stopping | WorkReply
 Message = Request | Reply
@@ -370,7 +381,7 @@ REQUESTS = (
 ENDS = (Done, Failed, *transfers.ENDS, *training.ENDS)
 """The replies that end a request for work."""
 WORK_REPLIES = (
-    *(Accepted, Token, Retrying, Done, Failed),
+    *(Accepted, Token, PromptProgress, Retrying, Done, Failed),
     *transfers.REPLIES,
     *training.REPLIES,
 )

@@ -12,7 +12,7 @@ from types import FrameType
 from shammah.adapter_choice import learnt_private
 from shammah.answering import Answering
 from shammah.bus.endpoints import open_endpoints
-from shammah.bus.messages import Done, Failed, NotAvailable, Ready, Retrying, Token
+from shammah.bus.messages import Done, Failed, NotAvailable, PromptProgress, Ready, Retrying, Token
 from shammah.config import load_settings
 from shammah.conversation import Conversation
 from shammah.download_news import DownloadNews
@@ -40,6 +40,7 @@ from shammah.router.question import estimate_tokens
 from shammah.session import Notice, Routed, Session, Waiting
 from shammah.wording import (
     describe_background,
+    describe_prompt,
     describe_retrying,
     describe_state,
     download_under_way,
@@ -300,6 +301,8 @@ class Repl:
                 case Routed(decision):
                     self._history.settle()
                     self._screen.live(f"asking {decision.target} ...")
+                case PromptProgress():
+                    self._screen.live(describe_prompt(step))
                 case Retrying():
                     self._screen.live(describe_retrying(step))
                 case Token(reasoning=True):

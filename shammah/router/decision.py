@@ -25,6 +25,10 @@ BUSY_AT = 8
 UNREACHABLE = frozenset({"cloud_unreachable"})
 """The failures that say that there is no network, rather than that Claude is in trouble."""
 
+LEAST_TOKENS = 0.5
+"""The share of the estimated tokens that a text has at least. Between that and what is estimated
+the local model is asked, and counts."""
+
 CLASSIC = "classic"
 
 UNFIT = Failed("unfit", "No model here should answer somebody who may be in danger.")
@@ -107,7 +111,7 @@ class _Case:
 
     def _objection(self, ready: Ready) -> Reason | None:
         """Why the local model, which is ready, should not answer."""
-        if ready.context_length and self.question.tokens > ready.context_length:
+        if ready.context_length and self.question.tokens * LEAST_TOKENS > ready.context_length:
             return Reason.CONTEXT_TOO_LONG
         if self.view.local_active >= BUSY_AT:
             return Reason.BUSY

@@ -36,6 +36,7 @@ from shammah.bus.messages import (
     Loading,
     NotAvailable,
     Prefill,
+    PromptProgress,
     Provenance,
     Ready,
     Timings,
@@ -101,7 +102,7 @@ class EchoService:
                 self._record(options.record, request)
             if options.crash_on_question:
                 os.kill(os.getpid(), signal.SIGKILL)
-            if not options.hang:
+            if not options.hang and self._fits(request, outlet):
                 self._answer(request, outlet)
 
     def _steer(self) -> argparse.Namespace:
@@ -135,6 +136,8 @@ class EchoService:
         words = question.split(" ")
         reason = "stop"
         said = skipped = 0
+        for part in range(1, 4 if self._options.slow_prompt else 0):
+            outlet.reply(PromptProgress(request.request_id, part * 1000, 4000))
         endless: Iterable[str] = itertools.cycle(words)
         for word in endless if words[0] == "forever" else words:
             if self._stopped:
@@ -187,6 +190,15 @@ class EchoService:
         who = Provenance(self._options.role, self._model, engine="echo")
         outlet.reply(Done(request.request_id, "stop", Usage(), Timings(), who))
 
+    def _fits(self, request: Generate, outlet: Outlet) -> bool:
+        """Whether a model that ``--holds`` so many characters can have it; else it is refused."""
+        most, turns = self._options.holds, request.messages[0 if request.whole else -1 :]
+        fits = most is None or sum(len(message.content) for message in turns) <= most
+        if not fits:
+            what = "The conversation is too long." if request.whole else "It is too long."
+            outlet.reply(Failed("context_too_long", what, "Shorten it.", request.request_id))
+        return fits
+
     def _record(self, path: str, request: Generate | Prefill) -> None:
         said = [[message.role, message.content] for message in request.messages]
         with open(path, "a") as record:
@@ -224,6 +236,8 @@ def parse(arguments: list[str], known: argparse.Namespace | None = None) -> argp
     parser.add_argument("--transferring", metavar="MODEL", help="be a download worker at work")
     parser.add_argument("--notice", action="append", default=[], help="what it tells people")
     parser.add_argument("--think", action="store_true", help="come to no answer, only thoughts")
+    parser.add_argument("--holds", type=int, help="so many characters of a conversation")
+    parser.add_argument("--slow-prompt", action="store_true", help="tell how far it has read")
     parser.add_argument("--recite", action="store_true", help="answer with all it was told")
     parser.add_argument("--knows", metavar="TEXT", help="say this in every answer, too")
     parser.add_argument("--learnt", metavar="TEXT", help="and this with an adapter")

@@ -21,7 +21,7 @@ LOCAL, CLOUD = Target.LOCAL, Target.CLOUD
 BROKEN = ("cloud_interrupted", "cloud_truncated", "cloud_timeout", "cloud_overloaded")
 UNABLE = ("internal", "generation_failed", "out_of_memory", "cloud_key_rejected")
 OWN_FAULT = (
-    *("cancelled", "busy", "context_too_long", "messages_invalid", "sampling_invalid", "private"),
+    *("cancelled", "busy", "messages_invalid", "sampling_invalid", "private"),
     *("cloud_bad_request", "cloud_too_large", "cloud_budget", "cloud_declined", "worker_stopped"),
     *("cloud_switched_off", "not_available", "message_too_long", "planted"),
 )
@@ -116,6 +116,11 @@ def test_the_end_is_the_failure_itself_and_the_cause_is_told() -> None:
         (interruption(cloud=NotAvailable("n")), LOCAL, Reason.MODEL_READY),
         (interruption("generation_failed"), CLOUD, Reason.MODEL_NOT_READY),
         (interruption("generation_failed", key=False), None, None),
+        (interruption("context_too_long", text=""), CLOUD, Reason.CONTEXT_TOO_LONG),
+        (interruption("context_too_long", key=False), None, None),
+        (interruption("context_too_long", wish=Wish(private=True)), None, None),
+        (interruption("context_too_long", wish=Wish(LOCAL)), None, None),
+        (interruption("context_too_long", cloud=NotAvailable("n")), None, None),
         (interruption("cloud_truncated", CLOUD), LOCAL, Reason.CLOUD_FAILED),
         (interruption("cloud_truncated", CLOUD, local=None), LOCAL, Reason.CLOUD_FAILED),
         (interruption("cloud_truncated", CLOUD, local=Downloading("m")), CLOUD, Reason.MODEL_READY),

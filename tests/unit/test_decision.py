@@ -106,7 +106,7 @@ TRIGGERS: dict[str, dict[str, Any]] = {
     "cloud broken": {"cloud": LOST_CLOUD[0]},
     "cloud failed lately": {"cloud_failure": OVERLOADED},
     "network lost lately": {"cloud_failure": UNREACHABLE},
-    "conversation too long": {"question": Question(tokens=4097)},
+    "conversation too long": {"question": Question(tokens=2 * 4096 + 1)},
     "many questions ahead": {"local_active": BUSY_AT},
     "first token late": {"snapshot": Snapshot({HERE: SLOW})},
     "unknown": {},

@@ -15,6 +15,7 @@ from shammah.bus.messages import (
     Done,
     Failed,
     Generate,
+    PromptProgress,
     Provenance,
     Ready,
     Sampling,
@@ -101,6 +102,17 @@ def _serve(results: list[StepResult], stops: tuple[str, ...] = ()) -> tuple[str,
             return text, message
         assert isinstance(message, Token)
         text += message.text
+
+
+def test_a_long_prompt_is_spoken_of_now_and_then_until_it_is_computed() -> None:
+    question = Generate("a", (ChatMessage("user", "?"),))
+    answer = Answer(Arrival(question, 10.0), 4000, Letters())  # type: ignore[arg-type]
+    told = []
+    for step, now in ((1, 10.2), (2, 10.6), (3, 10.8), (4, 11.2)):
+        done = step == 4
+        answer.take(StepResult("a", 1000, int(done), (97,) if done else ()), now - 0.1, now)
+        told.append(answer.progress(now))
+    assert told == [None, PromptProgress("a", 2000, 4000), None, None]
 
 
 TEXTS = st.text("ab\n<>think/", min_size=1, max_size=25)

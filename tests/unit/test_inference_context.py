@@ -65,16 +65,30 @@ def test_the_last_question_stays_even_if_little_room_is_left_for_the_answer() ->
 
 
 def test_a_question_that_cannot_fit_is_refused_with_both_numbers() -> None:
-    with pytest.raises(ShammahError, match=r"1,203 tokens .* holds 1,000") as refused:
+    with pytest.raises(ShammahError, match=r"question has 1,203 tokens .* holds 1,000") as refused:
         fit([*_talk(2), ChatMessage("user", "q" * 1200)], _encode, 1000, 100)
     assert refused.value.code == "context_too_long"
+    assert refused.value.hint == "Shorten it. Of such text about 890 characters fit."
     with pytest.raises(ShammahError):
         fit([ChatMessage("user", "q" * 997)], _encode, 1000, 100)
 
 
-def test_what_is_much_too_long_is_refused_without_being_encoded() -> None:
-    def encode(messages: Sequence[ChatMessage]) -> tuple[int, ...]:
-        raise AssertionError("this would take seconds")
+@pytest.mark.parametrize("text", ["1\n" * 300_000, "語" * 600_000])
+def test_what_is_much_too_long_is_refused_without_being_encoded_to_its_end(text: str) -> None:
+    encoded: list[int] = []
 
-    with pytest.raises(ShammahError, match=r"has 300,000 words .* holds 8,192 tokens"):
-        fit([ChatMessage("user", "1\n" * 300_000)], encode, 8192, 100)
+    def encode(messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+        encoded.append(sum(len(message.content) for message in messages))
+        return _encode(messages)
+
+    with pytest.raises(ShammahError, match=r"about 600,0\d\d tokens .* holds 8,192") as refused:
+        fit([ChatMessage("user", text)], encode, 8192, 100)
+    assert encoded == [4 * 8192]  # the rest would take seconds
+    assert refused.value.hint == "Shorten it. Of such text about 7,900 characters fit."
+
+
+def test_a_conversation_that_may_not_be_cut_is_refused_and_a_question_alone_is_not() -> None:
+    fit([ChatMessage("user", "q" * 900)], _encode, 1000, 100, whole=True)
+    fit(_talk(3), _encode, 2000, 100, whole=True)
+    with pytest.raises(ShammahError, match=r"The conversation has 1,053 tokens; .* holds 750"):
+        fit(_talk(5), _encode, 750, 100, whole=True)

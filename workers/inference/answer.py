@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shammah.bus.messages import Done, Provenance, Timings, Token, Usage
+from shammah.bus.messages import Done, PromptProgress, Provenance, Timings, Token, Usage
 from workers.inference.continuation import Blanks, split_begun
 from workers.inference.detokenizer import Detokenizer
 from workers.inference.engine import StepResult
@@ -13,6 +13,9 @@ from workers.inference.stop_strings import StopStrings
 PAUSE_S = 0.025
 """Between two messages of an answer. Each wakes three threads of two processes, which takes a
 twentieth of the computing on two cores at a message a token; nobody sees 40 a second come."""
+
+PROGRESS_S = 0.5
+"""Between two words about a prompt that is being computed; a shorter one is not spoken of."""
 
 
 class Answer:
@@ -45,6 +48,7 @@ class Answer:
         self._generated = 0
         self._detokenizer = detokenizer
         self._told = -PAUSE_S
+        self._progress_told = arrival.at
         self._untold = ("", "")  # reasoning and text
 
     @property
@@ -72,6 +76,15 @@ class Answer:
         if any(self._untold):
             self._told = now
         return self.rest()
+
+    def progress(self, now: float) -> PromptProgress | None:
+        """How much of the prompt is computed; ``None``: all of it, or that was told just now."""
+        computed = self._reused + self._prefilled
+        due = now - self._progress_told >= PROGRESS_S
+        if self._first_token is not None or computed >= self._input_tokens or not due:
+            return None
+        self._progress_told = now
+        return PromptProgress(self.request_id, computed, self._input_tokens)
 
     def rest(self) -> tuple[Token, ...]:
         """What has come and was not told yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
@@ -11,9 +11,13 @@ from shammah.errors import ShammahError
 ANSWER_ROOM = 256
 """Tokens that a trimmed conversation leaves for the answer, if the context is long enough."""
 
-WORDS_A_TOKEN = 2
+WORDS_A_TOKEN, CHARACTERS_A_TOKEN = 2, 32
 """No tokenizer gets more into one on the whole. What is longer is refused without encoding it,
 which takes ten seconds for some megabytes."""
+
+SAMPLE = 4
+"""Of what is not encoded, so many characters for each token of the context are, to tell how long
+it is and how much of it would fit."""
 
 Encode = Callable[[Sequence[ChatMessage]], tuple[int, ...]]
 
@@ -26,7 +30,14 @@ class FittedPrompt:
     left_out: int = 0
 
 
-def fit(messages: Sequence[ChatMessage], encode: Encode, context: int, answer: int) -> FittedPrompt:
+def fit(
+    messages: Sequence[ChatMessage],
+    encode: Encode,
+    context: int,
+    answer: int,
+    *,
+    whole: bool = False,
+) -> FittedPrompt:
     """The conversation as tokens, with room for an answer.
 
     The system prompt and the last question always stay.
@@ -37,35 +48,61 @@ def fit(messages: Sequence[ChatMessage], encode: Encode, context: int, answer: i
         context: tokens that fit, the answer among them.
         answer: tokens that the answer may have; of these at least `ANSWER_ROOM` are kept free
             by leaving turns out.
+        whole: no turn may be left out.
 
     Raises:
-        ShammahError: ``context_too_long``: not even the last question fits; or what ``encode``
-            raises.
+        ShammahError: ``context_too_long``: not even the last question fits, or, where that is
+            wanted, not the ``whole``; or what ``encode`` raises.
     """
     system = [message for message in messages[:1] if message.role == "system"]
     turns = list(messages[len(system) :])
-    words = sum(len(message.content.split()) for message in [*system, *turns[-1:]])
-    if words > WORDS_A_TOKEN * context:
-        raise _too_long(f"{words:,} words", context)
-    whole = encode(messages)
-    if len(whole) < context:
-        return FittedPrompt(whole)
-    room = context - min(answer, ANSWER_ROOM, context // 4)
+    last = [*system, *turns[-1:]]
+    words = sum(len(message.content.split()) for message in last)
+    characters = sum(len(message.content) for message in last)
+    if words > WORDS_A_TOKEN * context or characters > CHARACTERS_A_TOKEN * context:
+        raise _much_too_long(turns[-1], encode, context, characters)
+    tokens = encode(messages)
+    if len(tokens) < context:
+        return FittedPrompt(tokens)
     starts = [at for at, message in enumerate(turns) if at and message.role == "user"]
-    shortest = whole
+    if whole and starts:
+        raise _refusal(f"The conversation has {len(tokens):,} tokens", context, "")
+    room = context - min(answer, ANSWER_ROOM, context // 4)
+    shortest = tokens
     for start in starts:
         shortest = encode([*system, *turns[start:]])
         if len(shortest) <= room:
             return FittedPrompt(shortest, start)
     if starts and len(shortest) < context:
         return FittedPrompt(shortest, starts[-1])
-    raise _too_long(f"{len(shortest):,} tokens", context)
+    size = f"The question has {len(shortest):,} tokens with the system prompt"
+    raise _refusal(size, context, _fitting(room * characters / len(shortest)))
 
 
-def _too_long(size: str, context: int) -> ShammahError:
+def _much_too_long(
+    question: ChatMessage, encode: Encode, context: int, characters: int
+) -> ShammahError:
+    """The refusal of what is not encoded to its end."""
+    beginning = question.content[: SAMPLE * context]
+    tokens = len(encode([replace(question, role="user", content=beginning)]))
+    share = len(beginning) / max(1, tokens)
+    size = f"The question has about {characters / share:,.0f} tokens with the system prompt"
+    return _refusal(size, context, _fitting((context - min(ANSWER_ROOM, context // 4)) * share))
+
+
+def _fitting(characters: float) -> str:
+    return f" Of such text about {_round(characters):,} characters fit."
+
+
+def _round(number: float) -> int:
+    """``number`` to two digits, downwards."""
+    unit: int = 10 ** max(0, len(str(int(number))) - 2)
+    return int(number) // unit * unit
+
+
+def _refusal(size: str, context: int, fitting: str) -> ShammahError:
     return ShammahError(
         "context_too_long",
-        f"The question has {size} with the system prompt, and the local model holds {context:,} "
-        "tokens with its answer.",
-        "Shorten the question, or ask Claude with --cloud.",
+        f"{size}; the local model holds {context:,} with its answer.",
+        f"Shorten it.{fitting}",
     )

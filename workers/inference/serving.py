@@ -144,7 +144,8 @@ class Serving:
                 "Leave it out to use the setting inference.max_new_tokens.",
             )
         context = self._model.ready.context_length
-        prompt = fit(request.messages, self._model.chat.encode, context, wanted)
+        encode, whole = self._model.chat.encode, request.whole
+        prompt = fit(request.messages, encode, context, wanted, whole=whole)
         notices = self._model.chat.notices(request.messages)
         if prompt.left_out:
             notices += (
@@ -231,7 +232,10 @@ class Serving:
             return
         answer = self._answers[result.request_id]
         tokens = answer.take(result, began, now)
-        if not tokens:
+        progress = answer.progress(now)
+        if progress is not None:
+            self._outlet.reply(progress)
+        elif not tokens:
             self._outlet.advance()
         self._tell(tokens)
         if answer.stopped:
