@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -282,30 +282,56 @@ def identity(
 
     Only ``auto`` chooses, so only there the licence makes a difference.
     """
+    model, parts = _identifying(settings, role, environ)
+    digests = {name: hashlib.sha256(_raw(value)) for name, value in parts.items()}
+    whole = hashlib.sha256(_raw(role) + b"".join(one.digest() for one in digests.values()))
+    own = tuple(f"{name}:{one.hexdigest()[:8]}" for name, one in digests.items())
+    return Identity(role, model, whole.hexdigest()[:16], own)
+
+
+def differing_settings(wanted: Identity, running: Identity) -> tuple[str, ...]:
+    """The names of the settings that ``wanted`` has otherwise; none where the worker that runs
+    is too old to say."""
+    others = set(running.settings)
+    return tuple(
+        setting.rpartition(":")[0]
+        for setting in wanted.settings
+        if others and setting not in others
+    )
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _identifying(
+    settings: Settings, role: str, environ: Mapping[str, str]
+) -> tuple[str, dict[str, str]]:
+    """The model, and what makes a worker of ``role`` another one, by the name people know."""
+    parts = {"SHAMMAH_HOME": str(settings.home)}
     if role == "inference":
-        parts = [settings.model, settings.inference.device, settings.inference.dtype]
-        parts += [str(settings.inference.max_new_tokens), str(settings.home)]
-        parts += [str(settings.inference.context_length), str(settings.inference.kv_memory)]
-        parts += [settings.inference.engine, settings.inference.quantization]
-        parts += [str(hub_cache(environ))]
-        parts += [f"permissive={settings.permissive and settings.model == 'auto'}"]
-        model = settings.model
-    elif role == "cloud":
+        names = ("device", "dtype", "max_new_tokens", "context_length", "kv_memory", "engine")
+        own = settings.inference
+        parts |= {"model": settings.model, "HF_HOME": str(hub_cache(environ))}
+        parts |= {f"inference.{name}": str(getattr(own, name)) for name in names}
+        parts["inference.quantization"] = own.quantization
+        parts["licence"] = f"permissive={settings.permissive and settings.model == 'auto'}"
+        return settings.model, parts
+    if role == "cloud":
         # keep_alive makes no answer differ; everything else of both tables may.
-        parts = [repr(replace(settings.cloud, keep_alive=0.0)), repr(settings.privacy)]
-        parts += [environ.get(CUSTOM_HEADERS, ""), str(settings.home)]
-        parts += [environ.get(name, "") for name in NETWORK_VARIABLES]
-        model = settings.cloud.model
-    elif role == "train":
-        parts = [str(settings.home), str(hub_cache(environ))]
-        model = ""  # each training names its own
-    else:
-        parts = [str(settings.home), str(hub_cache(environ))]
-        parts += [environ.get(name, "") for name in (*HUB_VARIABLES, *NETWORK_VARIABLES)]
-        model = (environ.get("HF_ENDPOINT") or PUBLIC_HUB).rstrip("/")
-    joined = "\0".join([role, *parts])
-    digest = hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return Identity(role, model, digest)
+        parts |= _fields("cloud", replace(settings.cloud, keep_alive=0.0))
+        parts |= _fields("privacy", settings.privacy)
+        parts |= {name: environ.get(name, "") for name in (CUSTOM_HEADERS, *NETWORK_VARIABLES)}
+        return settings.cloud.model, parts
+    parts["HF_HOME"] = str(hub_cache(environ))
+    if role == "train":
+        return "", parts  # each training names its own
+    parts |= {name: environ.get(name, "") for name in (*HUB_VARIABLES, *NETWORK_VARIABLES)}
+    return (environ.get("HF_ENDPOINT") or PUBLIC_HUB).rstrip("/"), parts
+
+
+def _fields(table: str, values: CloudSettings | PrivacySettings) -> dict[str, str]:
+    return {f"{table}.{one.name}": repr(getattr(values, one.name)) for one in fields(values)}
 
 
 def read_config(path: Path) -> str:

@@ -17,7 +17,7 @@ from shammah.pull_screen import PullScreen
 from shammah.wording import describe_background
 
 LEAVE_S = 1.0
-"""How long a Ctrl-C waits for the connections to be closed in good order."""
+"""How long the end waits for the connections to be closed in good order."""
 
 
 class Pull:
@@ -74,6 +74,7 @@ class Pull:
             return ExitCode.INTERRUPTED
         finally:
             self._screen.end()
+        self._join()
         return self._result(models)
 
     def _teller(self, model: str) -> Callable[[], None]:
@@ -130,6 +131,10 @@ class Pull:
                 self._screen.say(describe_background(transfer))
         for followed in self._followed.values():
             followed.leave()
+        self._join()
+
+    def _join(self) -> None:
+        """Wait until the leases are given back, or another pull may be refused because of us."""
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(LEAVE_S)

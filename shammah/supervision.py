@@ -31,11 +31,13 @@ from shammah.bus.messages import (
     Stop,
     Welcome,
 )
-from shammah.bus.transfers import Transfer, Transferring
+from shammah.bus.transfers import Transferring
 from shammah.config import Settings, identity
 from shammah.errors import ExitCode, ShammahError
 from shammah.keys import SECRETS
 from shammah.models import cached_snapshot, hub_cache, hub_model, is_offline, total_memory
+from shammah.refusals import WorkerBusyError
+from shammah.refusals import WorkerInUseError as WorkerInUseError
 
 START_S = 20.0
 """A worker binds its sockets before it imports anything heavy: 0.2 s usually."""
@@ -149,44 +151,6 @@ def spawn(spec: WorkerSpec) -> subprocess.Popen[bytes]:
     return child
 
 
-class WorkerInUseError(ShammahError):
-    """Another frontend holds a worker that was started with something else."""
-
-    def __init__(self, wanted: Identity, welcome: Welcome) -> None:
-        users = ", ".join(
-            f"{other.program} {other.pid}" + (f" on {other.terminal}" if other.terminal else "")
-            for other in welcome.others
-        )
-        running = welcome.identity.model
-        detail = "" if running != wanted.model else " with other settings"
-        super().__init__(
-            "worker_in_use",
-            f"The {wanted.role} worker runs {running}{detail} for {users}; "
-            f"you asked for {wanted.model}.",
-            f"Join it with --model {running} (or /join), take over with "
-            f"`shammah stop {wanted.role}` (or /takeover), or ask again when it is free.",
-        )
-        self.welcome = welcome
-
-
-class WorkerBusyError(ShammahError):
-    """A worker that was started with something else fetches models, though nobody waits."""
-
-    def __init__(
-        self, wanted: Identity, running: Identity, transfers: tuple[Transfer, ...]
-    ) -> None:
-        models = ", ".join(transfer.model for transfer in transfers)
-        other = f"you asked for {wanted.model}"
-        if running.model == wanted.model:
-            other = "you asked with another token, cache or home"
-        super().__init__(
-            "worker_in_use",
-            f"The {wanted.role} worker is fetching {models} from {running.model}; {other}.",
-            f"Wait until it is done, or end it with `shammah stop {wanted.role}` "
-            "(what has arrived is kept).",
-        )
-
-
 def ensure(
     spec: WorkerSpec,
     endpoints: Endpoints,
@@ -221,7 +185,7 @@ def ensure(
     """
     peer = Peer(endpoints, spec.role, client, on_change, _explainer(spec.role, endpoints))
     try:
-        found = _attach(peer, spec, endpoints, timeout, on_presence, join=join)
+        found = _attach(peer, spec, endpoints, client.program, timeout, on_presence, join=join)
     except BaseException:
         peer.close()
         raise
@@ -260,6 +224,7 @@ def _attach(
     peer: Peer,
     spec: WorkerSpec,
     endpoints: Endpoints,
+    program: str,
     timeout: float,
     on_presence: Callable[[bool], None],
     *,
@@ -296,7 +261,7 @@ def _attach(
                     "The settings have changed meanwhile: try again.",
                 )
             else:
-                _check_idle(spec.identity, welcome)
+                _check_idle(spec.identity, welcome, program)
             on_presence(False)
             stop(spec.role, endpoints, peer)
             peer.forget_welcome()
@@ -308,10 +273,10 @@ def _attach(
             raise _silent(spec)
 
 
-def _check_idle(wanted: Identity, welcome: Welcome) -> None:
+def _check_idle(wanted: Identity, welcome: Welcome, program: str) -> None:
     """Refuse to replace a worker that somebody uses, or that has something to finish."""
     if welcome.others:
-        raise WorkerInUseError(wanted, welcome)
+        raise WorkerInUseError(wanted, welcome, program)
     state = welcome.event.status.state
     if isinstance(state, Transferring) and state.transfers:
         raise WorkerBusyError(wanted, welcome.identity, state.transfers)

@@ -238,6 +238,7 @@ class Host:
             hint = f"Run `shammah stop {self._role}` and ask again: a new worker will start."
             self._send(peer, Failed("protocol_version", why, hint, hello.request_id))
             return
+        self._find_gone()
         self._leases.attach(peer, hello.client, time.monotonic())
         event = self._record("attached", hello.request_id)
         self._send(
@@ -255,8 +256,18 @@ class Host:
         )
 
     def _on_ping(self, peer: bytes, ping: Ping) -> None:
-        held, latest = self._leases.renew(peer, time.monotonic()), self._journal.latest
-        self._send(peer, Pong(ping.request_id, self._run_id, held, self._outlet.progress, latest))
+        held = self._leases.renew(peer, time.monotonic())
+        self._send(peer, self._pong(ping.request_id, attached=held))
+
+    def _pong(self, request_id: str, *, attached: bool) -> Pong:
+        progress, latest = self._outlet.progress, self._journal.latest
+        return Pong(request_id, self._run_id, attached, progress, latest)
+
+    def _find_gone(self) -> None:
+        """Give back the leases of frontends that have ended without a word, which were killed
+        perhaps: nothing can be sent to them."""
+        for peer in self._leases.peers():
+            self._send(peer, self._pong("", attached=True))
 
     def _on_detach(self, peer: bytes, detach: Detach) -> None:
         self._send(peer, Detached(detach.request_id))
@@ -264,6 +275,7 @@ class Host:
             self._forget(peer, "detached")
 
     def _on_get_status(self, peer: bytes, request: GetStatus) -> None:
+        self._find_gone()
         self._send(peer, self._record("status", request.request_id))
 
     def _on_replay(self, peer: bytes, replay: Replay) -> None:

@@ -261,7 +261,7 @@ class Peer:
                 self._on_lost()
             self._drain_outbox()
             self._keep_lease(time.monotonic())
-        if self.welcome is not None:
+        if self._client is not None:  # perhaps not welcome yet: our Hello is on its way then
             self._transmit(Detach(new_request_id()))
 
     def _drain_outbox(self) -> None:

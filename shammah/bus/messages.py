@@ -107,12 +107,14 @@ class Identity:
 
     ``model`` is as the person named it (``auto``, ``starter``, a Hub id, a directory, a
     Claude model); of a download worker, the Hub's address. ``digest`` covers
-    everything that would make answers differ, secrets only as a hash.
+    everything that would make answers differ, secrets only as a hash. ``settings`` has the
+    names of these things, each with a colon and a hash of its value.
     """
 
     role: str
     model: str
     digest: str
+    settings: tuple[str, ...] = ()
 
 
 @record

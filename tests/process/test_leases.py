@@ -365,3 +365,23 @@ def test_an_orderly_end_is_never_taken_for_a_death(
         until(lambda peer=peer: peer.welcome is None, "the end is seen")  # type: ignore[misc]
         assert peer.stopped
         peer.close()
+
+
+def test_a_killed_frontend_is_not_counted_when_somebody_looks(
+    start_echo: StartEcho, victim: StartVictim, dial: Dial
+) -> None:
+    """Its lease would last for half a minute here."""
+    echo = start_echo()
+    staying = dial()
+    staying.attach()
+    first, second = victim(), victim("forever")
+    first.expect("attached")
+    second.expect("Accepted")
+    first.end()
+    second.end()
+    assert echo.status().status.clients == 1
+    assert echo.status().status.active == 0
+    third = victim()
+    third.expect("attached")
+    third.end()
+    assert dial().attach().event.status.clients == 2

@@ -265,6 +265,15 @@ class TestTheLease:
         peer.close()
         worker.expect(Detach)
 
+    def test_that_was_asked_for_is_given_back_though_nobody_has_answered(
+        self, worker: ScriptedWorker, sandbox: Sandbox
+    ) -> None:
+        """The worker reads both when it has time; or it would count one who is gone."""
+        leaving = Peer(sandbox.endpoints, "inference", ClientInfo("test", 1))
+        worker.expect(Hello)
+        leaving.close()
+        worker.expect(Detach)
+
     def test_of_a_watcher_is_none(self, worker: ScriptedWorker, sandbox: Sandbox) -> None:
         watcher = Peer(sandbox.endpoints, "inference", None)
         try:

@@ -268,6 +268,16 @@ def test_what_it_waits_for_is_said(hub: StandInHub, pulls: list[Pulling]) -> Non
     assert pulls[0].end()[0] == 1
 
 
+def test_the_next_pull_may_have_other_settings(
+    hub: StandInHub, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before has given its lease back when it ends."""
+    for name in ("one", "two"):
+        monkeypatch.setenv("HF_HOME", str(sandbox.root / name))
+        assert str(sandbox.root / name) in run("models", "pull", MODEL).stdout
+        assert "[0 attached, 0 active" in run("status", "--once").stdout
+
+
 def test_a_worker_at_work_is_not_replaced_by_one_for_another_hub(
     hub: StandInHub, sandbox: Sandbox, pulls: list[Pulling], monkeypatch: pytest.MonkeyPatch
 ) -> None:
