@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from typing import TypeVar
 
 import zmq
@@ -74,6 +75,12 @@ class RawFrontend:
         client = ClientInfo("test", os.getpid(), "")
         self.send(Hello(new_request_id(), PROTOCOL, client))
         return self.expect(Welcome)
+
+    def arrived(self, wait: float = 0.0) -> Iterator[Message]:
+        """What has come and was not received yet; for the first of it ``wait`` seconds."""
+        while self._socket.poll(wait * 1000):
+            wait = 0.0
+            yield codec.decode(self._socket.recv())
 
     def ping(self) -> Pong:
         self.send(Ping(new_request_id()))

@@ -45,6 +45,13 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+TURNS = (
+    "{% for message in messages %}"
+    "{{ bos_token + message['role'] + ': ' + message['content'] + eos_token }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ bos_token + 'assistant:' }}{% endif %}"
+)
+
 _CORPUS = (
     "the quick brown fox jumps over the lazy dog and the dog sleeps on",
     "what is the capital of france? the capital of france is paris.",
@@ -149,6 +156,65 @@ def make_qwen3(directory: Path) -> Path:
 
     settings = {key: CONFIG[key] for key in CONFIG if key not in ("architectures", "model_type")}
     return _save(directory, Qwen3ForCausalLM, Qwen3Config(**settings, head_dim=16), "5GB")
+
+
+def make_byte_fallback(directory: Path) -> Path:
+    """A random Llama with a tokenizer of Llama 2's kind: unknown characters are spelt as bytes.
+    Made without torch."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+
+    _write_llama(directory)
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += [f"\u2581word{number}" for number in range(VOCABULARY - len(pieces))]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    special = [AddedToken(piece, special=True, normalized=False) for piece in pieces[:3]]
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": TURNS}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+def _write_llama(directory: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    directory.mkdir(parents=True)
+    changes = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "eos_token_id": 2}
+    (directory / "config.json").write_text(json.dumps(CONFIG | changes))
+    attention = {"q": (HIDDEN, HIDDEN), "o": (HIDDEN, HIDDEN)}
+    attention |= dict.fromkeys("kv", (HIDDEN * KV_HEADS // HEADS, HIDDEN))
+    inner = CONFIG["intermediate_size"]
+    dense = {"gate": (inner, HIDDEN), "up": (inner, HIDDEN), "down": (HIDDEN, inner)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (VOCABULARY, HIDDEN),
+        "model.norm.weight": (HIDDEN,),
+    }
+    for number in range(LAYERS):
+        layer = f"model.layers.{number}"
+        shapes |= {f"{layer}.self_attn.{name}_proj.weight": attention[name] for name in attention}
+        shapes |= {f"{layer}.mlp.{name}_proj.weight": dense[name] for name in dense}
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{layer}.{norm}.weight"] = (HIDDEN,)
+    chance = np.random.default_rng(1)
+    weights = {
+        name: (chance.normal(0, 0.4, shape) if len(shape) == 2 else np.ones(shape))
+        for name, shape in shapes.items()
+    }
+    found = {name: weight.astype(np.float32) for name, weight in weights.items()}
+    save_file(found, directory / "model.safetensors", {"format": "pt"})
 
 
 def make_windowed(directory: Path) -> Path:
