@@ -18,6 +18,7 @@ from shammah.bus.training import ImportAdapter, Imported, MergeAdapter
 from shammah.config import Settings, load_settings
 from shammah.errors import ExitCode, ShammahError
 from shammah.examples import read_examples
+from shammah.invocation import as_invoked
 from shammah.models import model_id_of
 from shammah.training_commands import connect_train
 from shammah.training_plot import NAME
@@ -35,7 +36,7 @@ def list_adapters(settings: Settings, *, as_json: bool) -> int:
         for entry in entries:
             print(json.dumps(_document(entry, serves=entry.name in serving), ensure_ascii=False))
     elif not entries:
-        print("There are no adapters yet; `shammah train` makes one.")
+        print(as_invoked("There are no adapters yet; `shammah train` makes one."))
     else:
         width = max(len(entry.name) for entry in entries)
         for entry in entries:
@@ -155,7 +156,7 @@ def import_adapter(settings: Settings, asked: ImportAdapter, *, as_json: bool) -
         force = "" if reply.verdict == ACCEPTED else " --force"
         print(printable(f"{reply.adapter} is here, an adapter of {reply.model}."))
         print(printable(f"{reply.verdict.capitalize()}: {reply.why}"))
-        print(f"`shammah adapters use {reply.adapter}{force}` lets it serve.")
+        print(as_invoked(f"`shammah adapters use {reply.adapter}{force}` lets it serve."))
     return ExitCode.FAILED if reply.verdict == REFUSED else ExitCode.OK
 
 

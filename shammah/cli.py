@@ -17,6 +17,7 @@ from shammah.config_cli import config
 from shammah.environment import mend_streams
 from shammah.errors import ExitCode, ShammahError
 from shammah.history_cli import history
+from shammah.invocation import as_invoked, program
 from shammah.models_cli import licence_option, model_option, models
 from shammah.training_cli import adapters, train
 
@@ -34,7 +35,7 @@ def run(arguments: list[str]) -> int:
             from shammah.completion import declare_prompt_options
 
             declare_prompt_options(main)
-        result = main.main(arguments, prog_name="shammah", standalone_mode=False)
+        result = main.main(arguments, prog_name=program(), standalone_mode=False)
         sys.stdout.flush()
         return int(result or ExitCode.OK)
     except ShammahError as error:
@@ -48,7 +49,7 @@ def run(arguments: list[str]) -> int:
         if isinstance(error, click.UsageError) and error.ctx and error.ctx.parent is None:
             from shammah.usage_hints import hint_at
 
-            hint = hint_at(arguments, main.commands)
+            hint = hint_at(arguments, main.commands).replace("shammah ", f"{program()} ")
             elsewhere = hint and isinstance(error, click.NoSuchOption)
             said = hint if elsewhere else f"{error.format_message()} {hint}".rstrip()
             click.UsageError(said, error.ctx).show()
@@ -68,6 +69,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _complain(sentence: str) -> None:
+    sentence = as_invoked(sentence)
     if sys.stderr.isatty():
         from shammah.folding import fold
 

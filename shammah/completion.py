@@ -8,6 +8,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from shammah.errors import ExitCode, ShammahError
+from shammah.invocation import program
 
 VARIABLE = "_SHAMMAH_COMPLETE"
 """Set by the script in the shell; `shammah.__main__` looks at it, too."""
@@ -21,7 +22,7 @@ def print_script(group: click.Group, shell: str) -> int:
     if found is None:
         why = f"There is no completion for {shell}."
         raise ShammahError("usage", why, f"There is for {', '.join(SHELLS)}.")
-    click.echo(found(group, {}, "shammah", VARIABLE).source())
+    click.echo(found(group, {}, program(), VARIABLE).source())
     return ExitCode.OK
 
 

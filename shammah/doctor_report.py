@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from shammah.invocation import as_invoked
 from shammah.models import GIB
 from shammah.wording import describe_size, printable
 
@@ -26,7 +27,7 @@ def report(document: Part) -> Iterator[tuple[str, bool]]:
         name = "problem" if problem["blocking"] else "note"
         yield printable(f"{name:{WIDTH}} {problem['message']}"), problem["blocking"]
         if problem["hint"]:
-            yield printable(f"{'':{WIDTH}} {problem['hint']}"), False
+            yield printable(f"{'':{WIDTH}} {as_invoked(problem['hint'])}"), False
     if document["ok"]:
         yield f"{'verdict':{WIDTH}} nothing keeps Shammah from answering", False
 

@@ -13,6 +13,7 @@ from shammah.bus.transfers import CachedModel, ListModels, ModelList
 from shammah.config import Settings, load_settings, read_config
 from shammah.config_file import save, with_model
 from shammah.errors import ExitCode, ShammahError
+from shammah.invocation import as_invoked
 from shammah.machine import look
 from shammah.model_commands import download_worker, end_of
 from shammah.models import (
@@ -52,7 +53,7 @@ def list_models(settings: Settings, *, as_json: bool) -> int:
     rows.append((_mark(STARTER, default), f"{STARTER} (built in)", size, "", ""))
     _print_table([HEADER, *rows])
     if not found.models:
-        print("No models yet. `shammah models pull 1.5B` fetches one.")
+        print(as_invoked("No models yet. `shammah models pull 1.5B` fetches one."))
     else:
         print(f"{describe_size(found.total_size)} in all, what models share counted once.")
     print(_default_note(settings.model, default, here=any(row[0] for row in rows)))

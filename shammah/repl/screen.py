@@ -11,6 +11,7 @@ from typing import TextIO
 from shammah.answer_line import describe_answer
 from shammah.bus.messages import Done, Failed
 from shammah.folding import fold
+from shammah.invocation import as_invoked
 from shammah.repl.rendering import Answer, Rendering, terminal_size
 from shammah.router.decision import RouteDecision
 from shammah.wording import describe_failure, printable, styled, wants_style
@@ -44,10 +45,10 @@ class Screen:
         self._write((fold(text, self.columns) if self.terminal else text) + "\n")
 
     def hint(self, text: str) -> None:
-        self.line(self._styled(text, DIM))
+        self.line(self._styled(as_invoked(text), DIM))
 
     def error(self, message: str, hint: str = "") -> None:
-        self.line(self._styled(f"{message} {hint}".rstrip(), RED))
+        self.line(self._styled(as_invoked(f"{message} {hint}".rstrip()), RED))
 
     def prompt(self, text: str) -> None:
         self._begin_line()

@@ -94,6 +94,7 @@ class Sandbox:
             "SHAMMAH_HOME": str(self.shammah_home),
             "XDG_RUNTIME_DIR": str(self.xdg),
             "TERM": "xterm-256color",
+            "SHAMMAH_PROGRAM": "shammah",  # hints name it so, wherever it lies
             # A test that wants a Hub names one and takes this back (`online`).
             "HF_HUB_OFFLINE": "1",
         }

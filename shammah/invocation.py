@@ -1,0 +1,36 @@
+"""How this program is called where it was started, so that a hint works when it is typed."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shlex
+import sys
+
+NAME = "shammah"
+VARIABLE = "SHAMMAH_PROGRAM"
+"""What a script that starts this program is called itself (``scripts/run``)."""
+
+_QUOTED = re.compile(rf"(?<=`){NAME}(?=[ `])")
+
+
+def as_invoked(text: str) -> str:
+    """``text`` with the commands that it quotes (in backticks) as they work here."""
+    return _QUOTED.sub(lambda found: program(), text)
+
+
+@functools.cache
+def program() -> str:
+    """``shammah`` where a shell finds it by that name, else what was typed to start this."""
+    if named := os.environ.get(VARIABLE):
+        return shlex.quote(named)
+    called = sys.argv[0]
+    if os.path.basename(called) != NAME:
+        return NAME
+    import shutil
+
+    found = shutil.which(NAME)
+    if found is not None and os.path.realpath(found) == os.path.realpath(called):
+        return NAME
+    return shlex.quote(called)
