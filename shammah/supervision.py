@@ -33,6 +33,7 @@ from shammah.bus.messages import (
 )
 from shammah.bus.transfers import Transferring
 from shammah.config import Settings, identity
+from shammah.disk import open_log
 from shammah.errors import ExitCode, ShammahError
 from shammah.keys import SECRETS
 from shammah.models import cached_snapshot, hub_cache, hub_model, is_offline, total_memory
@@ -125,12 +126,10 @@ def spawn(spec: WorkerSpec) -> subprocess.Popen[bytes]:
     """Start the worker in a session of its own, so that Ctrl-C never reaches it.
 
     Raises:
-        ShammahError: ``worker_start_failed``, when the log or the program cannot be opened.
+        ShammahError: ``worker_start_failed``, when the program cannot be run.
     """
     try:
-        spec.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(spec.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with open(fd, "ab") as log:
+        with open(open_log(spec.log_file), "ab") as log:
             child = subprocess.Popen(
                 worker_command(spec),
                 stdin=subprocess.DEVNULL,
@@ -144,7 +143,7 @@ def spawn(spec: WorkerSpec) -> subprocess.Popen[bytes]:
         raise ShammahError(
             "worker_start_failed",
             f"The {spec.role} worker could not be started: {error.strerror}: {error.filename}.",
-            "Check that this path exists and is yours; SHAMMAH_HOME moves the logs.",
+            "Check that this program exists and can be run; `shammah doctor` says more.",
         ) from error
     with _children_lock:
         _children[:] = [started for started in _children if started.poll() is None] + [child]

@@ -86,7 +86,7 @@ STDLIB_ONLY = (
 
 ROLES = ("download", "inference", "cloud", "train")
 FOR_WORKERS = {
-    *("adapters", "attempts", "bus", "cgroups", "config", "egress", "errors", "examples"),
+    *("adapters", "attempts", "bus", "cgroups", "config", "disk", "egress", "errors", "examples"),
     *(
         "feedback",
         "fetching",

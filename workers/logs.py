@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from shammah.disk import open_log
 from shammah.errors import ShammahError
 
 MAX_BYTES = 2 * 1024 * 1024
@@ -73,9 +74,8 @@ class LogFile:
         self._max_bytes = max_bytes
 
     def adopt(self) -> None:
-        """Make the file this process's stdout and stderr."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        """Make the file this process's stdout and stderr; nothing, where it cannot be written."""
+        fd = open_log(self.path)
         os.dup2(fd, 1)
         os.dup2(fd, 2)
         os.close(fd)

@@ -41,6 +41,9 @@ class Access:
                     f"`sqlite3 {aside.name} .recover` reads what can still be read of it."
                 )
             return work(self._opened())
+        finally:
+            if self._store is not None and self._store.database.refusal is not None:
+                self.close()  # the disk may have room the next time
 
     def _opened(self) -> Store:
         if self._store is not None and self._store.database.moved:

@@ -10,11 +10,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from shammah.disk import describe_remedy
 from shammah.errors import ShammahError
 from shammah.history import words
 from shammah.history.migrations import NewerVersionError, migrate
 from shammah.history.records import BUSY_S
+from shammah.history.snapshot import read_into_memory
 
+_OF_THE_DISK = frozenset(
+    {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR}
+)
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
@@ -36,6 +41,7 @@ class Database:
 
     Attributes:
         indexed: whether there is an index of words to search in.
+        refusal: set if the file can only be read; whoever wants to write gets it.
 
     Raises:
         ShammahError: from here and from every method. ``history_unusable``: the file cannot be
@@ -47,14 +53,16 @@ class Database:
     def __init__(self, path: Path, busy_s: float = BUSY_S) -> None:
         self.path = path
         self.indexed = False
+        self.refusal: ShammahError | None = None
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
         try:
             with self.explained():
                 self._open(busy_s)
-        except ShammahError:
+        except ShammahError as error:
             self.close()
-            raise
+            if not _is_of_the_disk(error.__cause__) or not self._read(error):
+                raise
 
     def _open(self, busy_s: float) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -65,6 +73,21 @@ class Database:
         self._connection = connection
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        self._bring_up_to_date(connection)
+
+    def _read(self, refusal: ShammahError) -> bool:
+        """Have what can be read of a file that cannot be written; false: nothing."""
+        try:
+            connection = self._connection = read_into_memory(self.path)
+            self._bring_up_to_date(connection)
+        except (ShammahError, sqlite3.Error, OSError):
+            self.close()
+            return False
+        self._opened = identify(self.path)
+        self.refusal = refusal
+        return True
+
+    def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA foreign_keys = ON")
         migrate(connection)
         self.indexed = words.available(connection)
@@ -86,6 +109,7 @@ class Database:
         that the log keeps what it has until the last one that has the file open closes it."""
         with self.explained():
             connection = self._connected()
+            self._check_writable()
             connection.execute("VACUUM")
             busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             return not busy
@@ -94,6 +118,10 @@ class Database:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def _check_writable(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -105,6 +133,8 @@ class Database:
         """What happens inside happens whole, or not at all."""
         with self.explained():
             connection = self._connected()
+            if begin != "BEGIN":
+                self._check_writable()
             connection.execute(begin)
             try:
                 yield connection
@@ -128,7 +158,7 @@ class Database:
         except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
             # ValueError and its like: a row that none of ours has written.
             code = getattr(error, "sqlite_errorcode", None) or 0
-            if code & 0xFF in _DAMAGED:
+            if code & 0xFF in _DAMAGED and self.refusal is None:
                 raise DamagedError(self.path, error, self._opened) from error
             raise _unusable(self.path, error) from error
 
@@ -187,4 +217,11 @@ def _unusable(path: Path, error: Exception) -> ShammahError:
         what = f"{path} is locked by another program."
         return ShammahError("history_busy", what, "Try again in a moment.")
     why = error.strerror if isinstance(error, OSError) else error
-    return ShammahError("history_unusable", f"{path} cannot be used ({why}).")
+    remedy = describe_remedy(path) if _is_of_the_disk(error) else ""
+    return ShammahError("history_unusable", f"{path} cannot be used ({why}).", remedy)
+
+
+def _is_of_the_disk(error: BaseException | None) -> bool:
+    """Whether it is the disk or the permissions that do not let it be written."""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    return isinstance(error, OSError) or code in _OF_THE_DISK

@@ -239,7 +239,9 @@ class Recorder:
             if job.error is not None and job.awaited:
                 self._complained.add(job.error.code)
             elif job.error is not None:
-                self._complain(f"{NOT_KEPT} {job.error.message}", job.error.code)
+                unusable = job.error.code == "history_unusable"  # another hint is for commands
+                said = job.error if unusable else job.error.message
+                self._complain(f"{NOT_KEPT} {said}", job.error.code)
         access.close()
 
     def _complain(self, sentence: str, kind: str = "") -> None:

@@ -53,6 +53,13 @@ MIGRATIONS = (
 """The step from each schema version to the next; ``PRAGMA user_version`` is the one reached.
 Append, never change."""
 
+_NOT_DAMAGED = frozenset(
+    {
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN),
+        *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
+    }
+)
+
 _COLUMNS = (
     "turn, at, category, target, model, quantization, adapter, reason, finish, label, passed, "
     "ttft_s, tokens_per_second, input_tokens, output_tokens, cost"
@@ -154,11 +161,19 @@ class Store:
             # ValueError and its like: a row that none of ours has written.
             if self._database is not None and not isinstance(error, sqlite3.OperationalError):
                 self.close()
+            why = error.strerror if isinstance(error, OSError) else error
             raise ShammahError(
                 "statistics_unusable",
-                f"{self._path} cannot be used ({error}): what is learnt now is forgotten later.",
-                "Answers are not affected. Delete the file to begin anew.",
+                f"{self._path} cannot be used ({why}): what is learnt now is forgotten later.",
+                f"Answers are not affected. {_remedy(error)}".rstrip(),
             ) from error
+
+
+def _remedy(error: Exception) -> str:
+    """What would help; of a disk the history says it."""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    passing = isinstance(error, OSError) or code in _NOT_DAMAGED
+    return "" if passing else "Delete the file to begin again."
 
 
 def _version(database: sqlite3.Connection) -> int:

@@ -43,7 +43,7 @@ class LoadSettings:
 class EngineFacts:
     """What loading decided. ``quantization`` is empty when the weights are as published;
     ``context_length`` is what a conversation may have, in tokens (0: what the model can);
-    ``why``: the reason for these choices, for people."""
+    ``why``: the reason for these choices, for people; ``note``: what they should know."""
 
     engine: str
     device: str
@@ -51,6 +51,7 @@ class EngineFacts:
     quantization: str = ""
     context_length: int = 0
     why: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

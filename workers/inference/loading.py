@@ -206,7 +206,7 @@ def _ready(located: LocatedModel, checkpoint: Checkpoint, facts: EngineFacts) ->
         quantization=facts.quantization,
         context_length=facts.context_length or checkpoint.context_length,
         engine=facts.engine,
-        note=" ".join(checkpoint.notices),
+        note=" ".join(one for one in (*checkpoint.notices, facts.note) if one),
         why=facts.why,
         stand_in=located.stand_in,
     )

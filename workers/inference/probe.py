@@ -10,6 +10,7 @@ The bandwidth needs numpy alone, the products need torch.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import time
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 FILE = "machine-speed.json"
 """In the home."""
@@ -95,12 +98,19 @@ def machine_speed(
     if kept is not None and kept.machine == machine_name(torch_version):
         return kept
     speed = measure()
+    try:
+        _write(path, speed)
+    except OSError as error:  # it takes a second to measure again
+        log.warning("the measured speed cannot be kept: %s", error)
+    return speed
+
+
+def _write(path: Path, speed: MachineSpeed) -> None:
     draft = path.with_suffix(".new")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump({"format": FORMAT, **asdict(speed)}, file, indent=2)
     os.replace(draft, path)
-    return speed
 
 
 def machine_name(torch_version: str) -> str:

@@ -25,6 +25,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shammah.disk import describe_remedy
 from shammah.errors import ShammahError
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.safetensors_header import read_header
@@ -151,10 +152,11 @@ def is_whole(directory: Path) -> bool:
         return False
 
 
-def keep(model: Any, directory: Path) -> None:
+def keep(model: Any, directory: Path) -> str:
     """Save a quantised ``model``; it appears whole, or not at all.
 
-    What cannot be saved is only slower the next time, so that is no error.
+    What cannot be saved is only slower the next time, so that is no error, but a sentence for
+    people; empty: it was saved.
     """
     try:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -165,11 +167,16 @@ def keep(model: Any, directory: Path) -> None:
             if directory.exists():  # damaged
                 shutil.rmtree(directory)
             draft.rename(directory)
+            return ""
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except Exception as error:
         # safetensors has errors of its own for a full disk.
         log.warning("the quantised weights are not kept in %s: %s", directory, error)
+        return (
+            f"The quantised weights cannot be written to {directory.parent}, and are made again "
+            f"at each start. {describe_remedy(directory.parent)}"
+        )
 
 
 def _write_manifest(directory: Path) -> None:

@@ -9,6 +9,7 @@ import inspect
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class TransformersRunner:
             checkpoint.directory, checkpoint.model_type, checkpoint.architecture
         )
         observer.stage("read weights")
-        self._model = weights.read_weights(
+        self._model, note = weights.read_weights(
             model_class, checkpoint, form, self._device, observer, home
         )
         from workers.inference.module_adapters import ModuleAdapters
@@ -105,7 +106,8 @@ class TransformersRunner:
             *("%s as %s on %s, %d threads", model_class.__name__),
             *(form.name, self._device, threads),
         )
-        return EngineFacts(self.engine, self._device, form.dtype, form.quantization, why=form.why)
+        facts = EngineFacts(self.engine, self._device, form.dtype, form.quantization)
+        return replace(facts, why=form.why, note=note)
 
     def _warm_up(self) -> None:
         """Compute something once: first calls allocate, choose kernels and start threads.

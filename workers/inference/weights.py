@@ -42,8 +42,9 @@ def read_weights(
     device: str,
     observer: LoadObserver,
     home: Path,
-) -> Any:
-    """A ``model_class`` with the checkpoint's weights, on ``device``, ready to compute.
+) -> tuple[Any, str]:
+    """A ``model_class`` with the checkpoint's weights, on ``device``, ready to compute; and what
+    people should know about it.
 
     Args:
         model_class: see `workers.model_classes.find_class`.
@@ -61,14 +62,15 @@ def read_weights(
     with _explained(device):
         if not form.quantization:
             with observed(read):
-                return read_model(model_class, checkpoint.directory, dtype).to(device).eval()
+                model = read_model(model_class, checkpoint.directory, dtype)
+                return model.to(device).eval(), ""
         config = quantizer_config(form.quantization, dtype)
         kept = kept_directory(home, checkpoint, form.quantization, form.dtype)
         options: dict[str, Any] = {"device_map": {"": device}}
         if is_whole(kept):
             try:
                 with observed(observer.advance):
-                    return _quantized(model_class, kept, dtype, **options)
+                    return _quantized(model_class, kept, dtype, **options), ""
             except (ShammahError, OSError, SafetensorError, ValueError) as error:
                 log.warning("the quantised weights in %s are made anew: %s", kept, error)
         options["quantization_config"] = config
@@ -79,8 +81,7 @@ def read_weights(
 
         with observed(advance):
             model = _quantized(model_class, checkpoint.directory, dtype, **options)
-            keep(model, kept)
-        return model
+            return model, keep(model, kept)
 
 
 def _quantized(model_class: Any, directory: Path, dtype: torch.dtype, **options: Any) -> Any:

@@ -8,17 +8,27 @@ function anew when its own file has changed, but not when a function that it cal
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from workers.inference.native.machine_code import NAME, NEEDED
 
+log = logging.getLogger(__name__)
+
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 _DIGITS = 12
+
+_ROOM_BYTES = 2 * 1024**2
+"""More than the machine code of all that packs weights."""
+
+_kept = True
+"""Whether `prepare` has found room for machine code."""
 
 _WORD = 8
 """Bytes to which all operands are aligned."""
@@ -47,12 +57,21 @@ def own_directory(directory: Path) -> Path:
 
 
 def prepare(directory: Path) -> None:
-    """Let what is compiled from now on be kept below ``directory``; imports numba."""
+    """Let what is compiled from now on be kept below ``directory``, if there is room; imports
+    numba."""
+    global _kept
     from numba.core import config
 
     own = own_directory(directory)
-    own.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.CACHE_DIR = str(own)  # type: ignore[attr-defined]
+    try:
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=own) as file:
+            file.write(bytes(_ROOM_BYTES))
+        _kept = True
+    except OSError as error:  # numba would raise it from the first call of a kernel
+        log.warning("what is compiled cannot be kept: %s", error)
+        _kept = False
 
 
 def entry(function: Kernel) -> Kernel:
@@ -62,7 +81,7 @@ def entry(function: Kernel) -> Kernel:
     """
     import numba
 
-    return cast(Kernel, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+    return cast(Kernel, numba.njit(nogil=True, cache=_kept, error_model="numpy")(function))
 
 
 def emit(function: Callable[..., Any], operands: Any) -> bytes:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shammah.errors import ShammahError
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.native import compiler
 from workers.inference.native.architecture import Architecture
 from workers.inference.native.layout import GROUP, LANES, PANEL, SMALL_GROUP, padded
 from workers.inference.native.operands import Activations, Matrix, Model, Room, make_desk
 from workers.inference.native.packing_plan import matrices, parts
-from workers.inference.native.quantized_file import cache_path, open_parts
+from workers.inference.native.quantized_file import (
+    UNWRITABLE,
+    PartsInMemory,
+    PartWriter,
+    cache_path,
+    new_file,
+    open_parts,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +38,9 @@ def open_model(
     kernels: Path,
     threads: int,
     advance: Callable[[], None],
-) -> Model:
-    """The model's weights, mapped from ``directory``, and made there first if need be.
+) -> tuple[Model, str]:
+    """The model's weights, mapped from ``directory``, and made there first if need be. Where they
+    cannot be written they are made in memory, each time, and a sentence for people says so.
 
     ``kernels``: where machine code is kept, of which packing needs its own.
 
@@ -40,28 +50,42 @@ def open_model(
     path = cache_path(directory, checkpoint, quantization)
     wanted = parts(architecture, quantization)
     found = open_parts(path, wanted)
-    if found is None:
-        # numba and these kernels take as long as all of a start that finds the weights packed.
-        compiler.prepare(kernels)
-        from workers.inference.native.quantizing import quantize
+    if found is not None:
+        return _model(found, architecture, quantization), ""
+    # numba and these kernels take as long as all of a start that finds the weights packed.
+    compiler.prepare(kernels)
+    from workers.inference.native.quantizing import quantize
 
-        log.info("packing the weights into %s", path)
-        quantize(checkpoint, architecture, quantization, path, threads, advance)
+    def pack(target: AbstractContextManager[PartWriter]) -> None:
+        quantize(checkpoint, architecture, quantization, target, threads, advance)
+
+    log.info("packing the weights into %s", path)
+    note = f"The packed weights in {directory} could not be read again."
+    try:
+        pack(new_file(path, wanted))
         found = open_parts(path, wanted)
-        assert found is not None, f"{path} was written and is not whole"
-    return _model(found, architecture, quantization)
+    except ShammahError as error:
+        if error.code != UNWRITABLE:
+            raise
+        log.warning("%s", error)
+        note = f"{error.message} They are in memory only, and are packed again at each start. "
+        note += error.hint
+    if found is not None:
+        return _model(found, architecture, quantization), ""
+    memory = PartsInMemory(wanted)
+    pack(nullcontext(memory))
+    return _model(memory.parts, architecture, quantization), note
 
 
 def model_of_zeros(architecture: Architecture, quantization: str) -> Model:
     """A model to compile with: its arrays have the types of every model's."""
-    wanted = parts(architecture, quantization)
-    found = {part.name: np.zeros(part.shape, part.kind) for part in wanted}
-    for array in found.values():
-        array.setflags(write=False)
+    found = PartsInMemory(parts(architecture, quantization)).parts
     return _model(found, architecture, quantization)
 
 
 def _model(found: dict[str, NDArray[Any]], architecture: Architecture, quantization: str) -> Model:
+    for array in found.values():
+        array.setflags(write=False)
     every = {matrix.name: matrix for matrix in matrices(architecture, quantization)}
     downs = (*every["down"].layers, *every["outer_down"].layers)
 

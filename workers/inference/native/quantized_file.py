@@ -19,15 +19,18 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shammah.disk import describe_remedy
 from shammah.errors import ShammahError
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.native.layout import VERSION
 from workers.inference.safetensors_header import HeaderError, read_header
+
+UNWRITABLE = "quantized_cache_unwritable"
 
 _ALIGNMENT = 64
 _KINDS: dict[str, Any] = {"I8": np.int8, "U16": np.uint16, "BF16": np.uint16, "F32": np.float32}
@@ -51,15 +54,33 @@ class Part:
         return math.prod(self.shape) * self.kind.itemsize
 
 
-class PartWriter:
-    """Puts rows of parts where they belong in a file that is being made."""
+class PartWriter(Protocol):
+    """Puts rows of parts where they belong."""
+
+    def write(self, name: str, layer: int, begin: int, numbers: NDArray[Any]) -> None:
+        """Put ``numbers`` at element ``begin`` of row ``layer`` of part ``name``."""
+
+
+class PartsInMemory:
+    """Parts that are made for this process alone: where no disk takes them."""
+
+    def __init__(self, parts: tuple[Part, ...]) -> None:
+        self.parts = {part.name: np.zeros(part.shape, part.kind) for part in parts}
+
+    def write(self, name: str, layer: int, begin: int, numbers: NDArray[Any]) -> None:
+        """See `PartWriter`."""
+        self.parts[name][layer].reshape(-1)[begin : begin + numbers.size] = numbers
+
+
+class PartsInFile:
+    """Parts of a file that is being made."""
 
     def __init__(self, descriptor: int, places: dict[str, tuple[int, Part]]) -> None:
         self._descriptor = descriptor
         self._places = places
 
     def write(self, name: str, layer: int, begin: int, numbers: NDArray[Any]) -> None:
-        """Put ``numbers`` at element ``begin`` of row ``layer`` of part ``name``."""
+        """See `PartWriter`."""
         first, part = self._places[name]
         element = numbers.itemsize
         row = math.prod(part.shape[1:]) * element
@@ -103,7 +124,7 @@ def open_parts(path: Path, parts: tuple[Part, ...]) -> dict[str, NDArray[Any]] |
 
 
 @contextlib.contextmanager
-def new_file(path: Path, parts: tuple[Part, ...]) -> Iterator[PartWriter]:
+def new_file(path: Path, parts: tuple[Part, ...]) -> Iterator[PartsInFile]:
     """Make the file; it appears whole when the block ends, or not at all.
 
     Raises:
@@ -115,7 +136,7 @@ def new_file(path: Path, parts: tuple[Part, ...]) -> Iterator[PartWriter]:
         descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".making")  # mode 0600
         try:
             places = _begin(descriptor, parts)
-            yield PartWriter(descriptor, places)
+            yield PartsInFile(descriptor, places)
             os.fsync(descriptor)
             size = os.fstat(descriptor).st_size
             Path(name).replace(path)
@@ -127,9 +148,9 @@ def new_file(path: Path, parts: tuple[Part, ...]) -> Iterator[PartWriter]:
         _write_manifest(path, _facts(size, parts))
     except OSError as error:
         raise ShammahError(
-            "quantized_cache_unwritable",
+            UNWRITABLE,
             f"The packed weights cannot be written to {path.parent} ({error.strerror or error}).",
-            "Make room on that disk, or move the home with SHAMMAH_HOME.",
+            describe_remedy(path.parent),
         ) from error
 
 

@@ -11,8 +11,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from pathlib import Path
+from contextlib import AbstractContextManager, closing
 from typing import BinaryIO
 
 import numpy as np
@@ -27,10 +26,9 @@ from workers.inference.native.packing_plan import (
     PackedMatrix,
     Source,
     matrices,
-    parts,
     vectors,
 )
-from workers.inference.native.quantized_file import PartWriter, new_file
+from workers.inference.native.quantized_file import PartWriter
 from workers.inference.native.small_packing import pack_small
 from workers.inference.safetensors_header import Tensor, read_header
 from workers.model_classes import not_finite
@@ -111,20 +109,21 @@ def quantize(
     checkpoint: Checkpoint,
     architecture: Architecture,
     quantization: str,
-    path: Path,
+    target: AbstractContextManager[PartWriter],
     threads: int,
     advance: Callable[[], None],
 ) -> None:
-    """Make the file at ``path``; ``advance`` is called for each tensor that is packed.
+    """Write the packed weights to ``target``, which is entered once the weights are known to be
+    whole; ``advance`` is called for each tensor that is packed.
 
     Raises:
-        ShammahError: ``model_config_invalid``, ``model_corrupt``, ``model_unsupported`` or
-            ``quantized_cache_unwritable``.
+        ShammahError: ``model_config_invalid``, ``model_corrupt`` or ``model_unsupported``; or as
+            ``target`` does.
     """
     with closing(Tensors(checkpoint)) as tensors:
         every = matrices(architecture, quantization)
         _check(tensors, architecture, every)
-        with new_file(path, parts(architecture, quantization)) as writer:
+        with target as writer:
             _write(tensors, architecture, every, writer, threads, advance)
 
 

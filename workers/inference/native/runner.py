@@ -136,7 +136,7 @@ class NativeRunner:
         directory = self._quantized or (settings.home or home_directory(os.environ)) / "quantized"
         a, team = self._architecture, self._team
         advance = observer.advance
-        model = open_model(
+        model, note = open_model(
             checkpoint, a, quantization, directory, self._kernels, team.size, advance
         )
         observer.stage("warm up")
@@ -146,7 +146,8 @@ class NativeRunner:
         self.reserve(1, 1)
         self.prefill(0, 0, [0])
         log.info("%s in %s bit, %d threads", checkpoint.architecture, bits, self._team.size)
-        return EngineFacts(self.engine, "cpu", "float32", quantization, why=_WHY[quantization])
+        why = _WHY[quantization]
+        return EngineFacts(self.engine, "cpu", "float32", quantization, why=why, note=note)
 
     # --- memory ---------------------------------------------------------------------------
 

@@ -1,0 +1,35 @@
+"""What to do where a disk is full or cannot be written: for those who go on without it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_LEAST_BYTES = 1024 * 1024
+"""With less than this free, a disk is full to whoever wants to write to it."""
+
+
+def open_log(path: Path) -> int:
+    """A descriptor that appends to ``path``; to nothing where that cannot be, since a worker can
+    do without its log."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def describe_remedy(path: Path) -> str:
+    """What helps where ``path``, or what should be in it, cannot be written; a sentence."""
+    place = path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        disk = os.statvfs(place)
+    except OSError:
+        disk = None
+    if disk is not None and disk.f_flag & os.ST_RDONLY:
+        return "That disk is read-only: set SHAMMAH_HOME to a directory that can be written."
+    if disk is not None and disk.f_bavail * disk.f_frsize < _LEAST_BYTES:
+        return "That disk is full: make room on it, or set SHAMMAH_HOME to a directory elsewhere."
+    return f"Check the permissions of {place}, or set SHAMMAH_HOME to another directory."
