@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +55,9 @@ STILL_S = 1.0
 RESTARTS = 3
 RESTART_WINDOW_S = 60.0
 """A worker that dies more often than this is not started again by itself."""
+
+_LOG_LINE = re.compile(r"[-0-9]+ [:,0-9]+ ([A-Z]+) [a-z]+\[([0-9]+)\] ")
+"""As `workers.logs` begins each: level and process."""
 
 _children: list[subprocess.Popen[bytes]] = []
 """What this frontend has started and still runs: kept, so that the dead ones are reaped, and
@@ -231,18 +235,19 @@ def _attach(
 ) -> Identity:
     """Wait for the wanted worker's welcome; the identity it has."""
     child: subprocess.Popen[bytes] | None = None
+    budget = RestartBudget()
     log_start, waited, looked = 0, 0.0, time.monotonic()
     while True:
         absent = lock_holder(endpoints.lock(spec.role)) is None
         code = child.poll() if child else None
         others = child is None or code == ExitCode.ALREADY_RUNNING
         on_presence(others and not absent)
-        if absent:
-            if others:
-                log_start = _size(spec.log_file)
-                child = spawn(spec)
-            elif code is not None:
-                raise _start_failed(spec, code, log_start)
+        if absent and (others or code is not None):
+            killed = code is not None and code < 0
+            if child is not None and not others and not (killed and budget.spend()):
+                raise _start_failed(spec, child, log_start)
+            log_start = _size(spec.log_file)
+            child = spawn(spec)
         welcome = peer.wait_welcome(POLL_S)
         if welcome is not None:
             found = welcome.identity
@@ -289,16 +294,34 @@ def _silent(spec: WorkerSpec) -> ShammahError:
     )
 
 
-def _start_failed(spec: WorkerSpec, code: int, log_start: int) -> ShammahError:
-    with open(spec.log_file, errors="replace") as log:
-        log.seek(log_start)
-        lines = log.read().strip().splitlines()
-    said = lines[-1] if lines else f"it ended with status {code}"
+def _start_failed(spec: WorkerSpec, child: subprocess.Popen[bytes], log_start: int) -> ShammahError:
+    code = child.returncode
+    if code < 0:
+        said = f"it was killed again and again ({signal.Signals(-code).name})."
+    elif code == 0:
+        said = "it was stopped at once."
+    else:
+        said = _last_words(spec, child.pid, log_start) or f"it ended with status {code}."
     return ShammahError(
         "worker_start_failed",
         f"The {spec.role} worker could not start: {said}",
         f"{spec.log_file} has the whole story.",
     )
+
+
+def _last_words(spec: WorkerSpec, pid: int, log_start: int) -> str:
+    """The last line that worker ``pid`` wrote as its reason to end. Others write there, too."""
+    try:
+        with open(spec.log_file, errors="replace") as log:
+            log.seek(log_start)
+            lines = log.read().strip().splitlines()
+    except OSError:  # somebody has tidied up
+        return ""
+    for line in reversed(lines):
+        logged = _LOG_LINE.match(line)
+        if logged is None or (int(logged[2]) == pid and logged[1] not in ("INFO", "DEBUG")):
+            return line.removeprefix("shammah worker: ")
+    return ""
 
 
 def _size(path: Path) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import zmq
 
-from shammah.bus.endpoints import SOCKET_MAX_BYTES, Endpoints
+from shammah.bus.endpoints import SOCKET_MAX_BYTES, Endpoints, refused
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,11 @@ LINGER_MS = 200
 
 
 class Sockets:
-    """``requests`` (ROUTER) and ``events`` (XPUB), bound."""
+    """``requests`` (ROUTER) and ``events`` (XPUB), bound.
+
+    Raises:
+        ShammahError: ``runtime_directory``.
+    """
 
     def __init__(self, endpoints: Endpoints, role: str) -> None:
         self._context = zmq.Context()
@@ -37,7 +42,11 @@ class Sockets:
         )
         for opened, endpoint in self._bound:
             opened.maxmsgsize = SOCKET_MAX_BYTES
-            self._bind(opened, endpoint)
+            try:
+                self._bind(opened, endpoint)
+            except zmq.ZMQError as error:
+                why = OSError(error.errno, os.strerror(error.errno or 0))
+                raise refused(_path(endpoint), why) from error
 
     def restore(self) -> None:
         """Bind again where the socket's file was deleted or is another's: no new frontend could
@@ -64,6 +73,10 @@ class Sockets:
 def _inode(endpoint: str) -> int:
     """0 where there is no file. A bound socket keeps its inode, so none is used twice."""
     try:
-        return Path(endpoint.removeprefix("ipc://")).stat().st_ino
+        return _path(endpoint).stat().st_ino
     except FileNotFoundError:
         return 0
+
+
+def _path(endpoint: str) -> Path:
+    return Path(endpoint.removeprefix("ipc://"))

@@ -7,6 +7,7 @@ process, and a second bind on a live path silently steals it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -85,13 +86,19 @@ def open_endpoints(environ: Mapping[str, str], uid: int | None = None) -> Endpoi
     return Endpoints(runtime)
 
 
-def _refused(runtime: Path, why: str) -> ShammahError:
+def _refused(runtime: Path, why: str, hint: str = "") -> ShammahError:
     return ShammahError(
         "runtime_directory",
         f"The directory for sockets, {runtime}, cannot be used: {why}.",
-        "Remove it, or set XDG_RUNTIME_DIR to a short directory of your own.",
+        hint or "Remove it, or set XDG_RUNTIME_DIR to a short directory of your own.",
         exit_code=ExitCode.USAGE,
     )
+
+
+def refused(path: Path, error: OSError) -> ShammahError:
+    """Why the file at ``path`` in the runtime directory cannot be used any more."""
+    hint = f"`chmod 700 {path.parent}` lets you in." if error.errno == errno.EACCES else ""
+    return _refused(path.parent, f"{path.name}: {error.strerror or error}", hint)
 
 
 class RoleLock:
@@ -110,8 +117,14 @@ class RoleLock:
 
         A probe (`lock_holder`) has a shared one for microseconds, or for longer if it is put
         aside just then. That is nobody's, and waited for.
+
+        Raises:
+            ShammahError: ``runtime_directory``.
         """
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise refused(self.path, error) from error
         deadline = time.monotonic() + LOCK_S
         while not _try_lock(fd, fcntl.LOCK_EX):
             if not _try_lock(fd, fcntl.LOCK_SH) or time.monotonic() > deadline:
@@ -141,7 +154,7 @@ class RoleLock:
             return True  # a directory that cannot be entered: nobody else finds a lock there
         try:
             kept = self.acquire()
-        except OSError:
+        except ShammahError:
             return False
         if kept:
             os.close(held)
@@ -166,11 +179,16 @@ def lock_holder(path: Path) -> int | None:
 
     The probe takes a shared lock for an instant; a worker that starts in that instant tries
     again (`RoleLock.acquire`). 0 means held, but the pid is not written yet.
+
+    Raises:
+        ShammahError: ``runtime_directory``.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise refused(path, error) from error
     try:
         if _try_lock(fd, fcntl.LOCK_SH):
             return None

@@ -150,6 +150,57 @@ class TestEnsure:
         with pytest.raises(ShammahError, match="status 9"):
             ensured()
 
+    def test_one_that_is_killed_at_once_is_started_again(
+        self, ensured: Ensure, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+    ) -> None:
+        died = sandbox.root / "died"
+        script = f"import os, sys; open({str(died)!r}, 'a').write('x'); os.kill(os.getpid(), 9)"
+        real = supervision.worker_command
+
+        def command(spec: WorkerSpec) -> list[str]:
+            return real(spec) if died.exists() else [sys.executable, "-c", script]
+
+        monkeypatch.setattr(supervision, "worker_command", command)
+        assert isinstance(list(ensured().generate((ChatMessage("user", "hi"),)))[-1], Done)
+        assert died.read_text() == "x"
+
+    def test_one_that_is_killed_again_and_again_is_an_error_with_its_own_reason(
+        self, ensured: Ensure, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+    ) -> None:
+        """Whatever others write to the log meanwhile."""
+        line = "2026-11-28 10:00:00,000 INFO inference[1] workers.host: started"
+        script = f"import os; print({line!r}, flush=True); os.kill(os.getpid(), 9)"
+        monkeypatch.setattr(
+            supervision, "worker_command", lambda spec: [sys.executable, "-c", script]
+        )
+        with pytest.raises(ShammahError, match=r"killed again and again \(SIGKILL\)"):
+            ensured()
+        assert sandbox.log().count("started") == supervision.RESTARTS + 1
+
+    def test_a_line_of_another_process_is_not_its_reason(
+        self, ensured: Ensure, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lines = (
+            "shammah worker: Its own words.",
+            "2026-11-28 10:00:00,000 ERROR inference[1] workers.host: another's",
+            "2026-11-28 10:00:00,000 INFO inference[1] workers.host: started",
+        )
+        script = f"import sys; print({chr(10).join(lines)!r}); sys.exit(1)"
+        monkeypatch.setattr(
+            supervision, "worker_command", lambda spec: [sys.executable, "-c", script]
+        )
+        with pytest.raises(ShammahError, match=r"could not start: Its own words\."):
+            ensured()
+
+    def test_a_runtime_directory_that_cannot_be_used_any_more_is_said_in_words(
+        self, ensured: Ensure, sandbox: Sandbox
+    ) -> None:
+        sandbox.endpoints.lock("inference").mkdir()
+        with pytest.raises(ShammahError) as failed:
+            ensured()
+        assert "inference.lock: Is a directory." in failed.value.message
+        assert "Errno" not in str(failed.value)
+
     def test_a_worker_that_runs_and_does_not_answer_is_an_error(
         self, ensured: Ensure, start_echo: StartEcho
     ) -> None:

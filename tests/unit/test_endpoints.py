@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -184,6 +185,26 @@ class TestTheLock:
     def test_nobody_holds_a_lock_that_is_not_there(self, path: Path) -> None:
         assert lock_holder(path) is None
         assert not path.exists()
+
+    def test_that_cannot_be_reached_is_an_error_in_words(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The directory's mode was changed, or it is a file now, while we ran."""
+        path.parent.rmdir()
+        path.parent.touch()
+        for look in (lambda: lock_holder(path), RoleLock(path).acquire):
+            with pytest.raises(ShammahError, match=r"inference\.lock: Not a directory") as failed:
+                look()
+            assert failed.value.code == "runtime_directory"
+
+        def denied(*_arguments: object) -> int:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(os, "open", denied)
+        with pytest.raises(ShammahError) as failed:
+            lock_holder(path)
+        assert "Permission denied" in failed.value.message
+        assert failed.value.hint == f"`chmod 700 {path.parent}` lets you in."
 
     def test_names_its_holder(self, path: Path) -> None:
         lock = RoleLock(path)
