@@ -84,13 +84,13 @@ def _describe(one: Alternative) -> str:
     if one.tokens_per_second:
         parts.append(f"{one.tokens_per_second:.0f} tok/s")
     if not (one.ttft_s or one.tokens_per_second):
-        parts.append("speed not known yet")
+        parts.append("speed not known then")
     if one.arm.target is Target.LOCAL:
         parts.append("free")
     elif one.cost:
         parts.append(f"${one.cost:.4f} an answer")
     else:
-        parts.append("cost not known yet")
+        parts.append("cost not known then")
     if one.obstacle is not None:
         parts.append(_OBSTACLES[one.obstacle])
     return f"  {one.arm.target} ({name}): {expected},\n    {', '.join(parts)}."

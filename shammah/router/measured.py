@@ -40,14 +40,15 @@ def forecast(arm: Arm, snapshot: Snapshot, obstacle: Reason | None, ahead: int) 
     tally, prior = snapshot.tally(arm), PRIORS[arm.target]
     successes, trials = prior.successes + tally.successes, prior.trials + tally.trials
     low, _ = wilson(successes, trials, Z)
+    pace = snapshot.pace(arm)
     return Alternative(
         arm,
         successes / trials,
         low,
         tally.trials,
-        tally.ttft_s * (1 + ahead),
-        tally.tokens_per_second,
-        tally.cost,
+        pace.ttft_s * (1 + ahead),
+        pace.tokens_per_second,
+        pace.cost,
         obstacle,
     )
 

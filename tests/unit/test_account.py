@@ -36,7 +36,7 @@ def test_an_answer_is_told_with_its_decision_and_its_course() -> None:
     assert told[0].startswith("The local model answered, because")
     assert told[2].startswith("  local (starter): 90% good answers expected")
     assert told[4].startswith("  cloud (claude): 95% good answers expected")
-    assert "cost not known yet" in told[5]
+    assert "cost not known then" in told[5]
     assert told[6] == (
         "It waited 1.2 s to be asked, first token after 0.31 s, took 0.9 s, 21 tok/s, "
         "20 tokens in, 7 out."

@@ -54,6 +54,17 @@ def test_labels_are_summed_by_their_weight() -> None:
     assert (tally.answers, tally.trials, tally.successes) == (4, 2.75, 1.25)
 
 
+def test_the_speed_of_an_answerer_is_known_for_questions_of_every_kind() -> None:
+    seen = [outcome(ttft_s=0.2, tokens_per_second=80.0), outcome(tokens_per_second=40.0)]
+    snapshot = summarize(seen, ClassicState())
+    new = forecast(replace(HERE, category=Category.GREETING), snapshot, None, 1)
+    assert (new.tokens_per_second, new.ttft_s, new.evidence) == (60.0, 0.4, 0.0)
+    assert forecast(replace(HERE, adapter="a"), snapshot, None, 0).tokens_per_second == 0.0
+    seen.append(outcome(arm=new.arm, tokens_per_second=100.0))
+    again = forecast(new.arm, summarize(seen, ClassicState()), None, 0)
+    assert again.tokens_per_second == 100.0
+
+
 def test_each_arm_has_its_own_sums() -> None:
     other = replace(HERE, quantization="")
     snapshot = summarize([outcome(Label.BAD), outcome(Label.GOOD, other)], ClassicState())
