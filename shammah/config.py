@@ -78,13 +78,21 @@ class PrivacySettings:
     api_keys: bool = True
     """Keys and tokens of well-known services."""
     private_keys: bool = True
-    """Blocks that hold a private key (PEM, OpenSSH, PGP, PuTTY)."""
+    """Private keys (PEM, OpenSSH, PGP, PuTTY, JWK, WireGuard)."""
+    passwords: bool = True
+    """Passwords in settings, connection strings and commands."""
     emails: bool = True
     """E-mail addresses."""
     cards: bool = True
     """Payment card numbers with the right check digit."""
     ibans: bool = True
-    """Bank account numbers (IBAN) with the right check digits."""
+    """Bank account numbers: IBAN with the right check digits, others where they are named."""
+    identity_numbers: bool = True
+    """National numbers of people, with check digits or where they are named."""
+    phones: bool = True
+    """Telephone numbers."""
+    ip_addresses: bool = False
+    """IP addresses of other machines; off, since they are in almost every log."""
     words: tuple[str, ...] = ()
     """Words and names of your own; upper and lower case are the same."""
     patterns: tuple[str, ...] = ()

@@ -55,6 +55,8 @@ def why(context: Context) -> None:
         question = question[: SHOWN_QUESTION - 1] + "…"
     context.screen.hint(f"Question {number}: {question}")
     context.screen.line(tell(turn.account))
+    if turn.private:
+        context.screen.line(f"Private, because {_why_private(context, turn)}.")
 
 
 def local(context: Context) -> None:
@@ -224,17 +226,26 @@ def _check_key(context: Context) -> None:
 
 def _check_private(context: Context, turn: Turn) -> None:
     """Nothing private is asked of the cloud; here it is said why, the gate itself is behind."""
-    mark = context.session.gate.judge(turn.question, private=turn.private)
-    if not mark.private:
-        return
-    because = mark.why or context.session.gate.rules.mark(turn.question).why
+    if because := _why_private(context, turn):
+        raise ShammahError(
+            "private",
+            f"Not sent: this turn is private, because {because}.",
+            "/redo local asks the local model once more.",
+        )
+
+
+def _why_private(context: Context, turn: Turn) -> str:
+    """What makes ``turn`` private, with the name of the rule if one does; empty: it is not."""
+    gate = context.session.gate
+    if not gate.judge(turn.question, private=turn.private).private:
+        return ""
     decision = turn.account.decision
-    if not because and context.session.gate.private:
-        because = "/private is on"
-    elif not because and decision is not None and decision.reason is not Reason.PRIVATE:
-        because = "its answer may repeat what was private before"
-    raise ShammahError(
-        "private",
-        f"Not sent: this turn is private, because {because or 'you said so'}.",
-        "/redo local asks the local model once more.",
-    )
+    if because := gate.rules.mark(turn.question).why:
+        return because
+    if gate.private:
+        return "/private is on"
+    if decision is None or decision.reason is Reason.PRIVATE:
+        return "you said so"
+    if because := gate.rules.mark(turn.answer).why:
+        return f"a rule applies to its answer: {because}"
+    return "its answer may repeat what was private before"

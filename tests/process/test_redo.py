@@ -119,6 +119,16 @@ class TestWhy:
         assert "There is no question '3'. 1 to 2 were asked." in person.type("/why 3")
         assert "There is no question 'x'" in person.type("/why x")
 
+    def test_names_the_rule_that_made_it_private(self, person: Person) -> None:
+        person.type("mail jo@acme.de")
+        assert "Private, because it holds an e-mail address (privacy.emails)." in person.type(
+            "/why"
+        )
+        person.type("what was that?")
+        told = person.type("/why")
+        assert "Private, because" in told
+        assert "jo@acme.de" not in told.partition("Private, because")[2]
+
     def test_tells_of_one_that_failed(self, person: Person) -> None:
         person.type("fail as planned")
         told = person.type("/why")
@@ -254,7 +264,7 @@ class TestRedo:
         [
             ("!private", "you said so"),
             ("/private", "/private is on"),
-            ("rule", "it holds an e-mail address"),
+            ("rule", "it holds an e-mail address (privacy.emails)"),
             ("repeated", "its answer may repeat what was private before"),
         ],
     )

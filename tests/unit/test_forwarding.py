@@ -36,7 +36,7 @@ def test_a_question_is_private_by_word_by_switch_or_by_rule() -> None:
     own = gate()
     assert own.judge("hello") == Mark()
     assert own.judge("hello", private=True) == Mark(True)
-    assert own.judge("mail jo@acme.de").why == "it holds an e-mail address"
+    assert own.judge("mail jo@acme.de").why == "it holds an e-mail address (privacy.emails)"
     assert gate(paths=("~/x",)).judge("hello", sources=("/home/me/x/y",)).private
     own.private = True
     assert own.judge("hello") == Mark(True)

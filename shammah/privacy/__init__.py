@@ -11,18 +11,21 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from shammah.bus.messages import ChatMessage
 from shammah.config import PrivacySettings
 from shammah.errors import ShammahError
+from shammah.privacy.built_in import RULES
+from shammah.privacy.text import normalise
 
 PREFIX = "!private"
 """A line that begins with this word is private."""
 
 UNCHECKED = "the rules could not be checked"
+KNOWN = 500
+"""Texts of which it is remembered what the rules say: a conversation is marked at each question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +60,15 @@ class Rules:
     def __init__(self, settings: PrivacySettings, home: str = "", directory: str = "") -> None:
         self._home = home
         self._directory = directory
+        self._known: dict[str, Mark] = {}
         self._checks: list[tuple[Callable[[str], bool], str]] = [
-            (check, f"it holds {what}")
-            for name, (check, what) in _BUILT_IN.items()
+            (check, f"it holds {what} (privacy.{name})")
+            for name, (check, what) in RULES.items()
             if getattr(settings, name)
         ]
         if settings.words:
-            self._checks.append((_words(settings.words), "it holds one of your words"))
+            what = "it holds one of your words (privacy.words)"
+            self._checks.append((_words(settings.words), what))
         if settings.patterns:
             from shammah.patterns import Pattern  # most people have none
 
@@ -71,12 +76,12 @@ class Rules:
             self._checks.append(
                 (
                     lambda text: any(one.search(text) for one in patterns),
-                    "one of your patterns fits",
+                    "one of your patterns fits (privacy.patterns)",
                 )
             )
         self._paths = [self._absolute(path) for path in settings.paths]
         if self._paths:
-            self._checks.append((self._names_path, "it names one of your paths"))
+            self._checks.append((self._names_path, "it names one of your paths (privacy.paths)"))
 
     def mark(self, text: str, sources: Iterable[str] = ()) -> Mark:
         """Whether ``text`` is private. ``sources``: absolute paths that it came from.
@@ -85,14 +90,22 @@ class Rules:
         """
         try:
             if any(self._covers(path) for path in (*sources, self._directory) if path):
-                return Mark(True, "it comes from one of your paths")
-            for form in dict.fromkeys((text, unicodedata.normalize("NFKC", text))):
-                for check, why in self._checks:
-                    if check(form):
-                        return Mark(True, why)
+                return Mark(True, "it comes from one of your paths (privacy.paths)")
+            mark = self._known.get(text)
+            if mark is None:
+                mark = self._examine(text)
+                if len(self._known) >= KNOWN:
+                    self._known.clear()
+                self._known[text] = mark
+            return mark
         except Exception:  # a rule that breaks must not open the gate
             return Mark(True, UNCHECKED)
-        return Mark()
+
+    def _examine(self, text: str) -> Mark:
+        forms = dict.fromkeys((text, normalise(text))) if text else ()
+        reasons = (why for form in forms for check, why in self._checks if check(form))
+        why = next(reasons, "")
+        return Mark(bool(why), why)
 
     def mark_messages(self, messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
         """``messages`` with a mark on what the person wrote and on the answers to it, where the
@@ -185,95 +198,7 @@ def _private(why: str) -> ShammahError:
     )
 
 
-# --- the built-in rules -------------------------------------------------------------------
-# None of these expressions has a quantifier inside a quantifier that could match in two ways,
-# and all have bounds: the time is linear in the text.
-
-_API_KEYS = re.compile(
-    r"""(?<![A-Za-z0-9])(?:
-    sk-[A-Za-z0-9_-]{20,}                       # Anthropic, OpenAI
-    | (?:AKIA|ASIA)[0-9A-Z]{16}                 # AWS
-    | gh[pousr]_[A-Za-z0-9]{36} | github_pat_[A-Za-z0-9_]{22,}
-    | glpat-[A-Za-z0-9_-]{20}                   # GitLab
-    | xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[0-9]-[A-Za-z0-9-]{10,}    # Slack
-    | hooks\.slack\.com/services/[A-Za-z0-9/]{20,}
-    | AIza[0-9A-Za-z_-]{35} | ya29\.[0-9A-Za-z_-]{20,}    # Google
-    | hf_[A-Za-z0-9]{30,}                       # Hugging Face
-    | npm_[A-Za-z0-9]{36} | pypi-[A-Za-z0-9_-]{50,}
-    | [sr]k_(?:live|test)_[0-9A-Za-z]{16,}      # Stripe
-    | SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}    # SendGrid
-    | dop_v1_[a-f0-9]{64}                       # DigitalOcean
-    | [0-9]{8,10}:AA[A-Za-z0-9_-]{32,}          # Telegram
-    | AGE-SECRET-KEY-1[0-9A-Z]{58}
-    | eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}    # JSON web token
-    )""",
-    re.VERBOSE,
-)
-_PRIVATE_KEYS = re.compile(
-    r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-[0-9]"
-)
-_EMAIL = re.compile(
-    r"([A-Za-z0-9._%+-]{1,64})@((?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})(?![A-Za-z0-9-])"
-)
-_NOBODY = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|net|org))?|test|invalid|localhost)$", re.I)
-"""Domains that belong to nobody (RFC 2606)."""
-
-_DIGITS = re.compile(r"[0-9](?:[ -]?[0-9])*")
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}")
-_IBAN_LENGTHS = {
-    entry[:2]: int(entry[2:])
-    for entry in re.findall(
-        r"\w+",
-        "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DK18 "
-        "DO28 EE20 EG29 ES24 FI18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 "
-        "IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32 LI21 LT20 LU20 LV21 MC27 MD24 ME22 MK19 MR27 "
-        "MT31 MU30 NL18 NO15 PK24 PL28 PS29 PT25 QA29 RO24 RS22 SA24 SC31 SE24 SI19 SK24 SM27 "
-        "TL23 TN24 TR26 UA29 VA22 VG24 XK20",
-    )
-}
-"""Characters of a country's account numbers (ISO 13616)."""
 _PATH = re.compile(r"[~\w./+@%:-]+")
-
-
-def _holds_email(text: str) -> bool:
-    return "@" in text and any(
-        found[1].lower() != "git" and not _NOBODY.search(found[2])
-        for found in _EMAIL.finditer(text)
-    )
-
-
-def _holds_card(text: str) -> bool:
-    """13 to 19 digits, perhaps in groups, that begin as cards do and pass Luhn's test."""
-    for run in _DIGITS.finditer(text):
-        groups = re.split("[ -]", run[0])
-        for start in range(len(groups)):
-            digits = ""
-            for group in groups[start : start + 19]:
-                digits += group
-                if len(digits) > 19:
-                    break
-                if len(digits) >= 13 and digits[0] in "23456" and _luhn(digits):
-                    return True
-    return False
-
-
-def _luhn(digits: str) -> bool:
-    """ISO/IEC 7812-1: every second digit from the right doubled, the sum of all digits is 0
-    modulo 10."""
-    total = sum(map(int, digits[-1::-2])) + sum(sum(divmod(2 * int(d), 10)) for d in digits[-2::-2])
-    return total % 10 == 0
-
-
-def _holds_iban(text: str) -> bool:
-    """ISO 13616: the first four characters at the end, letters as numbers, 1 modulo 97."""
-    for found in _IBAN.finditer(text):
-        account = found[0].replace(" ", "")
-        account = account[: _IBAN_LENGTHS.get(account[:2], 0)]
-        if len(account) == _IBAN_LENGTHS.get(account[:2]):
-            number = "".join(str(int(one, 36)) for one in account[4:] + account[:4])
-            if int(number) % 97 == 1:
-                return True
-    return False
 
 
 def _words(words: Iterable[str]) -> Callable[[str], bool]:
@@ -281,7 +206,7 @@ def _words(words: Iterable[str]) -> Callable[[str], bool]:
 
     def sources() -> Iterator[str]:
         for word in words:
-            parts = unicodedata.normalize("NFKC", word).split()
+            parts = normalise(word).split()
             source = r"\s+".join(re.escape(part) for part in parts)
             yield (
                 (r"(?<!\w)" if parts[0][0].isalnum() else "")
@@ -291,13 +216,3 @@ def _words(words: Iterable[str]) -> Callable[[str], bool]:
 
     pattern = re.compile("|".join(sources()), re.IGNORECASE)
     return lambda text: pattern.search(text) is not None
-
-
-_BUILT_IN: dict[str, tuple[Callable[[str], bool], str]] = {
-    "api_keys": (lambda text: _API_KEYS.search(text) is not None, "a key or token"),
-    "private_keys": (lambda text: _PRIVATE_KEYS.search(text) is not None, "a private key"),
-    "emails": (_holds_email, "an e-mail address"),
-    "cards": (_holds_card, "a payment card number"),
-    "ibans": (_holds_iban, "a bank account number"),
-}
-"""Setting to check, and what it finds."""

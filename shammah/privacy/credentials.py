@@ -1,0 +1,185 @@
+"""Keys, tokens, private keys and passwords, as services and files write them. Pure."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+
+from shammah.privacy.text import compiled, holds, occurrences, unwrap
+
+_ALPHABETS = {
+    "w": "A-Za-z0-9_-",
+    "a": "A-Za-z0-9",
+    "u": "A-Z0-9",
+    "h": "a-f0-9",
+    "b": "A-Za-z0-9+/=_-",
+    "d": "A-Za-z0-9.-",
+}
+_KEYS = r"""
+Anthropic, OpenAI, OpenRouter, DeepSeek  sk-(?=[\w-]{0,60}\d)  w20
+AWS             AKIA  u16    ASIA  u16    ABIA  u16    ACCA  u16
+Google          AIza  w35    ya29\.  w20    GOCSPX-  w20    1//0  w30
+GitHub          gh[pousr]_  a20    github_pat_  w20
+GitLab          gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat|ffct|rtr|wt)-  w16    GR1348941  w16
+Slack           xox[abeoprs]-  w10    xapp-\d-  w10    hooks\.slack\.com/services/T  b18
+Hugging Face    hf_  a30    api_org_  a30
+packages        npm_  a30    pypi-  w50    rubygems_  h40    cio  a32    oy2  a43
+Stripe          sk_(?:live|test)_  a16    rk_(?:live|test)_  a16    whsec_  b24
+mail services   SG\.[\w-]{16,64}\.  w16    key-  h32    xkeysib-  h40
+Twilio, Heroku  SK  h32    HRKU-  w30
+DigitalOcean    do[opr]_v1_  h40
+Docker          dckr_[po]at_  w20
+Discord         discord(?:app)?\.com/api/webhooks/\d{10,20}/  w30
+Shopify         shp(?:at|ca|pa|ss)_  h32
+Square          sq0(?:atp|csp|idp)-  w20    EAAA[EL]  w50
+Cloudflare      v1\.0-[a-f0-9]{24}-  h100    cf(?:ut|at)_  a36
+Atlassian       ATATT3  b50
+Linear, Notion  lin_api_  a30    ntn_  a40    secret_  a40
+Figma, Postman  figd_  w30    PMAK-  h24
+Databricks      dapi  h32
+Supabase        sb[ps]_  h40    sb_secret_  w20
+other models    gsk_  a40    xai-  a40    pplx-  a40    r8_  a30    lsv2_[ps][kt]_  w30
+monitoring      gl(?:sa|c)_  b30    sntry[su]_  b40    NRAK-  u27    dt0c01\.  d50
+Vault, Doppler  hv[sbr]\.  w24    dp\.(?:pt|st|ct|sa)\.  d40
+Pulumi          pul-  h40
+PlanetScale     pscale_(?:tkn|pw|oauth)_  w30
+Azure           AccountKey=  b40    SharedAccessKey=  b40
+Facebook        EAA[A-Z0-9]  a90
+Mapbox          sk\.eyJ  d40
+Airtable        pat[A-Za-z0-9]{14}\.  h60
+Tailscale       tskey-  w16
+1Password       ops_eyJ  b60
+hosting         fm[12]_  b60    vc[paki]_  w20    nfp_  w30
+age             AGE-SECRET-KEY-1  u50
+"""
+"""Services, and of each key: how it begins (with a letter, for speed), the alphabet of the rest,
+and how much of that there is at least."""
+
+_JWT = r"eyJ[\w\n-]{10,1000}\.\n?[\w\n-]{10}"
+_AWS_SECRET = r"[A-Za-z0-9+/]{40}(?![\w+/=.-])"
+_BEARER = r"authorization[\"']?\s?[:=]\s?[\"']?(?:bearer|basic|token)\s[a-z0-9+/=_.~-]{12}"
+
+_JOINED = r"[\"'\]]{0,2}\s{0,3}(?:=>|:=|\?=|=|:)\s{0,3}"
+_QUOTED = r"[fbru]?(?P<quote>[\"'`])(?P<quoted>[^\"'`\n\s]{4,200})(?P=quote)"
+_BARE = r"(?P<bare>[^\s\"'`,;&|()\[\]{}<>$]{6,200}+)(?![(\[{<$])"
+_TOKEN_WORDS = (
+    r"secret(?:[_-]?(?:access[_-]?)?key)?|api[_-]?(?:key|token)|access[_-]?(?:key|token)|auth[_-]?(?:key|token)"
+    r"|refresh[_-]?token|private[_-]?token|bearer[_-]?token|token"
+)
+_PASSWORD_WORDS = (
+    r"pass(?:word|wd|phrase|code|wort)?|pwd|kennwort|mot[ _-]?de[ _-]?passe|mdp|contrase[ñn]a"
+    r"|clave|senha|wachtwoord|has[łl]o|pin[_-]?code|пароль|密码|密碼|パスワード|비밀번호"
+)
+
+
+_ALONE = r"(?<![A-Za-z0-9])"
+
+
+def holds_key(text: str) -> bool:
+    """A key or token of a service, whole or over several lines, or something long and random
+    that is called one."""
+    joined = unwrap(text)
+    return (
+        any(occurrences(_key_pattern(), joined, _ALONE))
+        or any(occurrences(_JWT, joined, _ALONE))
+        or any(occurrences(r":AA[\w-]{32}", text, r"(?<=\d{8})"))  # Telegram
+        or any(occurrences(r"8Q~[\w~.-]{30}", text, r"(?<=[\w~.]{3})"))  # Azure
+        or holds(_BEARER, text.lower())
+        or any(
+            _is_aws_secret(found[0]) for found in occurrences(_AWS_SECRET, text, r"(?<![\w+/.-])")
+        )
+        or any(_is_random(value) for value in _values(text.lower(), _TOKEN_WORDS))
+    )
+
+
+@functools.cache
+def _key_pattern() -> str:
+    rows = re.findall(r"(?<=  )(\S+) +([a-z])(\d+)(?=\s)", _KEYS)
+    return "|".join(
+        rf"{begin}(?:[{_ALPHABETS[alphabet]}]\n?){{{count}}}" for begin, alphabet, count in rows
+    )
+
+
+def _is_aws_secret(text: str) -> bool:
+    """Forty characters by chance: no path, no name and no hash is so mixed."""
+    capitals, digits = sum(map(str.isupper, text)), sum(map(str.isdigit, text))
+    words = compiled(r"[a-z]{7}|[A-Z]{7}|/[a-z]{4}").search(text)
+    return capitals >= 7 and digits >= 2 and 40 - capitals - digits >= 7 and words is None
+
+
+def holds_private_key(text: str) -> bool:
+    """A header, in any letter case, or what follows it."""
+    return (
+        holds(r"-\s?BEGIN\s(?:[A-Z0-9]{1,20}\s){0,3}PRIVATE\sKEY", text, re.IGNORECASE)
+        or holds(r"PuTTY-User-Key-File-[0-9]", text, re.IGNORECASE)
+        # PKCS #8, PKCS #1, SEC 1 and OpenSSH without a header; WireGuard
+        or holds(r"\bMII[A-Za-z0-9+/]{2,5}IBA(?:DANBgk|AKC)|\bb3BlbnNzaC1rZXktdjE", text)
+        or holds(r"\bPrivateKey\s{0,3}=\s{0,3}[A-Za-z0-9+/]{42}", text)
+        # JSON Web Key
+        or (holds(r"[\"']kty[\"']", text) and holds(r"[\"']d[\"']\s?:\s?[\"'][\w-]{20}", text))
+    )
+
+
+def holds_password(text: str) -> bool:
+    """What is assigned to something that is called a password, or stands where one does."""
+    small = text.lower()
+    return (
+        any(_is_password(value) for value in _values(small, _PASSWORD_WORDS))
+        or any(
+            _is_password(found[1], least=1)
+            for hint, pattern in _PASSWORD_PLACES.items()
+            if hint in small
+            for found in compiled(pattern).finditer(small)
+        )
+        or holds(r"\$(?:[156y]|2[aby]|argon2id?)\$[./\w$=,+-]{20}", text)
+    )
+
+
+_PASSWORD_PLACES = {
+    "://": r"[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s:/@\"'<>]{0,64}:([^\s/\"'<>@]{1,128})@",
+    "--pass": r"--pass(?:word|wd|phrase)?[ =][\"']?([^\s\"']{4,100})",
+    "curl": r"curl\b[^\n]{0,200}?\s(?:-u|--user)[ =]?[\"']?[^\s:\"']{1,64}:([^\s\"']{3,100})",
+    "mysql": r"mysql(?:dump)?\b[^\n]{0,200}?\s-p[\"']?([^\s\"'-][^\s\"']{3,100})",
+    "sshpass": r"sshpass\s-p ?[\"']?([^\s\"']{4,100})",
+    "login": r"login\s\S{1,64}\s{1,20}password\s(\S{1,100})",
+    " ": r"(?:password|passphrase|passwort|kennwort|mot de passe|contraseña|senha|пароль)"
+    r"(?: for \S{1,40}| von \S{1,40})? (?:is|was|ist|lautet|war|est|es|é|è)[: ]{1,3}[\"'`]?"
+    r"((?=[^\s\"'`]{0,60}\d)(?=[^\s\"'`]{0,60}[^\W\d])[^\s\"'`]{6,60})",
+}
+"""What a text with such a place holds, and the place."""
+_PLACEHOLDER = (
+    r"(?i)(?:your|my|the|some|new|old|change|insert|enter|example|test|dummy|fake|sample)[_.-]?.*"
+    r"|.*(?:example|placeholder|change_?me|redacted|your_).*|[x*.#•…_-]+|(?:pass(?:word|wd)?|pwd"
+    r"|secret|user(?:name)?|foo|bar|baz|none|null|nil|true|false|undefined|string|str|value|arg"
+    r"|args|param|key|token|admin|root|guest|sha|md|utf|base|aes|rsa)[_-]?\d*"
+)
+
+
+def _values(small: str, words: str) -> Iterator[str]:
+    """What is assigned to names that end with one of ``words``; all is in small letters."""
+    name = rf"(?:{words})\d{{0,2}}{_JOINED}"
+    for found in compiled(rf"{name}(?:{_QUOTED}|{_BARE})").finditer(small):
+        yield found["quoted"] or found["bare"]
+
+
+def _is_password(value: str, least: int = 4) -> bool:
+    """Whether it is a text by itself, and no name, path or placeholder of a program."""
+    return (
+        len(value) >= least
+        and value[0] not in "$<{([%/~.@:"
+        and not compiled(_PLACEHOLDER).fullmatch(value)
+        and (least == 1 or holds(r"\d|[!@#$%^&*+=?~]", value))
+        and not holds(r"^[A-Za-z_][\w]*(?:\.[A-Za-z_]\w*)+$|^-?[\d.]+$|\$\{", value)
+    )
+
+
+def _is_random(value: str) -> bool:
+    return (
+        len(value) >= 16
+        and not compiled(_PLACEHOLDER).fullmatch(value)
+        and holds(r"^[a-z0-9+/=_.~-]+$", value)
+        and sum(map(str.isdigit, value)) >= (2 if len(value) < 32 else 1)
+        and holds(r"[a-z]", value)
+        and not holds(r"^[A-Za-z_][\w]*(?:\.[A-Za-z_]\w*)+$", value)
+    )

@@ -1,0 +1,75 @@
+"""The form in which every text is compared, and expressions compiled when first needed. Pure."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Iterator
+
+_INVISIBLE = (
+    # Default_Ignorable_Code_Point of Unicode 16, and what encloses a character (keycaps);
+    # control characters and the colours of a terminal.
+    r"[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u20dd-\u20e4\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    r"|\x1b\[[0-9;?]{0,20}[A-Za-z]|[\x00-\x08\x0e-\x1b\x7f]"
+)
+_ESCAPE = r"&(?:#[xX]?[0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});|%[0-7][0-9A-Fa-f]|\\u[0-9A-Fa-f]{4}"
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212"
+_STOPS = "\u3002\u00b7\u2022\u30fb"
+_PLAIN = str.maketrans(dict.fromkeys(_DASHES, "-") | dict.fromkeys(_STOPS, "."))
+
+
+def normalise(text: str) -> str:
+    """``text`` without what is not seen; what escapes of HTML, URLs and JSON mean; compatibility
+    forms, dashes, digits and stops as ASCII has them."""
+    if any(sign in text for sign in "&%\\"):
+        text = compiled(_ESCAPE).sub(_unescape, text)
+    text = compiled(_INVISIBLE).sub("", text)
+    if text.isascii():
+        return text
+    # What is invisible only after it is decomposed goes now.
+    text = compiled(_INVISIBLE).sub("", unicodedata.normalize("NFKC", text)).translate(_PLAIN)
+    return compiled(r"(?![0-9])\d").sub(lambda found: str(unicodedata.decimal(found[0])), text)
+
+
+def _unescape(found: re.Match[str]) -> str:
+    escape = found[0]
+    if escape[0] == "&":
+        from html import unescape
+
+        return unescape(escape)
+    return chr(int(escape[1:] if escape[0] == "%" else escape[2:], 16))
+
+
+def unwrap(text: str) -> str:
+    """``text`` with every line bare of margins, quotes, and signs that continue it or comment."""
+    if "\n" not in text:
+        return text
+    return "\n".join(line.strip(" \t\r>|#*+/\\\"'") for line in text.split("\n"))
+
+
+@functools.cache
+def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    """``pattern``, compiled when it is first needed."""
+    return re.compile(pattern, flags)
+
+
+def holds(pattern: str, text: str, flags: int = 0) -> bool:
+    """Whether ``pattern`` is found in ``text``."""
+    return compiled(pattern, flags).search(text) is not None
+
+
+def occurrences(pattern: str, text: str, left: str = "") -> Iterator[re.Match[str]]:
+    """Where ``pattern`` is found and ``left``, a look-behind, holds before it.
+
+    Apart, since an expression that begins with a look-behind is tried at every character. A match
+    that ``left`` refuses hides none that begins inside it.
+    """
+    search, allowed, at = compiled(pattern).search, compiled(left).match, 0
+    while found := search(text, at):
+        fits = allowed(text, found.start()) is not None
+        if fits:
+            yield found
+        at = max(found.end() if fits else 0, found.start() + 1)
