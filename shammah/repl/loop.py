@@ -49,6 +49,8 @@ from shammah.wording import (
 )
 
 LINES_FILE = "prompt_history.jsonl"
+WELCOME_S = 1.0
+"""A first question waits so long for what is told before its answer."""
 TWICE_S = 1.0
 """Two Ctrl-C within this leave the program."""
 
@@ -172,12 +174,19 @@ class Repl:
 
     def _loop(self) -> None:
         self._first_run.start()
+        first = True
         while True:
             try:
                 self._interrupts.check()
-                self._show_news()
+                if not first:  # then the prompt stands on the screen already
+                    self._show_news()
                 self._conversation_tokens = estimate_tokens(self._conversation.with_question(""))
-                self._act(self._lines.read())
+                line = self._lines.read()
+                if first:
+                    first = False
+                    self._first_run.settle(WELCOME_S)
+                    self._show_news()
+                self._act(line)
             except KeyboardInterrupt:
                 self._interrupts.noted = False
                 if not self._first_interrupt():

@@ -1,17 +1,21 @@
-"""What a first run tells: at most five lines, and nothing that is not so."""
+"""What a first run tells: at most nine lines, and nothing that is not so."""
 
 from __future__ import annotations
 
 import itertools
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shammah import first_run
 from shammah.config import CloudSettings, Settings
 from shammah.first_run import MARKER, FirstRun, welcome
+from shammah.folding import fold
 from shammah.models import GIB, Machine
-from tests.standins.sandbox import until
+from tests.standins.sandbox import LIMIT_S, until
 
 SMALL, MIDDLE = Machine(GIB), Machine(8 * GIB + 2**20)
 
@@ -28,29 +32,42 @@ def told(
 ) -> str:
     settings = Settings(Path("/h"), model=model, cloud=CloudSettings(use=use, api_key=key))
     asked = settings.cloud_configured if cloud is None else cloud
-    return "\n".join(welcome(settings, machine, here=here, offline=offline, cloud=asked))
+    facts = welcome(settings, machine, here=here, offline=offline, cloud=asked)
+    return "\n".join(line for lines in facts.values() for line in lines)
 
 
 def test_the_model_why_and_how_much_comes() -> None:
     text = told()
     assert "Your local model is Qwen2.5-" in text
     assert "(for 8.0 GiB of memory)" in text
-    assert " GB); until then" in text
-    assert "until then a small starter model answers" in text
+    assert "Downloading it (" in text
+    assert " GB); until then a smaller model answers." in text
     assert "nothing that you write leaves this machine" in text
     assert "/help" in text
     assert "Ctrl-D leaves" in text
 
 
 def test_what_is_here_does_not_come() -> None:
-    assert "come" not in told(here=True).replace("Welcome", "")
-    assert "background" not in told(model="starter", here=True)
+    assert "Downloading" not in told(here=True)
+    assert "Downloading" not in told(model="starter", here=True)
+
+
+def test_what_it_costs_and_how_to_change_that() -> None:
+    text = told(machine=Machine(16 * GIB))
+    assert "Downloading it (6.2 GB)" in text
+    assert "Its licence (qwen-research) forbids commercial use." in text
+    assert "`shammah models use 1.5B`, or `starter` for no download" in text
+    assert "licence" not in told(machine=Machine(6 * GIB))
+    text = told(key="k")
+    assert "costs money. `shammah config set cloud.daily_budget 1` limits" in text
+    assert "`shammah config set cloud.use ask` asks you" in text
+    assert "money" not in told()
 
 
 def test_who_answers_meanwhile() -> None:
-    assert "until then Claude answers" in told(key="k")
+    assert "until then Claude answers, a smaller model what is private" in told(key="k")
     assert "until then questions wait" in told(model="1.5B")
-    assert "Until it is here a small starter" in told(offline=True)
+    assert "Until it is here a smaller model" in told(offline=True)
     assert "hold no more than the starter" in told(machine=SMALL, here=True)
 
 
@@ -60,8 +77,8 @@ def test_what_the_model_was_chosen_for() -> None:
 
 
 def test_what_leaves_the_machine() -> None:
-    assert "that leaves this machine" in told(key="k")
-    assert "after you agree" in told(key="k", use="ask")
+    assert "it leaves this machine, and costs money" in told(key="k")
+    assert "if you agree" in told(key="k", use="ask")
     assert "Claude is not asked: nothing" in told(key="k", use="never")
     assert "Claude is not asked: nothing" in told(key="k", cloud=False)
 
@@ -76,9 +93,7 @@ def test_it_is_short_whatever_there_is() -> None:
         (True, False),
     ):
         text = told(model, use, key, machine, here=here, offline=offline)
-        lines = text.splitlines()
-        assert len(lines) <= 5
-        assert all(len(line) <= 80 for line in lines)
+        assert len(fold(text, 80).splitlines()) <= 9
         assert "planted-key" not in text
 
 
@@ -104,8 +119,48 @@ def test_it_is_shown_once(home: Path) -> None:
     assert other.take() == one.take() == []
     assert (home / MARKER).exists()
     again = begin()
+    again.settle(LIMIT_S)
     assert again.take() == []
-    assert len(found) == 2
+    assert len(found) == 2  # it did not even look
+
+
+def test_what_has_changed_is_told_again(home: Path) -> None:
+    def take(**changes: Any) -> list[str]:
+        found = threading.Event()
+        settings = replace(Settings(home, "starter"), **changes)
+        first = FirstRun(settings, {}, local_only=False, on_found=found.set)
+        first.start()
+        first.settle(LIMIT_S)
+        return first.take()
+
+    assert take()[0].startswith("Welcome. Your local model is starter")
+    assert take() == []
+    lines = take(cloud=CloudSettings(api_key="k"))
+    assert "costs money" in lines[0]
+    assert "Welcome" not in "".join(lines)
+    assert take(cloud=CloudSettings(api_key="k")) == take() == []
+    (line,) = take(model="/models/own")
+    assert "own" in line
+
+
+def test_what_is_found_out_too_late_is_not_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = threading.Event()
+
+    def look_late(environ: object) -> Machine:
+        seen.wait(LIMIT_S)
+        return MIDDLE
+
+    monkeypatch.setattr(first_run, "look", look_late)
+    found = threading.Event()
+    first = FirstRun(Settings(home), {}, local_only=False, on_found=found.set)
+    first.start()
+    first.settle(0.0)
+    seen.set()
+    assert found.wait(LIMIT_S)
+    assert first.take() == []
+    assert not (home / MARKER).exists()
 
 
 def test_where_nothing_can_be_remembered_nothing_is_shown(home: Path) -> None:
