@@ -12,7 +12,6 @@ from shammah.bus.client import new_request_id
 from shammah.bus.endpoints import lock_holder, open_endpoints
 from shammah.bus.training import Train
 from shammah.config import Settings, TrainSettings
-from shammah.errors import ShammahError
 from shammah.examples import LEAST_EXAMPLES
 from shammah.feedback import Feedback
 from shammah.training_commands import ROLE, connect_train
@@ -88,7 +87,7 @@ class AutoTraining:
         while not self._left.wait(LOOK_S):
             try:
                 self.look()
-            except ShammahError as error:
+            except Exception as error:  # it is looked again, when there is room on the disk perhaps
                 log.warning("no training was begun: %s", error)
 
     def _is_training(self) -> bool:

@@ -134,11 +134,11 @@ class Link:
 
     def _attach(self) -> None:
         old, self.peer = self.peer, None
-        if old is not None:
-            old.close()
         peer: Peer | None = None
         failure: Failed | None = None
         try:
+            if old is not None:
+                old.close()
             # What comes before the start may take its time.
             self._on_presence(lock_holder(self._endpoints.lock(self.spec.role)) is not None)
             self._before()

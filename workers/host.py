@@ -218,7 +218,10 @@ class Host:
             log.warning("refused a frame: %s", error.message)
             self._send(peer, Failed(error.code, error.message, error.hint, error.request_id))
             return
-        self._handlers.get(type(message), self._on_work)(peer, message)
+        try:
+            self._handlers.get(type(message), self._on_work)(peer, message)
+        except Exception as error:
+            self._break_off(message.request_id, error, peer)
 
     def _drain_subscriptions(self) -> None:
         while True:
@@ -301,7 +304,8 @@ class Host:
         if not self._leases.renew(peer, time.monotonic()):
             why = "A frontend must attach (Hello) before it asks."
             return Failed("not_attached", why, "", request.request_id)
-        if request.request_id in self._owners or not request.request_id:
+        known = request.request_id in self._owners or request.request_id in self._orphans
+        if known or not request.request_id:
             why = "A request id must be new and not empty."
             return Failed("protocol", why, "", request.request_id)
         return self._inability(request.request_id)
@@ -332,11 +336,30 @@ class Host:
                 message = self._outlet.queue.get_nowait()
             except queue.Empty:
                 return
-            # Failed is both: the end of a request if it names one, else a state.
-            if isinstance(message, WORK_REPLIES) and message.request_id:
-                self._answer(message)
-            elif isinstance(message, STATES):
-                self._enter(message)
+            try:
+                self._pass_on(message)
+            except Exception as error:  # a number that no message can carry
+                self._break_off(getattr(message, "request_id", ""), error)
+
+    def _pass_on(self, message: WorkReply | State) -> None:
+        # Failed is both: the end of a request if it names one, else a state.
+        if isinstance(message, WORK_REPLIES) and message.request_id:
+            self._answer(message)
+        elif isinstance(message, STATES):
+            self._enter(message)
+
+    def _break_off(self, request_id: str, error: Exception, peer: bytes = b"") -> None:
+        """Whatever a request or a state was, the others go on."""
+        log.error("a message could not be handled", exc_info=error)
+        what = f"The {self._role} worker failed: {describe(error)}"
+        failed = Failed("internal", what, "Its log file says more.", request_id)
+        if request_id in self._owners:
+            self._service.cancel(request_id)
+            self._answer(failed)
+        elif peer:
+            self._send(peer, failed)
+        elif not request_id:
+            self._enter(failed)
 
     def _enter(self, state: State) -> None:
         self._state = state

@@ -230,6 +230,7 @@ class Peer:
         try:
             self._loop()
         finally:
+            self._closing, self.welcome = True, None  # nobody would hear a reply any more
             self._fail_all("worker_lost", f"The connection to the {self.role} worker was closed.")
             # Who only watches has nothing to give back, and would wait a second for nobody.
             self._connection.close(at_once=self._client is None)

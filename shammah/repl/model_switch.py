@@ -192,9 +192,15 @@ class ModelSwitch:
         ).start()
 
     def _follow(self, followed: FollowedFetch) -> None:
-        for reply in followed:
+        try:
+            for reply in followed:
+                if self._fetch is followed:
+                    self._heard(reply)
+        except Exception as error:  # the screen waits for the end
+            why = f"The download cannot be followed: {type(error).__name__}: {error}"
+            hint = "It may go on: `shammah status` shows it."
             if self._fetch is followed:
-                self._heard(reply)
+                self._heard(Failed("internal", why, hint))
 
     def _heard(self, reply: FetchReply) -> None:
         if isinstance(reply, FetchProgress):

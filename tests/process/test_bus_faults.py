@@ -136,6 +136,28 @@ def _served(raw: RawFrontend) -> bool:
         return False
 
 
+def test_what_one_asks_for_can_fail_only_that(start_echo: StartEcho, dial: Dial) -> None:
+    echo = start_echo()
+    unlucky, other = dial(), dial()
+    unlucky.attach()
+    other.attach()
+    waiting = other.ask("forever and ever")
+    other.expect(Accepted)
+    failed = [unlucky.ask("cannot be taken")]
+    assert unlucky.expect(Failed).request_id == failed[0]
+    other.send(Cancel(waiting))
+    assert other.expect(Done).request_id == waiting
+    failed.append(unlucky.ask("uncountable words"))
+    refusal = unlucky.expect(Failed)
+    assert (refusal.request_id, refusal.code) == (failed[1], "internal")
+    asked = other.ask("hello")
+    assert other.expect(Done).request_id == asked
+    for raw in (unlucky, other):
+        raw.send(Detach(new_request_id()))
+        raw.expect(Detached)
+    assert_unharmed(echo)
+
+
 UPSTREAM_GARBAGE = {
     "empty": [b""],
     "garbage": [b"\x02garbage"],

@@ -7,7 +7,8 @@ and the REPL can be tested and timed without a model. Faults are switched on by 
 
 Two questions are answered otherwise: ``forever ...`` is echoed again and again until it is
 cancelled, and ``fail ...`` ends with a failure that says the rest. The word ``until:FILE`` is
-said only when that file is there.
+said only when that file is there. What is asked for ``cannot be taken``, an ``uncountable ...``
+answer cannot be sent.
 ``usage.input_tokens`` is the number of messages, so that a test sees the conversation.
 """
 
@@ -165,6 +166,8 @@ class EchoService:
             planted = " ".join(words[1:]) or "A planted failure."
             outlet.reply(Failed("planted", planted, "", request.request_id))
             return
+        if words[0] == "uncountable":
+            said = 2**70  # no message can carry it
         reason = "length" if self._options.think and reason == "stop" else reason
         elapsed = time.monotonic() - began
         outlet.reply(
@@ -205,6 +208,8 @@ class EchoService:
             record.write(json.dumps(said) + "\n")
 
     def submit(self, request: Generate | Prefill, client: str = "") -> None:
+        if any(message.content == "cannot be taken" for message in request.messages):
+            raise ValueError("planted")
         self._inbox.put(request)
 
     def cancel(self, request_id: str) -> None:

@@ -463,3 +463,23 @@ def test_its_descriptors_are_not_inherited(worker: ScriptedWorker, peer: Peer) -
         except OSError:
             continue
         assert "socket:" not in target or flags & fcntl.FD_CLOEXEC
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_connection_whose_thread_has_failed_leaves_nobody_waiting(
+    sandbox: Sandbox, worker: ScriptedWorker
+) -> None:
+    def fail(change: Event | None) -> None:
+        if change is not None and change.seq > 1:
+            raise ValueError("planted")
+
+    connection = Peer(sandbox.endpoints, "inference", ClientInfo("test", 1), fail)
+    worker.welcome()
+    assert connection.wait_welcome(LIMIT_S)
+    worker.wait_subscriber()
+    generation = connection.generate(QUESTION)
+    worker.expect(Generate)
+    worker.publish(event(2))
+    assert isinstance(last(generation), Failed)
+    assert isinstance(last(connection.generate(QUESTION)), Failed)
+    connection.close()

@@ -210,6 +210,21 @@ def test_nothing_is_imported_while_the_budget_is_spent(
     running.stop()
 
 
+def test_a_ledger_that_cannot_be_read_leaves_nobody_waiting(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(budget: Budget) -> None:
+        raise OSError("input/output error")
+
+    monkeypatch.setattr(Budget, "check", broken)
+    cloud = CloudService(settings(daily_budget=1.0), lambda _: scripted)
+    cloud.submit(question("r1"))
+    running = Running(cloud)
+    found = {running.next().request_id, running.next().request_id}
+    assert found == {"", "r1"}
+    running.stop()
+
+
 @pytest.mark.parametrize("key", ["sk secret", "sk-sécret", "sk\x07secret"])
 def test_a_key_that_no_header_can_carry_is_refused_without_repeating_it(key: str) -> None:
     running = Running(CloudService(settings(api_key=key), pytest.fail))

@@ -44,6 +44,28 @@ def test_an_error_of_a_helper_is_raised_and_the_team_goes_on() -> None:
     team.close()
 
 
+def test_after_an_error_nobody_is_left_at_the_work() -> None:
+    """Or the next work would begin while that one goes on."""
+    team, failed, ended = Team(3), threading.Event(), threading.Event()
+
+    def fail(member: int) -> None:
+        if member == 1:
+            failed.set()
+            raise ValueError("no")
+        if member == 2:
+            assert failed.wait(60)
+            time.sleep(0.05)  # long enough to be seen by whoever does not wait
+            ended.set()
+
+    with pytest.raises(ValueError, match="no"):
+        team.run(fail)
+    assert ended.is_set()
+    seen: list[int] = []
+    team.run(seen.append)
+    assert sorted(seen) == [0, 1, 2]
+    team.close()
+
+
 def test_threads_end_with_the_team() -> None:
     before = len(helpers())
     closed, forgotten = Team(3), Team(2)

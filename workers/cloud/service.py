@@ -140,9 +140,9 @@ class CloudService:
             self._outlet.publish(absent)
             self._answerer.set_result(Failed("not_available", absent.reason, absent.hint))
             return
-        await self._await_budget()
-        self._outlet.publish(Loading(self._settings.model, "import anthropic", 0, 1))
         try:
+            await self._await_budget()
+            self._outlet.publish(Loading(self._settings.model, "import anthropic", 0, 1))
             _check_key(self._settings.api_key.strip())
             answerer = await self._loop.run_in_executor(None, self._connect, self._all_settings)
         except ShammahError as error:

@@ -120,9 +120,7 @@ class DownloadService:
         log.info("cache %s, swept %s", self._cache, swept)
         self._publish()
         while (request := self._inbox.get()) is not None:
-            thread = threading.Thread(target=self._serve, args=(request,), daemon=True)
-            self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
-            thread.start()
+            self._begin(request)
         with self._lock:
             jobs = list(self._jobs.values())
         for job in jobs:
@@ -130,6 +128,16 @@ class DownloadService:
         deadline = time.monotonic() + CLOSE_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _begin(self, request: transfers.Request) -> None:
+        thread = threading.Thread(target=self._serve, args=(request,), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            why = f"The download worker cannot begin this: {error}."
+            self._outlet.reply(Failed("busy", why, "Ask again in a moment.", request.request_id))
+            return
+        self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
 
     def _serve(self, request: transfers.Request) -> None:
         """One request to its end, on a thread of its own."""

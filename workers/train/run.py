@@ -358,7 +358,7 @@ class TrainingRun:
         return store.add(entry, lambda directory: save_lora(trainer.adapter, directory))
 
 
-def as_failure(error: Exception, request_id: str) -> Failed:
+def as_failure(error: BaseException, request_id: str) -> Failed:
     """What the one who asked is told."""
     if isinstance(error, ShammahError):
         return Failed(error.code, error.message, error.hint, request_id)

@@ -28,11 +28,11 @@ class _Helper:
         self._work = work
         self._given.release()
 
-    def join(self) -> None:
+    def join(self) -> BaseException | None:
+        """Wait for the end of the work; what it raised."""
         self._done.acquire()
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        error, self._error = self._error, None
+        return error
 
     def _serve(self) -> None:
         while True:
@@ -57,14 +57,21 @@ class Team:
         """End the threads; also happens when the team is forgotten."""
 
     def run(self, work: Work) -> None:
-        """Have every member call ``work``; returns when all have."""
+        """Have every member call ``work``; returns when all have.
+
+        Raises:
+            BaseException: what the first that failed has raised.
+        """
         for helper in self._helpers:
             helper.give(work)
         try:
             work(0)
         finally:
-            for helper in self._helpers:
-                helper.join()
+            # Of every one, or the next work would begin while this one goes on.
+            errors = [helper.join() for helper in self._helpers]
+        for error in errors:
+            if error is not None:
+                raise error
 
 
 def _dismiss(helpers: list[_Helper]) -> None:
