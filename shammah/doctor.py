@@ -25,7 +25,7 @@ import psutil
 from shammah import __version__
 from shammah.bus.codec import to_document
 from shammah.bus.endpoints import ROLES, Endpoints, lock_holder, open_endpoints
-from shammah.bus.enquiry import ask_status
+from shammah.bus.enquiry import GONE, ask_status
 from shammah.bus.messages import Failed, NotAvailable
 from shammah.cgroups import memory_left, memory_limits
 from shammah.config import PUBLIC_HUB, Settings, home_directory, load_settings
@@ -257,6 +257,9 @@ def _workers(
         try:
             state = ask_status(endpoints, role).status.state
         except ShammahError as error:
+            if error.code == GONE:
+                found[role] |= {"running": False, "pid": None}
+                continue
             problems.append(_problem(error, blocking=role == "inference" and not cloud))
             continue
         found[role] |= {"state": to_document(state), "said": describe_state(state)}

@@ -165,6 +165,8 @@ class Link:
             closed = self._closed
         if closed and peer is not None:
             peer.close()
+        elif peer is not None and peer.welcome is None:  # lost before it was ours to lose
+            self._on_worker_change(None)
         self._on_change()
 
     def _on_presence(self, present: bool) -> None:
@@ -178,18 +180,16 @@ class Link:
             self._silent = False
         else:
             self.spec = self._own_spec  # one that was joined is gone
-        # One that was stopped on purpose stays away until it is needed, and a single question
-        # needs none after its answer.
-        restarts = self._client.program != "ask"
-        if event is None and peer is not None and not peer.stopped and restarts:
-            if self._budget.spend():
-                self.start()  # have it back before the next question
-            else:
+        # One that was stopped on purpose stays away until it is needed.
+        if event is None and peer is not None and not peer.stopped:
+            if not self._budget.spend():
                 self.failure = Failed(
                     "worker_crashes",
                     f"The {self.spec.role} worker died {RESTARTS} times in a minute.",
                     f"{self.spec.log_file} says why; the next question starts it once more.",
                 )
+            elif self._client.program != "ask":  # which needs none after its answer
+                self.start()  # have it back before the next question
         self._on_change()
 
     def join(self, identity: Identity) -> None:

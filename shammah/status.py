@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from shammah.bus import codec
 from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
-from shammah.bus.enquiry import ask_events, ask_status
+from shammah.bus.enquiry import GONE, ask_events, ask_status
 from shammah.bus.messages import Event
 from shammah.bus.transfers import Transferring
 from shammah.errors import ExitCode, ShammahError
@@ -83,6 +83,9 @@ class Tail:
             try:
                 self._print(role, ask_status(self._endpoints, role))
             except ShammahError as error:
+                if error.code == GONE:
+                    self._print(role, None)
+                    continue
                 self._print_silent(role, error)
                 code = ExitCode.FAILED
         return code
@@ -96,7 +99,8 @@ class Tail:
             try:
                 events = ask_events(self._endpoints, role).events
             except ShammahError as error:
-                self._print_silent(role, error)
+                if error.code != GONE:
+                    self._print_silent(role, error)
                 continue
             kept = [event for event in events if event.wall_s >= begin_s]
             found += [

@@ -6,18 +6,25 @@ What a status line in a shell prompt costs is mostly this, so it is no more than
 from __future__ import annotations
 
 import os
+import time
 from typing import TypeVar
 
 import zmq
 
 from shammah.bus import codec
 from shammah.bus.connection import RECONNECT_MAX_MS, RECONNECT_MS
-from shammah.bus.endpoints import SOCKET_MAX_BYTES, Endpoints
+from shammah.bus.endpoints import SOCKET_MAX_BYTES, Endpoints, lock_holder
 from shammah.bus.messages import Event, Failed, GetStatus, Replay, Replayed
 from shammah.errors import ShammahError
 
 ANSWER_S = 5.0
 """How long one worker may take to tell its status; a loading one holds the interpreter."""
+
+LOOK_S = 0.1
+"""How often it is looked whether the worker is still there: one that ends reads nothing more."""
+
+GONE = "worker_gone"
+"""The code of its end."""
 
 Answer = TypeVar("Answer", Event, Replayed)
 
@@ -26,7 +33,7 @@ def ask_status(endpoints: Endpoints, role: str) -> Event:
     """How the worker is now.
 
     Raises:
-        ShammahError: ``worker_silent``, or what the worker answered with Failed.
+        ShammahError: ``worker_silent``, ``worker_gone`` or what the worker answered with Failed.
     """
     return _enquire(endpoints, role, GetStatus(_new_id()), Event)
 
@@ -35,7 +42,7 @@ def ask_events(endpoints: Endpoints, role: str) -> Replayed:
     """All events that the worker has kept.
 
     Raises:
-        ShammahError: ``worker_silent``, or what the worker answered with Failed.
+        ShammahError: ``worker_silent``, ``worker_gone`` or what the worker answered with Failed.
     """
     return _enquire(endpoints, role, Replay(_new_id()), Replayed)
 
@@ -54,12 +61,20 @@ def _enquire(
         asking.reconnect_ivl, asking.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
         asking.connect(endpoints.requests(role))
         asking.send(codec.encode(request))  # goes out when the connection is there
-        while asking.poll(round(1000 * ANSWER_S)):
-            reply = codec.decode(asking.recv())
-            if isinstance(reply, answer):
-                return reply
-            if isinstance(reply, Failed):
-                raise ShammahError(reply.code, reply.message, reply.hint)
+        holder, deadline = lock_holder(endpoints.lock(role)), time.monotonic() + ANSWER_S
+        while (left := deadline - time.monotonic()) > 0:
+            if asking.poll(round(1000 * min(left, LOOK_S))):
+                reply = codec.decode(asking.recv())
+                if isinstance(reply, answer):
+                    return reply
+                if isinstance(reply, Failed):
+                    raise ShammahError(reply.code, reply.message, reply.hint)
+                continue
+            before, holder = holder, lock_holder(endpoints.lock(role))
+            if before and holder is None:
+                raise ShammahError(GONE, f"The {role} worker has ended.")
+            if before and holder and holder != before:
+                asking.send(codec.encode(request))  # the one before may have had it unread
     finally:
         asking.close(linger=0)
         context.term()

@@ -47,6 +47,19 @@ class TestStatusOnce:
         assert line.startswith("inference ")
         assert "Ready: starter (4,096 tokens) [1 attached, 0 active, 0 tokens]" in line
 
+    def test_of_a_worker_at_its_end_waits_for_that(
+        self, start_echo: StartEcho, connect: Connect
+    ) -> None:
+        """Its work does not end at once, and it reads nothing more."""
+        echo = start_echo("--delay-ms", "60000")
+        peer = connect()
+        next(iter(peer.generate((ChatMessage("user", "a b"),))))
+        echo.send(signal.SIGTERM)
+        until(lambda: peer.stopped, "it stops")
+        ended = run("status", "--once", "--role", "inference")
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out.split() == ["inference", "not", "running"]
+
     def test_as_json_is_one_object_a_line(self, start_echo: StartEcho) -> None:
         wait_ready(start_echo())
         ended = run("status", "--once", "--json")

@@ -37,8 +37,9 @@ def open_session() -> Iterator[Open]:
     """Makes sessions as the REPL does."""
     sessions: list[Session] = []
 
-    def make(model: str = "starter", **options: bool) -> Session:
-        sessions.append(Session(load_settings(os.environ, model), os.environ, "test", **options))
+    def make(model: str = "starter", program: str = "test", **options: bool) -> Session:
+        settings = load_settings(os.environ, model)
+        sessions.append(Session(settings, os.environ, program, **options))
         return sessions[-1]
 
     yield make
@@ -114,6 +115,16 @@ def test_a_worker_killed_between_questions_is_back_before_the_next(
     os.kill(killed, signal.SIGKILL)
     until(lambda: sandbox.holder() not in (None, 0, killed), "it is started by itself")
     until(lambda: isinstance(session.view().local, Ready), "it is ready")
+
+
+@pytest.mark.parametrize("program", ["ask", "repl"])
+def test_a_worker_that_dies_at_each_load_ends_the_question_that_waits_for_it(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setenv("STAND_IN", "--crash-loading")
+    end = answer(open_session(program=program), "hello")
+    assert isinstance(end, Failed)
+    assert end.code in ("worker_crashes", "worker_start_failed")
 
 
 def test_a_worker_that_was_stopped_is_not_started_until_it_is_needed(

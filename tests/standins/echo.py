@@ -76,6 +76,10 @@ class EchoService:
             while not os.path.exists(file) and not self._stopped:
                 outlet.publish(Loading(self._model, f"part {part}", part, len(options.load_until)))
                 time.sleep(0.05)
+        if options.crash_loading:
+            outlet.publish(Loading(self._model, "weights", 0, 1))
+            time.sleep(0.1)  # until somebody has attached, perhaps
+            os.kill(os.getpid(), signal.SIGKILL)
         while options.load_for_ever and not self._stopped:
             outlet.publish(Loading(self._model, "weights", 0, 1))
             time.sleep(0.05)
@@ -233,6 +237,7 @@ def parse(arguments: list[str], known: argparse.Namespace | None = None) -> argp
         "--load-until", metavar="FILE", action="append", default=[],
         help="load a part until it is there",
     )  # fmt: skip
+    parser.add_argument("--crash-loading", action="store_true", help="die in the midst of it")
     parser.add_argument("--download-for-ever", action="store_true", help="nor this")
     parser.add_argument("--unavailable", help="be NotAvailable for this reason")
     parser.add_argument("--broken", help="let the work thread fail with this message")

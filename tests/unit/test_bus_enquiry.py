@@ -90,6 +90,29 @@ class TestAnEnquiry:
         assert (error.code, error.hint) == ("protocol", "Update.")
         worker.close()
 
+    def test_that_finds_a_worker_at_its_end_says_that_it_has_gone(self, sandbox: Sandbox) -> None:
+        """It reads nothing more, and need not be waited for when its lock is free."""
+        worker = ScriptedWorker(sandbox)
+        asking = Asking(ask_status, sandbox.endpoints)
+        worker.expect(GetStatus)
+        worker.close()
+        error = asking.end()
+        assert isinstance(error, ShammahError)
+        assert error.code == enquiry.GONE
+
+    def test_is_sent_again_to_the_worker_that_follows(
+        self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        holders = iter((1, 1))
+        monkeypatch.setattr(enquiry, "lock_holder", lambda path: next(holders, 2))
+        worker = ScriptedWorker(sandbox)
+        asking = Asking(ask_status, sandbox.endpoints)
+        worker.expect(GetStatus)  # unread, as it were
+        worker.expect(GetStatus)
+        worker.reply(event(1))
+        assert isinstance(asking.end(), Event)
+        worker.close()
+
 
 def test_silence_is_an_error_that_says_what_to_do(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
