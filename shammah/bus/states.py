@@ -43,10 +43,11 @@ class Loading:
 class Ready:
     """Questions are answered now, with these facts learnt while loading.
 
-    ``context_length`` is in tokens (0: not known, as for the cloud). ``stand_in`` marks the
-    starter model when it answers in the place of a bigger one; ``successor`` is that one while
-    its bytes arrive. ``why`` says how device, dtype and quantization were chosen; ``note`` is
-    a sentence that people should read (why there is no successor, what was repaired).
+    ``context_length`` is in tokens (0: not known, as for the cloud). ``stand_in`` marks a
+    smaller model that answers in the place of a bigger one; ``successor`` is that one while
+    its bytes arrive, ``missing`` names it when it could not be downloaded. ``why`` says how
+    device, dtype and quantization were chosen; ``note`` is a sentence that people should read
+    (why there is no successor, what was repaired).
     """
 
     model: str
@@ -60,6 +61,7 @@ class Ready:
     successor: Downloading | None = None
     note: str = ""
     why: str = ""
+    missing: str = ""
 
 
 @record

@@ -78,6 +78,9 @@ def _width(texts: list[str]) -> int:
 
 
 def _coming(state: State | None) -> Part | None:
+    if isinstance(state, Ready) and state.missing:
+        missing = printable(short_name(state.missing))
+        return Part(f"local model: {missing} could not be downloaded", "download failed")
     text = describe_coming(state)
     if not text:
         return None
@@ -103,6 +106,8 @@ def _next(state: State | None, decision: RouteDecision | Failed, cloud_model: st
     if decision.wait:
         return Part(f"next: local, when it is ready ({why})", "next: local, waits")
     name = f", {short_name(printable(state.model))}" if isinstance(state, Ready) else ""
+    if isinstance(state, Ready) and state.stand_in:
+        name += " standing in"
     return Part(f"next: local{name} ({why})", "next: local")
 
 

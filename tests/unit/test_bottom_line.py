@@ -40,6 +40,16 @@ def test_what_is_coming_comes_first() -> None:
     )
 
 
+def test_a_stand_in_says_so_and_that_the_download_failed() -> None:
+    alone = RouteDecision(Target.LOCAL, Reason.NO_CLOUD)
+    ready = Ready("starter", stand_in=True, missing="Qwen/Qwen2.5-3B-Instruct")
+    assert line(ready, alone, 200) == (
+        "local model: Qwen2.5-3B-Instruct could not be downloaded   "
+        "next: local, starter standing in (no cloud is configured)"
+    )
+    assert line(ready, alone, 40) == "download failed   next: local"
+
+
 def test_on_a_narrow_terminal_it_says_the_same_in_short() -> None:
     spending = Spending(1234, 0.5)
     assert line(FETCHING, CLOUD, 40, spending) == "fetching 41%   next: cloud   $0.50"

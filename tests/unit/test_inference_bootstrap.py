@@ -312,6 +312,7 @@ def test_the_starter_stands_in_for_the_automatic_choice(tmp_path: Path, starter:
     assert model.ready.stand_in
     assert model.ready.model == "starter"
     assert SMALLEST in model.ready.note
+    assert model.ready.missing == SMALLEST
 
 
 def test_nothing_stands_in_where_there_is_no_starter(
@@ -382,6 +383,7 @@ def test_a_successor_that_cannot_be_loaded_leaves_the_stand_in(
     assert model is not None
     assert model.ready.stand_in
     assert "It needs too much." in model.ready.note
+    assert model.ready.missing == ""  # it is here
 
 
 def test_a_successor_that_never_comes_leaves_the_stand_in_with_the_reason(
@@ -394,6 +396,7 @@ def test_a_successor_that_never_comes_leaves_the_stand_in_with_the_reason(
     assert isinstance(state, Ready)
     assert state.stand_in
     assert "It is gated. Log in." in state.note
+    assert state.missing == SMALLEST
     assert not world.due.is_set()
 
 
@@ -417,6 +420,7 @@ def test_a_successor_that_is_given_up_before_the_stand_in_is_looked_at(
     assert isinstance(state, Ready)
     assert (state, state.stand_in, state.successor) == (model.ready, True, None)
     assert "It is no use. Wait." in state.note
+    assert state.missing == SMALLEST
     world.bootstrap.stop()
 
 

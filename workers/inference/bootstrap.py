@@ -104,6 +104,7 @@ class Bootstrap:
         self._missing: MissingModel | None = None
         self._stopped = False
         self._note = ""
+        self._lost = ""
         self._successor: Downloading | None = None
 
     # --- from the work thread -------------------------------------------------------------
@@ -210,7 +211,7 @@ class Bootstrap:
         if missing.present is not None and _is_loadable(missing.present):
             return self._load(LocatedModel(missing.model_id, missing.present, missing.model_id))
         if missing.stand_in is not None:
-            self._note = _why_not(missing.model_id, failure)
+            self._note, self._lost = _why_not(missing.model_id, failure), missing.model_id
             return self._load(missing.stand_in)
         self._signal(_end(missing.model_id, failure))
         return None
@@ -221,7 +222,7 @@ class Bootstrap:
         assert missing.stand_in is not None
         assert acquisition is not None
         result = acquisition.result()
-        self._successor = None
+        self._successor, self._lost = None, ""
         if isinstance(result, Failed):
             return self._end_without(missing, result)
         try:
@@ -269,7 +270,8 @@ class Bootstrap:
         with self._lock:
             successor = self._successor if ready.stand_in else None
             note = " ".join(part for part in (ready.note, self._note) if part)
-            ready = replace(ready, note=note, successor=successor)
+            lost = self._lost if ready.stand_in else ""
+            ready = replace(ready, note=note, successor=successor, missing=lost)
             self._enter(Loaded(ready))
             return ready
 
@@ -288,7 +290,7 @@ class Bootstrap:
     def _progressed(self, transfer: Transfer) -> None:
         facts = (transfer.model, transfer.done, transfer.total, transfer.rate, transfer.eta_s)
         with self._lock:
-            self._note = ""
+            self._note = self._lost = ""
             self._successor = Downloading(*facts)
             self._enter(Progressed(*facts))
 
@@ -309,11 +311,13 @@ class Bootstrap:
     def _missed(self, failure: Failed) -> None:
         """A stand-in's successor does not come, or not yet."""
         with self._lock:
-            self._note = _why_not(self._missing.model_id if self._missing else "it", failure)
+            assert self._missing is not None  # it is what has been asked for
+            self._lost = self._missing.model_id
+            self._note = _why_not(self._lost, failure)
             self._successor = None
             if isinstance(self.state, Initializing | Downloading):
                 return  # the stand-in is about to be loaded, and tells it: see `_loaded`
-            self._enter(Unavailable(self._note, ""))
+            self._enter(Unavailable(self._note, "", self._lost))
 
 
 def _fetched(missing: MissingModel, directory: Path) -> LocatedModel:

@@ -54,10 +54,12 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """There is no model to load, or none for the stand-in to give way to; nothing is broken."""
+    """There is no model to load, or none for the stand-in to give way to (``model`` could not be
+    downloaded); nothing is broken."""
 
     reason: str
     hint: str
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,10 @@ def transition(state: GeneratorState, signal: Signal) -> GeneratorState:
             return NotAvailable(reason, hint)
         case Ready(), Progressed(model, done, total, rate, eta_s):
             successor = Downloading(model, done, total, rate, eta_s)
-            return replace(state, successor=successor, note="")
-        case Ready(), Unavailable(reason, hint):
-            return replace(state, successor=None, note=f"{reason} {hint}".rstrip())
+            return replace(state, successor=successor, note="", missing="")
+        case Ready(), Unavailable(reason, hint, model):
+            note = f"{reason} {hint}".rstrip()
+            return replace(state, successor=None, note=note, missing=model)
         case Loading(), Progressed() | Unavailable():
             return state
         case _, Located(model, stages):
