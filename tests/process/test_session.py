@@ -191,9 +191,9 @@ def test_a_worker_that_cannot_start_ends_the_question_with_its_last_words(
 
 
 def test_a_worker_that_cannot_be_spawned_ends_the_question(
-    open_session: Open, sandbox: Sandbox
+    open_session: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (sandbox.shammah_home / "logs").write_text("a file, not a directory")
+    monkeypatch.setattr(supervision, "worker_command", lambda spec: ["/nonexistent/python"])
     assert isinstance(answer(open_session(), "hello"), Failed)
 
 
