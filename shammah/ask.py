@@ -33,7 +33,7 @@ from shammah.repl.screen import Screen
 from shammah.repl.terminal import ask_line, forget_typed, take_terminal
 from shammah.router.decision import RouteDecision, Target, Wish
 from shammah.router.explanation import as_document
-from shammah.session import Notice, Routed, Session, Waiting
+from shammah.session import CANCELLED, Notice, Routed, Session, Waiting
 from shammah.standard_input import read_input
 from shammah.wording import (
     describe_background,
@@ -305,6 +305,8 @@ class _Answer:
             self._screen.live(f"answering ... {len(self._answering.pieces):,} pieces so far")
 
     def _done(self, done: Done) -> int:
+        if done.finish_reason == CANCELLED.code:
+            return self._failed(CANCELLED, done)
         if self._question.sampling.schema and done.finish_reason != "stop":
             return self._failed(_unfit(done.finish_reason))
         decision = self._answering.decision
@@ -341,7 +343,7 @@ class _Answer:
         print(json.dumps(document, ensure_ascii=False))
 
     def _failed(self, failure: Failed, done: Done | None = None) -> int:
-        """Say why there is no answer; ``done`` ended one without text."""
+        """Say why there is no answer, or no whole one, which ``done`` ended."""
         self._screen.end_live()
         answering = self._answering
         if answering.pieces and not self._question.as_json:

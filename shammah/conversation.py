@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from shammah.account import CORRECTED, LEFT, Account
 from shammah.bus.messages import ChatMessage, Provenance
+from shammah.router.quality import loops
 from shammah.router.route import AUTO
 from shammah.router.statistics import Label
 
@@ -23,6 +24,11 @@ class Turn:
     private: bool = False
     account: Account = field(default_factory=Account)
     given: str = ""
+
+    @property
+    def told(self) -> bool:
+        """Whether later questions come after this turn, for a model."""
+        return bool(self.answer) and (self.complete or not loops(self.answer))
 
     @property
     def corrected(self) -> bool:
@@ -47,9 +53,11 @@ class Conversation:
         Those that are ``private`` are marked so; the gate keeps them from the cloud.
 
         An answer that was cut short stays, as far as it came: the person has read it and may
-        refer to it. A question that failed is not repeated. One whose program ended before its
-        answer began goes before the next question, in one message, since two of the user's in a
-        row are not a conversation that chat templates know; not if it alone is private.
+        refer to it; but one that was going round in circles is left out with its question, or
+        the next would go on so. A question that failed is not repeated. One whose program ended
+        before its answer began goes before the next question, in one message, since two of the
+        user's in a row are not a conversation that chat templates know; not if it alone is
+        private.
         """
         messages: list[ChatMessage] = []
         if self.system:
@@ -59,7 +67,7 @@ class Conversation:
             asked = turn.question
             if lost is not None and (turn.private or not lost.private):
                 asked = f"{lost.question}\n\n{asked}"
-            if turn.answer:
+            if turn.told:
                 messages.append(ChatMessage("user", asked, turn.private))
                 messages.append(ChatMessage("assistant", turn.answer, turn.private))
                 lost = None

@@ -34,6 +34,7 @@ from shammah.bus.messages import (
     Token,
     Usage,
 )
+from shammah.cancelled import CANCEL_S, Seen, provenance
 from shammah.config import Settings
 from shammah.continuation import HUNG, TOO_LONG, Interruption, go_on, with_text
 from shammah.errors import ShammahError
@@ -309,16 +310,20 @@ class Session:
         task = peer.generate(*asked, whole=turn.whole)
         self._generation = task
         if self._interrupted:
-            task.cancel()
-        before = turn.tokens
+            task.cancel(CANCEL_S)
+        before, seen = turn.tokens, Seen()
         for reply in task:
             if isinstance(reply, Token):
+                seen.note(reply)
                 turn.tokens = before + reply.index
                 if not reply.reasoning:
                     turn.text += reply.text
                     turn.local = turn.local or decision.target is Target.LOCAL
             if isinstance(reply, Done | Failed):
                 self._generation = None
+                if isinstance(reply, Failed) and reply.code == CANCELLED.code:
+                    model = self.settings.cloud.model
+                    reply = seen.end(provenance(decision, self.local.state, model))
                 self.routing.record(turn.asked, decision, reply, turn.text)
                 return reply if isinstance(reply, Failed) else tell_left_out(reply, outgoing)
             if isinstance(reply, Retrying | PromptProgress | Token):
@@ -391,7 +396,7 @@ class Session:
         self._interrupted = True
         self._signals.put(None)
         if self._generation is not None:
-            self._generation.cancel()
+            self._generation.cancel(CANCEL_S)
 
     @property
     def interrupted(self) -> bool:

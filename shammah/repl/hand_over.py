@@ -39,7 +39,7 @@ class HandOver:
             ready = event.status.state
             if ready.stand_in and self._session.cloud is not None:
                 return False  # Claude goes on, until the model itself is here
-            turns = [turn for turn in self._conversation.turns if turn.answer]
+            turns = [turn for turn in self._conversation.turns if turn.told]
             holder = event.run_id, ready.model
             new, self._seen = holder != self._seen, holder
             if new or len(turns) < self._read:

@@ -75,11 +75,15 @@ class Screen:
 
     def end_answer(self, done: Done, decision: RouteDecision) -> None:
         self.end_live()
-        if self._answer is None:
+        cancelled = done.finish_reason == "cancelled"
+        if self._answer is None and not cancelled:
             self._write("\n")
         for notice in done.notices:
             self.hint(printable(notice))
-        self.hint(describe_answer(done, decision))
+        if done.usage.output_tokens or not cancelled:
+            self.hint(describe_answer(done, decision))
+        if cancelled:
+            self.hint("(cancelled)")
 
     def end_failed(self, failure: Failed) -> None:
         if failure.code == "cancelled":

@@ -27,10 +27,11 @@ def judge(answer: str, finish_reason: str) -> Label:
         or re.match(_REFUSAL, answer, re.IGNORECASE)
     ):
         return Label.TEXT_BAD
-    return Label.TEXT_BAD if _loops(answer) else Label.TEXT_GOOD
+    return Label.TEXT_BAD if loops(answer) else Label.TEXT_GOOD
 
 
-def _loops(answer: str) -> bool:
+def loops(answer: str) -> bool:
+    """Whether it says the same again and again."""
     words = answer.split()
     if len(words) < _LOOP_WORDS:
         return False

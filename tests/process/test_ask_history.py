@@ -89,6 +89,7 @@ def test_keeps_its_question_before_the_answer_begins(start_echo: StartEcho, path
     ((_, (turn,)),) = kept(path)
     assert (turn.question, turn.finish) == ("forever tides", "cancelled")
     assert turn.answer.startswith("forever")
+    assert (turn.model, turn.usage.output_tokens >= 1) == ("starter", True)
 
 
 def test_a_question_that_fails_is_kept_without_an_answer(path: Path, start_echo: StartEcho) -> None:

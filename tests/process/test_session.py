@@ -97,7 +97,9 @@ def test_a_worker_killed_in_mid_answer_is_started_again_and_goes_on(
             case Notice() as notice:
                 pass
     session.interrupt()
-    assert isinstance(asked.end(), Failed)
+    end = asked.end()
+    assert isinstance(end, Done)
+    assert end.finish_reason == "cancelled"
     assert notice == Notice(
         "The inference worker died. The local model is started again and goes on."
     )
@@ -245,8 +247,9 @@ def test_an_interrupt_ends_an_answer_and_the_next_question_works(
         asked.wait_for(Token)
         session.interrupt()
         end = asked.end()
-        assert isinstance(end, Failed)
-        assert end.code == "cancelled"
+        assert isinstance(end, Done)
+        assert (end.finish_reason, end.provenance.model) == ("cancelled", "starter")
+        assert end.usage.output_tokens >= 1
     done = answer(session, "one two")
     assert isinstance(done, Done)
     assert done.usage.output_tokens == 2

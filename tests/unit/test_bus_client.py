@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -225,6 +226,26 @@ class TestAGeneration:
         worker.reply(Token(asked, 1, "late"), done(asked))
         replies = list(generation)
         assert [getattr(reply, "code", "") for reply in replies] == ["cancelled"]
+
+    @pytest.mark.parametrize("reason", ["cancelled", "stop"])
+    def test_that_is_cancelled_ends_with_the_workers_own_count(
+        self, worker: ScriptedWorker, peer: Peer, reason: str
+    ) -> None:
+        generation = peer.generate(QUESTION)
+        asked = worker.expect(Generate).request_id
+        generation.cancel(LIMIT_S)
+        generation.cancel(LIMIT_S)
+        worker.reply(Token(asked, 1, "late"), replace(done(asked), finish_reason=reason))
+        (reply,) = generation
+        assert reply == replace(done(asked), finish_reason="cancelled")
+
+    def test_that_is_cancelled_does_not_wait_for_long(
+        self, worker: ScriptedWorker, peer: Peer
+    ) -> None:
+        generation = peer.generate(QUESTION)
+        generation.cancel(0.01)
+        assert [getattr(reply, "code", "") for reply in generation] == ["cancelled"]
+        assert generation.ended()
 
     def test_that_is_too_long_is_not_sent(self, worker: ScriptedWorker, peer: Peer) -> None:
         long = (ChatMessage("user", "x" * codec.MAX_FRAME_BYTES),)

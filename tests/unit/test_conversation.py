@@ -42,6 +42,14 @@ def test_an_answer_that_was_cut_short_stays_as_far_as_it_came() -> None:
     assert ("assistant", "half an ans") in said(conversation, "two")
 
 
+def test_one_that_was_cut_short_in_a_loop_is_left_out() -> None:
+    conversation = Conversation()
+    conversation.add(Turn("one", "round and round it goes, " * 40, BY, complete=False))
+    assert said(conversation, "two") == [("user", "two")]
+    conversation.add(Turn("three", "round and round it goes, " * 40, BY))
+    assert len(said(conversation, "four")) == 3
+
+
 def test_a_turn_without_an_answer_is_left_out() -> None:
     """Roles alternate, which chat templates insist on."""
     conversation = Conversation("Be brief.")
