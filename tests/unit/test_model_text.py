@@ -351,6 +351,14 @@ def test_the_reason_is_a_sentence(directory: Path) -> None:
         ChatFormat.load(directory).encode([ChatMessage("user", "hello")])
 
 
+def test_only_the_template_itself_is_quoted(directory: Path) -> None:
+    make_tokenizer(directory, "{{ {}[messages[0].content] + 1 }}")
+    chat = ChatFormat.load(directory)
+    with pytest.raises(ShammahError) as caught:
+        chat.encode([ChatMessage("user", "hello \ud800 secret")])
+    assert "secret" not in caught.value.message
+
+
 def test_a_long_conversation_is_within_the_bounds(directory: Path) -> None:
     chat = ChatFormat.load(directory)
     turns = [ChatMessage("user" if n % 2 == 0 else "assistant", "hello") for n in range(2001)]

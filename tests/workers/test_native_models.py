@@ -187,6 +187,22 @@ def qwen2(
     runner.close()
 
 
+@pytest.mark.parametrize(
+    ("slot", "position", "token", "named"),
+    [
+        (0, 0, VOCABULARY, "token 390 to 390 of 390"),
+        (0, 0, -1, "token -1"),
+        (12, 0, 5, "slot 12 to 12 of 12"),
+        (0, CAPACITY, 5, "position 400 to 400 of 400"),
+    ],
+)
+def test_nothing_is_read_beyond_what_there_is(
+    qwen2: NativeRunner, slot: int, position: int, token: int, named: str
+) -> None:
+    with pytest.raises(IndexError, match=named):
+        qwen2.decode([slot], [position], [token])
+
+
 @pytest.mark.parametrize("quantization", sorted(QUANTIZATIONS))
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_transformers(kind: str, quantization: str, tmp_path: Path) -> None:

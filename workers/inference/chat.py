@@ -11,7 +11,8 @@ from workers.inference.continuation import heal, split_begun
 from workers.inference.detokenizer import Detokenizer, find_byte_tokens
 from workers.inference.reasoning import CLOSE, OPEN
 from workers.inference.slots import common
-from workers.text.model_text import ModelText
+from workers.text.model_text import ModelText, why_refused
+from workers.text.sandbox import RefusalError
 
 _TAIL = 8
 """Tokens that an opening tag with its line end may have."""
@@ -65,7 +66,7 @@ class ChatFormat:
         whole, begun = split_begun(messages)
         try:
             if not whole:
-                raise ValueError("there are none")
+                raise RefusalError("there are none")
             ids = self._text.encode([(one.role, one.content) for one in whole], ask=True)
             if begun and self.begins_thinking(ids):
                 ids += self._text.encode_written(f"{CLOSE}\n\n")
@@ -77,7 +78,7 @@ class ChatFormat:
             # half a surrogate pair is nothing that a tokenizer takes.
             raise ShammahError(
                 "messages_invalid",
-                f"The model's chat template refuses these messages ({error}).",
+                f"The model's chat template refuses these messages ({why_refused(error)}).",
                 "Begin a new conversation, without a system prompt.",
             ) from error
 

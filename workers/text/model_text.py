@@ -16,7 +16,9 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from shammah.errors import ShammahError
+from workers.logs import describe
 from workers.text.chat_template import TEMPLATE_FILE, ChatTemplate, read_template
+from workers.text.sandbox import RefusalError
 
 log = logging.getLogger(__name__)
 
@@ -258,6 +260,12 @@ class ModelText:
             if self._control.fullmatch(self._name(token)):
                 return token
         return None
+
+
+def why_refused(error: Exception) -> str:
+    """Why a conversation could not be written: what the template says itself, else the kind of
+    error, since what a library says may quote the conversation."""
+    return str(error) if isinstance(error, RefusalError) else describe(error)
 
 
 def _as_special(text: str, token: AddedToken | None) -> AddedToken:

@@ -39,7 +39,11 @@ _WIDTH = re.compile(r"\d{5}")
 """In a format string: what it makes would be wider than any line."""
 
 
-class TemplateBoundError(TemplateError):
+class RefusalError(TemplateError):
+    """What a template says itself, or we say of it."""
+
+
+class TemplateBoundError(RefusalError):
     """A template computes more than a conversation can need."""
 
 
@@ -255,7 +259,7 @@ def _to_json(
 
 
 def _raise(message: str) -> None:
-    raise TemplateError(message)
+    raise RefusalError(message)
 
 
 def _refuse_private(name: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shammah.errors import ShammahError
 from shammah.examples import Example, Prompt
-from workers.text.model_text import ModelText
+from workers.text.model_text import ModelText, why_refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class ChatEncoder:
         except Exception as error:  # a template is a program of strangers
             raise ShammahError(
                 "messages_invalid",
-                f"The model's chat template refuses an example ({error}).",
+                f"The model's chat template refuses an example ({why_refused(error)}).",
                 "Leave it out, or take its system prompt away.",
             ) from error
 
