@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from shammah.bus.endpoints import RoleLock
 from tests.standins.sandbox import until
 from tests.workers.models import write_checkpoint
 from workers.inference import leftovers
+from workers.inference.drafts import held, remove_abandoned
 from workers.inference.leftovers import UNUSED_S, Sweeper, made_from, sweep
 from workers.inference.native import compiler
 
@@ -113,11 +117,50 @@ def test_what_nobody_knows_stays_for_a_week(home: Home) -> None:
     one = home.model("one")
     home.file(f"{'0' * 32}.safetensors")
     home.file(f"{'1' * 32}.safetensors", age=UNUSED_S + 1)
-    home.file("x.making")
-    home.file("y.making", age=UNUSED_S + 1)
     home.file("notes.txt", age=100 * DAY_S)
-    assert home.sweep(one) == {f"{'1' * 32}.safetensors", "y.making"}
-    assert home.names() == {f"{'0' * 32}.safetensors", "x.making", "notes.txt"}
+    assert home.sweep(one) == {f"{'1' * 32}.safetensors"}
+    assert home.names() == {f"{'0' * 32}.safetensors", "notes.txt"}
+
+
+def test_what_is_not_whole_stays_as_long_as_somebody_makes_it(home: Home) -> None:
+    home.file("new.making")
+    making = home.file("held.making", age=DAY_S)
+    home.file("file.making", age=DAY_S)
+    (home.quantized / "directory.making").mkdir()
+    os.utime(home.quantized / "directory.making", (NOW - DAY_S, NOW - DAY_S))
+    with held(making):
+        assert home.sweep(home.models) == {"file.making", "directory.making"}
+        assert home.names() == {"new.making", "held.making"}
+    assert home.sweep(home.models) == {"held.making"}
+
+
+def test_what_a_killed_process_was_making_goes(home: Home) -> None:
+    """The next worker does this before it loads anything."""
+    command = [sys.executable, "-c", MAKER, str(home.quantized)]
+    maker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == b"making\n"
+        later = time.time() + 10.0
+        assert list(remove_abandoned(home.quantized, later)) == []
+        maker.kill()
+        maker.wait()
+        (gone,) = remove_abandoned(home.quantized, later)
+        assert gone.suffix == ".making"
+    finally:
+        maker.kill()
+        maker.communicate()
+    assert home.names() == set()
+
+
+MAKER = """
+import sys
+from pathlib import Path
+from workers.inference.native.quantized_file import Part, new_file
+with new_file(Path(sys.argv[1], "x.safetensors"), (Part("a", "F32", (4, 4)),)):
+    print("making", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.mark.parametrize("note", [b"\xff\xfe", b""])

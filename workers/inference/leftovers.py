@@ -20,18 +20,17 @@ from shammah.bus.endpoints import RoleLock
 from shammah.errors import ShammahError
 from shammah.model_config import WIDTHS
 from workers.inference.checkpoint import inspect_checkpoint
+from workers.inference.drafts import UNUSED_S, remove_abandoned
 
 log = logging.getLogger(__name__)
 
 AFTER_S = 60.0
 """After the model is ready, and again until nobody is being answered."""
 
-UNUSED_S = 7 * 24 * 3600.0
-
-WEIGHTS, MANIFEST, SOURCE, DRAFT = ".safetensors", ".json", ".source", ".making"
-"""Endings: of weights and what goes with them (`native.quantized_file`), of the note from which
-model they were made (ours), and of what is not finished. Weights can be directories, too, which
-have no ending (`quantization`)."""
+WEIGHTS, MANIFEST, SOURCE = ".safetensors", ".json", ".source"
+"""Endings: of weights and what goes with them (`native.quantized_file`), and of the note from
+which model they were made (ours). Weights can be directories, too, which have no ending
+(`quantization`)."""
 
 
 class Sweeper:
@@ -99,14 +98,10 @@ def sweep_weights(home: Path, model: Path, now: float) -> Iterator[Path]:
     for path in made_from(model, home):
         if path.exists():
             path.with_suffix(SOURCE).write_text(str(model))
+    yield from remove_abandoned(directory, now)
     for path in sorted(directory.glob("*")):
-        if path.suffix == DRAFT:
-            useless = _age(path, now) > UNUSED_S
-        elif path.suffix == WEIGHTS or (path.is_dir() and not path.suffix):
-            useless = not _is_of_use(path, home, now)
-        else:
-            continue
-        if useless:
+        is_weights = path.suffix == WEIGHTS or (path.is_dir() and not path.suffix)
+        if is_weights and not _is_of_use(path, home, now):
             # The manifest first: weights without one are made anew, not trusted.
             path.with_suffix(MANIFEST).unlink(missing_ok=True)
             if path.is_dir():

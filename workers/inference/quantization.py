@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from shammah.disk import describe_remedy
 from shammah.errors import ShammahError
 from workers.inference.checkpoint import Checkpoint
+from workers.inference.drafts import ENDING, held
 from workers.inference.safetensors_header import read_header
 
 if TYPE_CHECKING:
@@ -160,13 +161,14 @@ def keep(model: Any, directory: Path) -> str:
     """
     try:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=directory.parent, suffix=".making"))  # mode 0700
+        draft = Path(tempfile.mkdtemp(dir=directory.parent, suffix=ENDING))  # mode 0700
         try:
-            model.save_pretrained(draft)
-            _write_manifest(draft)
-            if directory.exists():  # damaged
-                shutil.rmtree(directory)
-            draft.rename(directory)
+            with held(draft):
+                model.save_pretrained(draft)
+                _write_manifest(draft)
+                if directory.exists():  # damaged
+                    shutil.rmtree(directory)
+                draft.rename(directory)
             return ""
         finally:
             shutil.rmtree(draft, ignore_errors=True)

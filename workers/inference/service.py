@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from workers.inference.acquisition import DownloadWorker, ModelSource
 from workers.inference.attempts import Attempts
 from workers.inference.bootstrap import Bootstrap
 from workers.inference.choice import engine_for, prepare_engine
+from workers.inference.drafts import remove_abandoned
 from workers.inference.engine import MakeEngine
 from workers.inference.inbox import Ahead, Arrival, Inbox
 from workers.inference.leftovers import Sweeper
@@ -30,6 +32,8 @@ from workers.inference.loading import LoadedModel
 from workers.inference.serving import ROLE, Serving
 from workers.inference.transition import GeneratorState
 from workers.service import Outlet
+
+log = logging.getLogger(__name__)
 
 
 class InferenceService:
@@ -111,6 +115,8 @@ class InferenceService:
         )
         if self._inbox.is_closed():  # before there was a bootstrap to stop
             return
+        for draft in remove_abandoned(self._settings.home / "quantized", time.time()):
+            log.info("removed, left unfinished by one that was ended: %s", draft)
         model = bootstrap.run()
         while model is not None:
             self._serve(model, outlet)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from shammah.disk import describe_remedy
 from shammah.errors import ShammahError
 from workers.inference.checkpoint import Checkpoint
+from workers.inference.drafts import ENDING, held
 from workers.inference.native.layout import VERSION
 from workers.inference.safetensors_header import HeaderError, read_header
 
@@ -133,13 +134,14 @@ def new_file(path: Path, parts: tuple[Part, ...]) -> Iterator[PartsInFile]:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _manifest(path).unlink(missing_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".making")  # mode 0600
+        descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=ENDING)  # mode 0600
         try:
-            places = _begin(descriptor, parts)
-            yield PartsInFile(descriptor, places)
-            os.fsync(descriptor)
-            size = os.fstat(descriptor).st_size
-            Path(name).replace(path)
+            with held(Path(name)):
+                places = _begin(descriptor, parts)
+                yield PartsInFile(descriptor, places)
+                os.fsync(descriptor)
+                size = os.fstat(descriptor).st_size
+                Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -192,7 +194,7 @@ def _manifest(path: Path) -> Path:
 
 
 def _write_manifest(path: Path, facts: dict[str, Any]) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".making")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=ENDING)
     with os.fdopen(descriptor, "w") as file:
         json.dump(facts, file)
         file.flush()
