@@ -18,8 +18,8 @@ from shammah.bus.training import ImportAdapter, Imported, MergeAdapter
 from shammah.config import Settings, load_settings
 from shammah.errors import ExitCode, ShammahError
 from shammah.examples import read_examples
-from shammah.invocation import as_invoked
 from shammah.models import model_id_of
+from shammah.output import echo
 from shammah.training_commands import connect_train
 from shammah.training_plot import NAME
 from shammah.wording import printable
@@ -36,18 +36,18 @@ def list_adapters(settings: Settings, *, as_json: bool) -> int:
         for entry in entries:
             print(json.dumps(_document(entry, serves=entry.name in serving), ensure_ascii=False))
     elif not entries:
-        print(as_invoked("There are no adapters yet; `shammah train` makes one."))
+        echo("There are no adapters yet; `shammah train` makes one.")
     else:
         width = max(len(entry.name) for entry in entries)
         for entry in entries:
             mark = "*" if entry.name in serving else " "
-            print(
+            echo(
                 printable(
                     f"{mark} {entry.name:{width}}  {entry.verdict:8}  {entry.created[:16]}  "
                     f"{entry.base_model}"
                 )
             )
-        print("* serves its base model.")
+        echo("* serves its base model.")
     return ExitCode.OK
 
 
@@ -73,7 +73,7 @@ def show_adapter(settings: Settings, name: str, *, as_json: bool) -> int:
     hidden = ("held_out_curve",)
     rows |= {key: _text(value) for key, value in entry.training.items() if key not in hidden}
     for key, value in rows.items():
-        print(printable(f"{key.replace('_', ' '):18} {value}".rstrip()))
+        echo(f"{key.replace('_', ' '):18} {value}".rstrip())
     return ExitCode.OK
 
 
@@ -83,10 +83,10 @@ def use_adapter(settings: Settings, name: str, model: str | None, *, force: bool
     if name == BASE:
         base = _which(store, model)
         store.use_base(base)
-        print(printable(f"{base} answers without an adapter from the next question on."))
+        echo(f"{base} answers without an adapter from the next question on.")
         return ExitCode.OK
     entry = store.use(name, force=force)
-    print(printable(f"{entry.base_model} answers with {name} from the next question on."))
+    echo(f"{entry.base_model} answers with {name} from the next question on.")
     return ExitCode.OK
 
 
@@ -96,14 +96,14 @@ def rollback(settings: Settings, model: str | None) -> int:
     base = _which(store, model)
     entry = store.rollback(base)
     how = f"with {entry.name}" if entry else "without an adapter"
-    print(printable(f"{base} answers {how} again, from the next question on."))
+    echo(f"{base} answers {how} again, from the next question on.")
     return ExitCode.OK
 
 
 def remove_adapter(settings: Settings, name: str) -> int:
     """Delete it."""
     AdapterStore(settings.home).remove(name)
-    print(f"{name} is deleted.")
+    echo(f"{name} is deleted.")
     return ExitCode.OK
 
 
@@ -123,7 +123,7 @@ def merge_adapter(settings: Settings, name: str, directory: Path, model: str | N
         peer.close()
     if isinstance(reply, Failed):
         raise ShammahError(reply.code, reply.message, reply.hint)
-    print(printable(f"{entry.base_model} with {name} is in {target}."))
+    echo(f"{entry.base_model} with {name} is in {target}.")
     _warn_private(entry)
     return ExitCode.OK
 
@@ -154,9 +154,9 @@ def import_adapter(settings: Settings, asked: ImportAdapter, *, as_json: bool) -
         print(json.dumps(codec.to_document(reply), ensure_ascii=False))
     else:
         force = "" if reply.verdict == ACCEPTED else " --force"
-        print(printable(f"{reply.adapter} is here, an adapter of {reply.model}."))
-        print(printable(f"{reply.verdict.capitalize()}: {reply.why}"))
-        print(as_invoked(f"`shammah adapters use {reply.adapter}{force}` lets it serve."))
+        echo(f"{reply.adapter} is here, an adapter of {reply.model}.")
+        echo(f"{reply.verdict.capitalize()}: {reply.why}")
+        echo(f"`shammah adapters use {reply.adapter}{force}` lets it serve.")
     return ExitCode.FAILED if reply.verdict == REFUSED else ExitCode.OK
 
 
@@ -192,7 +192,7 @@ def export_adapter(settings: Settings, name: str, directory: Path) -> int:
             f"{directory} cannot be written ({error.strerror}).",
             "Name another directory, or make room.",
         ) from error
-    print(printable(f"{name} is in {directory}, in PEFT's layout."))
+    echo(f"{name} is in {directory}, in PEFT's layout.")
     _warn_private(entry)
     return ExitCode.OK
 
@@ -200,7 +200,7 @@ def export_adapter(settings: Settings, name: str, directory: Path) -> int:
 def _warn_private(entry: AdapterEntry) -> None:
     count = entry.training.get("private_examples", 0)
     if count:
-        print(
+        echo(
             f"{count} of its examples were private: whoever has the adapter may make it repeat "
             "them. Do not give it away."
         )

@@ -28,7 +28,9 @@ from shammah.history.listing import describe_resumed
 from shammah.history.recorder import Recorder, history_of
 from shammah.history.resuming import read_conversation, take_up
 from shammah.keys import take_secrets
+from shammah.output import echo
 from shammah.privacy import UNCHECKED, Mark, Outgoing, split_prefix
+from shammah.repl.rendering import Answer, PlainAnswer, terminal_size
 from shammah.repl.screen import Screen
 from shammah.repl.terminal import ask_line, forget_typed, take_terminal
 from shammah.router.decision import RouteDecision, Target, Wish
@@ -92,7 +94,7 @@ def read_question(
     for one in brought:
         if one.replaced:
             amount = f"{one.replaced} byte" + ("" if one.replaced == 1 else "s")
-            print(f"{printable(one.name)}: {amount} of it are no UTF-8.", file=sys.stderr)
+            echo(f"{one.name}: {amount} of it are no UTF-8.", err=True)
     sources = tuple(source for one in brought for source in one.sources)
     return compose(words or "", attachments, given), sources
 
@@ -172,7 +174,7 @@ def _conversation(
         kept = read_conversation(history, question.resume)
         conversation = take_up(kept, Conversation(), session.gate, question.system)
         history.resume(kept)
-        print(describe_resumed(kept, f"Continuing conversation {kept.number}"), file=sys.stderr)
+        echo(describe_resumed(kept, f"Continuing conversation {kept.number}"), err=True)
         return conversation
     conversation = Conversation(settings.system if question.system is None else question.system)
     conversation.system_private = session.gate.rules.mark(conversation.system).private
@@ -195,6 +197,7 @@ class _Answer:
         self._question = question
         self._history = history
         self._screen = Screen(os.environ, sys.stderr)
+        self._shown = _open_output()
         self._answering = Answering(question.text, question.wish.private, outcome)
         self._kept = False
         self._started = time.monotonic()
@@ -279,7 +282,9 @@ class _Answer:
     def _notice(self, text: str, *, urgent: bool) -> None:
         self._notices.append(text)
         if self._answering.pieces and not self._question.as_json and sys.stdout.isatty():
+            self._shown.finish()
             self._screen.line("")  # the answer's line, on the same terminal
+            self._shown = _open_output()
         show = self._screen.line if urgent else self._screen.hint
         show(printable(text))
 
@@ -300,7 +305,7 @@ class _Answer:
     def _piece(self, piece: str) -> None:
         if self._streams:
             self._screen.end_live()
-            _write(piece)
+            self._shown.feed(piece)
         elif not self._question.as_json:
             self._screen.live(f"answering ... {len(self._answering.pieces):,} pieces so far")
 
@@ -319,9 +324,15 @@ class _Answer:
         if self._question.as_json:
             self._print_json(done, decision)
         else:
-            _write("\n" if self._streams else self._answering.answer + "\n")
+            self._end_answer()
             self._screen.hint(describe_answer(done, decision))
         return ExitCode.OK
+
+    def _end_answer(self) -> None:
+        if not self._streams:
+            self._shown.feed(self._answering.answer)
+        self._shown.finish()
+        _write("\n")
 
     def _print_json(self, done: Done, decision: RouteDecision) -> None:
         elapsed_s = time.monotonic() - self._started
@@ -347,7 +358,7 @@ class _Answer:
         self._screen.end_live()
         answering = self._answering
         if answering.pieces and not self._question.as_json:
-            _write("\n" if self._streams else answering.answer + "\n")
+            self._end_answer()
         if self._question.as_json:
             error = {"code": failure.code, "message": failure.message, "hint": failure.hint}
             routed = as_document(answering.decision) if answering.decision is not None else {}
@@ -365,7 +376,23 @@ def _unfit(finish_reason: str) -> Failed:
     return Failed("schema_unmet", why, "Ask again, with a larger --max-tokens if it was too long.")
 
 
+class _Pipe:
+    """An answer on its way to whoever reads: as it is."""
+
+    def feed(self, piece: str) -> None:
+        _write(piece)
+
+    def finish(self) -> None:
+        pass
+
+
+def _open_output() -> Answer:
+    if not sys.stdout.isatty():
+        return _Pipe()
+    moves = os.environ.get("TERM") != "dumb"
+    return PlainAnswer(_write, terminal_size if moves else None)
+
+
 def _write(text: str) -> None:
-    # A terminal would obey escape sequences; a pipe gets the text as it is.
-    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    sys.stdout.write(text)
     sys.stdout.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,8 +16,10 @@ from shammah.config_cli import config
 from shammah.environment import mend_streams
 from shammah.errors import ExitCode, ShammahError
 from shammah.history_cli import history
-from shammah.invocation import as_invoked, program
+from shammah.invocation import program
 from shammah.models_cli import licence_option, model_option, models
+from shammah.output import echo
+from shammah.printable import printable
 from shammah.training_cli import adapters, train
 
 if TYPE_CHECKING:
@@ -39,22 +40,22 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return int(result or ExitCode.OK)
     except ShammahError as error:
-        _complain(f"shammah: {error.message}")
+        echo(f"shammah: {error.message}", err=True)
         if error.hint:
-            _complain(error.hint)
+            echo(error.hint, err=True)
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
+        said = error.format_message()
         if isinstance(error, click.UsageError) and error.ctx and error.ctx.parent is None:
             from shammah.usage_hints import hint_at
 
             hint = hint_at(arguments, main.commands).replace("shammah ", f"{program()} ")
             elsewhere = hint and isinstance(error, click.NoSuchOption)
-            said = hint if elsewhere else f"{error.format_message()} {hint}".rstrip()
-            click.UsageError(said, error.ctx).show()
-            return ExitCode.USAGE
-        error.show()
+            said = hint if elsewhere else f"{said} {hint}".rstrip()
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        click.UsageError(printable(said), context).show()  # it may quote the name of a file
         return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
@@ -64,17 +65,8 @@ def run(arguments: list[str]) -> int:
         return ExitCode.BROKEN_PIPE
     except OSError as error:
         _forget_output()
-        click.echo(f"shammah: {error.strerror or error}.", err=True)
+        echo(f"shammah: {error.strerror or error}.", err=True)
         return ExitCode.FAILED
-
-
-def _complain(sentence: str) -> None:
-    sentence = as_invoked(sentence)
-    if sys.stderr.isatty():
-        from shammah.folding import fold
-
-        sentence = fold(sentence, shutil.get_terminal_size().columns)
-    click.echo(sentence, err=True)
 
 
 def _forget_output() -> None:
@@ -300,9 +292,9 @@ def stop(role: str | None) -> int:
         rung = stop_worker(name, endpoints)
         if rung is not None:
             stopped = True
-            click.echo(f"{name}: stopped by {rung}")
+            echo(f"{name}: stopped by {rung}")
     if not stopped:
-        click.echo("No worker is running." if role is None else f"No {role} worker is running.")
+        echo("No worker is running." if role is None else f"No {role} worker is running.")
     return ExitCode.OK
 
 

@@ -31,6 +31,7 @@ from shammah.config_file import save, with_setting
 from shammah.config_report import Value, explain_settings, shown, value_of, written
 from shammah.errors import ExitCode, ShammahError
 from shammah.models import check_model_name
+from shammah.output import echo
 from shammah.repl.terminal import confirm
 from shammah.wording import printable
 
@@ -66,9 +67,9 @@ def show_config(
     lines = [(written(value.name, value.value), value.whence) for value in values]
     width = min(max((len(text) for text, _ in lines), default=0), 48)
     for text, whence in lines:
-        click.echo(printable(f"{text:{width}}  # {whence}"))
+        echo(f"{text:{width}}  # {whence}")
     if not values:
-        click.echo("Every setting is as it comes.")
+        echo("Every setting is as it comes.")
     return ExitCode.OK
 
 
@@ -108,7 +109,7 @@ def validate_config(environ: Mapping[str, str], *, as_json: bool) -> int:
         _tell(faults)
         if not faults:
             there = "is right" if file.exists() else "does not exist: every setting is as it comes"
-            click.echo(f"{file} {there}.")
+            echo(f"{file} {there}.")
     return ExitCode.FAILED if faults else ExitCode.OK
 
 
@@ -127,7 +128,7 @@ def find_faults(environ: Mapping[str, str]) -> list[ShammahError]:
 
 def _tell(faults: list[ShammahError]) -> None:
     for fault in faults:
-        click.echo(printable(f"{fault.message} {fault.hint}".rstrip()), err=True)
+        echo(f"{fault.message} {fault.hint}".rstrip(), err=True)
 
 
 # --- changing -----------------------------------------------------------------------------
@@ -149,10 +150,10 @@ def set_setting(environ: Mapping[str, str], name: str, given: tuple[str, ...]) -
     changed = with_setting(text, path, value)
     _refuse_if_wrong(file, text, changed)
     save(file, changed)
-    click.echo(printable(f"{written(name, value)} ({file})"))
+    echo(f"{written(name, value)} ({file})")
     variable = next((v for v, p in ENVIRONMENT.items() if p == path and environ.get(v)), "")
     if variable:
-        click.echo(f"But {variable} is set in this environment, and wins over it.")
+        echo(f"But {variable} is set in this environment, and wins over it.")
     return ExitCode.OK
 
 
@@ -251,7 +252,7 @@ def edit_config(environ: Mapping[str, str]) -> int:
                 return _take(file, copied, before, first)
             _tell(faults)
             if not _again():
-                click.echo(f"{file} is as it was; what you wrote is in {copied}.", err=True)
+                echo(f"{file} is as it was; what you wrote is in {copied}.", err=True)
                 return ExitCode.FAILED
     finally:
         if copied.exists() and copied.read_bytes() in (first, b""):
@@ -295,12 +296,12 @@ def _take(file: Path, copied: Path, before: bytes, first: bytes) -> int:
     """Put ``copied`` in the place of ``file``, unless that has changed meanwhile."""
     after = copied.read_bytes()
     if after == first:
-        click.echo(f"{file} is as it was.")
+        echo(f"{file} is as it was.")
         return ExitCode.OK
     if (file.read_bytes() if file.exists() else b"") != before:
         why = f"{file} has changed while you edited; nothing was overwritten."
         raise ShammahError("config_changed", why, f"What you wrote is in {copied}.")
     save(file, after.decode("utf-8-sig"))
     os.unlink(copied)
-    click.echo(f"{file} is written.")
+    echo(f"{file} is written.")
     return ExitCode.OK

@@ -14,10 +14,12 @@ import click
 
 from shammah.egress import NAME, Reader, Sent, read_ledger
 from shammah.errors import ExitCode
+from shammah.output import echo
 from shammah.since import parse_since
 from shammah.wording import describe_cost, printable
 
 POLL_S = 0.5
+HANGING = " " * 21
 
 _TIME = "%Y-%m-%dT%H:%M:%S"
 
@@ -54,13 +56,13 @@ def show_egress(home: Path, since: str, *, as_json: bool, follow: bool) -> int:
         for total in day_totals(entries):
             click.echo(json.dumps({"type": "day", **asdict(total)}))
     elif not entries:
-        click.echo("Nothing was sent to the cloud" + (" in this time." if since else "."))
+        echo("Nothing was sent to the cloud" + (" in this time." if since else "."))
     else:
         for line in describe_ledger(entries):
-            click.echo(line)
+            echo(line, hanging=HANGING)
     if damaged:
         lines = "line is" if damaged == 1 else "lines are"
-        click.echo(f"{damaged} {lines} damaged and not shown: {home / NAME}", err=True)
+        echo(f"{damaged} {lines} damaged and not shown: {home / NAME}", err=True)
     return ExitCode.OK
 
 
@@ -118,11 +120,18 @@ def _as_json(sent: Sent) -> str:
     return json.dumps({"type": "request", **asdict(sent)}, ensure_ascii=False)
 
 
+def _show(sent: Sent, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(_as_json(sent))
+    else:
+        echo(describe_sent(sent), hanging=HANGING)
+
+
 def _follow(home: Path, start: str, *, as_json: bool) -> None:
     """Print each request when it is sent, and again when it has ended, until Ctrl-C."""
     reader = Reader(home / NAME)
     while True:
         for sent in reader.read():
             if sent.time >= start:
-                click.echo(_as_json(sent) if as_json else describe_sent(sent))
+                _show(sent, as_json=as_json)
         time.sleep(POLL_S)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,13 +14,14 @@ from pathlib import Path
 import click
 
 from shammah.errors import ExitCode, ShammahError
-from shammah.folding import fold
+from shammah.folding import Wrapping, fold
 from shammah.history import export as exporting
 from shammah.history import files, listing
 from shammah.history.access import Access
 from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
 from shammah.history.records import END_MARK, MARK, Kept
 from shammah.history.store import Store
+from shammah.output import columns_of, echo
 from shammah.repl.terminal import confirm
 from shammah.since import parse_since
 from shammah.wording import styled
@@ -46,7 +46,7 @@ def list_conversations(home: Path, limit: int, *, as_json: bool) -> int:
         else:
             _line(listing.describe_summary(summary, columns))
     if not summaries and not as_json:
-        click.echo(f"{NOTHING} {HOW_IT_FILLS}", err=True)
+        echo(f"{NOTHING} {HOW_IT_FILLS}", err=True)
     return ExitCode.OK
 
 
@@ -61,10 +61,13 @@ def show(home: Path, number: int, *, as_json: bool) -> int:
     if as_json:
         click.echo(exporting.write_json(kept))
         return ExitCode.OK
+    columns = _columns()
+    wrapping = Wrapping(lambda: columns_of(sys.stdout))
     for record in kept.records:
         for line in listing.describe_turn(record):
-            _line(line)
-        _line(_styled(listing.describe_record(record), DIM) + "\n")
+            _line(wrapping.feed(f"{line}\n").rstrip("\n") if columns else line)
+        said = listing.describe_record(record)
+        _line(_styled(fold(said, columns) if columns else said, DIM) + "\n")
     return ExitCode.OK
 
 
@@ -79,7 +82,7 @@ def search(home: Path, text: str, limit: int, *, raw: bool, as_json: bool) -> in
         indexed = access is None or access.use(lambda store: store.database.indexed)
     if not indexed:
         why = "This Python's SQLite has no FTS5: every turn was read, and words may stand anywhere."
-        click.echo(why, err=True)
+        echo(why, err=True)
     columns = _columns()
     for hit in hits:
         if as_json:
@@ -90,7 +93,7 @@ def search(home: Path, text: str, limit: int, *, raw: bool, as_json: bool) -> in
             found = listing.describe_hit(hit, lambda found: _styled(found, BOLD))
             _line(fold(found, columns) if columns else found)
     if not hits and not as_json:
-        click.echo("Nothing was found." if access else f"{NOTHING} {HOW_IT_FILLS}", err=True)
+        echo("Nothing was found." if access else f"{NOTHING} {HOW_IT_FILLS}", err=True)
     return ExitCode.OK if hits else ExitCode.FAILED
 
 
@@ -109,7 +112,7 @@ def export(home: Path, numbers: list[int], form: str | None, output: str | None)
             return ExitCode.OK
         written = (exporting.write(kept, form) for kept in _conversations(access, numbers))
         count = files.write_file(path, written, overwrite=False)
-    click.echo(f"{count} conversation{'' if count == 1 else 's'} written to {path}.", err=True)
+    echo(f"{count} conversation{'' if count == 1 else 's'} written to {path}.", err=True)
     return ExitCode.OK
 
 
@@ -124,24 +127,24 @@ def remove(home: Path, numbers: list[int], before: str, *, yes: bool) -> int:
         if access is None:
             if numbers:
                 raise ShammahError("history_unknown", NOTHING, HOW_IT_FILLS)
-            click.echo(NOTHING, err=True)
+            echo(NOTHING, err=True)
             return ExitCode.OK
         chosen = access.use(lambda store: _choose(store, numbers, before=when))
         what = f"{len(chosen)} conversation{'' if len(chosen) == 1 else 's'}"
         if not chosen:
-            click.echo("There is none to remove.", err=True)
+            echo("There is none to remove.", err=True)
             return ExitCode.OK
         if not yes and not _agree(access, chosen, f"Remove {what} for good?"):
-            click.echo("Nothing was removed.", err=True)
+            echo("Nothing was removed.", err=True)
             return ExitCode.FAILED
         if not access.use(lambda store: store.remove(chosen)):
-            click.echo(
+            echo(
                 f"{what} removed. Another program was reading just then: the text stays in "
                 f"{access.path}-wal until it ends.",
                 err=True,
             )
             return ExitCode.OK
-    click.echo(f"{what} removed.", err=True)
+    echo(f"{what} removed.", err=True)
     return ExitCode.OK
 
 
@@ -169,11 +172,11 @@ def _agree(access: Access, numbers: list[int], question: str) -> bool:
         )
     summaries = access.use(lambda store: store.summaries(-1))
     doomed = [summary for summary in summaries if summary.number in numbers]
-    columns = shutil.get_terminal_size().columns
+    columns = columns_of(sys.stderr)
     for summary in doomed[:SHOWN]:
-        click.echo(listing.describe_summary(summary, columns), err=True)
+        echo(listing.describe_summary(summary, columns), err=True)
     if len(doomed) > SHOWN:
-        click.echo(f"and {len(doomed) - SHOWN:,} more", err=True)
+        echo(f"and {len(doomed) - SHOWN:,} more", err=True)
     return confirm(question)
 
 
@@ -207,7 +210,7 @@ def _opened(home: Path) -> Iterator[Access | None]:
     if not path.exists():
         yield None
         return
-    access = Access(path, lambda sentence: click.echo(sentence, err=True))
+    access = Access(path, lambda sentence: echo(sentence, err=True))
     try:
         yield access
     finally:
@@ -221,7 +224,7 @@ def _json(document: dict[str, object], *without: str) -> str:
 
 def _columns() -> int | None:
     """The width of the terminal; ``None``: it is none."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return columns_of(sys.stdout) if sys.stdout.isatty() else None
 
 
 def _line(text: str) -> None:

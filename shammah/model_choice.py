@@ -13,7 +13,6 @@ from shammah.bus.transfers import CachedModel, ListModels, ModelList
 from shammah.config import Settings, load_settings, read_config
 from shammah.config_file import save, with_model
 from shammah.errors import ExitCode, ShammahError
-from shammah.invocation import as_invoked
 from shammah.machine import look
 from shammah.model_commands import download_worker, end_of
 from shammah.models import (
@@ -29,6 +28,7 @@ from shammah.models import (
     locate_model,
     starter_directory,
 )
+from shammah.output import echo
 from shammah.wording import describe_amount, describe_size, printable
 
 HEADER = ("", "MODEL", "SIZE", "REVISIONS", "STATE")
@@ -53,10 +53,10 @@ def list_models(settings: Settings, *, as_json: bool) -> int:
     rows.append((_mark(STARTER, default), f"{STARTER} (built in)", size, "", ""))
     _print_table([HEADER, *rows])
     if not found.models:
-        print(as_invoked("No models yet. `shammah models pull 1.5B` fetches one."))
+        echo("No models yet. `shammah models pull 1.5B` fetches one.")
     else:
-        print(f"{describe_size(found.total_size)} in all, what models share counted once.")
-    print(_default_note(settings.model, default, here=any(row[0] for row in rows)))
+        echo(f"{describe_size(found.total_size)} in all, what models share counted once.")
+    echo(_default_note(settings.model, default, here=any(row[0] for row in rows)))
     return ExitCode.OK
 
 
@@ -86,10 +86,10 @@ def use_model(wanted: str) -> int:
     save(file, with_model(read_config(file), settings.model))
     load_settings(environ)
     changed = "still" if before.model == settings.model else "now"
-    print(printable(f"The default model is {changed} {settings.model} ({file})."))
-    print(printable(where))
+    echo(f"The default model is {changed} {settings.model} ({file}).")
+    echo(where)
     if os.environ.get("SHAMMAH_MODEL"):
-        print("But SHAMMAH_MODEL is set in this environment, and wins over it.")
+        echo("But SHAMMAH_MODEL is set in this environment, and wins over it.")
     return ExitCode.OK
 
 
@@ -180,7 +180,7 @@ def _print_table(rows: list[_Row]) -> None:
     name, size, revisions = (max(len(row[column]) for row in rows) for column in (1, 2, 3))
     for mark, *cells in rows:
         line = f"{mark:2}{cells[0]:{name}}  {cells[1]:>{size}}  {cells[2]:{revisions}}  {cells[3]}"
-        print(printable(line).rstrip())
+        echo(line.rstrip())
 
 
 def _default_note(wanted: str, default: str, *, here: bool) -> str:

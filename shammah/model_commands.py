@@ -23,6 +23,7 @@ from shammah.bus.transfers import (
 )
 from shammah.config import Settings
 from shammah.errors import ExitCode, ShammahError
+from shammah.output import echo
 from shammah.pull import Pull
 from shammah.pull_screen import PullScreen
 from shammah.repl.screen import Screen
@@ -69,7 +70,7 @@ def steer(settings: Settings, models: list[str], action: str) -> int:
     with download_worker(settings) as peer:
         for model in models:
             end_of(peer, SteerFetch(new_request_id(), model, action))
-            print(f"{model}: {done}; what has arrived is kept.")
+            echo(f"{model}: {done}; what has arrived is kept.")
     return ExitCode.OK
 
 
@@ -78,7 +79,7 @@ def remove_model(settings: Settings, model: str, revision: str) -> int:
     with download_worker(settings) as peer:
         reply = end_of(peer, RemoveModel(new_request_id(), model, revision))
     assert isinstance(reply, Removed)
-    print(f"{model}: {describe_size(reply.freed)} are free again.")
+    echo(f"{model}: {describe_size(reply.freed)} are free again.")
     return ExitCode.OK
 
 
@@ -94,8 +95,8 @@ def verify_model(settings: Settings, verify: VerifyModel, *, as_json: bool) -> i
         print(_json(reply))
     else:
         for file in reply.bad:
-            print(f"{file.path}: {file.reason}" + (", repaired" if reply.repaired else ""))
-        print(f"{verify.model}: " + ("whole" if reply.repaired or not reply.bad else "damaged"))
+            echo(f"{file.path}: {file.reason}" + (", repaired" if reply.repaired else ""))
+        echo(f"{verify.model}: " + ("whole" if reply.repaired or not reply.bad else "damaged"))
     return ExitCode.OK if reply.repaired or not reply.bad else ExitCode.FAILED
 
 

@@ -29,9 +29,10 @@ from shammah.models import (
     no_model,
     starter_directory,
 )
+from shammah.output import echo
 from shammah.plan import MemoryNeed, ModelPlan, Place, Refusal, make_plan
 from shammah.repl.screen import Screen
-from shammah.wording import describe_duration, describe_size, printable
+from shammah.wording import describe_duration, describe_size
 
 CONFIG = "config.json"
 
@@ -55,7 +56,7 @@ def plan(settings: Settings, revision: str, *, force: bool, as_json: bool) -> in
         print(json.dumps(_document(made), ensure_ascii=False))
     else:
         automatic = settings.model == AUTO
-        print("\n".join(map(printable, _lines(made, automatic=automatic))))
+        echo("\n".join(_lines(made, automatic=automatic)))
     _judge(made.refusals, screen, force=force)
     return ExitCode.OK
 

@@ -16,12 +16,17 @@ from shammah.bus.enquiry import GONE, ask_events, ask_status
 from shammah.bus.messages import Event
 from shammah.bus.transfers import Transferring
 from shammah.errors import ExitCode, ShammahError
+from shammah.output import echo
 from shammah.since import parse_since
 from shammah.status_once import QUIET, not_running
 from shammah.wording import describe_state, printable
 
 if TYPE_CHECKING:
     from shammah.bus.client import Peer
+
+
+HANGING = " " * 11
+"""What a line goes on with: below the role stands nothing."""
 
 
 def show_status(
@@ -167,11 +172,11 @@ class Tail:
             }
             print(json.dumps(document, ensure_ascii=False), flush=True)
         else:
-            print(_line(role, event), flush=True)
+            echo(_line(role, event), hanging=HANGING)
             for sentence in _notices(event):
                 if sentence not in self._noticed:
                     self._noticed.add(sentence)
-                    print(f"{role:10} {sentence}", flush=True)
+                    echo(f"{role:10} {sentence}", hanging=HANGING)
 
     def _print_silent(self, role: str, error: ShammahError) -> None:
         if self._as_json:
@@ -179,7 +184,7 @@ class Tail:
             document = {"role": role, "running": True, "event": None, "error": failure}
             print(json.dumps(document), flush=True)
         else:
-            print(f"{role:10} {error}", flush=True)
+            echo(f"{role:10} {error}", hanging=HANGING)
 
 
 def _line(role: str, event: Event | None) -> str:

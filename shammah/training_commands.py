@@ -18,11 +18,11 @@ from shammah.config import Settings
 from shammah.errors import ExitCode, ShammahError
 from shammah.examples import read_examples, split_examples
 from shammah.feedback import Feedback
-from shammah.invocation import as_invoked
+from shammah.output import echo
 from shammah.supervision import RestartBudget, ensure, worker_spec
 from shammah.training_plot import INSTALL, NAME, can_plot, check_plot, write_plot
 from shammah.training_screen import TrainingScreen
-from shammah.wording import describe_duration, printable
+from shammah.wording import describe_duration
 
 ROLE = "train"
 
@@ -52,10 +52,10 @@ def train(settings: Settings, asked: Train, plot: Path | None, *, as_json: bool)
     if as_json:
         print(json.dumps(codec.to_document(ended), ensure_ascii=False), flush=True)
     else:
-        print(as_invoked("\n".join(map(printable, describe_trained(ended)))), flush=True)
+        echo("\n".join(describe_trained(ended)))
     drawn = _draw(settings, ended, plot)  # last: who presses Ctrl-C now has been told already
     if not as_json:
-        print(printable(drawn))
+        echo(drawn)
     return ExitCode.OK if ended.verdict == "accepted" else ExitCode.FAILED
 
 

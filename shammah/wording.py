@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 
 from shammah.bus.messages import (
@@ -19,8 +18,7 @@ from shammah.bus.messages import (
 )
 from shammah.bus.training import Training, TrainingProgress
 from shammah.bus.transfers import Transfer, Transferring
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+from shammah.printable import printable as printable
 
 
 def describe_state(state: State | None) -> str:
@@ -210,15 +208,6 @@ def describe_retrying(retrying: Retrying) -> str:
 
 def describe_failure(failure: Failed) -> str:
     return printable(f"{failure.message} {failure.hint}".rstrip())
-
-
-def printable(text: str) -> str:
-    """``text`` without control characters other than newline and tab.
-
-    A model's output may hold escape sequences (it read them, or was asked for them); a
-    terminal would obey them.
-    """
-    return _CONTROL.sub("", text)
 
 
 def styled(text: str, code: str, environ: Mapping[str, str], *, terminal: bool) -> str:

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from shammah.wording import printable
+from shammah.folding import Wrapping
+from shammah.printable import PrintablePieces
 
 if TYPE_CHECKING:
     from shammah.repl.markdown import Markdown
@@ -42,16 +43,23 @@ class Answer(Protocol):
 
 
 class PlainAnswer:
-    """As it comes, without control characters."""
+    """As it comes, without what a terminal would obey.
 
-    def __init__(self, write: Write) -> None:
+    Args:
+        size: of the terminal that lines are broken for; ``None``: they are not.
+    """
+
+    def __init__(self, write: Write, size: Size | None = None) -> None:
         self._write = write
+        self._pieces = PrintablePieces()
+        wrapping = Wrapping(lambda: min(size()[0], WIDEST + 1)) if size else None
+        self._wrapped = wrapping.feed if wrapping else str
 
     def feed(self, piece: str) -> None:
-        self._write(printable(piece))
+        self._write(self._wrapped(self._pieces.feed(piece)))
 
     def finish(self) -> None:
-        pass
+        self._write(self._wrapped(self._pieces.finish()))
 
 
 class MarkdownAnswer:
@@ -74,6 +82,7 @@ class MarkdownAnswer:
         self._size = size
         self._clock = clock
         self._source = ""
+        self._pieces = PrintablePieces()
         self._shown: list[Line] = []
         self._frozen = 0
         self._columns, self._rows = size()
@@ -81,7 +90,7 @@ class MarkdownAnswer:
         self._next_paint = 0.0
 
     def feed(self, piece: str) -> None:
-        self._source += printable(piece)
+        self._source += self._pieces.feed(piece)
         began = self._clock()
         if began >= self._next_paint:
             self._paint(_presentable(self._source, self._markdown))
@@ -89,6 +98,7 @@ class MarkdownAnswer:
             self._next_paint = ended + REST * (ended - began)
 
     def finish(self) -> None:
+        self._source += self._pieces.finish()
         self._paint(self._source)
 
     def _text_width(self) -> int:
@@ -217,13 +227,15 @@ class Rendering:
 
     Args:
         possible: whether the terminal can show Markdown.
+        wraps: whether lines that are plain are to be broken between words.
 
     Attributes:
         markdown: whether it is wanted.
     """
 
-    def __init__(self, *, possible: bool) -> None:
+    def __init__(self, *, possible: bool, wraps: bool = False) -> None:
         self.possible = possible
+        self._wraps = wraps
         self.markdown = True
         self._renderer: Markdown | None = None
 
@@ -240,7 +252,7 @@ class Rendering:
         """A new answer, at the beginning of a line."""
         if self.markdown and self._renderer is not None:
             return MarkdownAnswer(self._renderer, write, size)
-        return PlainAnswer(write)
+        return PlainAnswer(write, size if self._wraps else None)
 
 
 def terminal_size() -> tuple[int, int]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Mapping
 from typing import TextIO
 
 from shammah.answer_line import describe_answer
 from shammah.bus.messages import Done, Failed
-from shammah.folding import fold
+from shammah.folding import cut, fold
 from shammah.invocation import as_invoked
+from shammah.output import columns_of
 from shammah.repl.rendering import Answer, Rendering, terminal_size
 from shammah.router.decision import RouteDecision
 from shammah.wording import describe_failure, printable, styled, wants_style
@@ -31,24 +31,26 @@ class Screen:
         self._environ = environ
         self._stream = stream
         self.terminal = stream.isatty()
-        self.rendering = Rendering(possible=self.terminal and wants_style(environ))
+        moves = self.terminal and environ.get("TERM") != "dumb"
+        self.rendering = Rendering(possible=moves and wants_style(environ), wraps=moves)
         self._answer: Answer | None = None
         self._live = False
 
     @property
     def columns(self) -> int:
         """The width of the terminal now."""
-        return terminal_size()[0]
+        return columns_of(self._stream)
 
     def line(self, text: str) -> None:
         self._begin_line()
         self._write((fold(text, self.columns) if self.terminal else text) + "\n")
 
     def hint(self, text: str) -> None:
-        self.line(self._styled(as_invoked(text), DIM))
+        self.line(self._styled(as_invoked(printable(text)), DIM))
 
     def error(self, message: str, hint: str = "") -> None:
-        self.line(self._styled(as_invoked(f"{message} {hint}".rstrip()), RED))
+        said = as_invoked(printable(f"{message} {hint}".rstrip()))
+        self.line(self._styled(said, RED))
 
     def prompt(self, text: str) -> None:
         self._begin_line()
@@ -58,12 +60,9 @@ class Screen:
         """A line that the next output replaces."""
         if not self.terminal or self._environ.get("TERM") == "dumb":
             return
-        try:
-            width = os.get_terminal_size(self._stream.fileno()).columns
-        except OSError:
-            return
         self._leave_answer()
-        self._write("\r\x1b[K" + self._styled(text[: width - 1], DIM))
+        shown = cut(printable(text), self.columns - 1)
+        self._write("\r\x1b[K" + self._styled(shown, DIM))
         self._live = True
 
     def answer(self, piece: str) -> None:

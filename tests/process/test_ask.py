@@ -59,7 +59,7 @@ class TestAnAnswer:
         assert run(*ASK, "Review this:", stdin="a\nb\n").out == "Review this:\n\na\nb\n"
 
     def test_may_be_asked_through_a_pipe_alone(self) -> None:
-        assert run(*ASK, stdin="  from a pipe \n").out == "from a pipe\n"
+        assert run(*ASK, stdin="  from a pipe \n").out == "  from a pipe \n"
 
     def test_bare_shammah_in_a_pipe_asks(self) -> None:
         assert run("--model", "starter", stdin="from a pipe").out == "from a pipe\n"

@@ -10,12 +10,14 @@ import socket
 import subprocess
 from collections.abc import Callable
 
+import pyte
 import pytest
 
 from shammah.bus.messages import Ready
 from tests.standins.command import SHAMMAH, Ran, run
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
+from tests.standins.terminal import Terminal
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -252,3 +254,44 @@ class Closing:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+class TestOnATerminal:
+    """What a person sees who has one, 80 columns wide."""
+
+    WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi"
+
+    def lines(self, *arguments: str, command: tuple[str, ...] = SHAMMAH) -> list[str]:
+        terminal = Terminal(*arguments, command=command)
+        try:
+            assert terminal.end() == 0
+            screen = pyte.Screen(80, 24)
+            pyte.Stream(screen).feed(terminal.output)
+            return [line.rstrip() for line in screen.display]
+        finally:
+            terminal.destroy()
+
+    @pytest.mark.usefixtures("echo")
+    @pytest.mark.parametrize("option", [(), ("--no-stream",)])
+    def test_an_answer_is_broken_between_words(self, option: tuple[str, ...]) -> None:
+        lines = self.lines(*ASK, *option, self.WORDS)
+        begin = next(number for number, line in enumerate(lines) if line.startswith("alpha"))
+        shown = lines[begin : begin + 2]
+        assert " ".join(shown) == self.WORDS
+        assert shown[1] == "omicron pi"
+
+    @pytest.mark.usefixtures("echo")
+    def test_what_would_turn_text_round_is_shown(self) -> None:
+        lines = self.lines(*ASK, "photo\u202egpj.exe pay\u200bpal")
+        assert any("photo<U+202E>gpj.exe pay<U+200B>pal" in line for line in lines)
+        assert "\u202e" not in "".join(lines)
+
+    def test_a_message_has_the_width_of_its_own_stream(self) -> None:
+        name = "/".join(["directory name"] * 9)
+        script = f"{shlex.join([*SHAMMAH, 'ask', '-f', name])} | cat; exit 0"
+        lines = self.lines("-c", script, command=("bash",))
+        assert f"shammah: {name} cannot be read" in " ".join(filter(None, lines))
+
+    def test_in_a_pipe_no_line_is_broken(self) -> None:
+        name = "/".join(["directory name"] * 9)
+        assert f"shammah: {name} cannot be read" in run("ask", "-f", name).err

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pyte
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shammah.folding import cells, cut, fold
+from shammah.folding import Wrapping, cells, cut, fold
 from shammah.repl.help import describe_help
 
 SENTENCE = "Set ANTHROPIC_API_KEY, or cloud.api_key in config.toml."
@@ -55,3 +57,51 @@ def test_help_goes_on_below_its_words() -> None:
     lines = list(describe_help(said, 70))[1].split("\n")
     assert len(lines) == 2
     assert lines[1].startswith(" " * 16 + "/redo")
+
+
+class TestRunningText:
+    """What a terminal shows of text that comes in pieces."""
+
+    def shown(self, text: str, columns: int, piece: int) -> list[str]:
+        wrapping = Wrapping(lambda: columns)
+        screen = pyte.Screen(columns, 50)
+        stream = pyte.Stream(screen)
+        for begin in range(0, len(text), piece):
+            stream.feed(wrapping.feed(text[begin : begin + piece]).replace("\n", "\r\n"))
+        return "\n".join(line.rstrip() for line in screen.display).rstrip().split("\n")
+
+    @pytest.mark.parametrize("piece", [1, 2, 3, 7, 1000])
+    def test_is_broken_between_words_however_it_comes(self, piece: int) -> None:
+        text = "The railway was repurposed into a functional garden.\n\nIt is open."
+        assert self.shown(text, 30, piece) == [
+            "The railway was repurposed",
+            "into a functional garden.",
+            "",
+            "It is open.",
+        ]
+
+    @pytest.mark.parametrize("piece", [1, 4, 1000])
+    def test_keeps_code_and_tables_as_they_are(self, piece: int) -> None:
+        code = "x = some_function(argument)"
+        text = f"a b c d e f g h\n```py\n{code}\n```\na b c d e f g h\n    {code}\n| {code} |"
+        assert self.shown(text, 12, piece) == [
+            *("a b c d e f", "g h", "```py", code[:12], code[12:24], code[24:], "```"),
+            *("a b c d e f", "g h", f"    {code}"[:12], code[8:20], code[20:]),
+            *(f"| {code} |"[:12], f"| {code} |"[12:24], f"| {code} |"[24:]),
+        ]
+
+    @pytest.mark.parametrize("piece", [1, 1000])
+    def test_of_wide_characters_is_broken_anywhere(self, piece: int) -> None:
+        shown = self.shown("看天气预报今天去公园", 11, piece)
+        assert "".join(line.replace(" ", "") for line in shown) == "看天气预报今天去公园"
+        assert all(cells(line.replace(" ", "")) <= 10 for line in shown)
+
+    @given(
+        st.text("ab cdé-\n", max_size=200),
+        st.integers(12, 40),
+        st.integers(1, 9),
+    )
+    def test_loses_no_word(self, text: str, columns: int, piece: int) -> None:
+        shown = " ".join(self.shown(text, columns, piece)).split()
+        if max(map(len, text.split()), default=0) < columns and text.count("\n") < 20:
+            assert shown == text.split()

@@ -21,6 +21,7 @@ from shammah.bus.messages import (
     Usage,
 )
 from shammah.bus.transfers import Transfer, Transferring
+from shammah.printable import PrintablePieces
 from shammah.router.decision import Reason, RouteDecision, Target
 from shammah.wording import (
     describe_background,
@@ -233,16 +234,58 @@ def test_a_failure_is_its_message_and_its_hint() -> None:
     assert describe_failure(Failed("c", "Broken.")) == "Broken."
 
 
+DECEPTIVE = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\ufeff")
+
+
 @given(st.text())
 def test_what_is_printable_has_no_control_characters_but_newline_and_tab(text: str) -> None:
     left = printable(text)
     assert not {c for c in left if (ord(c) < 32 or 127 <= ord(c) < 160) and c not in "\n\t"}
-    assert [c for c in text if c in left] == list(left)
+    assert not set(left) & DECEPTIVE
+    assert printable(left) == left
 
 
-def test_what_is_harmless_stays() -> None:
-    text = "Zürich ☃ 你好 👩‍👩‍👧 العربية\n\tcode\u00a0\u00ad"
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Zürich ☃ 你好 👩‍👩‍👧 العربية\n\tcode\u00a0\u00ad",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian, with a joiner
+        "שלום\u200f! (abc)\u200e",
+        "❤\ufe0f 🏳\ufe0f\u200d🌈",
+        "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f",  # Scotland
+        "ភាសា\u200bខ្មែរ",  # Khmer, whose words U+200B parts
+        "葛\U000e0100城",  # a variant of an ideograph
+    ],
+)
+def test_what_is_harmless_stays(text: str) -> None:
     assert printable(text) == text
+    pieces = PrintablePieces()
+    assert "".join(map(pieces.feed, text)) + pieces.finish() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("photo\u202egpj.exe", "photo<U+202E>gpj.exe"),
+        ("a\u2066b\u2069", "a<U+2066>b<U+2069>"),
+        ("pay\u200bpal", "pay<U+200B>pal"),
+        ("x\U000e0068\U000e0069", "x<U+E0068><U+E0069>"),
+        ("😊\U000e0153", "😊<U+E0153>"),
+        ("\ufeffx\u2060y\u2028z", "<U+FEFF>x<U+2060>y<U+2028>z"),
+        ("🏴\U000e0067", "🏴<U+E0067>"),
+        ("\u200b", "<U+200B>"),
+    ],
+)
+def test_what_hides_text_or_turns_it_round_is_shown(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    pieces = PrintablePieces()
+    assert "".join(map(pieces.feed, text)) + pieces.finish() == shown
+
+
+@given(st.lists(st.text()))
+def test_pieces_are_shown_as_the_whole(pieces: list[str]) -> None:
+    shown = PrintablePieces()
+    assert "".join(map(shown.feed, pieces)) + shown.finish() == printable("".join(pieces))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,39 @@
+"""Lines on standard output and standard error, in one way for every command.
+
+A terminal gets them broken between words at its own width; a pipe gets them as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+from shammah.folding import fold
+from shammah.invocation import as_invoked
+from shammah.printable import printable
+
+USUAL_COLUMNS = 80
+
+
+def echo(text: str, *, err: bool = False, hanging: str | None = None) -> None:
+    """Print ``text``, without what a terminal would obey and with the commands that it quotes as
+    they work here.
+
+    Args:
+        err: on standard error.
+        hanging: what a line goes on with; ``None``: the blanks that it begins with.
+    """
+    stream = sys.stderr if err else sys.stdout
+    text = as_invoked(printable(text))
+    if stream.isatty():
+        text = fold(text, columns_of(stream), hanging)
+    print(text, file=stream, flush=True)
+
+
+def columns_of(stream: TextIO) -> int:
+    """The width of the terminal that ``stream`` goes to, whatever the other streams go to."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or USUAL_COLUMNS
+    except (OSError, ValueError):  # it is none, or it is closed
+        return USUAL_COLUMNS
