@@ -44,7 +44,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     yield world
     leaks = world.leaks()
     leaks += [f"socket {fd}" for fd in _unix_sockets() - before]
-    world.remove()
+    leaks += world.remove()
     assert not leaks, f"left behind: {'; '.join(leaks)}"
 
 

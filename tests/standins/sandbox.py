@@ -130,11 +130,12 @@ class Sandbox:
 
     def leaks(self) -> list[str]:
         """Processes and threads that a test has left behind; the processes are ended."""
-        left = []
-        for process in self._linger(self.processes):
+        left, found = [], self._linger(self.processes)
+        for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 left.append(f"process {process.pid}: {' '.join(process.cmdline())}")
                 process.kill()
+        psutil.wait_procs(found, LIMIT_S)  # what it was writing is written, or never will be
         threads = self._linger(
             lambda: [t.name for t in threading.enumerate() if t.name.startswith(OUR_THREADS)]
         )
@@ -148,5 +149,11 @@ class Sandbox:
             time.sleep(POLL_S)
         return found
 
-    def remove(self) -> None:
+    def remove(self) -> list[str]:
+        """To be called when nobody writes there any more; what could not be removed."""
+        for parent, directories, _ in os.walk(self.root):
+            for path in (os.path.join(parent, name) for name in directories):
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)  # a test may have locked it
         shutil.rmtree(self.root, ignore_errors=True)
+        return [f"file {path}" for path in (self.root, *self.root.rglob("*")) if path.exists()]

@@ -127,8 +127,7 @@ def test_an_address_is_asked_for_once_and_again_when_it_has_expired(
     setup = make(redirect=True)
     setup.arrives(connections=1)
     assert setup.hub.count(WEIGHTS) == 1
-    setup.close()
-    shutil.rmtree(setup.root)
+    setup.empty()
     setup.hub.asked.clear()
     setup.hub.fault(f"cdn/{WEIGHTS}", "truncate", at=10)
     setup.hub.fault(f"cdn/{WEIGHTS}", "status", status=403)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 import socket
 import threading
 import time
@@ -111,6 +112,12 @@ class Setup:
             assert blob.name in (hashlib.sha256(content).hexdigest(), git)
         for path in (self.root / "snapshots").rglob("*"):
             assert path.is_dir() or path.resolve().parent == self.root / "blobs"
+
+    def empty(self) -> None:
+        """Remove the model, when what its download does afterwards is done, too."""
+        for downloads in self._open:
+            downloads.close()
+        shutil.rmtree(self.root)
 
     def close(self) -> None:
         for act in self.at_end:

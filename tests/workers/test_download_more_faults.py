@@ -229,7 +229,7 @@ def test_and_ends_early(setup: Setup, relay: Relay) -> None:
         WEIGHTS, lambda answer: answer.without("content-length").cut(5 * SEGMENT), times=3
     )
     setup.arrives()
-    shutil.rmtree(setup.root)
+    setup.empty()
     relay.change = only(WEIGHTS, lambda answer: answer.without("content-length").cut(5 * SEGMENT))
     failure = setup.fails("hub_unreachable")
     assert "too early" in failure.message
