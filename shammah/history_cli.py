@@ -99,7 +99,8 @@ def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
     \b
     Examples:
       shammah history export > all.jsonl     every conversation, one a line
-      shammah history export 12 -o talk.md   Markdown, for /load talk.md
+      shammah history export 12 -o talk.md   Markdown, to read and to show
+      shammah history export 12 -o t.jsonl   everything, for /load t.jsonl
     """
 )
 @click.argument("numbers", metavar="[NUMBER]...", nargs=-1, type=NUMBER)
@@ -107,7 +108,7 @@ def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
     "--format",
     "form",
     type=click.Choice(("jsonl", "markdown")),
-    help="Else the end of FILE's name says it, else jsonl.",
+    help="Else FILE's name says it; on a terminal markdown, in a pipe jsonl.",
 )
 @click.option("--output", "-o", metavar="FILE", help="A new file; else standard output.")
 def export(numbers: tuple[int, ...], form: str | None, output: str | None) -> int:

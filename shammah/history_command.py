@@ -24,7 +24,7 @@ from shammah.history.store import Store
 from shammah.output import columns_of, echo
 from shammah.repl.terminal import confirm
 from shammah.since import parse_since
-from shammah.wording import styled
+from shammah.wording import printable, styled
 
 BOLD, DIM = "1", "2"
 
@@ -36,6 +36,7 @@ def list_conversations(home: Path, limit: int, *, as_json: bool) -> int:
     """Print the latest ``limit`` conversations (0: all); returns the exit status."""
     with _opened(home) as access:
         summaries = access.use(lambda store: store.summaries(limit or -1)) if access else []
+        there = access.use(lambda store: store.count()) if access else 0
     columns = _columns()
     for summary in summaries:
         if as_json:
@@ -45,6 +46,9 @@ def list_conversations(home: Path, limit: int, *, as_json: bool) -> int:
             click.echo(_json({"id": summary.number, **asdict(summary), **times}, "number"))
         else:
             _line(listing.describe_summary(summary, columns))
+    more = listing.describe_more(len(summaries), there, "`shammah history list -n 0` shows all.")
+    if more and not as_json:
+        click.echo(more, err=True)
     if not summaries and not as_json:
         echo(f"{NOTHING} {HOW_IT_FILLS}", err=True)
     return ExitCode.OK
@@ -98,17 +102,20 @@ def search(home: Path, text: str, limit: int, *, raw: bool, as_json: bool) -> in
 
 
 def export(home: Path, numbers: list[int], form: str | None, output: str | None) -> int:
-    """Write conversations (none named: all).
+    """Write conversations (none named: all). ``form`` of ``None``: as the file is named, or, on
+    standard output, Markdown for a terminal and JSON lines for a program.
 
     Raises:
         ShammahError: ``history_unknown``, ``file_exists``, ``file_unwritable``, ``usage``.
     """
     path = Path(output) if output and output != "-" else None
-    form = form or (files.form_of(path) if path else "jsonl")
+    usual = "markdown" if sys.stdout.isatty() else "jsonl"
+    form = form or (files.form_of(path) if path else usual)
     with _opened(home) as access:
         if path is None:
             for kept in _conversations(access, numbers):
-                sys.stdout.write(exporting.write(kept, form))
+                text = exporting.write(kept, form)
+                sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
             return ExitCode.OK
         written = (exporting.write(kept, form) for kept in _conversations(access, numbers))
         count = files.write_file(path, written, overwrite=False)

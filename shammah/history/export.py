@@ -1,16 +1,13 @@
-"""Conversations as text, to keep elsewhere and to read again. Pure.
+"""Conversations as text, to keep elsewhere and to show. Pure.
 
-JSON lines: one conversation a line, with everything that is known of it. Markdown: to be read by
-people; what a reader need not see stands in comments, so that it can be loaded again. A line of a
-text that looks like one of these comments gets a backslash before it, which Markdown does not
-show.
+JSON lines: one conversation a line, with everything that is known of it; it can be loaded again.
+Markdown: questions and answers for people, and nothing else.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,10 +18,6 @@ from shammah.history.records import Kept, Record, detail, read_detail, title_of
 FORMAT, VERSION = "shammah-conversation", 1
 FORMATS = ("jsonl", "markdown")
 
-_MARKER = re.compile(r"<!-- shammah:(conversation|question|answer) (\{.*\}) -->")
-_LOOKS_LIKE_ONE = re.compile(r"^(\\*<!-- shammah:)", re.MULTILINE)
-_ESCAPED = re.compile(r"^\\(\\*<!-- shammah:)", re.MULTILINE)
-
 
 def write(kept: Kept, form: str) -> str:
     """``kept`` as one of `FORMATS`."""
@@ -32,7 +25,7 @@ def write(kept: Kept, form: str) -> str:
 
 
 def read(text: str, key: Callable[[], str]) -> Kept:
-    """What `write` has written, in whichever form. Its number is 0.
+    """What `write_json` has written. Its number is 0.
 
     Args:
         text: the whole file.
@@ -43,9 +36,9 @@ def read(text: str, key: Callable[[], str]) -> Kept:
     """
     text = text.removeprefix("\ufeff")
     try:
-        if text.lstrip().startswith("{"):
-            return _read_lines(text, key)
-        return _read_markdown(text, key)
+        if not text.lstrip().startswith("{"):
+            raise _invalid("it is no conversation that Shammah has saved as JSON lines")
+        return _read_lines(text, key)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _invalid(f"a part of it is missing or of the wrong kind ({error!r:.80})") from error
 
@@ -145,20 +138,13 @@ def _record(
 
 def write_markdown(kept: Kept) -> str:
     """A document; turns that were undone are not in it."""
-    head = {
-        "version": VERSION,
-        "started": as_time(kept.started),
-        "system": kept.system,
-        "system_private": kept.system_private,
-    }
     title = title_of(kept.present[0].question) if kept.present else "A conversation"
-    parts = [_marker("conversation", head), f"# {_escape(title)}\n\n"]
+    parts = [f"# {title}"]
     for record in kept.present:
         private = " (private)" if record.private else ""
-        parts += [_marker("question", {"at": as_time(record.at)}), f"## You{private}\n\n"]
-        parts += [_escape(record.question), "\n\n", _marker("answer", _facts(record))]
-        parts += [f"## {_who(record)}\n\n", _escape(record.answer), "\n\n"]
-    return "".join(parts)
+        parts += [f"## You{private}", record.question]
+        parts += [f"## {_who(record)}", record.answer or "*No answer.*"]
+    return "\n\n".join(parts) + "\n"
 
 
 def _who(record: Record) -> str:
@@ -168,62 +154,7 @@ def _who(record: Record) -> str:
     return who + ("" if record.complete else " (cut short)")
 
 
-def _marker(kind: str, document: dict[str, Any]) -> str:
-    # A comment ends at the first "-->".
-    written = json.dumps(document, ensure_ascii=False).replace(">", "\\u003e")
-    return f"<!-- shammah:{kind} {written} -->\n"
-
-
-def _escape(text: str) -> str:
-    return _LOOKS_LIKE_ONE.sub(r"\\\1", text)
-
-
-def _read_markdown(text: str, key: Callable[[], str]) -> Kept:
-    parts = list(_split(text))
-    if not parts or parts[0][0] != "conversation":
-        raise _invalid("it is no conversation that Shammah has saved")
-    head = parts[0][1]
-    _check_version(head)
-    kinds = [kind for kind, _, _ in parts[1:]]
-    if kinds != ["question", "answer"] * (len(kinds) // 2):
-        raise _invalid("questions and answers do not follow one another")
-    records = tuple(
-        _record(key(), asked["at"], question, answer, facts)
-        for (_, asked, question), (_, facts, answer) in zip(parts[1::2], parts[2::2], strict=True)
-    )
-    system = _expect(head, "system", str)
-    private = _expect(head, "system_private", bool)
-    return Kept(0, system, private, from_time(head["started"]), records)
-
-
-def _split(text: str) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Each comment of ours, and the text below it and its heading."""
-    if text.partition("\n")[0].endswith("\r"):
-        text = text.replace("\r\n", "\n")  # an editor made it so
-    kind, body = "", ""
-    document: dict[str, Any] = {}
-    for line in text.split("\n"):
-        found = _MARKER.fullmatch(line)
-        if found is None:
-            body += line + "\n"
-            continue
-        if kind:
-            yield kind, document, _body(body)
-        kind, document, body = found[1], json.loads(found[2]), ""
-    if kind:
-        yield kind, document, _body(body.removesuffix("\n"))
-
-
-def _body(text: str) -> str:
-    """Without the heading and the empty line below it, and without the one at the end."""
-    _, _, text = text.partition("\n")
-    text = text.removeprefix("\n")
-    for _ in range(2):
-        text = text.removesuffix("\n")
-    return _ESCAPED.sub(r"\1", text)
-
-
-# --- both ---------------------------------------------------------------------------------
+# --- values -------------------------------------------------------------------------------
 
 
 def as_time(at: float) -> str:
@@ -256,6 +187,6 @@ def _invalid(why: str) -> ShammahError:
     return ShammahError(
         "conversation_invalid",
         f"This file cannot be loaded: {why}.",
-        "/save and `shammah history export` write what can be.",
+        "`/save NAME.jsonl` and `shammah history export --format jsonl` write what can be loaded.",
         exit_code=ExitCode.USAGE,
     )

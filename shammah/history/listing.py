@@ -32,8 +32,14 @@ def describe_summary(summary: Summary, columns: int | None = None) -> str:
     """``12  2026-11-25 16:40   3 turns  What are tides?``, cut to ``columns``."""
     turns = f"{summary.turns} turn" + (" " if summary.turns == 1 else "s")
     title = printable(summary.title) or "(nothing)"
+    title = f"(private) {title}" if summary.private else title
     line = f"{summary.number:>4}  {describe_time(summary.latest)}  {turns:>9}  {title}"
     return line if columns is None else cut(line, columns)
+
+
+def describe_more(listed: int, there: int, how: str) -> str:
+    """``12 more: HOW``; empty: all are listed."""
+    return f"{there - listed:,} more: {how}" if there > listed else ""
 
 
 def describe_time(at: float) -> str:
@@ -76,7 +82,7 @@ def describe_record(record: Record) -> str:
     if record.reason in set(Reason):
         parts.append(REASONS[Reason(record.reason)])
     parts.append(describe_time(record.at))
-    if record.private:
+    if record.private and record.reason != Reason.PRIVATE:  # or it would be said twice
         parts.append("private")
     if not record.complete:
         ends = {FAILED: "failed", LEFT: "interrupted", "cancelled": "cancelled"}

@@ -59,13 +59,14 @@ class Record:
 @dataclass(frozen=True, slots=True)
 class Summary:
     """A conversation in a list. ``turns`` counts those that were not undone, ``latest`` is when
-    the last one ended; both times are seconds since 1970."""
+    the last one ended; both times are seconds since 1970. ``private``: any turn is."""
 
     number: int
     started: float
     latest: float
     turns: int
     title: str
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True)

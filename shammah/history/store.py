@@ -42,7 +42,9 @@ ADD = (
 )
 CHANGE = f"UPDATE turns SET {', '.join(f'{name} = ?' for name in _FIELDS)} WHERE number = ?"
 SUMMARIES = (
-    "SELECT number, started, latest, turns, title FROM conversations "
+    "SELECT number, started, latest, turns, title, "
+    "EXISTS (SELECT 1 FROM turns WHERE conversation = conversations.number AND private) "
+    "FROM conversations "
     "ORDER BY latest DESC, number DESC LIMIT ?"
 )
 TURNS = f"SELECT {_COLUMNS} FROM turns WHERE conversation = ? ORDER BY number"
@@ -128,7 +130,16 @@ class Store:
     def summaries(self, limit: int) -> list[Summary]:
         """The latest conversations, newest first; a ``limit`` of -1 has all."""
         with self.database.transaction() as connection:
-            return [Summary(*row) for row in connection.execute(SUMMARIES, (limit,))]
+            rows = connection.execute(SUMMARIES, (limit,)).fetchall()
+            return [
+                Summary(number, started, latest, turns, title, bool(private))
+                for number, started, latest, turns, title, private in rows
+            ]
+
+    def count(self) -> int:
+        """How many conversations there are."""
+        with self.database.transaction() as connection:
+            return int(connection.execute("SELECT count(*) FROM conversations").fetchone()[0])
 
     def newest(self) -> int:
         """The number of the conversation that was used last; 0: there is none."""

@@ -348,7 +348,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Context], None]]] = {
     "undo": ("takes the last turn out of the conversation", history_commands.undo),
     "history": ("lists what was said, or searches: /history WORDS", history_commands.history),
     "resume": ("goes on with a conversation: /resume NUMBER", history_commands.resume),
-    "save": ("saves this one: /save FILE.md or .jsonl, /save! overwrites", history_commands.save),
+    "save": (
+        "saves this one: FILE.md to read, FILE.jsonl for /load; /save! overwrites",
+        history_commands.save,
+    ),
     "system": ("shows the system prompt, or sets it: /system Answer in French.", _system),
     "raw": ("shows answers as they are written, and back", _raw),
     "cost": ("shows the tokens of this session, and what they cost", _cost),

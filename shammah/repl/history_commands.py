@@ -50,6 +50,10 @@ def history(context: Context) -> None:
         summaries = context.history.read(lambda store: store.summaries(LISTED))
         for summary in summaries:
             screen.line(listing.describe_summary(summary, screen.columns))
+        there = context.history.read(lambda store: store.count())
+        all_of_them = "`shammah history list -n 0` shows all."
+        if more := listing.describe_more(len(summaries), there, all_of_them):
+            screen.hint(more)
     if not context.history.enabled:
         screen.hint("What is said now is not kept: the history is switched off.")
     screen.hint("/resume NUMBER goes on with one, /history WORDS searches.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,8 +61,12 @@ class TestWhatIsKept:
     def test_is_listed_newest_first(self) -> None:
         lines = history("list").splitlines()
         assert [line.split()[0] for line in lines] == ["2", "1"]
-        assert "2 turns  What is a walrus?" in lines[1]
-        assert len(history("list", "--limit", "1").splitlines()) == 1
+        assert lines[1].endswith("2 turns  (private) What is a walrus?")
+        assert lines[0].endswith("1 turn   What is a carpenter?")
+        ended = run("history", "list", "--limit", "1")
+        assert len(ended.out.splitlines()) == 1
+        assert ended.err == "1 more: `shammah history list -n 0` shows all.\n"
+        assert run("history", "list", "-n", "0").err == ""
         first = json.loads(history("list", "--json").splitlines()[0])
         assert (first["id"], first["turns"], first["title"]) == (2, 1, "What is a carpenter?")
 
@@ -96,9 +101,32 @@ class TestWhatIsKept:
         assert [json.loads(line)["id"] for line in history("export").splitlines()] == [1, 2]
         file = sandbox.root / "talk.md"
         history("export", "2", "-o", str(file))
-        assert "## starter\n\nA person." in file.read_text()
+        assert file.read_text() == (
+            "# What is a carpenter?\n\n## You\n\nWhat is a carpenter?\n\n## starter\n\nA person.\n"
+        )
         assert run("history", "export", "-o", str(file)).code == 1
         assert run("history", "export", "7").code == 1
+
+    def test_is_exported_as_markdown_to_a_terminal(self) -> None:
+        terminal = Terminal("history", "export", "1")
+        assert terminal.end() == 0
+        assert "# What is a walrus?\r\n" in terminal.output
+        assert "## You (private)" in terminal.output
+        assert "{" not in terminal.output
+        assert "\x1b]0" not in terminal.output
+
+    def test_on_a_locked_file_asks_to_try_again(self, filled: Path) -> None:
+        other = sqlite3.connect(filled, isolation_level=None)
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        for command in (("list",), ("export",)):
+            ended = run("history", *command)
+            assert (ended.code, ended.out) == (1, "")
+            assert ended.err.splitlines() == [
+                f"shammah: {filled} is locked by another program.",
+                "Try again in a moment.",
+            ]
+        other.close()
 
     def test_can_be_read_by_somebody_who_has_seen_enough(self, filled: Path) -> None:
         store = Store(filled)

@@ -178,18 +178,17 @@ class TestPrivateTurns:
     ) -> None:
         terminal = open_terminal()
         ask(terminal, "!private the secret plan")
-        for name in ("talk.md", "talk.jsonl"):
-            command(terminal, f"/save {sandbox.root}/{name}", "1 turn of it private")
+        command(terminal, f"/save {sandbox.root}/talk.jsonl", "1 turn of it private")
         kill(terminal)
         later = open_terminal("--cloud")
-        for name in ("talk.md", "talk.jsonl"):
+        for name in ("talk.jsonl", "talk.jsonl"):
             command(
                 later,
                 f"/load {sandbox.root}/{name}",
                 "Continuing the saved conversation of .*1 turn",
             )
             ask(later, f"hello {name}")
-        assert cloud.questions == ["hello talk.md", "hello talk.jsonl"]
+        assert cloud.questions == ["hello talk.jsonl"] * 2
         assert "secret" not in (cloud.path).read_text()
 
 
@@ -226,13 +225,15 @@ class TestTheCommands:
         self, open_terminal: Open, sandbox: Sandbox, local: Record
     ) -> None:
         terminal = open_terminal()
-        file = sandbox.root / "talk.md"
+        file = sandbox.root / "talk.jsonl"
         command(terminal, f"/save {file}", "nothing to save")
         ask(terminal, "one")
         command(terminal, f"/save {file}", "Saved 1 turn")
         command(terminal, f"/save {file}", "exists")
         ask(terminal, "two")
         command(terminal, f"/save! {file}", "Saved 2 turns")
+        command(terminal, f"/save {sandbox.root}/talk.md", "Saved 2 turns")
+        command(terminal, f"/load {sandbox.root}/talk.md", "no conversation that Shammah has saved")
         command(terminal, "/save talk.txt", "neither in .md nor in")
         bad = sandbox.root / "bad.md"
         bad.write_text("# Notes\n")
