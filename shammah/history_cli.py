@@ -74,7 +74,7 @@ def show(number: int, as_json: bool) -> int:
     epilog="""
     \b
     Examples:
-      shammah history search tides             also finds "tidesman"
+      shammah history search tides             also "tidesman", "floodtides"
       shammah history search '"new york"'      the two words together
       shammah history search --raw 'question: moon NOT sun'
     """,

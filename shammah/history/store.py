@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -175,8 +176,8 @@ class Store:
             return [int(row[0]) for row in connection.execute(OLDER, (when,))]
 
     def search(self, text: str, limit: int, *, raw: bool = False) -> list[Hit]:
-        """Turns that have every word of ``text``, the best first. Without FTS5 every turn is
-        read, and the newest come first.
+        """Turns that have every word of ``text``, perhaps within another, the best first. Without
+        FTS5, or in a script without blanks, every turn is read, and the newest come first.
 
         Args:
             raw: ``text`` is a query in FTS5's own language.
@@ -185,17 +186,18 @@ class Store:
             ShammahError: ``history_query``: FTS5 cannot read it, or there is no word in it.
         """
         terms = words.split_terms(text)
-        query = text.replace("\0", " ") if raw else words.as_query(terms)
-        if not query.strip():
+        query = text.replace("\0", " ").strip() if raw else ""
+        if not (query or terms):
             raise _bad_query("There is no word to search for.")
-        if self.database.indexed:
-            return self._mending(lambda: self._search(query, limit))
+        if self.database.indexed and (raw or not any(map(words.is_unspaced, terms))):
+            return self._mending(lambda: self._search(query, terms, limit))
         if raw:
             raise _bad_query("This Python's SQLite has no FTS5, so --raw means nothing to it.")
         return self._search_everything(terms, limit)
 
-    def _search(self, query: str, limit: int) -> list[Hit]:
+    def _search(self, raw: str, terms: list[str], limit: int) -> list[Hit]:
         with self.database.transaction() as connection:
+            query = raw or words.as_query(terms, partial(words.find_words, connection))
             try:
                 rows = connection.execute(FOUND, (query, limit)).fetchall()
             except sqlite3.OperationalError as error:

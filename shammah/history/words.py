@@ -3,12 +3,19 @@
 The index holds no text of its own: it refers to the table of turns and is kept up to date by
 whoever writes there. An interpreter whose SQLite lacks FTS5 can still write: it marks the index
 as stale, and the next one that has FTS5 builds it anew.
+
+What is searched for may stand anywhere in a word, as in a compound: the index is first asked for
+the words that it has with that in them (fts5vocab), and then for the turns that have one of those.
+For scripts without blanks the turns themselves are read. A trigram index would be several times as
+large, and could not find two ideographs, which is what most Chinese words are.
 """
 
 from __future__ import annotations
 
 import re
 import sqlite3
+import unicodedata
+from collections.abc import Callable
 
 from shammah.history.records import END_MARK, MARK
 
@@ -18,6 +25,14 @@ SNIPPET_WORDS = 16
 _AROUND = 60
 """Characters before and after what was found, without an index."""
 
+SHORTEST = 2
+"""Characters that are looked for within words; fewer are in too many."""
+MOST_WORDS = 1000
+
+_ACCENTS = re.compile("[\u0300-\u036f]")
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 _TERMS = re.compile(r'"([^"]*)"|([^\s"]+)')
 
 
@@ -94,12 +109,43 @@ def split_terms(text: str) -> list[str]:
     return [term for term in terms if any(character.isalnum() for character in term)]
 
 
-def as_query(terms: list[str]) -> str:
-    """An FTS5 query for turns that have all of ``terms``, each perhaps only begun.
+def as_query(terms: list[str], holding: Callable[[str], list[str]]) -> str:
+    """An FTS5 query for turns that have all of ``terms``, each perhaps as a part of a word.
 
     In quotes nothing is syntax, whatever people type.
+
+    Args:
+        holding: the words that have a term in them, or some of very many.
     """
-    return " ".join(f'"{term}"*' for term in terms)
+    return " AND ".join(
+        f'("{term}"*' + "".join(f' OR "{word}"' for word in holding(term)) + ")" for term in terms
+    )
+
+
+def find_words(database: sqlite3.Connection, term: str) -> list[str]:
+    """The words of the index that have ``term`` in them, those of most turns first."""
+    if len(term) < SHORTEST or not term.isalnum():
+        return []
+    database.execute(
+        "CREATE VIRTUAL TABLE IF NOT EXISTS temp.vocabulary USING fts5vocab(main, words, row)"
+    )
+    rows = database.execute(
+        "SELECT term FROM temp.vocabulary WHERE instr(term, ?) OR instr(term, ?) "
+        "ORDER BY doc DESC LIMIT ?",
+        (term.lower(), _without_accents(term.lower()), MOST_WORDS),
+    )
+    return [str(row[0]).replace('"', '""') for row in rows]
+
+
+def is_unspaced(term: str) -> bool:
+    """Whether ``term`` is in a script without blanks between words, where FTS5 takes all between
+    two marks for one word: that is of no use."""
+    return _UNSPACED.search(term) is not None
+
+
+def _without_accents(text: str) -> str:
+    # As "remove_diacritics 2" does: the voice marks of Japanese are none.
+    return unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", text)))
 
 
 def as_pattern(term: str) -> str:

@@ -134,6 +134,56 @@ class TestSearch:
         assert hit.snippet == f"{MARK}trams{END_MARK}"
 
     @pytest.mark.parametrize(
+        ("text", "searched"),
+        [
+            (
+                "今天天气很好,我们去公园。",
+                ["天气", "公园", "天", "今天 公园", "很好,我"],
+            ),
+            ("高速な全文検索を行う", ["検索", "全文検索", "行う"]),
+            ("데이터베이스를 만든다", ["베이스", "데이터"]),
+            ("วันนี้อากาศดีมาก", ["อากาศ", "วันนี้", "ดี"]),
+            ("Der Wasserdampfkessel", ["dampf", "DAMPF", "kessel", "wasser", '"der wasser"']),
+            ("Donaudämpfe", ["dämpf", "dampf", "DÄMPF"]),
+            ("snake_case_name", ["case", "name"]),
+            ("Überschallflugzeug", ["schallflug", "uberschall"]),
+        ],
+    )
+    def test_finds_what_stands_within_a_word(
+        self, store: Store, text: str, searched: list[str]
+    ) -> None:
+        store.add(record("a", text), NEW)
+        store.add(record("b", "other", "nothing of it"), NEW)
+        for one in searched:
+            assert found(store, one) == ["a"], one
+        assert found(store, "天地") == []
+        assert found(store, "dampfer") == []
+
+    def test_shows_where_it_stands_in_a_text_without_blanks(self, store: Store) -> None:
+        store.add(record("a", "很" * 300 + "公园" + "好" * 300), NEW)
+        (hit,) = store.search("公园", 10)
+        assert f"很{MARK}公园{END_MARK}好" in hit.snippet
+        assert len(hit.snippet) < 200
+
+    def test_finds_one_of_very_many_words(self, store: Store) -> None:
+        for number in range(3):
+            many = " ".join(f"x{number}part{word}" for word in range(words.MOST_WORDS))
+            store.add(record(str(number), many), NEW)
+        assert len(found(store, "part")) >= 1
+        assert found(store, "2part7") == ["2"]
+
+    def test_finds_it_in_a_file_of_before(self, store: Store, path: Path) -> None:
+        """The index is as it was, so there is nothing to migrate."""
+        store.add(record("a", "天气很好"), NEW)
+        store.close()
+        database = sqlite3.connect(path)
+        assert not database.execute("SELECT 1 FROM words WHERE words MATCH '\"气\"*'").fetchall()
+        database.close()
+        again = Store(path)
+        assert found(again, "气") == ["a"]
+        again.close()
+
+    @pytest.mark.parametrize(
         "text", ['"', "(", "a AND", "NEAR(", "*", "col:", "-x", "tides)", '"tides', "^", "a\0b"]
     )
     def test_takes_whatever_people_type(self, store: Store, text: str) -> None:
