@@ -164,6 +164,11 @@ def test_names_come_from_the_older_file_too(directory: Path, with_config: bool) 
     assert _text(directory, QUESTION) == IM_START + expected
 
 
+def test_a_token_without_a_name_is_written_as_nothing(directory: Path) -> None:
+    make_tokenizer(directory, "{{ bos_token + messages[0].content + cls_token }}")
+    assert _text(directory, QUESTION) == "hello world"
+
+
 def test_the_older_file_counts_only_where_the_newer_has_no_table(directory: Path) -> None:
     make_tokenizer(directory, NAMED)
     _write(directory, "special_tokens_map.json", {"eos_token": END_OF_TEXT})

@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
@@ -21,7 +22,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from shammah.config import InferenceSettings
+from shammah.config import InferenceSettings, Settings
 from shammah.errors import ShammahError
 from shammah.model_config import read_architecture, read_config, read_shape
 from shammah.models import LocatedModel
@@ -34,12 +35,14 @@ from tests.workers.models import (
     make_tokenizer,
     make_windowed,
 )
+from workers.inference import examination
 from workers.inference.batched_engine import BatchedEngine
 from workers.inference.checkpoint import inspect_checkpoint
 from workers.inference.engine import LoadSettings, SequenceRequest
 from workers.inference.loading import Loader
 from workers.inference.native.architecture import FAMILY
 from workers.inference.native.runner import NativeRunner
+from workers.inference.probe import MachineSpeed
 from workers.inference.runner import Runner
 from workers.inference.sampling import SamplingPlan
 from workers.inference.transformers_runner import TransformersRunner
@@ -329,3 +332,19 @@ def test_a_row_that_can_be_computed_again_is(
     directory = make_qwen2(tmp_path / "model")
     expected, _ = answers(directory, Qwen2ForCausalLM, monkeypatch)
     assert answers(directory, Qwen2ForCausalLM, monkeypatch, 8) == (expected, [])
+
+
+def test_doctor_sees_a_tokenizer_of_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed = MachineSpeed("this", {}, {})
+    monkeypatch.setattr(examination, "machine_speed", lambda *arguments: speed)
+    directory = make_qwen2(tmp_path / "model")
+    settings = Settings(tmp_path, str(directory))
+    assert "error" not in examination.examine(settings, {})["model"]
+    words = {f"word{number}": number for number in range(CONFIG["vocab_size"] + 1)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="word0"))
+    tokenizer.save(str(directory / "tokenizer.json"))
+    error = examination.examine(settings, {})["model"]["error"]
+    assert error["code"] == "model_corrupt"
+    assert "tokenizer.json has 385 tokens, but they know 384" in error["message"]

@@ -12,7 +12,7 @@ from workers.inference.detokenizer import Detokenizer, find_byte_tokens
 from workers.inference.reasoning import CLOSE, OPEN
 from workers.inference.slots import common
 from workers.text.model_text import ModelText, why_refused
-from workers.text.sandbox import RefusalError
+from workers.text.sandbox import RefusalError, TemplateBoundError
 
 _TAIL = 8
 """Tokens that an opening tag with its line end may have."""
@@ -76,10 +76,11 @@ class ChatFormat:
         except Exception as error:
             # A template is a program of the model's authors: it may refuse, or be wrong. And
             # half a surrogate pair is nothing that a tokenizer takes.
+            bound = isinstance(error, TemplateBoundError)
             raise ShammahError(
                 "messages_invalid",
                 f"The model's chat template refuses these messages ({why_refused(error)}).",
-                "Begin a new conversation, without a system prompt.",
+                "Name another model with --model." if bound else "Begin a new conversation.",
             ) from error
 
     def encode_begun(self, text: str) -> tuple[int, ...]:

@@ -137,8 +137,10 @@ def _model(settings: Settings, environ: Mapping[str, str]) -> Part:
 
 def _computed(located: LocatedModel, settings: Settings, machine: Machine) -> Part:
     from workers.inference.native.architecture import supports
+    from workers.text.model_text import ModelText
 
     checkpoint = inspect_checkpoint(located.directory)
+    ModelText.load(located.directory)
     asked, quantizations = settings.inference, native_quantizations()
     engine = choose_engine(asked, checkpoint, machine, supports, quantizations)
     reason = reason_for(asked, checkpoint, machine, supports, quantizations)

@@ -16,6 +16,8 @@ LONGEST_SOURCE = 1024 * 1024
 STEPS, STEPS_A_MESSAGE = 1_000_000, 10_000
 """Lines of Python that a template may take, ours among them. ChatML takes 200 a message."""
 
+_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
+
 
 class ChatTemplate:
     """One model's template.
@@ -33,7 +35,8 @@ class ChatTemplate:
             raise ValueError(f"the chat template has {len(source):,} characters")
         self.source = source
         self._template = make_environment().from_string(source)
-        self._tokens = dict(tokens)
+        # Where there is none it is written as nothing.
+        self._tokens = dict.fromkeys(_NAMES, "") | dict(tokens)
 
     def render(self, messages: Sequence[Mapping[str, str]], *, ask: bool) -> str:
         """The conversation as text; with ``ask``, up to where an answer begins.

@@ -121,6 +121,8 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "+":
+            if type(left) is type(right) is str and len(left) + len(right) <= MOST_CHARACTERS:
+                return left + right  # most are such: a step, not ten
             _check(_size(left) + _size(right))
         elif operator == "*":
             _check(max(_size(left) * _number(right), _size(right) * _number(left)))
