@@ -99,6 +99,7 @@ class Host:
         self._owners: dict[str, bytes] = {}
         self._orphans: set[str] = set()
         self._stopping: str | None = None
+        self._replaced = False
         self._signal: int | None = None
         self._due = 0.0  # when leases must be looked at
         self._wake_in, self._wake_out = socket.socketpair()
@@ -151,6 +152,7 @@ class Host:
         elif self._leases.expired(now) and not self._orphans:
             self._begin_stop("unused")
         elif not self._lock.keep():
+            self._replaced = True
             self._begin_stop("another took its place")
         else:
             self._sockets.restore()
@@ -170,8 +172,9 @@ class Host:
         if self._stopping is None:
             self._stopping = why
             self._record("stopping")
-            # So that no frontend takes the end for a crash and starts the worker again.
-            for peer in self._leases.peers():
+            # So that no frontend takes the end for a crash and starts the worker again: unless
+            # nobody wanted it, for then they shall find the other one, or start it.
+            for peer in () if self._replaced else self._leases.peers():
                 self._send(peer, Stopping("", os.getpid()))
 
     def _work(self) -> None:
@@ -374,7 +377,8 @@ class Host:
         message = f"The {self._role} worker was stopped ({self._stopping})."
         outlives = self._role in OUTLIVES_CLIENT
         hint = "The same command continues from there." if outlives else "Ask again."
-        return Failed("worker_stopped", message, hint, request_id)
+        code = "worker_died" if self._replaced else "worker_stopped"
+        return Failed(code, message, hint, request_id)
 
     def _answer(self, reply: WorkReply) -> None:
         if self._stopping is not None and _is_cancellation(reply):

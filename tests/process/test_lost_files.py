@@ -10,7 +10,10 @@ import pytest
 
 from shammah.bus.client import Peer
 from shammah.bus.endpoints import RoleLock
-from shammah.bus.messages import ChatMessage, Done, Failed, Loading, Ready
+from shammah.bus.messages import ChatMessage, Done, Failed, Loading, Ready, Token
+from shammah.config import load_settings
+from shammah.router.decision import Wish
+from shammah.session import Notice, Session
 from shammah.supervision import Rung, stop
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import Sandbox, until
@@ -85,9 +88,32 @@ def test_the_older_of_two_workers_ends(
         (*_, end) = replies
         assert isinstance(end, Failed)
         assert "another took its place" in end.message
+        assert end.code == "worker_died"  # so that the turn goes on with the other one
         assert sandbox.holder() == os.getpid()
     finally:
         faster.release()
+
+
+@pytest.mark.usefixtures("echo_spawns")
+def test_a_turn_goes_on_with_the_newer_of_two_workers(
+    sandbox: Sandbox, start_echo: StartEcho
+) -> None:
+    older = start_echo("--delay-ms", "5")
+    session = Session(load_settings(os.environ, "starter"), os.environ, "repl")
+    try:
+        steps = session.answer((ChatMessage("user", "forever"),), Wish())
+        next(step for step in steps if isinstance(step, Token))
+        older.freeze()
+        sandbox.endpoints.lock("inference").unlink()
+        newer = start_echo("--delay-ms", "5")
+        older.thaw()
+        next(step for step in steps if isinstance(step, Notice))
+        next(step for step in steps if isinstance(step, Token))
+        session.interrupt()
+        assert older.wait() == 0
+        assert sandbox.holder() == newer.pid
+    finally:
+        session.close()
 
 
 def test_a_worker_whose_runtime_directory_is_gone_ends(
