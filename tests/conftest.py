@@ -16,7 +16,12 @@ from tests.standins.sandbox import FORGOTTEN, KEPT, LIMIT_S, UNSET, Sandbox
 
 # The same examples on every run, on every machine, and no file in the checkout.
 hypothesis.settings.register_profile(
-    "repeatable", derandomize=True, deadline=None, database=None, print_blob=False
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    print_blob=False,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # a busy machine is no fault
 )
 hypothesis.settings.load_profile("repeatable")
 

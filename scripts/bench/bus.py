@@ -54,7 +54,7 @@ class InProcess:
         """Tokens of the answer after the first, and seconds from the first to the last."""
         prompt = self._chat.encode((ChatMessage("user", question),))
         plan = SamplingPlan(1.0, 1.0, 50, 1.0, seed)
-        stop = self._chat.end_of_turn
+        stop = self._chat.stop_ids
         self._engine.submit(SequenceRequest("a", prompt, plan, tokens, stop))
         detokenizer = self._chat.detokenizer()
         count, first, last = 0, 0.0, 0.0

@@ -163,7 +163,7 @@ def make_tasks(chat: ChatFormat, tokenizer: Tokenizer) -> list[Task]:
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     chat = ChatFormat.load(options.model)
-    stop = chat.end_of_turn | read_defaults(options.model).stop_ids
+    stop = chat.stop_ids | read_defaults(options.model).stop_ids
     guessing = Contender.load(options.model, speculates=True)
     plain = Contender.load(options.model, speculates=False)
     found: dict[str, dict[str, float]] = {}

@@ -29,7 +29,7 @@ def test_the_prompt_is_that_of_the_answer_and_then_its_beginning(
         *prompt,
         *chat.encode_begun(begun),
     )
-    assert not chat.end_of_turn & set(chat.encode_begun(begun))
+    assert not chat.stop_ids & set(chat.encode_begun(begun))
 
 
 def test_an_answer_that_has_begun_is_no_thought(tmp_path: Path) -> None:
