@@ -50,8 +50,8 @@ def _read(variable: str, value: str) -> Proxy:
         return Proxy(variable, url, f"names a {scheme[:20]}:// proxy, which is not supported")
     try:
         parts = urlsplit(url)
-        known = bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        known = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+    except ValueError:  # UnicodeError is one
         known = False
     if not known:
         return Proxy(variable, url, "is not the address of a proxy")

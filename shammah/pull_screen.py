@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from shammah.bus.transfers import FileTransfer, Transfer
+from shammah.folding import fold
+from shammah.invocation import as_invoked
 from shammah.repl.screen import Screen
 from shammah.wording import (
     describe_amount,
@@ -202,7 +204,8 @@ class _Bars:
     def say(self, text: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text(text, self._dim), soft_wrap=True)
+        said = fold(as_invoked(text), self._console.width)
+        self._console.print(Text(said, self._dim), soft_wrap=True)
 
     def end(self) -> None:
         self._live.stop()

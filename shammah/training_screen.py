@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
 from shammah.bus.training import TrainingProgress
+from shammah.folding import fold
+from shammah.invocation import as_invoked
 from shammah.repl.screen import Screen
 from shammah.wording import describe_duration, describe_training, printable
 
@@ -61,7 +63,9 @@ class TrainingScreen:
     def say(self, text: str) -> None:
         """One sentence that stays."""
         if self._progress is not None:
-            self._progress.console.print(printable(text), markup=False, highlight=False)
+            console = self._progress.console
+            said = fold(as_invoked(printable(text)), console.width)
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
         else:
             self._screen.line(printable(text))
 

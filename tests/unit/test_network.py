@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from shammah.doctor_probes import network_problems
 from shammah.network import Proxy, certificate_problem, proxy_for, read_proxies
+from workers.cloud.transport import http_client
 from workers.network import UnusableProxyError, mounts, ssl_context
 
 
@@ -41,6 +43,7 @@ def test_what_is_read(environ: dict[str, str], found: dict[str, Proxy]) -> None:
         ("http://p:port", "not the address"),
         ("http://p:99999", "not the address"),
         ("http://[::1", "not the address"),
+        ("http://a..b:1", "not the address"),
     ],
 )
 def test_what_cannot_be_used_is_named(value: str, says: str) -> None:
@@ -97,6 +100,20 @@ class TestClients:
             for direct in ("http://127.0.0.1:1", "https://hub.example"):  # nobody listens
                 with pytest.raises(httpx2.ConnectError, match="refused"):
                     client.get(direct)
+
+    @pytest.mark.parametrize("entry", ["::1,fe80::/10", "\u00e4.de", "10.0.0.0/99", "[::1]:80"])
+    def test_what_the_sdk_cannot_read_of_no_proxy_hinders_it_not(
+        self, entry: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+        monkeypatch.setenv("NO_PROXY", entry)
+
+        async def ask() -> None:
+            async with http_client(httpx2.Timeout(5)) as client:
+                await client.get("https://hub.example")
+
+        with pytest.raises(httpx2.ConnectError, match="attempts failed"):  # at the proxy
+            asyncio.run(ask())
 
     def test_a_second_client_refuses_as_well(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("all_proxy", "socks4://127.0.0.1:1")
