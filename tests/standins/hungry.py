@@ -30,11 +30,11 @@ def run_worker() -> int:
 
     load = loading.settings_at
 
-    def eat(asked: Any, level: int) -> Any:
+    def eat(asked: Any, level: int, gpu: str) -> Any:
         if level < int(os.environ["HUNGRY_UNTIL"]):
             eaten = bytearray(b"x") * int(os.environ["HUNGRY_BYTES"])
             raise AssertionError(f"{len(eaten)} bytes were not too many")
-        return load(asked, level)
+        return load(asked, level, gpu)
 
     loading.settings_at = eat
     sys.argv = sys.argv[1:]

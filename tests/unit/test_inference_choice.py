@@ -11,7 +11,8 @@ from shammah.config import InferenceSettings
 from shammah.errors import ShammahError
 from shammah.models import GIB, Machine
 from workers.inference.checkpoint import Checkpoint
-from workers.inference.choice import choose_engine, native_quantizations
+from workers.inference.choice import choose_engine, native_quantizations, on_cpu
+from workers.inference.native import architecture
 
 MODEL = Checkpoint(Path("/m"), "Qwen2ForCausalLM", "qwen2", 8192, (), 2 * GIB, GIB, "")
 PLAIN = Machine(16 * GIB)
@@ -93,3 +94,28 @@ def test_a_gpu_that_holds_8_bits_is_used() -> None:
     large = replace(MODEL, parameters=8 * GIB)  # 10 GiB in 8 bits and 2 more, 18 in 16
     assert _chosen(Machine(64 * GIB, gpu_memory=12 * GIB), model=large) == "transformers"
     assert _chosen(Machine(64 * GIB, gpu_memory=11 * GIB), model=large) == "native"
+
+
+@pytest.mark.parametrize(
+    ("machine", "asked", "gpu"),
+    [
+        (WITH_GPU, {}, "cuda"),
+        (Machine(16 * GIB, mps=True), {}, "mps"),
+        (WITH_GPU, {"dtype": "float32"}, "cuda"),
+        (WITH_GPU, {"engine": "native"}, ""),
+        (Machine(16 * GIB, gpu_memory=2 * GIB), {}, ""),
+    ],
+)
+def test_the_processor_may_take_the_place_of_a_gpu_that_was_chosen(
+    machine: Machine, asked: dict[str, str], gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(architecture, "supports", lambda checkpoint: "")
+    instead = on_cpu(InferenceSettings(**asked), machine)
+    assert instead is not None
+    assert instead.gpu(MODEL) == gpu
+    assert instead.name(MODEL) == ("transformers" if "dtype" in asked else "native")
+
+
+def test_nothing_takes_the_place_of_what_was_set() -> None:
+    assert on_cpu(InferenceSettings(device="cuda"), WITH_GPU) is None
+    assert on_cpu(InferenceSettings(), PLAIN) is None

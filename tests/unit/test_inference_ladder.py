@@ -14,8 +14,18 @@ from shammah.models import LocatedModel
 from tests.unit.test_inference_attempts import Kernel
 from tests.workers.models import CONTEXT_LENGTH, write_checkpoint
 from workers.inference.checkpoint import Checkpoint
+from workers.inference.choice import OnCPU
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
-from workers.inference.ladder import INT4, INT8, SHORT, SHORT_CONTEXT, WHOLE, levels, settings_at
+from workers.inference.ladder import (
+    INT4,
+    INT8,
+    ON_CPU,
+    SHORT,
+    SHORT_CONTEXT,
+    WHOLE,
+    levels,
+    settings_at,
+)
 from workers.inference.loading import Loader
 
 LONG = 32_768
@@ -44,6 +54,27 @@ def test_only_what_changes_something_and_was_left_open(
 ) -> None:
     settings = InferenceSettings(**asked)  # type: ignore[arg-type]
     assert levels(settings, engine, context) == expected
+
+
+@pytest.mark.parametrize(
+    ("on_cpu", "asked", "expected"),
+    [
+        ("native", {}, (WHOLE, ON_CPU, ON_CPU + SHORT, ON_CPU + INT4, INT4)),
+        ("native", {"quantization": "int8"}, (WHOLE, ON_CPU, ON_CPU + SHORT)),
+        (
+            "transformers",
+            {"dtype": "float32"},
+            (WHOLE, ON_CPU, ON_CPU + SHORT, ON_CPU + INT8, ON_CPU + INT4, INT4),
+        ),
+    ],
+)
+def test_the_processor_comes_before_fewer_bits_on_a_gpu(
+    on_cpu: str, asked: dict[str, str], expected: tuple[int, ...]
+) -> None:
+    settings = InferenceSettings(**asked)  # type: ignore[arg-type]
+    assert levels(settings, "transformers", LONG, on_cpu) == expected
+    devices = [settings_at(settings, level, "cuda").device for level in expected]
+    assert devices == ["cpu" if level >= ON_CPU else "cuda" for level in expected]
 
 
 def test_what_each_level_asks_for() -> None:
@@ -99,6 +130,7 @@ class World:
         self.asked = InferenceSettings()
         self.engine = "transformers"
         self.located_models: list[str] = []
+        self.gpu = ""
 
     def load(self, accepts: Callable[[str, LoadSettings], bool] = lambda name, s: True) -> str:
         """What a new worker says when it is ready, as the model and the note."""
@@ -116,6 +148,11 @@ class World:
             self._attempts,
             self._smaller,
             self,
+            on_cpu=OnCPU(
+                lambda checkpoint: self.gpu,
+                lambda checkpoint: "native",
+                lambda checkpoint: PickyEngine(weigh, "native"),
+            ),
         )
         ready = loader.load(self.big).ready
         return f"{ready.model}: {ready.note}"
@@ -224,6 +261,69 @@ def test_memory_that_runs_out_in_an_unforeseen_place_is_a_step_down(world: World
     assert "The memory ran out while big was loaded." in world.load(accepts)
     with pytest.raises(RuntimeError, match="broken"):
         world.load(lambda name, settings: (_ for _ in ()).throw(RuntimeError("broken")))
+
+
+class TestAGPU:
+    """Chosen for a model, and not to be had."""
+
+    @pytest.fixture
+    def world(self, world: World) -> World:
+        world.gpu = "cuda"
+        return world
+
+    def test_is_used_where_it_can_be(self, world: World) -> None:
+        assert world.load(lambda name, settings: settings.device == "cuda") == "big: "
+
+    def test_that_is_busy_gives_way_to_the_processor(self, world: World) -> None:
+        said = world.load(lambda name, settings: settings.device == "cpu")
+        assert said.startswith("big: It needs 9 GiB, and 4 are free. big runs on the processor")
+        assert world.tried == [("big", 0, "auto"), ("big", 0, "auto")]
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ShammahError("device_unavailable", "torch finds no cuda device that it can use.", "x"),
+            RuntimeError("CUDA error: no kernel image is available"),
+        ],
+    )
+    def test_that_torch_refuses_gives_way_to_the_processor(
+        self, world: World, error: Exception
+    ) -> None:
+        def accepts(name: str, settings: LoadSettings) -> bool:
+            if settings.device == "cuda":
+                raise error
+            return True
+
+        said = world.load(accepts)
+        assert "can" in said
+        assert "big runs on the processor" in said
+
+    def test_gets_fewer_bits_before_a_smaller_model_does(self, world: World) -> None:
+        said = world.load(
+            lambda name, settings: settings.device == "cuda" and settings.quantization == "int4"
+        )
+        assert said.startswith("big: It needs 9 GiB, and 4 are free. big runs with 4-bit weights")
+        world.tried.clear()
+        assert world.load(lambda name, settings: name == "middle").startswith("middle: ")
+
+    def test_a_processor_that_has_been_tried_is_not_tried_again_after_a_kill(
+        self, world: World
+    ) -> None:
+        world.load(lambda name, settings: settings.device == "cpu")
+        world.killed()
+        world.load(lambda name, settings: settings.device == "cpu")
+        assert world.tried[-1] == ("big", SHORT_CONTEXT, "int4")
+
+    def test_that_was_set_is_not_given_up(self, world: World) -> None:
+        world.gpu = ""
+        world.asked = InferenceSettings(device="cuda")
+
+        def accepts(name: str, settings: LoadSettings) -> bool:
+            assert settings.device == "cuda"
+            raise ShammahError("device_unavailable", "There is none.", "")
+
+        with pytest.raises(ShammahError, match="There is none"):
+            world.load(accepts)
 
 
 # --- after a kill -------------------------------------------------------------------------

@@ -490,9 +490,9 @@ class TestQuantization:
                 patch.setattr(placement, "_computes_bfloat16", lambda device: True)
                 assert _chosen(4.5, device=device) == ("bfloat16", "")
                 assert _chosen(4.4, device=device) == ("bfloat16", "int8")
-                assert _chosen(3.5, device=device) == ("bfloat16", "int4")
-                with pytest.raises(ShammahError, match=rf"3\.1 GiB in 4-bit .* on {device}"):
-                    _chosen(3.0, device=device)
+                with pytest.raises(ShammahError, match=rf"3\.6 GiB in 8-bit .* on {device}"):
+                    _chosen(3.5, device=device)
+                assert _chosen(3.5, device=device, quantization="int4") == ("bfloat16", "int4")
         assert _chosen(4.4, lean=True) == ("bfloat16", "int8")
         assert _chosen(3.5, lean=True) == ("bfloat16", "int4")
 

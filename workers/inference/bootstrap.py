@@ -31,6 +31,7 @@ from shammah.models import (
 from workers.inference.acquisition import UNREACHABLE, Acquisition, ModelSource
 from workers.inference.attempts import Attempts
 from workers.inference.checkpoint import inspect_checkpoint
+from workers.inference.choice import OnCPU
 from workers.inference.engine import MakeEngine
 from workers.inference.loading import LoadedModel, Loader
 from workers.inference.transition import (
@@ -65,6 +66,7 @@ class Bootstrap:
         environ: of this process.
         machine: what it has for a model.
         make_engine: a fresh engine for a model.
+        on_cpu: see `Loader`.
         prepare: imports what an engine will need, while bytes arrive.
         attempts: what became of the last one.
         source: where a missing model comes from; ``None``: from nowhere, this is offline.
@@ -80,6 +82,7 @@ class Bootstrap:
         environ: Mapping[str, str],
         machine: Machine,
         make_engine: MakeEngine,
+        on_cpu: OnCPU | None = None,
         prepare: Callable[[], None] = lambda: None,
         attempts: Attempts | None = None,
         source: ModelSource | None,
@@ -93,7 +96,9 @@ class Bootstrap:
         self._machine = machine
         self._prepare = prepare
         self._loader = Loader(
-            settings.inference, make_engine, attempts, self._smaller, self, settings.home
+            *(settings.inference, make_engine, attempts, self._smaller, self),
+            home=settings.home,
+            on_cpu=on_cpu,
         )
         self._source = source
         self._publish = publish

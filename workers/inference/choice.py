@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from shammah.config import InferenceSettings
 from shammah.errors import ShammahError
 from shammah.models import Machine, fits_gpu
 from workers.inference.checkpoint import Checkpoint
-from workers.inference.engine import Engine
+from workers.inference.engine import Engine, MakeEngine
 
 NATIVE, TRANSFORMERS = "native", "transformers"
 
@@ -44,7 +45,7 @@ def choose_engine(
                 f"The native engine cannot compute this model: it {why}.",
                 "Set inference.engine to auto.",
             )
-        if elsewhere and elsewhere != _GPU:
+        if elsewhere and elsewhere != GPU_HERE:
             raise ShammahError(
                 "settings_conflict",
                 f"The native engine computes with {' or '.join(sorted(quantizations))} weights "
@@ -74,7 +75,39 @@ def reason_for(
     return "the fastest on a processor"
 
 
-_GPU = "this machine has a GPU for it"
+@dataclass(frozen=True, slots=True)
+class OnCPU:
+    """What takes the place of a GPU that is busy, or that torch cannot use.
+
+    Attributes:
+        gpu: the device that is chosen for a model, ``cuda`` or ``mps``; empty: the processor.
+        name: of the engine that computes the model without it.
+        make: a fresh one.
+    """
+
+    gpu: Callable[[Checkpoint], str]
+    name: Callable[[Checkpoint], str]
+    make: MakeEngine
+
+
+def on_cpu(asked: InferenceSettings, machine: Machine) -> OnCPU | None:
+    """``None``: there is no GPU, or the device is set."""
+    if asked.device != "auto" or not (machine.mps or machine.gpu_memory):
+        return None
+    instead = replace(asked, device="cpu")
+
+    def gpu(checkpoint: Checkpoint) -> str:
+        if _name_for(asked, machine, checkpoint) == NATIVE or not _has_gpu(checkpoint, machine):
+            return ""
+        return "mps" if machine.mps else "cuda"
+
+    def name(checkpoint: Checkpoint) -> str:
+        return _name_for(instead, machine, checkpoint)
+
+    return OnCPU(gpu, name, engine_for(instead, machine))
+
+
+GPU_HERE = "this machine has a GPU for it"
 
 
 def _elsewhere(
@@ -90,8 +123,11 @@ def _elsewhere(
         return f"inference.dtype is {asked.dtype}"
     if asked.quantization != "auto" and asked.quantization not in quantizations:
         return f"inference.quantization is {asked.quantization}"
-    gpu = machine.mps or fits_gpu(checkpoint.parameters, machine.gpu_memory, quantized=True)
-    return _GPU if asked.device == "auto" and gpu else ""
+    return GPU_HERE if asked.device == "auto" and _has_gpu(checkpoint, machine) else ""
+
+
+def _has_gpu(checkpoint: Checkpoint, machine: Machine) -> bool:
+    return machine.mps or fits_gpu(checkpoint.parameters, machine.gpu_memory, quantized=True)
 
 
 def make_engine(name: str) -> Engine:
@@ -118,13 +154,13 @@ ENGINES: Mapping[str, Callable[[], Engine]] = {
 def engine_for(asked: InferenceSettings, machine: Machine) -> Callable[[Checkpoint], Engine]:
     """Makes the engine for a model on ``machine``."""
 
-    def make(checkpoint: Checkpoint) -> Engine:
-        from workers.inference.native.architecture import supports
+    return lambda checkpoint: make_engine(_name_for(asked, machine, checkpoint))
 
-        name = choose_engine(asked, checkpoint, machine, supports, native_quantizations())
-        return make_engine(name)
 
-    return make
+def _name_for(asked: InferenceSettings, machine: Machine, checkpoint: Checkpoint) -> str:
+    from workers.inference.native.architecture import supports
+
+    return choose_engine(asked, checkpoint, machine, supports, native_quantizations())
 
 
 def native_quantizations() -> frozenset[str]:

@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from shammah.config import LICENCES, Settings, home_directory, load_settings
@@ -31,8 +31,16 @@ from shammah.models import (
 )
 from workers.environment import prepare_libraries
 from workers.inference.checkpoint import Checkpoint, inspect_checkpoint
-from workers.inference.choice import NATIVE, choose_engine, native_quantizations, reason_for
+from workers.inference.choice import (
+    GPU_HERE,
+    NATIVE,
+    choose_engine,
+    native_quantizations,
+    on_cpu,
+    reason_for,
+)
 from workers.inference.engine import LoadSettings
+from workers.inference.memory import gpu_failed
 from workers.inference.probe import FILE, MachineSpeed, machine_speed, measure_speed
 from workers.manifest import is_complete
 
@@ -141,19 +149,31 @@ def _computed(located: LocatedModel, settings: Settings, machine: Machine) -> Pa
 
     checkpoint = inspect_checkpoint(located.directory)
     ModelText.load(located.directory)
-    asked, quantizations = settings.inference, native_quantizations()
-    engine = choose_engine(asked, checkpoint, machine, supports, quantizations)
-    reason = reason_for(asked, checkpoint, machine, supports, quantizations)
-    form = _native_form if engine == NATIVE else _transformers_form
+    instead = on_cpu(settings.inference, machine)
+    gpu = instead.gpu(checkpoint) if instead is not None else ""
+
+    def computed(device: str, why: str = "") -> Part:
+        asked, quantizations = replace(settings.inference, device=device), native_quantizations()
+        engine = choose_engine(asked, checkpoint, machine, supports, quantizations)
+        reason = reason_for(asked, checkpoint, machine, supports, quantizations)
+        form = _native_form if engine == NATIVE else _transformers_form
+        found = form(checkpoint, replace(settings, inference=asked))
+        return {"engine": engine, "engine_why": why or reason, **found}
+
+    try:
+        found = computed(gpu or settings.inference.device, GPU_HERE if gpu else "")
+    except (ShammahError, RuntimeError) as error:  # the latter is torch's
+        if not gpu:
+            raise
+        refusal = error if isinstance(error, ShammahError) else gpu_failed(error)
+        found = computed("cpu", refusal.message)
     return {
         "name": located.name,
         "directory": str(located.directory),
         "architecture": checkpoint.architecture,
         "parameters": checkpoint.parameters,
-        "engine": engine,
-        "engine_why": reason,
         "notices": checkpoint.notices,
-        **form(checkpoint, settings),
+        **found,
     }
 
 

@@ -20,6 +20,7 @@ from workers.inference.engine import Engine, EngineFacts, MakeEngine
 from workers.inference.ladder import (
     INT4,
     INT8,
+    ON_CPU,
     SHORT,
     WHOLE,
     Rung,
@@ -29,11 +30,12 @@ from workers.inference.ladder import (
     levels,
     settings_at,
 )
-from workers.inference.memory import free_main_memory, is_out_of_memory
+from workers.inference.memory import free_main_memory, gpu_failed, is_out_of_memory
 from workers.inference.sampling import GenerationDefaults, read_defaults
 
 if TYPE_CHECKING:
     from workers.inference.chat import ChatFormat
+    from workers.inference.choice import OnCPU
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ READ_TOKENIZER = "read tokenizer"
 _REFUSALS = ("settings_conflict", "quantization_unavailable", "model_unsupported")
 _UNUSABLE: dict[int, tuple[str, ...]] = {WHOLE: (), SHORT: (), INT8: _REFUSALS, INT4: _REFUSALS}
 """What a level may be refused with beside the memory: then the next one is tried."""
+
+_NO_GPU = "device_unavailable"
+"""The same for what was to be computed on a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ class Loader:
         smaller: the next smaller model that is here, if one may take a model's place.
         watcher: is told how far it is.
         home: see `LoadSettings`.
+        on_cpu: what takes the place of a GPU that cannot be used; ``None``: nothing.
     """
 
     def __init__(
@@ -93,6 +99,7 @@ class Loader:
         smaller: Callable[[LocatedModel], LocatedModel | None],
         watcher: LoadWatcher,
         home: Path | None = None,
+        on_cpu: OnCPU | None = None,
     ) -> None:
         self._asked = asked
         self._make_engine = make_engine
@@ -100,6 +107,7 @@ class Loader:
         self._smaller = smaller
         self._watcher = watcher
         self._home = home
+        self._on_cpu = on_cpu
         self._made: dict[str, Engine] = {}
 
     def load(self, located: LocatedModel) -> LoadedModel:
@@ -127,10 +135,13 @@ class Loader:
             try:
                 return _noted(self._load(rung), located.name, rung.level, reason)
             except ShammahError as error:
-                if error.code not in (OUT_OF_MEMORY, *_UNUSABLE[rung.level]):
+                unusable = (_NO_GPU,) if rung.on_gpu else ()
+                if error.code not in (
+                    *(OUT_OF_MEMORY, *_UNUSABLE[rung.level % ON_CPU], *unusable),
+                ):
                     raise
                 log.warning("%s at level %d: %s", rung.located.name, rung.level, error)
-                reason = error.message if error.code == OUT_OF_MEMORY else reason
+                reason = error.message if error.code in (OUT_OF_MEMORY, _NO_GPU) else reason
             # The traceback of the failed load held on to what it had read.
             gc.collect()
             rung = following
@@ -150,13 +161,18 @@ class Loader:
     def _rungs_of(self, located: LocatedModel) -> Iterator[Rung]:
         checkpoint = inspect_checkpoint(located.directory)
         engine = self._made[located.name] = self._make_engine(checkpoint)
-        for level in levels(self._asked, engine.name, checkpoint.context_length):
-            yield Rung(located, level)
+        gpu = self._on_cpu.gpu(checkpoint) if self._on_cpu is not None else ""
+        on_cpu = self._on_cpu.name(checkpoint) if self._on_cpu is not None and gpu else ""
+        for level in levels(self._asked, engine.name, checkpoint.context_length, on_cpu):
+            yield Rung(located, level, gpu)
 
     def _load(self, rung: Rung) -> LoadedModel:
         located = rung.located
         checkpoint = inspect_checkpoint(located.directory)
-        engine = self._made.pop(located.name, None) or self._make_engine(checkpoint)
+        make, made = self._make_engine, self._made.pop(located.name, None)
+        if self._on_cpu is not None and rung.level >= ON_CPU:
+            make, made = self._on_cpu.make, None
+        engine = made or make(checkpoint)
         self._watcher.located(located.name, 2 + len(engine.stages))
         defaults = read_defaults(located.directory)
         self._watcher.stage(READ_TOKENIZER)
@@ -164,14 +180,16 @@ class Loader:
         from workers.inference.chat import ChatFormat
 
         chat = ChatFormat.load(located.directory)
-        asked = replace(settings_at(self._asked, rung.level), home=self._home)
+        asked = replace(settings_at(self._asked, rung.level, rung.gpu), home=self._home)
         try:
             facts = engine.load(checkpoint, asked, self._watcher)
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            why = f"The memory ran out while {located.name} was loaded."
-            raise ShammahError(OUT_OF_MEMORY, why, CLOSE_OTHERS) from error
+            if is_out_of_memory(error):
+                why = f"The memory ran out while {located.name} was loaded."
+                raise ShammahError(OUT_OF_MEMORY, why, CLOSE_OTHERS) from error
+            if rung.on_gpu and not isinstance(error, ShammahError):
+                raise gpu_failed(error) from error
+            raise
         self._made.clear()
         ready = _ready(located, checkpoint, facts)
         return LoadedModel(engine, chat, defaults, ready, located.directory)

@@ -10,6 +10,7 @@ from shammah.cgroups import memory_left
 from shammah.errors import ShammahError
 from shammah.model_config import WIDTHS, read_config, read_shape
 from shammah.models import GIB
+from workers.model_classes import first_line
 
 if TYPE_CHECKING:
     from workers.inference.checkpoint import Checkpoint
@@ -96,6 +97,15 @@ def check_context(capacity: int, wanted: int, runner: Runner) -> None:
         f"With this model loaded, {runner.free_bytes() / GIB:.1f} GiB of memory are free; a "
         f"conversation of {LEAST_CONTEXT:,} tokens needs {needed:.1f}.",
         "Close other programs, or name a smaller model with --model.",
+    )
+
+
+def gpu_failed(error: Exception) -> ShammahError:
+    """What a library says that a driver or a GPU has refused."""
+    return ShammahError(
+        "device_unavailable",
+        f"The GPU cannot be used ({first_line(error)}).",
+        "Set inference.device to cpu, or mend the driver: `nvidia-smi` shows its version.",
     )
 
 

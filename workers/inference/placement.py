@@ -67,8 +67,8 @@ def choose_device(wanted: str, parameters: int, *, quantized: bool = True) -> st
     if not available[wanted]:
         raise ShammahError(
             "device_unavailable",
-            f"inference.device is {wanted}, but torch {torch.__version__} finds none here.",
-            "Set inference.device to auto.",
+            f"torch {torch.__version__} finds no {wanted} device that it can use.",
+            "Set inference.device to auto, or mend the driver: `nvidia-smi` shows its version.",
         )
     return wanted
 
@@ -85,7 +85,7 @@ def choose_form(
     What is set is done, or refused. Else a CPU gets float32, or 8 bits where those were measured
     to be much faster, and the fastest of the other formats where float32 does not fit. Other
     devices get 16 bits, which they compute fastest. 8 bits and then 4 are for where nothing
-    better fits.
+    better fits; 4 on other devices are for the last (`ladder`).
 
     Args:
         asked: the settings; ``lean``: half of the memory is worth more than speed.
@@ -105,7 +105,8 @@ def choose_form(
         return form
     forms = [Form(dtype) for dtype in dtypes]
     if asked.quantization == "auto":
-        forms += [Form(dtypes[0], one) for one in (INT8, INT4) if _can(checkpoint, one)]
+        fewer = (INT8, INT4) if device == "cpu" else (INT8,)
+        forms += [Form(dtypes[0], one) for one in fewer if _can(checkpoint, one)]
     fitting = [form for form in forms if _fits(checkpoint, form, free)]
     if not fitting:
         # With what is least of those that change no number of the model.

@@ -23,7 +23,7 @@ from shammah.models import is_offline
 from workers.inference.acquisition import DownloadWorker, ModelSource
 from workers.inference.attempts import Attempts
 from workers.inference.bootstrap import Bootstrap
-from workers.inference.choice import engine_for, prepare_engine
+from workers.inference.choice import engine_for, on_cpu, prepare_engine
 from workers.inference.drafts import remove_abandoned
 from workers.inference.engine import MakeEngine
 from workers.inference.inbox import Ahead, Arrival, Inbox
@@ -106,6 +106,7 @@ class InferenceService:
             environ=self._environ,
             machine=machine,
             make_engine=self._make_engine or engine_for(asked, machine),
+            on_cpu=None if self._make_engine else on_cpu(asked, machine),
             prepare=lambda: prepare_engine(asked, machine),
             attempts=self._attempts,
             source=self._make_source(self._settings, self._environ),

@@ -19,7 +19,7 @@ from shammah.errors import ShammahError
 from workers.inference.checkpoint import Checkpoint
 from workers.inference.engine import LoadObserver
 from workers.inference.mapped_files import giving_back
-from workers.inference.memory import is_out_of_memory
+from workers.inference.memory import gpu_failed, is_out_of_memory
 from workers.inference.placement import Form
 from workers.inference.quantization import (
     compute_alike,
@@ -115,6 +115,8 @@ def _explained(device: str) -> Iterator[None]:
                 f"The memory of {device} ran out while the weights were read.",
                 "Close other programs, or name a smaller model with --model.",
             ) from error
+        if device != "cpu" and isinstance(error, RuntimeError | AssertionError):
+            raise gpu_failed(error) from error
         damaged = isinstance(error, OSError | SafetensorError)
         raise ShammahError(
             "model_corrupt" if damaged else "model_config_invalid",
