@@ -18,7 +18,7 @@ from shammah.bus.messages import ChatMessage
 from shammah.config import PrivacySettings
 from shammah.errors import ShammahError
 from shammah.privacy.built_in import RULES
-from shammah.privacy.text import normalise
+from shammah.privacy.text import forms, normalise
 
 PREFIX = "!private"
 """A line that begins with this word is private."""
@@ -102,8 +102,7 @@ class Rules:
             return Mark(True, UNCHECKED)
 
     def _examine(self, text: str) -> Mark:
-        forms = dict.fromkeys((text, normalise(text))) if text else ()
-        reasons = (why for form in forms for check, why in self._checks if check(form))
+        reasons = (why for form in forms(text) for check, why in self._checks if check(form))
         why = next(reasons, "")
         return Mark(bool(why), why)
 

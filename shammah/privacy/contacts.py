@@ -31,15 +31,15 @@ def holds_mail(text: str) -> bool:
         if domain and not holds(_NOBODY, domain[0].lower()):
             before = text[max(0, at.start() - 67) : at.start()]
             name = compiled(_NAME).search(before if at[0][0] == "@" else before.rstrip(" "))
-            if name and name[0].lower() not in _NO_NAMES:
+            if name and name[0].lower() not in _NO_NAMES and holds(r"[^\W_]", name[0]):
                 return True
     return False
 
 
 # --- telephone ----------------------------------------------------------------------------
 
-_LEFT = r"(?<![\w.,:/+#$€£=\-])(?<!\d )"
-_RIGHT = r"(?![\w/]|[ .,:\-]?\d)"
+_LEFT = r"(?<![A-Za-z0-9_/+#$€£\-])(?<!\d[ .,:=])"
+_RIGHT = r"(?![A-Za-z0-9_/]|[ .,:\-]\d)"
 _COUNTRY = (  # E.164: country codes, and how many digits may follow
     r"1[2-9]\d\d[2-9]\d{6}|7\d{10}|2(?:0|7|[1-69]\d)\d{6,10}|3(?:[0-469]|[578]\d)\d{7,11}"
     r"|4[013-9]\d{7,11}|42\d{8,10}|5\d{8,12}|6[0-6]\d{8,10}|6[789]\d{6,9}|8[1246]\d{8,11}"
@@ -81,7 +81,7 @@ def holds_phone(text: str) -> bool:
     """A number with its country, in the groups of one, or after a word that says what it is."""
     number = r"\+?\(?\d(?:[ .\-/()]{0,2}\d){5,14}"
     return (
-        any(_is_abroad(found[0]) for found in occurrences(_ABROAD, text, r"(?<![\w.)])"))
+        any(_is_abroad(found[0]) for found in occurrences(_ABROAD, text, r"(?<![A-Za-z0-9_.)])"))
         or any(
             _is_home(found[0])
             for form in _HOME

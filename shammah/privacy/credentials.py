@@ -62,7 +62,7 @@ _BEARER = r"authorization[\"']?\s?[:=]\s?[\"']?(?:bearer|basic|token)\s[a-z0-9+/
 
 _JOINED = r"[\"'\]]{0,2}\s{0,3}(?:=>|:=|\?=|=|:)\s{0,3}"
 _QUOTED = r"[fbru]?(?P<quote>[\"'`])(?P<quoted>[^\"'`\n\s]{4,200})(?P=quote)"
-_BARE = r"(?P<bare>[^\s\"'`,;&|()\[\]{}<>$]{6,200}+)(?![(\[{<$])"
+_BARE = r"(?P<bare>[^\s\"'`,;&|()\[\]{}<>$]{6,200}+)(?![(\[{$]|<[^/])"
 _TOKEN_WORDS = (
     r"secret(?:[_-]?(?:access[_-]?)?key)?|api[_-]?(?:key|token)|access[_-]?(?:key|token)|auth[_-]?(?:key|token)"
     r"|refresh[_-]?token|private[_-]?token|bearer[_-]?token|token"
@@ -149,8 +149,8 @@ _PASSWORD_PLACES = {
 }
 """What a text with such a place holds, and the place."""
 _PLACEHOLDER = (
-    r"(?i)(?:your|my|the|some|new|old|change|insert|enter|example|test|dummy|fake|sample)[_.-]?.*"
-    r"|.*(?:example|placeholder|change_?me|redacted|your_).*|[x*.#•…_-]+|(?:pass(?:word|wd)?|pwd"
+    r"(?i)(?:your|my|the|some|new|old|insert|enter|test|fake)[_.-].*"
+    r"|.*(?:dummy|sample|example|placeholder|change_?me|redacted|your_).*|[x*.#•…_-]+|(?:pass(?:word|wd)?|pwd"
     r"|secret|user(?:name)?|foo|bar|baz|none|null|nil|true|false|undefined|string|str|value|arg"
     r"|args|param|key|token|admin|root|guest|sha|md|utf|base|aes|rsa)[_-]?\d*"
 )
@@ -175,11 +175,12 @@ def _is_password(value: str, least: int = 4) -> bool:
 
 
 def _is_random(value: str) -> bool:
+    """Whether it begins with something long that is no name or path of a program."""
+    found = compiled(r"[a-z0-9+/=_.~-]{16,}").match(value)
     return (
-        len(value) >= 16
+        found is not None
         and not compiled(_PLACEHOLDER).fullmatch(value)
-        and holds(r"^[a-z0-9+/=_.~-]+$", value)
-        and sum(map(str.isdigit, value)) >= (2 if len(value) < 32 else 1)
-        and holds(r"[a-z]", value)
-        and not holds(r"^[A-Za-z_][\w]*(?:\.[A-Za-z_]\w*)+$", value)
+        and sum(map(str.isdigit, found[0])) >= (2 if len(found[0]) < 32 else 1)
+        and holds(r"[a-z]", found[0])
+        and not holds(r"^[a-z_]\w*(?:\.[a-z_]\w*)+$", found[0])
     )

@@ -22,42 +22,57 @@ _CARD = (  # Visa, Mastercard, Mir, American Express, Diners Club, JCB, Maestro 
     r"4\d{15}(?:\d{3})?|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[0-2])\d{13}|220[0-4]\d{12,15}"
     r"|3[47]\d{13}|3(?:0[0-5]|[689]\d)\d{11}(?:\d{2})?|35\d{14}|(?:5[0678]|6\d)\d{14,17}"
 )
-_CARD_GROUPS = ([4, 6, 5], [4, 6, 4], [6, 13], [4, 4, 4, 4, 3])
+_BETWEEN = rf"{SEPARATOR}{{1,3}}"
+_FIRST, _LAST = r"(?<!\d)(?<!\d\s)(?<!\d\s\s)", r"(?!\s{0,3}\d)"
+_CARD_FORMS = (
+    (r"\d{14,16}(?!\d)", r"(?<!\d)(?<!\d\.)"),
+    (rf"\d{{2,14}}\n\d{{2,14}}{_LAST}", _FIRST),
+    (rf"\d{{4}}(?:{_BETWEEN}\d{{4}}){{3}}(?!\d)", r"(?<!\d)"),
+    (rf"\d{{4}}(?:{_BETWEEN}\d{{4}}){{3}}{_BETWEEN}\d{{3}}(?!\d)", r"(?<!\d)"),
+    (rf"\d{{4}}{_BETWEEN}\d{{6}}{_BETWEEN}\d{{4,5}}(?!\d)", r"(?<!\d)"),
+    (rf"\d(?:[ .\-]\d){{13,15}}{_LAST}", _FIRST),
+    (rf"\d\d(?:[ .\-]\d\d){{7}}{_LAST}", _FIRST),
+)
+"""How a card is written, and what must be before it: whole (but no fraction), over two lines, in
+groups, or digit for digit. Longer ones in one piece are mostly identifiers."""
+_CARD_WORDS = (
+    r"card(?: number| no\.?)?|visa|mastercard|amex|maestro|(?:kredit)?karten?(?:nummer|nr\.?)?"
+    r"|carte(?: bancaire)?|tarjeta|carta(?: di credito)?|cart[ãa]o|карт[аы]|卡号?|カード番号"
+)
 
 
 def holds_card(text: str) -> bool:
-    """A number that begins, is as long and is grouped as those of cards, with Luhn's check."""
+    """A number that begins, is as long and is grouped as those of cards, with Luhn's check; or
+    any with that check after a word that says so."""
+    if any(map(_luhn, labelled(text, _CARD_WORDS, r"\d(?:[ .\-]?\d){12,18}"))):
+        return True
     text = unwrap(text)
     return any(
-        _luhn(digits) and compiled(_CARD).fullmatch(digits)
-        for run in compiled(rf"\d(?:{SEPARATOR}{{0,3}}\d){{13,}}").finditer(text)
-        for digits in _card_windows(run[0])
+        _is_card(found[0]) and not _in_table(text, found.start(), found.end())
+        for form, left in _CARD_FORMS
+        for found in occurrences(form, text, left)
     )
 
 
-def _card_windows(run: str) -> Iterator[str]:
-    """What a card could be of digits in groups: from the beginning of one to the end of one.
-    Groups of one or two digits are all of the run, or it is a table."""
-    groups = compiled(r"\d+").findall(run)
-    is_fraction = compiled(r"\d+\.\d+").fullmatch(run) is not None
-    for start, first in enumerate(groups):
-        small = len(first) < 3
-        if is_fraction or (small and (start > 0 or len(groups) > 19)):
-            continue
-        sizes: list[int] = []
-        for group in groups[start : start + 19]:
-            sizes.append(len(group))
-            if sum(sizes) > 19:
-                break
-            even = {*sizes[:-1]} <= {len(first)} & {1, 2, 4, 8} and sizes[-1] <= len(first)
-            all_of_it = len(sizes) == len(groups) or not small
-            if sum(sizes) > 13 and all_of_it and (even or sizes in _CARD_GROUPS):
-                yield "".join(groups[start : start + len(sizes)])
+def _is_card(number: str) -> bool:
+    digits = compiled(r"\D").sub("", number)
+    return compiled(_CARD).fullmatch(digits) is not None and _luhn(digits)
+
+
+def _in_table(text: str, start: int, end: int) -> bool:
+    """Whether it stands in a row of more numbers than come with a card, which are no cards."""
+    before = compiled(r"[\d \t.\-_/]*$").search(text[max(0, start - 200) : start])
+    after = compiled(r"[\d \t.\-_/]*").match(text, end, end + 200)
+    row = (before[0] if before else "") + text[start:end] + (after[0] if after else "")
+    groups = compiled(r"\d+").findall(row)
+    fours = ["".join(groups[at : at + 4]) for at in range(0, len(groups), 4)]
+    return len(groups) > 7 and len(groups[0]) > 2 and not all(map(_is_card, fours))
 
 
 def _luhn(digits: str) -> bool:
     """ISO/IEC 7812-1: every second digit from the right doubled, the sum of all digits is 0
     modulo 10."""
+    digits = compiled(r"\D").sub("", digits)
     total = sum(map(int, digits[-1::-2])) + sum(sum(divmod(2 * int(d), 10)) for d in digits[-2::-2])
     return total % 10 == 0
 
@@ -224,7 +239,7 @@ _PEOPLE: tuple[Number, ...] = (
     # China, Mexico, France, Spain (DNI, NIE), Italy: sure wherever they stand
     (rf"[1-8]\d{{5}} ?(?:19|20)\d\d{_MONTH}{_DAY} ?\d{{3}}[\dXx]", _china),
     (rf"[A-Z][AEIOUX][A-Z]{{2}}\d\d{_MONTH}{_DAY}[HMX][A-Z]{{5}}[A-Z\d]\d", _mexico),
-    (r"[12] ?\d\d ?(?:0[1-9]|1[0-2]|[2-9]\d) ?(?:\d\d|2[AB]) ?\d{3} ?\d{3} ?\d\d", _france),
+    (r"[12] ?\d\d ?(?:0[1-9]|1[0-2]) ?(?:\d\d|2[AB]) ?\d{3} ?\d{3} ?\d\d", _france),
     (r"(?:\d{8}|[XYZ]-?\d{7})-?[A-HJ-NP-TV-Z]", _spain),
     (r"(?i:[A-Z]{3} ?[A-Z]{3} ?\d\d[A-EHLMPRST]\d\d ?[A-Z]\d{3}[A-Z])", _italy),
     # India, Japan, Brazil, Russia, Germany, Britain, Korea: in their groups

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _INVISIBLE = (
     # Default_Ignorable_Code_Point of Unicode 16, and what encloses a character (keycaps);
@@ -15,31 +15,40 @@ _INVISIBLE = (
     r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
     r"|\x1b\[[0-9;?]{0,20}[A-Za-z]|[\x00-\x08\x0e-\x1b\x7f]"
 )
-_ESCAPE = r"&(?:#[xX]?[0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});|%[0-7][0-9A-Fa-f]|\\u[0-9A-Fa-f]{4}"
+_ESCAPE = r"&(?:#[xX]?[0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});|%[2-7][0-9A-Fa-f]|\\u[0-9A-Fa-f]{4}"
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212"
 _STOPS = "\u3002\u00b7\u2022\u30fb"
 _PLAIN = str.maketrans(dict.fromkeys(_DASHES, "-") | dict.fromkeys(_STOPS, "."))
 
 
 def normalise(text: str) -> str:
-    """``text`` without what is not seen; what escapes of HTML, URLs and JSON mean; compatibility
-    forms, dashes, digits and stops as ASCII has them."""
-    if any(sign in text for sign in "&%\\"):
-        text = compiled(_ESCAPE).sub(_unescape, text)
-    text = compiled(_INVISIBLE).sub("", text)
+    """``text`` without what is not seen; compatibility forms, dashes, digits and stops are those
+    of ASCII."""
+    invisible = compiled(_INVISIBLE)
+    text = invisible.sub("", text)
     if text.isascii():
         return text
     # What is invisible only after it is decomposed goes now.
-    text = compiled(_INVISIBLE).sub("", unicodedata.normalize("NFKC", text)).translate(_PLAIN)
+    text = invisible.sub("", unicodedata.normalize("NFKC", text)).translate(_PLAIN)
     return compiled(r"(?![0-9])\d").sub(lambda found: str(unicodedata.decimal(found[0])), text)
 
 
-def _unescape(found: re.Match[str]) -> str:
+def unescape(text: str) -> str:
+    """``text`` in its normal form, with what escapes of HTML, URLs and JSON mean."""
+    return normalise(compiled(_ESCAPE).sub(_meaning, normalise(text)))
+
+
+def forms(text: str) -> Iterable[str]:
+    """Each different form in which ``text`` is compared."""
+    return dict.fromkeys((text, normalise(text), unescape(text))) if text else ()
+
+
+def _meaning(found: re.Match[str]) -> str:
     escape = found[0]
     if escape[0] == "&":
-        from html import unescape
+        from html import unescape as meaning
 
-        return unescape(escape)
+        return meaning(escape)
     return chr(int(escape[1:] if escape[0] == "%" else escape[2:], 16))
 
 
@@ -62,14 +71,13 @@ def holds(pattern: str, text: str, flags: int = 0) -> bool:
 
 
 def occurrences(pattern: str, text: str, left: str = "") -> Iterator[re.Match[str]]:
-    """Where ``pattern`` is found and ``left``, a look-behind, holds before it.
+    """Where ``pattern`` is found and ``left``, a look-behind, holds before it; also where one
+    begins inside another. ``pattern`` has bounds.
 
-    Apart, since an expression that begins with a look-behind is tried at every character. A match
-    that ``left`` refuses hides none that begins inside it.
+    Apart, since an expression that begins with a look-behind is tried at every character.
     """
     search, allowed, at = compiled(pattern).search, compiled(left).match, 0
     while found := search(text, at):
-        fits = allowed(text, found.start()) is not None
-        if fits:
+        at = found.start() + 1
+        if allowed(text, found.start()):
             yield found
-        at = max(found.end() if fits else 0, found.start() + 1)

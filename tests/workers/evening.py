@@ -131,6 +131,21 @@ class Evening(RuleBasedStateMachine):
                 repl._act(f"!private !echo SECRET {self._asked}")
             repl.ask(MARKS[mark].format(n=self._asked), mark == "prefix", Wish(wished))
 
+    def say(self, text: str, wished: Target | None) -> None:
+        """Ask something that is in no list."""
+        self._arrange([], "")
+        self._here()[1].ask(text, False, Wish(wished))
+
+    def knock_with(self, text: str) -> Failed:
+        """What the cloud worker says to a question without a mark, from a frontend without a
+        gate."""
+        session, _ = self._here()
+        assert session.cloud is not None
+        assert session.cloud.peer is not None
+        end = [*session.cloud.peer.generate((ChatMessage("user", text),))][-1]
+        assert isinstance(end, Failed)
+        return end
+
     @rule(mark=st.sampled_from((*MARKS,)))
     def ask_locally(self, mark: str) -> None:
         self.ask(mark, Target.LOCAL, ["ok"])

@@ -4,8 +4,10 @@ does. What they do is in `tests/workers/evening.py`."""
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from collections.abc import Callable, Iterator
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, Phase
@@ -16,6 +18,7 @@ from shammah import supervision
 from shammah.router.decision import Target
 from shammah.supervision import WorkerSpec
 from tests.standins import frontend, impatient
+from tests.standins.personal_data import draw
 from tests.standins.sandbox import LIMIT_S, Sandbox
 from tests.workers.evening import MARKS, SYSTEMS, TAUGHT, Evening, prepare_home
 from tests.workers.recorder import Recorder
@@ -71,6 +74,31 @@ def test_whatever_happens(make_evening: MakeEvening) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_personal_data_in_the_forms_of_people(
+    make_evening: MakeEvening, recorder: Recorder
+) -> None:
+    """Each before a question that does go to the cloud, with the conversation so far."""
+    evening, random, asked = make_evening(), Random(14), 40
+    evening.sit_down("")
+    try:
+        said = []
+        for number in range(asked):
+            _, data, text = draw(random)
+            evening.say(text, Target.CLOUD)
+            evening.say(f"What is the tide of day {number}?", Target.CLOUD)
+            assert evening.knock_with(text).code == "private"
+            said += [data, text]
+            evening.command("/clear")  # or the local model repeats all of them, each time twice
+        evening.the_ledger_has_what_the_server_got()
+    finally:
+        evening.teardown()
+    bodies = [json.loads(body) for body in recorder.bodies]
+    assert len(bodies) == asked
+    sent = [message["content"] for body in bodies for message in body["messages"]]
+    assert sum("tide" in str(content) for content in sent) >= asked
+    assert [one for one in said if any(one in str(content) for content in sent)] == []
 
 
 def test_what_the_local_model_repeats(make_evening: MakeEvening, recorder: Recorder) -> None:
