@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from tokenizers import AddedToken, Tokenizer, normalizers
 
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
@@ -19,7 +19,9 @@ from tests.workers.models import (
     END_OF_TEXT,
     IM_END,
     IM_START,
+    TURNS,
     VOCABULARY,
+    make_byte_fallback,
     make_tokenizer,
 )
 from workers.inference.chat import FOLDED, ChatFormat
@@ -245,22 +247,32 @@ def test_a_tokenizer_of_another_model_is_refused(directory: Path) -> None:
 # --- SentencePiece ------------------------------------------------------------------------
 
 
-def test_a_text_that_was_marked_gets_no_blank_of_its_own(tmp_path: Path) -> None:
-    """Such tokenizers put a blank before what they are given, and it is given in parts."""
-    pieces = ["<unk>", "</s>", *"\u2581abc\n<>/s", *(f"<0x{byte:02X}>" for byte in range(256))]
-    tokenizer = Tokenizer(
-        models.BPE({piece: n for n, piece in enumerate(pieces)}, [], byte_fallback=True)
-    )
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-    )
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
-    tokenizer.add_special_tokens([AddedToken("</s>", special=True, normalized=False)])
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    text = ModelText.load(tmp_path)
-    assert text.decode(text.encode_text("a</s>b c")) == " a</s>b c"
+INSTRUCTIONS = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}"
+    "{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [TURNS, INSTRUCTIONS])
+def test_such_a_tokenizer_gives_what_transformers_makes_of_it(
+    tmp_path: Path, template: str
+) -> None:
+    """It puts a blank before what it is given, and is given a marked text in parts."""
+    from transformers import PreTrainedTokenizerFast
+
+    directory = make_byte_fallback(tmp_path / "model")
+    (directory / "chat_template.jinja").write_text(template)
+    theirs, ours = PreTrainedTokenizerFast.from_pretrained(directory), ModelText.load(directory)
+    for text in ("hello", " word1 word2", "a</s>b", "<s>", "\u00e9\U0001f680", "", "\n</s> y\n"):
+        turns = [("user", text), ("assistant", text), ("user", text[::-1])]
+        expected = theirs.apply_chat_template(
+            [{"role": role, "content": content} for role, content in turns],
+            add_generation_prompt=True,
+            sanitize_control_tokens=True,
+            return_dict=False,
+        )
+        assert ours.encode(turns, ask=True) == expected, text
 
 
 # --- the system prompt --------------------------------------------------------------------
