@@ -29,6 +29,7 @@ from shammah.bus.messages import (
     Message,
     Ping,
     Pong,
+    PromptProgress,
     Ready,
     Sampling,
     Token,
@@ -104,7 +105,7 @@ class Client:
             self.current = None
             if isinstance(message, Failed):
                 self.failed.append(message)
-        elif not isinstance(message, Accepted):
+        elif not isinstance(message, Accepted | PromptProgress):
             self.strays.append(message)
 
 
