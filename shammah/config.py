@@ -16,6 +16,7 @@ from typing import Any
 
 from shammah.bus.messages import Identity
 from shammah.config_check import CheckRules, Fault, build, list_settings
+from shammah.environment import absolute
 from shammah.errors import ExitCode, ShammahError
 from shammah.licences import LICENCES as LICENCES
 from shammah.models import hub_cache, is_choice
@@ -234,7 +235,7 @@ _RULES = CheckRules(
 def home_directory(environ: Mapping[str, str]) -> Path:
     """``$SHAMMAH_HOME``, else ``~/.shammah``."""
     named = environ.get("SHAMMAH_HOME")
-    return Path(os.path.expanduser(named or "~/.shammah")).absolute()
+    return absolute(named or "~/.shammah")
 
 
 def load_settings(

@@ -9,6 +9,8 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from shammah.errors import ExitCode, ShammahError
+
 _PATHS = (
     *("SHAMMAH_HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"),
     *("HF_ASSETS_CACHE", "HF_TOKEN_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR"),
@@ -19,9 +21,15 @@ def absolute(path: str) -> Path:
     """``path`` with ``~`` and ``$NAME`` replaced, from the working directory on.
 
     Raises:
-        FileNotFoundError: it is relative, and the working directory is gone.
+        ShammahError: ``directory_gone``: it is relative, and there is no working directory.
     """
-    return Path(os.path.expandvars(os.path.expanduser(path))).absolute()
+    meant = Path(os.path.expandvars(os.path.expanduser(path)))
+    try:
+        return meant.absolute()
+    except FileNotFoundError:
+        why = f"{meant} is relative to the working directory, which is gone."
+        hint = "Change to another directory, or give the whole path."
+        raise ShammahError("directory_gone", why, hint, exit_code=ExitCode.USAGE) from None
 
 
 def prepare(environ: MutableMapping[str, str]) -> None:
@@ -50,5 +58,5 @@ def make_absolute(environ: MutableMapping[str, str]) -> None:
     for name in _PATHS:
         value = environ.get(name, "")
         if value and not value.startswith("/"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(ShammahError):
                 environ[name] = str(absolute(value))

@@ -8,6 +8,7 @@ import pytest
 
 from shammah.config import home_directory
 from shammah.environment import make_absolute
+from shammah.errors import ShammahError
 from shammah.models import hub_cache
 
 
@@ -64,3 +65,6 @@ def test_a_working_directory_that_is_gone_leaves_them(
     environ = {"HF_HOME": "hf"}
     make_absolute(environ)
     assert environ == {"HF_HOME": "hf"}
+    for read in (hub_cache, lambda environ: home_directory({"SHAMMAH_HOME": "own"})):
+        with pytest.raises(ShammahError, match="working directory, which is gone"):
+            read(environ)
