@@ -178,7 +178,7 @@ def test_a_thousand_random_answers_end_once_each_and_are_nobody_elses(
             whole += client.texts[name] == expected
         client.wire.close()
     lonely.wire.close()
-    assert whole > ANSWERS // 2
+    assert whole > ANSWERS // 3  # nobody cancels three in seven
     assert worker.latest is not None
     assert isinstance(worker.latest.status.state, Ready)
     until(lambda: worker.latest is not None and worker.latest.status.active == 0, "all is done")
