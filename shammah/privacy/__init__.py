@@ -38,14 +38,19 @@ class Mark:
 
 def split_prefix(line: str) -> tuple[str, bool]:
     """The question in ``line``, and whether it begins with `PREFIX`."""
+    head, rest = split_word(line)
+    return (rest, True) if head.lower() == PREFIX else (line, False)
+
+
+def split_word(line: str) -> tuple[str, str]:
+    """The first word of ``line`` and what comes after it, without the blanks around that. A text
+    that begins on a line of its own keeps its indentation."""
     head, *rest = line.split(maxsplit=1) or [""]
-    if head.lower() != PREFIX:
-        return line, False
     if not rest:
-        return "", True
+        return head, ""
     blanks = line.lstrip()[len(head) :].removesuffix(rest[0])
-    indent = blanks.rpartition("\n")[2] if "\n" in blanks else ""  # of a text on its own lines
-    return indent + rest[0].rstrip(), True
+    indent = blanks.rpartition("\n")[2] if "\n" in blanks else ""
+    return head, indent + rest[0].rstrip()
 
 
 class Rules:

@@ -11,7 +11,7 @@ from shammah.config import Settings
 from shammah.conversation import Conversation
 from shammah.errors import ShammahError
 from shammah.history.recorder import Recorder
-from shammah.privacy import PREFIX
+from shammah.privacy import PREFIX, split_word
 from shammah.repl import feedback_commands, history_commands, routing_commands
 from shammah.repl.bottom_line import Spending, describe_spending
 from shammah.repl.model_switch import ModelSwitch
@@ -63,7 +63,7 @@ def run(line: str, context: Context) -> None:
     Raises:
         EOFError: the command leaves the program.
     """
-    name, _, argument = (line[1:].strip() or "help").partition(" ")
+    name, argument = split_word(line[1:].strip() or "help")
     if name.endswith("!"):
         name, argument = name[:-1], f"! {argument}"
     command, screen = COMMANDS.get(ALIASES.get(name, name)), context.screen
@@ -72,7 +72,7 @@ def run(line: str, context: Context) -> None:
         screen.error(error.message, error.hint)
         return
     try:
-        command[1](replace(context, argument=argument.strip()))
+        command[1](replace(context, argument=argument.rstrip()))
     except ShammahError as error:
         screen.error(error.message, error.hint)
 

@@ -58,8 +58,8 @@ def _edited(answer: str) -> str:
     """What the person makes of ``answer``; empty: nothing else."""
     from shammah.repl.edit import edit_text
 
-    better = edit_text(answer, "answer.md").strip()
-    return "" if better == answer.strip() else better
+    better = edit_text(answer, "answer.md")
+    return "" if better.strip() == answer.strip() else better.rstrip()
 
 
 def _keep(context: Context, turn: Turn) -> None:

@@ -19,6 +19,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.styles import Style
 
+from shammah.printable import printable
 from shammah.repl import block
 from shammah.repl.completion import complete
 
@@ -48,7 +49,8 @@ class ReplCompleter(Completer):
     ) -> Iterable[Completion]:
         """Candidates for what stands before the cursor."""
         for found in complete(document.text_before_cursor, self._commands):
-            yield Completion(found.text, -found.replaces, display_meta=found.note)
+            shown = printable(found.text)  # it may be the name of a file
+            yield Completion(found.text, -found.replaces, shown, display_meta=found.note)
 
 
 def open_session(

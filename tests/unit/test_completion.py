@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 
 from shammah.repl.completion import complete
+from shammah.repl.keyboard import ReplCompleter
 
 COMMANDS = {"model": "takes a model", "models": "lists them", "private": "keeps", "save": "saves"}
 
@@ -83,3 +86,13 @@ def test_paths(before: str, offered: list[str]) -> None:
     for one in found:  # what is replaced is what was typed of it
         typed = before[len(before) - one.replaces :]
         assert one.text.strip("\"'").startswith(typed.strip("\"'"))
+
+
+def test_a_name_that_would_deceive_is_shown_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photo\u202egpj.exe").touch()
+    monkeypatch.chdir(tmp_path)
+    (found,) = ReplCompleter({}).get_completions(Document("@photo"), CompleteEvent())
+    assert found.text == "photo\u202egpj.exe"
+    assert found.display_text == "photo<U+202E>gpj.exe"

@@ -10,7 +10,7 @@ import pytest
 from shammah.bus.messages import ChatMessage
 from shammah.config import PrivacySettings
 from shammah.errors import ShammahError
-from shammah.privacy import UNCHECKED, Mark, Rules, check_door, split_prefix, withhold
+from shammah.privacy import UNCHECKED, Mark, Rules, check_door, split_prefix, split_word, withhold
 from shammah.privacy.built_in import RULES
 
 NOTHING = PrivacySettings(**dict.fromkeys(RULES, False))  # type: ignore[arg-type]
@@ -120,6 +120,19 @@ def test_a_rule_that_breaks_closes_the_gate(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_the_prefix(line: str, question: str, private: bool) -> None:
     assert split_prefix(line) == (question, private)
+
+
+@pytest.mark.parametrize(
+    ("line", "head", "rest"),
+    [
+        ("fix\n    def f():\n        pass\n", "fix", "    def f():\n        pass"),
+        (" fix   better  ", "fix", "better"),
+        ("help", "help", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_text_on_its_own_lines_keeps_its_indentation(line: str, head: str, rest: str) -> None:
+    assert split_word(line) == (head, rest)
 
 
 # --- the gates ------------------------------------------------------------------------------
