@@ -153,7 +153,7 @@ class Host:
             self._begin_stop("unused")
         elif not self._lock.keep():
             self._replaced = True
-            self._begin_stop("another took its place")
+            self._begin_stop("its lock file was deleted")
         else:
             self._sockets.restore()
         self._on_tick()
