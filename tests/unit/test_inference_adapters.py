@@ -149,6 +149,9 @@ def _flip(entry: AdapterEntry) -> None:
         lambda entry: (entry.directory / CONFIG).write_text("{"),
         lambda entry: (entry.directory / CONFIG).write_text("[]"),
         lambda entry: (entry.directory / CONFIG).write_text('{"lora_alpha": "much"}'),
+        lambda entry: (entry.directory / CONFIG).write_text('{"lora_alpha": NaN}'),
+        lambda entry: (entry.directory / CONFIG).write_text('{"lora_alpha": 1e300}'),
+        lambda entry: (entry.directory / CONFIG).write_text(f'{{"lora_alpha": {10**400}}}'),
         lambda entry: (entry.directory / CONFIG).write_text("{}"),
     ],
 )

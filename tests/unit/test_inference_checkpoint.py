@@ -292,7 +292,7 @@ class TestTheOutputLayer:
         found = self.write(tmp_path, at, 1)
         assert not found.tied
         [notice] = found.notices
-        assert "lm_head.weight: that one is used" in notice
+        assert "an output layer of their own (lm_head.weight), which is used." in notice
 
     def test_is_not_looked_for_where_the_configuration_says_so(self, tmp_path: Path) -> None:
         found = self.write(tmp_path, -1, 1, tie_word_embeddings=False)

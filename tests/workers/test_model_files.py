@@ -151,7 +151,7 @@ def test_a_notice_reaches_who_asks(tmp_path: Path) -> None:
     )
     ready = loader.load(LocatedModel("tiny", directory, "tiny")).ready
     runner.close()
-    assert "the weights hold another lm_head.weight: that one is used." in ready.note
+    assert "an output layer of their own (lm_head.weight), which is used." in ready.note
 
 
 # --- adapters -----------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_an_adapter_beside_the_weights_is_not_loaded(engine: str, tmp_path: Path
 # --- numbers that are none ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
 @pytest.mark.parametrize(
     ("engine", "quantization"),
     [

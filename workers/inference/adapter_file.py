@@ -24,6 +24,9 @@ from shammah.errors import ShammahError
 from workers.adapter_kind import KEY, describe_misfit
 from workers.inference.safetensors_header import HeaderError, Tensor, read_header
 
+_LARGEST_SCALE = 1e6
+"""Of what an adapter adds; a larger one makes infinities of its numbers."""
+
 _STORED = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 
 HINT = "`/adapter off` answers without it; `shammah adapters list` shows what there is."
@@ -151,8 +154,11 @@ def _scale(name: str, config: dict[str, Any], module: str, rank: int) -> float:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 alpha = patterns[pattern]
                 break
-        return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    except (TypeError, ValueError, re.error) as error:
+        scale = float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        if not abs(scale) < _LARGEST_SCALE:  # NaN, too
+            raise ValueError(f"lora_alpha is {alpha!r:.40}")
+        return scale
+    except (TypeError, ValueError, OverflowError, re.error) as error:
         raise damaged(name, f"{CONFIG} gives no scale ({error})") from error
 
 

@@ -40,6 +40,7 @@ _LARGEST_JSON = 32 * 1024**2
 _BLOCK_BYTES = 4 * 1024**2
 """Of two tensors that are compared."""
 
+_CORRECT = "Correct the file if it is yours, or name another model with --model."
 _FETCH_AGAIN = "Fetch the model again, or name another one with --model."
 
 
@@ -176,8 +177,8 @@ def _read_head(config: dict[str, Any], files: dict[Path, tuple[Tensor, ...]]) ->
     if table is None or head is None or _are_equal(_stamp(table), _stamp(head)):
         return True, ""
     return False, (
-        f"{CONFIG} says that the embedding is the output layer, too (tie_word_embeddings), but "
-        f"the weights hold another {head[1].name}: that one is used."
+        f"{CONFIG} sets tie_word_embeddings, but the weights have an output layer of their own "
+        f"({head[1].name}), which is used."
     )
 
 
@@ -351,4 +352,4 @@ def _unreadable(path: Path, error: OSError) -> ShammahError:
 
 
 def _config_invalid(why: str) -> ShammahError:
-    return ShammahError("model_config_invalid", f"{CONFIG} {why}.", _FETCH_AGAIN)
+    return ShammahError("model_config_invalid", f"{CONFIG} {why}.", _CORRECT)
