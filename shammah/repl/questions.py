@@ -52,7 +52,7 @@ class Questions:
         sources = [source for one in brought for source in one.sources]
         mark = self._session.gate.judge(text, private=private, sources=sources)
         if brought:
-            messages = self._conversation.with_question(text)
+            messages = self._conversation.with_question(text)[-1:]  # earlier turns can be left out
             references.check_room(estimate_tokens(messages), self._room(mark.private))
         self._waiting.clear()
         return Prepared(text, mark.private, mark.why)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shammah.attachments import fence, read_attachment
 from shammah.errors import ShammahError
+from shammah.router.decision import LEAST_TOKENS
 from shammah.wording import printable
 
 _REFERENCE = re.compile(r"""(?:^|(?<=\s))@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
@@ -105,17 +106,17 @@ def read_file(path: Path, name: str, tell: Callable[[str], None]) -> Attachment:
 
 
 def check_room(tokens: int, room: Room) -> None:
-    """Refuse what nobody can take.
+    """Refuse what surely nobody can take; whoever is asked counts for himself.
 
     Args:
-        tokens: of the whole conversation with the question, roughly.
+        tokens: of the question with what it brings along, roughly.
 
     Raises:
         ShammahError: ``too_large``, with all numbers.
     """
     sizes = [("the local model", room.local), ("Claude", room.cloud)]
     known = [(who, size) for who, size in sizes if size is not None]
-    if not known or any(size == 0 or tokens <= size for _, size in known):
+    if not known or any(size == 0 or tokens * LEAST_TOKENS <= size for _, size in known):
         return
     takes = " and ".join(f"{who} takes {size:,}" for who, size in known)
     raise _refused(

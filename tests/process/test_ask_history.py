@@ -14,7 +14,7 @@ import pytest
 
 from shammah.history.records import Record
 from shammah.history.store import Store
-from tests.standins.command import SHAMMAH, run
+from tests.standins.command import SHAMMAH, WITH_STAND_INS, run
 from tests.standins.echo_process import EchoProcess
 from tests.standins.sandbox import LIMIT_S, Sandbox
 from tests.standins.terminal import Record as Asked
@@ -102,6 +102,46 @@ def test_a_question_that_fails_is_kept_without_an_answer(path: Path, start_echo:
         ("hello", "", "failed"),
     ]
     assert "no answer" in run("history", "show", "2").out
+
+
+def test_a_question_that_still_waits_for_a_model_is_kept(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "--load-for-ever")
+    asking = subprocess.Popen(
+        [*WITH_STAND_INS, *ASK, "what are tides?"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert asking.stderr is not None
+    while b"Loading" not in asking.stderr.readline():
+        pass
+    asking.send_signal(signal.SIGTERM)
+    _, said = asking.communicate(timeout=LIMIT_S)
+    assert (asking.returncode, b"Traceback" in said) == (128 + signal.SIGTERM, False)
+    ((_, (turn,)),) = kept(path)
+    assert (turn.question, turn.answer, turn.finish) == ("what are tides?", "", "left")
+
+
+def test_a_hang_up_that_is_to_be_ignored_is_ignored(
+    start_echo: StartEcho, sandbox: Sandbox
+) -> None:
+    start_echo()
+    file = sandbox.root / "on"
+    asking = subprocess.Popen(
+        [*SHAMMAH, *ASK, f"what until:{file}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),  # as nohup does
+    )
+    assert asking.stdout is not None
+    first = asking.stdout.read(1)
+    asking.send_signal(signal.SIGHUP)
+    file.touch()
+    rest, _ = asking.communicate(timeout=LIMIT_S)
+    assert (asking.returncode, (first + rest).decode()) == (0, f"what until:{file}\n")
 
 
 @pytest.mark.parametrize("as_json", [False, True])

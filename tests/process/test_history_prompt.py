@@ -15,7 +15,7 @@ from shammah.history.records import Kept
 from shammah.history.store import Store
 from tests.standins.command import WITH_STAND_INS, run
 from tests.standins.sandbox import Sandbox, until
-from tests.standins.terminal import CTRL_D, Record, Terminal
+from tests.standins.terminal import CTRL_C, CTRL_D, Record, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -137,6 +137,32 @@ def test_a_closed_terminal_keeps_the_answer_as_far_as_it_came(
     assert (record.complete, record.finish) == (False, "left")
     later = open_terminal("--continue")
     assert "> forever half\r\nforever half forever" in later.text
+
+
+def test_an_answer_of_thoughts_alone_says_so_and_is_kept(
+    open_terminal: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_INFERENCE", "--think")
+    terminal = open_terminal()
+    seen = command(terminal, "what are tides?", "inference.max_new_tokens in config.toml")
+    assert "reached the limit of 3 tokens before it began to answer" in seen
+    (turn,) = kept(path)[0].records
+    assert (turn.answer, turn.finish, turn.usage.output_tokens) == ("", "length", 3)
+
+
+def test_a_cancelled_answer_is_counted(open_terminal: Open, path: Path) -> None:
+    terminal = open_terminal()
+    terminal.ask("forever half")
+    terminal.wait_answering("half forever")
+    terminal.type(CTRL_C)
+    assert re.search("local: starter.* tokens", terminal.expect(r"\(cancelled\)"))
+    terminal.wait_editor()
+    (turn,) = kept(path)[0].records
+    assert (turn.finish, turn.model, turn.usage.output_tokens >= 3) == (
+        "cancelled",
+        "starter",
+        True,
+    )
 
 
 def test_text_from_right_to_left_is_asked_kept_shown_and_found(

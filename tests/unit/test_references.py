@@ -104,10 +104,10 @@ def test_a_fence_is_longer_than_any_in_the_file(files: Path) -> None:
 @pytest.mark.parametrize(
     ("tokens", "room", "fits"),
     [
-        (4000, Room(4096, None), True),
-        (5000, Room(4096, None), False),
-        (5000, Room(4096, 200_000), True),
-        (300_000, Room(4096, 200_000), False),
+        (8192, Room(4096, None), True),
+        (8194, Room(4096, None), False),
+        (8194, Room(4096, 200_000), True),
+        (400_002, Room(4096, 200_000), False),
         (300_000, Room(0, None), True),
         (300_000, Room(0, 200_000), True),
     ],
