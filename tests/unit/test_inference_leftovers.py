@@ -15,8 +15,8 @@ import pytest
 from shammah.bus.endpoints import RoleLock
 from tests.standins.sandbox import until
 from tests.workers.models import write_checkpoint
+from workers.drafts import held, remove_abandoned
 from workers.inference import leftovers
-from workers.inference.drafts import held, remove_abandoned
 from workers.inference.leftovers import UNUSED_S, Sweeper, made_from, sweep
 from workers.inference.native import compiler
 

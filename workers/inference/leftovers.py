@@ -19,8 +19,8 @@ from pathlib import Path
 from shammah.bus.endpoints import RoleLock
 from shammah.errors import ShammahError
 from shammah.model_config import WIDTHS
+from workers.drafts import UNUSED_S, remove_abandoned
 from workers.inference.checkpoint import inspect_checkpoint
-from workers.inference.drafts import UNUSED_S, remove_abandoned
 
 log = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 from shammah.disk import describe_remedy
 from shammah.errors import ShammahError
+from workers.drafts import ENDING, held
 from workers.inference.checkpoint import Checkpoint
-from workers.inference.drafts import ENDING, held
 from workers.inference.safetensors_header import read_header
 
 if TYPE_CHECKING:

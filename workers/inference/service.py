@@ -20,11 +20,11 @@ from shammah.bus.messages import (
 from shammah.config import Settings
 from shammah.machine import look
 from shammah.models import is_offline
+from workers.drafts import remove_abandoned
 from workers.inference.acquisition import DownloadWorker, ModelSource
 from workers.inference.attempts import Attempts
 from workers.inference.bootstrap import Bootstrap
 from workers.inference.choice import engine_for, on_cpu, prepare_engine
-from workers.inference.drafts import remove_abandoned
 from workers.inference.engine import MakeEngine
 from workers.inference.inbox import Ahead, Arrival, Inbox
 from workers.inference.leftovers import Sweeper

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from shammah.adapters import AdapterStore
 from shammah.bus.training import MergeAdapter, Merged
 from shammah.config import Settings
 from shammah.errors import ShammahError
+from workers.drafts import ENDING, held, remove_abandoned
 from workers.environment import prepare_libraries
 from workers.text.model_text import FILES
 from workers.train.base_model import Arithmetic, load_base, revision_of
@@ -19,6 +22,8 @@ from workers.train.run import locate
 
 if TYPE_CHECKING:
     from workers.train.adapter import LoRAAdapter
+
+log = logging.getLogger(__name__)
 
 
 def merge(
@@ -67,13 +72,17 @@ def write_model(model: Any, source: Path, target: Path) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        begin = f".{target.name}."
+        for draft in remove_abandoned(target.parent, time.time(), begin):
+            log.info("removed, left unfinished by one that was ended: %s", draft)
+        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=begin, suffix=ENDING))
         try:
-            model.save_pretrained(made)
-            for name in FILES:
-                if (source / name).exists():
-                    shutil.copyfile(source / name, made / name)
-            made.rename(target)
+            with held(made):
+                model.save_pretrained(made)
+                for name in FILES:
+                    if (source / name).exists():
+                        shutil.copyfile(source / name, made / name)
+                made.rename(target)
         finally:
             shutil.rmtree(made, ignore_errors=True)
     except OSError as error:

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from shammah.disk import describe_remedy
 from shammah.errors import ShammahError
+from workers.drafts import ENDING, held
 from workers.inference.checkpoint import Checkpoint
-from workers.inference.drafts import ENDING, held
 from workers.inference.native.layout import VERSION
 from workers.inference.safetensors_header import HeaderError, read_header
 

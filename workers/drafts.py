@@ -1,10 +1,12 @@
-"""Weights that are not whole yet. Whoever makes some holds a lock on them, which the kernel drops
-however that process ends: so what a killed one has left is told from what is being made."""
+"""Models and packed weights that are not whole yet. Whoever makes some holds a lock on them, which
+the kernel drops however that process ends: so what a killed one has left is told from what is
+being made."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -31,14 +33,15 @@ def held(draft: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def remove_abandoned(directory: Path, now: float) -> Iterator[Path]:
+def remove_abandoned(directory: Path, now: float, begin: str = "") -> Iterator[Path]:
     """Remove the drafts in ``directory`` that nobody makes any more; what was removed.
 
     Args:
         directory: where drafts are made.
         now: seconds since 1970.
+        begin: only those whose names begin so.
     """
-    for draft in sorted(directory.glob(f"*{ENDING}")):
+    for draft in sorted(directory.glob(f"{glob.escape(begin)}*{ENDING}")):
         with contextlib.suppress(OSError):  # whole, or removed, by now
             age = now - draft.stat().st_mtime
             if age > YOUNG_S and (_is_free(draft) or age > UNUSED_S):
