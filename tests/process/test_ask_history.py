@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sqlite3
@@ -137,7 +138,7 @@ def test_a_hang_up_that_is_to_be_ignored_is_ignored(
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),  # as nohup does
     )
     assert asking.stdout is not None
-    first = asking.stdout.read(1)
+    first = os.read(asking.stdout.fileno(), 1)  # what is buffered would be lost
     asking.send_signal(signal.SIGHUP)
     file.touch()
     rest, _ = asking.communicate(timeout=LIMIT_S)
