@@ -7,8 +7,8 @@ from shammah.privacy.text import compiled, holds, occurrences
 
 # --- mail ---------------------------------------------------------------------------------
 
-_AT = r"@\n?|[(\[{<] ?(?:at|AT|@) ?[)\]}>] ?"
-_DOT = r"(?:\n?\.| ?[(\[{<] ?(?:dot|DOT|\.) ?[)\]}>] ?)"
+_AT = r"@\n?| (?:at|AT) (?=[\w-]{1,63} (?:dot|DOT) )|[(\[{<] ?(?:at|AT|@) ?[)\]}>] ?"
+_DOT = r"(?:\n?\\?\.| (?:dot|DOT) | ?[(\[{<] ?(?:dot|DOT|\.) ?[)\]}>] ?)"
 _NAME = r"""(?:[^\x00-\x20"(),:;<>@\[\\\]\x7f\s]{1,64}|"[^"\n]{1,64}")$"""
 _LABEL = r"[^\x00-,./:-@\[-`{-\x7f\s]{1,63}"
 _TOP = (
@@ -30,7 +30,7 @@ def holds_mail(text: str) -> bool:
         domain = domains.match(text, at.end())
         if domain and not holds(_NOBODY, domain[0].lower()):
             before = text[max(0, at.start() - 67) : at.start()]
-            name = compiled(_NAME).search(before if at[0][0] == "@" else before.rstrip(" "))
+            name = compiled(_NAME).search(before.rstrip("\\" if at[0][0] == "@" else " "))
             if name and name[0].lower() not in _NO_NAMES and holds(r"[^\W_]", name[0]):
                 return True
     return False

@@ -60,15 +60,15 @@ _JWT = r"eyJ[\w\n-]{10,1000}\.\n?[\w\n-]{10}"
 _AWS_SECRET = r"[A-Za-z0-9+/]{40}(?![\w+/=.-])"
 _BEARER = r"authorization[\"']?\s?[:=]\s?[\"']?(?:bearer|basic|token)\s[a-z0-9+/=_.~-]{12}"
 
-_JOINED = r"[\"'\]]{0,2}\s{0,3}(?:=>|:=|\?=|=|:)\s{0,3}"
+_JOINED = r"[\"'\]]{0,2}(?:\s{0,3}(?:=>|:=|\?=|=|:)\s{0,3}|>|\s{1,3}value\s?=\s?)"
 _QUOTED = r"[fbru]?(?P<quote>[\"'`])(?P<quoted>[^\"'`\n\s]{4,200})(?P=quote)"
-_BARE = r"(?P<bare>[^\s\"'`,;&|()\[\]{}<>$]{6,200}+)(?![(\[{$]|<[^/])"
+_BARE = r"(?P<bare>[^\s\"'`,;&|()\[\]{}<>]{6,200}+)(?![(\[{$]|<[^/])"
 _TOKEN_WORDS = (
-    r"secret(?:[_-]?(?:access[_-]?)?key)?|api[_-]?(?:key|token)|access[_-]?(?:key|token)|auth[_-]?(?:key|token)"
-    r"|refresh[_-]?token|private[_-]?token|bearer[_-]?token|token"
+    r"secret(?:[_-]?(?:access[_-]?)?key)?|api[_-]?(?:key|token)|access[_-]?(?:key|token)"
+    r"|auth[_-]?(?:key|token)|sess(?:ion)?[_-]?(?:id|token|key)|refresh[_-]?token|private[_-]?token|bearer[_-]?token|token"
 )
 _PASSWORD_WORDS = (
-    r"pass(?:word|wd|phrase|code|wort)?|pwd|kennwort|mot[ _-]?de[ _-]?passe|mdp|contrase[ñn]a"
+    r"pass(?:word|wd|phrase|code|wort)?|pwd|pw|kennwort|mot[ _-]?de[ _-]?passe|mdp|contrase[ñn]a"
     r"|clave|senha|wachtwoord|has[łl]o|pin[_-]?code|пароль|密码|密碼|パスワード|비밀번호"
 )
 
@@ -89,7 +89,7 @@ def holds_key(text: str) -> bool:
         or any(
             _is_aws_secret(found[0]) for found in occurrences(_AWS_SECRET, text, r"(?<![\w+/.-])")
         )
-        or any(_is_random(value) for value in _values(text.lower(), _TOKEN_WORDS))
+        or any(_is_random(value) for value, _ in _values(text.lower(), _TOKEN_WORDS))
     )
 
 
@@ -125,13 +125,14 @@ def holds_password(text: str) -> bool:
     """What is assigned to something that is called a password, or stands where one does."""
     small = text.lower()
     return (
-        any(_is_password(value) for value in _values(small, _PASSWORD_WORDS))
+        any(_is_password(value, plain=whole) for value, whole in _values(small, _PASSWORD_WORDS))
         or any(
-            _is_password(found[1], least=1)
+            _is_literal(found[1])
             for hint, pattern in _PASSWORD_PLACES.items()
             if hint in small
             for found in compiled(pattern).finditer(small)
         )
+        or any(_is_literal(found[1]) for found in compiled(_SET).finditer(text))
         or holds(r"\$(?:[156y]|2[aby]|argon2id?)\$[./\w$=,+-]{20}", text)
     )
 
@@ -148,30 +149,40 @@ _PASSWORD_PLACES = {
     r"((?=[^\s\"'`]{0,60}\d)(?=[^\s\"'`]{0,60}[^\W\d])[^\s\"'`]{6,60})",
 }
 """What a text with such a place holds, and the place."""
+_SET = r"(?<![A-Za-z0-9_])[A-Z0-9_]{0,40}PASS(?:WORD|WD)?=([^\s\"']{6,100})(?![^\s\"'])"
+"""In the environment, where a word is no name of something else."""
 _PLACEHOLDER = (
-    r"(?i)(?:your|my|the|some|new|old|insert|enter|test|fake)[_.-].*"
-    r"|.*(?:dummy|sample|example|placeholder|change_?me|redacted|your_).*|[x*.#•…_-]+|(?:pass(?:word|wd)?|pwd"
-    r"|secret|user(?:name)?|foo|bar|baz|none|null|nil|true|false|undefined|string|str|value|arg"
-    r"|args|param|key|token|admin|root|guest|sha|md|utf|base|aes|rsa)[_-]?\d*"
+    r"(?:your|my|the|some|new|old|insert|enter|test|fake)[_.-].*|[x*.#•…_-]+"
+    r"|.*(?:dummy|sample|example|placeholder|change_?me|redacted|your_).*|(?:pass(?:word|wd|wort)?"
+    r"|pwd|secret|user(?:name)?|foo|bar|baz|none|null|nil|true|false|undefined|string|str|value"
+    r"|args?|param|key|token|admin|root|guest|sha|md|utf|base|aes|rsa|text|hidden|input|plain"
+    r"|required|optional|invalid|missing|default|forgot|reset|login|postgres|mysql)[_-]?\d{0,2}"
+)
+_PROGRAM = (  # a path, a variable, a small number, an attribute, a template
+    r"[/:].*|~/.*|\.\.?/.*|\$\w+|[a-z_]\w*(?:\.[a-z_]\w*)+|-?\d{1,5}(?:\.\d*)?|%\(?\w*\)?[a-z%]?"
+    r"|.*(?:\$[{(]|\{\{|<[a-z_ -]+>).*|[<{(\[].*"
 )
 
 
-def _values(small: str, words: str) -> Iterator[str]:
-    """What is assigned to names that end with one of ``words``; all is in small letters."""
+def _values(small: str, words: str) -> Iterator[tuple[str, bool]]:
+    """What is assigned to names that end with one of ``words``, and whether it is the text itself:
+    in quotes, or before a semicolon. All is in small letters."""
     name = rf"(?:{words})\d{{0,2}}{_JOINED}"
     for found in compiled(rf"{name}(?:{_QUOTED}|{_BARE})").finditer(small):
-        yield found["quoted"] or found["bare"]
+        whole = found["quote"] is not None or small[found.end() : found.end() + 1] == ";"
+        yield found["quoted"] or found["bare"], whole
 
 
-def _is_password(value: str, least: int = 4) -> bool:
-    """Whether it is a text by itself, and no name, path or placeholder of a program."""
-    return (
-        len(value) >= least
-        and value[0] not in "$<{([%/~.@:"
-        and not compiled(_PLACEHOLDER).fullmatch(value)
-        and (least == 1 or holds(r"\d|[!@#$%^&*+=?~]", value))
-        and not holds(r"^[A-Za-z_][\w]*(?:\.[A-Za-z_]\w*)+$|^-?[\d.]+$|\$\{", value)
-    )
+def _is_password(value: str, *, plain: bool) -> bool:
+    """Whether it looks like one. ``plain``: letters alone may be one, too."""
+    mixed = holds(r"\d|[!@#$%^&*+=?~]", value)
+    return (mixed or (plain and value.isalpha() and len(value) > 5)) and _is_literal(value)
+
+
+def _is_literal(value: str) -> bool:
+    """Whether it stands for itself, and is no name, path or placeholder of a program."""
+    is_placeholder = compiled(_PLACEHOLDER).fullmatch(value.lower())
+    return is_placeholder is None and compiled(_PROGRAM).fullmatch(value) is None
 
 
 def _is_random(value: str) -> bool:

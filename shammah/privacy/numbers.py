@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from shammah.privacy.text import compiled, occurrences, unwrap
 
-SEPARATOR = r"[\s.\-_/]"
+SEPARATOR = r"[\s.\-_/|:*~]"
 LEFT, RIGHT = r"(?<![A-Za-z0-9.\-])(?<!\d )", r"(?![A-Za-z0-9\-]|\.\d| \d)"
 """Around a number of which nothing is left out."""
 
@@ -95,10 +95,10 @@ _CLASSES = {"n": "[0-9]", "a": "[A-Z]", "c": "[A-Z0-9]"}
 def holds_iban(text: str) -> bool:
     """ISO 13616: the first four characters at the end, letters as numbers, 1 modulo 97."""
     text, between = unwrap(text).upper(), rf"{SEPARATOR}{{0,3}}"
-    search, at = compiled(rf"[A-Z]{{2}}{between}\d{between}\d").search, 0
+    search, at = compiled(rf"[A-Z]{between}[A-Z]{between}\d{between}\d").search, 0
     while found := search(text, at):
         at = found.start() + 1
-        structure = _iban_structures().get(found[0][:2])
+        structure = _iban_structures().get(found[0][0] + compiled(r"[A-Z]").findall(found[0])[1])
         rest = compiled(rf"(?:{between}[A-Z0-9]){{11,30}}").match(text, found.end())
         if structure and rest and _is_iban(found[0] + rest[0], structure):
             return True
@@ -239,8 +239,8 @@ _PEOPLE: tuple[Number, ...] = (
     # China, Mexico, France, Spain (DNI, NIE), Italy: sure wherever they stand
     (rf"[1-8]\d{{5}} ?(?:19|20)\d\d{_MONTH}{_DAY} ?\d{{3}}[\dXx]", _china),
     (rf"[A-Z][AEIOUX][A-Z]{{2}}\d\d{_MONTH}{_DAY}[HMX][A-Z]{{5}}[A-Z\d]\d", _mexico),
-    (r"[12] ?\d\d ?(?:0[1-9]|1[0-2]) ?(?:\d\d|2[AB]) ?\d{3} ?\d{3} ?\d\d", _france),
-    (r"(?:\d{8}|[XYZ]-?\d{7})-?[A-HJ-NP-TV-Z]", _spain),
+    (r"[12] ?\d\d ?(?:0[1-9]|1[0-2]) ?(?:\d\d|2[AB]) ?\d{3} ?\d{3}[ /-]{0,3}\d\d", _france),
+    (r"(?:\d{8}-?[A-HJ-NP-TV-Z]|(?i:[XYZ]-?\d{7}-?[A-HJ-NP-TV-Z]))", _spain),
     (r"(?i:[A-Z]{3} ?[A-Z]{3} ?\d\d[A-EHLMPRST]\d\d ?[A-Z]\d{3}[A-Z])", _italy),
     # India, Japan, Brazil, Russia, Germany, Britain, Korea: in their groups
     (r"[2-9]\d{3}([ -])\d{4}\1\d{4}", _india),
@@ -252,7 +252,7 @@ _PEOPLE: tuple[Number, ...] = (
     (rf"\d\d{_MONTH}{_DAY}-\d{{7}}", _korea),
     # the United States (SSN), India (PAN) and Britain (NINO) have no check digit: a rare shape
     (r"[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z]", _any),
-    (r"(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}", _any),
+    (r"(?!000|666|9)\d{3}([ -])(?!00)\d\d\1(?!0000)\d{4}", _any),
     (r"(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?(?:\d\d ?){3}[A-D]", _any),
 )
 _PEOPLE_WORDS = (
@@ -269,7 +269,7 @@ def holds_identity(text: str) -> bool:
     if any(labelled(text, _PEOPLE_WORDS, r"[a-z]{0,5}(?:[ .\-/]?\d){5,17}[a-z\d]{0,3}")):
         return True
     return any(
-        check(compiled(r"[ .\-]").sub("", found[0]).upper())
+        check(compiled(r"[ .\-/]").sub("", found[0]).upper())
         for pattern, check in _PEOPLE
         for found in occurrences(rf"(?:{pattern}){RIGHT}", text, LEFT)
     )

@@ -15,7 +15,11 @@ _INVISIBLE = (
     r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
     r"|\x1b\[[0-9;?]{0,20}[A-Za-z]|[\x00-\x08\x0e-\x1b\x7f]"
 )
-_ESCAPE = r"&(?:#[xX]?[0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});|%[2-7][0-9A-Fa-f]|\\u[0-9A-Fa-f]{4}"
+_ESCAPE = (
+    r"&(?:#[xX]?[0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});|%[2-7][0-9A-Fa-f]"
+    r"|\\(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|[nrt](?![a-z]))|=\r?\n|=[2-7][0-9A-F]"
+)
+_COMBINING = r"[\u0300-\u036f\u0483-\u0489\u20d0-\u20ff]"
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212"
 _STOPS = "\u3002\u00b7\u2022\u30fb"
 _PLAIN = str.maketrans(dict.fromkeys(_DASHES, "-") | dict.fromkeys(_STOPS, "."))
@@ -30,11 +34,12 @@ def normalise(text: str) -> str:
         return text
     # What is invisible only after it is decomposed goes now.
     text = invisible.sub("", unicodedata.normalize("NFKC", text)).translate(_PLAIN)
+    text = compiled(_COMBINING).sub("", text)  # what crosses out, too
     return compiled(r"(?![0-9])\d").sub(lambda found: str(unicodedata.decimal(found[0])), text)
 
 
 def unescape(text: str) -> str:
-    """``text`` in its normal form, with what escapes of HTML, URLs and JSON mean."""
+    """``text`` in its normal form, with what escapes of HTML, URLs, JSON and mail mean."""
     return normalise(compiled(_ESCAPE).sub(_meaning, normalise(text)))
 
 
@@ -49,7 +54,11 @@ def _meaning(found: re.Match[str]) -> str:
         from html import unescape as meaning
 
         return meaning(escape)
-    return chr(int(escape[1:] if escape[0] == "%" else escape[2:], 16))
+    if escape[-1] == "\n":  # where quoted-printable breaks a line
+        return ""
+    if escape[1] in "nrt":
+        return "\n"
+    return chr(int(escape.lstrip("%=\\ux"), 16))
 
 
 def unwrap(text: str) -> str:
