@@ -66,6 +66,8 @@ class Scripted:
         question = request.messages[-1].content
         self.begun.put(request.request_id)
         finish_reason = "stop"
+        if question == "leak":
+            raise asyncio.CancelledError
         if question == "break":
             raise ValueError(f"asked: {question}")
         if question == "wait":
@@ -252,6 +254,14 @@ def test_a_waiting_request_does_not_hold_up_others(running: Running, scripted: S
     running.service.cancel("slow")
     done = running.next()
     assert (done.request_id, done.finish_reason) == ("slow", "cancelled")
+
+
+def test_a_cancellation_that_nobody_asked_for_is_a_failure(running: Running) -> None:
+    skip_start(running)
+    running.service.submit(question("r1", "leak"))
+    failure = running.next()
+    assert isinstance(failure, Failed)
+    assert (failure.code, failure.request_id) == ("internal", "r1")
 
 
 def test_a_second_cancel_does_not_break_off_the_closing(

@@ -226,6 +226,10 @@ class CloudService:
             outcome = Failed("internal", why, "Its log file says more.", request_id)
         else:
             outcome = task.result()
+        ended_so = isinstance(outcome, Done) and outcome.finish_reason == "cancelled"
+        if ended_so and not task.cancelling():  # by a library's own doing, then
+            why = "The cloud worker broke the answer off, though nobody cancelled it."
+            outcome = Failed("internal", why, "Ask again.", request_id)
         ended = outcome.code if isinstance(outcome, Failed) else outcome.finish_reason
         log.info("request %s: %s", request_id, ended)
         self._outlet.reply(outcome)
