@@ -56,7 +56,7 @@ def plan(settings: Settings, revision: str, *, force: bool, as_json: bool) -> in
         print(json.dumps(_document(made), ensure_ascii=False))
     else:
         automatic = settings.model == AUTO
-        echo("\n".join(_lines(made, automatic=automatic)))
+        echo("\n".join(_lines(made, automatic=automatic)), hanging=" " * 12)
     _judge(made.refusals, screen, force=force)
     return ExitCode.OK
 
