@@ -100,8 +100,8 @@ class BatchedEngine:
     def submit(self, request: SequenceRequest) -> None:
         if request.adapter:
             self._shelf.use(request.adapter)
-        self._scheduler.add(request)
         self._samplers[request.request_id] = Sampler(request.sampling, request.prompt)
+        self._scheduler.add(request)
 
     def cancel(self, request_id: str) -> None:
         sequence = self._scheduler.find(request_id)

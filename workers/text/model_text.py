@@ -107,6 +107,8 @@ class ModelText:
             config = _read(directory / CONFIG)
             names, special = _read_names(directory, config)
             template = read_template(directory, config, names)
+        except (KeyboardInterrupt, SystemExit):
+            raise
         except BaseException as error:
             # tokenizers raises plain Exception, or panics, which is none; jinja2 its own.
             raise ShammahError(
