@@ -181,6 +181,13 @@ def test_the_older_file_counts_only_where_the_newer_has_no_table(directory: Path
     assert END_OF_TEXT not in _text(directory, QUESTION)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_an_older_file_that_is_damaged_is_left_out(directory: Path, content: str) -> None:
+    expected = _text(directory, QUESTION)
+    (directory / "special_tokens_map.json").write_text(content)
+    assert _text(directory, QUESTION) == expected
+
+
 @pytest.mark.parametrize("name", ["chatml", "named", "older", "table"])
 def test_transformers_reads_the_same(directory: Path, name: str) -> None:
     from transformers import PreTrainedTokenizerFast

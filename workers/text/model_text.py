@@ -304,12 +304,21 @@ def _read_names(
     As transformers has it: the older file counts, and first, unless the newer one has a table.
     """
     table = config.get("added_tokens_decoder")
-    older = {} if isinstance(table, dict) else _read(directory / NAMES)
+    older = {} if isinstance(table, dict) else _read_older(directory / NAMES)
     every = {**config, **older}
     names = {name: _text(token) for name, token in every.items() if name.endswith("_token")}
     entries = table.values() if isinstance(table, dict) else ()
     special = (_text(one) for one in entries if isinstance(one, dict) and one.get("special"))
     return {name: text for name, text in names.items() if text}, frozenset(filter(None, special))
+
+
+def _read_older(path: Path) -> dict[str, Any]:
+    """The older file, which newer models go without."""
+    try:
+        return _read(path)
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("%s is left out: it cannot be read (%s)", path.name, error)
+        return {}
 
 
 def _text(token: Any) -> str:
