@@ -219,7 +219,7 @@ class World:
         if "crisis" in case.parts:
             return CRISIS
         if "conversation too long" in case.parts:
-            return "word " * 4000
+            return "word " * 8000
         return QUESTION
 
     def _arrange(self, case: Case) -> None:
