@@ -217,10 +217,11 @@ def test_transformers_reads_the_same(directory: Path, name: str) -> None:
 
 @pytest.mark.parametrize("special", [False, True])
 def test_a_token_that_the_weights_do_not_know_is_written_without_it(
-    directory: Path, special: bool
+    directory: Path, special: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     (extra,) = _add(directory, "<extra>", special=special)
     text = ModelText.load(directory)
+    assert f"no token {extra}, '<extra>'" in caplog.text
     assert max(text.encode([("user", "what is <extra>?")], ask=True)) < extra
     assert text.decode(text.encode_text("what is <extra>?")) == "what is <extra>?"
     encoder = ChatEncoder(text)

@@ -226,12 +226,14 @@ class ModelText:
         added = self.tokenizer.get_added_tokens_decoder()
         texts = [self._name(number) for number in self.hidden]
         for number, token in added.items():
-            foreign = self._vocabulary and number >= self._vocabulary
+            foreign = bool(self._vocabulary) and number >= self._vocabulary
+            if foreign:
+                log.warning("the weights know no token %d, %r: it is text", number, token.content)
             if foreign or (token.content in written and not token.content.isspace()):
                 texts.append(token.content)
         known = {token.content: token for token in added.values()}
         self.tokenizer.add_special_tokens([_as_special(text, known.get(text)) for text in texts])
-        longest_first = sorted(set(texts), key=len, reverse=True)
+        longest_first = sorted(filter(None, set(texts)), key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def _find_normalized(self) -> tuple[str, ...]:
