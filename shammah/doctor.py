@@ -30,12 +30,13 @@ from shammah.bus.messages import Failed, NotAvailable
 from shammah.cgroups import memory_left, memory_limits
 from shammah.config import PUBLIC_HUB, Settings, home_directory, load_settings
 from shammah.config_report import changed_settings, for_strangers, without_secrets
+from shammah.doctor_choices import list_choices
 from shammah.doctor_probes import Problem, network_problems, probe_network, probe_start
 from shammah.doctor_report import HANGING, report
 from shammah.errors import ExitCode, ShammahError
 from shammah.folding import fold
 from shammah.machine import look
-from shammah.models import GIB, check_model_name, hub_cache, is_offline
+from shammah.models import GIB, Machine, check_model_name, hub_cache, is_offline
 from shammah.repl.screen import Screen
 from shammah.wording import describe_state, printable
 
@@ -128,6 +129,7 @@ def _document(
     if network:
         document["network"] = timed("network", lambda: probe_network(settings, environ, problems))
     document |= timed("libraries", lambda: _examination(settings, environ, model, licence))
+    document["choices"] = list_choices(settings, _as_machine(document["machine"]))
     document["took"] = took
     problems += _judge(document, cloud=cloud)
     return document
@@ -190,6 +192,11 @@ def _machine(environ: Mapping[str, str]) -> Part:
         "gpu_memory": found.gpu_memory,
         "mps": found.mps,
     }
+
+
+def _as_machine(found: Part) -> Machine:
+    memory = min(found["memory"], found["memory_limit"] or found["memory"])
+    return Machine(memory, gpu_memory=found["gpu_memory"], mps=found["mps"])
 
 
 def _directories(

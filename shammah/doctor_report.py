@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from shammah.doctor_choices import FORMS, describe_choices
 from shammah.invocation import as_invoked
 from shammah.models import GIB
 from shammah.wording import describe_size, printable
 
 Part = Mapping[str, Any]
 
-FORMS = {"int8": "8-bit weights", "int4": "4-bit weights"}
 WIDTH = 11
 HANGING = " " * (WIDTH + 1)
 """Where a line goes on that is too long for the terminal."""
@@ -52,6 +52,11 @@ def _facts(document: Part) -> Iterator[tuple[str, str]]:
     changed = [f"{name} = {value}" for name, value in document["settings"].items()]
     yield "settings", "; ".join(changed) or "all as they come"
     yield from _model(document.get("model", {}))
+    machine = document["machine"]
+    memory = min(machine["memory"], machine["memory_limit"] or machine["memory"])
+    bandwidth = document.get("speed", {}).get("bandwidth", 0.0)
+    for number, line in enumerate(describe_choices(document["choices"], memory, bandwidth)):
+        yield "" if number else "auto", as_invoked(line)
     yield from _speed(document.get("speed", {}))
     kernels = document.get("kernels", {})
     if "compiled" in kernels:

@@ -276,15 +276,26 @@ def _raw(context: Context) -> None:
         screen.hint("Answers are shown as they are written.")
 
 
-def _config(context: Context) -> None:
-    from shammah.config_report import changed_settings, written
+_SINCE = {"model": "--model or /model", "licence": "--licence"}
+"""What else decides a setting of a prompt, beside its file and the environment."""
 
-    settings = context.session.settings
-    changed = changed_settings(settings, Settings(settings.home))
-    lines = [written(name, value) for name, value in changed]
-    for line in lines or ["All settings are the defaults."]:
-        context.screen.line(printable(line))
-    context.screen.hint(f"Their file is {settings.home / 'config.toml'}.")
+
+def _config(context: Context) -> None:
+    from shammah.config_report import changed_settings, explain_settings, written
+
+    session, screen = context.session, context.screen
+    settings = session.settings
+    sources = {one.name: one for one in explain_settings(session.environ)}
+    changed = list(changed_settings(settings, Settings(settings.home)))
+    for name, value in changed:
+        source = sources[name]
+        whence = source.whence if source.value == value else _SINCE.get(name, "since the start")
+        screen.line(printable(f"{written(name, value)}   ({whence})"))
+    if not changed:
+        screen.line("All settings are the defaults.")
+    file = settings.home / "config.toml"
+    if not file.exists():
+        screen.hint(f"There is no {file} yet: `shammah config set NAME VALUE` makes it.")
 
 
 def _cost(context: Context) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shammah.errors import ShammahError
+from shammah.repl.terminal import echo_on
 
 EDITORS = ("editor", "nano", "vi")
 """What is looked for where neither ``VISUAL`` nor ``EDITOR`` says which."""
@@ -49,7 +50,8 @@ def _run_editor(file: str) -> None:
     chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     for command in [chosen] if chosen else EDITORS:
         try:
-            status = subprocess.call([*shlex.split(command), file])
+            with echo_on():
+                status = subprocess.call([*shlex.split(command), file])
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ from shammah.repl import block, paste
 from shammah.repl.editor import Editor
 from shammah.repl.interrupts import Interrupts
 from shammah.repl.screen import Screen
-from shammah.repl.terminal import CLEAR_LINE, pending_line, read_paste, wait_line
+from shammah.repl.terminal import CLEAR_LINE, echo_off, pending_line, read_paste, wait_line
 from shammah.wording import printable
 
 PROMPT = "> "
@@ -35,6 +36,7 @@ class Lines:
         self._screen = screen
         self._before_editor = before_editor
         self._first = True
+        self._hidden = contextlib.ExitStack()
         self._held = ""  # taken from the terminal with what came before it
 
     def read(self) -> str:
@@ -52,7 +54,10 @@ class Lines:
         if first:
             line = self._wait_line(self._editor.ready_fd)
             if line is not None:
-                return self._complete(line, shown=True)
+                line = self._complete(line, shown=True)
+                self._hide_typed()
+                return line
+            self._hide_typed()
             os.write(1, CLEAR_LINE)  # the editor shows the prompt and what was typed again
             self._before_editor()
         if "\n" in self._held:
@@ -62,6 +67,15 @@ class Lines:
         if line is None:
             return self._editor.read(held)
         return self._complete(line, shown=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._hidden.close()
+
+    def _hide_typed(self) -> None:
+        """From now on the editor shows what is typed, and nobody else: between two of its lines
+        the terminal would, in the middle of what is being written."""
+        self._hidden.enter_context(echo_off())
 
     def _complete(self, line: str, *, shown: bool) -> str:
         """A line that the terminal has handed over, with the rest of what it begins.

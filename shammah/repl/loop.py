@@ -153,6 +153,7 @@ class Repl:
             pass  # OSError: the terminal is gone
         finally:
             download = download_under_way(self.switch.show(self._session.view().local))
+            self._lines.close()
             self.switch.close()
             self._keep()
             self._history.close()

@@ -159,6 +159,11 @@ def confirm(question: str, *, enter: bool = False) -> bool:
     return said.strip().lower() in ("y", "yes") or (enter and said == "\n")
 
 
+def echo_on() -> AbstractContextManager[None]:
+    """Let what is typed be seen meanwhile: for a program that is not ours."""
+    return _echo(True)
+
+
 def echo_off() -> AbstractContextManager[None]:
     """Let what is typed during an answer wait unseen; the next prompt shows it."""
     return _echo(False)

@@ -154,6 +154,25 @@ def test_what_is_typed_during_an_answer_is_not_shown_in_it(terminal: Terminal, h
     assert "INTRUDER" not in terminal.expect("x y z")
 
 
+def test_what_is_typed_between_two_prompts_is_not_shown_in_what_is_said(
+    terminal: Terminal,
+) -> None:
+    """The editor gives the terminal back while a command says something."""
+    terminal.ask("hello")
+    terminal.wait_answer()
+    terminal.wait_editor()
+    echoes = set()
+    for number in range(20):
+        terminal.ask(f"/none{number}")
+        echoes |= {terminal.echoes for _ in range(10_000)}
+    terminal.expect("There is no command /none19")
+    assert echoes == {False}
+    terminal.wait_editor()
+    terminal.type(CTRL_D)
+    assert terminal.end() == 0
+    assert terminal.is_sane()
+
+
 def test_several_lines_pasted_into_the_editor_are_one_question(
     terminal: Terminal, record: Record
 ) -> None:

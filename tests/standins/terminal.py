@@ -48,7 +48,7 @@ class Terminal:
         self.child.ptyproc.delayafterclose = 0
         self.pid = int(self.child.pid)
         self.output = ""
-        self._side = os.open(os.ttyname(self.child.child_fd), os.O_RDWR | os.O_NOCTTY)
+        self._modes: int | None = None
 
     def type(self, *texts: str) -> None:
         for text in texts:
@@ -82,6 +82,7 @@ class Terminal:
     def end(self) -> int:
         """Wait until it has ended; its exit status (128 + n: signal n)."""
         self.output += str(self.child.read())
+        self._modes = self._look()
         self.child.close()
         if self.child.signalstatus is not None:
             return 128 + int(self.child.signalstatus)
@@ -92,16 +93,23 @@ class Terminal:
         """All of the output without escape sequences."""
         return SEQUENCE.sub("", self.output)
 
+    @property
+    def echoes(self) -> bool:
+        """Whether the terminal itself shows what is typed."""
+        return bool(self._look() & termios.ECHO)
+
     def is_sane(self) -> bool:
-        """Whether the terminal echoes and hands over whole lines, as a shell wants it."""
-        local = termios.tcgetattr(self._side)[3]
+        """Whether the terminal echoes and hands over whole lines, as a shell wants it; after its
+        `end`, whether it was left so."""
         wanted = termios.ECHO | termios.ICANON | termios.ISIG
-        return local & wanted == wanted
+        return (self._look() if self._modes is None else self._modes) & wanted == wanted
+
+    def _look(self) -> int:
+        """The local modes of the terminal, which both of its ends have."""
+        return int(termios.tcgetattr(self.child.child_fd)[3])
 
     def hang_up(self) -> None:
         """Close the window."""
-        os.close(self._side)
-        self._side = -1
         # By its owner: the number will be another file's, which must not be closed later.
         self.child.ptyproc.fileobj.close()
         self.child.ptyproc.closed = self.child.closed = True
@@ -126,8 +134,7 @@ class Terminal:
         if self.child.isalive():
             os.kill(self.pid, signal.SIGKILL)
             self.child.wait()
-        if self._side >= 0:
-            os.close(self._side)
+        if not self.child.closed:
             self.child.close()
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from shammah.config import CloudSettings, PrivacySettings, Settings
+from shammah.config import CloudSettings, PrivacySettings, Settings, load_settings
 from shammah.config_report import changed_settings, for_strangers, shown, without_secrets, written
 from shammah.repl.commands import COMMANDS, Context
+from tests.standins.sandbox import Sandbox
 
 SETTINGS = Settings(
     Path("/home/me/.shammah"),
@@ -21,12 +23,35 @@ SETTINGS = Settings(
 CHANGED = dict(changed_settings(SETTINGS, Settings(SETTINGS.home)))
 
 
-def test_the_prompt_shows_what_config_show_does() -> None:
+def at_the_prompt(settings: Settings, **environ: str) -> tuple[list[str], list[str]]:
+    """The lines of /config, and where each is said to come from."""
     lines: list[str] = []
-    screen = SimpleNamespace(line=lines.append, hint=lines.append)
-    context = SimpleNamespace(session=SimpleNamespace(settings=SETTINGS), screen=screen)
-    COMMANDS["config"][1](cast(Context, context))
-    assert lines[:-1] == [written(name, value) for name, value in CHANGED.items()]
+    hints: list[str] = []
+    screen = SimpleNamespace(line=lines.append, hint=hints.append)
+    session = SimpleNamespace(settings=settings, environ={"HOME": "/none", **environ})
+    COMMANDS["config"][1](cast(Context, SimpleNamespace(session=session, screen=screen)))
+    parts = [line.rpartition("   ") for line in lines if line.endswith(")")]
+    return [line for line, _, _ in parts], [whence for _, _, whence in parts] + hints
+
+
+def test_the_prompt_says_where_each_setting_comes_from(sandbox: Sandbox) -> None:
+    home = sandbox.shammah_home
+    environ = {"SHAMMAH_HOME": str(home), "SHAMMAH_MODEL": "starter"}
+    settings = load_settings(environ)
+    lines, whence = at_the_prompt(settings, **environ)
+    assert lines == ['model = "starter"']
+    assert whence[0] == "(SHAMMAH_MODEL)"
+    assert "There is no" in whence[1]
+    (home / "config.toml").write_text('[cloud]\nuse = "ask"\n')
+    settings = replace(load_settings(environ), model="7B")
+    lines, whence = at_the_prompt(settings, **environ)
+    assert lines == ['model = "7B"', 'cloud.use = "ask"']
+    assert whence == ["(--model or /model)", f"({home}/config.toml:2)"]
+
+
+def test_the_prompt_shows_what_config_show_does() -> None:
+    lines, _ = at_the_prompt(SETTINGS)
+    assert lines == [written(name, value) for name, value in CHANGED.items()]
     assert "cloud.api_key = (set)" in lines
     assert 'cloud.base_url = "https://api.example/"' in lines
     assert 'privacy.words = ["Alice"]' in lines
