@@ -183,8 +183,9 @@ class _Case:
         there = Arm(category, Target.CLOUD, view.cloud_model)
         not_ready = None if isinstance(view.local, Ready) else self._absence()
         obstacle = Reason.PRIVATE if self.wish.private else self._obstacle()
+        sums = self.question.sums
         return (
-            measured.forecast(here, self.snapshot, not_ready, view.local_active),
+            measured.forecast(here, self.snapshot, not_ready, view.local_active, sums=sums),
             measured.forecast(there, self.snapshot, obstacle, 0),
         )
 

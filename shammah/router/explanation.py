@@ -9,7 +9,7 @@ _WHY = {
     Reason.PRIVATE: "the question is private, and nothing private leaves this machine",
     Reason.CRISIS: "somebody may be in danger, and then the best answerer there is, is asked",
     Reason.USER: "you asked for it",
-    Reason.MODEL_READY: "the local model was ready and good enough at such questions",
+    Reason.MODEL_READY: "the local model was ready, and nothing seen so far speaks against it",
     Reason.MODEL_NOT_READY: "the local model was not ready",
     Reason.MODEL_UNKNOWN: "nothing was known of the local model yet",
     Reason.MODEL_SILENT: "the local model's worker was there, but did not respond in time",
@@ -74,11 +74,13 @@ def as_document(decision: RouteDecision) -> dict[str, object]:
 def _describe(one: Alternative) -> str:
     name = one.arm.model or "not known yet"
     name += f" with {one.arm.adapter}" if one.arm.adapter else ""
-    expected = f"{one.quality:.0%} good answers expected, at least {one.bound:.0%}"
-    expected += (
-        f" (from the weight of {one.evidence:.1f} answers)" if one.evidence else " (a guess)"
-    )
-    parts = [f"{GOOD_ENOUGH:.0%} is enough"] if one.arm.target is Target.LOCAL else []
+    data = f"from the weight of {one.evidence:.1f} answers" if one.evidence else "a guess, no data"
+    expected = f"{one.quality:.0%} good answers expected, at least {one.bound:.0%} ({data})"
+    parts = []
+    if one.arm.target is Target.LOCAL and not one.evidence:
+        parts.append("asked until its answers speak against it")
+    elif one.arm.target is Target.LOCAL:
+        parts.append(f"{GOOD_ENOUGH:.0%} is enough; trusted with {one.trust:.0%}")
     if one.ttft_s:
         parts.append(f"first token in {one.ttft_s:.1f} s")
     if one.tokens_per_second:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shammah.bus.messages import Ready
+from shammah.router.first_guess import guess_quality
 from shammah.router.route import Alternative, Arm, Reason, Target, View
 from shammah.router.statistics import Snapshot, wilson
 
@@ -35,10 +36,15 @@ class Prior:
 PRIORS = {Target.LOCAL: Prior(9.0, 10.0), Target.CLOUD: Prior(19.0, 20.0)}
 
 
-def forecast(arm: Arm, snapshot: Snapshot, obstacle: Reason | None, ahead: int) -> Alternative:
-    """What is to be expected of an arm; ``ahead`` questions come before this one."""
+def forecast(
+    arm: Arm, snapshot: Snapshot, obstacle: Reason | None, ahead: int, *, sums: bool = False
+) -> Alternative:
+    """What is to be expected of an arm; ``ahead`` questions come before this one; ``sums``: it is
+    to calculate."""
     tally, prior = snapshot.tally(arm), PRIORS[arm.target]
-    successes, trials = prior.successes + tally.successes, prior.trials + tally.trials
+    trials = prior.trials + tally.trials
+    trust, _ = wilson(prior.successes + tally.successes, trials, Z)
+    successes = prior.trials * guess_quality(arm, sums=sums) + tally.successes
     low, _ = wilson(successes, trials, Z)
     pace = snapshot.pace(arm)
     return Alternative(
@@ -50,6 +56,7 @@ def forecast(arm: Arm, snapshot: Snapshot, obstacle: Reason | None, ahead: int) 
         pace.tokens_per_second,
         pace.cost,
         obstacle,
+        trust,
     )
 
 
@@ -57,7 +64,7 @@ def objection(local: Alternative, cloud: Alternative) -> Reason | None:
     """Why the local model should not answer; ``None``: it should."""
     if local.ttft_s > PATIENCE_S and cloud.ttft_s < local.ttft_s:
         return Reason.BUSY
-    if local.bound < min(GOOD_ENOUGH, cloud.quality):
+    if local.trust < min(GOOD_ENOUGH, cloud.quality):
         return Reason.LOW_CONFIDENCE
     return None
 

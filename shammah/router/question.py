@@ -5,6 +5,7 @@ from __future__ import annotations
 from shammah.bus.messages import ChatMessage
 from shammah.router.categories import categorize
 from shammah.router.crisis import detect_danger
+from shammah.router.first_guess import is_sum
 from shammah.router.route import Question
 
 BYTES_PER_TOKEN = 4.0
@@ -16,7 +17,8 @@ MESSAGE_TOKENS = 5
 def examine(conversation: tuple[ChatMessage, ...]) -> Question:
     """The question is the last message; what counts for the length is all of them."""
     text = conversation[-1].content
-    return Question(categorize(text), detect_danger(text), estimate_tokens(conversation))
+    tokens = estimate_tokens(conversation)
+    return Question(categorize(text), detect_danger(text), tokens, is_sum(text))
 
 
 def estimate_tokens(conversation: tuple[ChatMessage, ...]) -> int:

@@ -93,6 +93,7 @@ class Question:
     category: Category = Category.OTHER
     danger: Danger | None = None
     tokens: int = 0
+    sums: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +116,10 @@ class Alternative:
     """What was to be expected of one answerer at the time of the decision.
 
     ``quality`` is the expected share of good answers, ``bound`` what it is at least (both 0 to
-    1), ``evidence`` the weight of the labels behind them, in answers. ``ttft_s`` (seconds),
-    ``tokens_per_second`` and ``cost`` (US dollars) are 0 while nothing was measured.
-    ``obstacle``: why it could not be asked at all.
+    1), ``trust`` that bound with the benefit of the doubt, which decides. ``evidence`` is the
+    weight of the labels behind them, in answers. ``ttft_s`` (seconds), ``tokens_per_second`` and
+    ``cost`` (US dollars) are 0 while nothing was measured. ``obstacle``: why it could not be
+    asked at all.
     """
 
     arm: Arm
@@ -128,6 +130,7 @@ class Alternative:
     tokens_per_second: float = 0.0
     cost: float = 0.0
     obstacle: Reason | None = None
+    trust: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

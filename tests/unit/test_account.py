@@ -34,7 +34,7 @@ def lines(account: Account) -> list[str]:
 def test_an_answer_is_told_with_its_decision_and_its_course() -> None:
     told = lines(Account().routed(decided(), 1.25).ended(DONE, "t1"))
     assert told[0].startswith("The local model answered, because")
-    assert told[2].startswith("  local (starter): 90% good answers expected")
+    assert told[2].startswith("  local (starter): 30% good answers expected")
     assert told[4].startswith("  cloud (claude): 95% good answers expected")
     assert "cost not known then" in told[5]
     assert told[6] == (

@@ -340,7 +340,7 @@ def test_the_alternatives_tell_what_was_known() -> None:
     decided = replace(Case(), snapshot=snapshot, view=view).decide("measured")
     assert isinstance(decided, RouteDecision)
     local, cloud = decided.alternatives
-    assert (local.arm, local.quality, local.evidence) == (HERE, 0.9, 10.0)
+    assert (local.arm, local.quality, local.evidence) == (HERE, 0.75, 10.0)
     assert local.bound < local.quality
     assert local.ttft_s == 3.0  # one question is before it
     assert (cloud.arm, cloud.cost, cloud.obstacle) == (THERE, 0.004, None)
