@@ -11,6 +11,7 @@ import pytest
 
 from shammah.account import Account
 from shammah.bus.messages import Provenance
+from shammah.config import CloudSettings, Settings
 from shammah.conversation import Conversation, Turn
 from shammah.history.recorder import Recorder
 from shammah.history.records import Record
@@ -37,13 +38,14 @@ class World:
         self._answer = answer
         for question in earlier:
             self._keep(turn(question, "first"))
-        gate = SimpleNamespace(judge=lambda *_, **__: Mark(False), private=False)
+        gate = SimpleNamespace(judge=lambda *_, **__: Mark(False), private=False, never=False)
         quiet = SimpleNamespace(**{name: lambda _: None for name in ("answer", "hint", "line")})
         routing = SimpleNamespace(label=lambda *_: False)
+        settings = Settings(Path("nowhere"), cloud=CloudSettings(api_key="sk-planted"))
         self.context: Any = SimpleNamespace(
             conversation=self.conversation,
             history=self.history,
-            session=SimpleNamespace(gate=gate, cloud=object(), routing=routing),
+            session=SimpleNamespace(gate=gate, cloud=object(), routing=routing, settings=settings),
             screen=quiet,
             person=SimpleNamespace(ask=self._ask, inquire=lambda _: None, wish=Wish()),
             argument="",

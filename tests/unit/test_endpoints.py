@@ -200,9 +200,10 @@ class TestTheLock:
         def denied(*_arguments: object) -> int:
             raise PermissionError(errno.EACCES, "Permission denied")
 
-        monkeypatch.setattr(os, "open", denied)
-        with pytest.raises(ShammahError) as failed:
-            lock_holder(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", denied)  # what clears up after the test opens, too
+            with pytest.raises(ShammahError) as failed:
+                lock_holder(path)
         assert "Permission denied" in failed.value.message
         assert failed.value.hint == f"`chmod 700 {path.parent}` lets you in."
 
