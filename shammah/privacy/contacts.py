@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shammah.privacy.numbers import labelled
+from shammah.privacy.numbers import AFTER_DATE, labelled
 from shammah.privacy.text import compiled, holds, occurrences
 
 # --- mail ---------------------------------------------------------------------------------
@@ -12,7 +12,7 @@ _DOT = r"(?:\n?\\?\.| (?:dot|DOT) | ?[(\[{<] ?(?:dot|DOT|\.) ?[)\]}>] ?)"
 _NAME = r"""(?:[^\x00-\x20"(),:;<>@\[\\\]\x7f\s]{1,64}|"[^"\n]{1,64}")$"""
 _LABEL = r"[^\x00-,./:-@\[-`{-\x7f\s]{1,63}"
 _TOP = (
-    r"(?:xn--[A-Za-z0-9-]{2,59}|[A-Za-z]{2,24}(?![A-Za-z0-9-])"
+    r"(?:[xX][nN]--[A-Za-z0-9-]{2,59}|[A-Za-z]{2,24}(?![A-Za-z0-9-])"
     r"|(?![A-Za-z])[^\W\d_][^\x00-\x7f\s]{1,23})"
 )
 _NOBODY = (  # domains of RFC 2606, and what systemd calls a unit
@@ -38,8 +38,8 @@ def holds_mail(text: str) -> bool:
 
 # --- telephone ----------------------------------------------------------------------------
 
-_LEFT = r"(?<![A-Za-z0-9_/+#$€£\-])(?<!\d[ .,:=])"
-_RIGHT = r"(?![A-Za-z0-9_/]|[ .,:\-]\d)"
+_LEFT = rf"(?<![A-Za-z0-9+#$€£\-])(?<!\d[.,:/=]){AFTER_DATE}"
+_RIGHT = r"(?![A-Za-z0-9]|[ .,:/\-]\d)"
 _COUNTRY = (  # E.164: country codes, and how many digits may follow
     r"1[2-9]\d\d[2-9]\d{6}|7\d{10}|2(?:0|7|[1-69]\d)\d{6,10}|3(?:[0-469]|[578]\d)\d{7,11}"
     r"|4[013-9]\d{7,11}|42\d{8,10}|5\d{8,12}|6[0-6]\d{8,10}|6[789]\d{6,9}|8[1246]\d{8,11}"
@@ -81,7 +81,7 @@ def holds_phone(text: str) -> bool:
     """A number with its country, in the groups of one, or after a word that says what it is."""
     number = r"\+?\(?\d(?:[ .\-/()]{0,2}\d){5,14}"
     return (
-        any(_is_abroad(found[0]) for found in occurrences(_ABROAD, text, r"(?<![A-Za-z0-9_.)])"))
+        any(_is_abroad(found[0]) for found in occurrences(_ABROAD, text, r"(?<![A-Za-z0-9.)])"))
         or any(
             _is_home(found[0])
             for form in _HOME
@@ -113,16 +113,16 @@ def _is_home(number: str) -> bool:
 
 # --- the network --------------------------------------------------------------------------
 
-_IP4 = r"(?:\d{1,3}(?:\.|\[\.\])){3}\d{1,3}(?![\w\-]|\.\w)"
-_IP6 = r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]{1,34}(?:(?:\d{1,3}\.){3}\d{1,3})?(?![\w:]|\.\d)"
+_IP4 = r"(?:\d{1,3}(?:\.|\[\.\])){3}\d{1,3}(?![A-Za-z0-9\-]|\.\w)"
+_IP6 = r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]{1,34}(?:(?:\d{1,3}\.){3}\d{1,3})?(?![A-Za-z0-9:]|\.\d)"
 
 
 def holds_ip(text: str) -> bool:
     """An address of a machine, but not of this one, of nobody, or of an example."""
     return any(
         _is_ip(found[0].replace("[.]", "."))
-        for pattern in (_IP4, _IP6)
-        for found in occurrences(pattern, text, r"(?<![\w:.\-])")
+        for pattern, left in ((_IP4, r"(?<![A-Za-z0-9.\-])"), (_IP6, r"(?<![A-Za-z0-9:.])"))
+        for found in occurrences(pattern, text, left)
         if "." in found[0] or found[0].count(":") > 1
     )
 

@@ -57,7 +57,7 @@ age             AGE-SECRET-KEY-1  u50
 and how much of that there is at least."""
 
 _JWT = r"eyJ[\w\n-]{10,1000}\.\n?[\w\n-]{10}"
-_AWS_SECRET = r"[A-Za-z0-9+/]{40}(?![\w+/=.-])"
+_AWS_SECRET = r"[A-Za-z0-9+/]{40}(?![A-Za-z0-9+/=-]|\.\w)"
 _BEARER = r"authorization[\"']?\s?[:=]\s?[\"']?(?:bearer|basic|token)\s[a-z0-9+/=_.~-]{12}"
 
 _JOINED = r"[\"'\]]{0,2}(?:\s{0,3}(?:=>|:=|\?=|=|:)\s{0,3}|>|\s{1,3}value\s?=\s?)"
@@ -87,7 +87,8 @@ def holds_key(text: str) -> bool:
         or any(occurrences(r"8Q~[\w~.-]{30}", text, r"(?<=[\w~.]{3})"))  # Azure
         or holds(_BEARER, text.lower())
         or any(
-            _is_aws_secret(found[0]) for found in occurrences(_AWS_SECRET, text, r"(?<![\w+/.-])")
+            _is_aws_secret(found[0])
+            for found in occurrences(_AWS_SECRET, text, r"(?<![A-Za-z0-9+/.-])")
         )
         or any(_is_random(value) for value, _ in _values(text.lower(), _TOKEN_WORDS))
     )
@@ -114,7 +115,7 @@ def holds_private_key(text: str) -> bool:
         holds(r"-\s?BEGIN\s(?:[A-Z0-9]{1,20}\s){0,3}PRIVATE\sKEY", text, re.IGNORECASE)
         or holds(r"PuTTY-User-Key-File-[0-9]", text, re.IGNORECASE)
         # PKCS #8, PKCS #1, SEC 1 and OpenSSH without a header; WireGuard
-        or holds(r"\bMII[A-Za-z0-9+/]{2,5}IBA(?:DANBgk|AKC)|\bb3BlbnNzaC1rZXktdjE", text)
+        or holds(r"MII[A-Za-z0-9+/]{2,5}IBA(?:DANBgk|AKC)|b3BlbnNzaC1rZXktdjE", text)
         or holds(r"\bPrivateKey\s{0,3}=\s{0,3}[A-Za-z0-9+/]{42}", text)
         # JSON Web Key
         or (holds(r"[\"']kty[\"']", text) and holds(r"[\"']d[\"']\s?:\s?[\"'][\w-]{20}", text))

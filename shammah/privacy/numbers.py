@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from shammah.privacy.text import compiled, occurrences, unwrap
 
 SEPARATOR = r"[\s.\-_/|:*~]"
-LEFT, RIGHT = r"(?<![A-Za-z0-9.\-])(?<!\d )", r"(?![A-Za-z0-9\-]|\.\d| \d)"
+AFTER_DATE = r"(?:(?<!\d )|(?<=-\d\d )|(?<=:\d\d )|(?<=[./]\d{4} ))"
+LEFT, RIGHT = rf"(?<![A-Za-z0-9.\-]){AFTER_DATE}", r"(?![A-Za-z0-9\-]|\.\d| \d)"
 """Around a number of which nothing is left out."""
 
 # --- payment cards ------------------------------------------------------------------------
@@ -64,9 +65,13 @@ def _in_table(text: str, start: int, end: int) -> bool:
     before = compiled(r"[\d \t.\-_/]*$").search(text[max(0, start - 200) : start])
     after = compiled(r"[\d \t.\-_/]*").match(text, end, end + 200)
     row = (before[0] if before else "") + text[start:end] + (after[0] if after else "")
-    groups = compiled(r"\d+").findall(row)
-    fours = ["".join(groups[at : at + 4]) for at in range(0, len(groups), 4)]
-    return len(groups) > 7 and len(groups[0]) > 2 and not all(map(_is_card, fours))
+    fours = compiled(r"(?<!\d)\d{4}(?!\d)").findall(row)
+    cards = any(  # a year may stand before and behind them
+        all(_is_card("".join(fours[at : at + 4])) for at in range(first, len(fours) - 3, 4))
+        for first in (0, 1)
+        if (len(fours) - first) % 4 < 2
+    )
+    return len(fours) > 6 and not cards
 
 
 def _luhn(digits: str) -> bool:
@@ -238,7 +243,7 @@ _MONTH = r"(?:0[1-9]|1[0-2])"
 _PEOPLE: tuple[Number, ...] = (
     # China, Mexico, France, Spain (DNI, NIE), Italy: sure wherever they stand
     (rf"[1-8]\d{{5}} ?(?:19|20)\d\d{_MONTH}{_DAY} ?\d{{3}}[\dXx]", _china),
-    (rf"[A-Z][AEIOUX][A-Z]{{2}}\d\d{_MONTH}{_DAY}[HMX][A-Z]{{5}}[A-Z\d]\d", _mexico),
+    (rf"(?i:[A-Z][AEIOUX][A-Z]{{2}}\d\d{_MONTH}{_DAY}[HMX][A-Z]{{5}}[A-Z\d]\d)", _mexico),
     (r"[12] ?\d\d ?(?:0[1-9]|1[0-2]) ?(?:\d\d|2[AB]) ?\d{3} ?\d{3}[ /-]{0,3}\d\d", _france),
     (r"(?:\d{8}-?[A-HJ-NP-TV-Z]|(?i:[XYZ]-?\d{7}-?[A-HJ-NP-TV-Z]))", _spain),
     (r"(?i:[A-Z]{3} ?[A-Z]{3} ?\d\d[A-EHLMPRST]\d\d ?[A-Z]\d{3}[A-Z])", _italy),

@@ -16,9 +16,11 @@ _INVISIBLE = (
     r"|\x1b\[[0-9;?]{0,20}[A-Za-z]|[\x00-\x08\x0e-\x1b\x7f]"
 )
 _ESCAPE = (
-    r"&(?:#[xX]?[0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});|%[2-7][0-9A-Fa-f]"
-    r"|\\(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|[nrt](?![a-z]))|=\r?\n|=[2-7][0-9A-F]"
+    r"&(?:#[xX]?[0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});|(?:%[0-9A-Fa-f]{2})+"
+    r"|\\(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|[nrt](?![a-z])|[\"'/])"
 )
+_BROKEN = r"=\n|(?:=[0-9A-F]{2})+"
+"""What quoted-printable makes of the end of a line, and of other characters than letters."""
 _COMBINING = r"[\u0300-\u036f\u0483-\u0489\u20d0-\u20ff]"
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212"
 _STOPS = "\u3002\u00b7\u2022\u30fb"
@@ -29,7 +31,7 @@ def normalise(text: str) -> str:
     """``text`` without what is not seen; compatibility forms, dashes, digits and stops are those
     of ASCII."""
     invisible = compiled(_INVISIBLE)
-    text = invisible.sub("", text)
+    text = invisible.sub("", text).replace("\r\n", "\n")
     if text.isascii():
         return text
     # What is invisible only after it is decomposed goes now.
@@ -38,27 +40,32 @@ def normalise(text: str) -> str:
     return compiled(r"(?![0-9])\d").sub(lambda found: str(unicodedata.decimal(found[0])), text)
 
 
-def unescape(text: str) -> str:
-    """``text`` in its normal form, with what escapes of HTML, URLs, JSON and mail mean."""
-    return normalise(compiled(_ESCAPE).sub(_meaning, normalise(text)))
-
-
 def forms(text: str) -> Iterable[str]:
-    """Each different form in which ``text`` is compared."""
-    return dict.fromkeys((text, normalise(text), unescape(text))) if text else ()
+    """Each different form in which ``text`` is compared: as it is, in its normal form, and with
+    what escapes of HTML, URLs and JSON mean, and those of mail."""
+    if not text:
+        return ()
+    normal = normalise(text)
+    escaped = normalise(compiled(_ESCAPE).sub(_meaning, normal))
+    mailed = normal
+    if holds(r"=(?:\n|3D|40|[A-F][0-9A-F])", normal):
+        mailed = normalise(compiled(_BROKEN).sub(_meaning, normal))
+    return dict.fromkeys((text, normal, escaped, mailed))
 
 
 def _meaning(found: re.Match[str]) -> str:
     escape = found[0]
     if escape[0] == "&":
-        from html import unescape as meaning
+        from html import unescape
 
-        return meaning(escape)
-    if escape[-1] == "\n":  # where quoted-printable breaks a line
-        return ""
+        return unescape(escape)
+    if escape[0] in "%=":
+        return bytes.fromhex(escape.strip("=\n").translate({37: None, 61: None})).decode(
+            errors="replace"
+        )
     if escape[1] in "nrt":
         return "\n"
-    return chr(int(escape.lstrip("%=\\ux"), 16))
+    return escape[1] if len(escape) == 2 else chr(int(escape[2:], 16))
 
 
 def unwrap(text: str) -> str:
