@@ -361,7 +361,8 @@ class Session:
             if isinstance(opened, Failed):
                 return opened
             return replace(opened[0], reason=decision.reason), *opened[1:]
-        yield Notice(following.note)
+        # Who answers somebody in danger, if anybody, is seen when it is found.
+        yield Notice(failure.message if turn.asked.question.danger else following.note)
         if failure.code in HUNG:
             yield from self._end_hung(decision.target, wait=following.target is decision.target)
         conversation = with_text(turn.conversation, turn.text, tied=tied)
