@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -96,7 +97,11 @@ LOCAL_STATES = {
     "model downloading": ("--download-for-ever", Downloading),
     "model failed": ("--broken planted", Failed),
     "model standing in": (f"{READY} --fetching {MODEL}", Ready),
+    "model not heard yet": (READY, type(None)),
+    "model silent": (READY, type(None)),
 }
+HELD = ("model not heard yet", "model silent")
+"""The worker is there, and held back."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,9 @@ class World:
     def land(self, case: Case) -> str:
         """The decision in words, after it was looked at that the question did go there."""
         self._arrange(case)
-        with self.session(case) as session:
+        with self._held(case), self.session(case) as session:
+            if case.local == "model silent":
+                session.local.note_silence()
             self._break_cloud(session, case)
             sent = self.sent()
             with self._queue(session, BUSY_AT if "many questions ahead" in case.parts else 0):
@@ -209,6 +216,20 @@ class World:
             yield session
         finally:
             session.close()
+
+    @contextlib.contextmanager
+    def _held(self, case: Case) -> Iterator[None]:
+        if case.local not in HELD:
+            yield
+            return
+        with self.session(Case("", case.policy, "", tuple({case.keys} - {""}))):
+            pid = self._sandbox.holder()
+            assert pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     @staticmethod
     def _drawn(case: Case) -> bool:
