@@ -366,4 +366,5 @@ def test_another_model_in_use_is_said_with_who_uses_it(
     start_echo(model="0.5B")
     connect(program="repl")
     ended = run(*ASK, "hello")
-    assert_one_clear_message(ended, 1, "0.5B", f"repl {os.getpid()}", "shammah stop inference")
+    holder = f"repl (process {os.getpid()})"
+    assert_one_clear_message(ended, 1, "0.5B", holder, "shammah stop inference")
