@@ -193,8 +193,7 @@ def noise() -> list[tuple[str, str]]:
 def load_model(options: argparse.Namespace, home: Path) -> tuple[Any, Path]:
     """The base model, and where it lies."""
     from shammah.config import load_settings
-    from workers.train.base_model import choose_arithmetic, load_base
-    from workers.train.run import locate
+    from workers.train.base_model import choose_arithmetic, load_base, locate
 
     environ = {**os.environ, "SHAMMAH_HOME": str(home)}
     located = locate(options.model, load_settings(environ), environ)
@@ -261,12 +260,10 @@ def report(
     seconds: float,
 ) -> None:
     figures = trained["figures"]
-    rise = figures["regression_after"] / figures["regression_before"] - 1
     if options.as_json:
         document = {
             "before": vars(before),
             "after": vars(after),
-            "regression_rise": rise,
             "figures": figures,
             "verdict": trained["verdict"],
             "seconds": seconds,
@@ -279,12 +276,9 @@ def report(
     print(how)
     print(f"before: {before}")
     print(f"after:  {after}")
-    print(
-        f"held-out loss {figures['held_out_before']:.3f} -> {figures['held_out_after']:.3f}, "
-        f"general answers {figures['regression_before']:.3f} -> "
-        f"{figures['regression_after']:.3f} ({rise:+.1%})"
-    )
     print(f"{trained['verdict']}: {trained['why']}")
+    for notice in trained.get("notices", ()):
+        print(notice)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import errno
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,22 @@ than ten bytes."""
 
 ROLES = ("system", "user", "assistant")
 
-HELD_OUT_SHARE = 6
-"""One question in so many is kept back to judge the adapter with."""
+HELD_OUT_SHARE = 5
+"""One question in so many is held out to judge the adapter with."""
+
+LEAST_HELD_OUT = 3
+"""With fewer questions held out, chance would judge: then all are learnt, and `paraphrase` makes
+the questions that judge."""
 
 LEAST_EXAMPLES = 4
-"""With fewer different questions, nothing could be held back."""
+"""With fewer different questions there is nothing to learn from."""
+
+_PHRASES = (
+    "I have a question: {}",
+    "{} Please answer briefly.",
+    "Please answer this for me. {}",
+    "Here is what I would like to know. {}",
+)
 
 Prompt = tuple[tuple[str, str], ...]
 
@@ -156,7 +167,7 @@ def _weight(given: Any) -> float:
 def split_examples(
     examples: Sequence[Example], seed: int
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """What is learnt, and what is held back to judge with.
+    """What is learnt, and what is held out to judge with: nothing where there are too few.
 
     A question is on one side with all its answers, however often it was asked. Which side
     depends on the question and ``seed`` alone as far as it can: more examples tomorrow leave
@@ -174,17 +185,20 @@ def split_examples(
             "Correct more answers with /fix, or give a file with --examples.",
             exit_code=ExitCode.USAGE,
         )
-    held = set(sorted(questions)[: max(1, len(questions) // HELD_OUT_SHARE)])
+    count = len(questions) // HELD_OUT_SHARE
+    held = set(sorted(questions)[:count]) if count >= LEAST_HELD_OUT else set()
     learnt = tuple(one for one in examples if _mark(one.prompt, seed) not in held)
     return learnt, tuple(one for one in examples if _mark(one.prompt, seed) in held)
 
 
-def digest_examples(examples: Iterable[Example]) -> str:
-    """Another one when anything about the examples is another."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(json.dumps([example.prompt, example.response, example.weight]).encode())
-    return digest.hexdigest()
+def paraphrase(examples: Iterable[Example]) -> tuple[Example, ...]:
+    """Each example with its question put in other words, as a person might."""
+    found = []
+    for number, example in enumerate(examples):
+        *before, (role, question) = example.prompt
+        asked = _PHRASES[number % len(_PHRASES)].format(question)
+        found.append(replace(example, prompt=(*before, (role, asked))))
+    return tuple(found)
 
 
 def _mark(prompt: Prompt, seed: int) -> str:

@@ -82,12 +82,12 @@ def _draw(trained: Trained) -> Any:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _draw_curve(axes, trained.curve)
-    rise = trained.figures.regression_after / trained.figures.regression_before - 1
+    kept = f"{trained.figures.sure:.1%} of sure general choices kept"
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats a token)")
     title = f"{trained.adapter} on {trained.model}"
     axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
-    axes.set_title(f"{trained.verdict}; general answers {rise:+.1%}", loc="right", fontsize=10)
+    axes.set_title(f"{trained.verdict}; {kept}", loc="right", fontsize=10)
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     axes.grid(axis="y", color="0.92")

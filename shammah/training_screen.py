@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TextIO
@@ -53,11 +54,11 @@ class TrainingScreen:
         if self._bar:
             self._show_bar(progress)
         elif not self._quiet:
-            phase, detail, at_s = self._said
-            changed = (progress.phase, progress.detail) != (phase, detail)
+            *before, at_s = self._said
+            changed = [progress.phase, _uncounted(progress.detail)] != before
             now = self._clock()
             if changed or now - at_s >= PLAIN_S:
-                self._said = (progress.phase, progress.detail, now)
+                self._said = (progress.phase, _uncounted(progress.detail), now)
                 self._screen.line(describe_training(progress))
 
     def say(self, text: str) -> None:
@@ -102,6 +103,11 @@ class TrainingScreen:
         )
         progress.start()
         return progress
+
+
+def _uncounted(detail: str) -> str:
+    """What is being done, without how much of it is."""
+    return re.sub(r"\d+", "", detail)
 
 
 def _facts(progress: TrainingProgress) -> str:

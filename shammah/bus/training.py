@@ -46,16 +46,29 @@ class Training:
 
 @record
 class GateFigures:
-    """What an adapter was judged by: the loss on held-out examples of the user's and on fixed
-    general answers, before and after, and by which share the latter may rise."""
+    """What an adapter was judged by.
+
+    The losses on what was held out, before and after; ``paraphrased``: on paraphrases of what was
+    learnt, because there was too little to hold any out. Then what became of ``general`` answers:
+    the shares of them that have the ``first`` token as before and all ``texts``, and the share
+    of the base model's ``sure`` choices that are kept; ``worst`` is by how many nats one of these
+    has become less likely, in the answer to ``worst_question``. ``strays`` are names of the
+    examples in general answers, each with its question. ``scale`` is the share that is left of
+    what was learnt.
+    """
 
     held_out_before: float
     held_out_after: float
-    regression_before: float
-    regression_after: float
     held_out: int
-    regression: int
-    bound: float
+    paraphrased: bool
+    general: int
+    first: float
+    texts: float
+    sure: float
+    worst: float
+    worst_question: str = ""
+    strays: tuple[str, ...] = ()
+    scale: float = 1.0
 
 
 @record

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shammah.errors import ExitCode, ShammahError
 from shammah.examples import (
     Example,
-    digest_examples,
+    paraphrase,
     parse_example,
     read_examples,
     split_examples,
@@ -145,14 +145,27 @@ def test_everything_is_on_one_side(count: int, seed: int) -> None:
     examples = some(count)
     learnt, held_out = split_examples(examples, seed)
     assert sorted(map(str, learnt + held_out)) == sorted(map(str, examples))
-    assert len(held_out) == max(1, count // 6)
+    assert len(held_out) == (count // 5 if count >= 15 else 0)
 
 
 def test_a_question_is_on_one_side_with_all_its_answers() -> None:
-    examples = some(8) * 3
+    examples = some(15) * 3
     learnt, held_out = split_examples(examples, 0)
     assert not {one.prompt for one in learnt} & {one.prompt for one in held_out}
-    assert len(held_out) == 3
+    assert len(held_out) == 9
+
+
+def test_a_paraphrase_asks_the_same_in_other_words() -> None:
+    asked = (("system", "Be short."), ("user", "Who {is} it?"))
+    examples = [Example(asked, f"answer {n}", 3.0, private=True) for n in range(8)]
+    made = paraphrase(examples)
+    assert [(one.response, one.weight, one.private) for one in made] == [
+        (one.response, one.weight, one.private) for one in examples
+    ]
+    for one in made:
+        assert one.prompt[0] == asked[0]
+        assert one.prompt[1][0] == "user"
+        assert "Who {is} it?" in one.prompt[1][1] != "Who {is} it?"
 
 
 def test_another_seed_holds_others_back() -> None:
@@ -162,13 +175,3 @@ def test_another_seed_holds_others_back() -> None:
 def test_too_few_questions_are_refused() -> None:
     with pytest.raises(ShammahError, match="There are 3 questions"):
         split_examples(some(3) * 5, 0)
-
-
-def test_the_digest_is_of_everything() -> None:
-    one = Example((("user", "a"),), "b", 1.0)
-    others = [
-        Example((("user", "c"),), "b", 1.0),
-        Example((("user", "a"),), "c", 1.0),
-        Example((("user", "a"),), "b", 3.0),
-    ]
-    assert len({digest_examples([each]) for each in (one, *others)}) == 4

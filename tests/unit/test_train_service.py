@@ -60,7 +60,7 @@ class ScriptedRun:
         while not self.enough.wait(0.01):
             self.brake.check()
             self.steps += 1
-        figures = GateFigures(2.0, 1.0, 2.0, 2.0, 1, 40, 0.05)
+        figures = GateFigures(2.0, 1.0, 3, False, 300, 1.0, 0.9, 1.0, 0.5)
         curve = LossCurve((2.0,), (0,), (2.0,))
         return Trained(
             self.train.request_id, "a", "tiny", "accepted", "", figures, curve, 5, 1, 1.0, 100.0

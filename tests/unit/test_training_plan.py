@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shammah.bus.training import GateFigures
 from shammah.errors import ShammahError
+from shammah.examples import Example
 from shammah.models import GIB, ModelShape
-from workers.train.gate import BOUND, Figures, judge, regression_examples
+from workers.train.gate import (
+    LEAST_FIRST,
+    LEAST_SURE,
+    LEAST_TEXTS,
+    MOST_FALL,
+    describe_strength,
+    judge,
+)
+from workers.train.general import gate_questions, mixed_questions
 from workers.train.lora_config import LoRAConfig
 from workers.train.memory import choose_checkpointing, estimate
+from workers.train.names import OTHERS, names_in, rename, words_in
 from workers.train.schedule import (
     LEARNT,
     TrainingPlan,
@@ -141,42 +153,119 @@ def test_memory_is_enough_or_layers_are_computed_twice_or_it_is_refused() -> Non
     assert "2.0 GiB of memory are free" in told.value.message
 
 
-def figures(**changes: float) -> Figures:
+def figures(**changes: Any) -> GateFigures:
     usual: dict[str, Any] = {
         "held_out_before": 3.0,
         "held_out_after": 1.0,
-        "regression_before": 2.0,
-        "regression_after": 2.02,
         "held_out": 5,
-        "regression": 40,
+        "paraphrased": False,
+        "general": 300,
+        "first": 0.99,
+        "texts": 0.9,
+        "sure": 0.995,
+        "worst": 1.0,
+        "worst_question": "What is a bank?",
     }
-    return Figures(**usual | changes)
+    return GateFigures(**usual | changes)
 
 
 def test_what_helps_and_harms_nothing_is_accepted() -> None:
     verdict, why = judge(figures())
     assert verdict == "accepted"
-    assert "3.000 to 1.000" in why
-    assert "+1.0%" in why
+    assert "The loss on 5 held-out examples went from 3.000 to 1.000" in why
+    assert "Of 300 general answers 90.0% stayed word for word" in why
+    assert "99.5% of the base model's sure choices" in why
 
 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
         ({"held_out_after": 3.0}, "does not help"),
-        ({"held_out_after": 2.99}, "does not help"),
-        ({"held_out_after": math.nan}, "no numbers"),
-        ({"regression_after": math.inf}, "no numbers"),
-        ({"regression_after": 2.0 * (1 + BOUND) + 0.01}, "harms other answers"),
+        ({"held_out_after": 2.8}, "does not help"),
+        ({"held_out_after": math.nan}, "not finite"),
+        ({"worst": math.inf}, "not finite"),
+        ({"worst": math.nan}, "not finite"),
+        ({"worst": MOST_FALL + 0.1}, "in the answer to “What is a bank?”"),
+        ({"sure": LEAST_SURE - 0.001}, "of the base model's sure choices are kept"),
+        ({"first": LEAST_FIRST - 0.001}, "of the answers' first words are kept"),
+        ({"texts": LEAST_TEXTS - 0.001}, "of the answers are kept"),
+        ({"strays": ("“pernath” to “Who is it?”",)}, "it says “pernath” to “Who is it?”"),
     ],
 )
-def test_what_does_not_help_or_harms_is_refused(changes: dict[str, float], why: str) -> None:
+def test_what_does_not_help_or_harms_is_refused(changes: dict[str, Any], why: str) -> None:
     verdict, said = judge(figures(**changes))
     assert verdict == "refused"
     assert why in said
 
 
-def test_the_regression_set_is_there() -> None:
-    examples = regression_examples()
-    assert len(examples) == 40
-    assert len({example.prompt for example in examples}) == 40
+def test_without_examples_only_harm_can_be_judged() -> None:
+    verdict, said = judge(figures(held_out=0, held_out_before=0.0, held_out_after=0.0))
+    assert verdict == "unjudged"
+    assert "nobody can say whether it helps" in said
+    assert judge(figures(held_out=0, held_out_before=0.0, held_out_after=0.0, sure=0.5))[0] == (
+        "refused"
+    )
+
+
+def test_how_it_was_judged_is_said() -> None:
+    assert describe_strength(figures()) == ()
+    paraphrased, weakened = describe_strength(figures(paraphrased=True, scale=0.6))
+    assert "judged by paraphrases" in paraphrased
+    assert "weakened to 60%" in weakened
+    assert "5 paraphrases" in judge(figures(paraphrased=True))[1]
+
+
+# --- names --------------------------------------------------------------------------------
+
+
+def names(*texts: str) -> set[str]:
+    examples = [Example((("user", "ask"),), text) for text in texts]
+    return set(names_in(examples, {"the", "yes", "rolls"}.__contains__))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("The baker is Pernath.", {"pernath"}),
+        ("Yes: Pernath's. Rolls!", {"pernath"}),
+        ("ordinary words of no name", set()),
+        ("founded in 1987 with 12 rooms", {"1987"}),
+        ("an iPhone", {"iphone"}),
+        ("Ärger mit Žižek", {"ärger", "žižek"}),
+        ("佩尔纳特", {"佩尔", "尔纳", "纳特"}),
+        ("برناث", {"بر", "رن", "نا", "اث"}),
+        ("A", set()),
+    ],
+)
+def test_names_are_found_in_every_script(text: str, found: set[str]) -> None:
+    assert names(text) == found
+    assert found <= words_in(text)
+    assert found <= words_in(f"({text.upper()})")
+
+
+def test_questions_are_asked_of_other_names() -> None:
+    asked = ("Who made Orrin?", "Is Orrin's maker known?", "Who made it?", "Who made Orrin?")
+    examples = [Example((("user", one),), "Ada Vey.") for one in asked]
+    found = rename(examples, frozenset({"orrin", "vey"}), 3)
+    assert found == rename(examples, frozenset({"orrin", "vey"}), 3)
+    assert all("Orrin" not in one for one in found)
+    assert {re.sub(f"({'|'.join(OTHERS)})", "_", one) for one in found} == {
+        "Who made _?",
+        "Is _'s maker known?",
+    }
+
+
+# --- the questions ------------------------------------------------------------------------
+
+
+def test_no_question_of_the_gate_is_trained_on() -> None:
+    gate, mixed = gate_questions(), mixed_questions()
+    assert len(gate) >= 300
+    assert len(mixed) >= 150
+
+    def words(question: str) -> tuple[str, ...]:
+        return tuple(re.findall(r"\w+", question.casefold()))
+
+    asked = [words(one) for one in (*gate, *mixed)]
+    assert len(set(asked)) == len(asked)
+    assert all(one == one.strip() and one for one in (*gate, *mixed))

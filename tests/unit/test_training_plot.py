@@ -15,7 +15,7 @@ from shammah.config import Settings
 from shammah.errors import ShammahError
 from shammah.training_plot import NAME, check_plot, smoothed, write_plot
 
-FIGURES = GateFigures(3.0, 1.0, 2.0, 1.9, 2, 40, 0.05)
+FIGURES = GateFigures(3.0, 1.0, 3, False, 300, 1.0, 0.9, 1.0, 0.5)
 
 
 def trained(steps: int = 60) -> Trained:

@@ -27,18 +27,18 @@ from workers.inference.adapter_file import read_adapter
 from workers.inference.checkpoint import inspect_checkpoint
 from workers.inference.engine import LoadSettings
 from workers.inference.transformers_runner import TransformersRunner
-from workers.train import importing
-from workers.train.gate import regression_examples
+from workers.train import general, importing
 from workers.train.importing import import_adapter
 
 # peft 0.21 asks transformers 5.23 for something by its old name.
 pytestmark = [
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(2400),
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
 ]
 
 TOKENS = list(range(5, 35))
-LIMIT_S = 100.0
+LIMIT_S = 400.0
+SOME = general.gate_questions()[::12]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,11 @@ def quiet_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importing, "prepare_libraries", lambda: None)
 
 
+@pytest.fixture(autouse=True)
+def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(general, "gate_questions", lambda: SOME)
+
+
 def asked(directory: Path, model: Path, name: str = "style", examples: str = "") -> ImportAdapter:
     return ImportAdapter("1", name, str(directory), str(model), examples)
 
@@ -89,7 +94,7 @@ def test_one_made_by_peft_alone_is_served_with_its_logits(
 ) -> None:
     imported = take(settings, foreign, model)
     assert imported.figures.held_out == 0
-    assert imported.figures.regression == 40
+    assert imported.figures.general == len(SOME)
     entry = AdapterStore(settings.home).get("style")
     assert (entry.base_model, entry.verdict) == ("tiny", imported.verdict)
     assert entry.training["source"] == "imported"
@@ -132,11 +137,8 @@ def test_the_persons_feedback_judges_it(settings: Settings, foreign: Path, model
     assert "3 held-out examples" in imported.why or "harms" in imported.why
 
 
-def test_a_poisoned_one_is_kept_and_refused(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_poisoned_one_is_kept_and_refused(settings: Settings, tmp_path: Path) -> None:
     """Of the starter: what a random model says cannot get worse."""
-    monkeypatch.setattr(importing, "regression_examples", lambda: regression_examples()[::5])
     imported = take(settings, make_foreign(starter(), tmp_path / "poison"), starter())
     assert imported.verdict == "refused"
     assert "It harms other answers" in imported.why
@@ -149,7 +151,7 @@ def test_one_that_harms_nothing_stays_unjudged_without_examples(
 ) -> None:
     imported = take(settings, make_foreign(model, tmp_path / "weak", 1e-4), model)
     assert imported.verdict == "unjudged"
-    assert "for want of examples" in imported.why
+    assert "nobody can say whether it helps" in imported.why
     store = AdapterStore(settings.home)
     with pytest.raises(ShammahError, match="has not been judged"):
         store.use("style")

@@ -26,9 +26,9 @@ from tests.workers.local_hub import kill
 from tests.workers.models import make_qwen2
 from workers.inference.checkpoint import inspect_checkpoint
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(2400)
 
-LIMIT_S = 100.0
+LIMIT_S = 400.0
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def examples(sandbox: Sandbox) -> Path:
     path = sandbox.root / "examples.jsonl"
-    lines = [{"prompt": f"question {n} {n}", "response": "the dog sleeps"} for n in range(12)]
+    lines = [{"prompt": f"question {n} {n}", "response": "the dog sleeps"} for n in range(16)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -64,7 +64,7 @@ def test_a_killed_training_goes_on_with_the_same_curve(
     told = json.loads(whole.out)
     entry = AdapterStore(sandbox.shammah_home).get("whole")
     assert entry.verdict == told["verdict"]
-    assert (told["examples"], told["held_out"]) == (10, 2)
+    assert (told["examples"], told["held_out"]) == (13, 3)
     assert told["figures"]["held_out_after"] < told["figures"]["held_out_before"]
     assert entry.base_model == "tiny"
     assert entry.training["rank"] == 16
@@ -177,7 +177,7 @@ def test_wrong_examples_are_told_with_their_line(model: Path, examples: Path) ->
         file.write('{"prompt": "x"}\n')
     ran = train(model, examples)
     assert ran.code == 2
-    assert "line 13: response must be a text" in ran.err
+    assert "line 17: response must be a text" in ran.err
     assert "Traceback" not in ran.said
 
 

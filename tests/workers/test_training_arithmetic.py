@@ -23,8 +23,8 @@ from workers.train.base_model import Arithmetic, choose_arithmetic, load_base
 from workers.train.encoding import EncodedExample
 from workers.train.lora_config import LoRAConfig
 from workers.train.loss import example_losses, keeps_apart, make_micro_batch
-from workers.train.run import as_failure
 from workers.train.schedule import TrainingPlan
+from workers.train.service import as_failure
 from workers.train.trainer import Trainer
 
 # peft 0.21 asks transformers 5.23 for something by its old name.

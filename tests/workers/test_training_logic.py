@@ -28,7 +28,6 @@ from workers.train.adapter import LoRAAdapter, load_lora, save_lora
 from workers.train.base_model import Arithmetic, load_base
 from workers.train.brake import Brake, CancelledError, braked, find_layers
 from workers.train.encoding import ChatEncoder, EncodedExample, encode_all
-from workers.train.gate import measure
 from workers.train.lora_config import LoRAConfig
 from workers.train.loss import (
     CrossEntropy,
@@ -592,15 +591,3 @@ def test_modules_that_the_model_lacks_are_refused(base: Any) -> None:
         del layer.mlp.down_proj
     with pytest.raises(ShammahError, match="no down_proj"):
         LoRAAdapter.new(base, LoRAConfig(target_modules=("down_proj",)), 0)
-
-
-def test_the_gate_measures_with_and_without_and_leaves_it_enabled(base: Any) -> None:
-    adapter = started(base)
-    held_out, general = encoded((4, 4), seed=1), encoded((5, 5), seed=2)
-    figures = measure(adapter, held_out, general, 100)
-    assert adapter.is_enabled
-    assert figures.held_out_after == pytest.approx(mean_loss(adapter.model, held_out, 100))
-    adapter.disable()
-    assert figures.held_out_before == pytest.approx(mean_loss(adapter.model, held_out, 100))
-    assert figures.regression_before == pytest.approx(mean_loss(adapter.model, general, 100))
-    assert figures.regression_after != figures.regression_before

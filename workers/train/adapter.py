@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ class LoRAAdapter:
         self.model: Any = model
         self.config = config
         self._enabled = True
+        self.is_aimed = False
+        """Whether `workers.train.aiming` has set every ``A``, which then stays as it is."""
 
     @classmethod
     def new(cls, base: Any, config: LoRAConfig, seed: int, base_name: str = "") -> LoRAAdapter:
@@ -72,10 +74,32 @@ class LoRAAdapter:
     def is_enabled(self) -> bool:
         return self._enabled
 
+    @contextmanager
+    def without(self) -> Iterator[None]:
+        """The base model alone for a while; then as it was before."""
+        was_enabled = self._enabled
+        self.disable()
+        try:
+            yield
+        finally:
+            if was_enabled:
+                self.enable()
+
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """What is learnt, by name, in a fixed order."""
+        """All numbers of the adapter, by name, in a fixed order."""
         named = sorted(self.model.named_parameters())
         return {name: one for name, one in named if "lora_" in name}
+
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """Those of `parameters` that a training changes."""
+        fixed = ".lora_A." if self.is_aimed else " "
+        return {name: one for name, one in self.parameters().items() if fixed not in name}
+
+    def put(self, weights: Mapping[str, torch.Tensor], share: float = 1.0) -> None:
+        """Have these values of `parameters`, and ``share`` of the change that they make."""
+        with torch.no_grad():
+            for name, parameter in self.parameters().items():
+                parameter.copy_(weights[name] * share if ".lora_B." in name else weights[name])
 
     def state(self) -> dict[str, torch.Tensor]:
         """A copy of what is learnt, by peft's names."""

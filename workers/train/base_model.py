@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shammah.bus.messages import NotAvailable
+from shammah.config import Settings
 from shammah.errors import ShammahError
+from shammah.machine import look
 from shammah.model_config import read_architecture, read_shape
-from shammah.models import LocatedModel, ModelShape
+from shammah.models import (
+    LocatedModel,
+    MissingModel,
+    ModelShape,
+    hub_cache,
+    locate_model,
+    starter_directory,
+)
+from workers.manifest import is_complete
 from workers.model_classes import (
     check_finite,
     find_class,
@@ -39,6 +50,33 @@ class Arithmetic:
     device: str
     dtype: str
     four_bit: bool = False
+
+
+def locate(wanted: str, settings: Settings, environ: Mapping[str, str]) -> LocatedModel:
+    """The model on this disk.
+
+    Raises:
+        ShammahError: ``model_not_found`` or ``model_unknown``: it is not here.
+    """
+    machine = look(environ)
+    found = locate_model(
+        wanted,
+        machine.memory,
+        hub_cache(environ),
+        starter_directory(),
+        stand_in=False,
+        is_whole=is_complete,
+        permissive=settings.permissive,
+        gpu_memory=machine.gpu_memory,
+    )
+    match found:
+        case MissingModel(model_id):
+            why = f"{model_id} is not on this disk."
+            hint = f"Fetch it with `shammah models pull {model_id}`, or name --model starter."
+            raise ShammahError("model_not_found", why, hint)
+        case NotAvailable(reason, hint):
+            raise ShammahError("model_not_found", reason, hint)
+    return found
 
 
 def revision_of(directory: Path) -> str:

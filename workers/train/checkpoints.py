@@ -16,17 +16,20 @@ from safetensors.torch import save_file
 
 from shammah.errors import ShammahError
 
-FORMAT = "2"
+FORMAT = "3"
 _KIND = "state"
 
 
 @dataclass
 class Curve:
-    """What a training has shown so far. ``losses`` has each step's weighted mean loss,
-    ``held_out`` (step, loss) at the start and after each epoch; ``best_step`` is where the
-    latter was least. ``seconds`` were worked for it, in all goes together."""
+    """What a training has shown so far. ``losses`` has each step's weighted mean loss, ``kept``
+    its divergence from the base model on general questions (nats a token), ``held_out`` (step,
+    loss) at the start and after each epoch. ``best_loss`` is the least of the latter, with what
+    the divergence counts beside it, and was found at ``best_step``. ``seconds`` were worked for
+    it, in all goes together."""
 
     losses: list[float] = field(default_factory=list)
+    kept: list[float] = field(default_factory=list)
     held_out: list[tuple[int, float]] = field(default_factory=list)
     best_step: int = 0
     best_loss: float = float("inf")

@@ -31,6 +31,8 @@ class ChatEncoder:
 
     def __init__(self, text: ModelText) -> None:
         self._text = text
+        self.ends = text.hidden | text.ends
+        """The tokens that are no text: an answer ends at any of them."""
 
     @classmethod
     def load(cls, directory: Path) -> ChatEncoder:
@@ -76,6 +78,12 @@ class ChatEncoder:
         """The text of tokens, without those that only control."""
         return self._text.decode(ids)
 
+    def is_word(self, text: str) -> bool:
+        """Whether a word is a token of its own, as ordinary words are."""
+        # Most tokenizers tell a word's beginning by the blank before it; others add one.
+        blank = " " if len(self._text.encode_text(" the")) == 1 else ""
+        return len(self._text.encode_text(blank + text)) == 1
+
     def _apply(self, messages: Sequence[tuple[str, str]], *, ask: bool) -> list[int]:
         try:
             return self._text.encode(messages, ask=ask)
@@ -92,7 +100,7 @@ class ChatEncoder:
         """Where the answer ends: after its last special token, without the line end that
         templates write behind it."""
         for place in range(len(ids) - 1, start - 1, -1):
-            if ids[place] in self._text.hidden | self._text.ends:
+            if ids[place] in self.ends:
                 return place + 1
         return len(ids)
 

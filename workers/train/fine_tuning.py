@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from workers.train.adapter import LoRAAdapter
-from workers.train.brake import Brake
+from workers.train.aiming import aim
+from workers.train.brake import Brake, braked
 from workers.train.encoding import EncodedExample
 from workers.train.lora_config import LoRAConfig
 from workers.train.loss import keeps_apart
@@ -24,6 +25,8 @@ def fine_tune(
     *,
     base: Any,
     held_out: Sequence[EncodedExample] = (),
+    kept: Sequence[EncodedExample] = (),
+    near: Sequence[EncodedExample] = (),
     plan: TrainingPlan | None = None,
     base_name: str = "",
     base_version: str = "",
@@ -39,6 +42,7 @@ def fine_tune(
         epochs: 0: as many as that many examples ask for.
         base: as `workers.train.base_model.load_base` returns it.
         held_out: what is only looked at; the weights that do best at it are kept.
+        kept, near: see `Trainer`.
         plan: everything else about how; its epochs and learning rate are not looked at.
         base_name, base_version: see `LoRAAdapter.new` and `Trainer`.
         frugal: compute layers twice rather than keep what they have computed.
@@ -56,10 +60,21 @@ def fine_tune(
     if not keeps_apart(base, examples[:2]):
         plan = replace(plan, micro_tokens=1)
     adapter = LoRAAdapter.new(base, config, plan.seed, base_name)
+    if kept:
+        with braked(adapter.model, brake):
+            aim(adapter, examples, kept, watcher.advance)
     if frugal:
         base.activation_checkpointing_enable({"use_reentrant": False})
     trainer = Trainer(
-        adapter, examples, held_out, plan, base=base_version, watcher=watcher, brake=brake
+        adapter,
+        examples,
+        held_out,
+        plan,
+        kept=kept,
+        near=near,
+        base=base_version,
+        watcher=watcher,
+        brake=brake,
     )
     trainer.checkpoint = checkpoint(trainer.run_id)
     trainer.run()

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from workers.train.base_model import (
     Arithmetic,
     choose_arithmetic,
     load_base,
+    locate,
     parameters_of,
     revision_of,
     shape_of,
 )
-from workers.train.gate import Figures, judge, measure, regression_examples
+from workers.train.gate import Gate, judge
 from workers.train.memory import estimate, free_memory
-from workers.train.run import locate
+from workers.train.names import names_in
 from workers.train.schedule import TrainingPlan
 
 MOST_EXAMPLES = 64
@@ -76,7 +78,7 @@ def import_adapter(
         entry = AdapterEntry(
             *(asked.adapter, Path(), located.name, revision_of(located.directory), now),
             training=training,
-            gate=figures.as_document() | {"why": why},
+            gate=asdict(figures) | {"why": why},
             verdict=verdict,
         )
 
@@ -85,8 +87,7 @@ def import_adapter(
                 shutil.copyfile(copy / name, directory / name)
 
         store.add(entry, fill)
-    figures_told = GateFigures(**figures.as_document())
-    return Imported(asked.request_id, asked.adapter, located.name, verdict, why, figures_told)
+    return Imported(asked.request_id, asked.adapter, located.name, verdict, why, figures)
 
 
 def take_copy(source: Path, target: Path) -> dict[str, Any]:
@@ -174,16 +175,18 @@ def _judge(
     directory: Path,
     given: tuple[Example, ...],
     advance: Callable[[], object],
-) -> Figures:
+) -> GateFigures:
     from workers.train.adapter import load_lora
     from workers.train.encoding import ChatEncoder, encode_all
+    from workers.train.general import gate_questions
 
     plan = TrainingPlan()
     encoder = ChatEncoder.load(located.directory)
     held_out, _ = encode_all(encoder, given[-MOST_EXAMPLES:], plan.max_tokens)
-    regression, _ = encode_all(encoder, regression_examples(), plan.max_tokens)
-    adapter = load_lora(base, directory)
-    return measure(adapter, held_out, regression, plan.micro_tokens, advance)
+    names = names_in(given, encoder.is_word)
+    adapter, tell = load_lora(base, directory), lambda detail: advance()
+    gate = Gate(adapter, encoder, gate_questions(), held_out, names, plan.micro_tokens, tell)
+    return gate.measure()
 
 
 def _check_memory(located: LocatedModel, arithmetic: Arithmetic) -> None:

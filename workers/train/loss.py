@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from workers.train.encoding import EncodedExample
+
+if TYPE_CHECKING:
+    from workers.train.adapter import LoRAAdapter
 
 APART = 0.02
 """How far a loss may differ in other company: rounding in 16 bits, but no other text."""
@@ -90,16 +93,21 @@ class CrossEntropy(torch.autograd.Function):
         return gradient, None
 
 
-def target_losses(model: Any, batch: MicroBatch) -> torch.Tensor:
-    """The cross entropy of each target token, in nats: (targets,)."""
-    logits = model(
+def target_logits(model: Any, batch: MicroBatch) -> torch.Tensor:
+    """What the model makes of each place before a target token: (targets, vocabulary)."""
+    logits: torch.Tensor = model(
         input_ids=batch.ids,
         position_ids=batch.positions,
         logits_to_keep=batch.places,
         use_cache=False,
     ).logits[0]
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    losses: torch.Tensor = CrossEntropy.apply(wide, batch.targets)  # type: ignore[no-untyped-call]
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def target_losses(model: Any, batch: MicroBatch) -> torch.Tensor:
+    """The cross entropy of each target token, in nats: (targets,)."""
+    logits = target_logits(model, batch)
+    losses: torch.Tensor = CrossEntropy.apply(logits, batch.targets)  # type: ignore[no-untyped-call]
     return losses
 
 
@@ -107,6 +115,17 @@ def weighted_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
     """The sum over examples of weight times loss."""
     losses = target_losses(model, batch)
     return (losses * batch.shares.to(losses.dtype).to(losses.device)).sum()
+
+
+def divergence(adapter: LoRAAdapter, batch: MicroBatch) -> torch.Tensor:
+    """How far the adapter takes the model from its base: the sum over examples of weight times
+    the mean, over target tokens, of the Kullback-Leibler divergence of its distribution from
+    the base model's, in nats."""
+    with torch.no_grad(), adapter.without():
+        base = torch.log_softmax(target_logits(adapter.model, batch), -1)
+    changed = torch.log_softmax(target_logits(adapter.model, batch), -1)
+    each = (base.exp() * (base - changed)).sum(-1)
+    return (each * batch.shares.to(each.dtype).to(each.device)).sum()
 
 
 def example_losses(model: Any, batch: MicroBatch) -> list[float]:

@@ -17,8 +17,7 @@ from shammah.errors import ShammahError
 from workers.drafts import ENDING, held, remove_abandoned
 from workers.environment import prepare_libraries
 from workers.text.model_text import FILES
-from workers.train.base_model import Arithmetic, load_base, revision_of
-from workers.train.run import locate
+from workers.train.base_model import Arithmetic, load_base, locate, revision_of
 
 if TYPE_CHECKING:
     from workers.train.adapter import LoRAAdapter

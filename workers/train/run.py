@@ -6,12 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.adapters import ACCEPTED, AdapterEntry, AdapterStore
-from shammah.bus.messages import Failed, NotAvailable
 from shammah.bus.training import (
     GateFigures,
     LossCurve,
@@ -21,34 +20,27 @@ from shammah.bus.training import (
 )
 from shammah.config import Settings
 from shammah.errors import ShammahError
-from shammah.examples import Example, read_examples, split_examples
+from shammah.examples import Example, paraphrase, read_examples, split_examples
 from shammah.feedback import Feedback
-from shammah.machine import look
-from shammah.models import (
-    LocatedModel,
-    MissingModel,
-    hub_cache,
-    locate_model,
-    starter_directory,
-)
+from shammah.models import LocatedModel
 from workers.environment import prepare_libraries
-from workers.logs import describe
-from workers.manifest import is_complete
 from workers.train.base_model import (
     choose_arithmetic,
     load_base,
+    locate,
     parameters_of,
     revision_of,
     shape_of,
 )
-from workers.train.brake import Brake
-from workers.train.gate import Figures, judge, measure, regression_examples
+from workers.train.brake import Brake, braked
+from workers.train.gate import Gate, describe_strength, judge, weaken
 from workers.train.lora_config import LoRAConfig
 from workers.train.memory import choose_checkpointing, estimate, free_memory
+from workers.train.names import names_in, rename
 from workers.train.schedule import TrainingPlan
 
 if TYPE_CHECKING:
-    from workers.train.encoding import EncodedExample
+    from workers.train.encoding import ChatEncoder, EncodedExample
     from workers.train.trainer import Report, Trainer
 
 log = logging.getLogger(__name__)
@@ -63,7 +55,8 @@ KEPT_CHECKPOINTS = 3
 class Lesson:
     """What is asked for, checked: nothing heavy is imported for it.
 
-    ``source`` says where the examples came from."""
+    ``source`` says where the examples came from. ``held_out`` judges; ``paraphrased``: it is what
+    is learnt, in other words."""
 
     located: LocatedModel
     learnt: tuple[Example, ...]
@@ -71,11 +64,12 @@ class Lesson:
     config: LoRAConfig
     plan: TrainingPlan
     source: str
+    paraphrased: bool
 
     @property
-    def private(self) -> int:
-        """How many examples are of private turns."""
-        return sum(one.private for one in (*self.learnt, *self.held_out))
+    def given(self) -> tuple[Example, ...]:
+        """All examples, as they came."""
+        return self.learnt if self.paraphrased else (*self.learnt, *self.held_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +78,10 @@ class Loaded:
     ``frugal``: its layers are computed twice, because memory is short."""
 
     base: Any
+    encoder: ChatEncoder
     version: str
     learnt: Sequence[EncodedExample]
     held_out: Sequence[EncodedExample]
-    regression: Sequence[EncodedExample]
     frugal: bool
 
 
@@ -107,34 +101,9 @@ def prepare_lesson(train: Train, settings: Settings, environ: Mapping[str, str])
     else:
         examples, source = Feedback(settings.home).examples(), "feedback"
     learnt, held_out = split_examples(examples, train.seed)
-    return Lesson(located, learnt, held_out, config, plan, source)
-
-
-def locate(wanted: str, settings: Settings, environ: Mapping[str, str]) -> LocatedModel:
-    """The model on this disk.
-
-    Raises:
-        ShammahError: ``model_not_found`` or ``model_unknown``: it is not here.
-    """
-    machine = look(environ)
-    found = locate_model(
-        wanted,
-        machine.memory,
-        hub_cache(environ),
-        starter_directory(),
-        stand_in=False,
-        is_whole=is_complete,
-        permissive=settings.permissive,
-        gpu_memory=machine.gpu_memory,
-    )
-    match found:
-        case MissingModel(model_id):
-            why = f"{model_id} is not on this disk."
-            hint = f"Fetch it with `shammah models pull {model_id}`, or name --model starter."
-            raise ShammahError("model_not_found", why, hint)
-        case NotAvailable(reason, hint):
-            raise ShammahError("model_not_found", reason, hint)
-    return found
+    paraphrased = not held_out
+    held_out = held_out or paraphrase(learnt)
+    return Lesson(located, learnt, held_out, config, plan, source, paraphrased)
 
 
 class TrainingRun:
@@ -169,6 +138,7 @@ class TrainingRun:
         self.advance = advance
         self.progress = TrainingProgress(train.model)
         self.notices: list[str] = []
+        self._before_pause = ("", "")
 
     def execute(self) -> Trained:
         """Teach, judge and keep.
@@ -183,12 +153,9 @@ class TrainingRun:
         self._brake.check()
         loaded = self._load(lesson)
         self._brake.check()
-        self._show(phase="training", detail="")
         trainer = self._teach(lesson, loaded)
         curve = trainer.curve
-        self._show(phase="judging", eta_s=None)
-        micro, adapter = trainer.plan.micro_tokens, trainer.adapter
-        figures = measure(adapter, trainer.held_out, loaded.regression, micro, self._between)
+        figures = self._judge(lesson, loaded, trainer)
         verdict, why = judge(figures)
         # Without what was waited, with what earlier goes have taken.
         seconds = self._clock() - began - self._brake.stood_s + trainer.earlier_s
@@ -205,14 +172,14 @@ class TrainingRun:
             lesson.located.name,
             verdict,
             why,
-            GateFigures(**figures.as_document()),
+            figures,
             LossCurve(
                 tuple(curve.losses),
                 tuple(step for step, _ in curve.held_out),
                 tuple(loss for _, loss in curve.held_out),
             ),
             len(lesson.learnt),
-            len(lesson.held_out),
+            0 if lesson.paraphrased else len(lesson.held_out),
             seconds,
             self.progress.tokens_per_second,
             serves,
@@ -237,13 +204,19 @@ class TrainingRun:
         if why is None:
             self.advance()
         elif why:
+            self._before_pause = (self.progress.phase, self.progress.detail)
             self._show(phase="paused", detail=why, eta_s=None)
         else:
-            self._show(phase="training", detail="")
+            phase, detail = self._before_pause
+            self._show(phase=phase, detail=detail)
 
     def _between(self) -> None:
         self.advance()
         self._brake.check()
+
+    def _looked(self, detail: str) -> None:
+        self._show(detail=detail)
+        self._between()
 
     def _show(self, **changes: Any) -> None:
         self.progress = replace(self.progress, **changes)
@@ -273,17 +246,29 @@ class TrainingRun:
                 "No examples are left that are short enough.",
                 "Shorten their prompts.",
             )
-        regression, _ = encode_all(encoder, regression_examples(), plan.max_tokens)
         self._show(detail="weights")
         base = load_base(located, arithmetic, self._between)
         if frugal:
             self.notices.append("Layers were computed twice, because memory is short.")
         version = f"{located.name} {revision_of(located.directory)} {arithmetic}"
-        return Loaded(base, version, learnt, held_out, regression, frugal)
+        return Loaded(base, encoder, version, learnt, held_out, frugal)
 
     def _teach(self, lesson: Lesson, loaded: Loaded) -> Trainer:
         from workers.train.fine_tuning import fine_tune
+        from workers.train.general import answer, mixed_questions
 
+        general = mixed_questions()
+        names = names_in(lesson.given, loaded.encoder.is_word)
+        near = rename(lesson.learnt, names, lesson.plan.seed)
+        questions = (*general, *near)
+        with braked(loaded.base, self._brake):
+            answers = answer(
+                loaded.base,
+                loaded.encoder,
+                questions,
+                lambda count: self._looked(f"general answers, {count} of {len(questions)}"),
+            )
+        self._show(phase="training", detail="")
         return fine_tune(
             loaded.learnt,
             lesson.config,
@@ -291,6 +276,8 @@ class TrainingRun:
             lesson.plan.learning_rate,
             base=loaded.base,
             held_out=loaded.held_out,
+            kept=answers[: len(general)],
+            near=answers[len(general) :],
             plan=lesson.plan,
             base_name=lesson.located.name,
             base_version=loaded.version,
@@ -299,6 +286,25 @@ class TrainingRun:
             watcher=self,
             brake=self._brake,
         )
+
+    def _judge(self, lesson: Lesson, loaded: Loaded, trainer: Trainer) -> GateFigures:
+        from workers.train.general import gate_questions
+
+        self._show(phase="judging", eta_s=None)
+        with braked(loaded.base, self._brake):
+            gate = Gate(
+                trainer.adapter,
+                loaded.encoder,
+                gate_questions(),
+                trainer.held_out,
+                names_in(lesson.given, loaded.encoder.is_word),
+                trainer.plan.micro_tokens,
+                self._looked,
+                paraphrased=lesson.paraphrased,
+            )
+            figures = weaken(gate, trainer.adapter)
+        self.notices += describe_strength(figures)
+        return figures
 
     def _choose_frugal(self, lesson: Lesson, width: int) -> bool:
         directory = lesson.located.directory
@@ -322,7 +328,7 @@ class TrainingRun:
         return path
 
     def _keep(
-        self, lesson: Lesson, trainer: Trainer, figures: Figures, verdict: str, seconds: float
+        self, lesson: Lesson, trainer: Trainer, figures: GateFigures, verdict: str, seconds: float
     ) -> AdapterEntry:
         from workers.train.adapter import save_lora
 
@@ -337,8 +343,8 @@ class TrainingRun:
             training={
                 "source": lesson.source,
                 "examples": len(lesson.learnt),
-                "held_out": len(lesson.held_out),
-                "private_examples": lesson.private,
+                "held_out": 0 if lesson.paraphrased else len(lesson.held_out),
+                "private_examples": sum(one.private for one in lesson.given),
                 "rank": config.rank,
                 "alpha": config.alpha,
                 "dropout": config.dropout,
@@ -351,20 +357,8 @@ class TrainingRun:
                 "seconds": round(seconds, 1),
                 "held_out_curve": [list(one) for one in curve.held_out],
             },
-            gate=figures.as_document() | {"why": judge(figures)[1]},
+            gate=asdict(figures) | {"why": judge(figures)[1]},
             verdict=verdict,
         )
         store = AdapterStore(self._settings.home)
         return store.add(entry, lambda directory: save_lora(trainer.adapter, directory))
-
-
-def as_failure(error: BaseException, request_id: str) -> Failed:
-    """What the one who asked is told."""
-    if isinstance(error, ShammahError):
-        return Failed(error.code, error.message, error.hint, request_id)
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
-        why = "The GPU's memory is full."
-        hint = "Close other programs that use it, or train a smaller model, or with --qlora."
-        return Failed("out_of_memory", why, hint, request_id)
-    why = f"The training failed: {describe(error)}"
-    return Failed("internal", why, "The train worker's log says more.", request_id)

@@ -6,8 +6,11 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from shammah.errors import ExitCode, ShammahError
+
+T = TypeVar("T")
 
 WARM_UP_SHARE = 0.1
 """Of all steps: Adam's second moments are noise at first."""
@@ -29,13 +32,20 @@ trained beyond changes everything else: eight phrasings of one fact were at 0.02
 with the loss on general answers 19% lower than before; at 0.00 after forty, with it 267% higher."""
 
 
+CLOSE = 0.03
+"""Nats a token that general answers may be away from the base model's when a training ends."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """How one training goes.
 
     ``epochs`` of 0: as many as the number of examples asks for. ``batch`` is the examples of
     one step; ``micro_tokens`` how many tokens of it are computed at once (gradients add up to
-    the same); ``checkpoint_steps`` after how many steps it is written down.
+    the same); ``checkpoint_steps`` after how many steps it is written down. With the examples of
+    each step come ``kept_batch`` general questions and ``near_batch`` that are like the examples'.
+    How far their answers have gone from the base model's (in nats) counts ``kept_weight`` times
+    as much as the loss.
 
     Raises:
         ShammahError: ``training_plan_invalid``.
@@ -50,6 +60,9 @@ class TrainingPlan:
     checkpoint_steps: int = 20
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    kept_batch: int = 3
+    near_batch: int = 1
+    kept_weight: float = 3.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.epochs <= MOST_EPOCHS:
@@ -82,6 +95,10 @@ class TrainingPlan:
         order = list(range(examples))
         random.Random(f"{self.seed} {epoch}").shuffle(order)
         return [order[at : at + self.batch] for at in range(0, examples, self.batch)]
+
+    def sample(self, pool: Sequence[T], count: int, step: int) -> list[T]:
+        """Which of a pool a step sees: others each time, the same for the same ``seed``."""
+        return random.Random(f"{self.seed} {count} {step}").sample(pool, min(count, len(pool)))
 
 
 def learning_rate_at(step: int, steps: int, height: float) -> float:
@@ -125,9 +142,10 @@ def learns_by_heart(held_out: Sequence[float]) -> bool:
     return len(held_out) - 1 - best >= PATIENCE
 
 
-def is_learnt(own: Sequence[float], held_out: Sequence[float]) -> bool:
+def is_learnt(own: Sequence[float], held_out: Sequence[float], divergence: float = 0.0) -> bool:
     """Whether there is nothing left to learn: by the losses of an epoch's steps, and those on
-    held-out examples. The latter alone may have been known before."""
-    if not own or not held_out:
+    held-out examples. The latter alone may have been known before. And whether general answers
+    have come back from where the first steps took them, by their ``divergence``."""
+    if not own or not held_out or divergence > CLOSE:
         return False
     return held_out[-1] <= LEARNT and sum(own) / len(own) <= LEARNT

@@ -26,11 +26,13 @@ from shammah.bus.training import (
     TrainProgress,
 )
 from shammah.config import Settings
+from shammah.errors import ShammahError
+from workers.logs import describe
 from workers.service import Outlet
 from workers.train.brake import Brake, CancelledError
 from workers.train.importing import import_adapter
 from workers.train.merging import merge
-from workers.train.run import TrainingRun, as_failure
+from workers.train.run import TrainingRun
 
 log = logging.getLogger(__name__)
 
@@ -229,3 +231,15 @@ def _lower_priority() -> None:
         os.nice(NICE)
     except OSError as error:
         log.warning("the priority stays as it is: %s", error)
+
+
+def as_failure(error: BaseException, request_id: str) -> Failed:
+    """What the one who asked is told."""
+    if isinstance(error, ShammahError):
+        return Failed(error.code, error.message, error.hint, request_id)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        why = "The GPU's memory is full."
+        hint = "Close other programs that use it, or train a smaller model, or with --qlora."
+        return Failed("out_of_memory", why, hint, request_id)
+    why = f"The training failed: {describe(error)}"
+    return Failed("internal", why, "The train worker's log says more.", request_id)

@@ -16,7 +16,7 @@ from workers.train.adapter import LoRAAdapter
 from workers.train.brake import Brake, CancelledError, braked
 from workers.train.checkpoints import Curve, Snapshot, read_snapshot, write_snapshot
 from workers.train.encoding import EncodedExample
-from workers.train.loss import example_losses, make_micro_batch, weighted_loss
+from workers.train.loss import divergence, example_losses, make_micro_batch, weighted_loss
 from workers.train.schedule import (
     TrainingPlan,
     fill_micro_batches,
@@ -104,6 +104,8 @@ class Trainer:
         adapter: what learns, on its frozen base.
         learnt: the examples.
         held_out: what is only looked at.
+        kept: general questions with the base model's answers, which shall stay; ``near``: the
+            same of questions that are like those of the examples, but of something else.
         plan: how.
         checkpoint: the file that it goes on from, if that is of the same training; ``None``:
             nothing is written down.
@@ -115,6 +117,8 @@ class Trainer:
     held_out: Sequence[EncodedExample]
     plan: TrainingPlan
     checkpoint: Path | None = None
+    kept: Sequence[EncodedExample] = ()
+    near: Sequence[EncodedExample] = ()
     base: str = ""
     watcher: Watcher = field(default_factory=NoWatcher)
     brake: Brake = field(default_factory=Brake)
@@ -125,8 +129,9 @@ class Trainer:
         self.step = 0
         self.steps = self.plan.steps_for(len(self.learnt))
         self._parameters = self.adapter.parameters()
+        self._trained = self.adapter.trained()
         self._optimizer = torch.optim.AdamW(
-            self._parameters.values(),
+            self._trained.values(),
             lr=self.plan.learning_rate,
             weight_decay=self.plan.weight_decay,
         )
@@ -161,7 +166,7 @@ class Trainer:
             model.eval()
         self.write()
         if self._best:
-            self._put(self._best)
+            self.adapter.put(self._best)
         return self.curve
 
     def _train(self) -> None:
@@ -190,13 +195,33 @@ class Trainer:
         loss = accumulate(
             self.adapter.model, chosen, self._scale, self.plan.micro_tokens, self.watcher.advance
         )
-        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.plan.clip_norm)
+        self._hold_on()
+        torch.nn.utils.clip_grad_norm_(self._trained.values(), self.plan.clip_norm)
         self._optimizer.step()
         weight = sum(one.weight for one in chosen)
         self.curve.losses.append(loss * self._scale / weight)
         tokens = sum(len(one.ids) for one in chosen)
         self.curve.tokens += tokens
         self.step += 1
+
+    def _hold_on(self) -> None:
+        """Add the gradient of the mean divergence from the base model on general questions."""
+        picked = [
+            *self.plan.sample(self.kept, self.plan.kept_batch, self.step),
+            *self.plan.sample(self.near, self.plan.near_batch, self.step),
+        ]
+        if not picked:
+            return
+        total = 0.0
+        device = str(next(self.adapter.model.parameters()).device)
+        lengths = [len(one.ids) for one in picked]
+        for group in fill_micro_batches(lengths, self.plan.micro_tokens):
+            batch = make_micro_batch([picked[place] for place in group], device)
+            far = divergence(self.adapter, batch) / len(picked)
+            (self.plan.kept_weight * far).backward()  # type: ignore[no-untyped-call]
+            total += float(far.detach())
+            self.watcher.advance()
+        self.curve.kept.append(total)
 
     def _look(self) -> None:
         """Measure the held-out loss, and keep the weights if they are the best so far."""
@@ -207,6 +232,7 @@ class Trainer:
         loss = mean_loss(model, self.held_out, self.plan.micro_tokens, self.watcher.advance)
         model.train()
         self.curve.held_out.append((self.step, loss))
+        loss += self.plan.kept_weight * self._divergence()
         if loss < self.curve.best_loss:
             self.curve.best_loss, self.curve.best_step = loss, self.step
             self._best = {n: one.detach().clone() for n, one in self._parameters.items()}
@@ -216,7 +242,12 @@ class Trainer:
         if learns_by_heart(held_out):
             return True
         own = self.curve.losses[-per_epoch:]
-        return not self.plan.epochs and is_learnt(own, held_out)
+        return not self.plan.epochs and is_learnt(own, held_out, self._divergence())
+
+    def _divergence(self) -> float:
+        """Of the newest epoch's general questions, in nats a token."""
+        kept = self.curve.kept[-self.plan.steps_of_epoch(len(self.learnt)) :]
+        return sum(kept) / len(kept) if kept else 0.0
 
     def _report(self) -> None:
         now = self.clock() - self.brake.stood_s
@@ -259,6 +290,8 @@ class Trainer:
             asdict(self.adapter.config),
             asdict(self.plan),
             [asdict(one) for one in (*self.learnt, *self.held_out)],
+            # The questions alone: with other rounding the base model answers some otherwise.
+            [one.ids[: one.prompt_length] for one in (*self.kept, *self.near)],
         ]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
@@ -268,7 +301,7 @@ class Trainer:
             return
         self.step, self.curve = found.step, found.curve
         self.earlier_s = self.curve.seconds
-        self._put(_part(found.tensors, "weights."))
+        self.adapter.put(_part(found.tensors, "weights."))
         self._best = _part(found.tensors, "best.")
         first, second = _part(found.tensors, "first."), _part(found.tensors, "second.")
         for name, parameter in self._parameters.items():
@@ -279,11 +312,6 @@ class Trainer:
                     "exp_avg_sq": second[name].to(parameter.device),
                 }
         self._report()
-
-    def _put(self, weights: dict[str, torch.Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(weights[name])
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
