@@ -141,6 +141,12 @@ def test_usage_counts_cached_input_and_keeps_what_a_later_event_leaves_out() -> 
     assert done(stream(first, text("a"), end(output_tokens=40), STOP)).usage == Usage(95, 40)
 
 
+@pytest.mark.parametrize("count", [10**400, -1, "many"])
+def test_a_count_that_is_none_is_left_out(count: Any) -> None:
+    ended = stream(start(input_tokens=7), text("a"), end(output_tokens=count), STOP)
+    assert done(ended).usage == Usage(7)
+
+
 def test_thinking_and_unknown_events_are_no_text() -> None:
     thinking = {"type": "thinking_delta", "thinking": "Hm."}
     tokens, outcome = ask(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import httpx2
 import pytest
 
-from shammah.bus.messages import Failed, Generate
+from shammah.bus.messages import Done, Failed, Generate
 from tests.unit.scripted_api import (
     KEY,
     STOP,
+    WHOLE,
     api_error,
     ask,
     end,
@@ -28,6 +31,7 @@ from tests.unit.scripted_api import (
         (401, "authentication_error", "cloud_key_rejected"),
         (402, "billing_error", "cloud_billing"),
         (307, "moved", "cloud_redirected"),
+        (407, "proxy_error", "cloud_unreachable"),
         (408, "timeout_error", "cloud_timeout"),
         (409, "conflict_error", "cloud_conflict"),
         (403, "permission_error", "cloud_key_rejected"),
@@ -78,9 +82,10 @@ def test_an_unknown_model_is_named() -> None:
     ("header", "hint"),
     [
         ("20", "Ask again in 20 s."),
+        ("1e308", "Ask again in some days."),
         ("0.2", "Ask again in 1 s."),
-        ("-3", "Ask again in 0 s."),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", "Ask again in 0 s."),
+        ("-3", "Ask again in 1 s."),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", "Ask again in 1 s."),
         ("nan", "Ask again in a moment."),
         ("soon", "Ask again in a moment."),
         ("", "Ask again in a moment."),
@@ -157,3 +162,38 @@ def test_an_error_event_without_a_type() -> None:
 
 def test_nothing_to_ask_is_said_without_asking() -> None:
     assert failure(pytest.fail, Generate("r1", ())).code == "cloud_bad_request"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (b"data: ", *[b"a" * 64 * 1024] * 17),
+        (b"data: a\n" * 11_000,),
+        (WHOLE[0], b"data: a\n" * 6_000, b"data: a\n" * 6_000),
+    ],
+)
+def test_an_event_without_end_is_not_kept(parts: tuple[bytes, ...]) -> None:
+    tokens, outcome = ask(stream(*parts, *WHOLE))
+    assert tokens == []
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "cloud_malformed"
+
+
+def test_the_events_of_a_long_answer_are_no_event_without_end() -> None:
+    many = [text("word " * 1000).replace(b"\n", line) for line in (b"\n", b"\r\n") * 300]
+    tokens, outcome = ask(stream(start(), *many, end(), STOP))
+    assert (len(tokens), type(outcome)) == (600, Done)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "unheard-of"])
+def test_a_compressed_answer_was_not_asked_for(encoding: str) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        assert request.headers["accept-encoding"] == "identity"
+        headers = {"content-type": "text/event-stream", "content-encoding": encoding}
+        return httpx2.Response(200, headers=headers, content=_bytes(b"not compressed"))
+
+    assert failure(answer).code == "cloud_malformed"
+
+
+async def _bytes(content: bytes) -> AsyncIterator[bytes]:
+    yield content

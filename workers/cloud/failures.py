@@ -23,6 +23,7 @@ import httpx2
 
 from shammah.config import CloudSettings
 from shammah.network import PROXY_HINT, certificate_problem, proxy_for
+from workers.cloud.reading import MalformedStreamError
 from workers.cloud.request import Peer
 from workers.cloud.retry import CloudError
 from workers.network import UnusableProxyError
@@ -46,6 +47,7 @@ _STATUS_OF_TYPE = {
 
 _KEY_HINT = "Check ANTHROPIC_API_KEY (or api_key under [cloud] in config.toml)."
 _ADDRESS_HINT = "Check ANTHROPIC_BASE_URL (or base_url under [cloud] in config.toml)"
+_DAY_S = 24 * 3600.0
 _AGAIN_HINT = "Ask again."
 _LATER_HINT = "Ask again in a moment."
 _NETWORK_HINT = "Check the network connection; local answers do not need it."
@@ -115,6 +117,9 @@ class _Refusal:
                 return self._say("cloud_billing", "wants a payment first", hint)
             case 404:
                 return self._unknown_model()
+            case 407:
+                hint = "Put name and password into HTTPS_PROXY: http://NAME:PASSWORD@HOST:PORT."
+                return self._say("cloud_unreachable", "is behind a proxy that wants a name", hint)
             case 408:
                 return self._say("cloud_timeout", "waited too long for us", _AGAIN_HINT)
             case 409:
@@ -167,7 +172,11 @@ class _Refusal:
 
     def _wait(self) -> str:
         seconds = _retry_after(self._error.response.headers)
-        return _LATER_HINT if seconds is None else f"Ask again in {math.ceil(seconds)} s."
+        if seconds is None:
+            return _LATER_HINT
+        if seconds > _DAY_S:
+            return "Ask again in some days."
+        return f"Ask again in {max(1, math.ceil(seconds))} s."
 
 
 def _retry_after(headers: httpx2.Headers) -> float | None:
@@ -231,6 +240,8 @@ def _describe_cause(cause: BaseException, peer: Peer, began: bool) -> CloudError
             found = _unreachable(peer, str(cause), PROXY_HINT)
             found.should_retry = False
             return found
+        case MalformedStreamError():
+            return malformed(peer)
         case httpx2.ProxyError():
             return _unreachable(peer, "the proxy refuses", "Check HTTPS_PROXY and NO_PROXY.")
         case httpx2.ConnectTimeout():

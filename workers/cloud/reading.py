@@ -20,6 +20,9 @@ _FINISH_REASONS = {
 }
 
 
+_MOST_TOKENS = 2**40
+"""More is no count, and no sum of money could be made of it."""
+
 STOP_REASON_MAX = 40
 """Characters of a stop reason that are shown."""
 
@@ -140,7 +143,7 @@ class Reading:
 
 def _tokens(usage: object, name: str) -> int:
     value = getattr(usage, name, None)
-    return value if type(value) is int and value > 0 else 0
+    return value if type(value) is int and 0 < value < _MOST_TOKENS else 0
 
 
 def _printable(name: object) -> str:

@@ -19,6 +19,15 @@ import httpx2
 
 from shammah.errors import ShammahError
 from workers import network
+from workers.cloud.reading import MalformedStreamError
+
+LONGEST_EVENT = 1024 * 1024
+"""Bytes of one event of a stream; those of the API have a few hundred."""
+
+_LINE = 100
+"""How many bytes a line counts for: the SDK copies all that it has of an event at each."""
+
+_EVENT_ENDS = (b"\n\n", b"\r\r", b"\r\n\r\n")
 
 
 @dataclass(slots=True)
@@ -90,6 +99,7 @@ async def _before(request: httpx2.Request) -> None:
             exchange.sent = True
 
     request.extensions["trace"] = trace
+    request.headers["accept-encoding"] = "identity"
 
 
 async def _after(response: httpx2.Response) -> None:
@@ -102,20 +112,31 @@ async def _after(response: httpx2.Response) -> None:
         )
         raise exchange.refusal
     exchange.status = response.status_code
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        # A few kilobytes can become gigabytes, for which every other answer would wait.
+        raise MalformedStreamError("compressed, which nobody asked for")
     assert isinstance(response.stream, httpx2.AsyncByteStream)
     response.stream = _Watched(response.stream, exchange.advance)
 
 
 class _Watched(httpx2.AsyncByteStream):
-    """A body that tells of every piece of it."""
+    """A body that tells of every piece of it, and has no event without end."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, advance: Callable[[], None]) -> None:
         self._stream = stream
         self._advance = advance
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        held, last = 0, b""
         async for piece in self._stream:
             self._advance()
+            text = last + piece
+            end = max(text.rfind(one) for one in _EVENT_ENDS)
+            new = piece if end < 0 else text[end:]
+            held = (held if end < 0 else 0) + len(new) + _LINE * new.count(b"\n")
+            last = text[-3:]
+            if held > LONGEST_EVENT:
+                raise MalformedStreamError("an event without end")
             yield piece
 
     async def aclose(self) -> None:
