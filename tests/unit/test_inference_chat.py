@@ -80,6 +80,13 @@ def test_a_template_that_refuses_gives_its_reason(tmp_path: Path) -> None:
     assert caught.value.code == "messages_invalid"
 
 
+@pytest.mark.parametrize("template", ["", "{# nothing #}", "{{ messages[0].contents }}"])
+def test_a_template_that_writes_nothing_is_said_to(tmp_path: Path, template: str) -> None:
+    with pytest.raises(ShammahError, match="makes nothing of them") as caught:
+        _load(tmp_path, template).encode([ChatMessage("user", "hello world")])
+    assert (caught.value.code, "--model" in caught.value.hint) == ("messages_invalid", True)
+
+
 def test_no_messages_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ShammahError) as caught:
         _load(tmp_path).encode([])

@@ -47,6 +47,14 @@ def _remove(*names: str) -> Callable[[Path], None]:
     return defect
 
 
+def _pipe(name: str) -> Callable[[Path], None]:
+    def defect(directory: Path) -> None:
+        (directory / name).unlink(missing_ok=True)
+        os.mkfifo(directory / name)
+
+    return defect
+
+
 def _gguf_only(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "model.gguf")
 
@@ -172,6 +180,15 @@ SINGLE_DEFECTS = {
     ),
     "grown since fetched": (_grown_after_manifest, "model_corrupt", "bytes instead of"),
     "lost since fetched": (_lost_after_manifest, "model_incomplete", "tokenizer_config.json"),
+    "config a pipe": (_pipe("config.json"), "model_corrupt", "config.json is a pipe"),
+    "tokenizer a pipe": (_pipe("tokenizer.json"), "model_corrupt", "tokenizer.json is a pipe"),
+    "template a pipe": (_pipe("chat_template.jinja"), "model_corrupt", "chat_template.jinja is"),
+    "weights a pipe": (_pipe("model.safetensors"), "model_corrupt", "model.safetensors is a pipe"),
+    "numbers from a device": (
+        lambda d: (d / "generation_config.json").symlink_to("/dev/zero"),
+        "model_corrupt",
+        "generation_config.json is a pipe or a device",
+    ),
     "bad manifest": (_write("shammah-manifest.json", b"{}"), "model_corrupt", "lists no files"),
 }
 

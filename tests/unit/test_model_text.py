@@ -245,6 +245,22 @@ def test_a_template_that_needs_a_token_which_the_weights_do_not_know_is_refused(
     assert caught.value.code == "model_corrupt"
 
 
+def test_a_tokenizer_that_makes_nothing_of_a_text_is_refused(directory: Path) -> None:
+    erase = {"type": "Replace", "pattern": {"Regex": ".+"}, "content": ""}
+    _edit(directory, "tokenizer.json", lambda file: file.update(normalizer=erase))
+    with pytest.raises(ShammahError, match="gives no tokens for a text") as caught:
+        ModelText.load(directory)
+    assert caught.value.code == "model_corrupt"
+
+
+def test_a_tokenizer_that_fails_at_the_first_text_is_refused(directory: Path) -> None:
+    unknown = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"}
+    _edit(directory, "tokenizer.json", lambda file: file.update(model=unknown, added_tokens=[]))
+    with pytest.raises(ShammahError, match="tokenizer or chat template cannot be read") as caught:
+        ModelText.load(directory)
+    assert caught.value.code == "model_corrupt"
+
+
 def test_a_tokenizer_of_another_model_is_refused(directory: Path) -> None:
     _edit(directory, "config.json", lambda file: file.update(vocab_size=200))
     with pytest.raises(ShammahError, match="know 200") as caught:

@@ -68,6 +68,8 @@ class ChatFormat:
             if not whole:
                 raise RefusalError("there are none")
             ids = self._text.encode([(one.role, one.content) for one in whole], ask=True)
+            if not ids:
+                raise RefusalError("it makes nothing of them")
             if begun and self.begins_thinking(ids):
                 ids += self._text.encode_written(f"{CLOSE}\n\n")
             return (*ids, *self.encode_begun(begun))
@@ -76,11 +78,12 @@ class ChatFormat:
         except Exception as error:
             # A template is a program of the model's authors: it may refuse, or be wrong. And
             # half a surrogate pair is nothing that a tokenizer takes.
-            bound = isinstance(error, TemplateBoundError)
+            # Without earlier turns a new conversation would be the same.
+            hopeless = isinstance(error, TemplateBoundError) or 0 < len(whole) < 3
             raise ShammahError(
                 "messages_invalid",
                 f"The model's chat template refuses these messages ({why_refused(error)}).",
-                "Name another model with --model." if bound else "Begin a new conversation.",
+                "Name another model with --model." if hopeless else "Begin a new conversation.",
             ) from error
 
     def encode_begun(self, text: str) -> tuple[int, ...]:

@@ -34,6 +34,8 @@ _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in)\
 
 _HEAD = re.compile(r"(?:^|\.)lm_head\.weight$")
 
+_READ = {".json", ".jinja", ".safetensors"}
+
 _LARGEST_JSON = 32 * 1024**2
 """Bytes. The index of a model in 163 files has 9 MB."""
 
@@ -74,6 +76,7 @@ def inspect_checkpoint(directory: Path) -> Checkpoint:
         ShammahError: ``model_incomplete`` (a file is missing), ``model_corrupt`` (a file is
             not what it should be), ``model_config_invalid`` or ``model_unsupported``.
     """
+    _check_kinds(directory)
     config = read_configuration(directory)
     architecture = _architecture(config)
     shape = _shape(config)
@@ -215,6 +218,14 @@ def _notice_of_adapter(directory: Path) -> str:
 
 
 # --- the files ----------------------------------------------------------------------------
+
+
+def _check_kinds(directory: Path) -> None:
+    """A pipe that nobody writes into, or a device, would be read for ever."""
+    for path in sorted(directory.glob("*")):
+        if path.suffix in _READ and path.exists() and not (path.is_file() or path.is_dir()):
+            why = f"{path.name} is a pipe or a device and no file."
+            raise ShammahError("model_corrupt", why, _FETCH_AGAIN)
 
 
 def _check_manifest(directory: Path) -> dict[str, Any] | None:

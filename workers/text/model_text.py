@@ -107,15 +107,14 @@ class ModelText:
             config = _read(directory / CONFIG)
             names, special = _read_names(directory, config)
             template = read_template(directory, config, names)
-        except (KeyboardInterrupt, SystemExit):
+            known = vocabulary if type(vocabulary) is int else 0
+            return cls(tokenizer, template, names, special, known)
+        except (KeyboardInterrupt, SystemExit, ShammahError):
             raise
         except BaseException as error:
             # tokenizers raises plain Exception, or panics, which is none; jinja2 its own.
-            raise ShammahError(
-                "model_corrupt", f"The model's tokenizer cannot be read ({error}).", FETCH_AGAIN
-            ) from error
-        known = vocabulary if type(vocabulary) is int else 0
-        return cls(tokenizer, template, names, special, known)
+            why = f"The model's tokenizer or chat template cannot be read ({error})."
+            raise ShammahError("model_corrupt", why, FETCH_AGAIN) from error
 
     # --- encoding -------------------------------------------------------------------------
 
@@ -205,6 +204,10 @@ class ModelText:
         return self.tokenizer.id_to_token(number) or ""
 
     def _check_size(self) -> None:
+        if not self._plain(_PROBE):
+            raise ShammahError(
+                "model_corrupt", f"{TOKENIZER} gives no tokens for a text.", FETCH_AGAIN
+            )
         own: int = self.tokenizer.get_vocab_size(with_added_tokens=False)
         if self._vocabulary and own > self._vocabulary:
             raise _foreign(f"{TOKENIZER} has {own:,} tokens", self._vocabulary)
