@@ -21,6 +21,9 @@ from shammah.errors import ExitCode, ShammahError
 from shammah.licences import LICENCES as LICENCES
 from shammah.models import hub_cache, is_choice
 
+MAX_CONFIG_BYTES = 4 * 1024 * 1024
+"""Of ``config.toml``, which may be a link to what has no end."""
+
 
 @dataclass(frozen=True, slots=True)
 class InferenceSettings:
@@ -350,7 +353,13 @@ def read_config(path: Path) -> str:
         ShammahError: ``config_invalid``.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")  # some editors begin every file with a mark
+        if path.is_fifo():  # without a writer it would keep us for ever
+            raise _invalid(path, "it is a pipe and no file")
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        if len(data) > MAX_CONFIG_BYTES:
+            raise _invalid(path, f"it has more than {MAX_CONFIG_BYTES:,} bytes")
+        return data.decode("utf-8-sig")  # some editors begin every file with a mark
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:

@@ -73,7 +73,7 @@ _WORDS = (
     r"|whats ?app|(?:call|ring|text|phone) (?:me|him|her|us)(?: (?:at|on))?|handy(?:nummer)?"
     r"|mobil(?:nummer)?|rufnummer|portable|num[ée]ro|m[óo]vil|celular|cellulare|telem[óo]vel"
     r"|(?:appelle|appelez)-moi au|ll[áa]ma(?:me|dme) al|chiamami al|ruf mich (?:an )?unter"
-    r"|тел(?:ефон)?|номер|звоните|电话|手机|電話|携帯|फ़ोन|هاتف"
+    r"|tlf|puh|тел(?:ефон)?|номер|звоните|电话|手机|電話|携帯|फ़ोन|هاتفي?"
 )
 
 

@@ -69,7 +69,9 @@ _TOKEN_WORDS = (
 )
 _PASSWORD_WORDS = (
     r"pass(?:word|wd|phrase|code|wort)?|pwd|pw|kennwort|mot[ _-]?de[ _-]?passe|mdp|contrase[ñn]a"
-    r"|clave|senha|wachtwoord|has[łl]o|pin[_-]?code|пароль|密码|密碼|パスワード|비밀번호"
+    r"|clave|senha|wachtwoord|has[łl]o|pin[_-]?code|пароль|密码|密碼|口令|パスワード|비밀번호|암호"
+    r"|parol[aă]|l[öo]senord|passord|adgangskode|kodeord|salasana|heslo|jelsz[óo]|[şs]ifre"
+    r"|κωδικός|كلمة (?:المرور|السر)|סיסמ[הא]|m[ậa]t kh[ẩa]u|รหัสผ่าน|पासवर्ड|kata sandi"
 )
 
 
@@ -112,7 +114,9 @@ def _is_aws_secret(text: str) -> bool:
 def holds_private_key(text: str) -> bool:
     """A header, in any letter case, or what follows it."""
     return (
-        holds(r"-\s?BEGIN\s(?:[A-Z0-9]{1,20}\s){0,3}PRIVATE\sKEY", text, re.IGNORECASE)
+        holds(
+            r"-\s?BEGIN\s{1,3}(?:[A-Z0-9]{1,20}\s{1,3}){0,3}PRIVATE\s{1,3}KEY", text, re.IGNORECASE
+        )
         or holds(r"PuTTY-User-Key-File-[0-9]", text, re.IGNORECASE)
         # PKCS #8, PKCS #1, SEC 1 and OpenSSH without a header; WireGuard
         or holds(r"MII[A-Za-z0-9+/]{2,5}IBA(?:DANBgk|AKC)|b3BlbnNzaC1rZXktdjE", text)
@@ -148,6 +152,11 @@ _PASSWORD_PLACES = {
     " ": r"(?:password|passphrase|passwort|kennwort|mot de passe|contraseña|senha|пароль)"
     r"(?: for \S{1,40}| von \S{1,40})? (?:is|was|ist|lautet|war|est|es|é|è)[: ]{1,3}[\"'`]?"
     r"((?=[^\s\"'`]{0,60}\d)(?=[^\s\"'`]{0,60}[^\W\d])[^\s\"'`]{6,60})",
+    # without a blank before and after it
+    **{
+        hint: rf"{hint}[\s:\"'`「『]{{0,3}}((?=[!-~]{{0,60}}\d)(?=[!-~]{{0,60}}[a-z])[!-~]{{6,60}})"
+        for hint in ("密码是", "密码为", "密碼是", "パスワードは", "비밀번호는")
+    },
 }
 """What a text with such a place holds, and the place."""
 _SET = r"(?<![A-Za-z0-9_])[A-Z0-9_]{0,40}PASS(?:WORD|WD)?=([^\s\"']{6,100})(?![^\s\"'])"

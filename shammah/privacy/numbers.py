@@ -265,13 +265,17 @@ _PEOPLE_WORDS = (
     r"|curp|dni|nif|passport|reisepass|passeport|pasaporte|passaporte|passaporto"
     r"|personalausweis|ausweis|steuer-?(?:id|identifikationsnummer|nummer|nr\.?)|idnr\.?"
     r"|sozialversicherungsnummer|s[ée]curit[ée] sociale|codice fiscale|снилс|инн|snils|паспорт"
-    r"|身份证|护照|マイナンバー|個人番号|driv(?:er'?s?|ing) licen[cs]e|tax id|id card"
+    r"|bsn|pesel|person(?:en)?nummer|f[øo]dselsnummer|cpr|ahv|egn|cnp|hetu|henkil[öo]tunnus|kimlik"
+    r"|c[ée]dula|身份证|护照|マイナンバー|個人番号|driv(?:er'?s?|ing) licen[cs]e|tax id|id card"
+)
+_PEOPLE_NUMBER = (  # digits, or as passports have them letters among digits
+    r"[a-z]{0,5}(?:[ .\-/]?\d){5,17}[a-z\d]{0,3}|(?=(?:[a-z]{0,8}\d){3})[a-z\d]{8,10}"
 )
 
 
 def holds_identity(text: str) -> bool:
     """A national number of a person, with its check digits or with a word that names it."""
-    if any(labelled(text, _PEOPLE_WORDS, r"[a-z]{0,5}(?:[ .\-/]?\d){5,17}[a-z\d]{0,3}")):
+    if any(labelled(text, _PEOPLE_WORDS, _PEOPLE_NUMBER)):
         return True
     return any(
         check(compiled(r"[ .\-/]").sub("", found[0]).upper())

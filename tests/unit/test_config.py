@@ -157,6 +157,16 @@ class TestAModelOnDisk:
 
 
 class TestWhatIsWrong:
+    def test_a_pipe_is_not_waited_for(self, sandbox: Sandbox) -> None:
+        os.mkfifo(home_directory(os.environ) / "config.toml")
+        with pytest.raises(ShammahError, match="it is a pipe and no file"):
+            load_settings(os.environ)
+
+    def test_what_has_no_end_is_not_read(self, sandbox: Sandbox) -> None:
+        (home_directory(os.environ) / "config.toml").symlink_to("/dev/zero")
+        with pytest.raises(ShammahError, match="it has more than"):
+            load_settings(os.environ)
+
     @pytest.mark.parametrize(
         ("text", "says"),
         [
