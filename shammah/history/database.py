@@ -88,6 +88,8 @@ class Database:
         return True
 
     def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
+        # A byte that a disk has lost must not cost the rest of the conversation.
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
         connection.execute("PRAGMA foreign_keys = ON")
         migrate(connection)
         self.indexed = words.available(connection)

@@ -31,6 +31,8 @@ from shammah.history.records import (
 )
 
 CHUNK = 500
+LATEST_S = 2.0**35
+"""A thousand years from now; no calendar has a date for what is far beyond."""
 
 _FIELDS = (
     *("key", "at", "question", "answer", "target", "model", "reason", "finish"),
@@ -132,10 +134,7 @@ class Store:
         """The latest conversations, newest first; a ``limit`` of -1 has all."""
         with self.database.transaction() as connection:
             rows = connection.execute(SUMMARIES, (limit,)).fetchall()
-            return [
-                Summary(number, started, latest, turns, title, bool(private))
-                for number, started, latest, turns, title, private in rows
-            ]
+            return [_summary(row) for row in rows]
 
     def count(self) -> int:
         """How many conversations there are."""
@@ -157,7 +156,7 @@ class Store:
             if row is None:
                 return None
             records = tuple(_record(turn) for turn in connection.execute(TURNS, (number,)))
-            return Kept(number, str(row[0]), bool(row[1]), float(row[2]), records)
+            return Kept(number, str(row[0]), bool(row[1]), _time(row[2]), records)
 
     def numbers(self) -> Iterator[int]:
         """All conversations, oldest first, a few at a time."""
@@ -201,7 +200,7 @@ class Store:
             try:
                 rows = connection.execute(FOUND, (query, limit)).fetchall()
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_ERROR:
                     raise
                 raise _bad_query(
                     f"FTS5 cannot read {query!r:.60} ({error}). Without --raw any words will do."
@@ -266,16 +265,28 @@ def _row(record: Record) -> tuple[object, ...]:
 
 def _record(row: tuple[object, ...]) -> Record:
     key, at, question, answer, target, model, reason, finish, complete, private, undone, rest = row
-    if not isinstance(at, float):
-        raise TypeError("a time is none")
     document = json.loads(str(rest))
     if not isinstance(document, dict):
         raise TypeError("the detail of a turn is no table")
     return Record(
-        *(str(key), at, str(question), str(answer), str(target), str(model), str(reason)),
+        *(str(key), _time(at), str(question), str(answer), str(target), str(model), str(reason)),
         *(str(finish), bool(complete), bool(private), bool(undone)),
         *read_detail(document),
     )
+
+
+def _summary(row: tuple[object, ...]) -> Summary:
+    number, started, latest, turns, title, private = row
+    if not (isinstance(number, int) and isinstance(turns, int)):
+        raise TypeError("a count is none")
+    return Summary(number, _time(started), _time(latest), turns, str(title), bool(private))
+
+
+def _time(value: object) -> float:
+    """Seconds since 1970 that a calendar knows."""
+    if not isinstance(value, float) or not abs(value) < LATEST_S:
+        raise TypeError("a time is none")
+    return value
 
 
 def _bad_query(why: str) -> ShammahError:

@@ -403,13 +403,40 @@ class TestTheFile:
         self, store: Store, path: Path
     ) -> None:
         number = store.add(record("a"), NEW)
-        database = sqlite3.connect(path)
-        database.execute("UPDATE turns SET detail = '[1]'")
-        database.commit()
-        database.close()
+        edit(path, "UPDATE turns SET detail = '[1]'")
         with pytest.raises(ShammahError) as refusal:
             store.read(number)
         assert refusal.value.code == "history_unusable"
+
+    @pytest.mark.parametrize("value", ["'now'", "x'00'", "9e999", "-1e300"])
+    @pytest.mark.parametrize("column", ["started", "latest"])
+    def test_with_a_time_that_is_none_is_refused(
+        self, store: Store, path: Path, column: str, value: str
+    ) -> None:
+        store.add(record("a"), NEW)
+        edit(path, f"UPDATE conversations SET {column} = {value}")
+        with pytest.raises(ShammahError, match="a time is none"):
+            store.summaries(1)
+
+    def test_that_has_lost_bytes_of_a_text_is_read_with_the_rest_of_it(
+        self, store: Store, path: Path
+    ) -> None:
+        number = store.add(record("a"), NEW)
+        edit(path, "UPDATE turns SET answer = CAST(x'546865fffe206d6f6f6e' AS TEXT)")
+        assert read(store, number).records[0].answer == "The\ufffd\ufffd moon"
+        assert found(store, "tides") == ["a"]
+
+    def test_with_bytes_for_a_text_can_be_searched(self, store: Store, path: Path) -> None:
+        store.add(record("a"), NEW)
+        edit(path, "UPDATE turns SET question = x'fffe00'")
+        assert found(store, "moon") == ["a"]
+
+
+def edit(path: Path, statement: str) -> None:
+    database = sqlite3.connect(path)
+    database.execute(statement)
+    database.commit()
+    database.close()
 
 
 def tables(path: Path) -> set[str]:
