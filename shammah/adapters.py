@@ -87,14 +87,18 @@ class AdapterStore:
         """
         entry = self._read(name) if _NAME.fullmatch(name) else None
         if entry is None:
-            known = ", ".join(one.name for one in self.entries()) or "there is none yet"
             raise ShammahError(
                 "adapter_not_found",
                 f"There is no adapter {name!r:.70}.",
-                f"Known are: {known}.",
+                self.known(),
                 exit_code=ExitCode.USAGE,
             )
         return entry
+
+    def known(self) -> str:
+        """A sentence with the names of all."""
+        names = ", ".join(one.name for one in self.entries())
+        return f"Known are: {names}." if names else "There are none yet: `shammah train` makes one."
 
     def add(self, entry: AdapterEntry, fill: Callable[[Path], None]) -> AdapterEntry:
         """A new adapter, in one step: it is there whole or not at all.

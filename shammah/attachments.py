@@ -84,12 +84,12 @@ def decode_text(data: bytes, name: str) -> tuple[str, int]:
     """The text in ``data``, and how many of its bytes are no UTF-8 and became U+FFFD.
 
     Raises:
-        ShammahError: ``file_not_text``, for what has a zero byte.
+        ShammahError: ``file_not_text``, for what has a NUL byte.
     """
     if b"\0" in data:
         raise ShammahError(
             "file_not_text",
-            f"{name} is no text: it has zero bytes.",
+            f"{name} is not text: it contains NUL bytes.",
             "Only text can be asked about.",
             exit_code=ExitCode.USAGE,
         )

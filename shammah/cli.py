@@ -18,7 +18,7 @@ from shammah.errors import ExitCode, ShammahError
 from shammah.history_cli import history
 from shammah.invocation import program
 from shammah.models_cli import licence_option, model_option, models
-from shammah.output import echo
+from shammah.output import echo, failing_as_json
 from shammah.printable import printable
 from shammah.training_cli import adapters, train
 
@@ -155,6 +155,7 @@ def main() -> None:
 @click.option("--resume", metavar="NUMBER", help="Go on with this conversation.")
 @click.option("--no-history", is_flag=True, help="Keep nothing of it.")
 @click.option("-n", "--no-stdin", is_flag=True, help="Leave standard input alone.")
+@failing_as_json
 def ask(
     question: str | None,
     files: tuple[str, ...],

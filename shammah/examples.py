@@ -181,8 +181,8 @@ def split_examples(
         raise ShammahError(
             "too_few_examples",
             f"There {'is 1 question' if len(questions) == 1 else f'are {len(questions)} questions'}"
-            f" to learn from; {LEAST_EXAMPLES} different ones are the least.",
-            "Correct more answers with /fix, or give a file with --examples.",
+            f" to learn from; at least {LEAST_EXAMPLES} different ones are needed.",
+            "Use /good and /fix on more answers, or give a file with --examples.",
             exit_code=ExitCode.USAGE,
         )
     count = len(questions) // HELD_OUT_SHARE

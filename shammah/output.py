@@ -5,15 +5,20 @@ A terminal gets them broken between words at its own width; a pipe gets them as 
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import sys
-from typing import TextIO
+from collections.abc import Callable
+from typing import ParamSpec, TextIO
 
+from shammah.errors import ShammahError
 from shammah.folding import fold
 from shammah.invocation import as_invoked
 from shammah.printable import printable
 
 USUAL_COLUMNS = 80
+P = ParamSpec("P")
 
 
 def echo(text: str, *, err: bool = False, hanging: str | None = None) -> None:
@@ -29,6 +34,23 @@ def echo(text: str, *, err: bool = False, hanging: str | None = None) -> None:
     if stream.isatty():
         text = fold(text, columns_of(stream), hanging)
     print(text, file=stream, flush=True)
+
+
+def failing_as_json(command: Callable[P, int]) -> Callable[P, int]:
+    """Have ``command``, with its option ``as_json``, print what it cannot do as an object, too:
+    whoever reads its output as JSON gets some."""
+
+    @functools.wraps(command)
+    def run(*arguments: P.args, **options: P.kwargs) -> int:
+        try:
+            return command(*arguments, **options)
+        except ShammahError as error:
+            if options["as_json"]:
+                told = {"code": error.code, "message": error.message, "hint": error.hint}
+                print(json.dumps({"error": told, "text": ""}, ensure_ascii=False), flush=True)
+            raise
+
+    return run
 
 
 def columns_of(stream: TextIO) -> int:

@@ -56,7 +56,8 @@ class WorkerBusyError(ShammahError):
 
 def _describe(client: ClientInfo) -> str:
     place = f" on {client.terminal}" if client.terminal else ""
-    return f"{client.program} (process {client.pid}){place}"
+    program = "a prompt" if client.program == "repl" else client.program
+    return f"{program} (process {client.pid}){place}"
 
 
 def _differing(wanted: Identity, running: Identity) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from shammah.bus import codec
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.endpoints import open_endpoints
 from shammah.bus.messages import ClientInfo, Failed
-from shammah.bus.training import Train, Trained, TrainingProgress, TrainProgress
+from shammah.bus.training import Train, Trained, Training, TrainingProgress, TrainProgress
 from shammah.config import Settings
 from shammah.errors import ExitCode, ShammahError
 from shammah.examples import read_examples, split_examples
@@ -22,9 +22,10 @@ from shammah.output import echo
 from shammah.supervision import RestartBudget, ensure, worker_spec
 from shammah.training_plot import INSTALL, NAME, can_plot, check_plot, write_plot
 from shammah.training_screen import TrainingScreen
-from shammah.wording import describe_duration
+from shammah.wording import describe_duration, describe_training
 
 ROLE = "train"
+NEXT = "This one begins when that has ended; `shammah stop train` ends both."
 
 
 def train(settings: Settings, asked: Train, plot: Path | None, *, as_json: bool) -> int:
@@ -105,6 +106,8 @@ def _follow(settings: Settings, asked: Train, screen: TrainingScreen) -> Trained
     while True:
         peer = connect_train(settings)
         try:
+            if (busy := _other_training(peer)) is not None:
+                screen.say(f"Another training is under way ({describe_training(busy)}). {NEXT}")
             task = peer.begin(asked)
             try:
                 for reply in task:
@@ -125,6 +128,14 @@ def _follow(settings: Settings, asked: Train, screen: TrainingScreen) -> Trained
             screen.say("The train worker died and was started anew: it goes on from what is kept.")
         finally:
             peer.close()
+
+
+def _other_training(peer: Peer) -> TrainingProgress | None:
+    """How far what the worker does already is."""
+    if peer.welcome is None:
+        return None
+    state = peer.welcome.event.status.state
+    return state.progress if isinstance(state, Training) else None
 
 
 def _stopped(progress: TrainingProgress) -> str:

@@ -257,7 +257,7 @@ def history_of(settings: Settings, *, enabled: bool) -> Recorder:
 
 
 NOTHING = "There is no history yet."
-HOW_IT_FILLS = "It fills by itself: every finished turn is kept, at the prompt and of `ask`."
+HOW_IT_FILLS = "It fills by itself: what you ask at the prompt and with `ask` is kept."
 
 
 def _save(conversation: _Open, access: Access) -> None:

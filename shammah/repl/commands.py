@@ -150,8 +150,7 @@ def _adapter(context: Context) -> None:
     else:
         screen.hint("No adapter is in service: the model answers by itself.")
     if not wished:
-        known = ", ".join(entry.name for entry in store.entries()) or "there is none yet"
-        screen.hint(f"/adapter NAME, /adapter off, /adapter auto. Known are: {known}.")
+        screen.hint(f"/adapter NAME, /adapter off, /adapter auto. {store.known()}")
 
 
 def _load(context: Context) -> None:

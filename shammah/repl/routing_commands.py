@@ -168,7 +168,7 @@ def _ask_instead(context: Context, asked: Turn, wish: Wish, old: Turn | None = N
 
 
 def _compare(context: Context, old: Turn, new: Turn) -> None:
-    verdict = parse_verdict(context.person.inquire(QUESTION))
+    verdict = _inquire(context)
     said = labels(verdict, old.account.label)
     for turn, label in zip((old, new), said, strict=True):
         if label is not None and context.session.routing.label(label, turn.account.outcome):
@@ -177,6 +177,16 @@ def _compare(context: Context, old: Turn, new: Turn) -> None:
         better, worse = (old, new) if verdict is Verdict.FIRST else (new, old)
         if (_role(worse), _role(better)) == ("inference", "cloud"):
             feedback_commands.accept(context, worse, better.answer, private=better.private)
+
+
+def _inquire(context: Context) -> Verdict:
+    """What the person says. Anything else, as the next question, is not lost without a word."""
+    while True:
+        said = context.person.inquire(QUESTION)
+        verdict = parse_verdict(said)
+        if verdict is not Verdict.SKIP or not (said or "").strip():
+            return verdict
+        context.screen.hint("Type 1, 2 or s; or press Enter, and go on after that.")
 
 
 def _role(turn: Turn) -> str:

@@ -117,6 +117,22 @@ class TestAFailure:
         assert (told["error"], told["text"]) == (error, "fail as planned")
         assert (told["target"], told["reason"]) == ("local", "model_ready")
 
+    @pytest.mark.parametrize(
+        ("arguments", "code", "failure"),
+        [
+            (("--resume", "9", "hi"), 1, "history_empty"),
+            (("-f", "none", "hi"), 2, "file_unreadable"),
+        ],
+    )
+    def test_before_the_question_is_an_object_as_well(
+        self, arguments: tuple[str, ...], code: int, failure: str
+    ) -> None:
+        ended = run(*ASK, "--json", *arguments)
+        assert ended.code == code
+        told = json.loads(ended.out)
+        assert (told["error"]["code"], told["text"]) == (failure, "")
+        assert told["error"]["message"] in ended.err
+
     def test_with_escape_codes_cannot_steer_the_terminal(self) -> None:
         """The text of a server's error ends on the screen like this."""
         ended = run(*ASK, "fail \x1b]0;title\x07\x1b[2J")
@@ -366,5 +382,5 @@ def test_another_model_in_use_is_said_with_who_uses_it(
     start_echo(model="0.5B")
     connect(program="repl")
     ended = run(*ASK, "hello")
-    holder = f"repl (process {os.getpid()})"
+    holder = f"a prompt (process {os.getpid()})"
     assert_one_clear_message(ended, 1, "0.5B", holder, "shammah stop inference")

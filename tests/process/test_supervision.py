@@ -120,7 +120,8 @@ class TestEnsure:
         with pytest.raises(WorkerInUseError) as refused:
             ensured()
         said = str(refused.value)
-        for words in ("0.5B", "starter", f"repl (process {os.getpid()})", "shammah stop inference"):
+        holder = f"a prompt (process {os.getpid()})"
+        for words in ("0.5B", "starter", holder, "shammah stop inference"):
             assert words in said
         assert refused.value.welcome.identity.model == "0.5B"
         assert other.alive()

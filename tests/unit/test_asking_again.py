@@ -19,6 +19,7 @@ from shammah.privacy import Mark
 from shammah.repl import edit as editing
 from shammah.repl import routing_commands
 from shammah.router.decision import Wish
+from shammah.router.statistics import Label
 
 LOCAL = Provenance("inference", "small")
 WHOLE = Account(finish="stop", provenance=LOCAL)
@@ -71,6 +72,18 @@ def test_a_better_answer_takes_the_place_of_the_first() -> None:
     world = World(lambda question: turn(question, "second"), "a", "b")
     routing_commands.redo(world.context)
     assert world.said() == [("a", "first"), ("b", "second")]
+
+
+def test_the_next_question_is_no_verdict_on_two_answers() -> None:
+    world = World(lambda question: turn(question, "second"), "a")
+    typed, hints = iter(["What is next?", "2"]), []
+    world.context.person.inquire = lambda _: next(typed)
+    world.context.screen.hint = hints.append
+    labels = []
+    world.context.session.routing.label = lambda label, outcome: labels.append(label)
+    routing_commands.redo(world.context)
+    assert labels == [Label.WORSE, Label.BETTER]
+    assert "Type 1, 2 or s; or press Enter, and go on after that." in hints
 
 
 @pytest.mark.parametrize("earlier", [("a",), ("a", "b")])

@@ -44,7 +44,7 @@ def test_a_file_is_read_with_where_it_came_from(tmp_path: Path) -> None:
     [
         (lambda path: None, "file_unreadable", "No such file"),
         (lambda path: path.mkdir(), "file_unreadable", "Is a directory"),
-        (lambda path: path.write_bytes(b"\x7fELF\0\0"), "file_not_text", "zero bytes"),
+        (lambda path: path.write_bytes(b"\x7fELF\0\0"), "file_not_text", "NUL bytes"),
         (lambda path: path.symlink_to("/dev/zero"), "file_too_long", "4.2 MB"),
         (lambda path: path.write_bytes(b"x" * (MAX_BYTES + 1)), "file_too_long", "4.2 MB"),
     ],

@@ -30,7 +30,7 @@ def test_another_model_can_be_shared_by_its_name(base: Settings) -> None:
     running = identity(replace(base, model="/my models/a"), "inference")
     refusal = refuse(identity(base, "inference"), running)
     assert refusal.message == (
-        "The inference worker runs /my models/a for repl (process 12) on /dev/pts/3, "
+        "The inference worker runs /my models/a for a prompt (process 12) on /dev/pts/3, "
         "ask (process 34); you asked for starter."
     )
     assert refusal.hint == (
