@@ -217,7 +217,7 @@ def _need(shape: ModelShape, parameters: int, place: Place, device: str, dtype: 
     short = min(LEAST_CONTEXT, longest)
     begun = conversation(0)
     room = usable - loaded if usable else sys.maxsize
-    cache = int(place.inference.kv_memory * GIB) or int(KV_SHARE * room)
+    cache = int(min(place.inference.kv_memory * GIB, sys.maxsize)) or int(KV_SHARE * room)
     fitting = min(
         cache // kv_bytes(shape, 1, width),
         (room - begun) // (conversation(1) - begun),  # what it takes grows evenly

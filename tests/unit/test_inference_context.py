@@ -73,6 +73,12 @@ def test_a_question_that_cannot_fit_is_refused_with_both_numbers() -> None:
         fit([ChatMessage("user", "q" * 997)], _encode, 1000, 100)
 
 
+def test_a_question_of_which_nothing_would_fit_is_not_said_to_be_too_long() -> None:
+    with pytest.raises(ShammahError) as refused:
+        fit([ChatMessage("user", "2+2?")], _encode, 3, 100)
+    assert refused.value.hint.startswith("Raise inference.context_length")
+
+
 @pytest.mark.parametrize("text", ["1\n" * 300_000, "語" * 600_000])
 def test_what_is_much_too_long_is_refused_without_being_encoded_to_its_end(text: str) -> None:
     encoded: list[int] = []

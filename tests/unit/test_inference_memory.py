@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
@@ -18,10 +19,13 @@ from workers.inference.checkpoint import inspect_checkpoint
 from workers.inference.memory import (
     HEADROOM_BYTES,
     LEAST_CONTEXT,
+    check_context,
     check_weights,
     conversation_bytes,
     free_main_memory,
+    kv_budget,
 )
+from workers.inference.runner import Runner
 
 
 @pytest.mark.parametrize("model", CATALOGUE, ids=lambda model: model.size)
@@ -64,6 +68,16 @@ def test_a_refusal_has_both_numbers(weights: int, conversation: int, needed: int
     assert refused.value.code == "out_of_memory"
     assert f"needs {needed / GIB:.1f} GiB in 8 bit" in refused.value.message
     assert f"{(needed - 1) / GIB:.1f} GiB of memory are free" in refused.value.message
+
+
+def test_a_share_that_a_person_has_set_is_named_where_it_is_too_small() -> None:
+    runner = cast(
+        Runner, SimpleNamespace(kv_bytes_per_token=lambda: 1024**2, free_bytes=lambda: 8 * GIB)
+    )
+    with pytest.raises(ShammahError, match=r"kv_memory is 0\.5 GiB, .* 2,048 tokens needs 2\.00"):
+        check_context(kv_budget(runner, 0.5), 8192, runner, 0.5)
+    check_context(kv_budget(runner, 2), 8192, runner, 2)
+    check_context(kv_budget(runner, 1e300), 8192, runner, 1e300)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class BatchedEngine:
         wanted = min(checkpoint.context_length, settings.context_length or sys.maxsize)
         budget = kv_budget(self._runner, settings.kv_memory)
         capacity = min(wanted, budget)
-        check_context(capacity, wanted, self._runner)
+        check_context(capacity, wanted, self._runner, settings.kv_memory)
         limits = self._runner.limits
         slots = limits.batch if limits.lazy else max(1, min(limits.batch, budget // capacity))
         self._runner.reserve(slots, capacity)

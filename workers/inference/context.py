@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
 
+LEAST_CHARACTERS = 40
+"""Of a question. Where fewer fit it is not the question that is too long."""
+
 ANSWER_ROOM = 256
 """Tokens that a trimmed conversation leaves for the answer, if the context is long enough."""
 
@@ -66,7 +69,7 @@ def fit(
         return FittedPrompt(tokens)
     starts = [at for at, message in enumerate(turns) if at and message.role == "user"]
     if whole and starts:
-        raise _refusal(f"The conversation has {len(tokens):,} tokens", context, "")
+        raise _refusal(f"The conversation has {len(tokens):,} tokens", context)
     room = context - min(answer, ANSWER_ROOM, context // 4)
     shortest = tokens
     for start in starts:
@@ -76,7 +79,7 @@ def fit(
     if starts and len(shortest) < context:
         return FittedPrompt(shortest, starts[-1])
     size = f"The question has {len(shortest):,} tokens with the system prompt"
-    raise _refusal(size, context, _fitting(room * characters / len(shortest)))
+    raise _refusal(size, context, room * characters / len(shortest))
 
 
 def _much_too_long(
@@ -87,11 +90,7 @@ def _much_too_long(
     tokens = len(encode([replace(question, role="user", content=beginning)]))
     share = len(beginning) / max(1, tokens)
     size = f"The question has about {characters / share:,.0f} tokens with the system prompt"
-    return _refusal(size, context, _fitting((context - min(ANSWER_ROOM, context // 4)) * share))
-
-
-def _fitting(characters: float) -> str:
-    return f" Of such text about {_round(characters):,} characters fit."
+    return _refusal(size, context, (context - min(ANSWER_ROOM, context // 4)) * share)
 
 
 def _round(number: float) -> int:
@@ -100,9 +99,12 @@ def _round(number: float) -> int:
     return int(number) // unit * unit
 
 
-def _refusal(size: str, context: int, fitting: str) -> ShammahError:
-    return ShammahError(
-        "context_too_long",
-        f"{size}; the local model holds {context:,} with its answer.",
-        f"Shorten it.{fitting}",
-    )
+def _refusal(size: str, context: int, fitting: float | None = None) -> ShammahError:
+    """``fitting``: characters of such a text that there is room for, where that is known."""
+    hint = "Shorten it."
+    if fitting is not None:
+        hint += f" Of such text about {_round(fitting):,} characters fit."
+        if fitting < LEAST_CHARACTERS:
+            hint = "Raise inference.context_length, or name another model with --model."
+    why = f"{size}; the local model holds {context:,} with its answer."
+    return ShammahError("context_too_long", why, hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import psutil
@@ -44,7 +45,7 @@ def kv_budget(runner: Runner, wanted_gib: float) -> int:
         runner: with a loaded model.
         wanted_gib: GiB for it; 0: a share of what is free.
     """
-    room = wanted_gib * GIB if wanted_gib else KV_SHARE * runner.free_bytes()
+    room = min(wanted_gib * GIB, sys.maxsize) if wanted_gib else KV_SHARE * runner.free_bytes()
     return int(room) // runner.kv_bytes_per_token()
 
 
@@ -83,19 +84,26 @@ def check_weights(needed: int, free: int, form: str, conversation: int = 0) -> N
         )
 
 
-def check_context(capacity: int, wanted: int, runner: Runner) -> None:
-    """Refuse a context that is too small to be of use.
+def check_context(capacity: int, wanted: int, runner: Runner, wanted_gib: float = 0.0) -> None:
+    """Refuse a context that is too small to be of use. ``wanted_gib``: see `kv_budget`.
 
     Raises:
         ShammahError: ``out_of_memory``, with the numbers.
     """
     if capacity >= min(wanted, LEAST_CONTEXT):
         return
-    needed = LEAST_CONTEXT * runner.kv_bytes_per_token() / GIB / KV_SHARE
+    needed = LEAST_CONTEXT * runner.kv_bytes_per_token() / GIB
+    if wanted_gib:
+        raise ShammahError(
+            "out_of_memory",
+            f"inference.kv_memory is {wanted_gib:g} GiB, but a conversation of "
+            f"{LEAST_CONTEXT:,} tokens needs {needed:.2f}.",
+            "Raise it, or set it to 0.",
+        )
     raise ShammahError(
         "out_of_memory",
         f"With this model loaded, {runner.free_bytes() / GIB:.1f} GiB of memory are free; a "
-        f"conversation of {LEAST_CONTEXT:,} tokens needs {needed:.1f}.",
+        f"conversation of {LEAST_CONTEXT:,} tokens needs {needed / KV_SHARE:.1f}.",
         "Close other programs, or name a smaller model with --model.",
     )
 
