@@ -235,7 +235,7 @@ def test_too_little_memory(hub: StandInHub) -> None:
     enlarge(hub, WEIGHTS, 4 * psutil.virtual_memory().total)
     ran = run("models", "plan", "0.5B", code=1)
     assert lines(ran)["verdict"] == "does not fit: the memory is too small"
-    assert re.search(r"needs [\d.]+ GiB of memory as bfloat16 for a conversation", ran.err)
+    assert re.search(r"needs [\d.]+ GiB of memory as int8 for a conversation", ran.err)
     told = plan("0.5B", code=1)
     assert told["verdict"] == told["refusals"][0]["code"] == "memory_too_small"
     forced = run("models", "plan", "0.5B", "--force")
@@ -246,7 +246,7 @@ def test_a_pull_is_refused_before_anything_is_fetched(monkeypatch: pytest.Monkey
     with serve(monkeypatch, "acme/large", files()) as hub:
         enlarge(hub, WEIGHTS, 4 * psutil.virtual_memory().total)
         refused = run("models", "pull", "acme/large", code=1)
-        assert "of memory as bfloat16" in refused.err
+        assert "of memory as int8" in refused.err
         assert "--force" in refused.err
         told = json.loads(run("models", "pull", "acme/large", "--json", code=1).out)
         assert (told["model"], told["error"]["code"]) == ("acme/large", "memory_too_small")
