@@ -28,6 +28,8 @@ hypothesis.settings.load_profile("repeatable")
 # A shell's background job ignores Ctrl-C, and so would every program that is started here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Read once, when torch is imported here: see workers/environment.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
