@@ -49,8 +49,8 @@ from shammah.supervision import lend_hub_token, stop, worker_spec
 WAIT_S = 0.5
 """How often a waiting question looks again even if nothing was heard."""
 
-UNHEARD_LOOKS = 20
-"""So many looks (10 s) a question that Claude may answer waits to hear whether the local model is
+UNHEARD_LOOKS = 36
+"""So many looks (18 s) a question that Claude may answer waits to hear whether the local model is
 ready, if its worker is there. Looks are counted, not seconds: while this process or the whole
 machine stood still, nobody was able to answer."""
 

@@ -158,8 +158,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--asks", type=int, default=FULL, help="questions in all (1000)")
     parser.add_argument("--prompts", type=int, default=20, help="first questions at a prompt")
+    parser.add_argument("--only", choices=SHARES, help="all of them in this way")
     options = parser.parse_args()
-    asks = {name: round(share * options.asks) for name, share in SHARES.items()}
+    shares = {options.only: 1.0} if options.only else SHARES
+    asks = {name: round(shares.get(name, 0.0) * options.asks) for name in SHARES}
     piped = options.asks - sum(asks.values())
     with world() as (environ, recorder):
         warm(environ)
