@@ -21,7 +21,7 @@ from shammah.bus.messages import ChatMessage, Downloading, Failed, Ready
 from shammah.config import load_settings
 from shammah.router.decision import Wish
 from shammah.session import Session
-from tests.standins.command import run
+from tests.standins.command import Ran, run
 from tests.standins.hub import StandInHub
 from tests.standins.sandbox import LIMIT_S, Sandbox, until
 from tests.standins.terminal import Terminal
@@ -128,6 +128,11 @@ class Killer:
 # --- SIGKILL ------------------------------------------------------------------------------
 
 
+def assert_asked(ended: Ran) -> None:
+    """The model was there and asked. It is a tiny one of random weights, which may say nothing."""
+    assert ended.code == 0 or "ended its answer without any text" in ended.err, ended.err
+
+
 def test_a_download_outlives_the_prompt_and_the_model_that_wait_for_it(
     serve: Serve, hold: Callable[[StandInHub], Hold], sandbox: Sandbox
 ) -> None:
@@ -159,7 +164,7 @@ def test_a_download_worker_that_dies_is_started_anew_by_whom_waits(
     total = size_of(hub)
     killer = Killer(sandbox, hub, iter([total // 4, total // 2, total * 3 // 4]))
     ended = run("ask", "--model", "1.5B", "Anything?", limit=2 * LOAD_S)
-    assert ended.code == 0, ended.err
+    assert_asked(ended)
     assert len(killer.killed) == 3
     assert total <= hub.sent_bytes <= total + 3 * MIB
     told = [state for state in watch.told() if isinstance(state, Downloading)]
@@ -257,7 +262,7 @@ def test_a_gated_model_needs_a_token_that_only_the_download_worker_gets(
 
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     ended = run("ask", "--model", "1.5B", "Anything?", limit=LOAD_S)
-    assert ended.code == 0, ended.err
+    assert_asked(ended)
     assert hub.sent_bytes == size_of(hub)
     workers = {role: psutil.Process(pid).environ() for role, pid in sandbox.holders().items()}
     assert {role for role, variables in workers.items() if TOKEN in variables.values()} == {
