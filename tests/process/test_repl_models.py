@@ -25,9 +25,10 @@ def terminal(record: Record, monkeypatch: pytest.MonkeyPatch) -> Iterator[Termin
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> Path:
-    """Another model, as far as anybody looks who only repeats what he was told."""
-    directory = tmp_path / "other"
+def other(sandbox: Sandbox) -> Path:
+    """Another model, as far as anybody looks who only repeats what he was told. Its path is short:
+    a long one goes on a line of its own."""
+    directory = sandbox.root / "other"
     directory.mkdir()
     (directory / "config.json").write_text("{}")
     return directory
