@@ -53,9 +53,13 @@ def provenance(decision: RouteDecision, state: State | None, cloud_model: str) -
         return Provenance("cloud", cloud_model, engine="anthropic")
     if not isinstance(state, Ready):
         return Provenance("inference", "", adapter=decision.adapter)
-    facts = (state.revision, state.engine, state.device, state.dtype)
     return Provenance(
-        *("inference", state.model, *facts),
+        role="inference",
+        model=state.model,
+        revision=state.revision,
+        engine=state.engine,
+        device=state.device,
+        dtype=state.dtype,
         stand_in=state.stand_in,
         adapter=decision.adapter,
         quantization=state.quantization,
