@@ -273,7 +273,9 @@ class _Answer:
     def end(self, session: Session) -> None:
         """Say what goes on without us."""
         self._history.close()
-        for complaint in self._history.take_complaints():
+        session.routing.close()
+        complaints = [*self._history.take_complaints(), session.routing.take_complaint()]
+        for complaint in filter(None, complaints):
             self._screen.hint(printable(complaint))
         download = download_under_way(session.view().local)
         if download is not None:

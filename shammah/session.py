@@ -245,13 +245,13 @@ class Session:
         asked = self.routing.begin(conversation)
         if contacts := self.routing.help_text(asked):
             yield Notice(contacts, urgent=True)
-        if complaint := self.routing.take_complaint():
-            yield Notice(complaint)
         if wish.target is Target.CLOUD and not wish.private and self.gate.never:
             yield NEVER
             return
         turn = _Turn(asked, wish, conversation, *limits)
         opened = yield from self._open(asked, wish, conversation)
+        if complaint := self.routing.take_complaint():  # not earlier: the file is being read
+            yield Notice(complaint)
         while not isinstance(opened, Failed):
             yield Routed(opened[0])
             end = yield from self._generate(turn, *opened)

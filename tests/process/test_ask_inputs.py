@@ -63,7 +63,7 @@ class TestFiles:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"\x7fELF\0", "is no text"), (b"x" * 5_000_000, "holds more than 4.2 MB")],
+    [(b"\x7fELF\0", "is not text"), (b"x" * 5_000_000, "holds more than 4.2 MB")],
     ids=["binary", "long"],
 )
 @pytest.mark.parametrize("where", ["file", "pipe"])

@@ -78,7 +78,7 @@ def test_a_path_that_is_not_there_is_an_error(files: Path, name: str) -> None:
 def test_what_is_no_text_is_refused(files: Path) -> None:
     (files / "zeros").write_bytes(b"a\0b")
     os.mkfifo(files / "pipe")
-    assert f"{files}/zeros is no text" in refusal(f"@{files}/zeros").message
+    assert f"{files}/zeros is not text" in refusal(f"@{files}/zeros").message
     assert "./src is a directory" in refusal("@./src").message
     assert "pipe is no file" in refusal("@pipe").message
 
