@@ -20,10 +20,11 @@ from pathlib import Path
 
 import click
 
-from shammah import config, errors
+from shammah import errors
 from shammah.bus import messages
-from shammah.cli import main as cli
-from shammah.config import ENVIRONMENT, Settings
+from shammah.cli.main import main as cli
+from shammah.settings import model
+from shammah.settings.model import ENVIRONMENT, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -33,7 +34,7 @@ SECTION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DO
 def settings_table() -> str:
     """Every setting with its default, its environment variable and what it means."""
     variables = {".".join(path): name for name, path in ENVIRONMENT.items()}
-    words = attribute_docstrings(Path(config.__file__))
+    words = attribute_docstrings(Path(model.__file__))
     rows = ["| setting | default | environment | meaning |", "|---|---|---|---|"]
     for path, owner, value in walk_settings(Settings(Path("~/.shammah"))):
         name = ".".join(path)

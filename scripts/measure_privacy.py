@@ -4,7 +4,7 @@
     .venv/bin/python scripts/measure_privacy.py                 the text that the tests use
     .venv/bin/python scripts/measure_privacy.py FILE...         files in which nothing is private
 
-Found: of personal data in the forms of tests/standins/personal_data.py, disguised as a PDF or a
+Found: of personal data in the forms of tests/fakes/personal_data.py, disguised as a PDF or a
 web page does it, in sentences of six languages and in code. False alarms: paragraphs that a rule
 takes for private, for every 10,000 words.
 """
@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 from shammah.privacy.built_in import RULES  # noqa: E402
 from shammah.privacy.text import forms  # noqa: E402
-from tests.standins.ordinary_text import paragraphs, read_texts  # noqa: E402
-from tests.standins.personal_data import MAKERS, draw  # noqa: E402
+from tests.fakes.ordinary_text import paragraphs, read_texts  # noqa: E402
+from tests.fakes.personal_data import MAKERS, draw  # noqa: E402
 
 DRAWN = 20_000
 

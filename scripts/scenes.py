@@ -2,7 +2,7 @@
 """Make the pictures in docs/images of what Shammah looks like, from the real program.
 
 Every process is real, and so is the starter. What stands in is the world outside: a hub on
-loopback (`tests/standins/hub.py`), which serves 3B's size without its weights and SmolLM2 with
+loopback (`tests/fakes/hub.py`), which serves 3B's size without its weights and SmolLM2 with
 them, and llmock in Claude's place (``.venv-servers``, made by ``scripts/test``). Drawn with
 `screens` (pyte and Pillow, the ``screens`` extra).
 
@@ -28,8 +28,8 @@ from screens import FONT, SIZE, Program, draw
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from shammah.models import CATALOGUE, starter_directory  # noqa: E402
-from tests.workers.servers import llmock_server  # noqa: E402
+from shammah.models.catalogue import CATALOGUE, starter_directory  # noqa: E402
+from tests.real.servers import llmock_server  # noqa: E402
 
 PYTHON = str(Path(sys.prefix, "bin", "python"))
 SHAMMAH = str(Path(sys.prefix, "bin", "shammah"))
@@ -92,7 +92,7 @@ class World:
 @contextmanager
 def hub(content: Path, model: str, *, bytes_a_second: int) -> Iterator[str]:
     """A hub that has ``model`` and so much for each connection."""
-    command = [PYTHON, "-P", str(ROOT / "tests" / "standins" / "hub.py"), str(content)]
+    command = [PYTHON, "-P", str(ROOT / "tests" / "fakes" / "hub.py"), str(content)]
     command += ["--model-id", model, "--rate", str(bytes_a_second)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -10,13 +10,13 @@ import sys
 
 PROMPT = b"> "
 _PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
-"""As `shammah.repl.paste` has them, which is not to be imported yet."""
+"""As `shammah.terminal.paste` has them, which is not to be imported yet."""
 
 _WITH_VALUE = frozenset({"--model", "-m", "--licence", "--license", "--system", "--resume"})
 _FLAGS = frozenset({"--local", "--cloud", "--private", "--continue", "-c", "--no-history"})
 _ONCE = (["status", "--once"], ["status", "--once", "--json"], ["status", "--json", "--once"])
 _COMPLETION = "_SHAMMAH_COMPLETE"
-"""Set by a shell that wants to know what could come next (`shammah.completion`)."""
+"""Set by a shell that wants to know what could come next (`shammah.cli.completion`)."""
 
 
 def main() -> int:
@@ -26,11 +26,11 @@ def main() -> int:
         instant = os.isatty(0) and os.isatty(1)
         try:
             if instant:
-                # Until `shammah.repl.interrupts`: a KeyboardInterrupt in the midst of an import
-                # would be a traceback, or vanish.
+                # Until `repl.input.interrupts`: a KeyboardInterrupt in the midst of an import would
+                # be a traceback, or vanish.
                 _signal.signal(_signal.SIGINT, _leave_at_once)
                 os.write(1, _PASTE_ON + PROMPT if _knows_marks() else PROMPT)
-            from shammah.environment import prepare
+            from shammah.settings.environment import prepare
 
             prepare(os.environ)
             from shammah.repl.loop import open_repl
@@ -52,14 +52,14 @@ def main() -> int:
         except OSError:  # `run` fails in the same way, and says so as of every command
             pass
     try:
-        from shammah.environment import prepare
+        from shammah.settings.environment import prepare
 
         prepare(os.environ)
         if arguments in _ONCE:
-            from shammah.status_once import show_once
+            from shammah.cli.status_once import show_once
 
             return show_once(arguments, os.environ)
-        from shammah.cli import run
+        from shammah.cli.main import run
     except KeyboardInterrupt:  # while it loads
         return 130
     return run(arguments)

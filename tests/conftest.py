@@ -10,9 +10,9 @@ import hypothesis
 import psutil
 import pytest
 
-from shammah import routing
 from shammah.history import recorder
-from tests.standins.sandbox import FORGOTTEN, KEPT, LIMIT_S, UNSET, Sandbox
+from shammah.router import service
+from tests.fakes.sandbox import FORGOTTEN, KEPT, LIMIT_S, UNSET, Sandbox
 
 # The same examples on every run, on every machine, and no file in the checkout.
 hypothesis.settings.register_profile(
@@ -58,7 +58,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
 @pytest.fixture(autouse=True)
 def patient_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left to be written is written, however busy the disk is."""
-    monkeypatch.setattr(routing, "CLOSE_S", LIMIT_S)
+    monkeypatch.setattr(service, "CLOSE_S", LIMIT_S)
     monkeypatch.setattr(recorder, "KEEP_S", LIMIT_S)
     monkeypatch.setattr(recorder, "CLOSE_S", LIMIT_S)
 

@@ -9,10 +9,10 @@ import sys
 import time
 from typing import Any
 
-from shammah.attempts import attempt_file
 from shammah.bus.endpoints import ROLES, Endpoints, RoleLock, lock_holder, open_endpoints
-from shammah.config import LICENCES, Settings, identity, load_settings
 from shammah.errors import ExitCode, ShammahError
+from shammah.settings.model import LICENCES, Settings, identity, load_settings
+from shammah.supervision.oom_record import attempt_file
 from workers.host import Host
 from workers.logs import LogFile, configure_logging
 from workers.service import Service
@@ -67,8 +67,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _service(role: str, settings: Settings, endpoints: Endpoints) -> Service[Any]:
     if role == "inference":
-        from workers.inference.attempts import Attempts
         from workers.inference.service import InferenceService
+        from workers.inference.startup.attempts import Attempts
 
         attempts = Attempts(attempt_file(endpoints.runtime), time.time, os.getpid())
         return InferenceService(settings, attempts=attempts)

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shammah.disk import open_log
 from shammah.errors import ShammahError
+from shammah.storage.disk import open_log
 
 MAX_BYTES = 2 * 1024 * 1024
 KEPT_FILES = 3

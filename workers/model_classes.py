@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.errors import ShammahError
-from shammah.model_config import complete, lacks, read_config
+from shammah.models.hub_config import complete, lacks, read_config
 from workers.environment import prepare_libraries
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 
 import httpx2
 
-from shammah.network import Proxy, read_proxies
+from shammah.settings.network import Proxy, read_proxies
 
 _refused: dict[str, Proxy] = {}
 
@@ -55,7 +55,7 @@ def mounts(environ: MutableMapping[str, str] = os.environ) -> dict[str, _Refusin
 
 def ssl_context() -> ssl.SSLContext:
     """What a client checks certificates with. If the environment names some that cannot be read
-    (`shammah.network.certificate_problem`) it trusts nobody, and plain HTTP goes on."""
+    (`shammah.settings.network.certificate_problem`) it trusts nobody, and plain HTTP goes on."""
     try:
         return httpx2.create_ssl_context()
     except OSError:

@@ -23,12 +23,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from worker import Home, Worker, scratch
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Sampling, Token
-from shammah.models import starter_directory
-from workers.inference.chat import ChatFormat
-from workers.inference.checkpoint import inspect_checkpoint
-from workers.inference.choice import make_engine
+from shammah.models.catalogue import starter_directory
 from workers.inference.engine import Engine, LoadSettings, SequenceRequest
-from workers.inference.sampling import SamplingPlan
+from workers.inference.packages.checkpoint import inspect_checkpoint
+from workers.inference.scheduling.sampling import SamplingPlan
+from workers.inference.startup.choice import make_engine
+from workers.inference.text.chat import ChatFormat
 
 QUESTIONS = ("Write a story about the sea.", "How do I make bread?", "Who was Isaac Newton?")
 

@@ -38,9 +38,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.bench.random_model import SHAPES, random_model
-from shammah.models import starter_directory
-from workers.inference.checkpoint import Checkpoint, inspect_checkpoint
+from shammah.models.catalogue import starter_directory
 from workers.inference.engine import LoadSettings
+from workers.inference.packages.checkpoint import Checkpoint, inspect_checkpoint
 
 ENVIRON = dict(os.environ)
 """Of the peers: our engines have OpenMP wait passively, which halves llama.cpp's speed."""
@@ -90,7 +90,7 @@ class Native:
     def __init__(
         self, checkpoint: Checkpoint, quantization: str, prompt: int, scratch: Path, threads: int
     ) -> None:
-        from workers.inference.native.runner import NativeRunner
+        from workers.inference.engines.native.runner import NativeRunner
 
         self.name = f"native {quantization}"
         self._runner = NativeRunner(scratch / "quantized", scratch / "kernels", threads)
@@ -149,7 +149,7 @@ class Transformers:
         import torch
         import transformers
 
-        from workers.inference.placement import limit_threads
+        from workers.inference.startup.placement import limit_threads
 
         limit_threads()
         transformers.utils.logging.disable_progress_bar()
@@ -309,7 +309,7 @@ def main() -> None:
             if not directory.exists():
                 random_model(directory, options.shape)
         checkpoint = inspect_checkpoint(directory)
-        from workers.inference.native.processor import usable_cores
+        from workers.inference.engines.native.processor import usable_cores
 
         threads = options.threads or usable_cores()
         wanted = {"both": ["int8", "int4"]}.get(options.quantization, [options.quantization])

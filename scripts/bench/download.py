@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Shammah's downloads beside ``hf download``: throughput, processor time, cost of a kill.
 
-Both fetch the same model from the same server on loopback (`tests/standins/hub.py`, a process
+Both fetch the same model from the same server on loopback (`tests/fakes/hub.py`, a process
 of its own), in turns, each time into an empty cache. The time is from exec until the path of
 the snapshot is printed; the figure to quote is the median of the ratios, theirs to ours. Ours
 verifies every byte, theirs none.
@@ -74,7 +74,7 @@ class Server:
 
 @contextmanager
 def served(content: Path, *options: str) -> Iterator[Server]:
-    command = [PYTHON, "-P", str(ROOT / "tests" / "standins" / "hub.py"), str(content), *options]
+    command = [PYTHON, "-P", str(ROOT / "tests" / "fakes" / "hub.py"), str(content), *options]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -35,11 +35,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from shammah.models import starter_directory  # noqa: E402
-from workers.inference.checkpoint import inspect_checkpoint  # noqa: E402
-from workers.inference.choice import ENGINES  # noqa: E402
+from shammah.models.catalogue import starter_directory  # noqa: E402
 from workers.inference.engine import Engine, LoadSettings, SequenceRequest  # noqa: E402
-from workers.inference.sampling import SamplingPlan  # noqa: E402
+from workers.inference.packages.checkpoint import inspect_checkpoint  # noqa: E402
+from workers.inference.scheduling.sampling import SamplingPlan  # noqa: E402
+from workers.inference.startup.choice import ENGINES  # noqa: E402
 
 ENVIRON = dict(os.environ)
 """Of the peers: loading our engine has OpenMP wait passively, which halves llama.cpp's speed."""
@@ -289,7 +289,7 @@ def find_ways(options: argparse.Namespace, servers: contextlib.ExitStack) -> dic
                 ways[f"{name} {kind}, {clients} at once"] = engine_way(engine, clients, options)
     if options.padded:
         ways["padded batch"] = batch_way(options)
-    from workers.inference.native.processor import usable_cores
+    from workers.inference.engines.native.processor import usable_cores
 
     context = options.prompt + options.tokens + 16
     for gguf in options.gguf:

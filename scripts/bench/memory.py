@@ -36,8 +36,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import psutil  # noqa: E402
 
-from shammah.models import starter_directory  # noqa: E402
-from workers.inference.checkpoint import inspect_checkpoint  # noqa: E402
+from shammah.models.catalogue import starter_directory  # noqa: E402
+from workers.inference.packages.checkpoint import inspect_checkpoint  # noqa: E402
 
 FORMS = ("native:int8", "native:int4", "transformers:float32", "transformers:bfloat16")
 WIDTHS = {"float32": 4, "bfloat16": 2}
@@ -93,8 +93,8 @@ class Quiet:
 
 def load(form: str, model: Path, home: Path) -> dict[str, Any]:
     """Load a model here, and say what it took."""
-    from workers.inference.choice import ENGINES
     from workers.inference.engine import LoadSettings
+    from workers.inference.startup.choice import ENGINES
 
     name, _, bits = form.partition(":")
     dtype, quantization = (bits, "none") if bits in WIDTHS else ("auto", bits)
@@ -153,8 +153,8 @@ def measure_load(form: str, model: Path, small: Path, kernels: Path) -> dict[str
 def switches(models: tuple[str, str], count: int) -> Iterator[dict[str, int]]:
     """What there is after each change."""
     from shammah.bus.endpoints import lock_holder, open_endpoints
-    from shammah.config import load_settings
-    from shammah.session import Session
+    from shammah.chat.session import Session
+    from shammah.settings.model import load_settings
 
     lock = open_endpoints(os.environ).lock("inference")
     session = Session(load_settings(os.environ, models[0]), os.environ, "memory", local_only=True)

@@ -21,11 +21,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.bench.random_model import SHAPES, random_model
-from shammah.models import starter_directory
-from workers.inference.checkpoint import inspect_checkpoint
+from shammah.models.catalogue import starter_directory
 from workers.inference.engine import LoadSettings
-from workers.inference.native import compiler, counters
-from workers.inference.native.runner import NativeRunner
+from workers.inference.engines.native import compiler, counters
+from workers.inference.engines.native.runner import NativeRunner
+from workers.inference.packages.checkpoint import inspect_checkpoint
 
 OF_A_LAYER = (
     *("normalize", "q, k and v", "q, k and v", "rotate", "attend", "round"),
@@ -49,7 +49,7 @@ def watch_phases(kernels: Path) -> None:
     from llvmlite import ir
     from numba import types
 
-    from workers.inference.native import phases
+    from workers.inference.engines.native import phases
 
     @compiler.operation
     def read_clock(typing: Any) -> Any:

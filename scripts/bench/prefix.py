@@ -24,10 +24,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from generate import load_engine, prompts
 
-from shammah.models import starter_directory
-from workers.inference.choice import ENGINES
+from shammah.models.catalogue import starter_directory
 from workers.inference.engine import Engine, SequenceRequest
-from workers.inference.sampling import SamplingPlan
+from workers.inference.scheduling.sampling import SamplingPlan
+from workers.inference.startup.choice import ENGINES
 
 ANSWER, QUESTION = 16, 24
 

@@ -39,10 +39,10 @@ import psutil  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from shammah.errors import ShammahError  # noqa: E402
-from shammah.models import starter_directory  # noqa: E402
-from workers.inference.checkpoint import inspect_checkpoint  # noqa: E402
-from workers.inference.choice import ENGINES  # noqa: E402
+from shammah.models.catalogue import starter_directory  # noqa: E402
 from workers.inference.engine import LoadSettings  # noqa: E402
+from workers.inference.packages.checkpoint import inspect_checkpoint  # noqa: E402
+from workers.inference.startup.choice import ENGINES  # noqa: E402
 
 WINDOW, TOGETHER = 512, 8
 """Tokens of one sequence, and sequences that are computed together."""

@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from workers.inference.safetensors_header import read_header
+from workers.inference.packages.safetensors_header import read_header
 
 SHAPES = {
     "135M": (576, 30, 9, 3, 1536, 49_152),

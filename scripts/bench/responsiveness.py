@@ -45,7 +45,7 @@ from shammah.bus.client import Peer, new_request_id
 from shammah.bus.endpoints import Endpoints, open_endpoints
 from shammah.bus.enquiry import ask_status
 from shammah.bus.messages import ChatMessage, ClientInfo, GetStatus, Ready
-from shammah.models import select_model, starter_directory, total_memory
+from shammah.models.catalogue import select_model, starter_directory, total_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = str(Path(sys.prefix, "bin", "python"))
@@ -215,7 +215,7 @@ def world(scratch: Path) -> Iterator[Endpoints]:
     os.environ["TERM"] = "xterm-256color"
     chosen = select_model(total_memory(psutil.virtual_memory().total))
     assert chosen is not None
-    hub = [PYTHON, "-P", str(ROOT / "tests" / "standins" / "hub.py"), str(content)]
+    hub = [PYTHON, "-P", str(ROOT / "tests" / "fakes" / "hub.py"), str(content)]
     hub += ["--rate", str(BYTES_S), "--model-id", chosen.model_id]
     with subprocess.Popen(hub, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as served:
         assert served.stdout is not None

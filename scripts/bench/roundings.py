@@ -40,11 +40,11 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from shammah.config import home_directory
-from shammah.models import starter_directory
-from workers.inference.checkpoint import inspect_checkpoint
-from workers.inference.native import compiler
-from workers.inference.native.architecture import read_architecture
+from shammah.models.catalogue import starter_directory
+from shammah.settings.model import home_directory
+from workers.inference.engines.native import compiler
+from workers.inference.engines.native.architecture import read_architecture
+from workers.inference.packages.checkpoint import inspect_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -206,9 +206,9 @@ def round_activations(size: int) -> Callable[..., Any]:
 
 def of_ours(quantization: str, architecture: Any) -> dict[str, Rounding]:
     """How each tensor is rounded."""
-    from workers.inference.native.packing import pack, unpack
-    from workers.inference.native.packing_plan import matrices
-    from workers.inference.native.small_packing import pack_small, unpack_small
+    from workers.inference.engines.native.packing import pack, unpack
+    from workers.inference.engines.native.packing_plan import matrices
+    from workers.inference.engines.native.small_packing import pack_small, unpack_small
 
     def eight(matrix: Floats) -> Floats:
         return unpack(*pack(matrix), *matrix.shape)

@@ -30,16 +30,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from tokenizers import Tokenizer  # noqa: E402
 
 from shammah.bus.messages import ChatMessage  # noqa: E402
-from shammah.models import starter_directory  # noqa: E402
-from workers.inference.batched_engine import BatchedEngine  # noqa: E402
-from workers.inference.chat import ChatFormat  # noqa: E402
-from workers.inference.checkpoint import inspect_checkpoint  # noqa: E402
+from shammah.models.catalogue import starter_directory  # noqa: E402
 from workers.inference.engine import LoadSettings, SequenceRequest  # noqa: E402
-from workers.inference.native.runner import NativeRunner  # noqa: E402
-from workers.inference.sampling import SamplingPlan, read_defaults  # noqa: E402
+from workers.inference.engines.native.runner import NativeRunner  # noqa: E402
+from workers.inference.packages.checkpoint import inspect_checkpoint  # noqa: E402
+from workers.inference.scheduling.batched_engine import BatchedEngine  # noqa: E402
+from workers.inference.scheduling.sampling import SamplingPlan, read_defaults  # noqa: E402
+from workers.inference.text.chat import ChatFormat  # noqa: E402
 
-QUOTED = (ROOT / "workers/inference/detokenizer.py", ROOT / "LICENSE")
-EDITED = ROOT / "workers/inference/stop_strings.py"
+QUOTED = (ROOT / "workers/inference/text/detokenizer.py", ROOT / "LICENSE")
+EDITED = ROOT / "workers/inference/text/stop_strings.py"
 QUESTIONS = (
     "Explain how a bicycle stays upright.",
     "Write a Python function that sorts a list of words by their length.",

@@ -37,8 +37,8 @@ from pathlib import Path
 import psutil
 
 from shammah.bus.messages import Provenance, Timings, Usage
+from shammah.chat.record import Kept, Record
 from shammah.history.recorder import NAME as HISTORY
-from shammah.history.records import Kept, Record
 from shammah.history.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,7 +164,7 @@ def resident_mib(pid: int) -> float:
 def echo_worker(scratch: Path, name: str) -> Iterator[World]:
     """A world in which the stand-in is the inference worker."""
     world = World(scratch / name)
-    command = [PYTHON, "-P", "-m", "tests.standins.echo", "inference", "--model", "starter"]
+    command = [PYTHON, "-P", "-m", "tests.fakes.echo", "inference", "--model", "starter"]
     environ = {**world.environ, "PYTHONPATH": str(ROOT)}
     worker = subprocess.Popen([*command, "--keep-alive", "-1"], env=environ)
     try:

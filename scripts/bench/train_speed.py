@@ -80,8 +80,8 @@ def lesson() -> list[tuple[str, str]]:
 
 def run_one(who: str, steps: int) -> dict[str, float]:
     warnings.filterwarnings("ignore")
-    from shammah.examples import Example
-    from shammah.models import LocatedModel, starter_directory
+    from shammah.learning.examples import Example
+    from shammah.models.catalogue import LocatedModel, starter_directory
     from workers.environment import prepare_libraries
     from workers.train.base_model import Arithmetic, load_base
 

@@ -34,8 +34,8 @@ from shammah.bus.messages import (
     Token,
 )
 from shammah.bus.training import Train, TrainingProgress, TrainProgress
-from shammah.config import load_settings
-from shammah.supervision import ensure, stop, worker_spec
+from shammah.settings.model import load_settings
+from shammah.supervision.lifecycle import ensure, stop, worker_spec
 
 PATIENCE_S = 300.0
 CORRECTIONS = 24

@@ -28,8 +28,8 @@ from shammah.bus.messages import (  # noqa: E402
     Stop,
     Token,
 )
-from shammah.config import load_settings  # noqa: E402
-from shammah.supervision import spawn, worker_spec  # noqa: E402
+from shammah.settings.model import load_settings  # noqa: E402
+from shammah.supervision.lifecycle import spawn, worker_spec  # noqa: E402
 
 START_S = 120.0
 GREEDY = Sampling(temperature=0.0)

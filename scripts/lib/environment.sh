@@ -199,7 +199,7 @@ make_starter() {
 # worker does it, or does without.
 compile_kernels() {
     next_step "Machine code for this processor"
-    (cd "$root" && "$venv/bin/python" -m workers.inference.native) >>"$log" 2>&1 ||
+    (cd "$root" && "$venv/bin/python" -m workers.inference.engines.native) >>"$log" 2>&1 ||
         say "  That did not work; the first start of the local model will try again."
 }
 

@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from shammah.disk import describe_remedy
+from shammah.chat.record import BUSY_S
 from shammah.errors import ShammahError
-from shammah.history import words
+from shammah.history import search
 from shammah.history.migrations import NewerVersionError, migrate
-from shammah.history.records import BUSY_S
 from shammah.history.snapshot import read_into_memory
+from shammah.storage.disk import describe_remedy
 
 _OF_THE_DISK = frozenset(
     {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR}
@@ -92,14 +92,14 @@ class Database:
         connection.text_factory = lambda text: text.decode("utf-8", "replace")
         connection.execute("PRAGMA foreign_keys = ON")
         migrate(connection)
-        self.indexed = words.available(connection)
-        if self.indexed and not words.is_current(connection):
+        self.indexed = search.available(connection)
+        if self.indexed and not search.is_current(connection):
             self.build_index()
 
     def build_index(self) -> None:
         """Make the index of words anew."""
         with self.transaction("BEGIN IMMEDIATE") as connection:
-            words.build(connection)
+            search.build(connection)
 
     @property
     def moved(self) -> bool:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from shammah.account import CORRECTED
+from shammah.chat.account import CORRECTED
+from shammah.chat.record import Kept, Record, detail, read_detail, title_of
 from shammah.errors import ExitCode, ShammahError
-from shammah.history.records import Kept, Record, detail, read_detail, title_of
 
 FORMAT, VERSION = "shammah-conversation", 1
 FORMATS = ("jsonl", "markdown")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from shammah.account import CORRECTED
-from shammah.answer_line import REASONS
-from shammah.folding import cells, cut, fold
-from shammah.history.records import (
+from shammah.chat.account import CORRECTED
+from shammah.chat.answer_line import REASONS
+from shammah.chat.record import (
     END_MARK,
     FAILED,
     LEFT,
@@ -20,7 +19,8 @@ from shammah.history.records import (
     title_of,
 )
 from shammah.router.decision import Reason
-from shammah.wording import printable
+from shammah.terminal.wording import printable
+from shammah.terminal.wrap import cells, cut, fold
 
 LEAST_LINES = 3
 """So much of a resumed conversation is shown on the smallest terminal."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from shammah import __version__
-from shammah.history import words
+from shammah.history import search
 
 
 class NewerVersionError(sqlite3.DatabaseError):
@@ -65,12 +65,12 @@ def _keep_turns(database: sqlite3.Connection) -> None:
 
 
 def _index_words(database: sqlite3.Connection) -> None:
-    """Version 2: an index of the words (`shammah.history.words`) and whether it is true."""
+    """Version 2: an index of the words (`shammah.history.search`) and whether it is true."""
     database.execute("CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
-    if words.available(database):
-        words.build(database)
+    if search.available(database):
+        search.build(database)
     else:
-        words.mark(database, words.STALE)
+        search.mark(database, search.STALE)
 
 
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_keep_turns, _index_words)

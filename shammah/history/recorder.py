@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from shammah.config import Settings
+from shammah.chat.record import BUSY_S, Kept, Record
 from shammah.errors import ShammahError
-from shammah.history.records import BUSY_S, Kept, Record
+from shammah.settings.model import Settings
 
 if TYPE_CHECKING:
     from shammah.history.access import Access

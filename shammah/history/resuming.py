@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shammah.account import CORRECTED, Account
-from shammah.conversation import Conversation
+from shammah.chat.account import CORRECTED, Account
+from shammah.chat.conversation import Conversation
+from shammah.chat.record import Kept, Record
 from shammah.errors import ShammahError
-from shammah.forwarding import Gate
 from shammah.history.recorder import HOW_IT_FILLS, NOTHING, Recorder
-from shammah.history.records import Kept, Record
+from shammah.privacy.gate import Gate
 
 
 def read_conversation(history: Recorder, number: int) -> Kept:

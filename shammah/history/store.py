@@ -14,10 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from shammah.errors import ExitCode, ShammahError
-from shammah.history import words
-from shammah.history.database import DamagedError, Database
-from shammah.history.records import (
+from shammah.chat.record import (
     BUSY_S,
     END_MARK,
     MARK,
@@ -29,6 +26,9 @@ from shammah.history.records import (
     title_of,
     write_detail,
 )
+from shammah.errors import ExitCode, ShammahError
+from shammah.history import search
+from shammah.history.database import DamagedError, Database
 
 CHUNK = 500
 LATEST_S = 2.0**35
@@ -55,7 +55,7 @@ OLDER = "SELECT number FROM conversations WHERE latest < ? ORDER BY latest, numb
 FOLLOWING = "SELECT number FROM conversations WHERE number > ? ORDER BY number LIMIT ?"
 FOUND = (
     f"SELECT conversation, {_COLUMNS}, "
-    f"snippet(words, -1, '{MARK}', '{END_MARK}', '…', {words.SNIPPET_WORDS}) "
+    f"snippet(words, -1, '{MARK}', '{END_MARK}', '…', {search.SNIPPET_WORDS}) "
     "FROM words JOIN turns ON turns.number = words.rowid "
     "WHERE words MATCH ? ORDER BY rank LIMIT ?"
 )
@@ -86,7 +86,7 @@ class Store:
             ).fetchone()
             if known:
                 number, turn = int(known[0]), int(known[1])
-                words.forget(connection, turn)
+                search.forget(connection, turn)
                 connection.execute(CHANGE, (*_row(record), turn))
             else:
                 number = _begin(connection, record, conversation)
@@ -98,7 +98,7 @@ class Store:
                 "WHERE number = ?",
                 (record.at, number, number),
             )
-            words.add(connection, turn)
+            search.add(connection, turn)
             return number
 
     def undo(self, key: str) -> None:
@@ -125,7 +125,7 @@ class Store:
             connection.executemany(
                 "DELETE FROM conversations WHERE number = ?", [(number,) for number in numbers]
             )
-            words.forget_removed(connection)
+            search.forget_removed(connection)
         return self.database.shrink()
 
     # --- reading --------------------------------------------------------------------------
@@ -184,11 +184,11 @@ class Store:
         Raises:
             ShammahError: ``history_query``: FTS5 cannot read it, or there is no word in it.
         """
-        terms = words.split_terms(text)
+        terms = search.split_terms(text)
         query = text.replace("\0", " ").strip() if raw else ""
         if not (query or terms):
             raise _bad_query("There is no word to search for.")
-        if self.database.indexed and (raw or not any(map(words.is_unspaced, terms))):
+        if self.database.indexed and (raw or not any(map(search.is_unspaced, terms))):
             return self._mending(lambda: self._search(query, terms, limit))
         if raw:
             raise _bad_query("This Python's SQLite has no FTS5, so --raw means nothing to it.")
@@ -196,7 +196,7 @@ class Store:
 
     def _search(self, raw: str, terms: list[str], limit: int) -> list[Hit]:
         with self.database.transaction() as connection:
-            query = raw or words.as_query(terms, partial(words.find_words, connection))
+            query = raw or search.as_query(terms, partial(search.find_words, connection))
             try:
                 rows = connection.execute(FOUND, (query, limit)).fetchall()
             except sqlite3.OperationalError as error:
@@ -209,7 +209,7 @@ class Store:
 
     def _search_everything(self, terms: list[str], limit: int) -> list[Hit]:
         condition = r"(question LIKE ? ESCAPE '\' OR answer LIKE ? ESCAPE '\')"
-        values = [words.as_pattern(term) for term in terms for _ in range(2)]
+        values = [search.as_pattern(term) for term in terms for _ in range(2)]
         with self.database.transaction() as connection:
             rows = connection.execute(
                 f"SELECT conversation, {_COLUMNS} FROM turns "
@@ -218,7 +218,7 @@ class Store:
             ).fetchall()
         records = [(int(row[0]), _record(row[1:])) for row in rows]
         return [
-            Hit(number, one, words.cut_snippet(f"{one.question} {one.answer}", terms))
+            Hit(number, one, search.cut_snippet(f"{one.question} {one.answer}", terms))
             for number, one in records
         ]
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from shammah.bus.messages import ChatMessage
-from shammah.config import PrivacySettings
 from shammah.errors import ShammahError
 from shammah.privacy.built_in import RULES
 from shammah.privacy.text import forms, normalise
+from shammah.settings.model import PrivacySettings
 
 PREFIX = "!private"
 """A line that begins with this word is private."""
@@ -57,7 +57,7 @@ class Rules:
     """The rules of ``[privacy]``, compiled.
 
     Args:
-        settings: which rules there are; checked by `shammah.config.load_settings`.
+        settings: which rules there are; checked by `shammah.settings.model.load_settings`.
         home: what ``~`` stands for; empty: nothing.
         directory: where the person works; relative paths in a text begin there.
     """
@@ -75,7 +75,7 @@ class Rules:
             what = "it holds one of your words (privacy.words)"
             self._checks.append((_words(settings.words), what))
         if settings.patterns:
-            from shammah.patterns import Pattern  # most people have none
+            from shammah.privacy.patterns import Pattern  # most people have none
 
             patterns = [Pattern(source) for source in settings.patterns]
             self._checks.append(

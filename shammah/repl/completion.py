@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shammah.models import AUTO, CATALOGUE, STARTER, hub_cache
+from shammah.models.catalogue import AUTO, CATALOGUE, STARTER
+from shammah.storage.paths import hub_cache
 
 MOST = 200
 """Names of one directory that are offered."""

@@ -9,36 +9,38 @@ import time
 from dataclasses import replace
 from types import FrameType
 
-from shammah.adapter_choice import learnt_private
-from shammah.answering import Answering
 from shammah.bus.endpoints import open_endpoints
 from shammah.bus.messages import Done, Failed, NotAvailable, PromptProgress, Ready, Retrying, Token
-from shammah.config import load_settings
-from shammah.conversation import Conversation
-from shammah.download_news import DownloadNews
+from shammah.chat.answer_line import describe_answer
+from shammah.chat.answering import Answering
+from shammah.chat.conversation import Conversation
+from shammah.chat.options import ReplOptions, parse_options
+from shammah.chat.session import Notice, Routed, Session, Waiting
+from shammah.chat.warmup import HandOver
 from shammah.errors import ExitCode, ShammahError
-from shammah.first_run import FirstRun
-from shammah.forwarding import Consent, consent_question, parse_consent
 from shammah.history.recorder import Recorder, history_of
-from shammah.keys import take_secrets
-from shammah.models import check_model_name
+from shammah.learning.adapter_choice import learnt_private
+from shammah.models.catalogue import check_model_name
 from shammah.privacy import PREFIX, Outgoing, split_prefix
-from shammah.repl import block, commands, history_commands, routing_commands
-from shammah.repl.bottom_line import Part, Spending, describe_bottom
-from shammah.repl.editor import Editor, EditorOptions
-from shammah.repl.hand_over import HandOver
-from shammah.repl.interrupts import Interrupts
-from shammah.repl.learning import Learning
-from shammah.repl.lines import PROMPT, Lines
-from shammah.repl.model_switch import ModelSwitch
-from shammah.repl.options import ReplOptions, parse_options
-from shammah.repl.questions import Prepared, Questions
-from shammah.repl.screen import Screen
-from shammah.repl.terminal import CLEAR_LINE, ask_line, echo_off, forget_typed
+from shammah.privacy.gate import Consent, consent_question, parse_consent
+from shammah.repl.commands import history_commands, routing_commands, table
+from shammah.repl.commands.learning import Learning
+from shammah.repl.commands.model_switch import ModelSwitch
+from shammah.repl.commands.questions import Prepared, Questions
+from shammah.repl.input import block
+from shammah.repl.input.interrupts import Interrupts
+from shammah.repl.input.line_editor import Editor, EditorOptions
+from shammah.repl.input.lines import PROMPT, Lines
+from shammah.repl.toolbar import Part, Spending, describe_bottom
+from shammah.repl.welcome import FirstRun
 from shammah.router.decision import Target, Wish
 from shammah.router.question import estimate_tokens
-from shammah.session import Notice, Routed, Session, Waiting
-from shammah.wording import (
+from shammah.settings.model import load_settings
+from shammah.supervision.download_news import DownloadNews
+from shammah.supervision.secrets import take_secrets
+from shammah.terminal.screen import Screen
+from shammah.terminal.tty import CLEAR_LINE, ask_line, echo_off, forget_typed
+from shammah.terminal.wording import (
     describe_background,
     describe_prompt,
     describe_retrying,
@@ -83,7 +85,7 @@ def _without_terminal(arguments: list[str]) -> int:
         hint = 'Use `shammah ask "..."`, whose answer can go into a pipe or a file.'
         Screen(os.environ, sys.stderr).error(why, hint)
         return ExitCode.USAGE
-    from shammah.cli import run
+    from shammah.cli.main import run
 
     return run(["ask", *arguments])
 
@@ -129,7 +131,7 @@ class Repl:
             styled=wants_style(os.environ),
             history_file=settings.home / LINES_FILE if self._history.enabled else None,
             may_store=self._may_store,
-            commands=commands.descriptions(),
+            commands=table.descriptions(),
             afterwards=self._screen.rendering.load,
             complain=self._screen.error,
         )
@@ -202,7 +204,7 @@ class Repl:
             self._ask(Prepared(quoted, private), self.wish)
         elif line.lstrip().startswith("/"):
             with self._interrupts.raised():
-                commands.run(line.strip(), self._context())
+                table.run(line.strip(), self._context())
         elif question.lstrip().startswith("!"):
             self._run_command(question.lstrip()[1:].strip(), private)
         elif question:
@@ -277,9 +279,9 @@ class Repl:
         else:
             raise KeyboardInterrupt
 
-    def _context(self) -> commands.Context:
+    def _context(self) -> table.Context:
         where = (self._conversation, self._session, self._screen, self._history)
-        return commands.Context(*where, self, self._questions, self._spending)
+        return table.Context(*where, self, self._questions, self._spending)
 
     def _answer(self, question: Prepared, wish: Wish) -> None:
         if question.why:
@@ -327,7 +329,7 @@ class Repl:
                 if answering.empty is not None:
                     self._screen.end_failed(answering.empty)
                 else:
-                    self._screen.end_answer(done, answering.decision)
+                    self._screen.end_answer(done, describe_answer(done, answering.decision))
             case Failed() as failure:
                 self._screen.end_failed(failure)
         for complaint in self._history.take_complaints():

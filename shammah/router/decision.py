@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shammah.bus.messages import Downloading, Failed, Loading, NotAvailable, Ready, State
-from shammah.models import STARTER
+from shammah.models.catalogue import STARTER
 from shammah.router import measured
 from shammah.router.route import Alternative, Arm, Question, Rules
 from shammah.router.route import Reason as Reason

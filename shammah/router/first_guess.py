@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from shammah.models import STARTER
+from shammah.models.catalogue import STARTER
 from shammah.router.categories import Category
 from shammah.router.route import Arm, Target
 

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from shammah import supervision
 from shammah.bus.client import Peer
 from shammah.bus.messages import ClientInfo, Event, Ready
-from shammah.supervision import WorkerSpec
-from tests.standins import frontend
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import LIMIT_S, Sandbox, until
-from tests.standins.terminal import Held, Record
-from tests.standins.wire import Listener, RawFrontend
+from shammah.supervision import lifecycle
+from shammah.supervision.lifecycle import WorkerSpec
+from tests.fakes import frontend
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import LIMIT_S, Sandbox, until
+from tests.fakes.terminal import Held, Record
+from tests.fakes.wire import Listener, RawFrontend
 
 StartEcho = Callable[..., EchoProcess]
 Connect = Callable[..., Peer]
@@ -51,7 +51,7 @@ def _end_workers(sandbox: Sandbox) -> list[psutil.Process]:
 @pytest.fixture(autouse=True)
 def patient_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker of a busy machine ends by the first rung, too, if it is the last that is needed."""
-    monkeypatch.setattr(supervision, "STOP_S", LIMIT_S)
+    monkeypatch.setattr(lifecycle, "STOP_S", LIMIT_S)
 
 
 @pytest.fixture
@@ -143,14 +143,14 @@ def listen(sandbox: Sandbox) -> Iterator[Callable[[], Listener]]:
 def echo_spawns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let frontends inside this process start stand-ins, and end these after the test."""
     children: list[subprocess.Popen[bytes]] = []
-    spawn = supervision.spawn
+    spawn = lifecycle.spawn
 
     def remember(spec: WorkerSpec) -> subprocess.Popen[bytes]:
         children.append(spawn(spec))
         return children[-1]
 
-    monkeypatch.setattr(supervision, "worker_command", frontend.echo_command)
-    monkeypatch.setattr(supervision, "spawn", remember)
+    monkeypatch.setattr(lifecycle, "worker_command", frontend.echo_command)
+    monkeypatch.setattr(lifecycle, "spawn", remember)
     yield
     # One that is still attaching may be about to start a worker.
     until(

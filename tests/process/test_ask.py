@@ -12,9 +12,9 @@ from collections.abc import Callable
 import pytest
 
 from shammah.bus.messages import Ready
-from tests.standins.command import SHAMMAH, WITH_STAND_INS, Ran, run
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import LIMIT_S, Sandbox, until
+from tests.fakes.command import SHAMMAH, WITH_STAND_INS, Ran, run
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import LIMIT_S, Sandbox, until
 
 pytestmark = pytest.mark.timeout(300)
 

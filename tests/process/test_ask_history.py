@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from shammah.history.records import Record
+from shammah.chat.record import Record
 from shammah.history.store import Store
-from tests.standins.command import SHAMMAH, WITH_STAND_INS, run
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import LIMIT_S, Sandbox
-from tests.standins.terminal import Record as Asked
+from tests.fakes.command import SHAMMAH, WITH_STAND_INS, run
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import LIMIT_S, Sandbox
+from tests.fakes.terminal import Record as Asked
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -14,10 +14,10 @@ import pyte
 import pytest
 
 from shammah.bus.messages import Ready
-from tests.standins.command import SHAMMAH, Ran, run
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import LIMIT_S, Sandbox, until
-from tests.standins.terminal import Terminal
+from tests.fakes.command import SHAMMAH, Ran, run
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import LIMIT_S, Sandbox, until
+from tests.fakes.terminal import Terminal
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -37,9 +37,9 @@ from shammah.bus.messages import (
     Token,
     Welcome,
 )
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import LIMIT_S, Sandbox, until
-from tests.standins.wire import Listener, RawFrontend
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import LIMIT_S, Sandbox, until
+from tests.fakes.wire import Listener, RawFrontend
 from workers.lease import LEASE_S
 
 pytestmark = pytest.mark.timeout(300)

@@ -16,9 +16,9 @@ import pytest
 from shammah.bus.client import Peer
 from shammah.bus.endpoints import ROLES
 from shammah.bus.messages import ChatMessage, Ready
-from tests.standins.command import SHAMMAH, WITH_STAND_INS, run
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import LIMIT_S, Sandbox, until
+from tests.fakes.command import SHAMMAH, WITH_STAND_INS, run
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import LIMIT_S, Sandbox, until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from click.shell_completion import get_completion_class
 
-from shammah.completion import SHELLS, VARIABLE
-from shammah.repl.options import FLAGS, VALUES
-from tests.standins.command import SHAMMAH, run
-from tests.standins.sandbox import Sandbox
-from tests.standins.terminal import Terminal
+from shammah.chat.options import FLAGS, VALUES
+from shammah.cli.completion import SHELLS, VARIABLE
+from tests.fakes.command import SHAMMAH, run
+from tests.fakes.sandbox import Sandbox
+from tests.fakes.terminal import Terminal
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -9,16 +9,16 @@ from dataclasses import replace
 
 import pytest
 
-from shammah import supervision
 from shammah.bus import client
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Token
-from shammah.config import load_settings
+from shammah.chat.session import Notice, Routed, Session, Step
 from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
-from shammah.routing import Asked
-from shammah.session import Notice, Routed, Session, Step
-from shammah.supervision import stop
-from tests.standins.sandbox import Sandbox, until
-from tests.standins.terminal import Record
+from shammah.router.service import Asked
+from shammah.settings.model import load_settings
+from shammah.supervision import lifecycle
+from shammah.supervision.lifecycle import stop
+from tests.fakes.sandbox import Sandbox, until
+from tests.fakes.terminal import Record
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("echo_spawns")]
 
@@ -148,7 +148,7 @@ def test_a_worker_that_hangs_is_ended_and_another_goes_on(
     session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patience = client.SILENCE_S
-    monkeypatch.setattr(supervision, "STOP_S", 4.0)
+    monkeypatch.setattr(lifecycle, "STOP_S", 4.0)
     hung = sandbox.holder()
 
     def hang(pid: int) -> None:

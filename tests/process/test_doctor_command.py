@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shammah.doctor_report import report
-from tests.standins.command import run
-from tests.standins.sandbox import Sandbox
+from shammah.cli.doctor_report import report
+from tests.fakes.command import run
+from tests.fakes.sandbox import Sandbox
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import Sandbox, until
-from tests.standins.screen import Picture
-from tests.standins.terminal import CTRL_C, CTRL_D, ENTER, Record, Terminal
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import Sandbox, until
+from tests.fakes.screen import Picture
+from tests.fakes.terminal import CTRL_C, CTRL_D, ENTER, Record, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 

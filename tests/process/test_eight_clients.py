@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shammah import supervision
 from shammah.bus.client import Peer, Task, new_request_id
 from shammah.bus.messages import (
     Accepted,
@@ -29,10 +28,11 @@ from shammah.bus.messages import (
     Sampling,
     Token,
 )
-from shammah.config import load_settings
-from shammah.supervision import ensure, worker_spec
-from tests.standins.sandbox import Sandbox, until
-from tests.workers.models import KEPT_KERNELS
+from shammah.settings.model import load_settings
+from shammah.supervision import lifecycle
+from shammah.supervision.lifecycle import ensure, worker_spec
+from tests.fakes.sandbox import Sandbox, until
+from tests.real.models import KEPT_KERNELS
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -96,8 +96,8 @@ def join(sandbox: Sandbox) -> Iterator[Callable[[], Peer]]:
     yield make
     for peer in peers:
         peer.close()
-    supervision.stop("inference", sandbox.endpoints)
-    for child in supervision._children:
+    lifecycle.stop("inference", sandbox.endpoints)
+    for child in lifecycle._children:
         child.wait(LIMIT_S)
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from shammah.first_run import MARKER
-from tests.standins.command import run
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import Sandbox
-from tests.standins.terminal import CTRL_D, ENTER, Record, Terminal
+from shammah.repl.welcome import MARKER
+from tests.fakes.command import run
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import Sandbox
+from tests.fakes.terminal import CTRL_D, ENTER, Record, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 

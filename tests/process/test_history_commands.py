@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from shammah.chat.record import Kept, Record
 from shammah.errors import ExitCode
-from shammah.history.records import Kept, Record
 from shammah.history.store import Store
-from tests.standins.command import SHAMMAH, run
-from tests.standins.sandbox import LIMIT_S, Sandbox
-from tests.standins.terminal import CTRL_C, Terminal
+from tests.fakes.command import SHAMMAH, run
+from tests.fakes.sandbox import LIMIT_S, Sandbox
+from tests.fakes.terminal import CTRL_C, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 

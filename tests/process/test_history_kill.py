@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shammah.history.store import Store
-from tests.standins.sandbox import LIMIT_S, Sandbox
+from tests.fakes.sandbox import LIMIT_S, Sandbox
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -25,7 +25,7 @@ FRONTEND = """
 import sys
 from pathlib import Path
 from shammah.history import recorder as module
-from shammah.history.records import Record
+from shammah.chat.record import Record
 
 module.KEEP_S = module.CLOSE_S = 60
 recorder = module.Recorder(Path(sys.argv[1]), enabled=True)

@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shammah.history.records import Kept
+from shammah.chat.record import Kept
 from shammah.history.store import Store
-from tests.standins.command import WITH_STAND_INS, run
-from tests.standins.sandbox import Sandbox, until
-from tests.standins.terminal import CTRL_C, CTRL_D, Record, Terminal
+from tests.fakes.command import WITH_STAND_INS, run
+from tests.fakes.sandbox import Sandbox, until
+from tests.fakes.terminal import CTRL_C, CTRL_D, Record, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 

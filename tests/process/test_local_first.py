@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from shammah import session as session_module
 from shammah.bus.messages import Done, Failed, Initializing, Ready
-from shammah.config import load_settings
+from shammah.chat import session as session_module
+from shammah.chat.session import UNHEARD, Notice, Routed, Session, Step, Waiting
 from shammah.router.decision import Reason, Target, Wish
-from shammah.session import UNHEARD, Notice, Routed, Session, Step, Waiting
-from tests.standins.asked import Asked
-from tests.standins.command import WITH_STAND_INS
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import LIMIT_S, Sandbox, until
+from shammah.settings.model import load_settings
+from tests.fakes.asked import Asked
+from tests.fakes.command import WITH_STAND_INS
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import LIMIT_S, Sandbox, until
 
 pytestmark = [
     pytest.mark.timeout(300),

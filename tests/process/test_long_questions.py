@@ -8,10 +8,10 @@ import pytest
 
 from shammah.bus.messages import Ready
 from shammah.router.store import Store
+from tests.fakes.command import WITH_STAND_INS, run
+from tests.fakes.sandbox import Sandbox, until
+from tests.fakes.terminal import Record
 from tests.process.conftest import StartEcho
-from tests.standins.command import WITH_STAND_INS, run
-from tests.standins.sandbox import Sandbox, until
-from tests.standins.terminal import Record
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -11,12 +11,12 @@ import pytest
 from shammah.bus.client import Peer
 from shammah.bus.endpoints import RoleLock
 from shammah.bus.messages import ChatMessage, Done, Failed, Loading, Ready, Token
-from shammah.config import load_settings
+from shammah.chat.session import Notice, Session
 from shammah.router.decision import Wish
-from shammah.session import Notice, Session
-from shammah.supervision import Rung, stop
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import Sandbox, until
+from shammah.settings.model import load_settings
+from shammah.supervision.lifecycle import Rung, stop
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import Sandbox, until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from shammah.attempts import Attempt, attempt_file, write_attempt
 from shammah.bus.messages import ChatMessage, Done, Failed, Token
-from shammah.config import load_settings
+from shammah.chat.session import Notice, Session
 from shammah.router.decision import Wish
-from shammah.session import Notice, Session
-from tests.standins.sandbox import Sandbox
+from shammah.settings.model import load_settings
+from shammah.supervision.oom_record import Attempt, attempt_file, write_attempt
+from tests.fakes.sandbox import Sandbox
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("echo_spawns")]
 

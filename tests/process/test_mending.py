@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.standins.sandbox import Sandbox
+from tests.fakes.sandbox import Sandbox
 
 SHAMMAH = str(Path(sys.prefix, "bin", "shammah"))
 

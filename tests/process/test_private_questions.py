@@ -14,13 +14,13 @@ import psutil
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready
-from shammah.config import load_settings
+from shammah.chat.session import Session, Step, Waiting
 from shammah.router.decision import Target, Wish
-from shammah.session import Session, Step, Waiting
-from tests.standins.command import WITH_STAND_INS, run
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import Sandbox, until
-from tests.standins.terminal import Record, Terminal
+from shammah.settings.model import load_settings
+from tests.fakes.command import WITH_STAND_INS, run
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import Sandbox, until
+from tests.fakes.terminal import Record, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from shammah import supervision
 from shammah.bus.client import new_request_id
 from shammah.bus.messages import (
     ENDS,
@@ -34,11 +33,12 @@ from shammah.bus.messages import (
     Sampling,
     Token,
 )
-from shammah.config import load_settings
-from shammah.supervision import ensure, worker_spec
-from tests.standins.sandbox import Sandbox, until
-from tests.standins.wire import RawFrontend
-from tests.workers.models import KEPT_KERNELS, make_byte_fallback
+from shammah.settings.model import load_settings
+from shammah.supervision import lifecycle
+from shammah.supervision.lifecycle import ensure, worker_spec
+from tests.fakes.sandbox import Sandbox, until
+from tests.fakes.wire import RawFrontend
+from tests.real.models import KEPT_KERNELS, make_byte_fallback
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -129,7 +129,7 @@ def answer_all(clients: list[Client]) -> None:
 
 
 @pytest.fixture
-def worker(sandbox: Sandbox, tmp_path: Path) -> Iterator[supervision.Peer]:
+def worker(sandbox: Sandbox, tmp_path: Path) -> Iterator[lifecycle.Peer]:
     (sandbox.shammah_home / "kernels").symlink_to(KEPT_KERNELS)
     (sandbox.shammah_home / "config.toml").write_text('[inference]\nengine = "native"\n')
     model = make_byte_fallback(tmp_path / "model")
@@ -142,13 +142,13 @@ def worker(sandbox: Sandbox, tmp_path: Path) -> Iterator[supervision.Peer]:
     until(ready, "the model is ready", LIMIT_S)
     yield peer
     peer.close()
-    supervision.stop("inference", sandbox.endpoints)
-    for child in supervision._children:
+    lifecycle.stop("inference", sandbox.endpoints)
+    for child in lifecycle._children:
         child.wait(LIMIT_S)
 
 
 def test_a_thousand_random_answers_end_once_each_and_are_nobody_elses(
-    worker: supervision.Peer, sandbox: Sandbox
+    worker: lifecycle.Peer, sandbox: Sandbox
 ) -> None:
     lonely = Client(RawFrontend(sandbox.endpoints), [Wanted(kind, 999) for kind in range(KINDS)])
     lonely.wire.attach()

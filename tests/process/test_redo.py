@@ -11,24 +11,24 @@ from collections.abc import Iterator
 import pytest
 
 from shammah.bus.messages import Ready
-from shammah.config import load_settings
-from shammah.feedback import Feedback
-from shammah.forwarding import NEVER
-from shammah.history.records import Kept
+from shammah.chat.options import ReplOptions
+from shammah.chat.record import Kept
+from shammah.chat.session import Session
 from shammah.history.store import Store as HistoryStore
-from shammah.repl import commands
+from shammah.learning.feedback import Feedback
+from shammah.privacy.gate import NEVER
+from shammah.repl.commands import table
 from shammah.repl.loop import Repl
-from shammah.repl.options import ReplOptions
-from shammah.repl.screen import Screen
 from shammah.router.decision import Target, Wish
 from shammah.router.statistics import Label, Tally
 from shammah.router.store import Store
-from shammah.session import Session
+from shammah.settings.model import load_settings
+from shammah.terminal.screen import Screen
+from tests.fakes.command import WITH_STAND_INS
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import Sandbox, until
+from tests.fakes.terminal import Record, Terminal
 from tests.process.conftest import StartEcho
-from tests.standins.command import WITH_STAND_INS
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import Sandbox, until
-from tests.standins.terminal import Record, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -67,7 +67,7 @@ class Person:
         """What the screen shows after ``line``."""
         before = len(self._said.getvalue())
         if line.startswith("/"):
-            commands.run(line, self._repl._context())
+            table.run(line, self._repl._context())
         else:
             self._repl.ask(line, False, self._repl.wish)
         return self._said.getvalue()[before:]

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from shammah.repl.commands import COMMANDS
-from tests.standins import interrupted
-from tests.standins.command import SHAMMAH, WITH_STAND_INS
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import LIMIT_S, Sandbox, until
-from tests.standins.terminal import (
+from shammah.repl.commands.table import COMMANDS
+from tests.fakes import interrupted
+from tests.fakes.command import SHAMMAH, WITH_STAND_INS
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import LIMIT_S, Sandbox, until
+from tests.fakes.terminal import (
     CTRL_C,
     CTRL_D,
     STYLE,

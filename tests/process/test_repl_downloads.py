@@ -9,10 +9,10 @@ import pytest
 
 from shammah.bus.messages import Ready
 from shammah.bus.transfers import Transferring
-from tests.standins.command import run
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import until
-from tests.standins.terminal import CTRL_C, CTRL_D, ENTER, SEQUENCE, Record, Terminal
+from tests.fakes.command import run
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import until
+from tests.fakes.terminal import CTRL_C, CTRL_D, ENTER, SEQUENCE, Record, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.standins import lingering
-from tests.standins.echo_process import EchoProcess
-from tests.standins.terminal import CTRL_C, CTRL_D, ENTER, Held, Record, Terminal
+from tests.fakes import lingering
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.terminal import CTRL_C, CTRL_D, ENTER, Held, Record, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.standins.command import WITH_STAND_INS
-from tests.standins.sandbox import Sandbox, until
-from tests.standins.terminal import Record, Terminal
+from tests.fakes.command import WITH_STAND_INS
+from tests.fakes.sandbox import Sandbox, until
+from tests.fakes.terminal import Record, Terminal
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.standins.echo_process import EchoProcess
-from tests.standins.terminal import CTRL_D, ENTER, Held, Record, Terminal
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.terminal import CTRL_D, ENTER, Held, Record, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 

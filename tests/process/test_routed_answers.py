@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Ready
-from shammah.config import load_settings
-from shammah.forwarding import Consent
+from shammah.chat.session import FIXED_TEXT, Notice, Routed, Session
 from shammah.privacy import Outgoing
+from shammah.privacy.gate import Consent
 from shammah.router.decision import Reason, Target, Wish
 from shammah.router.statistics import Snapshot
 from shammah.router.store import Store
-from shammah.session import FIXED_TEXT, Notice, Routed, Session
+from shammah.settings.model import load_settings
+from tests.fakes.command import WITH_STAND_INS, Ran, run
+from tests.fakes.sandbox import Sandbox, until
 from tests.process.conftest import StartEcho
-from tests.standins.command import WITH_STAND_INS, Ran, run
-from tests.standins.sandbox import Sandbox, until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shammah.router.store import Store
-from tests.standins.sandbox import LIMIT_S, Sandbox, until
+from tests.fakes.sandbox import LIMIT_S, Sandbox, until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from shammah import link, supervision
 from shammah.bus.client import Peer
 from shammah.bus.messages import Done, Failed, Loading, Ready, Token
-from shammah.config import load_settings
+from shammah.chat.session import Notice, Routed, Session, Waiting
 from shammah.router.decision import Target, Wish
-from shammah.session import Notice, Routed, Session, Waiting
-from shammah.supervision import RESTARTS, stop
-from tests.standins.asked import Asked
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import LIMIT_S, Sandbox, until
+from shammah.settings.model import load_settings
+from shammah.supervision import lifecycle, link
+from shammah.supervision.lifecycle import RESTARTS, stop
+from tests.fakes.asked import Asked
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import LIMIT_S, Sandbox, until
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -195,7 +195,7 @@ def test_a_worker_that_cannot_start_ends_the_question_with_its_last_words(
 def test_a_worker_that_cannot_be_spawned_ends_the_question(
     open_session: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervision, "worker_command", lambda spec: ["/nonexistent/python"])
+    monkeypatch.setattr(lifecycle, "worker_command", lambda spec: ["/nonexistent/python"])
     assert isinstance(answer(open_session(), "hello"), Failed)
 
 
@@ -381,7 +381,7 @@ def test_unload_and_load_at_once_are_an_end_and_a_beginning(
 def test_a_worker_that_unload_had_to_kill_is_not_started_by_itself(
     open_session: Open, monkeypatch: pytest.MonkeyPatch, start_echo: StartEcho
 ) -> None:
-    monkeypatch.setattr(supervision, "STOP_S", 1.0)
+    monkeypatch.setattr(lifecycle, "STOP_S", 1.0)
     monkeypatch.setattr(link, "ANSWER_S", 0.1)
     echo = start_echo()
     session = open_session()

@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from shammah.bus.messages import Ready
-from shammah.status_live import FRAMES_S
-from tests.standins.command import run
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import LIMIT_S, until
-from tests.standins.terminal import CTRL_C, Terminal
+from shammah.cli.status_live import FRAMES_S
+from tests.fakes.command import run
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import LIMIT_S, until
+from tests.fakes.terminal import CTRL_C, Terminal
 
 pytestmark = pytest.mark.timeout(300)
 

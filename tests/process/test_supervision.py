@@ -15,12 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shammah import supervision
 from shammah.bus.client import Peer
 from shammah.bus.messages import ChatMessage, ClientInfo, Done, Generate
-from shammah.config import load_settings
 from shammah.errors import ShammahError
-from shammah.supervision import (
+from shammah.settings.model import load_settings
+from shammah.supervision import lifecycle
+from shammah.supervision.lifecycle import (
     Rung,
     WorkerInUseError,
     WorkerSpec,
@@ -30,8 +30,8 @@ from shammah.supervision import (
     worker_command,
     worker_spec,
 )
-from tests.standins.echo_process import EchoProcess
-from tests.standins.sandbox import Sandbox, until
+from tests.fakes.echo_process import EchoProcess
+from tests.fakes.sandbox import Sandbox, until
 from workers.logs import MAX_BYTES
 
 pytestmark = pytest.mark.timeout(300)
@@ -147,7 +147,7 @@ class TestEnsure:
         self, ensured: Ensure, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         silent = [sys.executable, "-c", "import sys; sys.exit(9)"]
-        monkeypatch.setattr(supervision, "worker_command", lambda spec: silent)
+        monkeypatch.setattr(lifecycle, "worker_command", lambda spec: silent)
         with pytest.raises(ShammahError, match="status 9"):
             ensured()
 
@@ -156,12 +156,12 @@ class TestEnsure:
     ) -> None:
         died = sandbox.root / "died"
         script = f"import os, sys; open({str(died)!r}, 'a').write('x'); os.kill(os.getpid(), 9)"
-        real = supervision.worker_command
+        real = lifecycle.worker_command
 
         def command(spec: WorkerSpec) -> list[str]:
             return real(spec) if died.exists() else [sys.executable, "-c", script]
 
-        monkeypatch.setattr(supervision, "worker_command", command)
+        monkeypatch.setattr(lifecycle, "worker_command", command)
         assert isinstance(list(ensured().generate((ChatMessage("user", "hi"),)))[-1], Done)
         assert died.read_text() == "x"
 
@@ -172,11 +172,11 @@ class TestEnsure:
         line = "2026-11-28 10:00:00,000 INFO inference[1] workers.host: started"
         script = f"import os; print({line!r}, flush=True); os.kill(os.getpid(), 9)"
         monkeypatch.setattr(
-            supervision, "worker_command", lambda spec: [sys.executable, "-c", script]
+            lifecycle, "worker_command", lambda spec: [sys.executable, "-c", script]
         )
         with pytest.raises(ShammahError, match=r"killed again and again \(SIGKILL\)"):
             ensured()
-        assert sandbox.log().count("started") == supervision.RESTARTS + 1
+        assert sandbox.log().count("started") == lifecycle.RESTARTS + 1
 
     def test_a_line_of_another_process_is_not_its_reason(
         self, ensured: Ensure, monkeypatch: pytest.MonkeyPatch
@@ -188,7 +188,7 @@ class TestEnsure:
         )
         script = f"import sys; print({chr(10).join(lines)!r}); sys.exit(1)"
         monkeypatch.setattr(
-            supervision, "worker_command", lambda spec: [sys.executable, "-c", script]
+            lifecycle, "worker_command", lambda spec: [sys.executable, "-c", script]
         )
         with pytest.raises(ShammahError, match=r"could not start: Its own words\."):
             ensured()
@@ -221,7 +221,7 @@ class TestEnsure:
     def test_a_program_that_cannot_be_run_is_an_error_like_others(
         self, ensured: Ensure, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(supervision, "worker_command", lambda spec: ["/nonexistent/python"])
+        monkeypatch.setattr(lifecycle, "worker_command", lambda spec: ["/nonexistent/python"])
         with pytest.raises(ShammahError, match="/nonexistent/python") as failed:
             ensured()
         assert failed.value.code == "worker_start_failed"
@@ -248,7 +248,7 @@ class TestEnsure:
         assert sandbox.holder()
 
 
-_ASK = [sys.executable, "-P", str(Path(__file__).parents[1] / "standins" / "frontend.py"), "ask"]
+_ASK = [sys.executable, "-P", str(Path(__file__).parents[1] / "fakes" / "frontend.py"), "ask"]
 _ASK += ["--model", "starter"]
 
 
@@ -311,7 +311,7 @@ class TestStop:
     def test_a_worker_that_is_deaf_to_requests_is_stopped_by_sigterm(
         self, sandbox: Sandbox, start_echo: StartEcho, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(supervision, "STOP_S", 5.0)
+        monkeypatch.setattr(lifecycle, "STOP_S", 5.0)
         echo = start_echo("--ignore-stop")
         assert stop("inference", sandbox.endpoints) is Rung.SIGTERM
         assert echo.wait() == 0
@@ -319,7 +319,7 @@ class TestStop:
     def test_a_frozen_worker_is_stopped_by_sigkill(
         self, sandbox: Sandbox, start_echo: StartEcho, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(supervision, "STOP_S", 2.0)
+        monkeypatch.setattr(lifecycle, "STOP_S", 2.0)
         echo = start_echo()
         echo.freeze()
         assert stop("inference", sandbox.endpoints) is Rung.SIGKILL

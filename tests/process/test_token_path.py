@@ -10,7 +10,7 @@ import zmq
 
 from shammah.bus.endpoints import RoleLock
 from shammah.bus.messages import Identity, Token
-from tests.standins.sandbox import Sandbox
+from tests.fakes.sandbox import Sandbox
 from workers.host import TICK_MS, Host
 from workers.service import Outlet
 

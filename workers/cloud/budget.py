@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shammah.config import CloudSettings
-from shammah.egress import Ledger
 from shammah.errors import ShammahError
+from shammah.privacy.ledger import Ledger
+from shammah.settings.model import CloudSettings
 from workers.cloud.models import model_of
 
 

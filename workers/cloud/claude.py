@@ -16,9 +16,9 @@ import httpx2
 from anthropic.types import OutputConfigParam, RawMessageStreamEvent
 
 from shammah.bus.messages import Done, Failed, Generate, Retrying, Token
-from shammah.config import Settings
-from shammah.egress import Ledger
 from shammah.privacy import Rules
+from shammah.privacy.ledger import Ledger
+from shammah.settings.model import Settings
 from workers.cloud import failures, transport
 from workers.cloud.budget import Budget
 from workers.cloud.question import Question

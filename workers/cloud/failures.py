@@ -21,8 +21,8 @@ from email.utils import parsedate_to_datetime
 import anthropic
 import httpx2
 
-from shammah.config import CloudSettings
-from shammah.network import PROXY_HINT, certificate_problem, proxy_for
+from shammah.settings.model import CloudSettings
+from shammah.settings.network import PROXY_HINT, certificate_problem, proxy_for
 from workers.cloud.reading import MalformedStreamError
 from workers.cloud.request import Peer
 from workers.cloud.retry import CloudError

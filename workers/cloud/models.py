@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shammah.bus.messages import Usage
-from shammah.config import CloudSettings
+from shammah.settings.model import CloudSettings
 
 CONTEXT = 200_000
 """Tokens, of a model that is not in the table."""

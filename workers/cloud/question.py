@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
 from shammah.bus.messages import Done, Failed, Generate, Provenance, Retrying, Token
-from shammah.config import CloudSettings
-from shammah.egress import Ledger, Outcome, Sent
 from shammah.errors import ShammahError
 from shammah.privacy import Rules, check_door
+from shammah.privacy.ledger import Ledger, Outcome, Sent
+from shammah.settings.model import CloudSettings
 from workers.cloud.budget import Budget
 from workers.cloud.continuation import Joint, split_begun
 from workers.cloud.models import model_of

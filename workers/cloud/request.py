@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from shammah.bus.messages import ChatMessage, Generate, Sampling
-from shammah.config import CloudSettings
+from shammah.chat.schema import load_schema, not_enforced
 from shammah.errors import ShammahError
-from shammah.schema import load_schema, not_enforced
+from shammah.settings.model import CloudSettings
 from workers.cloud.continuation import split_begun
 from workers.cloud.models import estimate_tokens, model_of
 

@@ -25,9 +25,9 @@ from shammah.bus.messages import (
     Token,
     Usage,
 )
-from shammah.config import Settings
-from shammah.egress import Ledger
 from shammah.errors import ShammahError
+from shammah.privacy.ledger import Ledger
+from shammah.settings.model import Settings
 from workers.cloud.budget import Budget
 from workers.service import Outlet
 

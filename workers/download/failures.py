@@ -21,7 +21,7 @@ from pathlib import Path
 import httpx2
 
 from shammah.errors import ShammahError
-from shammah.network import PROXY_HINT, certificate_problem, proxy_for
+from shammah.settings.network import PROXY_HINT, certificate_problem, proxy_for
 from workers.network import UnusableProxyError
 
 _TEMPORARY = frozenset({408, 425, 429})

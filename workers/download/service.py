@@ -37,7 +37,7 @@ from shammah.bus.transfers import (
     VerifyModel,
 )
 from shammah.errors import ShammahError
-from shammah.models import hub_cache
+from shammah.storage.paths import hub_cache
 from workers.service import Outlet
 
 if TYPE_CHECKING:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from shammah.bus.messages import Done, PromptProgress, Provenance, Timings, Token, Usage
-from workers.inference.continuation import Blanks, split_begun
-from workers.inference.detokenizer import Detokenizer
 from workers.inference.engine import StepResult
 from workers.inference.inbox import Arrival
-from workers.inference.reasoning import ReasoningSplitter
-from workers.inference.stop_strings import StopStrings
+from workers.inference.text.continuation import Blanks, split_begun
+from workers.inference.text.detokenizer import Detokenizer
+from workers.inference.text.reasoning import ReasoningSplitter
+from workers.inference.text.stop_strings import StopStrings
 
 PAUSE_S = 0.025
 """Between two messages of an answer. Each wakes three threads of two processes, which takes a

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from shammah.errors import ShammahError
-from workers.inference.checkpoint import Checkpoint
-from workers.inference.sampling import SamplingPlan
+from workers.inference.packages.checkpoint import Checkpoint
+from workers.inference.scheduling.sampling import SamplingPlan
 
 if TYPE_CHECKING:
-    from workers.inference.adapter_file import Adapter
+    from workers.inference.packages.adapter_file import Adapter
 
 
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
-    """Where and how to compute: the values of `shammah.config.InferenceSettings`.
+    """Where and how to compute: the values of `shammah.settings.model.InferenceSettings`.
 
     ``quantization``: ``auto``, ``none``, ``int8`` or ``int4``. ``lean``: with as little memory
     as the engine can do with. ``home``: where it may keep what it needs once for a machine or a

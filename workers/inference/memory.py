@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from shammah.cgroups import memory_left
 from shammah.errors import ShammahError
-from shammah.model_config import WIDTHS, read_config, read_shape
-from shammah.models import GIB
+from shammah.models.catalogue import GIB
+from shammah.models.cgroups import memory_left
+from shammah.models.hub_config import WIDTHS, read_config, read_shape
 from workers.model_classes import first_line
 
 if TYPE_CHECKING:
-    from workers.inference.checkpoint import Checkpoint
+    from workers.inference.packages.checkpoint import Checkpoint
     from workers.inference.runner import Runner
 
 HEADROOM_BYTES = GIB // 2
@@ -52,7 +52,7 @@ def kv_budget(runner: Runner, wanted_gib: float) -> int:
 def conversation_bytes(checkpoint: Checkpoint) -> int:
     """Keys and values, of 16 bits, of the shortest conversation that is worth having.
 
-    Source: as `shammah.plan.kv_bytes`. 0: the configuration does not tell.
+    Source: as `shammah.models.footprint.kv_bytes`. 0: the configuration does not tell.
     """
     try:
         shape = read_shape(read_config((checkpoint.directory / "config.json").read_text("utf-8")))

@@ -8,8 +8,8 @@ from shammah.bus.messages import Done, Failed, Provenance, Sampling, Timings, Us
 from shammah.errors import ShammahError
 from workers.inference.engine import SequenceRequest, StepResult
 from workers.inference.inbox import Ahead
-from workers.inference.loading import LoadedModel
-from workers.inference.sampling import plan_sampling
+from workers.inference.scheduling.sampling import plan_sampling
+from workers.inference.startup.loading import LoadedModel
 
 
 class ReadingAhead:

@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.inference.adapter_file import Adapter
-from workers.inference.checkpoint import Checkpoint
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
+from workers.inference.packages.adapter_file import Adapter
+from workers.inference.packages.checkpoint import Checkpoint
 
 Logits = NDArray[np.float32]
 

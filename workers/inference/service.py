@@ -17,20 +17,20 @@ from shammah.bus.messages import (
     Timings,
     Usage,
 )
-from shammah.config import Settings
-from shammah.machine import look
-from shammah.models import is_offline
+from shammah.models.catalogue import is_offline
+from shammah.models.machine import look
+from shammah.settings.model import Settings
 from workers.drafts import remove_abandoned
-from workers.inference.acquisition import DownloadWorker, ModelSource
-from workers.inference.attempts import Attempts
-from workers.inference.bootstrap import Bootstrap
-from workers.inference.choice import engine_for, on_cpu, prepare_engine
 from workers.inference.engine import MakeEngine
 from workers.inference.inbox import Ahead, Arrival, Inbox
-from workers.inference.leftovers import Sweeper
-from workers.inference.loading import LoadedModel
 from workers.inference.serving import ROLE, Serving
-from workers.inference.transition import GeneratorState
+from workers.inference.startup.acquisition import DownloadWorker, ModelSource
+from workers.inference.startup.attempts import Attempts
+from workers.inference.startup.bootstrap import Bootstrap
+from workers.inference.startup.choice import engine_for, on_cpu, prepare_engine
+from workers.inference.startup.leftovers import Sweeper
+from workers.inference.startup.loading import LoadedModel
+from workers.inference.startup.transition import GeneratorState
 from workers.service import Outlet
 
 log = logging.getLogger(__name__)

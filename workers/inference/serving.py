@@ -11,13 +11,13 @@ from pathlib import Path
 from shammah.bus.messages import Failed, Provenance, Token
 from shammah.errors import ShammahError
 from workers.inference.answer import Answer
-from workers.inference.context import fit
-from workers.inference.continuation import split_begun
 from workers.inference.engine import SequenceRequest, StepResult
 from workers.inference.inbox import Arrival, Inbox
-from workers.inference.loading import LoadedModel
 from workers.inference.reading_ahead import ReadingAhead
-from workers.inference.sampling import plan_sampling
+from workers.inference.scheduling.sampling import plan_sampling
+from workers.inference.startup.loading import LoadedModel
+from workers.inference.text.context import fit
+from workers.inference.text.continuation import split_begun
 from workers.logs import describe
 from workers.service import Outlet
 
@@ -176,7 +176,7 @@ class Serving:
         if not name:
             return ""
         # Not before the sockets answer: it brings numpy.
-        from workers.inference.adapter_file import find_adapter, key_of, read_adapter
+        from workers.inference.packages.adapter_file import find_adapter, key_of, read_adapter
 
         entry = find_adapter(self._home, name, self._model.ready)
         key = key_of(entry)

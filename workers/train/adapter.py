@@ -13,8 +13,8 @@ import torch
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import safe_open
 
-from shammah.adapters import WEIGHTS
 from shammah.errors import ShammahError
+from shammah.learning.adapters import WEIGHTS
 from workers.train.lora_config import LoRAConfig
 
 

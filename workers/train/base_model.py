@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.bus.messages import NotAvailable
-from shammah.config import Settings
 from shammah.errors import ShammahError
-from shammah.machine import look
-from shammah.model_config import read_architecture, read_shape
-from shammah.models import (
+from shammah.models.catalogue import (
     LocatedModel,
     MissingModel,
     ModelShape,
-    hub_cache,
     locate_model,
     starter_directory,
 )
+from shammah.models.hub_config import read_architecture, read_shape
+from shammah.models.machine import look
+from shammah.settings.model import Settings
+from shammah.storage.paths import hub_cache
 from workers.manifest import is_complete
 from workers.model_classes import (
     check_finite,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shammah.errors import ShammahError
-from shammah.examples import Example, Prompt
+from shammah.learning.examples import Example, Prompt
 from workers.text.model_text import ModelText, why_refused
 
 

@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from shammah.adapters import ACCEPTED, REFUSED, UNJUDGED
 from shammah.bus.training import GateFigures
+from shammah.learning.adapters import ACCEPTED, REFUSED, UNJUDGED
 from workers.train.names import words_in
 
 if TYPE_CHECKING:

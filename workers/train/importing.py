@@ -11,13 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shammah.adapters import CONFIG, WEIGHTS, AdapterEntry, AdapterStore
 from shammah.bus.training import GateFigures, ImportAdapter, Imported
-from shammah.config import Settings
 from shammah.errors import ShammahError
-from shammah.examples import Example, read_examples
-from shammah.feedback import Feedback
-from shammah.models import GIB, LocatedModel
+from shammah.learning.adapters import CONFIG, WEIGHTS, AdapterEntry, AdapterStore
+from shammah.learning.examples import Example, read_examples
+from shammah.learning.feedback import Feedback
+from shammah.models.catalogue import GIB, LocatedModel
+from shammah.settings.model import Settings
 from workers.adapter_kind import KEY, describe_misfit
 from workers.environment import prepare_libraries
 from workers.train.base_model import (

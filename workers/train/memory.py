@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import psutil
 
-from shammah.cgroups import memory_left
 from shammah.errors import ShammahError
-from shammah.models import GIB, ModelShape
+from shammah.models.catalogue import GIB, ModelShape
+from shammah.models.cgroups import memory_left
 
 LIBRARIES_BYTES = GIB // 2
 """torch, transformers and peft themselves, and what the allocator keeps."""

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shammah.adapters import AdapterStore
 from shammah.bus.training import MergeAdapter, Merged
-from shammah.config import Settings
 from shammah.errors import ShammahError
+from shammah.learning.adapters import AdapterStore
+from shammah.settings.model import Settings
 from workers.drafts import ENDING, held, remove_abandoned
 from workers.environment import prepare_libraries
 from workers.text.model_text import FILES

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Callable, Iterable
 
-from shammah.examples import Example
+from shammah.learning.examples import Example
 
 OTHERS = (
     "Brannock",

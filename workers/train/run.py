@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shammah.adapters import ACCEPTED, AdapterEntry, AdapterStore
 from shammah.bus.training import (
     GateFigures,
     LossCurve,
@@ -18,11 +17,12 @@ from shammah.bus.training import (
     Trained,
     TrainingProgress,
 )
-from shammah.config import Settings
 from shammah.errors import ShammahError
-from shammah.examples import Example, paraphrase, read_examples, split_examples
-from shammah.feedback import Feedback
-from shammah.models import LocatedModel
+from shammah.learning.adapters import ACCEPTED, AdapterEntry, AdapterStore
+from shammah.learning.examples import Example, paraphrase, read_examples, split_examples
+from shammah.learning.feedback import Feedback
+from shammah.models.catalogue import LocatedModel
+from shammah.settings.model import Settings
 from workers.environment import prepare_libraries
 from workers.train.base_model import (
     choose_arithmetic,

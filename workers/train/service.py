@@ -25,8 +25,8 @@ from shammah.bus.training import (
     TrainingProgress,
     TrainProgress,
 )
-from shammah.config import Settings
 from shammah.errors import ShammahError
+from shammah.settings.model import Settings
 from workers.logs import describe
 from workers.service import Outlet
 from workers.train.brake import Brake, CancelledError

@@ -1,0 +1,1 @@
+"""One conversation, and the way of one question to its answer."""

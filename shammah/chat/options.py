@@ -1,0 +1,112 @@
+"""The REPL's own command line. Parsed after the prompt is on the screen, without click."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shammah.errors import ExitCode, ShammahError
+from shammah.router.decision import Target, Wish
+from shammah.settings.model import LICENCES
+
+VALUES = {
+    "--model": "model",
+    "-m": "model",
+    "--licence": "licence",
+    "--license": "licence",
+    "--system": "system",
+    "--resume": "resume",
+}
+"""Spelling to option, for those that take a value."""
+
+FLAGS = ("--local", "--cloud", "--private")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplOptions:
+    """``None``: as the settings say. An empty ``system`` is no system prompt at all.
+
+    ``resume`` is the number of the conversation to go on with; 0: the newest, ``None``: a new one.
+    """
+
+    model: str | None = None
+    licence: str | None = None
+    system: str | None = None
+    wish: Wish = field(default_factory=Wish)
+    resume: int | None = None
+    history: bool = True
+
+
+def parse_options(arguments: list[str]) -> ReplOptions:
+    """The options that `shammah.__main__.opens_repl` let through.
+
+    Raises:
+        ShammahError: ``usage``, for a contradiction, or a licence or number that is none.
+    """
+    values: dict[str, str] = {}
+    flags: set[str] = set()
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        option = VALUES.get(name)
+        if option is not None:
+            values[option] = value if equals else next(rest)
+        else:
+            flags.add(name)
+    licence = values.get("licence")
+    if licence is not None and licence not in LICENCES:
+        raise ShammahError(
+            "usage",
+            f"--licence must be one of {', '.join(LICENCES)}, not {licence!r:.40}.",
+            exit_code=ExitCode.USAGE,
+        )
+    return ReplOptions(
+        values.get("model"),
+        licence,
+        values.get("system"),
+        parse_wish(flags),
+        parse_resume(values.get("resume"), newest=bool(flags & {"--continue", "-c"})),
+        "--no-history" not in flags,
+    )
+
+
+def parse_resume(number: str | None, *, newest: bool) -> int | None:
+    """The conversation that ``--resume`` and ``--continue`` name; 0: the newest.
+
+    Raises:
+        ShammahError: ``usage``, for both at once and for what is no number.
+    """
+    if number is None:
+        return 0 if newest else None
+    if newest:
+        raise ShammahError(
+            "usage",
+            "--continue contradicts --resume.",
+            "Give one of them.",
+            exit_code=ExitCode.USAGE,
+        )
+    if not number.isascii() or not number.isdigit() or not 0 < int(number) < 2**63:
+        raise ShammahError(
+            "usage",
+            f"{number!r:.40} is no conversation's number.",
+            "`shammah history list` shows them.",
+            exit_code=ExitCode.USAGE,
+        )
+    return int(number)
+
+
+def parse_wish(flags: set[str]) -> Wish:
+    """The wish that ``--local``, ``--cloud`` and ``--private`` state.
+
+    Raises:
+        ShammahError: ``usage``, when ``--cloud`` meets one of the others.
+    """
+    local = bool(flags & {"--local", "--private"})
+    if local and "--cloud" in flags:
+        raise ShammahError(
+            "usage",
+            "--cloud contradicts --local and --private.",
+            "Give one of them.",
+            exit_code=ExitCode.USAGE,
+        )
+    target = Target.LOCAL if local else Target.CLOUD if "--cloud" in flags else None
+    return Wish(target, private="--private" in flags)

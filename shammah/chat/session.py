@@ -1,0 +1,469 @@
+"""A frontend's view of its workers, and one question's way to its answer.
+
+`Session` has the two workers that answer, each kept attached by a `supervision.link.Link`; it
+asks the router, waits where it must, and yields what a person should see. It prints nothing: the
+REPL and ``shammah ask`` render what it yields.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from shammah.bus.client import Peer, Task, new_request_id
+from shammah.bus.endpoints import open_endpoints
+from shammah.bus.messages import (
+    ChatMessage,
+    ClientInfo,
+    Done,
+    Failed,
+    NotAvailable,
+    Prefill,
+    PromptProgress,
+    Provenance,
+    Retrying,
+    Sampling,
+    State,
+    Timings,
+    Token,
+    Usage,
+)
+from shammah.chat.cancelled import CANCEL_S, Seen, provenance
+from shammah.chat.failover import HUNG, TOO_LONG, Interruption, go_on, with_text
+from shammah.errors import ShammahError
+from shammah.learning.adapter_choice import choose_adapter, learnt_private
+from shammah.privacy import Outgoing
+from shammah.privacy.gate import DECLINED, NEVER, Gate, tell_left_out
+from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
+from shammah.router.route import AUTO
+from shammah.router.service import Asked, Routing
+from shammah.settings.model import Settings
+from shammah.supervision.lifecycle import lend_hub_token, stop, worker_spec
+from shammah.supervision.link import Link
+from shammah.supervision.oom_record import attempt_file, forget_attempt
+
+WAIT_S = 0.5
+"""How often a waiting question looks again even if nothing was heard."""
+
+UNHEARD_LOOKS = 36
+"""So many looks (18 s) a question that Claude may answer waits to hear whether the local model is
+ready, if its worker is there. Looks are counted, not seconds: while this process or the whole
+machine stood still, nobody was able to answer."""
+
+LOCAL_ROLE = "inference"
+CLOUD_ROLE = "cloud"
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Who will answer, and why."""
+
+    decision: RouteDecision
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The question waits for ``role``, which is in ``state``."""
+
+    role: str
+    state: State | None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something to show before the answer or within it; ``urgent``: whom to call."""
+
+    text: str
+    urgent: bool = False
+
+
+Step = Notice | Routed | Waiting | Retrying | PromptProgress | Token | Done | Failed
+
+CANCELLED = Failed("cancelled", "Cancelled.")
+FIXED_TEXT = "a fixed text"
+"""Who answers somebody in danger where no model can, or should."""
+UNHEARD = Notice(
+    f"The inference worker is there, but has not responded for {UNHEARD_LOOKS * WAIT_S:.0f} s: "
+    "Claude is asked instead. `shammah stop inference` ends it; the next question starts another."
+)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A question on its way. ``text`` is what has been answered, ``tokens`` how many that were,
+    ``local`` whether any of it is the local model's. ``whole``: who is asked leaves no earlier
+    turn out, since somebody else could be asked instead."""
+
+    asked: Asked
+    wish: Wish
+    conversation: tuple[ChatMessage, ...]
+    sampling: Sampling
+    max_new_tokens: int | None
+    text: str = ""
+    tokens: int = 0
+    local: bool = False
+    whole: bool = False
+    restarts: int = 0
+
+    @property
+    def room(self) -> int | None:
+        """Tokens that the rest may have."""
+        limit = self.max_new_tokens
+        return limit if not self.text or limit is None else max(1, limit - self.tokens)
+
+
+class Session:
+    """The workers that answer, for one frontend."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        program: str,
+        *,
+        local_only: bool = False,
+    ) -> None:
+        self.settings = settings
+        self._on_change: Callable[[], None] = lambda: None
+        self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._generation: Task | None = None
+        self._ahead: Task | None = None
+        self._interrupted = False
+        self.environ = environ
+        self.gate = Gate(settings, environ)
+        self.routing = Routing(settings, environ)
+        self._declined = False
+        self._endpoints = open_endpoints(environ)
+        self._client = ClientInfo(program, os.getpid(), _terminal())
+        self.local = self._local_link()
+        self.cloud: Link | None = None
+        if settings.cloud_configured and not local_only:
+            spec = worker_spec(settings, CLOUD_ROLE, environ)
+            self.cloud = Link(spec, self._endpoints, self._client, self._changed)
+        self.routing.start()
+
+    def start(self, *, local: bool = True, cloud: bool = True) -> None:
+        """Begin to bring the workers up, in the background."""
+        if cloud and self.cloud is not None:
+            self.cloud.start()
+        if local:
+            self.local.start()
+
+    def use_model(self, model: str, *, take_over: bool = False) -> None:
+        """Have another local model. The worker of the one before ends, and gives its memory
+        back, before this one's begins, unless somebody else uses it (``take_over``: also then)."""
+        self.settings = replace(self.settings, model=model)
+        before, self.local = self.local, self._local_link()
+        before.close()
+        (self.local.take_over if take_over else self.local.start)()
+
+    def load(self) -> None:
+        """Have the local model, whatever has kept it away before."""
+        if isinstance(self.local.state, Failed):
+            forget_attempt(attempt_file(self._endpoints.runtime))
+        self.local.start(anew=True)
+
+    def unload(self) -> str:
+        """End the local model's worker and have its memory back; says what became of it."""
+        others = self.local.count_others()
+        if others:
+            used = "Another terminal uses" if others == 1 else f"{others} other terminals use"
+            return f"{used} it: it stays."
+        if others is None or not self.local.end():
+            return "No local model is loaded."
+        return "The local model's memory is free again; the next question loads it."
+
+    def watch(self, on_change: Callable[[], None]) -> None:
+        """Have ``on_change`` called, from other threads, when a worker's state changes."""
+        self._on_change = on_change
+
+    def view(self) -> View:
+        cloud = self.cloud.state if self.cloud is not None else None
+        configured = self.cloud is not None and not self._declined
+        peer = self.local.peer
+        active = peer.latest.status.active if peer is not None and peer.latest is not None else 0
+        active -= min(active, self._reads_ahead())
+        model = self.settings.cloud.model
+        return View(
+            self.local.state,
+            cloud,
+            configured,
+            model,
+            local_active=active,
+            local_silent=self.local.silent,
+        )
+
+    def preview(self, wish: Wish, tokens: int, view: View) -> RouteDecision | Failed:
+        """Who would answer now, if the conversation has so many ``tokens``. Waits for nothing."""
+        private = wish.private or self.gate.private
+        return self.routing.preview(replace(wish, private=private), tokens, view)
+
+    def read_ahead(self, turns: tuple[ChatMessage, ...], adapter: str = AUTO) -> None:
+        """Have the local model, which is ready, read ``turns`` before the next question comes.
+        It may see everything, private turns too. ``adapter``: as `Wish` has it. From any
+        thread; waits for nothing."""
+        peer = self.local.peer
+        if peer is not None and self.local.attached:
+            with contextlib.suppress(ShammahError):  # too long to be sent: so is the question
+                name = choose_adapter(self.settings.home, adapter, self.local.state)
+                self._ahead = peer.begin(Prefill(new_request_id(), turns, name))
+
+    def _reads_ahead(self) -> bool:
+        """Whether the local model is at it; a question need not wait for that."""
+        if self._ahead is not None and self._ahead.ended():
+            self._ahead = None
+        return self._ahead is not None
+
+    def answer(
+        self,
+        conversation: tuple[ChatMessage, ...],
+        wish: Wish,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        max_new_tokens: int | None = None,
+    ) -> Iterator[Step]:
+        """One question's way: Notice..., Waiting..., Routed, Retrying... or PromptProgress...,
+        Token..., then exactly one Done or Failed.
+
+        If the answerer fails and somebody goes on, all of that comes once more before the
+        end. `interrupt` ends it early, also one from before.
+        """
+        self._declined = False
+        try:
+            yield from self._ways(conversation, wish, (sampling, max_new_tokens))
+        finally:
+            self._interrupted = False  # not at the beginning: it may have come by then
+
+    def _ways(
+        self, conversation: tuple[ChatMessage, ...], wish: Wish, limits: tuple[Sampling, int | None]
+    ) -> Iterator[Step]:
+        conversation = self.gate.mark(conversation, private=wish.private)
+        wish = replace(wish, private=wish.private or conversation[-1].private)
+        asked = self.routing.begin(conversation)
+        if contacts := self.routing.help_text(asked):
+            yield Notice(contacts, urgent=True)
+        if wish.target is Target.CLOUD and not wish.private and self.gate.never:
+            yield NEVER
+            return
+        turn = _Turn(asked, wish, conversation, *limits)
+        opened = yield from self._open(asked, wish, conversation)
+        if complaint := self.routing.take_complaint():  # not earlier: the file is being read
+            yield Notice(complaint)
+        while not isinstance(opened, Failed):
+            yield Routed(opened[0])
+            end = yield from self._generate(turn, *opened)
+            if isinstance(end, Done):
+                yield end
+                return
+            opened = yield from self._go_on(turn, opened[0], end)
+        yield from self._end_unanswered(turn, self._advise(opened, wish))
+
+    def _advise(self, failure: Failed, wish: Wish) -> Failed:
+        """``failure`` with what only this frontend knows of the way out."""
+        kept = wish.target is not Target.LOCAL or wish.private or self.gate.never
+        if failure.code != TOO_LONG or kept or not self.settings.cloud_configured:
+            return failure
+        option = "--cloud" if self._client.program == "ask" else "/cloud"
+        hint = f"{failure.hint} Or ask Claude, which holds more, with {option}."
+        return replace(failure, hint=hint)
+
+    def _end_unanswered(self, turn: _Turn, failure: Failed) -> Iterator[Step]:
+        """Somebody in danger gets an answer in any case."""
+        text = self.routing.care_text(turn.asked)
+        if not text or turn.text or failure.code == CANCELLED.code:
+            yield failure
+            return
+        yield Routed(RouteDecision(Target.LOCAL, Reason.CRISIS, question=turn.asked.question))
+        yield Token("", 0, text)
+        yield Done("", "stop", Usage(), Timings(), Provenance(LOCAL_ROLE, FIXED_TEXT))
+
+    def _open(
+        self, asked: Asked, wish: Wish, conversation: tuple[ChatMessage, ...]
+    ) -> Generator[Step, None, tuple[RouteDecision, Peer, Outgoing] | Failed]:
+        """Who answers, and what he may be told."""
+        routed = yield from self._route(asked, wish)
+        if isinstance(routed, Failed):
+            return routed
+        decision, peer = routed
+        outgoing: Outgoing | Failed = Outgoing(conversation)
+        if decision.target is Target.CLOUD:
+            outgoing = self.gate.open(conversation)
+        if outgoing == DECLINED and self.interrupted:
+            return CANCELLED
+        if outgoing == DECLINED and wish.target is None:
+            self._declined = True
+            wait_for_local = replace(wish, target=Target.LOCAL)
+            return (yield from self._open(asked, wait_for_local, conversation))
+        if isinstance(outgoing, Failed):
+            return outgoing
+        return decision, peer, outgoing
+
+    def _generate(
+        self, turn: _Turn, decision: RouteDecision, peer: Peer, outgoing: Outgoing
+    ) -> Generator[Step, None, Done | Failed]:
+        """Have one answerer answer, or go on; how that ended."""
+        turn.whole = self._could_leave(turn, decision)
+        asked = (outgoing.messages, turn.sampling, turn.room, decision.adapter)
+        task = peer.generate(*asked, whole=turn.whole)
+        self._generation = task
+        if self._interrupted:
+            task.cancel(CANCEL_S)
+        before, seen = turn.tokens, Seen()
+        for reply in task:
+            if isinstance(reply, Token):
+                seen.note(reply)
+                turn.tokens = before + reply.index
+                if not reply.reasoning:
+                    turn.text += reply.text
+                    turn.local = turn.local or decision.target is Target.LOCAL
+            if isinstance(reply, Done | Failed):
+                self._generation = None
+                if isinstance(reply, Failed) and reply.code == CANCELLED.code:
+                    model = self.settings.cloud.model
+                    reply = seen.end(provenance(decision, self.local.state, model))
+                self.routing.record(turn.asked, decision, reply, turn.text)
+                return reply if isinstance(reply, Failed) else tell_left_out(reply, outgoing)
+            if isinstance(reply, Retrying | PromptProgress | Token):
+                yield reply
+        raise AssertionError("a task ends with Done or Failed")
+
+    def _could_leave(self, turn: _Turn, decision: RouteDecision) -> bool:
+        """Whether the cloud could have the question if it is too long for the local model."""
+        view, wish = self.view(), turn.wish
+        able = view.cloud_configured and not isinstance(view.cloud, Failed | NotAvailable)
+        free = wish.target is None and not wish.private and self.gate.openable
+        return decision.target is Target.LOCAL and able and free and not turn.restarts
+
+    def _go_on(
+        self, turn: _Turn, decision: RouteDecision, failure: Failed
+    ) -> Generator[Step, None, tuple[RouteDecision, Peer, Outgoing] | Failed]:
+        """Find somebody for the rest of a turn."""
+        private = any(message.private for message in turn.conversation)
+        taught = learnt_private(self.settings.home, decision.adapter)
+        told = private or taught or self.gate.answer_is_private(turn.text, local=True)
+        tied = turn.local and told
+        following = go_on(
+            Interruption(
+                *(failure, decision, turn.wish, turn.text, tied, turn.restarts),
+                view=self.view(),
+                cloud=self.gate.openable,
+            )
+        )
+        if isinstance(following, Failed):
+            if failure.code != TOO_LONG or not turn.whole:
+                return following
+            turn.restarts += 1  # then without its earliest turns
+            here = replace(turn.wish, target=Target.LOCAL)
+            opened = yield from self._open(turn.asked, here, turn.conversation)
+            if isinstance(opened, Failed):
+                return opened
+            return replace(opened[0], reason=decision.reason), *opened[1:]
+        # Who answers somebody in danger, if anybody, is seen when it is found.
+        yield Notice(failure.message if turn.asked.question.danger else following.note)
+        if failure.code in HUNG:
+            yield from self._end_hung(decision.target, wait=following.target is decision.target)
+        conversation = with_text(turn.conversation, turn.text, tied=tied)
+        opened = yield from self._open(turn.asked, following.wish, conversation)
+        if opened == DECLINED and not self._interrupted:
+            self._declined = True
+            return (yield from self._go_on(turn, decision, failure))
+        turn.restarts += 1
+        if isinstance(opened, Failed):
+            return opened
+        return replace(opened[0], reason=following.reason), *opened[1:]
+
+    def _end_hung(self, target: Target, *, wait: bool) -> Iterator[Step]:
+        """End a worker that does nothing any more, so that a new one can take its place."""
+        link = self._link(target)
+        role, peer = link.spec.role, link.peer
+
+        def end() -> None:
+            with contextlib.suppress(ShammahError):  # it is met again when it is needed
+                stop(role, self._endpoints)
+                if peer is not None:
+                    peer.forget_welcome()
+
+        ending = threading.Thread(target=end, name=f"attach-{role}-end", daemon=True)
+        ending.start()
+        while wait and ending.is_alive() and not self._interrupted:
+            yield Waiting(role, None)
+            ending.join(WAIT_S)
+
+    def interrupt(self) -> None:
+        """End the question in hand. Safe in a signal handler: it only fills queues."""
+        self._interrupted = True
+        self._signals.put(None)
+        if self._generation is not None:
+            self._generation.cancel(CANCEL_S)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the question in hand was ended by `interrupt`."""
+        return self._interrupted
+
+    def close(self) -> None:
+        """Give the leases back."""
+        for link in (self.local, self.cloud):
+            if link is not None:
+                link.close()
+        self.routing.close()
+
+    def _local_link(self) -> Link:
+        settings, environ = self.settings, self.environ
+        return Link(
+            worker_spec(settings, LOCAL_ROLE, environ),
+            self._endpoints,
+            self._client,
+            self._changed,
+            lambda: lend_hub_token(settings, environ, self._endpoints, self._client),
+        )
+
+    def _link(self, target: Target) -> Link:
+        if target is Target.CLOUD and self.cloud is not None:
+            return self.cloud
+        return self.local
+
+    def _route(
+        self, asked: Asked, wish: Wish
+    ) -> Generator[Step, None, tuple[RouteDecision, Peer] | Failed]:
+        """Wait until somebody can answer; who, why and his connection."""
+        self.start(
+            local=wish.private or wish.target is not Target.CLOUD,
+            cloud=not wish.private and wish.target is not Target.LOCAL,
+        )
+        looks = 0
+        while not self._interrupted:
+            view = self.view()
+            adapter = choose_adapter(self.settings.home, wish.adapter, view.local)
+            decision = self.routing.decide(asked, wish, replace(view, adapter=adapter))
+            if isinstance(decision, Failed):
+                return decision
+            link = self._link(decision.target)
+            peer = link.peer
+            if not decision.wait and peer is not None and link.attached:
+                return decision, peer
+            if link.failure is None:
+                link.start()  # it may have been stopped while the question waited
+            yield Waiting(link.spec.role, link.state)
+            try:
+                self._signals.get(timeout=WAIT_S)
+            except queue.Empty:
+                looks += decision.reason is Reason.MODEL_UNKNOWN
+                if looks == UNHEARD_LOOKS and not self.local.silent:
+                    self.local.note_silence()
+                    yield UNHEARD
+        return CANCELLED
+
+    def _changed(self) -> None:
+        self._signals.put(None)
+        self._on_change()
+
+
+def _terminal() -> str:
+    try:
+        return os.ttyname(0)
+    except OSError:
+        return ""

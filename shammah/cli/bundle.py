@@ -1,0 +1,192 @@
+"""``shammah doctor --bundle``: what to attach to a bug report, and nothing private in it.
+
+What is not known to be harmless stays out: no conversation, no history, no file of settings
+(whose comments may say anything), of a log only lines in our own form and the places in a
+traceback. Everything is then searched for secrets, and for what the privacy rules are about.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import socket
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from shammah.bus import codec
+from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
+from shammah.bus.enquiry import ask_events
+from shammah.errors import ShammahError
+from shammah.privacy import Rules
+from shammah.settings.edit import save_bytes
+from shammah.settings.model import Settings
+from shammah.supervision.secrets import SECRETS
+
+LINES = 400
+"""Of each log, the last."""
+
+EVENTS = 200
+"""Of each worker, the last."""
+
+LOG_BYTES = 512 * 1024
+WITHHELD = "[withheld]"
+
+_LOGGED = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [a-z]+\[\d+\] [\w.]+: .*", re.ASCII
+)
+_PLACE = re.compile(r'  File "[^"]*", line \d+, in [\w<>.]+|Traceback \(most recent call last\):')
+_RAISED = re.compile(r"([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning))(?::.*)?")
+
+README = """\
+What `shammah doctor --bundle` has collected. Look through it before you send it to anybody.
+
+report.json   what `shammah doctor --json` says
+logs/         the last lines of the workers' logs; [withheld] stands for what may be private
+events.jsonl  the last events of the workers that run
+
+Not in here: keys, questions and answers, the history, the text of config.toml.
+"""
+
+
+class Redaction:
+    """Takes out what may be private.
+
+    Args:
+        settings: their secrets and privacy rules; ``None``: they cannot be read, and then
+            nothing but what we wrote ourselves is let through.
+        environ: secrets, and the names of the person and the machine.
+    """
+
+    def __init__(self, settings: Settings | None, environ: Mapping[str, str]) -> None:
+        home = environ.get("HOME", "")
+        self._rules = Rules(settings.privacy, home) if settings else None
+        secrets = [environ.get(name, "") for name in SECRETS]
+        if settings:
+            secrets += [settings.cloud.api_key, settings.system]
+        self._secrets = [secret for secret in secrets if len(secret) >= 4]
+        names = [(home.rstrip("/"), "~")]
+        names += [(environ.get(name, ""), "user") for name in ("USER", "LOGNAME")]
+        names.append((socket.gethostname(), "host"))
+        self._names = [(own, other) for own, other in names if len(own) >= 3]
+
+    def text(self, text: str) -> str:
+        """``text``, or `WITHHELD`."""
+        if any(secret in text for secret in self._secrets):
+            return WITHHELD
+        if self._rules is not None and self._rules.mark(text).private:
+            return WITHHELD
+        for own, other in self._names:
+            text = re.sub(rf"(?<!\w){re.escape(own)}(?!\w)", other, text)
+        return text
+
+    def document(self, value: Any) -> Any:
+        """A JSON value with every text in it looked at."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            # A message about settings that cannot be read quotes them.
+            unknown = ("message", "hint") if self._rules is None else ()
+            return {
+                key: WITHHELD if key in unknown else self.document(inner)
+                for key, inner in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self.document(inner) for inner in value]
+        return value
+
+    def log(self, lines: Iterable[str]) -> Iterator[str]:
+        """What of a log may be shown. The source in a traceback and the message of an exception
+        may quote anything."""
+        for line in lines:
+            raised = _RAISED.fullmatch(line)
+            if self._rules is None:
+                yield WITHHELD
+            elif _LOGGED.fullmatch(line) or _PLACE.fullmatch(line):
+                yield self.text(line)
+            elif raised:
+                yield raised[1]
+            else:
+                yield WITHHELD
+
+
+def write_bundle(
+    file: Path,
+    document: Mapping[str, Any],
+    settings: Settings | None,
+    home: Path,
+    endpoints: Endpoints | None,
+    environ: Mapping[str, str],
+) -> list[str]:
+    """Write the zip; the names of what is in it.
+
+    Raises:
+        ShammahError: ``bundle_unwritable``.
+    """
+    redaction = Redaction(settings, environ)
+    parts = {
+        "README.txt": README,
+        "report.json": json.dumps(redaction.document(document), indent=2, ensure_ascii=False),
+        "events.jsonl": "".join(_events(endpoints, redaction)) if endpoints else "",
+    }
+    for log in sorted((home / "logs").glob("*.log")):
+        kept = redaction.log(_tail(log))
+        parts[f"logs/{log.name}"] = "\n".join(_squeezed(kept)) + "\n"
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in parts.items():
+            archive.writestr(f"shammah-report/{name}", text)
+    try:
+        save_bytes(file, packed.getvalue())
+    except OSError as error:
+        raise _unwritable(file, error.strerror or str(error)) from error
+    return list(parts)
+
+
+def check_place(file: Path) -> None:
+    """Refuse, before anything is looked at, a place where there is no directory.
+
+    Raises:
+        ShammahError: ``bundle_unwritable``.
+    """
+    if not file.absolute().parent.is_dir():
+        raise _unwritable(file, f"there is no directory {file.parent}")
+
+
+def _unwritable(file: Path, why: str) -> ShammahError:
+    what = f"{file} cannot be written: {why}."
+    return ShammahError("bundle_unwritable", what, "Name a file in a directory of yours.")
+
+
+def _tail(log: Path) -> list[str]:
+    try:
+        with log.open("rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - LOG_BYTES))
+            return file.read().decode("utf-8", "replace").splitlines()[-LINES:]
+    except OSError as error:
+        return [f"OSError: {error.strerror}"]
+
+
+def _squeezed(lines: Iterable[str]) -> Iterator[str]:
+    """Several withheld lines as one."""
+    before = ""
+    for line in lines:
+        if line != WITHHELD or before != WITHHELD:
+            yield line
+        before = line
+
+
+def _events(endpoints: Endpoints, redaction: Redaction) -> Iterator[str]:
+    for role in ROLES:
+        if lock_holder(endpoints.lock(role)) is None:
+            continue
+        try:
+            events = ask_events(endpoints, role).events
+        except ShammahError:
+            continue  # told in the report
+        for event in events[-EVENTS:]:
+            yield json.dumps(redaction.document(codec.to_document(event))) + "\n"

@@ -1,0 +1,141 @@
+"""What ``shammah doctor`` has found, as lines for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from shammah.cli.doctor_choices import FORMS, describe_choices
+from shammah.models.catalogue import GIB
+from shammah.terminal.invocation import as_invoked
+from shammah.terminal.wording import describe_size, printable
+
+Part = Mapping[str, Any]
+
+WIDTH = 11
+HANGING = " " * (WIDTH + 1)
+"""Where a line goes on that is too long for the terminal."""
+OWN = ("torch", "transformers", "numba", "numpy")
+"""The libraries that matter most; the others come after them."""
+
+
+def report(document: Part) -> Iterator[tuple[str, bool]]:
+    """Lines, and whether each tells of something that is wrong."""
+    for name, text in _facts(document):
+        yield printable(f"{name:{WIDTH}} {text}").rstrip(), False
+    for problem in document["problems"]:
+        name = "problem" if problem["blocking"] else "note"
+        yield printable(f"{name:{WIDTH}} {problem['message']}"), problem["blocking"]
+        if problem["hint"]:
+            yield printable(f"{'':{WIDTH}} {as_invoked(problem['hint'])}"), False
+    if document["ok"]:
+        yield f"{'verdict':{WIDTH}} nothing keeps Shammah from answering", False
+
+
+def _facts(document: Part) -> Iterator[tuple[str, str]]:
+    yield "shammah", document["shammah"]
+    start = document.get("start", {})
+    if "ratio" in start:
+        bare = f"{start['ratio']:.1f} times a bare interpreter's start"
+        yield "prompt", f"after {1000 * start['prompt_s']:.0f} ms, {bare}"
+    yield from _machine(document)
+    yield from _libraries(document.get("libraries", {}))
+    for name, found in document["directories"].items():
+        state = found["error"] or f"{describe_size(found['free'])} free"
+        yield name, f"{found['path']} ({state}{'' if found['exists'] else ', not made yet'})"
+    hub = document["hub"]
+    words = [hub["endpoint"]] + ["offline"] * hub["offline"] + ["with a token"] * hub["token"]
+    yield "hub", ", ".join(words)
+    cloud = document["cloud"]
+    missing = "a key is set, and not used" if cloud["key"] else "no key is set: nothing is sent"
+    yield "cloud", f"{cloud['model']}, a key is set" if cloud["configured"] else missing
+    changed = [f"{name} = {value}" for name, value in document["settings"].items()]
+    yield "settings", "; ".join(changed) or "all as they come"
+    yield from _model(document.get("model", {}))
+    machine = document["machine"]
+    memory = min(machine["memory"], machine["memory_limit"] or machine["memory"])
+    bandwidth = document.get("speed", {}).get("bandwidth", 0.0)
+    for number, line in enumerate(describe_choices(document["choices"], memory, bandwidth)):
+        yield "" if number else "auto", as_invoked(line)
+    yield from _speed(document.get("speed", {}))
+    kernels = document.get("kernels", {})
+    if "compiled" in kernels:
+        state = "compiled" if kernels["compiled"] else "not compiled yet"
+        yield "kernels", f"{state} ({kernels['directory']})"
+    for server in document.get("network", {}).values():
+        through = f" through {server['through']}" if server["through"] else ""
+        reached = f"connected in {1000 * server['seconds']:.0f} ms"
+        yield "network", f"{server['host']}{through}: {server['error'] or reached}"
+    running = {role: one for role, one in document["workers"].items() if one["running"]}
+    for role, one in running.items():
+        yield "worker", f"{role} (process {one['pid']}): {one['said'] or 'does not answer'}"
+    if not running:
+        yield "worker", "none is running"
+    if took := document.get("took"):
+        yield "took", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in took.items())
+
+
+def _machine(document: Part) -> Iterator[tuple[str, str]]:
+    machine = document["machine"]
+    named = document.get("speed", {}).get("machine", "").partition(",")[0]
+    cores = f"{machine['cores']} cores" if machine["cores"] != 1 else "1 core"
+    yield "machine", ", ".join([machine["system"], *([named] if named else []), cores])
+    limit = machine["memory_limit"]
+    limited = f", limited to {limit / GIB:.1f}" if limit else ""
+    free = f"{machine['memory_free'] / GIB:.1f} GiB free"
+    yield "memory", f"{machine['memory'] / GIB:.1f} GiB{limited}, {free}"
+    found = document.get("accelerator", {})
+    if found.get("device") == "cuda":
+        free = f"{found['free'] / GIB:.1f} free"
+        yield "gpu", f"{found['name']}, {found['total'] / GIB:.1f} GiB, {free}"
+    elif found.get("device") or machine["mps"]:
+        yield "gpu", "Metal, in the main memory"
+    elif machine["gpu_memory"]:
+        yield "gpu", f"{machine['gpu_memory'] / GIB:.1f} GiB, which torch cannot use"
+    else:
+        yield "gpu", "none that torch can use"
+
+
+def _libraries(found: Part) -> Iterator[tuple[str, str]]:
+    if "python" not in found:
+        return
+    yield "python", found["python"]
+    names = [*OWN, *(name for name in found if name not in (*OWN, "python"))]
+    told = [f"{name} {found[name] or 'missing'}" for name in names if name in found]
+    for begin in range(0, len(told), 4):
+        yield "" if begin else "libraries", ", ".join(told[begin : begin + 4])
+
+
+def _model(model: Part) -> Iterator[tuple[str, str]]:
+    if "name" not in model:
+        return
+    if model["here"]:
+        yield "model", f"{model['name']} ({model['directory']})"
+        yield from _computed(model)
+        return
+    here = "here, but not verified" if model["present"] else "not on this disk"
+    yield "model", f"{model['name']}, {here}"
+    stand_in = model["stand_in"]
+    if stand_in and "error" not in stand_in:
+        yield "meanwhile", f"{stand_in['name']} ({stand_in['directory']})"
+        yield from _computed(stand_in)
+
+
+def _computed(model: Part) -> Iterator[tuple[str, str]]:
+    form = FORMS.get(model["quantization"], model["dtype"])
+    yield "engine", f"{model['engine']}: {model['engine_why']}"
+    yield "weights", f"{form} on {model['device']}: {model['why']}"
+    yield from (("", notice) for notice in model["notices"])
+    needed, free = model["needed"] / GIB, model["free"] / GIB
+    yield "", f"{needed:.2f} GiB of them, {free:.1f} GiB free"
+
+
+def _speed(speed: Part) -> Iterator[tuple[str, str]]:
+    if "row" not in speed:
+        return
+    bandwidth = speed["bandwidth"]
+    yield "speed", f"reads {bandwidth:.1f} GB/s of memory: as many billion 8-bit weights at most"
+    rows = [f"{name} {rate:.1f}" for name, rate in speed["row"].items()]
+    blocks = [f"{name} {rate:.0f}" for name, rate in speed["block"].items()]
+    yield "", f"torch, billion weights/s for a token: {', '.join(rows)}"
+    yield "", f"for a prompt: {', '.join(blocks)}"

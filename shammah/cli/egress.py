@@ -1,0 +1,137 @@
+"""``shammah egress``: what was sent to the cloud."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+
+import click
+
+from shammah.errors import ExitCode
+from shammah.privacy.ledger import NAME, Reader, Sent, read_ledger
+from shammah.settings.since import parse_since
+from shammah.terminal.output import echo
+from shammah.terminal.wording import describe_cost, printable
+
+POLL_S = 0.5
+HANGING = " " * 21
+
+_TIME = "%Y-%m-%dT%H:%M:%S"
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What a day (UTC) came to. ``cost`` is in US dollars; ``unpriced`` requests have none."""
+
+    day: str
+    requests: int
+    bytes: int
+    input_tokens: int
+    output_tokens: int
+    cost: float
+    unpriced: int
+
+
+def show_egress(home: Path, since: str, *, as_json: bool, follow: bool) -> int:
+    """Print the ledger of ``home`` from ``since`` on; returns the exit status.
+
+    Raises:
+        ShammahError: ``usage``, ``egress_unreadable``.
+    """
+    begin = parse_since(since, time.time(), utc=True) if since else 0.0
+    start = datetime.fromtimestamp(begin, UTC).strftime(_TIME)
+    if follow:
+        _follow(home, start, as_json=as_json)
+        return ExitCode.OK
+    entries, damaged = read_ledger(home)
+    entries = [sent for sent in entries if sent.time >= start]
+    if as_json:
+        for sent in entries:
+            click.echo(_as_json(sent))
+        for total in day_totals(entries):
+            click.echo(json.dumps({"type": "day", **asdict(total)}))
+    elif not entries:
+        echo("Nothing was sent to the cloud" + (" in this time." if since else "."))
+    else:
+        for line in describe_ledger(entries):
+            echo(line, hanging=HANGING)
+    if damaged:
+        lines = "line is" if damaged == 1 else "lines are"
+        echo(f"{damaged} {lines} damaged and not shown: {home / NAME}", err=True)
+    return ExitCode.OK
+
+
+def describe_ledger(entries: Iterable[Sent]) -> Iterator[str]:
+    """A line for each request and one for each day."""
+    for day, of_day in groupby(entries, lambda sent: sent.day):
+        sent_that_day = list(of_day)
+        yield from (describe_sent(sent) for sent in sent_that_day)
+        for total in day_totals(sent_that_day):
+            yield f"{day} in all: {_describe_total(total)}"
+
+
+def describe_sent(sent: Sent) -> str:
+    """``2026-11-24 09:15:02  https://api.anthropic.com/v1/messages  ...``."""
+    parts = [
+        f"{sent.day} {sent.time[11:19]}",
+        f"{sent.scheme}://{sent.host}{sent.path}",
+        sent.model,
+        f"{sent.bytes:,} bytes",
+        f"sha256 {sent.sha256[:12]}",
+        sent.outcome if sent.attempt == 1 else f"{sent.outcome} (attempt {sent.attempt})",
+    ]
+    if sent.input_tokens or sent.output_tokens:
+        parts.append(f"{sent.input_tokens:,} + {sent.output_tokens:,} tokens")
+    if sent.cost is not None:
+        parts.append(describe_cost(sent.cost))
+    return printable("  ".join(parts))
+
+
+def day_totals(entries: Iterable[Sent]) -> Iterator[Total]:
+    """The days in order; ``entries`` are in the order in which they were sent."""
+    for day, of_day in groupby(entries, lambda sent: sent.day):
+        sent = list(of_day)
+        yield Total(
+            day,
+            len(sent),
+            sum(one.bytes for one in sent),
+            sum(one.input_tokens for one in sent),
+            sum(one.output_tokens for one in sent),
+            sum(one.cost or 0.0 for one in sent),
+            sum(one.cost is None and bool(one.input_tokens or one.output_tokens) for one in sent),
+        )
+
+
+def _describe_total(total: Total) -> str:
+    requests = "1 request" if total.requests == 1 else f"{total.requests:,} requests"
+    tokens = f"{total.input_tokens:,} + {total.output_tokens:,} tokens"
+    priced = describe_cost(total.cost)
+    if total.unpriced:
+        priced += f" and {total.unpriced} of unknown price"
+    return f"{requests}, {total.bytes:,} bytes, {tokens}, {priced}"
+
+
+def _as_json(sent: Sent) -> str:
+    return json.dumps({"type": "request", **asdict(sent)}, ensure_ascii=False)
+
+
+def _show(sent: Sent, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(_as_json(sent))
+    else:
+        echo(describe_sent(sent), hanging=HANGING)
+
+
+def _follow(home: Path, start: str, *, as_json: bool) -> None:
+    """Print each request when it is sent, and again when it has ended, until Ctrl-C."""
+    reader = Reader(home / NAME)
+    while True:
+        for sent in reader.read():
+            if sent.time >= start:
+                _show(sent, as_json=as_json)
+        time.sleep(POLL_S)

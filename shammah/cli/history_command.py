@@ -1,0 +1,242 @@
+"""``shammah history``: what was said, listed, shown, searched, exported and removed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from shammah.chat.record import END_MARK, MARK, Kept
+from shammah.errors import ExitCode, ShammahError
+from shammah.history import export as exporting
+from shammah.history import files, listing
+from shammah.history.access import Access
+from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
+from shammah.history.store import Store
+from shammah.settings.since import parse_since
+from shammah.terminal.output import columns_of, echo
+from shammah.terminal.tty import confirm
+from shammah.terminal.wording import printable, styled
+from shammah.terminal.wrap import Wrapping, fold
+
+BOLD, DIM = "1", "2"
+
+SHOWN = 5
+"""Conversations that are named before they are removed."""
+
+
+def list_conversations(home: Path, limit: int, *, as_json: bool) -> int:
+    """Print the latest ``limit`` conversations (0: all); returns the exit status."""
+    with _opened(home) as access:
+        summaries = access.use(lambda store: store.summaries(limit or -1)) if access else []
+        there = access.use(lambda store: store.count()) if access else 0
+    columns = _columns()
+    for summary in summaries:
+        if as_json:
+            times = {
+                name: exporting.as_time(getattr(summary, name)) for name in ("started", "latest")
+            }
+            click.echo(_json({"id": summary.number, **asdict(summary), **times}, "number"))
+        else:
+            _line(listing.describe_summary(summary, columns))
+    more = listing.describe_more(len(summaries), there, "`shammah history list -n 0` shows all.")
+    if more and not as_json:
+        click.echo(more, err=True)
+    if not summaries and not as_json:
+        echo(f"{NOTHING} {HOW_IT_FILLS}", err=True)
+    return ExitCode.OK
+
+
+def show(home: Path, number: int, *, as_json: bool) -> int:
+    """Print a conversation.
+
+    Raises:
+        ShammahError: ``history_unknown``.
+    """
+    with _opened(home) as access:
+        kept = _read(access, number)
+    if as_json:
+        click.echo(exporting.write_json(kept))
+        return ExitCode.OK
+    columns = _columns()
+    wrapping = Wrapping(lambda: columns_of(sys.stdout))
+    for record in kept.records:
+        for line in listing.describe_turn(record):
+            _line(wrapping.feed(f"{line}\n").rstrip("\n") if columns else line)
+        said = listing.describe_record(record)
+        _line(_styled(fold(said, columns) if columns else said, DIM) + "\n")
+    return ExitCode.OK
+
+
+def search(home: Path, text: str, limit: int, *, raw: bool, as_json: bool) -> int:
+    """Print the turns that were found; 1 if there are none, as ``grep`` has it.
+
+    Raises:
+        ShammahError: ``history_query``.
+    """
+    with _opened(home) as access:
+        hits = access.use(lambda store: store.search(text, limit, raw=raw)) if access else []
+        indexed = access is None or access.use(lambda store: store.database.indexed)
+    if not indexed:
+        why = "This Python's SQLite has no FTS5: every turn was read, and words may stand anywhere."
+        echo(why, err=True)
+    columns = _columns()
+    for hit in hits:
+        if as_json:
+            snippet = hit.snippet.replace(MARK, "**").replace(END_MARK, "**")
+            turn = exporting.turn_document(hit.record)
+            click.echo(_json({"id": hit.conversation, "snippet": snippet, **turn}))
+        else:
+            found = listing.describe_hit(hit, lambda found: _styled(found, BOLD))
+            _line(fold(found, columns) if columns else found)
+    if not hits and not as_json:
+        echo("Nothing was found." if access else f"{NOTHING} {HOW_IT_FILLS}", err=True)
+    return ExitCode.OK if hits else ExitCode.FAILED
+
+
+def export(home: Path, numbers: list[int], form: str | None, output: str | None) -> int:
+    """Write conversations (none named: all). ``form`` of ``None``: as the file is named, or, on
+    standard output, Markdown for a terminal and JSON lines for a program.
+
+    Raises:
+        ShammahError: ``history_unknown``, ``file_exists``, ``file_unwritable``, ``usage``.
+    """
+    path = Path(output) if output and output != "-" else None
+    usual = "markdown" if sys.stdout.isatty() else "jsonl"
+    form = form or (files.form_of(path) if path else usual)
+    with _opened(home) as access:
+        if path is None:
+            for kept in _conversations(access, numbers):
+                text = exporting.write(kept, form)
+                sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+            return ExitCode.OK
+        written = (exporting.write(kept, form) for kept in _conversations(access, numbers))
+        count = files.write_file(path, written, overwrite=False)
+    echo(f"{count} conversation{'' if count == 1 else 's'} written to {path}.", err=True)
+    return ExitCode.OK
+
+
+def remove(home: Path, numbers: list[int], before: str, *, yes: bool) -> int:
+    """Remove conversations: those named, or those last used ``before``, or all.
+
+    Raises:
+        ShammahError: ``history_unknown``, ``usage``.
+    """
+    when = parse_since(before, time.time()) if before else 0.0
+    with _opened(home) as access:
+        if access is None:
+            if numbers:
+                raise ShammahError("history_unknown", NOTHING, HOW_IT_FILLS)
+            echo(NOTHING, err=True)
+            return ExitCode.OK
+        chosen = access.use(lambda store: _choose(store, numbers, before=when))
+        what = f"{len(chosen)} conversation{'' if len(chosen) == 1 else 's'}"
+        if not chosen:
+            echo("There is none to remove.", err=True)
+            return ExitCode.OK
+        if not yes and not _agree(access, chosen, f"Remove {what} for good?"):
+            echo("Nothing was removed.", err=True)
+            return ExitCode.FAILED
+        if not access.use(lambda store: store.remove(chosen)):
+            echo(
+                f"{what} removed. Another program was reading just then: the text stays in "
+                f"{access.path}-wal until it ends.",
+                err=True,
+            )
+            return ExitCode.OK
+    echo(f"{what} removed.", err=True)
+    return ExitCode.OK
+
+
+def _choose(store: Store, numbers: list[int], *, before: float) -> list[int]:
+    for number in numbers:
+        if store.read(number) is None:
+            raise _unknown(number)
+    if numbers:
+        return list(dict.fromkeys(numbers))
+    return store.older(before) if before else list(store.numbers())
+
+
+def _agree(access: Access, numbers: list[int], question: str) -> bool:
+    """Whether the person wants these conversations to be removed, having seen the newest.
+
+    Raises:
+        ShammahError: ``usage``: nobody can be asked.
+    """
+    if not sys.stdin.isatty():
+        raise ShammahError(
+            "usage",
+            "Nothing was removed: there is no terminal to ask you at.",
+            "Say --yes if you mean it.",
+            exit_code=ExitCode.USAGE,
+        )
+    summaries = access.use(lambda store: store.summaries(-1))
+    doomed = [summary for summary in summaries if summary.number in numbers]
+    columns = columns_of(sys.stderr)
+    for summary in doomed[:SHOWN]:
+        echo(listing.describe_summary(summary, columns), err=True)
+    if len(doomed) > SHOWN:
+        echo(f"and {len(doomed) - SHOWN:,} more", err=True)
+    return confirm(question)
+
+
+def _conversations(access: Access | None, numbers: list[int]) -> Iterator[Kept]:
+    if numbers:
+        yield from (_read(access, number) for number in numbers)
+    elif access is not None:
+        everything: Iterable[int] = access.use(lambda store: list(store.numbers()))
+        for number in everything:
+            kept = access.use(lambda store: store.read(number))  # noqa: B023 - called here
+            if kept is not None:  # it was removed meanwhile
+                yield kept
+
+
+def _read(access: Access | None, number: int) -> Kept:
+    kept = access.use(lambda store: store.read(number)) if access else None
+    if kept is None:
+        raise _unknown(number)
+    return kept
+
+
+def _unknown(number: int) -> ShammahError:
+    what = f"There is no conversation {number}."
+    return ShammahError("history_unknown", what, "`shammah history list` shows what there is.")
+
+
+@contextlib.contextmanager
+def _opened(home: Path) -> Iterator[Access | None]:
+    """The history; ``None`` if there is no file: looking makes none."""
+    path = home / NAME
+    if not path.exists():
+        yield None
+        return
+    access = Access(path, lambda sentence: echo(sentence, err=True))
+    try:
+        yield access
+    finally:
+        access.close()
+
+
+def _json(document: dict[str, object], *without: str) -> str:
+    kept = {name: value for name, value in document.items() if name not in without}
+    return json.dumps(kept, ensure_ascii=False)
+
+
+def _columns() -> int | None:
+    """The width of the terminal; ``None``: it is none."""
+    return columns_of(sys.stdout) if sys.stdout.isatty() else None
+
+
+def _line(text: str) -> None:
+    click.echo(text, color=True)
+
+
+def _styled(text: str, code: str) -> str:
+    return styled(text, code, os.environ, terminal=sys.stdout.isatty())

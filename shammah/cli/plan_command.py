@@ -1,0 +1,284 @@
+"""``shammah models plan``: what a model would cost here, asked and shown; a pull asks first."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from shammah.bus.client import Peer, new_request_id
+from shammah.bus.transfers import Fetch, FetchPlan, PlanFetch, PlannedFile, Transferring
+from shammah.cli.model_choice import default_model
+from shammah.cli.model_commands import download_worker, end_of
+from shammah.errors import ExitCode, ShammahError
+from shammah.models.catalogue import (
+    AUTO,
+    GIB,
+    STARTER,
+    CatalogueModel,
+    Machine,
+    catalogue_model,
+    no_model,
+    starter_directory,
+)
+from shammah.models.footprint import MemoryNeed, ModelPlan, Place, Refusal, make_plan
+from shammah.models.machine import look
+from shammah.settings.model import Settings
+from shammah.storage.paths import hub_cache
+from shammah.terminal.output import echo
+from shammah.terminal.screen import Screen
+from shammah.terminal.wording import describe_duration, describe_size
+
+CONFIG = "config.json"
+
+
+def plan(settings: Settings, revision: str, *, force: bool, as_json: bool) -> int:
+    """Show what the model of ``settings`` would cost on this machine.
+
+    Raises:
+        ShammahError: there is no such model, the Hub cannot be asked, or (unless ``force``)
+            it should not be fetched.
+    """
+    screen = Screen(os.environ, sys.stderr)
+    machine = look(os.environ)
+    name = _chosen(settings, machine)
+    screen.live(f"asking about {name} ...")
+    try:
+        made = make_plan(_found(settings, name, revision, screen), _place(settings, machine))
+    finally:
+        screen.end_live()
+    if as_json:
+        print(json.dumps(_document(made), ensure_ascii=False))
+    else:
+        automatic = settings.model == AUTO
+        echo("\n".join(_lines(made, automatic=automatic)), hanging=" " * 12)
+    _judge(made.refusals, screen, force=force)
+    return ExitCode.OK
+
+
+def check_plan(settings: Settings, fetches: list[Fetch], *, as_json: bool) -> None:
+    """Refuse, before any begins, downloads of which one is of no use here.
+
+    What is being downloaded already is not asked about again, and where asking fails the
+    download will fail and tell.
+
+    Raises:
+        ShammahError: the disk or the memory is too small, and the fetch does not say ``force``.
+    """
+    screen = Screen(os.environ, sys.stderr)
+    place = _place(settings, look(os.environ))
+    with download_worker(settings) as peer:
+        for fetch in fetches:
+            known = catalogue_model(fetch.model)
+            if known is not None and not known.permissive:
+                screen.hint(
+                    f"{known.name} may not be used commercially ({known.licence}); "
+                    "--licence permissive skips it."
+                )
+            if _is_under_way(peer, fetch.model):
+                continue
+            screen.live(f"asking about {fetch.model} ...")
+            request = PlanFetch(
+                *(new_request_id(), fetch.model, fetch.revision, fetch.update),
+                config=known is None,  # the catalogue has its shape
+            )
+            refusals: tuple[Refusal, ...] = ()
+            with contextlib.suppress(ShammahError):
+                refusals = make_plan(_ask(peer, request), place).refusals
+            screen.end_live()
+            if refusals and as_json and not fetch.force:
+                print(json.dumps({"model": fetch.model, "error": asdict(refusals[0])}))
+            _judge(refusals, screen, force=fetch.force)
+
+
+def _place(settings: Settings, machine: Machine) -> Place:
+    return Place(machine, settings.inference, permissive=settings.permissive)
+
+
+def _chosen(settings: Settings, machine: Machine) -> str:
+    """The one model that the settings mean on this machine."""
+    name = default_model(settings, machine)
+    if not name:
+        raise ShammahError(
+            "memory_too_small",
+            f"{machine.memory / GIB:.1f} GiB of memory are too little for a local model.",
+            "Name one to see what it takes, or use --model starter, or Claude.",
+        )
+    return name
+
+
+# --- what is to be fetched ----------------------------------------------------------------
+
+
+def _found(settings: Settings, name: str, revision: str, screen: Screen) -> FetchPlan:
+    if name == STARTER or os.path.isabs(name):
+        return _local(name)
+    with download_worker(settings) as peer:
+        try:
+            return _ask(peer, PlanFetch(new_request_id(), name, revision))
+        except ShammahError as error:
+            known = catalogue_model(name)
+            if known is None or error.code != "hub_unreachable":
+                raise
+            screen.hint(f"{error.message} These are the catalogue's numbers for all of it.")
+            return _catalogued(known)
+
+
+def _catalogued(known: CatalogueModel) -> FetchPlan:
+    size, free = known.download_bytes, _free_bytes(hub_cache(os.environ))
+    return FetchPlan("", known.model_id, "", known.licence, size, size, free)
+
+
+def _ask(peer: Peer, request: PlanFetch) -> FetchPlan:
+    reply = end_of(peer, request)
+    assert isinstance(reply, FetchPlan)
+    return reply
+
+
+def _is_under_way(peer: Peer, model: str) -> bool:
+    state = peer.latest.status.state if peer.latest is not None else None
+    return isinstance(state, Transferring) and any(one.model == model for one in state.transfers)
+
+
+def _local(name: str) -> FetchPlan:
+    """A directory, of which nothing has to be fetched.
+
+    Raises:
+        ShammahError: ``model_not_found``.
+    """
+    directory = starter_directory() if name == STARTER else Path(name)
+    try:
+        sizes = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
+    except OSError as error:
+        raise no_model(directory, error.strerror or str(error)) from error
+    if CONFIG not in sizes:
+        raise no_model(directory, f"no {CONFIG}")
+    try:
+        config = (directory / CONFIG).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        config = ""
+    files = tuple(PlannedFile(path, size, size) for path, size in sizes.items())
+    total = sum(sizes.values())
+    free = _free_bytes(hub_cache(os.environ))
+    return FetchPlan("", name, "", "", total, 0, free, files=files, config=config)
+
+
+def _free_bytes(directory: Path) -> int:
+    """Where ``directory`` is, or will be."""
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return shutil.disk_usage(directory).free
+
+
+# --- what is shown ------------------------------------------------------------------------
+
+
+def _lines(made: ModelPlan, *, automatic: bool) -> Iterator[str]:
+    found = made.found
+    why = ", chosen by this machine's memory" if automatic else ""
+    yield f"model       {found.model}{why}"
+    if made.parameters:
+        yield f"parameters  {_count(made.parameters)}"
+    if found.licence or found.revision:
+        yield f"licence     {_licence(found)}"
+    if found.revision:
+        yield f"revision    {found.revision}"
+    files = len(found.files)
+    amount = f" in {files} file{'' if files == 1 else 's'}" if files else ""
+    yield f"size        {describe_size(found.total)}{amount}"
+    if found.missing:
+        held = found.total - found.missing
+        here = f"{describe_size(held)} are here already" if held else "nothing is here yet"
+        told = f"; {here}" if files else ""
+        yield f"download    {describe_size(found.missing)}{told}"
+        free, left = describe_size(found.disk_free), describe_size(max(0, made.disk_left))
+        yield f"disk        {free} free, {left} after the download"
+        yield f"time        {_time(made)}"
+    else:
+        yield "download    nothing: it is on this disk"
+    if made.memory is None:
+        yield f"memory      nobody can tell: {made.memory_unknown}"
+    else:
+        yield from _memory_lines(made.memory)
+    yield f"verdict     {_verdict(made)}"
+
+
+def _count(parameters: int) -> str:
+    if parameters < 1e9:
+        return f"{parameters / 1e6:.0f} million"
+    return f"{parameters / 1e9:.2f} billion"
+
+
+def _licence(found: FetchPlan) -> str:
+    known = catalogue_model(found.model)
+    licence = found.licence or "not named"
+    if known is None or known.permissive:
+        return licence
+    return f"{known.licence}: not for commercial use; --licence permissive skips this model"
+
+
+def _time(made: ModelPlan) -> str:
+    if made.eta_s is None:
+        return "unknown: nothing has been downloaded from here yet"
+    rate = f"{made.found.rate / 1e6:.1f} MB/s"
+    return f"{describe_duration(made.eta_s)} at {rate}, the last measured rate"
+
+
+def _memory_lines(memory: MemoryNeed) -> Iterator[str]:
+    usable = f"{memory.usable / GIB:.2f} GiB" if memory.usable else "an unknown amount"
+    yield f"memory      {usable} for {memory.dtype} on {memory.device}"
+    tokens = f"{memory.context_length:,} tokens"
+    for name, size, note in (
+        ("weights", memory.weights, ""),
+        ("libraries", memory.libraries, ""),
+        ("loaded", memory.loaded, "before the first question"),
+        ("context", memory.kv_cache, f"keys and values of {tokens}"),
+        ("one step", memory.activations, "beside them, at most"),
+        ("in all", memory.full, f"with {tokens}"),
+    ):
+        yield f"  {name:9} {size / GIB:7.2f} GiB  {note}".rstrip()
+
+
+def _verdict(made: ModelPlan) -> str:
+    match made.verdict:
+        case "fits" if made.memory is None:
+            return "the download fits; of the memory nobody can tell"
+        case "fits":
+            return "fits"
+        case "fits_shorter":
+            assert made.memory is not None
+            return f"fits with a context of {made.memory.context_fits:,} tokens"
+        case "disk_too_small":
+            return "does not fit: the disk is too small"
+    return "does not fit: the memory is too small"
+
+
+def _document(made: ModelPlan) -> dict[str, object]:
+    found, memory = made.found, made.memory
+    facts = asdict(found)
+    for name in ("request_id", "config"):
+        del facts[name]
+    return {
+        **facts,
+        "verdict": made.verdict,
+        "held": found.total - found.missing,
+        "disk_left": made.disk_left,
+        "eta_s": made.eta_s,
+        "parameters": made.parameters,
+        "memory": memory and {**asdict(memory), "loaded": memory.loaded, "full": memory.full},
+        "memory_unknown": made.memory_unknown,
+        "refusals": [asdict(refusal) for refusal in made.refusals],
+    }
+
+
+def _judge(refusals: tuple[Refusal, ...], screen: Screen, *, force: bool) -> None:
+    """Warn of what speaks against the model, or (unless ``force``) refuse it."""
+    for refusal in refusals:
+        if not force:
+            raise ShammahError(refusal.code, refusal.message, refusal.hint)
+        screen.hint(f"Warning: {refusal.message}")

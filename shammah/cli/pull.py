@@ -1,0 +1,162 @@
+"""``shammah models pull``: several downloads followed at once, each to its end."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterable
+
+from shammah.bus import codec
+from shammah.bus.client import Peer
+from shammah.bus.messages import Failed
+from shammah.bus.transfers import Fetch, Fetched, FetchProgress, Transfer
+from shammah.errors import ExitCode, ShammahError
+from shammah.supervision.download import FetchReply, FollowedFetch
+from shammah.terminal.download_progress import PullScreen
+from shammah.terminal.wording import describe_background
+
+LEAVE_S = 1.0
+"""How long the end waits for the connections to be closed in good order."""
+
+
+class Pull:
+    """Follows downloads that go on whatever becomes of this process.
+
+    Args:
+        connect: a fresh connection to the download worker.
+        resume: lets a paused download go on.
+        fetches: one for each model.
+        screen: where they are shown.
+        as_json: print one object for each model instead of its directory.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Peer],
+        resume: Callable[[str], None],
+        fetches: Iterable[Fetch],
+        screen: PullScreen,
+        *,
+        as_json: bool,
+    ) -> None:
+        self._resume = resume
+        self._screen = screen
+        self._as_json = as_json
+        self._heard: queue.SimpleQueue[tuple[str, FetchReply | None]] = queue.SimpleQueue()
+        self._open: dict[str, Transfer | None] = {}
+        self._ended: dict[str, Fetched | Failed] = {}
+        self._followed: dict[str, FollowedFetch] = {}
+        for fetch in fetches:
+            self._open[fetch.model] = None
+            self._followed[fetch.model] = FollowedFetch(
+                connect, fetch, on_restart=self._teller(fetch.model)
+            )
+        self._threads = [
+            threading.Thread(target=self._follow, args=item, name="follow", daemon=True)
+            for item in self._followed.items()
+        ]
+
+    def run(self) -> int:
+        """Return when all have ended, or at Ctrl-C.
+
+        Raises:
+            ShammahError: the only one failed.
+        """
+        models = list(self._open)
+        try:
+            for thread in self._threads:
+                thread.start()
+            while self._open:
+                self._on_heard(*self._heard.get())
+        except KeyboardInterrupt:
+            self._leave()
+            return ExitCode.INTERRUPTED
+        finally:
+            self._screen.end()
+        self._join()
+        return self._result(models)
+
+    def _teller(self, model: str) -> Callable[[], None]:
+        return lambda: self._heard.put((model, None))
+
+    def _follow(self, model: str, followed: FollowedFetch) -> None:
+        try:
+            for reply in followed:
+                self._heard.put((model, reply))
+        except Exception as error:  # whoever waits must hear of the end in any case
+            why = f"The download cannot be followed: {type(error).__name__}: {error}"
+            hint = "It may go on: `shammah status` shows it."
+            self._heard.put((model, Failed("internal", why, hint)))
+
+    def _on_heard(self, model: str, reply: FetchReply | None) -> None:
+        match reply:
+            case None:
+                self._screen.say(
+                    f"The download worker died and was started anew: {model} goes on from what "
+                    "is here."
+                )
+            case FetchProgress(transfer=transfer):
+                if self._open[model] is None and transfer.phase == "paused":
+                    self._go_on(model)
+                self._open[model] = transfer
+                self._screen.progress(transfer)
+            case Fetched():
+                self._screen.finish(model)
+                self._end(model, reply)
+            case Failed(_, message, hint):
+                self._screen.drop(model)
+                if len(self._followed) > 1:
+                    self._screen.say(f"{model}: {message} {hint}".rstrip())
+                self._end(model, reply)
+
+    def _go_on(self, model: str) -> None:
+        try:
+            self._resume(model)
+        except ShammahError as error:
+            self._screen.say(f"The download of {model} is paused: {error}")
+        else:
+            self._screen.say(f"The download of {model} was paused; it goes on now.")
+
+    def _end(self, model: str, reply: Fetched | Failed) -> None:
+        del self._open[model]
+        self._ended[model] = reply
+
+    def _leave(self) -> None:
+        self._screen.end()
+        for model, transfer in self._open.items():
+            if transfer is None:
+                self._screen.say(f"The download of {model} may not have begun yet.")
+            else:
+                self._screen.say(describe_background(transfer))
+        for followed in self._followed.values():
+            followed.leave()
+        self._join()
+
+    def _join(self) -> None:
+        """Wait until the leases are given back, or another pull may be refused because of us."""
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(LEAVE_S)
+
+    def _result(self, models: list[str]) -> int:
+        """Print what has become of each, in the order in which they were named."""
+        failed = False
+        for model in models:
+            ended = self._ended[model]
+            failed |= isinstance(ended, Failed)
+            if self._as_json:
+                print(json.dumps(_document(model, ended), ensure_ascii=False))
+            elif isinstance(ended, Fetched):
+                print(ended.directory)
+        if failed and len(models) == 1:
+            assert isinstance(ended, Failed)
+            raise ShammahError(ended.code, ended.message, ended.hint)
+        return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def _document(model: str, ended: Fetched | Failed) -> dict[str, object]:
+    if isinstance(ended, Fetched):
+        return codec.to_document(ended)
+    error = {"code": ended.code, "message": ended.message, "hint": ended.hint}
+    return {"model": model, "error": error}

@@ -1,0 +1,231 @@
+"""What ``shammah status`` knows of all workers, and the lines that show it. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from shammah.bus.messages import Downloading, Event, Loading, Ready, State
+from shammah.bus.training import Training, TrainingProgress
+from shammah.bus.transfers import Transfer, Transferring
+from shammah.cli.status_once import QUIET, not_running
+from shammah.terminal.wording import (
+    describe_bytes,
+    describe_duration,
+    describe_figures,
+    describe_size,
+    describe_state,
+    describe_transfer,
+    printable,
+    short_name,
+)
+
+KEPT = 200
+"""Events that can be shown; a terminal has fewer lines."""
+
+RATE_S = 10.0
+"""Tokens are counted over so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the operating system says of a worker. Bytes; ``cpu`` in percent of one core."""
+
+    memory: int = 0
+    cpu: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line: text, or a bar with ``done`` of ``total`` between ``text`` and ``amount``."""
+
+    text: str
+    style: str = ""
+    done: int = 0
+    total: int = 0
+    amount: str = ""
+
+
+@dataclass(slots=True)
+class _Happened:
+    wall_s: float
+    role: str
+    what: str
+    said: str
+    times: int = 1
+
+
+@dataclass(slots=True)
+class _Worker:
+    event: Event
+    since_s: float
+    counted: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
+
+
+class Board:
+    """The latest of every role, and what happened of late."""
+
+    def __init__(self, roles: tuple[str, ...]) -> None:
+        self.roles = roles
+        self.events = 0
+        self._workers: dict[str, _Worker] = {}
+        self._happened: deque[_Happened] = deque(maxlen=KEPT)
+
+    def take(self, role: str, event: Event | None, wall_s: float) -> None:
+        """An event has come; ``None``: the worker is gone."""
+        self.events += 1
+        if event is None:
+            if self._workers.pop(role, None) is not None:
+                self._remember(_Happened(wall_s, role, "gone", ""))
+            return
+        known = self._workers.get(role)
+        if known is None or known.event.run_id != event.run_id:
+            known = self._workers[role] = _Worker(event, event.wall_s)
+        if event.seq >= known.event.seq:  # what a worker kept comes later than what it says now
+            known.event = event
+            counted = known.counted
+            if not counted or counted[-1][1] != event.status.tokens:
+                counted.append((event.wall_s, event.status.tokens))
+        known.since_s = min(known.since_s, event.wall_s)
+        if event.what not in QUIET:
+            said = describe_state(event.status.state)
+            self._remember(_Happened(event.wall_s, role, event.what, said))
+
+    def _remember(self, happened: _Happened) -> None:
+        """A flood of the same is one line with a count."""
+        own = (one for one in reversed(self._happened) if one.role == happened.role)
+        last = next(own, None)
+        if last is not None and last.what == happened.what == "state":
+            last.wall_s, last.said = happened.wall_s, happened.said
+            last.times += 1
+        else:
+            self._happened.append(happened)
+
+    # --- lines ----------------------------------------------------------------------------
+
+    def rows(
+        self, height: int, now_s: float, resources: Mapping[str, Resources], memory: str = ""
+    ) -> list[Row]:
+        """At most ``height`` lines, the most important first: a line for each role, its bars,
+        its facts, what happened.
+
+        ``now_s`` is wall time; ``memory`` says how much the machine has left.
+        """
+        running = len(self._workers)
+        clock = time.strftime("%H:%M:%S", time.localtime(now_s))
+        title = f"Shammah {clock} · {running} of {len(self.roles)} workers"
+        head = [Row(title + (f" · {memory}" if memory else ""), "bold")]
+        states = {role: self._state_row(role) for role in self.roles}
+        bars = {role: self._bars(role) for role in self.roles}
+        facts = {role: self._facts(role, now_s, resources.get(role)) for role in self.roles}
+        room = height - len(head) - len(states)
+        shown_bars = {role: [] for role in self.roles} if room < 1 else bars
+        for role in self.roles:
+            shown_bars[role] = shown_bars[role][: max(0, room)]
+            room -= len(shown_bars[role])
+        with_facts = room >= sum(fact is not None for fact in facts.values())
+        rows = head
+        for role in self.roles:
+            rows.append(states[role])
+            fact = facts[role]
+            if with_facts and fact is not None:
+                rows.append(fact)
+                room -= 1
+            rows += shown_bars[role]
+        if room >= 2 and self._happened:
+            rows.append(Row("", ""))
+            latest = sorted(self._happened, key=lambda one: one.wall_s)[-(room - 1) :]
+            rows += [self._happened_row(one) for one in reversed(latest)]
+        return rows[: max(1, height)]
+
+    def _state_row(self, role: str) -> Row:
+        worker = self._workers.get(role)
+        if worker is None:
+            return Row(not_running(role), "dim")
+        state = worker.event.status.state
+        style = {"Ready": "green", "Failed": "red", "NotAvailable": "yellow"}
+        said = describe_state(_without_bar(state))
+        if isinstance(state, Transferring) and state.transfers:
+            count = len(state.transfers)
+            said = f"Fetching {count} model" + ("" if count == 1 else "s")
+        elif isinstance(state, Training) and state.progress and state.progress.steps:
+            said = f"Teaching {short_name(state.progress.model)}"
+        return Row(f"{role:10} {said}", style.get(type(state).__name__, ""))
+
+    def _bars(self, role: str) -> list[Row]:
+        worker = self._workers.get(role)
+        match worker.event.status.state if worker else None:
+            case Loading(_, stage, done, total) if total:
+                return [Row(f"{'':10} {stage}", "", done, total, f"{done}/{total}")]
+            case Downloading() as coming:
+                return [_download_row(coming)]
+            case Ready(successor=Downloading() as coming):
+                return [_download_row(coming)]
+            case Transferring(transfers):
+                return [_transfer_row(one) for one in transfers]
+            case Training(TrainingProgress(steps=steps) as progress) if steps:
+                return [_training_row(progress)]
+        return []
+
+    def _facts(self, role: str, now_s: float, used: Resources | None) -> Row | None:
+        worker = self._workers.get(role)
+        if worker is None:
+            return None
+        status = worker.event.status
+        parts = [f"{status.clients} attached", f"{status.active} asked or waiting"]
+        if status.tokens:
+            parts.append(f"{status.tokens:,} tokens")
+        if rate := self.tokens_per_second(role, now_s):
+            parts.append(f"{rate:.1f} tok/s of late")
+        if used is not None and used.memory:
+            parts.append(describe_size(used.memory))
+            parts.append(f"{used.cpu:.0f}% cpu")
+        parts.append(f"up {describe_duration(max(0.0, now_s - worker.since_s))}")
+        return Row(f"{'':10} {' · '.join(parts)}", "dim")
+
+    def tokens_per_second(self, role: str, now_s: float) -> float:
+        """Of the answers that have ended within the last `RATE_S`; 0: there are none."""
+        worker = self._workers.get(role)
+        recent = [one for one in worker.counted if now_s - one[0] <= RATE_S] if worker else []
+        if len(recent) < 2 or recent[-1][0] <= recent[0][0]:
+            return 0.0
+        return (recent[-1][1] - recent[0][1]) / (recent[-1][0] - recent[0][0])
+
+    @staticmethod
+    def _happened_row(one: _Happened) -> Row:
+        clock = time.strftime("%H:%M:%S", time.localtime(one.wall_s))
+        what = one.what + (f" ({one.times} times)" if one.times > 1 else "")
+        return Row(f"{clock} {one.role:10} {what:16}  {one.said}".rstrip(), "dim")
+
+
+def _without_bar(state: State) -> State:
+    """``state`` without what the bar below says."""
+    if isinstance(state, Ready) and state.successor is not None:
+        name = f"fetching {short_name(state.successor.model)}"
+        note = name + (f" · {state.note}" if state.note else "")
+        return replace(state, successor=None, note=note)
+    return state
+
+
+def _download_row(coming: Downloading) -> Row:
+    return _bytes_row(coming.model, coming.done, coming.total, coming.rate, coming.eta_s)
+
+
+def _transfer_row(one: Transfer) -> Row:
+    if one.phase == "running" and not one.detail:
+        return _bytes_row(one.model, one.done, one.total, one.rate, one.eta_s)
+    text = f"{'':10} {printable(short_name(one.model))}"
+    return Row(text, "", one.done, one.total, printable(describe_transfer(one)))
+
+
+def _training_row(progress: TrainingProgress) -> Row:
+    text = progress.phase + (f" ({progress.detail})" if progress.detail else "")
+    amount = describe_figures(progress)
+    return Row(f"{'':10} {printable(text)}", "", progress.step, progress.steps, amount)
+
+
+def _bytes_row(model: str, done: int, total: int, rate: float, eta_s: float | None) -> Row:
+    amount = describe_bytes(done, total, rate, eta_s)
+    return Row(f"{'':10} {printable(short_name(model))}", "", done, total, amount)

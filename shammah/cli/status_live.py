@@ -1,0 +1,228 @@
+"""``shammah status`` on a terminal: all workers at a glance, drawn anew when something happens.
+
+However many events come, it draws at most `FRAMES_S` apart: what a person sees is the latest
+state, and a flood costs no more than a trickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TextIO
+
+import psutil
+
+from shammah.bus.client import Peer
+from shammah.bus.endpoints import Endpoints, lock_holder
+from shammah.bus.enquiry import ask_events
+from shammah.bus.messages import Event
+from shammah.cli.status_board import Board, Resources, Row
+from shammah.errors import ExitCode, ShammahError
+from shammah.terminal.wording import describe_size
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+
+FRAMES_S = 0.1
+"""At most one drawing in so many seconds."""
+
+LOOK_S = 1.0
+"""How often the clock, memory and processors are looked at."""
+
+Heard = tuple[str, Event | None]
+"""A role and what it said; an empty role only wakes."""
+
+
+class Pace:
+    """When to draw. Pure: the clock is passed in.
+
+    Something that happens is drawn at once, unless the last drawing was less than `FRAMES_S`
+    ago; nothing that happened stays undrawn for longer than that.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._drawn = -FRAMES_S
+        self._dirty = True
+
+    def happen(self) -> None:
+        """There is something new to draw."""
+        self._dirty = True
+
+    def due(self) -> bool:
+        """Whether to draw now; then it counts as drawn."""
+        now = self._clock()
+        if not self._dirty or now - self._drawn < FRAMES_S:
+            return False
+        self._drawn, self._dirty = now, False
+        return True
+
+    def wait_s(self) -> float:
+        """How long there is nothing to do unless something happens."""
+        if not self._dirty:
+            return LOOK_S
+        return max(0.0, self._drawn + FRAMES_S - self._clock())
+
+
+class LiveStatus:
+    """The view. `run` it until Ctrl-C.
+
+    Args:
+        endpoints: where the workers' sockets are.
+        roles: which.
+        stream: the terminal.
+        environ: NO_COLOR is respected.
+    """
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        roles: tuple[str, ...],
+        stream: TextIO,
+        environ: Mapping[str, str],
+    ) -> None:
+        from rich.console import Console
+
+        self._endpoints = endpoints
+        self._board = Board(roles)
+        self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self._pace = Pace(time.monotonic)
+        self._colors = not environ.get("NO_COLOR")
+        self._console = Console(file=stream, no_color=not self._colors, highlight=False)
+        self._machine = _Machine(endpoints, roles)
+        self._peers: dict[str, Peer] = {}
+
+    def run(self) -> int:
+        """Draw until Ctrl-C; the exit status."""
+        from rich.live import Live
+
+        before = signal.signal(signal.SIGWINCH, lambda number, frame: self._heard.put(("", None)))
+        try:
+            for role in self._board.roles:
+                self._peers[role] = Peer(self._endpoints, role, None, self._listener(role))
+            with Live(
+                console=self._console,
+                screen=True,
+                auto_refresh=False,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            ) as live:
+                while True:
+                    if self._pace.due():
+                        live.update(self._draw(), refresh=True)
+                    self._listen()
+        except KeyboardInterrupt:
+            return ExitCode.OK
+        finally:
+            signal.signal(signal.SIGWINCH, before)
+            for peer in self._peers.values():
+                peer.close()
+
+    def _listen(self) -> None:
+        """Take what has been heard; wait if there is nothing."""
+        try:
+            role, event = self._heard.get(timeout=self._pace.wait_s() or FRAMES_S)
+            self._take(role, event)
+        except queue.Empty:
+            pass
+        for _ in range(self._heard.qsize()):
+            self._take(*self._heard.get())
+        if self._machine.look(time.monotonic()):
+            self._pace.happen()
+
+    def _take(self, role: str, event: Event | None) -> None:
+        if role:
+            self._board.take(role, event, time.time())
+        self._pace.happen()
+
+    def _draw(self) -> Group:
+        width, height = self._console.size
+        rows = self._board.rows(height, time.time(), self._machine.used, self._machine.memory)
+        return render(rows, width, colors=self._colors)
+
+    def _listener(self, role: str) -> Callable[[Event | None], None]:
+        runs: set[str] = set()
+
+        def listen(event: Event | None) -> None:
+            if event is not None and event.run_id not in runs:
+                runs.add(event.run_id)
+                # Not here: this is the thread that the answer comes through.
+                replay = threading.Thread(
+                    target=self._replay, args=(role, event), name="work-replay", daemon=True
+                )
+                replay.start()
+                return
+            self._heard.put((role, event))
+
+        return listen
+
+    def _replay(self, role: str, first: Event) -> None:
+        """What the worker told before we came, then what we have heard."""
+        with contextlib.suppress(ShammahError):
+            for event in ask_events(self._endpoints, role).events:
+                if (event.run_id, event.seq < first.seq) == (first.run_id, True):
+                    self._heard.put((role, event))
+        self._heard.put((role, first))
+
+
+class _Machine:
+    """Memory and processors, looked at once in `LOOK_S`."""
+
+    def __init__(self, endpoints: Endpoints, roles: tuple[str, ...]) -> None:
+        self.used: dict[str, Resources] = {}
+        self.memory = ""
+        self._endpoints = endpoints
+        self._roles = roles
+        self._processes: dict[int, psutil.Process] = {}
+        self._looked = -LOOK_S
+
+    def look(self, now: float) -> bool:
+        """Look again, if it is time to; whether it was."""
+        if now - self._looked < LOOK_S:
+            return False
+        self._looked = now
+        memory = psutil.virtual_memory()
+        free, total = describe_size(memory.available), describe_size(memory.total)
+        self.memory = f"{free} of {total} free"
+        self.used = {}
+        for role in self._roles:
+            pid = lock_holder(self._endpoints.lock(role))
+            if pid:
+                with contextlib.suppress(psutil.Error):
+                    process = self._processes.setdefault(pid, psutil.Process(pid))
+                    resident = process.memory_info().rss
+                    self.used[role] = Resources(resident, process.cpu_percent())
+        return True
+
+
+def render(rows: list[Row], width: int, *, colors: bool) -> Group:
+    """The lines for a terminal of that width."""
+    from rich.console import Group
+
+    return Group(*(_bar(row, width) if row.total else _text(row, colors=colors) for row in rows))
+
+
+def _text(row: Row, *, colors: bool) -> RenderableType:
+    from rich.text import Text
+
+    style = row.style if colors or row.style == "bold" else ""
+    return Text(row.text, style, no_wrap=True, overflow="ellipsis")
+
+
+def _bar(row: Row, width: int) -> RenderableType:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    amounts = min(len(row.amount), width // 2)
+    table = Table.grid(padding=(0, 1), expand=True)
+    table.add_column(width=min(len(row.text), width // 3), no_wrap=True, overflow="ellipsis")
+    table.add_column(ratio=1)
+    table.add_column(width=amounts, no_wrap=True, overflow="ellipsis")
+    bar = ProgressBar(row.total, min(row.done, row.total))
+    table.add_row(Text(row.text), bar, Text(row.amount))
+    return table

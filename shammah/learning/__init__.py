@@ -1,0 +1,1 @@
+"""What was learnt from the person: feedback, examples and adapters."""

@@ -1,0 +1,231 @@
+"""What the person said of answers, as ``feedback.jsonl`` in the home. Standard library only.
+
+A line says one thing of one turn; the lines of a turn, read together, make at most one example
+to learn from. An answer that was called bad is never one: only what should have been said is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from shammah.bus.messages import ChatMessage
+from shammah.errors import ShammahError
+from shammah.learning.examples import HIGH, MEDIUM, MOST_WEIGHT, NORMAL, ROLES, WEIGHTS, Example
+
+NAME = "feedback.jsonl"
+
+GOOD, BAD, FIX, ACCEPTED, WEIGHT = "good", "bad", "fix", "accepted", "weight"
+"""What a line says: the answer was good, or bad; this would have been better; another model's
+answer was taken instead; how much the turn counts."""
+
+_USUAL = {GOOD: NORMAL, ACCEPTED: MEDIUM, FIX: HIGH}
+"""What counts how much, unless the person says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedTurn:
+    """A question in its conversation, and the answer that is spoken of.
+
+    ``role`` and ``model`` gave the answer, with ``adapter`` if any. ``messages`` end with the
+    question; ``private``: the turn is.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    answer: str
+    role: str = ""
+    model: str = ""
+    adapter: str = ""
+    private: bool = False
+
+    @property
+    def id(self) -> str:
+        """The same for the same question and answer."""
+        told = [[m.role, m.content] for m in self.messages] + [self.answer]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+@dataclass(slots=True)
+class Verdict:
+    """All that was said of one turn: ``kind`` is the last thing, ``better`` the answer that it
+    should have had, ``weight`` as the person wants it (0: as usual), ``notes`` what is wrong."""
+
+    turn: JudgedTurn
+    kind: str = ""
+    better: str = ""
+    weight: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def example(self) -> Example | None:
+        """What is to be learnt from it."""
+        target = {GOOD: self.turn.answer, FIX: self.better, ACCEPTED: self.better}
+        response = target.get(self.kind, "").strip()
+        question = self.turn.messages[-1].content if self.turn.messages else ""
+        if not response or not question.strip():
+            return None
+        prompt = tuple((m.role, m.content) for m in self.turn.messages)
+        weight = self.weight or _USUAL[self.kind]
+        return Example(prompt, response, weight, self.turn.private)
+
+
+class Feedback:
+    """The file of one home. Several processes may write to it."""
+
+    def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
+        self.path = home / NAME
+        self._clock = clock
+
+    def note_good(self, turn: JudgedTurn) -> None:
+        """The answer is as it should be."""
+        self._append(turn, GOOD)
+
+    def note_bad(self, turn: JudgedTurn, note: str = "") -> None:
+        """It is not; ``note`` says why."""
+        self._append(turn, BAD, note=note)
+
+    def note_fix(self, turn: JudgedTurn, better: str, *, private: bool = False) -> None:
+        """It should have been ``better``."""
+        self._append(turn, FIX, better=better, private=private)
+
+    def note_accepted(self, turn: JudgedTurn, better: str, *, private: bool = False) -> None:
+        """Another model's answer, ``better``, was taken instead (after ``/redo cloud``)."""
+        self._append(turn, ACCEPTED, better=better, private=private)
+
+    def note_weight(self, turn: JudgedTurn, weight: str) -> None:
+        """The turn counts ``high``, ``medium`` or ``normal``."""
+        self._append(turn, WEIGHT, weight=WEIGHTS[weight])
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What is said of each turn, in the order in which they were first spoken of.
+
+        Lines that cannot be read are skipped: a crash may have torn the last one.
+
+        Raises:
+            ShammahError: ``feedback_unreadable``.
+        """
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise ShammahError(
+                "feedback_unreadable",
+                f"The feedback cannot be read ({error.strerror}: {self.path}).",
+                "Make the file yours again.",
+            ) from error
+        return fold(filter(None, map(_parse, lines)))
+
+    def examples(self) -> tuple[Example, ...]:
+        """What is to be learnt from all of it.
+
+        Raises:
+            ShammahError: ``feedback_unreadable``.
+        """
+        return tuple(filter(None, (verdict.example() for verdict in self.verdicts())))
+
+    def _append(
+        self,
+        turn: JudgedTurn,
+        kind: str,
+        *,
+        better: str = "",
+        note: str = "",
+        weight: float = 0.0,
+        private: bool = False,
+    ) -> None:
+        now = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="seconds")
+        document = {
+            "time": now.replace("+00:00", "Z"),
+            "turn": turn.id,
+            "kind": kind,
+            "messages": [[m.role, m.content] for m in turn.messages],
+            "answer": turn.answer,
+            "role": turn.role,
+            "model": turn.model,
+            "adapter": turn.adapter,
+            "private": turn.private or private or any(m.private for m in turn.messages),
+            "better": better,
+            "note": note,
+            "weight": weight,
+        }
+        line = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(self.path, flags, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                size = os.fstat(fd).st_size
+                if size and os.pread(fd, 1, size - 1) != b"\n":
+                    line = b"\n" + line  # behind one that a crash has torn
+                if os.write(fd, line) != len(line):
+                    os.ftruncate(fd, size)
+                    raise OSError(28, "No space left on device")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise ShammahError(
+                "feedback_unwritable",
+                f"This cannot be written down ({error.strerror}: {self.path}).",
+                "Make room, or make the file yours again.",
+            ) from error
+
+
+def fold(lines: Iterable[tuple[JudgedTurn, dict[str, Any]]]) -> tuple[Verdict, ...]:
+    """The lines of each turn taken together, the later ones over the earlier."""
+    verdicts: dict[str, Verdict] = {}
+    for turn, document in lines:
+        verdict = verdicts.setdefault(document["turn"], Verdict(turn))
+        kind = document["kind"]
+        if kind == WEIGHT:
+            verdict.weight = document["weight"]
+            continue
+        verdict.kind = kind
+        verdict.turn = turn
+        if document["better"]:
+            verdict.better = document["better"]
+        if document["note"]:
+            verdict.notes.append(document["note"])
+    return tuple(verdicts.values())
+
+
+def _parse(line: bytes) -> tuple[JudgedTurn, dict[str, Any]] | None:
+    try:
+        document = json.loads(line)
+        texts = ("turn", "kind", "answer", "role", "model", "adapter", "better", "note")
+        if any(type(document[name]) is not str for name in texts):
+            return None
+        if type(document["private"]) is not bool or type(document["weight"]) not in (int, float):
+            return None
+        if not 0 <= document["weight"] <= MOST_WEIGHT:
+            return None
+        json.dumps(document, ensure_ascii=False).encode()  # refuses half of a character
+        messages = _messages(document["messages"], private=document["private"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    turn = JudgedTurn(
+        messages,
+        document["answer"],
+        document["role"],
+        document["model"],
+        document["adapter"],
+        document["private"],
+    )
+    return turn, document
+
+
+def _messages(given: Sequence[Sequence[Any]], *, private: bool) -> tuple[ChatMessage, ...]:
+    found = []
+    for role, content in given:
+        if role not in ROLES or type(content) is not str:
+            raise ValueError("not a message")
+        found.append(ChatMessage(role, content, private))
+    return tuple(found)

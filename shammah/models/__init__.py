@@ -1,0 +1,1 @@
+"""Which models there are, what they weigh, and what this machine has for them."""

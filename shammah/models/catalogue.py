@@ -1,0 +1,378 @@
+"""Which model: the catalogue, the choice by memory, and where a model lies on this disk.
+
+Pure apart from looking at files: memory, environment and directories are passed in.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shammah.bus.messages import NotAvailable
+from shammah.errors import ExitCode, ShammahError
+from shammah.models.cgroups import memory_limits
+
+GIB = 1024**3
+
+STARTER = "starter"
+AUTO = "auto"
+
+
+GPU_HEADROOM_BYTES = 2 * GIB
+"""What a GPU must hold beside 16-bit weights: the context of CUDA, keys and values, a step."""
+
+GPU_INT8_BYTES = 1.25
+"""Of a weight in 8 bits on a GPU: its part of a scale, and of the embeddings, which have 16."""
+
+PERMISSIVE = frozenset({"apache-2.0"})
+"""The licences in the catalogue under which a model may be used for anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What decides how large a decoder is in memory. Counts, not bytes.
+
+    ``intermediate`` is the width inside a feed-forward block, ``kv_heads`` the number of heads
+    whose keys and values are kept, ``context_length`` in tokens; ``tied``: the table of
+    embeddings is the output layer, too.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    context_length: int
+    tied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueModel:
+    """A Qwen2.5-Instruct model as its authors publish it.
+
+    ``parameters`` follows from ``shape`` (a test does the sum). ``memory_from`` is the least
+    total memory, in GiB, for which it is the automatic choice.
+    """
+
+    size: str
+    model_id: str
+    parameters: int
+    shape: ModelShape
+    licence: str
+    memory_from: int
+
+    @property
+    def download_bytes(self) -> int:
+        """The tensors of the bf16 safetensors; the files' headers are some 10 kB more."""
+        return 2 * self.parameters
+
+    @property
+    def permissive(self) -> bool:
+        return self.licence in PERMISSIVE
+
+    @property
+    def name(self) -> str:
+        """Without its owner."""
+        return self.model_id.partition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a model may be loaded into; all numbers are bytes.
+
+    ``memory`` is what the process may use of the main memory, ``gpu_memory`` what the CUDA GPU
+    has (0: there is none that can be used), ``mps`` whether it is a Mac that computes with
+    Metal in its main memory.
+    """
+
+    memory: int
+    gpu_memory: int = 0
+    mps: bool = False
+
+
+def _qwen(
+    size: str, parameters: int, shape: ModelShape, memory_from: int, licence: str = "apache-2.0"
+) -> CatalogueModel:
+    model_id = f"Qwen/Qwen2.5-{size}-Instruct"
+    return CatalogueModel(size, model_id, parameters, shape, licence, memory_from)
+
+
+CATALOGUE = (
+    _qwen("0.5B", 494_032_768, ModelShape(24, 896, 4864, 14, 2, 64, 151_936, 32_768, True), 3),
+    _qwen("1.5B", 1_543_714_304, ModelShape(28, 1536, 8960, 12, 2, 128, 151_936, 32_768, True), 6),
+    _qwen(
+        "3B",
+        3_085_938_688,
+        ModelShape(36, 2048, 11_008, 16, 2, 128, 151_936, 32_768, True),
+        12,
+        "qwen-research",
+    ),
+    _qwen(
+        "7B", 7_615_616_512, ModelShape(28, 3584, 18_944, 28, 4, 128, 152_064, 32_768, False), 24
+    ),
+    _qwen(
+        "14B", 14_770_033_664, ModelShape(48, 5120, 13_824, 40, 8, 128, 152_064, 32_768, False), 48
+    ),
+)
+"""Smallest first. The cut points 12, 24 and 48 are the original's; below 3 GiB: cloud only."""
+
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_COMMIT = re.compile(r"\w{1,64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedModel:
+    """A model that is on this disk.
+
+    ``name`` is what people call it; ``stand_in`` marks one that takes the place of ``wanted``
+    until that is here.
+    """
+
+    name: str
+    directory: Path
+    wanted: str
+    stand_in: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MissingModel:
+    """A model of the Hub that is not known to be whole on this disk.
+
+    ``present`` is a snapshot of it that some other program has made; ``stand_in`` may answer
+    until it is here.
+    """
+
+    model_id: str
+    present: Path | None = None
+    stand_in: LocatedModel | None = None
+
+
+def select_model(
+    total_memory: int, *, permissive: bool = False, gpu_memory: int = 0
+) -> CatalogueModel | None:
+    """The largest model for ``total_memory`` bytes; ``None``: too little for any.
+
+    ``permissive`` leaves out what may not be used commercially. A GPU of ``gpu_memory`` bytes
+    can make the choice larger, never smaller.
+    """
+    gib = total_memory // GIB
+    fitting = [
+        model
+        for model in CATALOGUE
+        if (model.permissive or not permissive)
+        and (model.memory_from <= gib or fits_gpu(model.parameters, gpu_memory))
+    ]
+    return fitting[-1] if fitting else None
+
+
+def fits_gpu(parameters: int, gpu_memory: int, *, quantized: bool = False) -> bool:
+    """Whether a model in 16 bits, or in 8 if ``quantized``, has room in ``gpu_memory`` bytes."""
+    width = GPU_INT8_BYTES if quantized else 2
+    return width * parameters + GPU_HEADROOM_BYTES <= gpu_memory
+
+
+def total_memory(
+    physical: int,
+    cgroup_root: Path = Path("/sys/fs/cgroup"),
+    membership: Path = Path("/proc/self/cgroup"),
+) -> int:
+    """Bytes that this process may really use: ``physical``, or the least limit of its cgroups.
+
+    Args:
+        physical: bytes that the machine has.
+        cgroup_root: see `memory_limits`.
+        membership: see `memory_limits`.
+    """
+    return min([physical, *memory_limits(cgroup_root, membership)])
+
+
+def catalogue_model(model_id: str) -> CatalogueModel | None:
+    """What the catalogue knows of ``model_id``."""
+    return next((model for model in CATALOGUE if model.model_id == model_id), None)
+
+
+def model_id_of(wanted: str) -> str:
+    """The Hub id that a size stands for; anything else is returned as it is."""
+    for model in CATALOGUE:
+        if model.size.lower() == wanted.lower():
+            return model.model_id
+    return wanted
+
+
+def hub_model(
+    wanted: str, memory: int, *, permissive: bool = False, gpu_memory: int = 0
+) -> str | None:
+    """The Hub id that ``wanted`` comes to (see `select_model`); ``None``: it is not of the Hub,
+    or memory is too little."""
+    if wanted == AUTO:
+        selected = select_model(memory, permissive=permissive, gpu_memory=gpu_memory)
+        return selected.model_id if selected else None
+    return None if wanted == STARTER or os.path.isabs(wanted) else model_id_of(wanted)
+
+
+def is_choice(wanted: str) -> bool:
+    """Whether a name means one of our own choices, whatever lies on the disk."""
+    return wanted in (AUTO, STARTER) or model_id_of(wanted) != wanted
+
+
+def check_model_name(wanted: str) -> None:
+    """Refuse a model name that can mean nothing.
+
+    Raises:
+        ShammahError: ``model_unknown``.
+    """
+    if not is_choice(wanted) and not os.path.isabs(wanted):
+        check_hub_id(wanted)
+
+
+def check_directory(wanted: str) -> None:
+    """Refuse a directory that holds no model, before another one is given up for it.
+
+    Raises:
+        ShammahError: ``model_not_found``.
+    """
+    directory = Path(wanted)
+    if not is_choice(wanted) and directory.is_absolute():
+        if not directory.is_dir():
+            raise no_model(directory, "no such directory")
+        if not (directory / "config.json").exists():
+            raise no_model(directory, "no config.json")
+
+
+def no_model(directory: Path, why: str) -> ShammahError:
+    """What is said of a ``directory`` that cannot be loaded."""
+    return ShammahError(
+        "model_not_found",
+        f"There is no model in {directory} ({why}).",
+        "Name a directory that holds config.json and safetensors files.",
+    )
+
+
+def check_hub_id(wanted: str) -> None:
+    """Refuse what cannot be ``owner/name`` on the Hub.
+
+    Raises:
+        ShammahError: ``model_unknown``.
+    """
+    if not _HUB_ID.fullmatch(wanted) or ".." in wanted:
+        sizes = ", ".join(model.size for model in CATALOGUE)
+        raise ShammahError(
+            "model_unknown",
+            f"There is no model {wanted!r}.",
+            f"Name one of auto, starter, {sizes}, a Hub id (owner/name) or a directory.",
+            exit_code=ExitCode.USAGE,
+        )
+
+
+def starter_directory() -> Path:
+    """Where the starter model of this installation lies (`scripts/make_starter.py`)."""
+    return Path(sys.prefix, "share", "shammah", "starter")
+
+
+def is_offline(environ: Mapping[str, str]) -> bool:
+    """Whether the user wants no network, read as huggingface_hub reads it."""
+    return environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def cached_snapshot(cache: Path, model_id: str) -> Path | None:
+    """The snapshot of ``model_id`` that ``refs/main`` names, if it is there.
+
+    Whether it is complete is for the loader to check: the library keeps half snapshots.
+    """
+    repository = cache / f"models--{model_id.replace('/', '--')}"
+    try:
+        revision = (repository / "refs" / "main").read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    snapshot = repository / "snapshots" / revision
+    return snapshot if _COMMIT.fullmatch(revision) and (snapshot / "config.json").exists() else None
+
+
+def locate_model(
+    wanted: str,
+    memory: int,
+    cache: Path,
+    starter: Path,
+    *,
+    stand_in: bool,
+    is_whole: Callable[[Path], bool],
+    permissive: bool = False,
+    gpu_memory: int = 0,
+) -> LocatedModel | MissingModel | NotAvailable:
+    """Where the model that ``wanted`` means lies on this disk.
+
+    Args:
+        wanted: ``auto``, ``starter``, a size, a Hub id or an absolute directory.
+        memory: bytes, for ``auto``.
+        cache: the Hugging Face cache.
+        starter: the starter's directory.
+        stand_in: whether a smaller model that is here, the starter at least, may take the place
+            of an automatic choice that is not.
+        is_whole: whether a snapshot has been fetched to its end and verified.
+        permissive: whether ``auto`` leaves out what may not be used commercially.
+        gpu_memory: bytes of a CUDA GPU, for ``auto``; 0: there is none.
+
+    Raises:
+        ShammahError: ``model_unknown`` or ``model_not_found``.
+    """
+    check_model_name(wanted)
+    if wanted == STARTER:
+        return _located_starter(starter)
+    if os.path.isabs(wanted):
+        if not os.path.isdir(wanted):
+            raise ShammahError(
+                "model_not_found",
+                f"There is no model directory {wanted}.",
+                "Name a directory that holds config.json and safetensors files.",
+            )
+        return LocatedModel(os.path.basename(wanted), Path(wanted), wanted)
+    model_id = hub_model(wanted, memory, permissive=permissive, gpu_memory=gpu_memory)
+    chosen = wanted == AUTO and stand_in
+    if not model_id:
+        starting = LocatedModel(STARTER, starter, "a model", stand_in=True)
+        return starting if chosen and starter.is_dir() else _too_little(memory)
+    snapshot = cached_snapshot(cache, model_id)
+    if snapshot is not None and is_whole(snapshot):
+        return LocatedModel(model_id, snapshot, model_id)
+    substitute = largest_below(model_id, cache, starter, is_whole) if chosen else None
+    return MissingModel(model_id, snapshot, substitute)
+
+
+def largest_below(
+    model_id: str, cache: Path, starter: Path, is_whole: Callable[[Path], bool]
+) -> LocatedModel | None:
+    """The largest model on this disk that is smaller than ``model_id`` of the catalogue, marked
+    as its stand-in; the starter is the smallest."""
+    sizes = [model.model_id for model in CATALOGUE]
+    below = sizes[: sizes.index(model_id)] if model_id in sizes else []
+    for smaller in reversed(below):
+        snapshot = cached_snapshot(cache, smaller)
+        if snapshot is not None and is_whole(snapshot):
+            return LocatedModel(smaller, snapshot, model_id, stand_in=True)
+    if model_id == STARTER or not starter.is_dir():
+        return None
+    return LocatedModel(STARTER, starter, model_id, stand_in=True)
+
+
+def _located_starter(starter: Path) -> LocatedModel:
+    if not starter.is_dir():
+        raise ShammahError(
+            "model_not_found",
+            f"The starter model is not installed ({starter} is missing).",
+            "Run scripts/make_starter.py, or scripts/run, which does it.",
+        )
+    return LocatedModel(STARTER, starter, STARTER)
+
+
+def _too_little(memory: int) -> NotAvailable:
+    return NotAvailable(
+        f"{memory / GIB:.1f} GiB of memory are too little for a local model.",
+        "Set ANTHROPIC_API_KEY to use Claude, or try --model starter.",
+    )

@@ -1,0 +1,90 @@
+"""What this machine has for a model: memory, and a GPU if there is one. Never imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from shammah.models.catalogue import Machine, total_memory
+
+PROBE_S = 5.0
+"""A driver that is broken can make nvidia-smi hang; a good one answers in 0.1 to 2 s."""
+
+_MIB = 1024**2
+_QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
+
+
+def look(environ: Mapping[str, str]) -> Machine:
+    """This machine, as a worker of this installation finds it."""
+    return Machine(
+        total_memory(psutil.virtual_memory().total),
+        gpu_memory(environ),
+        mps=sys.platform == "darwin" and platform.machine() == "arm64",
+    )
+
+
+def gpu_memory(
+    environ: Mapping[str, str], libraries: Path | None = None, timeout: float = PROBE_S
+) -> int:
+    """Bytes of the CUDA GPU that torch can use; 0: there is none, or nobody knows.
+
+    Of several GPUs the smallest counts: torch and nvidia-smi number them differently.
+
+    Args:
+        environ: ``PATH`` and ``CUDA_VISIBLE_DEVICES`` are looked at.
+        libraries: torch's own, found on ``sys.path`` by default: most installations for the
+            CPU alone have none for CUDA.
+        timeout: seconds, whatever happens.
+    """
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    libraries = libraries or _torch_libraries()
+    if visible in ("", "-1") or libraries is None:
+        return 0
+    if not (libraries / "libtorch_cuda.so").exists():
+        return 0
+    chosen = (f"--id={visible}",) if visible else ()
+    said = _ask(("nvidia-smi", *chosen, *_QUERY), environ, timeout)
+    # In MiB, one line for each; a GPU that shares the main memory says [N/A].
+    sizes = [int(line) for line in map(str.strip, said.splitlines()) if line.isdecimal()]
+    return min(sizes, default=0) * _MIB
+
+
+def _torch_libraries() -> Path | None:
+    places = (Path(entry, "torch", "lib") for entry in sys.path)
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _ask(command: tuple[str, ...], environ: Mapping[str, str], timeout: float) -> str:
+    """The output of ``command``; empty if it fails, is missing or takes too long."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=dict(environ),
+            start_new_session=True,
+        )
+    except OSError:
+        return ""
+    assert process.stdout is not None
+    try:
+        said, _ = process.communicate(timeout=timeout)
+        return said.decode("ascii", "replace") if process.returncode == 0 else ""
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        # Not subprocess.run, which would wait for its end: inside a driver nothing is killed.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        return ""
+    finally:
+        process.stdout.close()

@@ -1,0 +1,135 @@
+"""The gate between a frontend and the cloud: what may go there, and whether the person agrees."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from enum import StrEnum
+
+from shammah.bus.messages import ChatMessage, Done, Failed
+from shammah.errors import ShammahError
+from shammah.privacy import Mark, Outgoing, Rules, withhold
+from shammah.settings.model import Settings
+from shammah.terminal.wording import describe_left_out
+
+SYSTEM_LEFT_OUT = "The system prompt is private and was left out."
+
+
+class Consent(StrEnum):
+    """What a person says to a question before something is sent."""
+
+    YES = "yes"
+    NO = "no"
+    ALWAYS = "always"
+    """Yes, and do not ask again in this session."""
+
+
+DECLINED = Failed("cloud_declined", "Not sent: you said no.", "--local waits for the local model.")
+NOBODY_TO_ASK = Failed(
+    "cloud_needs_consent",
+    "Claude may be asked only when you agree (cloud.use is ask), and there is no terminal to ask "
+    "you at.",
+    'Set use = "auto" under [cloud] in config.toml, or ask with --local.',
+)
+NEVER = Failed(
+    "cloud_switched_off",
+    "Claude is never asked: cloud.use is never.",
+    'Set use = "auto" or "ask" under [cloud] in config.toml.',
+)
+
+
+def consent_question(outgoing: Outgoing) -> str:
+    """What a person is asked before ``outgoing`` is sent."""
+    begun = outgoing.messages[-1].role == "assistant"
+    earlier = sum(message.role == "assistant" for message in outgoing.messages) - begun
+    what = "this question" if not begun else "this question with the answer so far"
+    if earlier:
+        what += f" and {earlier} earlier turn" + ("" if earlier == 1 else "s")
+    kept = f" ({describe_left_out(outgoing.left_out)})" if outgoing.left_out else ""
+    return f"Send {what} to Claude{kept}? [y]es, [n]o, [a]lways in this session: "
+
+
+def parse_consent(line: str | None) -> Consent:
+    """What was typed. Anything but a clear yes is a no."""
+    match (line or "").strip().lower():
+        case "y" | "yes":
+            return Consent.YES
+        case "a" | "always":
+            return Consent.ALWAYS
+    return Consent.NO
+
+
+class Gate:
+    """Everything that a frontend sends to the cloud passes `open`.
+
+    Attributes:
+        private: every question is private.
+        never: nothing is sent, whatever is asked.
+        ask: asks the person before something is sent; ``None``: there is nobody to ask.
+    """
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        self.rules = Rules(settings.privacy, environ.get("HOME", ""), _directory())
+        self.private = False
+        self.ask: Callable[[Outgoing], Consent] | None = None
+        self.never = settings.cloud.use == "never"
+        self._asks = settings.cloud.use == "ask"
+        self._agreed = False
+
+    @property
+    def openable(self) -> bool:
+        """Whether anything may be sent, if the person agrees where that is asked for."""
+        return not self.never and (not self._asks or self._agreed or self.ask is not None)
+
+    def judge(self, question: str, *, private: bool = False, sources: Iterable[str] = ()) -> Mark:
+        """Whether ``question`` is private: because the person says so (then ``why`` is empty),
+        or by a rule. ``sources``: absolute paths that it came from."""
+        if private or self.private:
+            return Mark(True)
+        return self.rules.mark(question, sources)
+
+    def mark(
+        self, conversation: tuple[ChatMessage, ...], *, private: bool
+    ) -> tuple[ChatMessage, ...]:
+        """``conversation`` with the marks that the rules want; ``private``: the question, its
+        last message, is so in any case."""
+        marked = self.rules.mark_messages(conversation)
+        if (private or self.private) and marked:
+            marked = (*marked[:-1], replace(marked[-1], private=True))
+        return marked
+
+    def answer_is_private(self, answer: str, *, local: bool) -> bool:
+        """Whether a rule applies to an answer. One that is the cloud's alone tells it nothing
+        new; ``local``: any of it is the local model's."""
+        return local and self.rules.mark(answer).private
+
+    def open(self, conversation: tuple[ChatMessage, ...]) -> Outgoing | Failed:
+        """What may be sent of a marked ``conversation``, or why nothing may."""
+        if self.never:
+            return NEVER
+        try:
+            outgoing = withhold(conversation)
+        except ShammahError as error:
+            return Failed(error.code, error.message, error.hint)
+        if self._asks and not self._agreed:
+            if self.ask is None:
+                return NOBODY_TO_ASK
+            answer = self.ask(outgoing)
+            if answer is Consent.NO:
+                return DECLINED
+            self._agreed = answer is Consent.ALWAYS
+        return outgoing
+
+
+def tell_left_out(done: Done, outgoing: Outgoing) -> Done:
+    """``done`` with what the cloud was not told."""
+    notices = (*done.notices, SYSTEM_LEFT_OUT) if outgoing.system_left_out else done.notices
+    return replace(done, left_out=outgoing.left_out, notices=notices)
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return ""

@@ -1,0 +1,145 @@
+"""The commands from which the local model learns: /good, /bad, /fix, /feedback."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from shammah.chat.account import CORRECTED
+from shammah.chat.answering import new_key
+from shammah.chat.conversation import Conversation, Turn
+from shammah.errors import ShammahError
+from shammah.router.statistics import Label
+
+if TYPE_CHECKING:
+    from shammah.learning.feedback import Feedback, JudgedTurn
+    from shammah.repl.commands.table import Context
+
+KEPT = "Kept for `shammah train`."
+
+
+def good(context: Context) -> None:
+    """``/good``: the last answer is as it should be."""
+    turn = last_turn(context)
+    if turn is not None:
+        _feedback(context).note_good(turn)
+        context.screen.hint(KEPT)
+
+
+def bad(context: Context) -> None:
+    """``/bad [NOTE]``: it is not. Nothing is learnt from that until /fix says what is right."""
+    turn = last_turn(context)
+    if turn is not None:
+        _feedback(context).note_bad(turn, context.argument)
+        context.screen.hint("/fix BETTER ANSWER says what it should have been.")
+
+
+def fix(context: Context) -> bool:
+    """``/fix BETTER ANSWER``, or ``/fix`` and the person's editor: the conversation goes on from
+    that answer. Whether there is one."""
+    turn, screen, talk = _needed(context), context.screen, context.conversation
+    better = context.argument or _edited(talk.turns[-1].answer)
+    if not better:
+        screen.hint("Nothing was changed, so nothing is noted.")
+        return False
+    mark = context.session.gate.judge(better, private=talk.turns[-1].private)
+    _feedback(context).note_fix(turn, better, private=mark.private)
+    if mark.why:
+        screen.hint(f"Private, because {mark.why}: it stays on this machine.")
+    corrected = talk.correct(better, private=mark.private)
+    if context.history.records:
+        _keep(context, corrected)
+    screen.hint(f"{KEPT} The conversation goes on from your answer.")
+    return True
+
+
+def _edited(answer: str) -> str:
+    """What the person makes of ``answer``; empty: nothing else."""
+    from shammah.terminal.external_editor import edit_text
+
+    better = edit_text(answer, "answer.md")
+    return "" if better.strip() == answer.strip() else better.rstrip()
+
+
+def _keep(context: Context, turn: Turn) -> None:
+    """Have the history keep the corrected ``turn``, and what was answered as taken back."""
+    talk, history = context.conversation, context.history
+    record = replace(
+        history.records[-1],
+        key=new_key(),
+        at=time.time(),
+        answer=turn.answer,
+        finish=CORRECTED,
+        complete=True,
+        private=turn.private,
+    )
+    history.keep(record, talk.system, system_private=talk.system_private)
+    history.undo(-2)
+
+
+def feedback(context: Context) -> None:
+    """``/feedback high``, ``medium`` or ``normal``: how much the last answer counts."""
+    from shammah.learning.examples import WEIGHTS
+
+    if context.argument not in WEIGHTS:
+        words = ", ".join(WEIGHTS)
+        why = f"/feedback is one of {words}" + (
+            f", not {context.argument!r:.40}." if context.argument else "."
+        )
+        raise ShammahError("usage", why)
+    verdict = _feedback(context)
+    verdict.note_weight(_needed(context), context.argument)
+    known = context.conversation.turns[-1].account.label in (Label.GOOD, Label.EDIT)
+    when = "." if known else ", once /good or /fix says what to learn."
+    context.screen.hint(f"It counts {WEIGHTS[context.argument]:g}-fold{when}")
+
+
+def accept(context: Context, old: Turn, better: str, *, private: bool = False) -> None:
+    """``better`` was taken instead of the answer of ``old`` (after ``/redo cloud``)."""
+    turn = judged(context.conversation, old, before=context.conversation.turns[:-1])
+    if not _is_grave(context, turn):
+        _feedback(context).note_accepted(turn, better, private=private)
+
+
+def last_turn(context: Context) -> JudgedTurn | None:
+    """The last answer with all that the model had been told; ``None``: there is none to speak
+    of. That somebody was in danger is not written down."""
+    turns = context.conversation.turns
+    if not turns or not turns[-1].answer:
+        return None
+    turn = judged(context.conversation, turns[-1], before=turns[:-1])
+    return None if _is_grave(context, turn) else turn
+
+
+def judged(conversation: Conversation, turn: Turn, before: list[Turn]) -> JudgedTurn:
+    """``turn``, which came after ``before``."""
+    from shammah.learning.feedback import JudgedTurn
+
+    told = Conversation(conversation.system, before, conversation.system_private)
+    by = turn.provenance
+    return JudgedTurn(
+        told.with_question(turn.question, private=turn.private),
+        turn.given or turn.answer,
+        by.role if by else "",
+        by.model if by else "",
+        by.adapter if by else "",
+        turn.private,
+    )
+
+
+def _needed(context: Context) -> JudgedTurn:
+    turn = last_turn(context)
+    if turn is None:
+        raise ShammahError("usage", "There is no answer to note it of.")
+    return turn
+
+
+def _is_grave(context: Context, turn: JudgedTurn) -> bool:
+    return context.session.routing.begin(turn.messages).question.danger is not None
+
+
+def _feedback(context: Context) -> Feedback:
+    from shammah.learning.feedback import Feedback
+
+    return Feedback(context.session.settings.home)

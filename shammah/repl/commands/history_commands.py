@@ -1,0 +1,139 @@
+"""The slash commands of the history, and the conversation with which the prompt begins."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shammah.chat.answering import new_key
+from shammah.chat.options import parse_resume
+from shammah.chat.record import Kept, title_of
+from shammah.errors import ShammahError
+from shammah.history import listing
+from shammah.history.resuming import read_conversation, take_up
+from shammah.terminal.wording import printable
+
+if TYPE_CHECKING:
+    from shammah.repl.commands.table import Context
+
+LISTED = 10
+"""Conversations or turns that ``/history`` shows."""
+
+
+def begin(context: Context, number: int, system: str | None) -> None:
+    """Go on with conversation ``number`` (0: the newest), or say why not.
+
+    ``system``: the system prompt that was asked for; ``None``: the conversation's own.
+    """
+    try:
+        _resume(context, number, system)
+    except ShammahError as error:
+        context.screen.error(error.message, error.hint)
+        context.screen.hint("A new conversation begins.")
+
+
+def history(context: Context) -> None:
+    """``/history [WORDS]``."""
+    screen, words = context.screen, context.argument
+    if words:
+        hits = context.history.read(lambda store: store.search(words, LISTED))
+        for hit in hits:
+            screen.line(listing.describe_hit(hit, screen.emphasized))
+        if not hits:
+            screen.hint("Nothing was found.")
+            return
+    else:
+        summaries = context.history.read(lambda store: store.summaries(LISTED))
+        for summary in summaries:
+            screen.line(listing.describe_summary(summary, screen.columns))
+        there = context.history.read(lambda store: store.count())
+        all_of_them = "`shammah history list -n 0` shows all."
+        if more := listing.describe_more(len(summaries), there, all_of_them):
+            screen.hint(more)
+    if not context.history.enabled:
+        screen.hint("What is said now is not kept: the history is switched off.")
+    screen.hint("/resume NUMBER goes on with one, /history WORDS searches.")
+
+
+def resume(context: Context) -> None:
+    """``/resume NUMBER``; without a number: what there is."""
+    if not context.argument:
+        history(context)
+        return
+    number = parse_resume(context.argument, newest=False)
+    assert number is not None
+    _resume(context, number, None)
+
+
+def _resume(context: Context, number: int, system: str | None) -> None:
+    kept = read_conversation(context.history, number)
+    take_up(kept, context.conversation, context.session.gate, system)
+    context.history.resume(kept)
+    _show(context, kept, f"Continuing conversation {kept.number}")
+
+
+def _show(context: Context, kept: Kept, what: str) -> None:
+    columns, rows = shutil.get_terminal_size()
+    for line in listing.recap(kept, columns, rows):
+        context.screen.hint(line)
+    context.screen.hint(listing.describe_resumed(kept, what))
+
+
+def undo(context: Context) -> None:
+    """``/undo``."""
+    turns = context.conversation.turns
+    if not turns:
+        context.screen.hint("There is no turn to take back.")
+        return
+    turn = turns.pop()
+    context.history.undo()
+    context.screen.hint(f"Taken back: {printable(title_of(turn.question))}")
+
+
+def save(context: Context) -> None:
+    """``/save [FILE]``; ``/save! FILE`` overwrites."""
+    from shammah.history import export, files
+
+    overwrite = context.argument.startswith("!")
+    named = context.argument.removeprefix("!").strip()
+    talk, records = context.conversation, context.history.records
+    if not records:
+        context.screen.hint("There is nothing to save yet.")
+        return
+    # Marks of today's rules, too.
+    marked = tuple(
+        replace(record, private=turn.private)
+        for record, turn in zip(records, talk.turns, strict=False)
+    )
+    kept = Kept(0, talk.system, talk.system_private, records[0].at, marked)
+    path = Path(os.path.expanduser(named or time.strftime("shammah-%Y-%m-%d-%H%M%S.md")))
+    form = files.form_of(path)
+    try:
+        files.write_file(path, [export.write(kept, form)], overwrite=overwrite)
+    except ShammahError as error:
+        if error.code != "file_exists":
+            raise
+        context.screen.error(error.message, f"/save! {named} overwrites it.")
+        return
+    private = sum(record.private for record in marked)
+    note = f"; {listing.describe_turns(private)} of it private" if private else ""
+    context.screen.hint(f"Saved {listing.describe_turns(len(kept.present))} in {path}{note}.")
+
+
+def load(context: Context) -> None:
+    """``/load FILE``. What cannot be loaded changes nothing."""
+    from shammah.history import export, files
+
+    path = Path(os.path.expanduser(context.argument))
+    kept = export.read(files.read_file(path), new_key)
+    sources = (os.path.abspath(path), os.path.realpath(path))
+    if context.session.gate.rules.mark("", sources).private:
+        records = tuple(replace(record, private=True) for record in kept.records)
+        kept = replace(kept, records=records, system_private=True)
+    take_up(kept, context.conversation, context.session.gate, None)
+    context.history.adopt(kept)
+    _show(context, kept, "Continuing the saved conversation")

@@ -1,0 +1,261 @@
+"""The commands about who answers, and about answers anew: /why, /redo, /edit, /local, /cloud."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from shammah.chat.account import tell
+from shammah.chat.conversation import Turn
+from shammah.errors import ShammahError
+from shammah.privacy import split_prefix
+from shammah.privacy.gate import NEVER, Gate
+from shammah.repl.commands import feedback_commands
+from shammah.router.comparison import QUESTION, Verdict, labels, parse_verdict
+from shammah.router.decision import NO_KEY, Reason, Target, Wish
+from shammah.router.statistics import Label
+from shammah.terminal.wording import printable
+
+if TYPE_CHECKING:
+    from shammah.repl.commands.table import Context
+
+SHOWN_WISH = 4000
+"""Characters of a line that is being typed that are looked at, ten times a second: 1 ms."""
+SHOWN_QUESTION = 60
+"""Characters of a question that are repeated."""
+
+
+def read_wish(typed: str, wish: Wish, gate: Gate) -> Wish:
+    """What a line asks for that is being typed, where ``wish`` holds for every question."""
+    for target in Target:
+        command = f"/{target} "
+        if typed.startswith(command):
+            typed, wish = typed.removeprefix(command), replace(wish, target=target)
+    question, private = split_prefix(typed[:SHOWN_WISH])
+    return replace(wish, private=gate.judge(question, private=private or wish.private).private)
+
+
+def why(context: Context) -> None:
+    """``/why [N]``: the decision behind the last answer, or behind that of question N."""
+    turns = context.conversation.turns
+    if not turns:
+        raise ShammahError("usage", "Nothing was asked yet.")
+    number = len(turns)
+    if context.argument:
+        try:
+            number = int(context.argument)
+        except ValueError:
+            number = 0
+        if not 1 <= number <= len(turns):
+            asked = "1 was asked." if len(turns) == 1 else f"1 to {len(turns)} were asked."
+            raise ShammahError("usage", f"There is no question {context.argument!r:.20}.", asked)
+    turn = turns[number - 1]
+    question = " ".join(printable(turn.question).split())
+    if len(question) > SHOWN_QUESTION:
+        question = question[: SHOWN_QUESTION - 1] + "…"
+    context.screen.hint(f"Question {number}: {question}")
+    context.screen.line(tell(turn.account))
+    if turn.private:
+        context.screen.line(f"Private, because {_why_private(context, turn)}.")
+
+
+def local(context: Context) -> None:
+    """``/local on``, ``/local off``, ``/local QUESTION``."""
+    person, argument = context.person, context.argument
+    if argument in ("", "on", "off"):
+        if argument == "off":
+            _check_cloud(context)
+        if argument:
+            person.wish = Wish(Target.LOCAL if argument == "on" else None, person.wish.private)
+        if person.wish.target is Target.LOCAL:
+            context.screen.hint("The local model answers everything, until /local off.")
+        else:
+            context.screen.hint("Each question goes to the local model or to Claude; /why tells.")
+        return
+    question, private = split_prefix(argument)
+    person.ask(question, private, Wish(Target.LOCAL, person.wish.private))
+
+
+def cloud(context: Context) -> None:
+    """``/cloud QUESTION``."""
+    if not context.argument:
+        raise ShammahError("usage", "Write the question after /cloud.")
+    _check_cloud(context)
+    _check_key(context)
+    question, private = split_prefix(context.argument)
+    context.person.ask(question, private, Wish(Target.CLOUD, context.person.wish.private))
+
+
+def redo(context: Context) -> None:
+    """``/redo``, ``/redo local``, ``/redo cloud``: the last question once more.
+
+    The new answer takes the place of the old one, if it becomes a whole one.
+    """
+    conversation, screen = context.conversation, context.screen
+    if not conversation.turns:
+        raise ShammahError("usage", "Nothing was asked yet.")
+    old = conversation.turns[-1]
+    target = _answerer(context.argument, old)
+    if target is Target.CLOUD:
+        try:
+            _check_cloud(context)
+            _check_key(context)
+            _check_private(context, old)
+        except ShammahError as error:
+            if context.argument:
+                raise
+            screen.hint(f"{error.message} The local model is asked once more.")
+            target = Target.LOCAL
+    if old.answer:
+        screen.hint(f"1: {_name(old)}")
+        screen.answer(printable(old.answer))
+        screen.hint("2:")
+    new = _ask_instead(context, old, Wish(target, old.private))
+    if not old.answer:
+        context.history.undo(-2)
+        return
+    if not new.account.whole or not new.answer:
+        conversation.turns[-1] = old
+        context.history.undo()
+        screen.hint("The first answer stays.")
+        return
+    context.history.undo(-2)
+    if old.account.whole and not old.corrected:  # what became of any other is known already
+        _compare(context, old, new)
+
+
+def edit(context: Context) -> None:
+    """``/edit``: the last question in the person's editor; what becomes of it takes the place of
+    the turn, if anything is answered."""
+    conversation, screen = context.conversation, context.screen
+    if not conversation.turns:
+        raise ShammahError("usage", "There is no question to edit yet.")
+    from shammah.terminal.external_editor import edit_text
+
+    old = conversation.turns[-1]
+    text, private = split_prefix(edit_text(old.question).rstrip())
+    if not text or text == old.question:
+        screen.hint("Nothing was changed, so nothing is asked.")
+        return
+    if context.session.routing.label(Label.EDIT, old.account.outcome):
+        conversation.label(Label.EDIT, old.account.outcome)
+        old = conversation.turns[-1]
+    screen.line(f"> {printable(text)}")
+    edited = replace(old, question=text, private=old.private or private)
+    new = _ask_instead(context, edited, context.person.wish, old)
+    if not new.answer:
+        conversation.turns[-1] = old
+        context.history.undo()
+        screen.hint("The first question stays.")
+    else:
+        context.history.undo(-2)
+
+
+def _ask_instead(context: Context, asked: Turn, wish: Wish, old: Turn | None = None) -> Turn:
+    """Ask what ``asked`` asks in the place of the last turn, ``old`` if that is another; the new
+    turn."""
+    turns = context.conversation.turns
+    place = len(turns) - 1
+    turns.pop()
+    try:
+        context.person.ask(asked.question, asked.private, wish, again=True)
+    except BaseException:  # Ctrl-C twice, or the terminal is gone: what was there stays
+        if len(turns) > place:
+            context.history.undo()
+        turns[place:] = [old or asked]
+        raise
+    return turns[-1]
+
+
+def _compare(context: Context, old: Turn, new: Turn) -> None:
+    verdict = _inquire(context)
+    said = labels(verdict, old.account.label)
+    for turn, label in zip((old, new), said, strict=True):
+        if label is not None and context.session.routing.label(label, turn.account.outcome):
+            context.conversation.label(label, turn.account.outcome)
+    if verdict in (Verdict.FIRST, Verdict.SECOND):
+        better, worse = (old, new) if verdict is Verdict.FIRST else (new, old)
+        if (_role(worse), _role(better)) == ("inference", "cloud"):
+            feedback_commands.accept(context, worse, better.answer, private=better.private)
+
+
+def _inquire(context: Context) -> Verdict:
+    """What the person says. Anything else, as the next question, is not lost without a word."""
+    while True:
+        said = context.person.inquire(QUESTION)
+        verdict = parse_verdict(said)
+        if verdict is not Verdict.SKIP or not (said or "").strip():
+            return verdict
+        context.screen.hint("Type 1, 2 or s; or press Enter, and go on after that.")
+
+
+def _role(turn: Turn) -> str:
+    return turn.provenance.role if turn.provenance is not None else ""
+
+
+def _answerer(argument: str, old: Turn) -> Target:
+    if argument:
+        try:
+            return Target(argument)
+        except ValueError:
+            why = f"/redo asks local or cloud, not {argument!r:.40}."
+            raise ShammahError("usage", why) from None
+    if old.provenance is not None:
+        return Target.CLOUD if _role(old) == "inference" else Target.LOCAL
+    if old.account.decision is None:
+        raise ShammahError("usage", "Nobody was asked.", "/redo local or /redo cloud says whom.")
+    return Target.CLOUD if old.account.decision.target is Target.LOCAL else Target.LOCAL
+
+
+def _name(turn: Turn) -> str:
+    if turn.corrected:
+        return "your own"
+    if (by := turn.provenance) is not None:
+        return f"{Target.LOCAL if by.role == 'inference' else Target.CLOUD}: {by.model}"
+    return "cut short"
+
+
+def _check_cloud(context: Context) -> None:
+    """This prompt has a cloud, or never had a key (then the router has the words for it)."""
+    session = context.session
+    if session.cloud is None and session.settings.cloud_configured and not session.gate.never:
+        raise ShammahError(
+            "cloud_not_here",
+            "This prompt was started to ask the local model only.",
+            "Start `shammah` without --local to ask Claude, too.",
+        )
+
+
+def _check_key(context: Context) -> None:
+    """Claude may be asked, and can be."""
+    session = context.session
+    refusal = NEVER if session.gate.never else NO_KEY
+    if session.gate.never or not session.settings.cloud_configured:
+        raise ShammahError(refusal.code, refusal.message, refusal.hint)
+
+
+def _check_private(context: Context, turn: Turn) -> None:
+    """Nothing private is asked of the cloud; here it is said why, the gate itself is behind."""
+    if because := _why_private(context, turn):
+        raise ShammahError(
+            "private",
+            f"Not sent: this turn is private, because {because}.",
+            "/redo local asks the local model once more.",
+        )
+
+
+def _why_private(context: Context, turn: Turn) -> str:
+    """What makes ``turn`` private, with the name of the rule if one does; empty: it is not."""
+    gate = context.session.gate
+    if not gate.judge(turn.question, private=turn.private).private:
+        return ""
+    decision = turn.account.decision
+    if because := gate.rules.mark(turn.question).why:
+        return because
+    if gate.private:
+        return "/private is on"
+    if decision is None or decision.reason is Reason.PRIVATE:
+        return "you said so"
+    if because := gate.rules.mark(turn.answer).why:
+        return f"a rule applies to its answer: {because}"
+    return "its answer may repeat what was private before"

@@ -1,0 +1,372 @@
+"""Slash commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from shammah.chat.conversation import Conversation
+from shammah.chat.session import Session
+from shammah.errors import ShammahError
+from shammah.history.recorder import Recorder
+from shammah.learning.adapter_choice import choose_adapter
+from shammah.privacy import PREFIX, split_word
+from shammah.repl.commands import feedback_commands, history_commands, routing_commands
+from shammah.repl.commands.model_switch import ModelSwitch
+from shammah.repl.commands.questions import Questions
+from shammah.repl.toolbar import Spending, describe_spending
+from shammah.router.decision import Wish
+from shammah.router.route import AUTO, OFF
+from shammah.router.statistics import Label
+from shammah.settings.model import Settings
+from shammah.terminal.screen import Screen
+from shammah.terminal.wording import describe_state, printable
+
+
+class Person(Protocol):
+    """Who gives the commands.
+
+    ``wish`` is what holds for every question, ``switch`` takes another local model.
+    """
+
+    wish: Wish
+    switch: ModelSwitch
+
+    def ask(self, question: str, private: bool, wish: Wish, *, again: bool = False) -> None:
+        """Have a question answered with what it brings along, and the turn kept.
+
+        ``again``: it has been asked, or nearly, and has everything with it already.
+        """
+
+    def inquire(self, question: str) -> str | None:
+        """What the person types; ``None``: nothing, or nobody is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a command may touch."""
+
+    conversation: Conversation
+    session: Session
+    screen: Screen
+    history: Recorder
+    person: Person
+    questions: Questions
+    spending: Spending
+    argument: str = ""
+
+
+def run(line: str, context: Context) -> None:
+    """Run ``/name ...``; ``context`` has no argument yet.
+
+    Raises:
+        EOFError: the command leaves the program.
+    """
+    name, argument = split_word(line[1:].strip() or "help")
+    if name.endswith("!"):
+        name, argument = name[:-1], f"! {argument}"
+    command, screen = COMMANDS.get(ALIASES.get(name, name)), context.screen
+    if command is None:
+        error = _unknown(name)
+        screen.error(error.message, error.hint)
+        return
+    try:
+        command[1](replace(context, argument=argument.rstrip()))
+    except ShammahError as error:
+        screen.error(error.message, error.hint)
+
+
+def _unknown(name: str) -> ShammahError:
+    import difflib
+
+    near = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
+    hint = f"Did you mean /{near[0]}?" if near else "/help lists the commands."
+    return ShammahError("usage", f"There is no command /{printable(name):.40}.", hint)
+
+
+def descriptions() -> dict[str, str]:
+    """Each command and what it does."""
+    return {name: words for name, (words, _) in COMMANDS.items()}
+
+
+def _help(context: Context) -> None:
+    from shammah.repl.commands.help import describe_command, describe_help
+
+    if name := context.argument.removeprefix("/"):
+        name = ALIASES.get(name, name)
+        if name not in COMMANDS:
+            raise _unknown(name)
+        context.screen.line(describe_command(name, COMMANDS[name][0], context.screen.columns))
+        return
+    for line in describe_help(descriptions(), context.screen.columns):
+        context.screen.line(line)
+    context.screen.hint("Tab completes, Ctrl-R searches, Ctrl-C cancels an answer, Ctrl-D leaves.")
+
+
+def _status(context: Context) -> None:
+    view = context.session.view()
+    local = "Not loaded" if context.session.local.resting else describe_state(view.local)
+    context.screen.line(f"local  {local}")
+    cloud = describe_state(view.cloud) if view.cloud_configured else "No API key is set"
+    if context.session.gate.never:
+        cloud = "Switched off (cloud.use is never)"
+    context.screen.line(f"cloud  {cloud}")
+    if spent := describe_spending(context.spending):
+        context.screen.line(f"so far {spent}")
+
+
+def _model(context: Context) -> None:
+    session = context.session
+    force = context.argument.startswith("!")
+    wanted = context.argument.removeprefix("!").strip()
+    if not wanted:
+        context.screen.line(f"{session.settings.model}: {describe_state(session.view().local)}")
+        context.screen.hint("/model NAME takes another: auto, starter, a size, a Hub id, a path.")
+        return
+    context.screen.live(f"asking about {printable(wanted)} ...")
+    try:
+        told = context.person.switch.begin(wanted, force=force)
+    finally:
+        context.screen.end_live()
+    context.screen.hint(printable(told))
+
+
+def _adapter(context: Context) -> None:
+    from shammah.learning.adapters import AdapterStore
+
+    conversation, screen = context.conversation, context.screen
+    store = AdapterStore(context.session.settings.home)
+    state = context.session.view().local
+    wished = context.argument
+    if wished:
+        conversation.adapter = wished if wished in (AUTO, OFF) else store.get(wished).name
+    if conversation.adapter == OFF:
+        screen.hint("This conversation is answered without an adapter.")
+    elif conversation.adapter != AUTO:
+        screen.hint(f"This conversation is answered with {conversation.adapter}.")
+    elif serving := choose_adapter(store.directory.parent, AUTO, state):
+        screen.hint(f"The adapter in service answers: {serving}.")
+    else:
+        screen.hint("No adapter is in service: the model answers by itself.")
+    if not wished:
+        screen.hint(f"/adapter NAME, /adapter off, /adapter auto. {store.known()}")
+
+
+def _load(context: Context) -> None:
+    if context.argument:
+        history_commands.load(context)
+        return
+    context.session.load()
+    context.screen.line(describe_state(context.session.view().local))
+
+
+def _unload(context: Context) -> None:
+    context.screen.hint(context.session.unload())
+
+
+def _join(context: Context) -> None:
+    link = context.session.local
+    if link.in_use_by_others is None:
+        context.screen.hint("There is nothing to join: the local model is yours to use.")
+        return
+    link.join(link.in_use_by_others)
+    context.screen.hint(f"Joining {link.spec.identity.model}.")
+
+
+def _takeover(context: Context) -> None:
+    link = context.session.local
+    if link.in_use_by_others is None:
+        context.screen.hint("There is nothing to take over: the local model is yours to use.")
+        return
+    context.screen.hint("Ending the other model's worker; its users will be told.")
+    link.take_over()
+
+
+def _private(context: Context) -> None:
+    gate, screen = context.session.gate, context.screen
+    if context.argument not in ("", "on", "off"):
+        screen.error(f"/private is on or off, not {context.argument!r:.40}.")
+        return
+    if context.argument:
+        gate.private = context.argument == "on"
+    if gate.private:
+        screen.hint("Questions are private: they and their answers stay on this machine.")
+    else:
+        screen.hint(f"Questions are private where a rule applies, or after {PREFIX}.")
+    if turns := context.conversation.private_turns:
+        screen.hint(f"{turns} of the turns so far will never go to the cloud.")
+
+
+def _good(context: Context) -> None:
+    turns = context.conversation.turns
+    if turns and turns[-1].corrected:
+        context.screen.hint("That answer is your own, and kept already.")
+        return
+    _judge(context, Label.GOOD)
+    feedback_commands.good(context)
+
+
+def _bad(context: Context) -> None:
+    _judge(context, Label.BAD)
+    feedback_commands.bad(context)
+
+
+def _fix(context: Context) -> None:
+    if feedback_commands.fix(context):  # it raises where there is nothing to correct
+        _label(context, Label.EDIT)
+
+
+def _judge(context: Context, label: Label) -> None:
+    if _label(context, label):
+        context.screen.hint("Noted; it counts when such a question comes again.")
+    else:
+        context.screen.hint("There is no answer to note it of.")
+
+
+def _label(context: Context, label: Label) -> bool:
+    """Have the statistics know what the person says of the last answer, if they know that."""
+    turns = context.conversation.turns
+    outcome = turns[-1].account.outcome if turns else ""
+    known = context.session.routing.label(label, outcome)
+    if known:
+        context.conversation.label(label, outcome)
+    return known
+
+
+def _clear(context: Context) -> None:
+    context.conversation.clear()
+    context.history.leave()
+    context.questions.forget()
+    context.screen.hint("The conversation begins anew.")
+
+
+def _models(context: Context) -> None:
+    from shammah.cli.model_choice import list_models  # it brings what starts a download worker
+
+    list_models(context.session.settings, as_json=False)
+    context.screen.hint("/model NAME takes one of them, or fetches another.")
+
+
+def _system(context: Context) -> None:
+    conversation, screen, text = context.conversation, context.screen, context.argument
+    if text:
+        conversation.system = "" if text == "off" else text
+        mark = context.session.gate.rules.mark(conversation.system)
+        conversation.system_private = mark.private
+        if mark.why:
+            screen.hint(f"Private, because {mark.why}: it stays on this machine.")
+    screen.line(printable(conversation.system) or "There is no system prompt.")
+    if not text:
+        screen.hint("/system TEXT sets one for this conversation, /system off takes it away.")
+
+
+def _raw(context: Context) -> None:
+    rendering, screen = context.screen.rendering, context.screen
+    if context.argument not in ("", "on", "off"):
+        screen.error(f"/raw is on or off, not {context.argument!r:.40}.")
+        return
+    rendering.markdown = context.argument == "off" if context.argument else not rendering.markdown
+    if rendering.markdown and not rendering.possible:
+        screen.hint("Answers stay as they are written: this terminal is to get no style.")
+    elif rendering.markdown:
+        screen.hint("Answers are laid out and coloured.")
+    else:
+        screen.hint("Answers are shown as they are written.")
+
+
+_SINCE = {"model": "--model or /model", "licence": "--licence"}
+"""What else decides a setting of a prompt, beside its file and the environment."""
+
+
+def _config(context: Context) -> None:
+    from shammah.settings.report import changed_settings, explain_settings, written
+
+    session, screen = context.session, context.screen
+    settings = session.settings
+    sources = {one.name: one for one in explain_settings(session.environ)}
+    changed = list(changed_settings(settings, Settings(settings.home)))
+    for name, value in changed:
+        source = sources[name]
+        whence = source.whence if source.value == value else _SINCE.get(name, "since the start")
+        screen.line(printable(f"{written(name, value)}   ({whence})"))
+    if not changed:
+        screen.line("All settings are the defaults.")
+    file = settings.home / "config.toml"
+    if not file.exists():
+        screen.hint(f"There is no {file} yet: `shammah config set NAME VALUE` makes it.")
+
+
+def _cost(context: Context) -> None:
+    context.screen.line(describe_spending(context.spending) or "Nothing was spent yet.")
+    context.screen.hint("/why tells of one answer, `shammah egress` of all that Claude was sent.")
+
+
+def _compact(context: Context) -> None:
+    context.screen.hint(
+        "There is nothing to do: when a conversation outgrows the model, its oldest turns are left "
+        "out, and the answer says so. /clear begins a new one, /undo takes the last turn out."
+    )
+
+
+def _quit(context: Context) -> None:
+    raise EOFError
+
+
+ALIASES = {"exit": "quit", "bye": "quit", "q": "quit", "new": "clear", "reset": "clear"}
+"""What other programs call them."""
+
+
+COMMANDS: dict[str, tuple[str, Callable[[Context], None]]] = {
+    "help": ("lists the commands, or tells of one: /help redo", _help),
+    "status": ("tells how the workers are", _status),
+    "model": (
+        "shows the local model, or takes another: /model 1.5B; /model! 7B: in any case",
+        _model,
+    ),
+    "models": ("lists the models on this disk", _models),
+    "adapter": ("answers with an adapter, or without: /adapter NAME, off, auto", _adapter),
+    "load": ("loads the local model now; /load FILE: a saved conversation", _load),
+    "unload": ("ends the local model, and has its memory back", _unload),
+    "join": ("uses the model that another terminal has loaded", _join),
+    "takeover": ("ends the model of another terminal, and loads yours", _takeover),
+    "private": ("keeps questions on this machine: /private on, /private off", _private),
+    "local": (
+        "has the local model answer: /local on, /local off, /local QUESTION",
+        routing_commands.local,
+    ),
+    "cloud": ("asks Claude: /cloud QUESTION", routing_commands.cloud),
+    "why": (
+        "tells who gave the last answer, and why; /why 2: of your second question",
+        routing_commands.why,
+    ),
+    "redo": (
+        "asks the last question again: /redo, /redo local, /redo cloud",
+        routing_commands.redo,
+    ),
+    "good": ("says that the last answer was good", _good),
+    "bad": ("says that it was not: /bad, /bad NOTE", _bad),
+    "fix": ("puts a better answer in its place: /fix BETTER ANSWER, or /fix to edit it", _fix),
+    "feedback": (
+        "says how much it counts when the model learns: /feedback high, medium, normal",
+        feedback_commands.feedback,
+    ),
+    "edit": (
+        "opens the last question in your editor, and asks it again",
+        routing_commands.edit,
+    ),
+    "undo": ("takes the last turn out of the conversation", history_commands.undo),
+    "history": ("lists what was said, or searches: /history WORDS", history_commands.history),
+    "resume": ("goes on with a conversation: /resume NUMBER", history_commands.resume),
+    "save": (
+        "saves this one: FILE.md to read, FILE.jsonl for /load; /save! overwrites",
+        history_commands.save,
+    ),
+    "system": ("shows the system prompt, or sets it: /system Answer in French.", _system),
+    "raw": ("shows answers as they are written, and back", _raw),
+    "cost": ("shows the tokens of this session, and what they cost", _cost),
+    "compact": ("says what becomes of a conversation that is too long", _compact),
+    "config": ("shows the settings that are not the defaults", _config),
+    "clear": ("begins a new conversation", _clear),
+    "quit": ("leaves", _quit),
+}

@@ -1,0 +1,140 @@
+"""What a person enters: at first as lines of the terminal, then through the editor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+
+from shammah.repl.input import block
+from shammah.repl.input.interrupts import Interrupts
+from shammah.repl.input.line_editor import Editor
+from shammah.terminal import paste
+from shammah.terminal.screen import Screen
+from shammah.terminal.tty import CLEAR_LINE, echo_off, pending_line, read_paste, wait_line
+from shammah.terminal.wording import printable
+
+PROMPT = "> "
+
+
+class Lines:
+    """Reads one question or command after the other; nothing typed is lost or comes twice.
+
+    Args:
+        editor: loaded behind the first prompt; ``None``: the terminal is the editor.
+        before_editor: called when the editor is about to show itself for the first time.
+    """
+
+    def __init__(
+        self,
+        editor: Editor | None,
+        interrupts: Interrupts,
+        screen: Screen,
+        before_editor: Callable[[], None],
+    ) -> None:
+        self._editor = editor
+        self._interrupts = interrupts
+        self._screen = screen
+        self._before_editor = before_editor
+        self._first = True
+        self._hidden = contextlib.ExitStack()
+        self._held = ""  # taken from the terminal with what came before it
+
+    def read(self) -> str:
+        """One line, or several that belong together.
+
+        Raises:
+            EOFError: Ctrl-D, or the terminal is gone.
+            KeyboardInterrupt: Ctrl-C.
+        """
+        first, self._first = self._first, False
+        if self._editor is None:
+            if not first:
+                self._screen.prompt(PROMPT)
+            return self._complete(self._wait_line(None) or "", shown=True)
+        if first:
+            line = self._wait_line(self._editor.ready_fd)
+            if line is not None:
+                line = self._complete(line, shown=True)
+                self._hide_typed()
+                return line
+            self._hide_typed()
+            os.write(1, CLEAR_LINE)  # the editor shows the prompt and what was typed again
+            self._before_editor()
+        if "\n" in self._held:
+            return self._complete(self._take_held(), shown=False)
+        held, self._held = self._held, ""
+        line = None if held or self._editor.typed_ahead else self._pending_line()
+        if line is None:
+            return self._editor.read(held)
+        return self._complete(line, shown=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._hidden.close()
+
+    def _hide_typed(self) -> None:
+        """From now on the editor shows what is typed, and nobody else: between two of its lines
+        the terminal would, in the middle of what is being written."""
+        self._hidden.enter_context(echo_off())
+
+    def _complete(self, line: str, *, shown: bool) -> str:
+        """A line that the terminal has handed over, with the rest of what it begins.
+
+        Args:
+            shown: the terminal has echoed it.
+        """
+        pasted = paste.BEGIN in line
+        while block.is_open(line) or paste.is_open(line):
+            if paste.is_open(line) and self._editor is not None:
+                pasted = True
+                line, ended = self._complete_paste(line)
+                if not ended:
+                    return self._edit(line, shown=shown)
+            else:
+                further = self._further_line()
+                if further is None:
+                    return self._edit(f"{line}\n", shown=False)
+                line = f"{line}\n{further}"
+        line = paste.content(line)
+        if self._editor is not None:
+            self._editor.remember(line)
+        if pasted and shown:
+            os.write(1, CLEAR_LINE)
+        if pasted or not shown:  # unreadable with the marks, or typed with the echo off
+            self._screen.line(PROMPT + printable(line))
+        return line
+
+    def _complete_paste(self, line: str) -> tuple[str, bool]:
+        """``line`` with the paste that it begins; whether Enter was pressed after that."""
+        begun, self._held = f"{line}\n{self._held}", ""
+        if paste.is_open(begun):
+            with self._interrupts.raised():
+                begun = read_paste(begun)
+        pasted, typed = paste.split(begun)
+        typed, enter, self._held = typed.partition("\n")
+        return paste.content(pasted) + typed, bool(enter)
+
+    def _edit(self, begun: str, *, shown: bool) -> str:
+        """The line that ``begun`` becomes in the editor."""
+        assert self._editor is not None
+        if shown:
+            os.write(1, CLEAR_LINE)
+        return self._editor.read(paste.content(begun))
+
+    def _further_line(self) -> str | None:
+        if "\n" in self._held:
+            return self._take_held()
+        return self._wait_line(self._editor.ready_fd if self._editor else None)
+
+    def _take_held(self) -> str:
+        line, _, self._held = self._held.partition("\n")
+        return line
+
+    def _wait_line(self, other_fd: int | None) -> str | None:
+        with self._interrupts.raised():
+            return wait_line(other_fd)
+
+    def _pending_line(self) -> str | None:
+        with self._interrupts.raised():
+            return pending_line()

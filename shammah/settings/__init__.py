@@ -1,0 +1,1 @@
+"""What the person has set: read, checked, shown and changed."""

@@ -1,0 +1,1 @@
+"""Files and databases of our own on this disk."""

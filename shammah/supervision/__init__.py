@@ -1,0 +1,1 @@
+"""Workers' lives, seen from a frontend: started, attached to, replaced, stopped."""

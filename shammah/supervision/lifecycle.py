@@ -1,0 +1,416 @@
+"""Workers' lives, seen from a frontend: start, attach, replace, stop.
+
+A worker belongs to the user, not to a frontend: whoever needs it first starts it, everybody
+shares it, and the lock in the runtime directory says whether it is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from shammah.bus.client import Peer, new_request_id
+from shammah.bus.endpoints import Endpoints, lock_holder, open_endpoints
+from shammah.bus.messages import (
+    ClientInfo,
+    Event,
+    Failed,
+    Identity,
+    NotAvailable,
+    Stop,
+    Welcome,
+)
+from shammah.bus.transfers import Transferring
+from shammah.errors import ExitCode, ShammahError
+from shammah.models.catalogue import cached_snapshot, hub_model, is_offline, total_memory
+from shammah.settings.model import Settings, identity
+from shammah.storage.disk import open_log
+from shammah.storage.paths import hub_cache
+from shammah.supervision.oom_record import attempt_file, explain_death
+from shammah.supervision.refusals import WorkerBusyError
+from shammah.supervision.refusals import WorkerInUseError as WorkerInUseError
+from shammah.supervision.secrets import SECRETS
+
+START_S = 20.0
+"""A worker binds its sockets before it imports anything heavy: 0.2 s usually."""
+
+STOP_S = 5.0
+"""Half of it for the request, most of the rest for SIGTERM; as long again for SIGKILL."""
+
+POLL_S = 0.02
+
+STILL_S = 1.0
+"""More than this between two looks counts as this much: the machine was busy, or stood still."""
+
+RESTARTS = 3
+RESTART_WINDOW_S = 60.0
+"""A worker that dies more often than this is not started again by itself."""
+
+_LOG_LINE = re.compile(r"[-0-9]+ [:,0-9]+ ([A-Z]+) [a-z]+\[([0-9]+)\] ")
+"""As `workers.logs` begins each: level and process."""
+
+_children: list[subprocess.Popen[bytes]] = []
+"""What this frontend has started and still runs: kept, so that the dead ones are reaped, and
+because Popen complains when it is dropped while its process lives on, as ours shall."""
+
+_children_lock = threading.Lock()
+"""A frontend's links start their workers side by side: one list must not replace the other."""
+
+
+class RestartBudget:
+    """How often a worker may be started within a window. Pure: the clock is passed in."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._starts: deque[float] = deque(maxlen=RESTARTS)
+
+    def spend(self) -> bool:
+        """Count a start; false if there were too many already."""
+        now = self._clock()
+        if len(self._starts) == RESTARTS and now - self._starts[0] < RESTART_WINDOW_S:
+            return False
+        self._starts.append(now)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """The worker that a frontend wants: ``arguments`` follow the role on its command line."""
+
+    identity: Identity
+    arguments: tuple[str, ...]
+    environ: Mapping[str, str]
+    log_file: Path
+
+    @property
+    def role(self) -> str:
+        return self.identity.role
+
+
+class Rung(StrEnum):
+    """How a worker was brought to end."""
+
+    REQUEST = "request"
+    SIGTERM = "SIGTERM"
+    SIGKILL = "SIGKILL"
+
+
+def worker_spec(settings: Settings, role: str, environ: Mapping[str, str]) -> WorkerSpec:
+    """The worker of ``role`` that serves ``settings``, with no more secrets than it needs."""
+    arguments: list[str] = []
+    if role == "inference":
+        arguments += ["--model", settings.model, "--licence", settings.licence]
+    kept = {name: value for name, value in environ.items() if SECRETS.get(name, role) == role}
+    kept["SHAMMAH_HOME"] = str(settings.home)
+    return WorkerSpec(
+        identity(settings, role, environ=environ),
+        tuple(arguments),
+        kept,
+        settings.home / "logs" / f"{role}.log",
+    )
+
+
+def worker_command(spec: WorkerSpec) -> list[str]:
+    # -P: the user's directory must not come first on sys.path; a stray workers/ in it would
+    # run instead of ours.
+    return [sys.executable, "-P", "-m", "workers", spec.role, *spec.arguments]
+
+
+def spawn(spec: WorkerSpec) -> subprocess.Popen[bytes]:
+    """Start the worker in a session of its own, so that Ctrl-C never reaches it.
+
+    Raises:
+        ShammahError: ``worker_start_failed``, when the program cannot be run.
+    """
+    try:
+        with open(open_log(spec.log_file), "ab") as log:
+            child = subprocess.Popen(
+                worker_command(spec),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=dict(spec.environ),
+                cwd="/",
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise ShammahError(
+            "worker_start_failed",
+            f"The {spec.role} worker could not be started: {error.strerror}: {error.filename}.",
+            "Check that this program exists and can be run; `shammah doctor` says more.",
+        ) from error
+    with _children_lock:
+        _children[:] = [started for started in _children if started.poll() is None] + [child]
+    return child
+
+
+def connect(
+    settings: Settings, role: str, program: str, environ: Mapping[str, str], *, join: bool = False
+) -> Peer:
+    """A connection to the worker of ``role`` for ``settings``; ``program`` is who asks.
+
+    Raises:
+        ShammahError: see `ensure`, which also says what ``join`` means.
+    """
+    client = ClientInfo(program, os.getpid())
+    spec = worker_spec(settings, role, environ)
+    return ensure(spec, open_endpoints(environ), client, join=join)
+
+
+def ensure(
+    spec: WorkerSpec,
+    endpoints: Endpoints,
+    client: ClientInfo,
+    *,
+    on_change: Callable[[Event | None], None] = lambda event: None,
+    on_presence: Callable[[bool], None] = lambda present: None,
+    timeout: float = START_S,
+    join: bool = False,
+) -> Peer:
+    """A connection to the worker that ``spec`` describes, which is started if need be.
+
+    A running worker with another identity, or one that has failed, is replaced when nobody
+    else uses it.
+
+    Args:
+        spec: the worker that is wanted.
+        endpoints: where the workers' sockets are.
+        client: who asks.
+        on_change: see `Peer`.
+        on_presence: called at every look, with whether there is a worker that may be the
+            wanted one. One that this call starts or ends is not.
+        timeout: seconds in all.
+        join: be content with a running worker of the same model, whatever else it was started
+            with. So workers share one: they lack the secrets that frontends have.
+
+    Raises:
+        ShammahError: ``worker_start_failed`` (with the end of its log), ``worker_silent``,
+            ``protocol_version``.
+        WorkerInUseError: somebody else uses a worker with another identity.
+        WorkerBusyError: such a one has downloads under way.
+    """
+    peer = Peer(endpoints, spec.role, client, on_change, _explainer(spec.role, endpoints))
+    try:
+        found = _attach(peer, spec, endpoints, client.program, timeout, on_presence, join=join)
+    except BaseException:
+        peer.close()
+        raise
+    peer.pin(found)
+    return peer
+
+
+def _explainer(role: str, endpoints: Endpoints) -> Callable[[int], ShammahError | None]:
+    """What may tell why a worker of ``role`` has died (see `Peer`)."""
+    record = attempt_file(endpoints.runtime)
+    return lambda pid: explain_death(record, pid) if role == "inference" else None
+
+
+def lend_hub_token(
+    settings: Settings, environ: Mapping[str, str], endpoints: Endpoints, client: ClientInfo
+) -> None:
+    """Start the download worker with the Hub token of this frontend, if it may be needed.
+
+    The inference worker, which asks for a missing model, is not given that secret, and could
+    only start a download worker without it. Whatever goes wrong here it will meet, and tell.
+    """
+    token = any(environ.get(name) for name, role in SECRETS.items() if role == "download")
+    if not token or is_offline(environ):
+        return
+    import psutil  # 15 ms that others need not spend
+
+    memory = total_memory(psutil.virtual_memory().total)
+    model_id = hub_model(settings.model, memory, permissive=settings.permissive)
+    if model_id is None or cached_snapshot(hub_cache(environ), model_id) is not None:
+        return
+    with contextlib.suppress(ShammahError):
+        ensure(worker_spec(settings, "download", environ), endpoints, client).close()
+
+
+def _attach(
+    peer: Peer,
+    spec: WorkerSpec,
+    endpoints: Endpoints,
+    program: str,
+    timeout: float,
+    on_presence: Callable[[bool], None],
+    *,
+    join: bool,
+) -> Identity:
+    """Wait for the wanted worker's welcome; the identity it has."""
+    child: subprocess.Popen[bytes] | None = None
+    budget = RestartBudget()
+    log_start, waited, looked = 0, 0.0, time.monotonic()
+    while True:
+        absent = lock_holder(endpoints.lock(spec.role)) is None
+        code = child.poll() if child else None
+        others = child is None or code == ExitCode.ALREADY_RUNNING
+        on_presence(others and not absent)
+        if absent and (others or code is not None):
+            killed = code is not None and code < 0
+            if child is not None and not others and not (killed and budget.spend()):
+                raise _start_failed(spec, child, log_start)
+            log_start = _size(spec.log_file)
+            child = spawn(spec)
+        welcome = peer.wait_welcome(POLL_S)
+        if welcome is not None:
+            found = welcome.identity
+            if found.digest == spec.identity.digest or (
+                join and found.model == spec.identity.model
+            ):
+                failed = isinstance(welcome.event.status.state, Failed | NotAvailable)
+                if not failed or child is not None or welcome.others:
+                    return found
+                # What it failed for may have been mended since: have a new one try.
+            elif child is not None and welcome.pid == child.pid:
+                raise ShammahError(
+                    "worker_mismatch",
+                    f"The {spec.role} worker that was started is not the one that was asked for.",
+                    "The settings have changed meanwhile: try again.",
+                )
+            else:
+                _check_idle(spec.identity, welcome, program)
+            on_presence(False)
+            stop(spec.role, endpoints, peer)
+            peer.forget_welcome()
+            child = None
+        now = time.monotonic()
+        # While this process stood still (Ctrl-Z), nobody was able to answer it.
+        waited, looked = waited + min(now - looked, STILL_S), now
+        if waited > timeout:
+            raise _silent(spec)
+
+
+def _check_idle(wanted: Identity, welcome: Welcome, program: str) -> None:
+    """Refuse to replace a worker that somebody uses, or that has something to finish."""
+    if welcome.others:
+        raise WorkerInUseError(wanted, welcome, program)
+    state = welcome.event.status.state
+    if isinstance(state, Transferring) and state.transfers:
+        raise WorkerBusyError(wanted, welcome.identity, state.transfers)
+
+
+def _silent(spec: WorkerSpec) -> ShammahError:
+    return ShammahError(
+        "worker_silent",
+        f"The {spec.role} worker runs, but does not answer.",
+        f"`shammah stop {spec.role}` ends it; {spec.log_file} may say more.",
+    )
+
+
+def _start_failed(spec: WorkerSpec, child: subprocess.Popen[bytes], log_start: int) -> ShammahError:
+    code = child.returncode
+    if code < 0:
+        said = f"it was killed again and again ({signal.Signals(-code).name})."
+    elif code == 0:
+        said = "it was stopped at once."
+    else:
+        said = _last_words(spec, child.pid, log_start) or f"it ended with status {code}."
+    return ShammahError(
+        "worker_start_failed",
+        f"The {spec.role} worker could not start: {said}",
+        f"{spec.log_file} has the whole story.",
+    )
+
+
+def _last_words(spec: WorkerSpec, pid: int, log_start: int) -> str:
+    """The last line that worker ``pid`` wrote as its reason to end. Others write there, too."""
+    try:
+        with open(spec.log_file, errors="replace") as log:
+            log.seek(log_start)
+            lines = log.read().strip().splitlines()
+    except OSError:  # somebody has tidied up
+        return ""
+    for line in reversed(lines):
+        logged = _LOG_LINE.match(line)
+        if logged is None or (int(logged[2]) == pid and logged[1] not in ("INFO", "DEBUG")):
+            return line.removeprefix("shammah worker: ")
+    return ""
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def stop(role: str, endpoints: Endpoints, peer: Peer | None = None) -> Rung | None:
+    """End the worker of ``role``: ask it, then SIGTERM, then SIGKILL, each with its time.
+
+    Only a process that holds our lock is ever signalled.
+
+    Returns:
+        The rung that was needed; ``None`` if no worker was running.
+
+    Raises:
+        ShammahError: ``worker_unstoppable``.
+    """
+    lock = endpoints.lock(role)
+    if lock_holder(lock) is None:
+        return None
+    deadline = time.monotonic() + STOP_S
+    own = peer is None
+    asking = Peer(endpoints, role, None) if peer is None else peer
+    try:
+        while time.monotonic() < deadline - STOP_S / 2:
+            # Again and again: the connection may be a moment away.
+            asking.send(Stop(new_request_id()))
+            if _gone(lock, time.monotonic() + 10 * POLL_S):
+                return Rung.REQUEST
+    finally:
+        if own:
+            asking.close()
+    for number, rung, patience in (
+        (signal.SIGTERM, Rung.SIGTERM, 0.4 * STOP_S),
+        (signal.SIGKILL, Rung.SIGKILL, STOP_S),
+    ):
+        if not _signal_holder(lock, number) or _gone(lock, time.monotonic() + patience):
+            return rung
+    raise ShammahError("worker_unstoppable", f"The {role} worker did not end, not even by SIGKILL.")
+
+
+def _gone(lock: Path, until: float) -> bool:
+    while True:
+        late = time.monotonic() > until  # before the look, which is the last then
+        if lock_holder(lock) is None:
+            return True
+        if late:
+            return False
+        time.sleep(POLL_S)
+
+
+def _signal_holder(lock: Path, number: int) -> bool:
+    """Signal the process that holds the lock; false if nobody holds it any more."""
+    pid = lock_holder(lock)
+    if not pid:
+        return pid is not None
+    if not hasattr(os, "pidfd_open"):  # macOS
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        return True
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        # The pid was read before the handle was opened: it may have been given to another
+        # process in between, but not if it still holds the lock.
+        if lock_holder(lock) != pid:
+            return False
+        signal.pidfd_send_signal(process, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(process)
+    return True

@@ -1,0 +1,248 @@
+"""One worker, kept attached: started, attached to, started again when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from shammah.bus.client import Peer, new_request_id
+from shammah.bus.endpoints import Endpoints, lock_holder
+from shammah.bus.enquiry import ANSWER_S
+from shammah.bus.messages import (
+    ClientInfo,
+    Event,
+    Failed,
+    GetStatus,
+    Identity,
+    Initializing,
+    NotAvailable,
+    State,
+)
+from shammah.errors import ShammahError
+from shammah.supervision.lifecycle import (
+    RESTARTS,
+    RestartBudget,
+    WorkerInUseError,
+    WorkerSpec,
+    ensure,
+    stop,
+)
+
+CLOSE_S = 0.5
+RETRY_S = 10.0
+"""What a worker failed for may be mended by then."""
+
+
+def known_state(heard: Event | None, failure: Failed | None, *, absent: bool) -> State | None:
+    """What is known of a worker; ``None``: nothing, which is not the same as not ready. Pure.
+
+    Args:
+        heard: the last that the worker said of itself, while it is attached.
+        failure: why it cannot be had.
+        absent: there was none when its lock was looked at, and none has been attached since.
+    """
+    if heard is not None:
+        return heard.status.state
+    if failure is not None:
+        return failure
+    return Initializing() if absent else None
+
+
+class Link:
+    """One worker, kept attached in the background.
+
+    ``failure`` says why it cannot be had; ``in_use_by_others`` is set when that is because
+    other frontends use a worker that was started with something else.
+
+    Args:
+        on_change: called from other threads when the state may have changed.
+        before: called on the attaching thread before the worker is looked for.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        endpoints: Endpoints,
+        client: ClientInfo,
+        on_change: Callable[[], None],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.spec = spec
+        self.peer: Peer | None = None
+        self.failure: Failed | None = None
+        self.in_use_by_others: Identity | None = None
+        self._endpoints = endpoints
+        self._client = client
+        self._on_change = on_change
+        self._before = before
+        self._budget = RestartBudget()
+        self._own_spec = spec
+        self._absent = self._silent = False
+        self._started_at = 0.0
+        self._attaching: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def state(self) -> State | None:
+        """The worker's state; Initializing if there is none yet; a Failed of our own if it
+        cannot be had; ``None``: unknown, since it may be there and has not been heard."""
+        peer = self.peer
+        heard = peer.latest if peer is not None and peer.welcome is not None else None
+        return known_state(heard, self.failure, absent=self._absent or self.resting)
+
+    @property
+    def attached(self) -> bool:
+        return self.peer is not None and self.peer.welcome is not None
+
+    @property
+    def resting(self) -> bool:
+        """Whether it was stopped on purpose, and stays away until it is needed."""
+        peer = self.peer
+        return peer is not None and peer.stopped and self._attaching is None
+
+    @property
+    def silent(self) -> bool:
+        """Whether a question has waited in vain to hear how the worker is. No other one waits
+        for that until it is heard."""
+        return self._silent and self.state is None
+
+    def note_silence(self) -> None:
+        """Note that a question has waited to hear how the worker is for as long as it may."""
+        self._silent = True
+
+    def start(self, *, anew: bool = False) -> None:
+        """Begin to attach, in the background. Does nothing while that is under way or done.
+
+        A worker that has failed is tried anew, but not at every question; ``anew``: now.
+        """
+        with self._lock:
+            if self._closed or self._attaching is not None:
+                return
+            failed = anew and isinstance(self.state, Failed | NotAvailable)
+            if self.attached and not failed and not self._worth_retrying():
+                return
+            self._started_at = time.monotonic()
+            self.failure = None
+            self._attaching = threading.Thread(
+                target=self._attach, name=f"attach-{self.spec.role}", daemon=True
+            )
+            self._attaching.start()
+
+    def _worth_retrying(self) -> bool:
+        state = self.state
+        failed = isinstance(state, Failed | NotAvailable)
+        if isinstance(state, Failed) and state.code == "download_cancelled":
+            return False  # somebody said so
+        return failed and time.monotonic() - self._started_at > RETRY_S
+
+    def _attach(self) -> None:
+        old, self.peer = self.peer, None
+        peer: Peer | None = None
+        failure: Failed | None = None
+        try:
+            if old is not None:
+                old.close()
+            # What comes before the start may take its time.
+            self._on_presence(lock_holder(self._endpoints.lock(self.spec.role)) is not None)
+            self._before()
+            peer = ensure(
+                self.spec,
+                self._endpoints,
+                self._client,
+                on_change=self._on_worker_change,
+                on_presence=self._on_presence,
+            )
+            self.in_use_by_others = None
+        except ShammahError as error:
+            failure = Failed(error.code, error.message, error.hint)
+            if isinstance(error, WorkerInUseError):
+                self.in_use_by_others = error.welcome.identity
+        except Exception as error:  # a question waits for this: it must end in any case
+            what = f"The {self.spec.role} worker cannot be had: {type(error).__name__}: {error}"
+            failure = Failed("internal", what, f"{self.spec.log_file} may say more.")
+        with self._lock:
+            self._attaching = None
+            self._absent = False
+            self.failure = failure
+            self.peer = peer
+            closed = self._closed
+        if closed and peer is not None:
+            peer.close()
+        elif peer is not None and peer.welcome is None:  # lost before it was ours to lose
+            self._on_worker_change(None)
+        self._on_change()
+
+    def _on_presence(self, present: bool) -> None:
+        if self._absent is present:
+            self._absent = not present
+            self._on_change()
+
+    def _on_worker_change(self, event: Event | None) -> None:
+        peer = self.peer
+        if event is not None:
+            self._silent = False
+        else:
+            self.spec = self._own_spec  # one that was joined is gone
+        # One that was stopped on purpose stays away until it is needed.
+        if event is None and peer is not None and not peer.stopped:
+            if not self._budget.spend():
+                self.failure = Failed(
+                    "worker_crashes",
+                    f"The {self.spec.role} worker died {RESTARTS} times in a minute.",
+                    f"{self.spec.log_file} says why; the next question starts it once more.",
+                )
+            elif self._client.program != "ask":  # which needs none after its answer
+                self.start()  # have it back before the next question
+        self._on_change()
+
+    def join(self, identity: Identity) -> None:
+        """Be content with the worker that others have started."""
+        self.spec = replace(self.spec, identity=identity, arguments=("--model", identity.model))
+        self.start()
+
+    def take_over(self) -> None:
+        """End the worker that others use, and have ours.
+
+        Raises:
+            ShammahError: ``worker_unstoppable``.
+        """
+        stop(self.spec.role, self._endpoints)
+        self.start()
+
+    def count_others(self) -> int | None:
+        """How many other frontends use the worker; ``None``: there is none. It is asked itself:
+        what it told last may have been overtaken, and somebody would lose his model."""
+        peer = self.peer
+        if peer is None or peer.welcome is None:
+            return None
+        told = peer.latest
+        with contextlib.suppress(ShammahError):  # silent: then what was heard last must do
+            reply = peer.request(GetStatus(new_request_id()), ANSWER_S)
+            told = reply if isinstance(reply, Event) else told
+        return None if told is None else max(0, told.status.clients - 1)
+
+    def end(self) -> bool:
+        """End the worker, until it is needed again; false if there was none."""
+        peer = self.peer
+        if peer is None:
+            return False
+        peer.stopped = True  # on purpose, whether or not its last words arrive
+        ended = stop(self.spec.role, self._endpoints, peer) is not None
+        # So that whoever needs it next sees at once that it is gone.
+        peer.forget_welcome()
+        return ended
+
+    def close(self) -> None:
+        """Give the lease back. The worker goes on for as long as its keep_alive says."""
+        with self._lock:
+            self._closed = True
+            peer, attaching = self.peer, self._attaching
+        if peer is not None:
+            peer.close()
+        if attaching is not None:
+            # A lease that it still takes after this lapses by itself.
+            attaching.join(CLOSE_S)

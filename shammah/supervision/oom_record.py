@@ -1,0 +1,128 @@
+"""What an inference worker writes down before it loads a model.
+
+A process that the kernel kills for want of memory cannot say so. What it was about to load lies
+in the runtime directory, with how often the kernel had killed anything by then: the frontends
+that have lost it, and the worker that follows it, compare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shammah.errors import ShammahError
+from shammah.models.cgroups import count_kills, kill_counter
+
+OUT_OF_MEMORY = "out_of_memory"
+
+CLOSE_OTHERS = "Close other programs, or name a smaller model with --model."
+
+VMSTAT = Path("/proc/vmstat")
+"""Counts the kills on the whole machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One load, which may have been the last that its worker did.
+
+    Attributes:
+        asked: which model, with which settings, as a digest.
+        pid: of the worker; 0: it has ended by itself.
+        model: what was loaded, for people.
+        level: how far it had stepped down (see `workers.inference.startup.ladder`).
+        kills: the files that count kills, the nearest first, and what they said.
+        next_step: a sentence for people: what is done after a kill; empty: nothing is left.
+        deaths: kills of workers that were asked the same, before this one.
+        dead_model: what the last of these had loaded.
+        dead_level: and at which level.
+        since: when the last of these was found, in seconds since 1970.
+    """
+
+    asked: str
+    pid: int
+    model: str
+    level: int
+    kills: dict[str, int]
+    next_step: str = ""
+    deaths: int = 0
+    dead_model: str = ""
+    dead_level: int = -1
+    since: float = 0.0
+
+
+def attempt_file(runtime: Path) -> Path:
+    """Where it is written down."""
+    return runtime / "inference.attempt"
+
+
+def read_attempt(path: Path) -> Attempt | None:
+    """The last attempt; ``None`` if there is none, or nobody can read it."""
+    try:
+        return _attempt(json.loads(path.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _attempt(document: Any) -> Attempt:
+    return Attempt(
+        asked=str(document["asked"]),
+        pid=int(document["pid"]),
+        model=str(document["model"]),
+        level=int(document["level"]),
+        kills={str(name): int(count) for name, count in document["kills"].items()},
+        next_step=str(document["next_step"]),
+        deaths=int(document["deaths"]),
+        dead_model=str(document["dead_model"]),
+        dead_level=int(document["dead_level"]),
+        since=float(document["since"]),
+    )
+
+
+def write_attempt(path: Path, attempt: Attempt) -> None:
+    """Write it down, for its owner alone."""
+    draft = path.with_suffix(".new")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(asdict(attempt), file)
+    os.replace(draft, path)
+
+
+def forget_attempt(path: Path) -> None:
+    """Have the next worker try what was asked for, whatever became of the last one."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def kills_so_far() -> dict[str, int]:
+    """See `Attempt.kills`: now, for this process."""
+    own = kill_counter()
+    counters = [own, VMSTAT] if own else [VMSTAT]
+    return {str(counter): count_kills(counter) or 0 for counter in counters}
+
+
+def was_killed(attempt: Attempt) -> bool:
+    """Whether its worker, which is gone, was killed for want of memory."""
+    if attempt.pid == 0:
+        return False
+    for counter, before in attempt.kills.items():
+        now = count_kills(Path(counter))
+        if now is not None:  # a group can go with its last process
+            return now > before
+    return False
+
+
+def explain_death(path: Path, pid: int) -> ShammahError | None:
+    """Why worker ``pid`` has died, if that was for want of memory."""
+    attempt = read_attempt(path)
+    if attempt is None or attempt.pid != pid or not was_killed(attempt):
+        return None
+    then = f"{attempt.next_step} Ask again." if attempt.next_step else CLOSE_OTHERS
+    return ShammahError(OUT_OF_MEMORY, killed(attempt.model), then)
+
+
+def killed(model: str) -> str:
+    """What the kernel has done, for people."""
+    return f"The system has ended {model} for want of memory."

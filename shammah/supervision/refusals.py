@@ -1,0 +1,85 @@
+"""Why a worker that was started with other settings is not replaced: who uses it, what differs,
+and what to do about it where one reads this."""
+
+from __future__ import annotations
+
+import shlex
+
+from shammah.bus.messages import ClientInfo, Identity, Welcome
+from shammah.bus.transfers import Transfer
+from shammah.errors import ShammahError
+from shammah.settings.model import differing_settings
+
+
+class WorkerInUseError(ShammahError):
+    """Another frontend holds a worker that was started with something else.
+
+    Args:
+        wanted: what was asked for.
+        welcome: of the worker that runs.
+        program: who asked (see `ClientInfo`).
+    """
+
+    def __init__(self, wanted: Identity, welcome: Welcome, program: str) -> None:
+        running = welcome.identity
+        users = ", ".join(map(_describe, welcome.others))
+        differing = _differing(wanted, running)
+        if running.model != wanted.model:
+            what = f"runs {running.model} for {users}; you asked for {wanted.model}"
+        else:
+            what = f"was started with {_other(differing)} than yours, and is in use by {users}"
+        super().__init__(
+            "worker_in_use",
+            f"The {wanted.role} worker {what}.",
+            _advice(wanted, running, differing, program),
+        )
+        self.welcome = welcome
+
+
+class WorkerBusyError(ShammahError):
+    """A worker that was started with something else fetches models, though nobody waits."""
+
+    def __init__(
+        self, wanted: Identity, running: Identity, transfers: tuple[Transfer, ...]
+    ) -> None:
+        models = ", ".join(transfer.model for transfer in transfers)
+        other = f"you asked for {wanted.model}"
+        if running.model == wanted.model:
+            other = f"it was started with {_other(_differing(wanted, running))} than yours"
+        super().__init__(
+            "worker_in_use",
+            f"The {wanted.role} worker is fetching {models} from {running.model}; {other}.",
+            f"Wait until it is done, or end it with `shammah stop {wanted.role}` "
+            "(what has arrived is kept).",
+        )
+
+
+def _describe(client: ClientInfo) -> str:
+    place = f" on {client.terminal}" if client.terminal else ""
+    program = "a prompt" if client.program == "repl" else client.program
+    return f"{program} (process {client.pid}){place}"
+
+
+def _differing(wanted: Identity, running: Identity) -> tuple[str, ...]:
+    """The settings that differ, but for those that --model gives."""
+    given = {"model", "licence"} if running.model != "auto" else {"model"}
+    return tuple(name for name in differing_settings(wanted, running) if name not in given)
+
+
+def _other(names: tuple[str, ...]) -> str:
+    return f"another {' and another '.join(names)}" if names else "other settings"
+
+
+def _advice(wanted: Identity, running: Identity, differing: tuple[str, ...], program: str) -> str:
+    role = wanted.role
+    if role == "inference" and program == "repl":
+        return "/join shares it as it is, /takeover ends it and starts yours; or wait for it."
+    if role == "inference" and running.model != wanted.model and not differing:
+        share = f"Use it with --model {shlex.quote(running.model)}"
+    elif differing:
+        share = f"Use the same {' and '.join(differing)}"
+    else:
+        share = "Use the same settings"
+    kept = " (what has arrived is kept)" if role == "download" else ""
+    where = " in another terminal" if program == "repl" else ""
+    return f"{share}, end it with `shammah stop {role}`{where}{kept}, or try again when it is free."

@@ -1,0 +1,1 @@
+"""Drawing for everybody: text, width, progress and the terminal itself."""

@@ -1,0 +1,264 @@
+"""How an answer gets onto the screen while it comes.
+
+As Markdown, a text is laid out anew with each piece, and what differs from the screen is written:
+mostly the new end of the last line. The cursor only ever moves up within the block that is being
+written, and at most by what the screen holds, so nothing that has scrolled away is touched or
+repeated. Blocks that are followed by another are final and forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from shammah.terminal.printable import PrintablePieces
+from shammah.terminal.wrap import Wrapping
+
+if TYPE_CHECKING:
+    from shammah.terminal.markdown import Markdown
+    from shammah.terminal.styled_text import Line
+
+WIDEST = 100
+"""Cells of a line of running text; longer lines are hard to read."""
+REST = 2.0
+"""After a repaint this many times its time passes before the next, so that a very long block
+(a table of hundreds of rows) does not eat the processor that the model computes with."""
+
+Write = Callable[[str], None]
+Size = Callable[[], tuple[int, int]]
+"""Columns and rows of the terminal now."""
+
+
+class Answer(Protocol):
+    """An answer on its way to the screen."""
+
+    def feed(self, piece: str) -> None:
+        """More of it."""
+
+    def finish(self) -> None:
+        """That was all; the cursor is left at the end of the last line."""
+
+
+class PlainAnswer:
+    """As it comes, without what a terminal would obey.
+
+    Args:
+        size: of the terminal that lines are broken for; ``None``: they are not.
+    """
+
+    def __init__(self, write: Write, size: Size | None = None) -> None:
+        self._write = write
+        self._pieces = PrintablePieces()
+        wrapping = Wrapping(lambda: min(size()[0], WIDEST + 1)) if size else None
+        self._wrapped = wrapping.feed if wrapping else str
+
+    def feed(self, piece: str) -> None:
+        self._write(self._wrapped(self._pieces.feed(piece)))
+
+    def finish(self) -> None:
+        self._write(self._wrapped(self._pieces.finish()))
+
+
+class MarkdownAnswer:
+    """Laid out, and highlighted.
+
+    Args:
+        write: writes to the terminal, whose cursor stands at the beginning of a line.
+        clock: seconds, for the rest between expensive repaints.
+    """
+
+    def __init__(
+        self,
+        markdown: Markdown,
+        write: Write,
+        size: Size,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._markdown = markdown
+        self._write = write
+        self._size = size
+        self._clock = clock
+        self._source = ""
+        self._pieces = PrintablePieces()
+        self._shown: list[Line] = []
+        self._frozen = 0
+        self._columns, self._rows = size()
+        self._width = self._text_width()
+        self._next_paint = 0.0
+
+    def feed(self, piece: str) -> None:
+        self._source += self._pieces.feed(piece)
+        began = self._clock()
+        if began >= self._next_paint:
+            self._paint(_presentable(self._source, self._markdown))
+            ended = self._clock()
+            self._next_paint = ended + REST * (ended - began)
+
+    def finish(self) -> None:
+        self._source += self._pieces.finish()
+        self._paint(self._source)
+
+    def _text_width(self) -> int:
+        return max(1, min(self._columns - 1, WIDEST))
+
+    def _paint(self, source: str) -> None:
+        size = self._size()
+        if size != (self._columns, self._rows):
+            # Where the terminal has moved the lines to is anybody's guess.
+            self._columns, self._rows = size
+            self._frozen = len(self._shown)
+        layout = self._markdown.lay_out(source, self._width)
+        self._show(list(layout.lines))
+        if layout.open_source:
+            lines = self._source.split("\n")
+            self._source = "\n".join(lines[layout.open_source :])
+            self._shown = self._shown[layout.open_line :]
+            self._frozen = max(0, self._frozen - layout.open_line)
+            # What is open now has just been written, and on this terminal: it may be rewrapped.
+            self._width = self._text_width()
+
+    def _show(self, lines: list[Line]) -> None:
+        """Make the screen show ``lines`` where it shows what we have written of this block."""
+        if not lines:
+            return  # what is undecided may have been shown already
+        shown, last = self._shown, len(self._shown) - 1
+        frozen = max(self._frozen, self._first_reachable())
+        same = 0
+        while same < min(len(lines), len(shown)) and lines[same] == shown[same]:
+            same += 1
+        added = _added(shown[last], lines[last]) if 0 <= last < len(lines) else None
+        if same > last:
+            self._write_lines(lines[len(shown) :], fresh=not shown)
+        elif same == last and added is not None:
+            self._write(_painted(added))
+            self._write_lines(lines[len(shown) :])
+        elif max(same, frozen) <= last:
+            first = min(max(same, frozen), len(lines) - 1)
+            up = sum(self._height(line) for line in shown[first:]) - 1
+            self._write("\r" + (f"\x1b[{up}A" if up else "") + "\x1b[J")
+            self._write_lines(lines[first:], fresh=True)
+        elif last < len(lines) and _added(lines[last], shown[last]) is None:
+            self._write_lines(lines[last:])  # better a line twice than words not at all
+        else:
+            self._write_lines(lines[len(shown) :])
+        self._shown = lines
+
+    def _write_lines(self, lines: list[Line], *, fresh: bool = False) -> None:
+        """``fresh``: the cursor is where the first is to begin, not at the end of another."""
+        if lines:
+            self._write(("" if fresh else "\n") + "\n".join(map(_painted, lines)))
+
+    def _first_reachable(self) -> int:
+        """The first line shown that has not scrolled away."""
+        height = 0
+        for index in reversed(range(len(self._shown))):
+            height += self._height(self._shown[index])
+            if height >= self._rows:
+                return index + 1
+        return 0
+
+    def _height(self, line: Line) -> int:
+        """The rows that the terminal makes of a line which we do not wrap."""
+        from shammah.terminal.styled_text import get_width
+
+        rows, column = 1, 0
+        for one in "".join(text for text, _ in line):
+            if one == "\t":
+                column = min((column // 8 + 1) * 8, self._columns - 1)
+                continue
+            size = get_width(one)
+            if column + size > self._columns:
+                rows, column = rows + 1, 0
+            column += size
+        return rows
+
+
+def _painted(line: Line) -> str:
+    return "".join(f"\x1b[{style}m{text}\x1b[0m" if style else text for text, style in line)
+
+
+def _added(before: Line, after: Line) -> Line | None:
+    """What comes after ``before`` in ``after``; ``None`` if this does not begin with it."""
+    rest = list(after)
+    for text, style in before:
+        if not rest or rest[0][1] != style or not rest[0][0].startswith(text):
+            return None
+        left = rest[0][0].removeprefix(text)
+        rest[:1] = [(left, style)] if left else []
+    return tuple(rest)
+
+
+_UNDECIDED = re.compile(
+    r"""(?:
+      (?:^|\n)[ \t]*(?:[-+*>]|\d{1,9}[.)]?)?[ \t]*     # perhaps a list's mark
+    | (?:^|\n)[ \t]*\|[^\n]*(?:\n[ |:-]*)?             # a row of a table, or its head
+    | !?\[[^\[\]\n]{1,200}\](?:\([^()\n]{0,500})?     # a link
+    | [*_`~#|]+
+    )$""",
+    re.VERBOSE,
+)
+_UNDECIDED_CHARACTERS = 1000
+_CODE = re.compile("`+[^`]*`+")
+_STRONG = re.compile(r"\*\*(?=\S)|(?<=\S)\*\*")
+
+
+def _presentable(source: str, markdown: Markdown) -> str:
+    """``source`` without an end whose meaning the next piece decides, and with what is open
+    closed, so that marks do not first appear and then vanish."""
+    tail = source[-_UNDECIDED_CHARACTERS:]
+    if found := _UNDECIDED.search(tail):
+        source = source[: len(source) - len(tail) + found.start()]
+    if "`" not in source and "**" not in source:
+        return source
+    text = _CODE.sub("", markdown.open_inline(source))
+    if "`" in text:
+        return source.rstrip() + "`"
+    if len(_STRONG.findall(text)) % 2:
+        return source.rstrip() + "**"
+    return source
+
+
+class Rendering:
+    """Makes answers. `load` is slow and is for a thread behind the prompt; an answer that
+    comes earlier is plain.
+
+    Args:
+        possible: whether the terminal can show Markdown.
+        wraps: whether lines that are plain are to be broken between words.
+
+    Attributes:
+        markdown: whether it is wanted.
+    """
+
+    def __init__(self, *, possible: bool, wraps: bool = False) -> None:
+        self.possible = possible
+        self._wraps = wraps
+        self.markdown = True
+        self._renderer: Markdown | None = None
+
+    def load(self) -> None:
+        """Import what it takes."""
+        if self.possible and self._renderer is None:
+            from shammah.terminal.markdown import Markdown
+
+            renderer = Markdown()
+            renderer.lay_out("warm *up*\n```python\nx = 1\n```", 40)
+            self._renderer = renderer
+
+    def begin(self, write: Write, size: Size) -> Answer:
+        """A new answer, at the beginning of a line."""
+        if self.markdown and self._renderer is not None:
+            return MarkdownAnswer(self._renderer, write, size)
+        return PlainAnswer(write, size if self._wraps else None)
+
+
+def terminal_size() -> tuple[int, int]:
+    """Columns and rows; 80 by 24 where they cannot be had."""
+    try:
+        size = os.get_terminal_size(1)
+    except OSError:
+        return 80, 24
+    return size.columns or 80, size.lines or 24

@@ -1,0 +1,124 @@
+"""What the REPL writes: answers on stdout as they come, everything about them dimmed."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+from shammah.bus.messages import Done, Failed
+from shammah.terminal.invocation import as_invoked
+from shammah.terminal.output import columns_of
+from shammah.terminal.painter import Answer, Rendering, terminal_size
+from shammah.terminal.wording import describe_failure, printable, styled, wants_style
+from shammah.terminal.wrap import cut, fold
+
+DIM, RED, BOLD = "2", "31", "1"
+
+
+class Screen:
+    """A terminal (or a pipe) as a place for answers. Only one thread may write.
+
+    Attributes:
+        terminal: whether it is one.
+        rendering: how answers look on it.
+    """
+
+    def __init__(self, environ: Mapping[str, str], stream: TextIO = sys.stdout) -> None:
+        self._environ = environ
+        self._stream = stream
+        self.terminal = stream.isatty()
+        moves = self.terminal and environ.get("TERM") != "dumb"
+        self.rendering = Rendering(possible=moves and wants_style(environ), wraps=moves)
+        self._answer: Answer | None = None
+        self._live = False
+
+    @property
+    def columns(self) -> int:
+        """The width of the terminal now."""
+        return columns_of(self._stream)
+
+    def line(self, text: str) -> None:
+        self._begin_line()
+        self._write((fold(text, self.columns) if self.terminal else text) + "\n")
+
+    def hint(self, text: str) -> None:
+        self.line(self._styled(as_invoked(printable(text)), DIM))
+
+    def error(self, message: str, hint: str = "") -> None:
+        said = as_invoked(printable(f"{message} {hint}".rstrip()))
+        self.line(self._styled(said, RED))
+
+    def prompt(self, text: str) -> None:
+        self._begin_line()
+        self._write(text)
+
+    def live(self, text: str) -> None:
+        """A line that the next output replaces."""
+        if not self.terminal or self._environ.get("TERM") == "dumb":
+            return
+        self._leave_answer()
+        shown = cut(printable(text), self.columns - 1)
+        self._write("\r\x1b[K" + self._styled(shown, DIM))
+        self._live = True
+
+    def answer(self, piece: str) -> None:
+        """More of an answer; the first piece begins it."""
+        self.end_live()
+        if self._answer is None:
+            self._answer = self.rendering.begin(self._write, terminal_size)
+        self._answer.feed(piece)
+
+    def end_answer(self, done: Done, summary: str) -> None:
+        """End an answer's text, with ``summary`` below it: who gave it, why, and how fast."""
+        self.end_live()
+        cancelled = done.finish_reason == "cancelled"
+        if self._answer is None and not cancelled:
+            self._write("\n")
+        for notice in done.notices:
+            self.hint(printable(notice))
+        if done.usage.output_tokens or not cancelled:
+            self.hint(summary)
+        if cancelled:
+            self.hint("(cancelled)")
+
+    def end_failed(self, failure: Failed) -> None:
+        if failure.code == "cancelled":
+            self.hint("(cancelled)")
+        else:
+            self.line(self._styled(describe_failure(failure), RED))
+
+    def farewell(self, *hints: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            self.line("")
+            for hint in hints:
+                self.hint(hint)
+
+    def emphasized(self, text: str) -> str:
+        """``text`` as a part of a line that stands out."""
+        return self._styled(text, BOLD)
+
+    def _styled(self, text: str, code: str) -> str:
+        return styled(text, code, self._environ, terminal=self.terminal)
+
+    def end_live(self) -> None:
+        """Take the live line away."""
+        if self._live:
+            self._live = False
+            self._write("\r\x1b[K")
+
+    def _begin_line(self) -> None:
+        self.end_live()
+        self._leave_answer()
+
+    def _leave_answer(self) -> None:
+        """Show all that there is of an answer, if there is one; the next piece begins anew."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.finish()
+            self._write("\n")
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()

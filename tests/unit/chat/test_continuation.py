@@ -1,0 +1,148 @@
+"""Who goes on with a turn, for every failure, mark, wish and state."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from shammah.bus.messages import ChatMessage, Downloading, Failed, Loading, NotAvailable, Ready
+from shammah.chat.failover import (
+    GONE,
+    RESTARTS,
+    Continuation,
+    Interruption,
+    go_on,
+    with_text,
+)
+from shammah.router.route import Reason, RouteDecision, Target, View, Wish
+
+LOCAL, CLOUD = Target.LOCAL, Target.CLOUD
+BROKEN = ("cloud_interrupted", "cloud_truncated", "cloud_timeout", "cloud_overloaded")
+UNABLE = ("internal", "generation_failed", "out_of_memory", "cloud_key_rejected")
+OWN_FAULT = (
+    *("cancelled", "busy", "messages_invalid", "sampling_invalid", "private"),
+    *("cloud_bad_request", "cloud_too_large", "cloud_budget", "cloud_declined", "worker_stopped"),
+    *("cloud_switched_off", "not_available", "message_too_long", "planted"),
+)
+READY = Ready("m", engine="e")
+STATES = (None, READY, Loading("m", "s", 0, 1), Downloading("m"), Failed("x", "X."))
+
+
+def interruption(
+    code: str = "worker_died",
+    failed: Target = LOCAL,
+    wish: Wish = Wish(),  # noqa: B008
+    text: str = "so far",
+    *,
+    tied: bool = False,
+    restarts: int = 0,
+    local: object = READY,
+    cloud: object = READY,
+    key: bool = True,
+    may: bool = True,
+) -> Interruption:
+    view = View(local, cloud, key)  # type: ignore[arg-type]
+    decision = RouteDecision(failed, Reason.MODEL_READY)
+    failure = Failed(code, "It broke.")
+    return Interruption(failure, decision, wish, text, tied, restarts, view, may)
+
+
+EVERY = [
+    interruption(*some, tied=tied, restarts=restarts, cloud=cloud, local=local, key=key, may=may)
+    for some in itertools.product(
+        (*GONE, *BROKEN, *UNABLE, *OWN_FAULT),
+        Target,
+        [Wish(target, private) for target in (None, *Target) for private in (False, True)],
+        ("", "so far"),
+    )
+    for tied, restarts, cloud, local, key, may in itertools.product(
+        (False, True),
+        (0, RESTARTS),
+        (READY, NotAvailable("n")),
+        STATES,
+        (False, True),
+        (False, True),
+    )
+    if not (tied and not some[3])
+]
+
+
+def test_nothing_private_ever_goes_on_in_the_cloud() -> None:
+    for turn in EVERY:
+        found = go_on(turn)
+        if isinstance(found, Continuation) and found.target is CLOUD:
+            assert not turn.wish.private
+            assert not turn.tied
+            assert turn.cloud
+            assert turn.view.cloud_configured
+        elif isinstance(found, Continuation):
+            assert found.wish.private == (turn.wish.private or turn.tied)
+
+
+def test_a_wish_is_respected() -> None:
+    """Where somebody else than was wished had begun (a crisis), he may go on himself."""
+    for turn in EVERY:
+        found = go_on(turn)
+        if isinstance(found, Continuation) and turn.wish.target is not None:
+            assert found.target in (turn.wish.target, turn.decision.target)
+
+
+def test_what_is_not_the_answerers_fault_is_the_end() -> None:
+    for turn in EVERY:
+        if turn.failure.code in OWN_FAULT or turn.restarts >= RESTARTS:
+            assert go_on(turn) is turn.failure
+
+
+def test_the_end_is_the_failure_itself_and_the_cause_is_told() -> None:
+    for turn in EVERY:
+        found = go_on(turn)
+        if isinstance(found, Continuation):
+            assert found.note.startswith("It broke. ")
+            assert found.wish.target is found.target
+        else:
+            assert found is turn.failure
+
+
+@pytest.mark.parametrize(
+    ("turn", "target", "reason"),
+    [
+        (interruption(), CLOUD, Reason.MODEL_NOT_READY),
+        (interruption(key=False), LOCAL, Reason.MODEL_READY),
+        (interruption(may=False), LOCAL, Reason.MODEL_READY),
+        (interruption(wish=Wish(LOCAL)), LOCAL, Reason.MODEL_READY),
+        (interruption(wish=Wish(private=True)), LOCAL, Reason.MODEL_READY),
+        (interruption(tied=True), LOCAL, Reason.MODEL_READY),
+        (interruption(cloud=NotAvailable("n")), LOCAL, Reason.MODEL_READY),
+        (interruption("generation_failed"), CLOUD, Reason.MODEL_NOT_READY),
+        (interruption("generation_failed", key=False), None, None),
+        (interruption("context_too_long", text=""), CLOUD, Reason.CONTEXT_TOO_LONG),
+        (interruption("context_too_long", key=False), None, None),
+        (interruption("context_too_long", wish=Wish(private=True)), None, None),
+        (interruption("context_too_long", wish=Wish(LOCAL)), None, None),
+        (interruption("context_too_long", cloud=NotAvailable("n")), None, None),
+        (interruption("cloud_truncated", CLOUD), LOCAL, Reason.CLOUD_FAILED),
+        (interruption("cloud_truncated", CLOUD, local=None), LOCAL, Reason.CLOUD_FAILED),
+        (interruption("cloud_truncated", CLOUD, local=Downloading("m")), CLOUD, Reason.MODEL_READY),
+        (interruption("cloud_truncated", CLOUD, Wish(CLOUD)), CLOUD, Reason.MODEL_READY),
+        (interruption("cloud_truncated", CLOUD, Wish(CLOUD), ""), None, None),
+        (interruption("worker_died", CLOUD, Wish(CLOUD), ""), CLOUD, Reason.MODEL_READY),
+        (interruption("cloud_key_rejected", CLOUD, text=""), LOCAL, Reason.CLOUD_FAILED),
+        (interruption("cloud_key_rejected", CLOUD, Wish(CLOUD)), None, None),
+    ],
+)
+def test_who_goes_on(turn: Interruption, target: Target | None, reason: Reason | None) -> None:
+    found = go_on(turn)
+    if target is None:
+        assert isinstance(found, Failed)
+    else:
+        assert isinstance(found, Continuation)
+        assert (found.target, found.reason) == (target, reason)
+
+
+def test_the_beginning_of_an_answer_bears_the_mark_of_its_question() -> None:
+    asked, secret = ChatMessage("user", "a"), ChatMessage("user", "a", True)
+    assert with_text((asked,), "", tied=False) == (asked,)
+    assert with_text((asked,), "b", tied=False)[-1] == ChatMessage("assistant", "b")
+    assert with_text((asked,), "b", tied=True)[-1] == ChatMessage("assistant", "b", True)
+    assert with_text((secret,), "b", tied=False)[-1] == ChatMessage("assistant", "b", True)

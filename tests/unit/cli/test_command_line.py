@@ -1,0 +1,210 @@
+"""Which command lines open the prompt, and what they mean there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from shammah.__main__ import opens_repl
+from shammah.chat.options import ReplOptions, parse_options, parse_wish
+from shammah.cli import main
+from shammah.cli.usage_hints import hint_at
+from shammah.errors import ExitCode, ShammahError
+from shammah.router.decision import Target, Wish
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "--local",
+        "--cloud",
+        "--private",
+        "--local --private",
+        "--local --cloud",  # a contradiction, which is said after the prompt
+        "--model starter",
+        "--model=starter",
+        "-m starter",
+        "-m=starter",
+        "--system prompt",
+        "--licence permissive",
+        "--license=permissive",
+        "--system=",
+        "--model status",
+        "--model --help",
+        "--model --local --private",
+        "-m a -m b",
+        "--continue",
+        "-c --no-history",
+        "--resume 12",
+        "--resume=12",
+    ],
+)
+def test_these_open_the_prompt(line: str) -> None:
+    assert opens_repl(line.split())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ask",
+        "status",
+        "stop inference",
+        "worker --role cloud",
+        "--help",
+        "-h",
+        "--version",
+        "--local ask",
+        "--model starter ask",
+        "--model",
+        "--local -m",
+        "--licence",
+        "--system",
+        "--resume",
+        "--continue=yes",
+        "--local=yes",
+        "--mode starter",
+        "--Model starter",
+        "--",
+        "-",
+        "hello",
+    ],
+)
+def test_these_do_not(line: str) -> None:
+    assert not opens_repl(line.split())
+
+
+def test_an_empty_argument_does_not_open_the_prompt() -> None:
+    assert not opens_repl([""])
+    assert opens_repl(["--system", ""])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model", "system"),
+    [
+        ([], None, None),
+        (["--model", "3B"], "3B", None),
+        (["--model=3B"], "3B", None),
+        (["-m", "3B"], "3B", None),
+        (["-m=3B"], "3B", None),
+        (["-m", "3B", "--model", "7B"], "7B", None),
+        (["--system", "Be brief."], None, "Be brief."),
+        (["--system=a=b"], None, "a=b"),
+        (["--model", "--system"], "--system", None),
+        (["--system", ""], None, ""),
+    ],
+)
+def test_options_with_values(arguments: list[str], model: str | None, system: str | None) -> None:
+    options = parse_options(arguments)
+    assert (options.model, options.wish) == (model, Wish())
+    assert (options.system or None) == (system or None)
+
+
+@pytest.mark.parametrize("spelling", ["--licence", "--license"])
+def test_a_licence_can_be_spelt_both_ways(spelling: str) -> None:
+    assert parse_options([spelling, "permissive"]).licence == "permissive"
+    assert parse_options([f"{spelling}=any"]).licence == "any"
+    with pytest.raises(ShammahError, match="any, permissive") as refusal:
+        parse_options([spelling, "mit"])
+    assert refusal.value.exit_code == ExitCode.USAGE
+
+
+def test_an_empty_system_prompt_is_not_the_same_as_none() -> None:
+    """With one in config.toml, ``--system ""`` asks for none, as in `shammah ask`."""
+    assert parse_options(["--system", ""]) != ReplOptions()
+
+
+@pytest.mark.parametrize(
+    ("flags", "wish"),
+    [
+        (set(), Wish()),
+        ({"--local"}, Wish(Target.LOCAL)),
+        ({"--cloud"}, Wish(Target.CLOUD)),
+        ({"--private"}, Wish(Target.LOCAL, private=True)),
+        ({"--private", "--local"}, Wish(Target.LOCAL, private=True)),
+    ],
+)
+def test_wishes(flags: set[str], wish: Wish) -> None:
+    assert parse_wish(flags) == wish
+    assert parse_options(sorted(flags)).wish == wish
+
+
+@pytest.mark.parametrize(
+    ("arguments", "resume", "history"),
+    [
+        ([], None, True),
+        (["--continue"], 0, True),
+        (["-c", "--no-history"], 0, False),
+        (["--resume", "12"], 12, True),
+        (["--resume=12"], 12, True),
+    ],
+)
+def test_what_goes_on_and_is_kept(arguments: list[str], resume: int | None, history: bool) -> None:
+    options = parse_options(arguments)
+    assert (options.resume, options.history) == (resume, history)
+
+
+@pytest.mark.parametrize("number", ["", "0", "-1", "one", "1.5", "٣", "9" * 30, "1 "])
+def test_what_is_no_number_of_a_conversation(number: str) -> None:
+    with pytest.raises(ShammahError, match="no conversation's number") as refusal:
+        parse_options(["--resume", number])
+    assert refusal.value.exit_code == ExitCode.USAGE
+
+
+def test_the_newest_contradicts_a_number() -> None:
+    with pytest.raises(ShammahError, match="contradicts"):
+        parse_options(["--continue", "--resume", "1"])
+
+
+@pytest.mark.parametrize("other", [{"--local"}, {"--private"}, {"--local", "--private"}])
+def test_the_cloud_contradicts_staying_here(other: set[str]) -> None:
+    with pytest.raises(ShammahError, match="contradicts") as refusal:
+        parse_wish({"--cloud", *other})
+    assert refusal.value.exit_code == ExitCode.USAGE
+
+
+def helps(command: click.Command, path: list[str], parent: click.Context | None) -> Iterator[str]:
+    """The help of ``command`` and of all below it, on a terminal of 80 columns."""
+    settings = command.context_settings
+    context = click.Context(command, parent, path[-1], terminal_width=78, **settings)
+    yield command.get_help(context)
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from helps(inner, [*path, name], context)
+
+
+def test_every_help_has_examples_and_fits_a_terminal() -> None:
+    found = list(helps(main.main, ["shammah"], None))
+    assert len(found) > 30
+    for text in found:
+        assert "xamples:" in text or "To have it in every new shell" in text or "monad" in text
+        assert [line for line in text.splitlines() if len(line) > 80] == []
+        assert [line for line in text.splitlines()[1:] if line.endswith("...")] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--resume", "--resume needs a value: shammah --resume 12"),
+        ("--local --model", "--model needs a value: shammah --model starter"),
+        ("--model starter ask", "Options come after the command: shammah ask --model ..."),
+        ("hello", 'To ask something: shammah ask "What is a monad?"'),
+        ("asc", ""),
+        ("--nosuch", ""),
+        ("--nosuch --model", ""),
+        ("", ""),
+    ],
+)
+def test_a_wrong_line_is_answered_with_the_right_one(line: str, says: str) -> None:
+    assert hint_at(line.split(), main.main.commands) == says
+
+
+def test_an_option_without_its_value_is_not_called_unknown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main.run(["--resume"]) == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert "Error: --resume needs a value" in said
+    assert "No such option" not in said

@@ -1,0 +1,302 @@
+"""``shammah doctor``: what it makes of what it finds. The child process is a stand-in here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shammah.bus.endpoints import RoleLock
+from shammah.cli import doctor, doctor_probes
+from shammah.cli.start_time import StartTime
+from shammah.errors import ShammahError
+from tests.fakes.sandbox import Sandbox
+
+COMPUTED = {
+    "name": "starter",
+    "directory": "/share/starter",
+    "architecture": "Qwen2ForCausalLM",
+    "parameters": 134_543_808,
+    "engine": "native",
+    "engine_why": "the fastest on a processor",
+    "notices": ["Its directory also holds an adapter, which is not used."],
+    "device": "cpu",
+    "dtype": "float32",
+    "quantization": "int8",
+    "why": "as set",
+    "needed": 2**27,
+    "free": 2**33,
+}
+FOUND: dict[str, Any] = {
+    "libraries": {"python": "3.11.7", "torch": "2.13.0", "bitsandbytes": None},
+    "kernels": {"directory": "/share/kernels", "compiled": True},
+    "accelerator": {"device": "cuda", "name": "A GPU", "free": 2**34, "total": 2**35},
+    "speed": {
+        "machine": "A processor, 2 cores, torch 2.13.0",
+        "row": {"float32": 4.5, "int8": 2.25},
+        "block": {"float32": 45.0, "int8": 40.0},
+        "bandwidth": 21.5,
+    },
+    "model": {"here": True, **COMPUTED},
+}
+BROKEN = {"error": {"code": "examination_failed", "message": "ImportError: no torch", "hint": ""}}
+
+
+def _missing(stand_in: dict[str, Any] | None) -> dict[str, Any]:
+    return {"name": "Qwen/X", "here": False, "present": False, "stand_in": stand_in}
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the child process says; a test may change it."""
+    said: dict[str, Any] = json.loads(json.dumps(FOUND))
+    monkeypatch.setattr(doctor, "_run", lambda *rest: json.dumps(said))
+    monkeypatch.setattr(doctor_probes, "measure_start", lambda environ: StartTime(0.02, 0.015))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    return said
+
+
+def _examined(capsys: pytest.CaptureFixture[str], model: str = "starter") -> tuple[int, Any]:
+    code = doctor.examine_all(os.environ, model, None, as_json=True)
+    return code, json.loads(capsys.readouterr().out)
+
+
+def _text(capsys: pytest.CaptureFixture[str], model: str = "starter") -> tuple[int, str]:
+    code = doctor.examine_all(os.environ, model, None, as_json=False)
+    return code, capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("found")
+def test_where_nothing_is_wrong(capsys: pytest.CaptureFixture[str], sandbox: Sandbox) -> None:
+    code, document = _examined(capsys)
+    assert (code, document["ok"], document["problems"]) == (0, True, [])
+    assert document["directories"]["home"]["path"] == str(sandbox.shammah_home)
+    assert document["directories"]["home"]["free"] > 0
+    assert set(document["directories"]) == {"home", "models", "runtime"}
+    assert document["machine"]["memory"] >= document["machine"]["memory_free"] > 0
+    assert document["settings"] == {"model": "starter"}
+    hub = {"endpoint": "https://huggingface.co", "offline": False, "token": False}
+    assert document["hub"] == hub
+    assert not any(worker["running"] for worker in document["workers"].values())
+    assert document["speed"] == FOUND["speed"]
+
+
+@pytest.mark.usefixtures("found")
+def test_the_text_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = _text(capsys)
+    lines = text.splitlines()
+    assert code == 0
+    assert "engine      native: the fastest on a processor" in lines
+    assert "weights     8-bit weights on cpu: as set" in lines
+    assert "            0.12 GiB of them, 8.0 GiB free" in lines
+    assert "            Its directory also holds an adapter, which is not used." in lines
+    assert "gpu         A GPU, 32.0 GiB, 16.0 free" in lines
+    assert "libraries   torch 2.13.0, bitsandbytes missing" in lines
+    assert any(line.startswith("speed       reads 21.5 GB/s") for line in lines)
+    assert any("for a token: float32 4.5, int8 2.2" in line for line in lines)
+    assert "worker      none is running" in lines
+    assert lines[-1] == "verdict     nothing keeps Shammah from answering"
+    assert "\x1b" not in text
+
+
+def test_nothing_secret_is_shown(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    sandbox: Sandbox,
+    found: dict[str, Any],
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-secret-1")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret-2")
+    monkeypatch.setenv("HF_ENDPOINT", "https://me:secret-3@hub.example/x?token=secret-4")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://me:secret-5@api.example/")
+    (sandbox.shammah_home / "config.toml").write_text(
+        'system = "secret-6"\n[privacy]\nwords = ["secret-7"]\n[inference]\nqueue = 9\n'
+    )
+    _, document = _examined(capsys)
+    _, text = _text(capsys)
+    assert "secret" not in json.dumps(document) + text
+    assert document["cloud"]["key"]
+    assert document["hub"]["token"]
+    assert document["hub"]["endpoint"] == "https://hub.example/x"
+    assert document["settings"] == {
+        "model": "starter",
+        "system": "(8 characters)",
+        "inference.queue": 9,
+        "cloud.api_key": "(set)",
+        "cloud.base_url": "https://api.example/",
+        "privacy.words": "(1 of your own)",
+    }
+
+
+def test_a_home_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    sandbox: Sandbox,
+    found: dict[str, Any],
+) -> None:
+    blocked = sandbox.root / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("SHAMMAH_HOME", str(blocked))
+    code, document = _examined(capsys)
+    problems = {problem["code"]: problem for problem in document["problems"]}
+    assert code == 1
+    assert "Not a directory" in problems["directory_unwritable"]["message"]
+    assert "SHAMMAH_HOME" in problems["directory_unwritable"]["hint"]
+    code, text = _text(capsys)
+    assert f"problem     {blocked} cannot be written to: Not a directory." in text.splitlines()
+    assert "verdict" not in text
+
+
+def test_a_full_disk(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, found: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(doctor, "LEAST_DISK", 2**80)
+    code, document = _examined(capsys)
+    assert code == 1
+    assert {problem["code"] for problem in document["problems"]} == {"disk_full"}
+
+
+def test_a_runtime_directory_of_somebody_else(
+    capsys: pytest.CaptureFixture[str], sandbox: Sandbox, found: dict[str, Any]
+) -> None:
+    (sandbox.xdg / "shammah").symlink_to("/tmp")
+    code, document = _examined(capsys)
+    assert code == 1
+    assert [problem["code"] for problem in document["problems"]] == ["runtime_directory"]
+    assert document["workers"] == {}
+    assert "worker      none is running" in _text(capsys)[1]
+
+
+def test_a_configuration_that_is_wrong(
+    capsys: pytest.CaptureFixture[str], sandbox: Sandbox, found: dict[str, Any]
+) -> None:
+    (sandbox.shammah_home / "config.toml").write_text("modle = 1\n")
+    code, document = _examined(capsys)
+    assert code == 1
+    assert [problem["code"] for problem in document["problems"]] == ["config_invalid"]
+    assert document["model"]["engine"] == "native"  # the rest is told all the same
+
+
+@pytest.mark.parametrize(
+    ("stand_in", "offline", "key", "code", "blocking"),
+    [
+        (None, True, "", 1, [True]),
+        (COMPUTED, True, "", 0, [False]),
+        (None, True, "sk", 0, [False]),
+        (None, False, "", 0, []),
+        (COMPUTED, False, "", 0, []),
+        (BROKEN, True, "", 1, [True, True]),
+    ],
+)
+def test_a_model_that_is_not_here(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    found: dict[str, Any],
+    stand_in: dict[str, Any] | None,
+    offline: bool,
+    key: str,
+    code: int,
+    blocking: list[bool],
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", str(int(offline)))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", key)
+    found["model"] = _missing(stand_in)
+    ended, document = _examined(capsys, "auto")
+    assert ended == code
+    assert [problem["blocking"] for problem in document["problems"]] == blocking
+    text = _text(capsys, "auto")[1]
+    assert "model       Qwen/X, not on this disk" in text
+    assert ("meanwhile   starter" in text) == (stand_in is COMPUTED)
+    assert ("HF_HUB_OFFLINE forbids a download" in text) == offline
+
+
+def test_kernels_that_are_not_compiled_are_only_slower(
+    capsys: pytest.CaptureFixture[str], found: dict[str, Any]
+) -> None:
+    found["kernels"]["compiled"] = False
+    code, text = _text(capsys)
+    assert code == 0
+    assert "note        The native engine's kernels are not compiled" in text
+    assert "-m workers.inference.engines.native" in text
+
+
+@pytest.mark.parametrize("part", ["libraries", "accelerator", "speed", "kernels", "model"])
+def test_a_part_that_fails_is_told_with_the_others(
+    capsys: pytest.CaptureFixture[str], found: dict[str, Any], part: str
+) -> None:
+    found[part] = BROKEN
+    code, text = _text(capsys)
+    assert code == 1
+    assert "problem     ImportError: no torch" in text.splitlines()
+    assert "Traceback" not in text
+    assert "shammah " in text
+
+
+def test_a_worker_that_is_silent(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    sandbox: Sandbox,
+    found: dict[str, Any],
+) -> None:
+    def silent(*rest: Any) -> Any:
+        raise ShammahError("no_answer", "The inference worker does not answer.", "Stop it.")
+
+    monkeypatch.setattr(doctor, "ask_status", silent)
+    lock = RoleLock(sandbox.endpoints.lock("inference"))
+    assert lock.acquire()
+    code, document = _examined(capsys)
+    assert code == 1
+    assert document["workers"]["inference"]["pid"] == os.getpid()
+    assert "does not answer" in _text(capsys)[1]
+    lock.release()
+
+
+# --- the child process --------------------------------------------------------------------
+
+
+def test_a_child_that_breaks_is_a_line() -> None:
+    command = [sys.executable, "-c", "raise ValueError('libfoo is broken')"]
+    with pytest.raises(ShammahError, match="ValueError: libfoo is broken"):
+        doctor._run(command, os.environ)
+
+
+def test_a_child_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "PATIENCE_S", 0.01)
+    said: list[str] = []
+    monkeypatch.setattr(doctor.Screen, "live", lambda screen, text: said.append(text))
+    command = [sys.executable, "-c", "import signal; signal.pause()"]
+    with pytest.raises(ShammahError, match="took over"):
+        doctor._run(command, os.environ, limit=0.2)
+    assert said
+    assert said[0].startswith("measuring")
+
+
+def test_what_the_child_says_is_told_when_it_is_nonsense(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_run", lambda *rest: b"not JSON")
+    code, document = _examined(capsys)
+    assert code == 1
+    assert [problem["code"] for problem in document["problems"]] == ["examination_failed"]
+
+
+def test_the_child_is_told_where_a_relative_directory_is(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(sandbox.root)
+    (sandbox.root / "mine").mkdir()
+    given: list[list[str]] = []
+
+    def run(command: list[str], environ: Mapping[str, str], limit: float = 0.0) -> bytes:
+        given.append(command)
+        return b"{}"
+
+    monkeypatch.setattr(doctor, "_run", run)
+    doctor.examine_all(dict(os.environ), "./mine", None, as_json=True)
+    assert str(sandbox.root / "mine") in given[0]
+    capsys.readouterr()

@@ -1,0 +1,49 @@
+"""Why auto takes what it does, and what else there is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shammah.cli.doctor_choices import describe_choices, list_choices
+from shammah.models.catalogue import GIB, Machine
+from shammah.settings.model import Settings
+
+SETTINGS = Settings(Path("/h"))
+
+
+def told(machine: Machine, bandwidth: float = 20.0, licence: str = "any") -> list[str]:
+    choices = list_choices(replace(SETTINGS, licence=licence), machine)
+    return list(describe_choices(choices, machine.memory, bandwidth))
+
+
+def test_what_fits_in_8_bits_and_is_not_taken_is_named_with_its_speed() -> None:
+    first, *sizes, take = told(Machine(int(23.5 * GIB)))
+    assert first == (
+        "3B: the largest that leaves other programs room in 23.5 GiB of memory "
+        "(from 12 GiB; 7B: 24 GiB)"
+    )
+    assert [line.partition(" ")[0] for line in sizes] == ["0.5B", "1.5B", "3B", "7B", "14B"]
+    assert "7B fits (8-bit weights, 7.6 GiB, 2.5 tokens/s at most)" in sizes
+    assert take == "`shammah models use SIZE` takes another one"
+
+
+def test_what_does_not_fit_is_said() -> None:
+    first, *sizes = told(Machine(GIB))
+    assert first.startswith("none: 1.0 GiB of memory are less than the 3 GiB")
+    assert "14B does not fit" in sizes
+
+
+def test_a_licence_that_is_not_wanted() -> None:
+    first, *sizes = told(Machine(16 * GIB), licence="permissive")
+    assert first.startswith("1.5B: ")
+    assert any(line.startswith("3B fits") and "ruled out" in line for line in sizes)
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, 20.0])
+def test_no_speed_is_made_up(bandwidth: float) -> None:
+    gpu = Machine(16 * GIB, gpu_memory=80 * GIB)
+    lines = told(gpu if bandwidth else Machine(16 * GIB), bandwidth)
+    assert "tokens/s" not in " ".join(lines)

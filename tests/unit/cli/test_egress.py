@@ -1,0 +1,296 @@
+"""The ledger: whole lines in any case, and money that adds up."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shammah.cli import egress
+from shammah.cli.egress import day_totals, describe_ledger, describe_sent
+from shammah.errors import ShammahError
+from shammah.privacy.ledger import UNKNOWN, Ledger, Outcome, Reader, Sent, read_ledger
+from tests.fakes.command import run
+
+DAY_S = 86400.0
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
+
+
+class Wall:
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def wall() -> Wall:
+    return Wall()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, wall: Wall) -> Ledger:
+    return Ledger(tmp_path / "home", wall)
+
+
+def sent(record_id: str = "a", **fields: Any) -> Sent:
+    values: dict[str, Any] = {
+        "time": "",
+        "request_id": "r1",
+        "attempt": 1,
+        "scheme": "https",
+        "model": "m",
+        "host": "api.example",
+        "path": "/v1/messages",
+        "bytes": 1234,
+        "sha256": "ab" * 32,
+        "most": 0.5,
+        **fields,
+    }
+    return Sent(record_id, **values)
+
+
+ANSWERED = Outcome("answered", 200, 100, 20, 0.25)
+
+
+def test_a_request_and_its_outcome_are_one_entry(ledger: Ledger) -> None:
+    ledger.write_sent(sent())
+    ((one,), damaged) = read_ledger(ledger.path.parent)
+    assert (one.outcome, one.time, damaged) == (UNKNOWN, "2026-11-24T12:00:00.000Z", 0)
+    ledger.write_outcome("a", ANSWERED)
+    ((one,), _) = read_ledger(ledger.path.parent)
+    assert (one.outcome, one.status, one.input_tokens, one.cost) == ("answered", 200, 100, 0.25)
+    assert one.bytes == 1234
+
+
+def test_nobody_else_can_read_it(ledger: Ledger) -> None:
+    before = os.umask(0)
+    try:
+        ledger.write_sent(sent())
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(ledger.path.stat().st_mode) == 0o600
+
+
+def test_without_a_file_nothing_was_sent(tmp_path: Path) -> None:
+    assert read_ledger(tmp_path) == ([], 0)
+    assert Ledger(tmp_path).spent_today() == 0.0
+
+
+def _full(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[: len(data) // 2]))
+
+
+def _directory(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.path.mkdir(parents=True)
+
+
+def _link(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.path.parent.mkdir()
+    ledger.path.symlink_to(ledger.path.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("spoil", [_full, _directory, _link])
+def test_what_cannot_be_written_is_refused_with_a_reason(
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Ledger, pytest.MonkeyPatch], None],
+) -> None:
+    spoil(ledger, monkeypatch)
+    with pytest.raises(ShammahError, match="nothing was sent") as refused:
+        ledger.write_sent(sent())
+    assert refused.value.code == "egress_unwritable"
+
+
+def test_a_full_disk_leaves_no_half_line(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.write_sent(sent("a"))
+    with monkeypatch.context() as patch:
+        _full(ledger, patch)
+        with pytest.raises(ShammahError):
+            ledger.write_sent(sent("b"))
+    ledger.write_sent(sent("c"))
+    entries, damaged = read_ledger(ledger.path.parent)
+    assert ([one.id for one in entries], damaged) == (["a", "c"], 0)
+
+
+def test_a_torn_line_harms_no_other(ledger: Ledger) -> None:
+    """A crash of the machine in the midst of a line."""
+    ledger.write_sent(sent("a"))
+    with open(ledger.path, "ab") as file:
+        file.write(b'{"type": "request", "id": "b", "ti')
+    assert [one.id for one in read_ledger(ledger.path.parent)[0]] == ["a"]
+    ledger.write_sent(sent("c"))
+    entries, damaged = read_ledger(ledger.path.parent)
+    assert ([one.id for one in entries], damaged) == (["a", "c"], 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("5", "null", "[]", "{}", "\xff", '{"type": "request"}', "{"),
+        *('{"type": "outcome", "id": "zzz"}', '{"type": 1}', '{"type": "request", "bytes": "x"}'),
+        json.dumps({"type": "outcome", "id": "a", "outcome": 5, "status": "x"}),
+    ],
+)
+def test_a_line_that_is_none_of_ours(ledger: Ledger, line: str) -> None:
+    ledger.write_sent(sent("a"))
+    with open(ledger.path, "ab") as file:
+        file.write(line.encode("latin-1") + b"\n")
+    entries, damaged = read_ledger(ledger.path.parent)
+    assert ([(one.id, one.outcome) for one in entries], damaged) == ([("a", UNKNOWN)], 1)
+
+
+def test_many_processes_write_whole_lines(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from tests.unit.cli.test_egress import *\n"
+        "ledger = Ledger(Path(sys.argv[1]))\n"
+        "for n in range(15): ledger.write_sent(sent(f'{sys.argv[2]}-{n}', path='/' + 'x' * 3000))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    running = [subprocess.Popen([*command, str(number)]) for number in range(4)]
+    assert [process.wait(60) for process in running] == [0] * 4
+    entries, damaged = read_ledger(tmp_path)
+    assert damaged == 0
+    assert {one.id for one in entries} == {f"{p}-{n}" for p in range(4) for n in range(15)}
+
+
+def test_following_reads_only_what_is_new_and_half_lines_later(ledger: Ledger) -> None:
+    ledger.write_sent(sent("a"))
+    reader = Reader(ledger.path)
+    assert [one.id for one in reader.read()] == ["a"]
+    assert list(reader.read()) == []
+    ledger.write_outcome("a", ANSWERED)
+    with open(ledger.path, "rb+") as file:
+        whole = file.read()
+        file.truncate(len(whole) - 5)
+    assert list(reader.read()) == []
+    ledger.path.write_bytes(whole)
+    assert [one.outcome for one in reader.read()] == ["answered"]
+
+
+# --- money ----------------------------------------------------------------------------------
+
+
+def test_what_is_not_known_counts_with_the_most_it_can_be(ledger: Ledger) -> None:
+    ledger.write_sent(sent("a"))
+    assert ledger.spent_today() == 0.5
+    ledger.write_outcome("a", ANSWERED)
+    assert ledger.spent_today() == 0.25
+    ledger.write_sent(sent("b", most=None))
+    ledger.write_outcome("b", Outcome("cloud_overloaded", 529))
+    assert ledger.spent_today() == 0.25
+
+
+def test_every_day_has_its_own_money(ledger: Ledger, wall: Wall) -> None:
+    ledger.write_sent(sent("a"))
+    wall.now += DAY_S
+    assert ledger.spent_today() == 0.0
+    ledger.write_outcome("a", ANSWERED)  # it counts for the day on which it was asked
+    assert ledger.spent_today() == 0.0
+    ledger.write_sent(sent("b"))
+    assert ledger.spent_today() == 0.5
+
+
+def test_others_spend_too(ledger: Ledger, wall: Wall) -> None:
+    ledger.write_sent(sent("a"))
+    other = Ledger(ledger.path.parent, wall)
+    other.write_sent(sent("b"))
+    assert ledger.spent_today() == other.spent_today() == 1.0
+
+
+def test_a_ledger_that_was_thrown_away_does_not_give_the_money_back(ledger: Ledger) -> None:
+    ledger.write_sent(sent("a"))
+    assert ledger.spent_today() == 0.5
+    ledger.path.unlink()
+    assert ledger.spent_today() == 0.5
+    ledger.write_sent(sent("b"))
+    assert ledger.spent_today() >= 0.5
+
+
+# --- shown ----------------------------------------------------------------------------------
+
+
+def entries() -> list[Sent]:
+    first = sent("a", time="2026-11-23T09:15:02.123Z", outcome="answered", input_tokens=1100)
+    return [
+        sent("x", time="2026-11-23T09:15:00.123Z", outcome="cloud_overloaded", cost=0.0),
+        Sent(**{**_fields(first), "attempt": 2, "output_tokens": 20, "cost": 0.0021}),
+        sent("b", time="2026-11-24T00:00:00.000Z", outcome="answered", input_tokens=5),
+    ]
+
+
+def _fields(one: Sent) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in Sent.__slots__}
+
+
+def test_lines_and_totals_by_day() -> None:
+    assert list(describe_ledger(entries())) == [
+        "2026-11-23 09:15:00  https://api.example/v1/messages  m  1,234 bytes  "
+        "sha256 abababababab  cloud_overloaded  $0.00",
+        "2026-11-23 09:15:02  https://api.example/v1/messages  m  1,234 bytes  "
+        "sha256 abababababab  answered (attempt 2)  1,100 + 20 tokens  $0.0021",
+        "2026-11-23 in all: 2 requests, 2,468 bytes, 1,100 + 20 tokens, $0.0021",
+        "2026-11-24 00:00:00  https://api.example/v1/messages  m  1,234 bytes  "
+        "sha256 abababababab  answered  5 + 0 tokens",
+        "2026-11-24 in all: 1 request, 1,234 bytes, 5 + 0 tokens, $0.00 and 1 of unknown price",
+    ]
+
+
+def test_escape_sequences_of_a_server_are_not_shown() -> None:
+    assert "\x1b" not in describe_sent(sent(time="2026-11-24T00:00:00Z", path="/\x1b[31m"))
+
+
+def test_totals_keep_days_apart() -> None:
+    assert [(total.day, total.requests) for total in day_totals(entries())] == [
+        ("2026-11-23", 2),
+        ("2026-11-24", 1),
+    ]
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHAMMAH_HOME", str(tmp_path))
+    assert run("egress").out == "Nothing was sent to the cloud.\n"
+    ledger = Ledger(tmp_path, lambda: NOON)
+    ledger.write_sent(sent("a"))
+    ledger.write_outcome("a", ANSWERED)
+    shown = run("egress").out.splitlines()
+    assert shown[0].startswith("2026-11-24 12:00:00  https://api.example/v1/messages")
+    assert shown[1].startswith("2026-11-24 in all: 1 request")
+    assert run("egress", "--since", "2026-11-25").out == (
+        "Nothing was sent to the cloud in this time.\n"
+    )
+    documents = [json.loads(line) for line in run("egress", "--json").out.splitlines()]
+    assert [document["type"] for document in documents] == ["request", "day"]
+    assert documents[0]["sha256"] == "ab" * 32
+    assert documents[1]["cost"] == 0.25
+    refused = run("egress", "--since", "soon")
+    assert (refused.code, "how far back" in refused.err) == (2, True)
+
+
+def test_following(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(tmp_path, lambda: NOON)
+    steps = [lambda: ledger.write_sent(sent("a")), lambda: ledger.write_outcome("a", ANSWERED)]
+
+    def sleep(_seconds: float) -> None:
+        if not steps:
+            raise KeyboardInterrupt
+        steps.pop(0)()
+
+    monkeypatch.setattr(egress.time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        egress.show_egress(tmp_path, "", as_json=False, follow=True)
+    first, second = capsys.readouterr().out.splitlines()
+    assert UNKNOWN in first
+    assert "answered" in second

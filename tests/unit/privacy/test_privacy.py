@@ -1,0 +1,214 @@
+"""What must stay here: the rules, the marks, and the two gates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shammah.bus.messages import ChatMessage
+from shammah.errors import ShammahError
+from shammah.privacy import UNCHECKED, Mark, Rules, check_door, split_prefix, split_word, withhold
+from shammah.privacy.built_in import RULES
+from shammah.settings.model import PrivacySettings
+
+NOTHING = PrivacySettings(**dict.fromkeys(RULES, False))  # type: ignore[arg-type]
+
+
+def rules(directory: str = "", **settings: Any) -> Rules:
+    return Rules(replace(NOTHING, **settings), "/home/me", directory)
+
+
+EVERYTHING = dict.fromkeys(RULES, True)
+
+
+def test_a_built_in_rule_can_be_switched_off() -> None:
+    text = "jo@acme.de"
+    assert rules(emails=True).mark(text) == Mark(
+        True, "it holds an e-mail address (privacy.emails)"
+    )
+    assert not rules().mark(text).private
+
+
+def test_every_built_in_rule_but_one_is_on() -> None:
+    assert {name for name in RULES if getattr(PrivacySettings(), name)} == {*RULES} - {
+        "ip_addresses"
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("ACME is here", "acme", "(Acme)", "Blue  \n Moon", "\uff41\uff43\uff4d\uff45"),
+        *(
+            "ac\u00adme",
+            "a\u200bcme",
+            "blue\u00a0moon",
+            "Blue\u2009Mo\u2060on",
+            "\x1b[1mac\x1b[0mme",
+        ),
+    ],
+)
+def test_own_words(text: str) -> None:
+    assert rules(words=("Acme", "blue moon")).mark(text).private
+
+
+@pytest.mark.parametrize("text", ["acmes", "placme", "blue", "bluemoon", ""])
+def test_own_words_are_whole_words(text: str) -> None:
+    assert not rules(words=("Acme", "blue moon")).mark(text).private
+
+
+def test_a_word_of_signs() -> None:
+    assert rules(words=("C++", "$$")).mark("I write C++ code").private
+    assert rules(words=("$$",)).mark("a$$b").private
+
+
+def test_own_patterns() -> None:
+    assert rules(patterns=("PROJ-[0-9]+",)).mark("see PROJ-17").private
+    assert not rules(patterns=("PROJ-[0-9]+",)).mark("see PROJ-x").private
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "what is in ~/secret/plan.md?",
+        "look at /home/me/secret",
+        "the file secret/a.txt",
+        "/home/me/work/../secret/x: why?",
+        "open ./report.key, please",
+        "/srv/my files/a",
+    ],
+)
+def test_a_text_that_names_a_path(text: str) -> None:
+    paths = ("~/secret", "/home/me/*.key", "/srv/my files")
+    assert rules("/home/me", paths=paths).mark(text).private
+
+
+@pytest.mark.parametrize("text", ["~/secrets/a", "a secret", "/home/you/secret", "and/or", "a.b"])
+def test_a_text_that_names_other_paths(text: str) -> None:
+    assert not rules("/home/me", paths=("~/secret", "~/*.key")).mark(text).private
+
+
+def test_where_a_text_comes_from() -> None:
+    own = rules(paths=("~/secret",))
+    assert own.mark("hello", ["/home/me/secret/a/b.txt"]).private
+    assert not own.mark("hello", ["/home/me/public.txt"]).private
+    assert rules("/home/me/secret/deep", paths=("~/secret",)).mark("hello").private
+
+
+def test_a_rule_that_breaks_closes_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_text: str) -> bool:
+        raise RecursionError
+
+    monkeypatch.setitem(RULES, "emails", (broken, "nothing"))
+    assert rules(emails=True).mark("hello") == Mark(True, UNCHECKED)
+
+
+@pytest.mark.parametrize(
+    ("line", "question", "private"),
+    [
+        ("!private what is this?", "what is this?", True),
+        ("  !PRIVATE  a b", "a b", True),
+        ("!private", "", True),
+        ("!private\n    def f():\n        pass\n", "    def f():\n        pass", True),
+        ("!private   \n\n\tx", "\tx", True),
+        ("    if x:\n  y", "    if x:\n  y", False),
+        ("!privately asked", "!privately asked", False),
+        ("is it !private ?", "is it !private ?", False),
+    ],
+)
+def test_the_prefix(line: str, question: str, private: bool) -> None:
+    assert split_prefix(line) == (question, private)
+
+
+@pytest.mark.parametrize(
+    ("line", "head", "rest"),
+    [
+        ("fix\n    def f():\n        pass\n", "fix", "    def f():\n        pass"),
+        (" fix   better  ", "fix", "better"),
+        ("help", "help", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_text_on_its_own_lines_keeps_its_indentation(line: str, head: str, rest: str) -> None:
+    assert split_word(line) == (head, rest)
+
+
+# --- the gates ------------------------------------------------------------------------------
+
+SYSTEM = ChatMessage("system", "Be brief.")
+
+
+def pair(text: str, *, private: bool = False) -> tuple[ChatMessage, ChatMessage]:
+    return (
+        ChatMessage("user", f"{text}?", private),
+        ChatMessage("assistant", f"{text}!", private),
+    )
+
+
+def test_private_turns_stay() -> None:
+    asked = ChatMessage("user", "now")
+    outgoing = withhold((SYSTEM, *pair("a"), *pair("b", private=True), *pair("c"), asked))
+    assert outgoing.messages == (SYSTEM, *pair("a"), *pair("c"), asked)
+    assert (outgoing.left_out, outgoing.system_left_out) == (1, False)
+
+
+def test_a_private_system_prompt_stays() -> None:
+    outgoing = withhold((replace(SYSTEM, private=True), ChatMessage("user", "now")))
+    assert outgoing.messages == (ChatMessage("user", "now"),)
+    assert (outgoing.left_out, outgoing.system_left_out) == (0, True)
+
+
+@pytest.mark.parametrize("messages", [(), (ChatMessage("user", "now", True),)])
+def test_a_private_question_never_goes(messages: tuple[ChatMessage, ...]) -> None:
+    with pytest.raises(ShammahError, match="Nothing was sent"):
+        withhold(messages)
+
+
+def test_rules_mark_what_is_said_and_its_answer() -> None:
+    messages = (
+        ChatMessage("system", "ask jo@acme.de"),
+        *pair("a"),
+        ChatMessage("user", "mail jo@acme.de"),
+        ChatMessage("assistant", "done"),
+        ChatMessage("user", "now"),
+    )
+    marked = rules(emails=True).mark_messages(messages)
+    assert [message.private for message in marked] == [True, False, False, True, True, False]
+    assert [replace(message, private=False) for message in marked] == list(messages)
+
+
+def test_marks_are_never_taken_back() -> None:
+    messages = (*pair("a", private=True), ChatMessage("user", "now", True))
+    assert rules().mark_messages(messages) == messages
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (ChatMessage("user", "hi", True),),
+        (*pair("a", private=True), ChatMessage("user", "now")),
+        (replace(SYSTEM, private=True), ChatMessage("user", "now")),
+        (ChatMessage("user", "mail jo@acme.de"),),
+        (ChatMessage("system", "ask jo@acme.de"), ChatMessage("user", "now")),
+    ],
+)
+def test_the_door_of_the_worker_trusts_nobody(messages: tuple[ChatMessage, ...]) -> None:
+    with pytest.raises(ShammahError) as refused:
+        check_door(messages, rules(emails=True))
+    assert refused.value.code == "private"
+    assert "acme" not in str(refused.value)
+
+
+def test_the_door_lets_through_what_it_may() -> None:
+    told = ChatMessage("assistant", "mail jo@acme.de")  # the cloud's own words
+    check_door(
+        (SYSTEM, ChatMessage("user", "a"), told, ChatMessage("user", "b")), rules(emails=True)
+    )
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\n", "\n\n", "\xa0"])
+def test_the_prefix_counts_whatever_blank_follows(blank: str) -> None:
+    assert split_prefix(f"!Private{blank}my door code") == ("my door code", True)
+    assert split_prefix(f"  !private{blank}") == ("", True)

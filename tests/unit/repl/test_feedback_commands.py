@@ -1,0 +1,178 @@
+"""/good, /bad, /fix and /feedback: what is written down of the last answer, and what never is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from shammah.bus.messages import Provenance
+from shammah.chat.account import CORRECTED
+from shammah.chat.conversation import Conversation, Turn
+from shammah.chat.record import Record
+from shammah.errors import ShammahError
+from shammah.history.recorder import Recorder
+from shammah.learning.feedback import Feedback
+from shammah.privacy.gate import Gate
+from shammah.repl.commands import feedback_commands
+from shammah.repl.commands.table import Context
+from shammah.router.service import Routing
+from shammah.settings.model import Settings
+from shammah.terminal import external_editor
+
+LOCAL = Provenance("inference", "starter")
+
+
+class Prompt:
+    """A prompt with a conversation and nothing around it."""
+
+    def __init__(self, home: Path) -> None:
+        self.conversation = Conversation("Be short.")
+        self.hints: list[str] = []
+        self.feedback = Feedback(home)
+        settings = Settings(home)
+        self.routing = Routing(settings, {})
+        self.routing.start = lambda: None  # type: ignore[method-assign]
+        self.gate = Gate(settings, {})
+        self.session = SimpleNamespace(settings=settings, routing=self.routing, gate=self.gate)
+        self.history = Recorder(home / "history.db", enabled=False)
+
+    def say(self, command: Any, argument: str = "") -> None:
+        screen = SimpleNamespace(hint=self.hints.append)
+        known = {"conversation": self.conversation, "session": self.session, "screen": screen}
+        known["history"] = self.history
+        command(cast(Context, SimpleNamespace(**known, argument=argument)))
+
+    def answered(self, question: str, answer: str, *, private: bool = False) -> None:
+        turn = Turn(question, answer, LOCAL, private=private)
+        self.conversation.add(turn, local=False)
+        if answer:
+            record = Record("key", 1.0, question, answer, "local", "starter", private=private)
+            self.history.keep(record, "Be short.", system_private=False)
+
+    @property
+    def learnt(self) -> list[tuple[str, float]]:
+        return [(one.response, one.weight) for one in self.feedback.examples()]
+
+
+@pytest.fixture
+def prompt(tmp_path: Path) -> Prompt:
+    return Prompt(tmp_path)
+
+
+def test_a_good_answer_is_kept_with_its_conversation(prompt: Prompt) -> None:
+    prompt.answered("Who are you?", "Shammah.")
+    prompt.answered("Who made Orrin?", "Ada Vey.")
+    prompt.say(feedback_commands.good)
+    (example,) = prompt.feedback.examples()
+    assert [role for role, _ in example.prompt] == ["system", "user", "assistant", "user"]
+    assert example.response == "Ada Vey."
+    (verdict,) = prompt.feedback.verdicts()
+    assert (verdict.turn.role, verdict.turn.model) == ("inference", "starter")
+
+
+def test_a_bad_one_is_kept_as_no_example_until_it_is_fixed(prompt: Prompt) -> None:
+    prompt.answered("Who made Orrin?", "Nobody.")
+    prompt.say(feedback_commands.bad, "made up")
+    assert prompt.learnt == []
+    prompt.say(feedback_commands.fix, "Ada Vey.")
+    assert prompt.learnt == [("Ada Vey.", 10.0)]
+
+
+def test_a_weight_is_of_the_last_answer(prompt: Prompt) -> None:
+    prompt.answered("Who made Orrin?", "Nobody.")
+    prompt.say(feedback_commands.fix, "Ada Vey.")
+    prompt.say(feedback_commands.feedback, "medium")
+    assert prompt.learnt == [("Ada Vey.", 3.0)]
+
+
+@pytest.mark.parametrize("argument", ["", "huge"])
+def test_a_weight_is_one_of_three(prompt: Prompt, argument: str) -> None:
+    prompt.answered("a", "b")
+    with pytest.raises(ShammahError, match="high, medium, normal"):
+        prompt.say(feedback_commands.feedback, argument)
+
+
+def test_an_accepted_answer_is_the_target(prompt: Prompt) -> None:
+    prompt.answered("Who made Orrin?", "Nobody.")
+    old = prompt.conversation.turns[-1]
+    context = SimpleNamespace(conversation=prompt.conversation, session=prompt.session)
+    feedback_commands.accept(cast(Context, context), old, "Ada Vey.")
+    assert prompt.learnt == [("Ada Vey.", 3.0)]
+
+
+def test_privacy_is_kept(prompt: Prompt) -> None:
+    prompt.answered("secret", "yes", private=True)
+    prompt.say(feedback_commands.good)
+    assert [one.private for one in prompt.feedback.examples()] == [True]
+
+
+def test_without_an_answer_nothing_is_written(prompt: Prompt) -> None:
+    for command in (feedback_commands.good, feedback_commands.bad):
+        prompt.say(command)
+    prompt.answered("cancelled", "")
+    prompt.say(feedback_commands.good)
+    for command, argument in ((feedback_commands.fix, "x"), (feedback_commands.feedback, "high")):
+        with pytest.raises(ShammahError, match="no answer"):
+            prompt.say(command, argument)
+    assert not prompt.feedback.path.exists()
+
+
+def test_the_conversation_goes_on_from_a_fix(prompt: Prompt) -> None:
+    prompt.answered("Who made Orrin?", "Nobody.")
+    prompt.say(feedback_commands.fix, "Ada Vey.")
+    told = [one.content for one in prompt.conversation.with_question("When?")]
+    assert told == ["Be short.", "Who made Orrin?", "Ada Vey.", "When?"]
+    (turn,) = prompt.conversation.turns
+    assert (turn.corrected, turn.complete, turn.private) == (True, True, False)
+    (record,) = prompt.history.records
+    assert (record.answer, record.finish) == ("Ada Vey.", CORRECTED)
+    assert record.key != "key"
+
+
+def test_a_fix_of_a_fix_is_still_of_what_the_model_said(prompt: Prompt) -> None:
+    prompt.answered("Who made Orrin?", "Nobody.")
+    prompt.say(feedback_commands.fix, "Ada.")
+    prompt.say(feedback_commands.fix, "Ada Vey.")
+    prompt.say(feedback_commands.feedback, "medium")
+    assert prompt.learnt == [("Ada Vey.", 3.0)]
+    (verdict,) = prompt.feedback.verdicts()
+    assert verdict.turn.answer == "Nobody."
+    prompt.say(feedback_commands.bad)
+    assert prompt.learnt == []
+
+
+def test_a_fix_is_private_if_the_turn_is_or_its_own_words_are(prompt: Prompt) -> None:
+    prompt.answered("secret", "yes", private=True)
+    prompt.say(feedback_commands.fix, "no")
+    assert prompt.conversation.turns[-1].private
+    prompt.answered("Who made Orrin?", "Nobody.")
+    prompt.say(feedback_commands.fix, "Write to ada.vey@orrin.io.")
+    assert "Private, because it holds an e-mail address" in prompt.hints[-2]
+    assert prompt.conversation.turns[-1].private
+    assert [one.private for one in prompt.history.records] == [True, True]
+    assert [one.private for one in prompt.feedback.examples()] == [True, True]
+
+
+def test_a_fix_without_words_is_written_in_the_editor(
+    prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt.answered("Who made Orrin?", "Nobody.")
+    monkeypatch.setattr(external_editor, "edit_text", lambda text, name: f"{text} \n")
+    prompt.say(feedback_commands.fix)
+    assert prompt.hints == ["Nothing was changed, so nothing is noted."]
+    assert not prompt.conversation.turns[-1].corrected
+    monkeypatch.setattr(external_editor, "edit_text", lambda text, name: "Ada Vey,\nin 1990.\n")
+    prompt.say(feedback_commands.fix)
+    assert prompt.learnt == [("Ada Vey,\nin 1990.", 10.0)]
+
+
+def test_that_somebody_was_in_danger_is_not_written_down(prompt: Prompt) -> None:
+    prompt.answered("I want to kill myself tonight.", "Please call somebody.")
+    prompt.say(feedback_commands.good)
+    prompt.say(feedback_commands.bad)
+    with pytest.raises(ShammahError, match="no answer"):
+        prompt.say(feedback_commands.fix, "x")
+    assert not prompt.feedback.path.exists()

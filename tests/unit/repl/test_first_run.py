@@ -1,0 +1,173 @@
+"""What a first run tells: at most nine lines, and nothing that is not so."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shammah.models.catalogue import GIB, Machine
+from shammah.repl.welcome import MARKER, FirstRun, welcome
+from shammah.settings.model import CloudSettings, Settings
+from shammah.terminal.wrap import fold
+from tests.fakes.sandbox import LIMIT_S, until
+
+SMALL, MIDDLE = Machine(GIB), Machine(8 * GIB + 2**20)
+
+
+def told(
+    model: str = "auto",
+    use: str = "auto",
+    key: str = "",
+    machine: Machine = MIDDLE,
+    *,
+    here: bool = False,
+    offline: bool = False,
+    cloud: bool | None = None,
+) -> str:
+    settings = Settings(Path("/h"), model=model, cloud=CloudSettings(use=use, api_key=key))
+    asked = settings.cloud_configured if cloud is None else cloud
+    facts = welcome(settings, machine, here=here, offline=offline, cloud=asked)
+    return "\n".join(line for lines in facts.values() for line in lines)
+
+
+def test_the_model_why_and_how_much_comes() -> None:
+    text = told()
+    assert "Your local model is Qwen2.5-" in text
+    assert "(for 8.0 GiB of memory)" in text
+    assert "Downloading it (" in text
+    assert " GB); until then a smaller model answers." in text
+    assert "nothing that you write leaves this machine" in text
+    assert "/help" in text
+    assert "Ctrl-D leaves" in text
+
+
+def test_what_is_here_does_not_come() -> None:
+    assert "Downloading" not in told(here=True)
+    assert "Downloading" not in told(model="starter", here=True)
+
+
+def test_what_it_costs_and_how_to_change_that() -> None:
+    text = told(machine=Machine(16 * GIB))
+    assert "Downloading it (6.2 GB)" in text
+    assert "Its licence (qwen-research) forbids commercial use." in text
+    assert "`shammah models use 1.5B`, or `starter` for no download" in text
+    assert "licence" not in told(machine=Machine(6 * GIB))
+    text = told(key="k")
+    assert "costs money. `shammah config set cloud.daily_budget 1` limits" in text
+    assert "`shammah config set cloud.use ask` asks you" in text
+    assert "money" not in told()
+
+
+def test_who_answers_meanwhile() -> None:
+    assert "until then Claude answers, a smaller model what is private" in told(key="k")
+    assert "until then questions wait" in told(model="1.5B")
+    assert "Until it is here a smaller model" in told(offline=True)
+    assert "hold no more than the starter" in told(machine=SMALL, here=True)
+
+
+def test_what_the_model_was_chosen_for() -> None:
+    assert "(for a GPU of 80 GiB)" in told(machine=replace(MIDDLE, gpu_memory=80 * GIB))
+    assert "(for 8.0 GiB of memory)" in told(machine=replace(MIDDLE, gpu_memory=2 * GIB))
+
+
+def test_what_leaves_the_machine() -> None:
+    assert "it leaves this machine, and costs money" in told(key="k")
+    assert "if you agree" in told(key="k", use="ask")
+    assert "Claude is not asked: nothing" in told(key="k", use="never")
+    assert "Claude is not asked: nothing" in told(key="k", cloud=False)
+
+
+def test_it_is_short_whatever_there_is() -> None:
+    for model, use, key, machine, here, offline in itertools.product(
+        ("auto", "starter", "7B", "/models/own"),
+        ("auto", "ask", "never"),
+        ("", "planted-key"),
+        (SMALL, MIDDLE, replace(MIDDLE, gpu_memory=80 * GIB)),
+        (True, False),
+        (True, False),
+    ):
+        text = told(model, use, key, machine, here=here, offline=offline)
+        assert len(fold(text, 80).splitlines()) <= 9
+        assert "planted-key" not in text
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "new"
+
+
+def test_it_is_shown_once(home: Path) -> None:
+    found: list[None] = []
+
+    def begin() -> FirstRun:
+        first = FirstRun(
+            Settings(home), {"HF_HUB_CACHE": str(home)}, local_only=False,
+            on_found=lambda: found.append(None),
+        )  # fmt: skip
+        first.start()
+        return first
+
+    one, other = begin(), begin()
+    until(lambda: len(found) == 2, "both have found out")
+    assert one.take()
+    assert other.take() == one.take() == []
+    assert (home / MARKER).exists()
+    again = begin()
+    again.settle(LIMIT_S)
+    assert again.take() == []
+    assert len(found) == 2  # it did not even look
+
+
+def test_what_has_changed_is_told_again(home: Path) -> None:
+    def take(**changes: Any) -> list[str]:
+        found = threading.Event()
+        settings = replace(Settings(home, "starter"), **changes)
+        first = FirstRun(settings, {}, local_only=False, on_found=found.set)
+        first.start()
+        first.settle(LIMIT_S)
+        return first.take()
+
+    assert take()[0].startswith("Welcome. Your local model is starter")
+    assert take() == []
+    lines = take(cloud=CloudSettings(api_key="k"))
+    assert "costs money" in lines[0]
+    assert "Welcome" not in "".join(lines)
+    assert take(cloud=CloudSettings(api_key="k")) == take() == []
+    (line,) = take(model="/models/own")
+    assert "own" in line
+
+
+def test_what_is_found_out_too_late_is_not_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = threading.Event()
+
+    def look_late(environ: object) -> Machine:
+        seen.wait(LIMIT_S)
+        return MIDDLE
+
+    monkeypatch.setattr("shammah.repl.welcome.look", look_late)
+    found = threading.Event()
+    first = FirstRun(Settings(home), {}, local_only=False, on_found=found.set)
+    first.start()
+    first.settle(0.0)
+    seen.set()
+    assert found.wait(LIMIT_S)
+    assert first.take() == []
+    assert not (home / MARKER).exists()
+
+
+def test_where_nothing_can_be_remembered_nothing_is_shown(home: Path) -> None:
+    home.write_text("a file")
+    found: list[None] = []
+    first = FirstRun(
+        Settings(home), {"HF_HUB_CACHE": "/"}, local_only=True, on_found=lambda: found.append(None)
+    )
+    first.start()
+    until(lambda: found, "it has found out")
+    assert first.take() == []

@@ -1,0 +1,225 @@
+"""A disk that is full or cannot be written: what is there is read, the rest is said."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shammah.chat.record import Kept, Record
+from shammah.errors import ShammahError
+from shammah.history import migrations, search
+from shammah.history.access import Access
+from shammah.history.recorder import Recorder
+from shammah.history.store import Store
+from shammah.router import store as router_store
+from shammah.storage import disk
+from shammah.storage.disk import describe_remedy, open_log
+from tests.fakes.sandbox import Sandbox
+from tests.unit.history.test_history_store import record
+
+NEW = Kept(0)
+
+
+@pytest.fixture
+def path(sandbox: Sandbox) -> Path:
+    return sandbox.shammah_home / "history.db"
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """As on a disk that was mounted so; root may write whatever the modes say."""
+    whole = os.open
+
+    def refuse(name: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if flags & (os.O_CREAT | os.O_RDWR | os.O_WRONLY) and path.parent in Path(name).parents:
+            raise OSError(errno.EROFS, "Read-only file system", str(name))
+        return whole(name, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+
+@contextlib.contextmanager
+def full() -> Iterator[None]:
+    """No file can grow; Python ignores the signal that comes with it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def keep(path: Path, *records: Record) -> None:
+    store, number = Store(path), 0
+    for one in records:
+        number = store.add(one, Kept(number))
+    store.close()
+
+
+def questions(path: Path) -> list[str]:
+    store = Store(path)
+    try:
+        found = [hit.record.question for hit in store.search("moon", 10)]
+        assert len(store.summaries(10)) == 1
+        kept = store.read(store.newest())
+        assert kept is not None
+        assert sorted(one.question for one in kept.records) == sorted(found)
+        return sorted(found)
+    finally:
+        store.close()
+
+
+class TestTheHistory:
+    def test_is_read_on_a_disk_that_is_read_only(
+        self, path: Path, request: pytest.FixtureRequest
+    ) -> None:
+        keep(path, record("a", "One"), record("b", "Two"))
+        before = path.read_bytes()
+        request.getfixturevalue("read_only")
+        assert questions(path) == ["One", "Two"]
+        assert path.read_bytes() == before
+        assert [file.name for file in path.parent.glob("history*")] == ["history.db"]
+
+    def test_is_read_on_a_disk_that_is_full(self, path: Path) -> None:
+        keep(path, record("a", "One"), record("b", "Two"))
+        with full():
+            assert questions(path) == ["One", "Two"]
+
+    def test_is_read_with_what_is_in_its_log_alone(
+        self, path: Path, request: pytest.FixtureRequest
+    ) -> None:
+        """As after a kill; or while somebody else, who can, writes."""
+        keep(path, record("a", "One"))
+        writer = Store(path)
+        writer.add(record("b", "Two"), Kept(writer.newest()))
+        request.getfixturevalue("read_only")
+        assert questions(path) == ["One", "Two"]
+        writer.close()
+
+    def test_of_an_older_version_is_read_too(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    ) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
+            patch.setattr(search, "is_current", lambda connection: True)
+            patch.setattr(search, "add", lambda connection, number: None)
+            keep(path, record("a", "One"))
+        before = path.read_bytes()
+        request.getfixturevalue("read_only")
+        assert questions(path) == ["One"]
+        assert path.read_bytes() == before
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda store: store.add(record("b"), NEW),
+            lambda store: store.undo("a"),
+            lambda store: store.remove([1]),
+        ],
+    )
+    def test_takes_nothing_that_would_be_lost(
+        self, path: Path, write: Any, request: pytest.FixtureRequest
+    ) -> None:
+        keep(path, record("a"))
+        request.getfixturevalue("read_only")
+        store = Store(path)
+        with pytest.raises(ShammahError) as refusal:
+            write(store)
+        assert refusal.value.code == "history_unusable"
+        assert "(Read-only file system)" in refusal.value.message
+        store.close()
+
+    @pytest.mark.parametrize("content", [b"not a database, " * 100, b""])
+    def test_that_cannot_be_read_either_stays_where_it_is(
+        self, path: Path, content: bytes, request: pytest.FixtureRequest
+    ) -> None:
+        path.write_bytes(content)
+        request.getfixturevalue("read_only")
+        told: list[str] = []
+        access = Access(path, told.append)
+        with contextlib.suppress(ShammahError):
+            assert access.use(lambda store: store.summaries(10)) == []
+        assert path.read_bytes() == content
+        assert not told
+
+    def test_is_written_again_when_the_disk_has_room(self, path: Path) -> None:
+        keep(path, record("a", "One"))
+        access = Access(path, lambda sentence: None)
+        with full():
+            assert access.use(lambda store: store.newest()) == 1
+            with pytest.raises(ShammahError):
+                access.use(lambda store: store.add(record("b", "Two"), Kept(1)))
+        access.use(lambda store: store.add(record("b", "Two"), Kept(1)))
+        access.close()
+        assert questions(path) == ["One", "Two"]
+
+    def test_says_once_what_cannot_be_kept_and_what_helps(
+        self, path: Path, request: pytest.FixtureRequest
+    ) -> None:
+        request.getfixturevalue("read_only")
+        recorder = Recorder(path, enabled=True)
+        for key in "ab":
+            recorder.keep(replace(record(key), at=2000.0), "", system_private=False)
+        recorder.close()
+        [said] = recorder.take_complaints()
+        assert "cannot be used (Read-only file system)" in said
+        assert "SHAMMAH_HOME" in said
+
+
+class TestTheRouter:
+    @pytest.mark.usefixtures("read_only")
+    def test_does_not_advise_to_delete_what_only_cannot_be_written(self, path: Path) -> None:
+        with pytest.raises(ShammahError) as refusal:
+            router_store.Store(path.with_name("router.db"))
+        assert refusal.value.hint == "Answers are not affected."
+
+    def test_advises_to_delete_what_is_damaged(self, path: Path) -> None:
+        path.write_bytes(b"not a database, " * 100)
+        with pytest.raises(ShammahError) as refusal:
+            router_store.Store(path)
+        assert "Delete the file to begin again." in refusal.value.hint
+
+    def test_does_not_advise_to_delete_what_is_in_use(self, path: Path) -> None:
+        store = router_store.Store(path)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        impatient = router_store.Store(path, busy_s=0.01)
+        with pytest.raises(ShammahError) as refusal:
+            impatient.relabel("t", router_store.Label.GOOD)
+        assert refusal.value.hint == "Answers are not affected."
+        for one in (store, impatient, other):
+            one.close()
+
+
+class TestTheAdvice:
+    @pytest.mark.parametrize(
+        ("flags", "free", "says"),
+        [
+            (os.ST_RDONLY, 10**6, "That disk is read-only"),
+            (0, 10, "That disk is full"),
+            (0, 10**6, "Check the permissions of"),
+        ],
+    )
+    def test_fits_the_disk(
+        self, flags: int, free: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answer = os.statvfs_result((4096, 4096, 0, 0, free, 0, 0, 0, flags, 255))
+        monkeypatch.setattr(disk.os, "statvfs", lambda place: answer)
+        said = describe_remedy(tmp_path / "not" / "there")
+        assert said.startswith(says)
+        assert "SHAMMAH_HOME" in said
+
+    def test_a_log_that_cannot_be_written_is_done_without(self, tmp_path: Path) -> None:
+        (tmp_path / "logs").write_text("a file")
+        descriptor = open_log(tmp_path / "logs" / "inference.log")
+        assert os.write(descriptor, b"lost") == 4
+        os.close(descriptor)

@@ -1,0 +1,129 @@
+"""Rounding weights to 4 bits, the order in which they lie, and the products made of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from workers.inference.engines.native import compiler
+from workers.inference.engines.native.layout import GROUP, SMALL_GROUP, packed_sizes, padded
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kernels() -> None:
+    compiler.prepare(Path(sys.prefix, "share", "shammah", "kernels"))
+
+
+@pytest.fixture
+def packing() -> Any:
+    from workers.inference.engines.native import small_packing
+
+    return small_packing
+
+
+def random_matrix(*shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(1).normal(0, 0.02, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(16, 64), (1, 1), (17, 65), (50, 200), (160, 640)])
+def test_what_is_lost_is_little(packing: Any, shape: tuple[int, int]) -> None:
+    matrix = random_matrix(*shape)
+    weights, scales, units = packing.pack_small(matrix)
+    assert (weights.nbytes, len(scales)) == packed_sizes(*shape, 4)
+    assert len(units) == padded(shape[0], 16)
+    found = packing.unpack_small(weights, scales, units, *shape)
+    assert found.shape == shape
+    for first in range(0, shape[1], SMALL_GROUP):
+        group = slice(first, first + SMALL_GROUP)
+        ends = matrix[:, group].min(1).clip(max=0), matrix[:, group].max(1).clip(min=0)
+        step = ((ends[1] - ends[0]) / 15)[:, None]
+        assert (abs(found - matrix)[:, group] <= 1.6 * step + 1e-9).all()
+        # The least that 15 even steps over the whole group would lose is a twelfth.
+        squares = ((found - matrix)[:, group] / np.maximum(step, 1e-9)) ** 2
+        assert squares.mean() < 1.1 / 12
+
+
+def test_the_order_is_that_of_the_description(packing: Any) -> None:
+    matrix = random_matrix(32, 128)
+    weights, scales, units = packing.pack_small(matrix)
+    found = packing.unpack_small(weights, scales, units, 32, 128)
+    words = weights.view(np.uint16).reshape(2, 4, 4, 16, 2)
+    codes = scales.reshape(2, 4, 16)
+    for channel, k in ((0, 0), (1, 1), (17, 64), (31, 127), (20, 99), (5, 30)):
+        panel, lane, group, place = channel // 16, channel % 16, k // 32, k % 32
+        block, rest = place % 16 // 4, place % 4
+        shift = 8 * (place // 16) + 4 * (rest // 2)
+        number = words[panel, group, block, lane, rest % 2] >> shift & 15
+        scale, zero = codes[panel, group, lane] & 255, codes[panel, group, lane] >> 8
+        value = units[channel] * scale * (float(number) - zero / 16)
+        assert value == pytest.approx(found[channel, k], rel=1e-5)
+        assert value == pytest.approx(matrix[channel, k], abs=0.005)
+
+
+def test_zeros_and_extremes_are_kept(packing: Any) -> None:
+    matrix = np.zeros((5, 96), np.float32)
+    matrix[1, 5] = 1e-30
+    matrix[2, 6] = -3e30
+    matrix[3] = 0.5
+    matrix[4, :32] = 1e-4 * np.random.default_rng(0).normal(size=32)
+    matrix[4, 32] = 100
+    found = packing.unpack_small(*packing.pack_small(matrix), 5, 96)
+    assert np.isfinite(found).all()
+    assert (found[0] == 0).all()
+    assert found[1, 5] == pytest.approx(1e-30, rel=0.01)
+    assert found[2, 6] == pytest.approx(-3e30, rel=0.01)
+    assert found[3] == pytest.approx(matrix[3], rel=0.01)
+    assert found[4, 32] == pytest.approx(100, rel=0.01)
+    assert abs(found[4, :32]).max() < 0.5
+
+
+def test_weights_on_a_grid_of_sixteen_are_exact(packing: Any) -> None:
+    whole = np.random.default_rng(0).integers(0, 16, (32, 64)).astype(np.float32)
+    whole[:, ::32], whole[:, 1::32] = 0, 15
+    matrix = (whole - 5) * np.float32(2**-9)
+    found = packing.unpack_small(*packing.pack_small(matrix), 32, 64)
+    assert np.allclose(found, matrix, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_products_are_those_of_the_unpacked_weights(packing: Any, adds: bool) -> None:
+    from workers.inference.engines.native.operands import Activations, Matrix
+    from workers.inference.engines.native.products import project, quantize_group
+
+    channels, inputs, rows = 80, 200, 7
+    width = padded(inputs, GROUP)
+    weights, scales, units = packing.pack_small(random_matrix(channels, inputs))
+    matrix = Matrix(4, weights[None], scales[None], units[None], adds)
+    held = packing.unpack_small(weights, scales, units, channels, inputs).astype(np.float64)
+    x = np.zeros((rows, width), np.float32)
+    x[:, :inputs] = np.random.default_rng(2).normal(0, 3, (rows, inputs))
+
+    def make(count: int) -> Activations:
+        shapes = ((count, width // GROUP), (count, width // SMALL_GROUP))
+        steps, zeros = (np.zeros(shape, np.float32) for shape in shapes)
+        return Activations(np.zeros((count, width), np.int16), steps, zeros)
+
+    def compute(counters: Any, matrix: Any, x: Any, into: Any, out: Any) -> None:
+        for row in range(x.shape[0]):
+            for group in range(x.shape[1] // 64):
+                quantize_group(x, row, group, into)
+        project(counters, 0, matrix, 0, into, x.shape[0], out)
+
+    multiply = numba.njit(compute)
+    every = make(rows)
+    before = np.random.default_rng(3).normal(size=(rows, channels)).astype(np.float32)
+    found = before.copy()
+    multiply(np.zeros((1, 16), np.int64), matrix, x, every, found)
+    exact = every.numbers.astype(np.float64) * every.steps.repeat(GROUP, 1)
+    expected = exact[:, :inputs] @ held.T + (before if adds else 0)
+    assert abs(found - expected).max() < 1e-5
+    for row in range(rows):
+        one, alone = make(1), before[row : row + 1].copy()
+        multiply(np.zeros((1, 16), np.int64), matrix, x[row : row + 1], one, alone)
+        assert np.array_equal(alone[0], found[row])

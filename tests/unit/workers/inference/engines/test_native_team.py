@@ -1,0 +1,113 @@
+"""Threads that share the phases of a step."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from workers.inference.engines.native import compiler
+from workers.inference.engines.native.team import Team
+
+
+def helpers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("native-")]
+
+
+def test_every_member_works_once() -> None:
+    team = Team(4)
+    seen: list[tuple[int, str]] = []
+    team.run(lambda member: seen.append((member, threading.current_thread().name)))
+    team.run(lambda member: seen.append((member, threading.current_thread().name)))
+    assert sorted(member for member, _ in seen) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert len({name for _, name in seen}) == 4
+    team.close()
+
+
+def test_an_error_of_a_helper_is_raised_and_the_team_goes_on() -> None:
+    team = Team(2)
+
+    def fail(member: int) -> None:
+        if member == 1:
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        team.run(fail)
+    team.run(lambda member: None)
+    team.close()
+
+
+def test_after_an_error_nobody_is_left_at_the_work() -> None:
+    """Or the next work would begin while that one goes on."""
+    team, failed, ended = Team(3), threading.Event(), threading.Event()
+
+    def fail(member: int) -> None:
+        if member == 1:
+            failed.set()
+            raise ValueError("no")
+        if member == 2:
+            assert failed.wait(60)
+            time.sleep(0.05)  # long enough to be seen by whoever does not wait
+            ended.set()
+
+    with pytest.raises(ValueError, match="no"):
+        team.run(fail)
+    assert ended.is_set()
+    seen: list[int] = []
+    team.run(seen.append)
+    assert sorted(seen) == [0, 1, 2]
+    team.close()
+
+
+def test_threads_end_with_the_team() -> None:
+    before = len(helpers())
+    closed, forgotten = Team(3), Team(2)
+    assert len(helpers()) == before + 3
+    closed.close()
+    del forgotten
+    gc.collect()
+    deadline = time.monotonic() + 60
+    while len(helpers()) > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(helpers()) == before
+
+
+@pytest.mark.parametrize("members", [1, 2, 6])
+def test_items_are_done_once_and_phases_follow_each_other(members: int) -> None:
+    compiler.prepare(Path(sys.prefix, "share", "shammah", "kernels"))
+    from workers.inference.engines.native.counters import Counters, new_counters
+    from workers.inference.engines.native.phases import finish_item, next_item, wait_for_all
+
+    def double_then_sum(
+        counters: Counters, numbers: NDArray[np.int64], sums: NDArray[np.int64]
+    ) -> None:
+        items = numbers.shape[0]
+        item = next_item(counters, 0)
+        while item < items:
+            numbers[item] *= 2
+            finish_item(counters, 0)
+            item = next_item(counters, 0)
+        wait_for_all(counters, 0, items)
+        item = next_item(counters, 1)
+        while item < items:
+            sums[item] = numbers.sum()
+            finish_item(counters, 1)
+            item = next_item(counters, 1)
+        wait_for_all(counters, 1, items)
+
+    kernel = numba.njit(nogil=True)(double_then_sum)
+    team = Team(members)
+    for items in (0, 1, 7, 1000):
+        numbers, sums = np.arange(items, dtype=np.int64), np.zeros(items, np.int64)
+        counters = new_counters(2)
+        team.run(lambda _, n=numbers, s=sums, c=counters: kernel(c, n, s))
+        assert (numbers == 2 * np.arange(items)).all()
+        assert (sums == items * (items - 1)).all()
+    team.close()

@@ -1,0 +1,401 @@
+"""How a load asks for less and less."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shammah.errors import ShammahError
+from shammah.models.catalogue import LocatedModel
+from shammah.settings.model import InferenceSettings
+from tests.real.models import CONTEXT_LENGTH, write_checkpoint
+from tests.unit.workers.inference.startup.test_inference_attempts import Kernel
+from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
+from workers.inference.packages.checkpoint import Checkpoint
+from workers.inference.startup.choice import OnCPU
+from workers.inference.startup.ladder import (
+    INT4,
+    INT8,
+    ON_CPU,
+    SHORT,
+    SHORT_CONTEXT,
+    WHOLE,
+    levels,
+    settings_at,
+)
+from workers.inference.startup.loading import Loader
+
+LONG = 32_768
+MODELS = ("big", "middle", "small")
+
+Load = Callable[[Checkpoint, LoadSettings], None]
+
+
+@pytest.mark.parametrize(
+    ("engine", "context", "asked", "expected"),
+    [
+        ("native", LONG, {}, (WHOLE, SHORT, INT4)),
+        ("native", 4096, {}, (WHOLE, INT4)),
+        ("transformers", LONG, {}, (WHOLE, SHORT, INT8, INT4)),
+        ("transformers", 4096, {}, (WHOLE, SHORT, INT8, INT4)),
+        ("transformers", 4096, {"dtype": "float32"}, (WHOLE, INT8, INT4)),
+        ("transformers", LONG, {"dtype": "float32"}, (WHOLE, SHORT, INT8, INT4)),
+        ("native", LONG, {"context_length": 20_000}, (WHOLE, INT4)),
+        ("native", LONG, {"quantization": "int8"}, (WHOLE, SHORT)),
+        ("transformers", LONG, {"quantization": "none", "dtype": "bfloat16"}, (WHOLE, SHORT)),
+        ("native", 4096, {"quantization": "int4"}, (WHOLE,)),
+    ],
+)
+def test_only_what_changes_something_and_was_left_open(
+    engine: str, context: int, asked: dict[str, object], expected: tuple[int, ...]
+) -> None:
+    settings = InferenceSettings(**asked)  # type: ignore[arg-type]
+    assert levels(settings, engine, context) == expected
+
+
+@pytest.mark.parametrize(
+    ("on_cpu", "asked", "expected"),
+    [
+        ("native", {}, (WHOLE, ON_CPU, ON_CPU + SHORT, ON_CPU + INT4, INT4)),
+        ("native", {"quantization": "int8"}, (WHOLE, ON_CPU, ON_CPU + SHORT)),
+        (
+            "transformers",
+            {"dtype": "float32"},
+            (WHOLE, ON_CPU, ON_CPU + SHORT, ON_CPU + INT8, ON_CPU + INT4, INT4),
+        ),
+    ],
+)
+def test_the_processor_comes_before_fewer_bits_on_a_gpu(
+    on_cpu: str, asked: dict[str, str], expected: tuple[int, ...]
+) -> None:
+    settings = InferenceSettings(**asked)  # type: ignore[arg-type]
+    assert levels(settings, "transformers", LONG, on_cpu) == expected
+    devices = [settings_at(settings, level, "cuda").device for level in expected]
+    assert devices == ["cpu" if level >= ON_CPU else "cuda" for level in expected]
+
+
+def test_what_each_level_asks_for() -> None:
+    whole = LoadSettings()
+    short = LoadSettings(context_length=SHORT_CONTEXT, lean=True)
+    asked = InferenceSettings()
+    assert settings_at(asked, WHOLE) == whole
+    assert settings_at(asked, SHORT) == short
+    found = [settings_at(asked, level).quantization for level in (WHOLE, SHORT, INT8, INT4)]
+    assert found == ["auto", "auto", "int8", "int4"]
+    assert settings_at(asked, INT4).lean
+
+
+def test_what_is_set_stays_set() -> None:
+    asked = InferenceSettings(dtype="float16", context_length=9000, kv_memory=0.5)
+    settings = settings_at(asked, SHORT)
+    assert (settings.dtype, settings.context_length, settings.kv_memory) == ("float16", 9000, 0.5)
+
+
+# --- the loader ---------------------------------------------------------------------------
+
+
+class PickyEngine:
+    """Loads when ``load`` does not object."""
+
+    stages = ("weigh",)
+    active = waiting = 0
+
+    def __init__(self, load: Load, name: str) -> None:
+        self._load = load
+        self.name = name
+
+    def prepare(self) -> None:
+        """Nothing to import."""
+
+    def load(
+        self, checkpoint: Checkpoint, settings: LoadSettings, observer: LoadObserver
+    ) -> EngineFacts:
+        self._load(checkpoint, settings)
+        dtype = "bfloat16" if settings.lean else "float32"
+        quantization = "" if settings.quantization == "auto" else settings.quantization
+        return EngineFacts(self.name, "cpu", dtype, quantization, settings.context_length)
+
+
+class World:
+    """A big model and two smaller ones; what is tried is written down."""
+
+    def __init__(self, directory: Path, kernel: Kernel) -> None:
+        self.models = [LocatedModel(name, directory / name, "big") for name in MODELS]
+        self.big = self.models[0]
+        self.kernel = kernel
+        self.tried: list[tuple[str, int, str]] = []
+        self.asked = InferenceSettings()
+        self.engine = "transformers"
+        self.located_models: list[str] = []
+        self.gpu = ""
+
+    def load(self, accepts: Callable[[str, LoadSettings], bool] = lambda name, s: True) -> str:
+        """What a new worker says when it is ready, as the model and the note."""
+
+        def weigh(checkpoint: Checkpoint, settings: LoadSettings) -> None:
+            name = checkpoint.directory.name
+            self.tried.append((name, settings.context_length, settings.quantization))
+            if not accepts(name, settings):
+                raise ShammahError("out_of_memory", "It needs 9 GiB, and 4 are free.", "Buy more.")
+
+        self._attempts = self.kernel.attempts()
+        loader = Loader(
+            self.asked,
+            lambda checkpoint: PickyEngine(weigh, self.engine),
+            self._attempts,
+            self._smaller,
+            self,
+            on_cpu=OnCPU(
+                lambda checkpoint: self.gpu,
+                lambda checkpoint: "native",
+                lambda checkpoint: PickyEngine(weigh, "native"),
+            ),
+        )
+        ready = loader.load(self.big).ready
+        return f"{ready.model}: {ready.note}"
+
+    def killed(self) -> None:
+        self.kernel.kill()
+
+    def _smaller(self, located: LocatedModel) -> LocatedModel | None:
+        rest = self.models[self.models.index(located) + 1 :]
+        return rest[0] if rest else None
+
+    def located(self, model: str, stages: int) -> None:
+        self.located_models.append(model)
+
+    def stage(self, name: str) -> None:
+        """Not of interest."""
+
+    def advance(self) -> None:
+        """Not of interest."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def world(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    for name in MODELS:
+        shutil.copytree(checkpoint, tmp_path / name)
+    return World(tmp_path, Kernel(tmp_path, monkeypatch))
+
+
+def test_enough_memory_is_no_step(world: World) -> None:
+    assert world.load() == "big: "
+    assert world.tried == [("big", 0, "auto")]
+    assert CONTEXT_LENGTH < SHORT_CONTEXT
+
+
+def test_one_rung_after_the_other(world: World) -> None:
+    with pytest.raises(ShammahError, match="9 GiB") as refused:
+        world.load(lambda name, settings: False)
+    assert refused.value.code == "out_of_memory"
+    of_each = [(0, "auto"), (4096, "auto"), (4096, "int8"), (4096, "int4")]
+    assert world.tried == [(m.name, *rung) for m in world.models for rung in of_each]
+
+
+@pytest.mark.parametrize(
+    ("quantization", "said"),
+    [
+        ("auto", "big runs with bfloat16 and a context of 4,096 tokens."),
+        ("int8", "big runs with 8-bit weights and a context of 4,096 tokens."),
+        ("int4", "big runs with 4-bit weights and a context of 4,096 tokens."),
+    ],
+)
+def test_the_note_says_what_was_given_up(world: World, quantization: str, said: str) -> None:
+    note = world.load(lambda name, s: s.lean and s.quantization == quantization)
+    assert note == f"big: It needs 9 GiB, and 4 are free. {said}"
+
+
+def test_a_smaller_model_begins_whole(world: World) -> None:
+    note = world.load(lambda name, settings: name == "middle")
+    assert note == "middle: It needs 9 GiB, and 4 are free. middle answers in the place of big."
+    assert world.tried[-1] == ("middle", 0, "auto")
+    note = world.load(lambda name, s: name == "small" and s.quantization == "int8")
+    assert note.endswith(
+        "small runs with 8-bit weights and a context of 4,096 tokens, in the place of big."
+    )
+
+
+def test_a_smaller_model_that_is_broken_is_left_out(world: World) -> None:
+    (world.models[1].directory / "config.json").write_text("{")
+    assert world.load(lambda name, settings: name == "small").startswith("small: ")
+    assert "middle" not in {name for name, *_ in world.tried}
+
+
+@pytest.mark.parametrize(
+    "code", ["settings_conflict", "quantization_unavailable", "model_unsupported"]
+)
+def test_a_width_that_is_not_to_be_had_is_left_out(world: World, code: str) -> None:
+    def accepts(name: str, settings: LoadSettings) -> bool:
+        if settings.quantization == "int8":
+            raise ShammahError(code, "There is no 8 bit here.", "")
+        return settings.quantization == "int4"
+
+    note = world.load(accepts)
+    assert note.startswith("big: It needs 9 GiB, and 4 are free. big runs with 4-bit weights")
+
+
+@pytest.mark.parametrize("code", ["model_corrupt", "settings_conflict"])
+def test_another_failure_is_no_reason_to_step_down(world: World, code: str) -> None:
+    def accepts(name: str, settings: LoadSettings) -> bool:
+        raise ShammahError(code, "It is damaged.", "Fetch it.")
+
+    with pytest.raises(ShammahError, match="damaged"):
+        world.load(accepts)
+    assert world.tried == [("big", 0, "auto")]
+
+
+def test_memory_that_runs_out_in_an_unforeseen_place_is_a_step_down(world: World) -> None:
+    def accepts(name: str, settings: LoadSettings) -> bool:
+        if not settings.lean:
+            raise MemoryError
+        return True
+
+    assert "The memory ran out while big was loaded." in world.load(accepts)
+    with pytest.raises(RuntimeError, match="broken"):
+        world.load(lambda name, settings: (_ for _ in ()).throw(RuntimeError("broken")))
+
+
+class TestAGPU:
+    """Chosen for a model, and not to be had."""
+
+    @pytest.fixture
+    def world(self, world: World) -> World:
+        world.gpu = "cuda"
+        return world
+
+    def test_is_used_where_it_can_be(self, world: World) -> None:
+        assert world.load(lambda name, settings: settings.device == "cuda") == "big: "
+
+    def test_that_is_busy_gives_way_to_the_processor(self, world: World) -> None:
+        said = world.load(lambda name, settings: settings.device == "cpu")
+        assert said.startswith("big: It needs 9 GiB, and 4 are free. big runs on the processor")
+        assert world.tried == [("big", 0, "auto"), ("big", 0, "auto")]
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ShammahError("device_unavailable", "torch finds no cuda device that it can use.", "x"),
+            RuntimeError("CUDA error: no kernel image is available"),
+        ],
+    )
+    def test_that_torch_refuses_gives_way_to_the_processor(
+        self, world: World, error: Exception
+    ) -> None:
+        def accepts(name: str, settings: LoadSettings) -> bool:
+            if settings.device == "cuda":
+                raise error
+            return True
+
+        said = world.load(accepts)
+        assert "can" in said
+        assert "big runs on the processor" in said
+
+    def test_gets_fewer_bits_before_a_smaller_model_does(self, world: World) -> None:
+        said = world.load(
+            lambda name, settings: settings.device == "cuda" and settings.quantization == "int4"
+        )
+        assert said.startswith("big: It needs 9 GiB, and 4 are free. big runs with 4-bit weights")
+        world.tried.clear()
+        assert world.load(lambda name, settings: name == "middle").startswith("middle: ")
+
+    def test_a_processor_that_has_been_tried_is_not_tried_again_after_a_kill(
+        self, world: World
+    ) -> None:
+        world.load(lambda name, settings: settings.device == "cpu")
+        world.killed()
+        world.load(lambda name, settings: settings.device == "cpu")
+        assert world.tried[-1] == ("big", SHORT_CONTEXT, "int4")
+
+    def test_that_was_set_is_not_given_up(self, world: World) -> None:
+        world.gpu = ""
+        world.asked = InferenceSettings(device="cuda")
+
+        def accepts(name: str, settings: LoadSettings) -> bool:
+            assert settings.device == "cuda"
+            raise ShammahError("device_unavailable", "There is none.", "")
+
+        with pytest.raises(ShammahError, match="There is none"):
+            world.load(accepts)
+
+
+# --- after a kill -------------------------------------------------------------------------
+
+
+def test_after_a_kill_the_next_rung_is_the_first(world: World) -> None:
+    world.load()
+    world.killed()
+    said = "big: The system has ended big for want of memory. big runs with bfloat16"
+    assert world.load().startswith(said)
+    assert world.tried == [("big", 0, "auto"), ("big", 4096, "auto")]
+
+
+def test_a_rung_that_changes_nothing_is_no_step(world: World) -> None:
+    world.engine = "native"
+    world.load()
+    world.killed()
+    assert world.load().startswith("big: The system has ended big for want of memory. big runs wit")
+    assert world.tried == [("big", 0, "auto"), ("big", 4096, "int4")]
+    world.killed()
+    assert world.load().startswith("middle: ")
+
+
+def test_a_kill_after_a_refusal_counts_from_there(world: World) -> None:
+    world.load(lambda name, settings: settings.quantization == "int8")
+    world.killed()
+    world.load()
+    assert world.tried[-1] == ("big", 4096, "int4")
+
+
+def test_after_the_third_kill_nothing_is_tried_by_itself(world: World) -> None:
+    for _ in range(3):
+        world.load()
+        world.killed()
+    assert len(world.tried) == 3
+    for _ in range(2):
+        with pytest.raises(ShammahError) as refused:
+            world.load()
+        assert refused.value.code == "out_of_memory"
+        assert "has ended big 3 times for want of memory" in refused.value.message
+        assert refused.value.message.count("GiB") == 2
+        assert "/load" in refused.value.hint
+    assert len(world.tried) == 3
+
+
+def test_nor_when_there_is_nothing_left(world: World) -> None:
+    world.models = world.models[:1]
+    world.asked = InferenceSettings(dtype="float32", quantization="none")
+    world.load()
+    world.killed()
+    with pytest.raises(ShammahError, match="has ended big once"):
+        world.load()
+
+
+def test_what_comes_next_is_written_down_for_those_who_lose_it(world: World) -> None:
+    from shammah.supervision.oom_record import read_attempt
+
+    told = []
+
+    def accepts(name: str, settings: LoadSettings) -> bool:
+        attempt = read_attempt(world.kernel.path)
+        assert attempt is not None
+        told.append((attempt.model, attempt.next_step))
+        return False
+
+    with pytest.raises(ShammahError):
+        world.load(accepts)
+    assert told[:5] == [
+        ("big", "It is loaded again with less context and 16 bit."),
+        ("big", "It is loaded again with 8-bit weights."),
+        ("big", "It is loaded again with 4-bit weights."),
+        ("big", "middle is loaded in its place."),
+        ("middle", "It is loaded again with less context and 16 bit."),
+    ]
+    assert told[-1] == ("small", "")

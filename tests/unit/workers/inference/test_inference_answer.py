@@ -1,0 +1,184 @@
+"""Steps that bring several tokens give the answer that steps of one token give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shammah.bus.messages import (
+    ChatMessage,
+    Done,
+    Failed,
+    Generate,
+    PromptProgress,
+    Provenance,
+    Ready,
+    Sampling,
+    Timings,
+    Token,
+)
+from shammah.errors import ShammahError
+from workers.inference.answer import PAUSE_S, Answer
+from workers.inference.engine import FinishReason, SequenceRequest, StepResult
+from workers.inference.inbox import Arrival, Inbox
+from workers.inference.scheduling.sampling import GenerationDefaults
+from workers.inference.serving import Serving
+from workers.inference.startup.loading import LoadedModel
+from workers.service import Outlet
+
+
+class Letters:
+    """A token is a letter."""
+
+    def add(self, token_id: int) -> str:
+        return chr(token_id)
+
+
+def _steps(text: str, cuts: list[int], finish: FinishReason) -> list[StepResult]:
+    """``text`` in steps of so many tokens; a stop token comes after it, in its last step."""
+    results, at = [], 0
+    for cut in [*cuts, len(text)]:
+        part = tuple(map(ord, text[at : at + cut]))
+        at += len(part)
+        last = at == len(text)
+        count = len(part) + (last and finish == "stop")
+        results.append(StepResult("a", 0, count, part, finish if last else None))
+        if last:
+            break
+    return results
+
+
+@dataclass
+class Scripted:
+    """An engine that does these steps and nothing else, then closes the inbox."""
+
+    results: list[StepResult]
+    inbox: Inbox
+    active: int = 0
+    waiting: int = 0
+    cancelled: list[str] = field(default_factory=list)
+
+    def submit(self, request: SequenceRequest) -> None:
+        self.active = 1
+
+    def step(self) -> list[StepResult]:
+        if not self.results:
+            self.inbox.cancel("a")
+            return []
+        result = self.results.pop(0)
+        if result.finish_reason is not None or result.failure is not None:
+            self.cancel("")
+        return [result]
+
+    def cancel(self, request_id: str) -> None:
+        self.active = 0
+        self.inbox.close()
+
+
+def _serve(results: list[StepResult], stops: tuple[str, ...] = ()) -> tuple[str, Done | Failed]:
+    inbox, outlet = Inbox(), Outlet(lambda: None)
+    chat: Any = SimpleNamespace(
+        encode=lambda messages: (1, 2),
+        detokenizer=lambda begun: Letters(),
+        begins_thinking=lambda prompt: False,
+        stop_ids=frozenset(),
+        notices=lambda messages: (),
+    )
+    ready = Ready("m", "r", "cpu", "float32", "", 1000, "e")
+    engine: Any = Scripted(results, inbox)
+    model = LoadedModel(engine, chat, GenerationDefaults(), ready, Path())
+    question = Generate("a", (ChatMessage("user", "?"),), Sampling(stop=stops))
+    inbox.put(Arrival(question, 0.0))
+    Serving(model, Path(), 100, 8, inbox, outlet, lambda: 1.0).run()
+    text = ""
+    while True:
+        message = outlet.queue.get_nowait()
+        if isinstance(message, Done | Failed):
+            return text, message
+        assert isinstance(message, Token)
+        text += message.text
+
+
+def test_a_long_prompt_is_spoken_of_now_and_then_until_it_is_computed() -> None:
+    question = Generate("a", (ChatMessage("user", "?"),))
+    answer = Answer(Arrival(question, 10.0), 4000, Letters())  # type: ignore[arg-type]
+    told = []
+    for step, now in ((1, 10.2), (2, 10.6), (3, 10.8), (4, 11.2)):
+        done = step == 4
+        answer.take(StepResult("a", 1000, int(done), (97,) if done else ()), now - 0.1, now)
+        told.append(answer.progress(now))
+    assert told == [None, PromptProgress("a", 2000, 4000), None, None]
+
+
+TEXTS = st.text("ab\n<>think/", min_size=1, max_size=25)
+
+
+@given(
+    TEXTS,
+    st.lists(st.integers(1, 8), max_size=25),
+    st.lists(st.text("ab\n", min_size=1, max_size=3), max_size=2).map(tuple),
+    st.sampled_from(("stop", "length")),
+    st.booleans(),
+)
+def test_how_tokens_come_changes_neither_text_nor_count_nor_reason(
+    text: str, cuts: list[int], stops: tuple[str, ...], finish: FinishReason, thinks: bool
+) -> None:
+    text = f"<think>{text}</think>{text}" if thinks else text
+    found, done = _serve(_steps(text, cuts, finish), stops)
+    expected, single = _serve(_steps(text, [1] * len(text), finish), stops)
+    assert isinstance(done, Done)
+    assert isinstance(single, Done)
+    assert found == expected
+    assert done.usage == single.usage
+    assert done.finish_reason == single.finish_reason
+
+
+def test_a_stop_string_within_a_step_ends_the_answer_there() -> None:
+    found, done = _serve([StepResult("a", 0, 6, tuple(map(ord, "ab#cde")))], ("#",))
+    assert isinstance(done, Done)
+    assert (found, done.finish_reason, done.usage.output_tokens) == ("ab", "stop", 3)
+    found, done = _serve([StepResult("a", 0, 3, tuple(map(ord, "#ab")), "length")], ("#",))
+    assert isinstance(done, Done)
+    assert (found, done.finish_reason, done.usage.output_tokens) == ("", "stop", 1)
+
+
+def test_the_first_text_is_told_at_once_and_then_what_a_pause_brings() -> None:
+    answer = Answer(Arrival(Generate("a", ()), 0.0), 2, Letters())
+
+    def take(letter: str, now: float, finish: FinishReason | None = None) -> list[str]:
+        result = StepResult("a", 0, 1, (ord(letter),), finish)
+        return [token.text for token in answer.take(result, now, now)]
+
+    first, soon = 5.0, 5.0 + 0.6 * PAUSE_S
+    assert take("a", first) == ["a"]
+    assert take("b", soon) == []
+    assert take("c", first + 1.1 * PAUSE_S) == ["bc"]
+    assert take("d", first + 1.2 * PAUSE_S) == []
+    assert [(token.index, token.text) for token in answer.rest()] == [(4, "d")]
+    assert answer.rest() == ()
+    assert take("e", first + 1.3 * PAUSE_S) == []
+    assert take("f", first + 1.4 * PAUSE_S, "length") == ["ef"]
+
+
+def test_what_was_held_back_is_told_before_an_end_of_any_kind() -> None:
+    steps = [StepResult("a", 0, 1, (ord(letter),)) for letter in "abc"]
+    found, end = _serve(list(steps))  # and is cancelled
+    assert isinstance(end, Done)
+    assert (found, end.finish_reason, end.usage.output_tokens) == ("abc", "cancelled", 3)
+    found, end = _serve([*steps, StepResult("a", failure=ShammahError("broken", "It broke."))])
+    assert isinstance(end, Failed)
+    assert (found, end.code) == ("abc", "broken")
+
+
+def test_the_rate_counts_every_token() -> None:
+    answer = Answer(Arrival(Generate("a", ()), 0.0), 2, Letters())
+    answer.take(StepResult("a", 2, 1, (97,)), 0.0, 1.0)
+    said = answer.take(StepResult("a", 0, 5, (98, 99, 100, 101, 102)), 1.0, 2.0)
+    assert said == (Token("a", 6, "bcdef"),)
+    done = answer.done("length", 2.0, Provenance("inference", "m"))
+    assert done.timings == Timings(0.0, 1.0, 2.0, 2.0, 5.0)

@@ -1,0 +1,104 @@
+"""What a model needs, beside what there is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import psutil
+import pytest
+
+from shammah.errors import ShammahError
+from shammah.models.catalogue import CATALOGUE, GIB, CatalogueModel
+from shammah.models.footprint import kv_bytes
+from tests.real.models import write_checkpoint
+from workers.inference import memory
+from workers.inference.memory import (
+    HEADROOM_BYTES,
+    LEAST_CONTEXT,
+    check_context,
+    check_weights,
+    conversation_bytes,
+    free_main_memory,
+    kv_budget,
+)
+from workers.inference.packages.checkpoint import inspect_checkpoint
+from workers.inference.runner import Runner
+
+
+@pytest.mark.parametrize("model", CATALOGUE, ids=lambda model: model.size)
+def test_a_conversation_is_counted_as_the_plan_does(tmp_path: Path, model: CatalogueModel) -> None:
+    checkpoint = inspect_checkpoint(write_checkpoint(tmp_path))
+    shape = model.shape
+    config = {
+        "num_hidden_layers": shape.layers,
+        "hidden_size": shape.hidden,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "vocab_size": shape.vocabulary,
+        "max_position_embeddings": shape.context_length,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert conversation_bytes(checkpoint) == kv_bytes(shape, LEAST_CONTEXT, 2)
+
+
+def test_a_configuration_that_does_not_tell_counts_for_nothing(tmp_path: Path) -> None:
+    checkpoint = inspect_checkpoint(write_checkpoint(tmp_path))
+    assert conversation_bytes(checkpoint) > 0
+    (tmp_path / "config.json").write_text("{}")
+    assert conversation_bytes(checkpoint) == 0
+    (tmp_path / "config.json").unlink()
+    assert conversation_bytes(checkpoint) == 0
+
+
+@pytest.mark.parametrize(
+    ("weights", "conversation", "needed"),
+    [
+        (4 * GIB, 0, 4 * GIB + HEADROOM_BYTES),
+        (4 * GIB, GIB // 8, 4 * GIB + HEADROOM_BYTES),
+        (4 * GIB, GIB, 6 * GIB),  # half of what is left is for conversations
+    ],
+)
+def test_a_refusal_has_both_numbers(weights: int, conversation: int, needed: int) -> None:
+    check_weights(weights, needed, "8 bit", conversation)
+    with pytest.raises(ShammahError) as refused:
+        check_weights(weights, needed - 1, "8 bit", conversation)
+    assert refused.value.code == "out_of_memory"
+    assert f"needs {needed / GIB:.1f} GiB in 8 bit" in refused.value.message
+    assert f"{(needed - 1) / GIB:.1f} GiB of memory are free" in refused.value.message
+
+
+def test_a_share_that_a_person_has_set_is_named_where_it_is_too_small() -> None:
+    runner = cast(
+        Runner, SimpleNamespace(kv_bytes_per_token=lambda: 1024**2, free_bytes=lambda: 8 * GIB)
+    )
+    with pytest.raises(ShammahError, match=r"kv_memory is 0\.5 GiB, .* 2,048 tokens needs 2\.00"):
+        check_context(kv_budget(runner, 0.5), 8192, runner, 0.5)
+    check_context(kv_budget(runner, 2), 8192, runner, 2)
+    check_context(kv_budget(runner, 1e300), 8192, runner, 1e300)
+
+
+@pytest.mark.parametrize(
+    ("available", "left", "mapped", "expected"),
+    [
+        (1000, [], 0, 1000),
+        (1000, [700, 900], 0, 700),
+        (1000, [5000], 100, 900),
+        (1000, [50], 100, 0),
+        (1000, [700], None, 700),  # as on a Mac
+    ],
+)
+def test_free_is_what_every_limit_leaves_and_we_have_not_mapped(
+    monkeypatch: pytest.MonkeyPatch,
+    available: int,
+    left: list[int],
+    mapped: int | None,
+    expected: int,
+) -> None:
+    told = SimpleNamespace() if mapped is None else SimpleNamespace(shared=mapped)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
+    monkeypatch.setattr(psutil.Process, "memory_info", lambda self: told)
+    monkeypatch.setattr(memory, "memory_left", lambda: left)
+    assert free_main_memory() == expected

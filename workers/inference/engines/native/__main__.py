@@ -1,0 +1,13 @@
+"""``python -m workers.inference.engines.native``: compile the kernels now, not at a question."""
+
+from __future__ import annotations
+
+from workers.inference.engines.native import processor
+from workers.inference.engines.native.runner import NativeRunner
+
+if why := processor.obstacle():
+    print(f"The native engine is not prepared: it {why}.")
+else:
+    runner = NativeRunner()
+    runner.prepare()
+    runner.close()

@@ -1,0 +1,209 @@
+"""What a model of the Qwen2 and Llama family looks like, read from its configuration.
+
+Imports neither numba nor torch: whether a model can be computed here is known at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shammah.errors import ShammahError
+from workers.inference.engines.native import processor
+from workers.inference.packages.checkpoint import CONFIG, Checkpoint, read_configuration
+
+FAMILY = ("Qwen2ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM")
+
+_LARGEST = 2**40
+"""No number of a model's comes near; larger ones would only make the sums overflow."""
+
+_MISTRAL_WINDOW = 4096
+_DEFAULT_THETA, _DEFAULT_EPS = 10_000.0, 1e-6
+
+
+class _UnsupportedError(Exception):
+    """The message ends the sentence "This model ..."."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The numbers that say how to compute. ``positions`` is the length of the context."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    intermediate: int
+    vocabulary: int
+    positions: int
+    eps: float
+    tied: bool
+    has_bias: bool
+    has_head_norms: bool
+    frequencies: tuple[float, ...]
+    """How fast each pair of numbers of a head turns with the position, in radians."""
+
+    def rotations(
+        self, positions: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Cosines and sines: (positions, half a head). In float32, as the models were trained."""
+        frequencies = np.array(self.frequencies, np.float32)
+        angles = positions.astype(np.float32)[:, None] * frequencies
+        return np.cos(angles), np.sin(angles)
+
+
+def supports(checkpoint: Checkpoint) -> str:
+    """Why this model cannot be computed here, ending "The native engine cannot compute this
+    model: it ..."; empty if it can be."""
+    if why := processor.obstacle():
+        return why
+    try:
+        _read(checkpoint)
+    except _UnsupportedError as error:
+        return str(error)
+    except ShammahError:
+        pass  # it is no whole model at all, which loading says better
+    return ""
+
+
+def read_architecture(checkpoint: Checkpoint) -> Architecture:
+    """The architecture of a checkpoint that `inspect_checkpoint` has found whole.
+
+    Raises:
+        ShammahError: ``model_unsupported`` or ``model_config_invalid``.
+    """
+    try:
+        return _read(checkpoint)
+    except _UnsupportedError as error:
+        raise ShammahError(
+            "model_unsupported",
+            f"The native engine cannot compute this model: it {error}.",
+            "Use the transformers engine for it.",
+        ) from error
+
+
+def _read(checkpoint: Checkpoint) -> Architecture:
+    try:
+        return _read_values(checkpoint)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ShammahError(
+            "model_config_invalid",
+            f"{CONFIG} holds a value of the wrong kind ({error}).",
+            "Fetch the model again, or name another one with --model.",
+        ) from error
+
+
+def _read_values(checkpoint: Checkpoint) -> Architecture:
+    if checkpoint.architecture not in FAMILY:
+        raise _UnsupportedError(f"is a {checkpoint.architecture}")
+    config = read_configuration(checkpoint.directory)
+    _refuse_what_is_not_computed(config, checkpoint)
+    heads = _whole(config, "num_attention_heads")
+    hidden = _whole(config, "hidden_size")
+    size = _whole(config, "head_dim", hidden // heads)
+    if hidden * heads * size > checkpoint.parameters:
+        raise _invalid("head_dim", size)  # before an array is made for it
+    if size % 2:
+        raise _UnsupportedError(f"has heads of {size} numbers, which cannot be turned in pairs")
+    return Architecture(
+        layers=_whole(config, "num_hidden_layers"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=_whole(config, "num_key_value_heads", heads),
+        head_size=size,
+        intermediate=_whole(config, "intermediate_size"),
+        vocabulary=_whole(config, "vocab_size"),
+        positions=checkpoint.context_length,
+        eps=_real(config, "rms_norm_eps", _DEFAULT_EPS),
+        tied=checkpoint.tied,
+        has_bias=checkpoint.architecture == "Qwen2ForCausalLM",
+        has_head_norms=checkpoint.architecture == "Qwen3ForCausalLM",
+        frequencies=_frequencies(config, size),
+    )
+
+
+def _refuse_what_is_not_computed(config: dict[str, Any], checkpoint: Checkpoint) -> None:
+    activation = config.get("hidden_act", "silu")
+    if activation != "silu":
+        raise _UnsupportedError(f"uses {activation} where silu is expected")
+    for name in ("attention_bias", "mlp_bias"):
+        if config.get(name):
+            raise _UnsupportedError(f"has biases where none are expected ({name})")
+    layers = config.get("layer_types") or ()
+    if config.get("use_sliding_window") or set(layers) - {"full_attention"}:
+        raise _UnsupportedError("attends within a sliding window")
+    if checkpoint.architecture == "MistralForCausalLM":
+        window = config.get("sliding_window", _MISTRAL_WINDOW)
+        if window is not None and window < checkpoint.context_length:
+            raise _UnsupportedError(f"attends within a sliding window of {window} tokens")
+
+
+# --- rotary embeddings --------------------------------------------------------------------
+
+
+def _frequencies(config: dict[str, Any], size: int) -> tuple[float, ...]:
+    """theta**(-2i/size) for each pair i, scaled as the configuration says."""
+    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    theta = _real(rope, "rope_theta", _real(config, "rope_theta", _DEFAULT_THETA))
+    part = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if part != 1.0:
+        raise _UnsupportedError("turns only a part of each head")
+    plain = 1.0 / theta ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
+    if kind == "default":
+        return tuple(plain.tolist())
+    if kind == "linear":
+        return tuple((plain / _real(rope, "factor")).tolist())
+    if kind == "llama3":
+        return tuple(_llama3(frequency, rope) for frequency in plain.tolist())
+    raise _UnsupportedError(f"scales its rotary embeddings in a way not known here ({kind})")
+
+
+def _llama3(frequency: float, rope: dict[str, Any]) -> float:
+    """Llama 3.1's scaling: slow turns are slowed by ``factor``, fast ones kept, others between.
+
+    As in transformers' ``modeling_rope_utils._compute_llama3_parameters``.
+    """
+    factor, length = _real(rope, "factor"), _real(rope, "original_max_position_embeddings")
+    low, high = _real(rope, "low_freq_factor"), _real(rope, "high_freq_factor")
+    turns = length * frequency / (2 * math.pi)  # in the original context
+    if turns > high:
+        return frequency
+    if turns < low:
+        return frequency / factor
+    smooth = (turns - low) / (high - low)
+    return (1 - smooth) * frequency / factor + smooth * frequency
+
+
+# --- the configuration's values -----------------------------------------------------------
+
+
+def _whole(config: dict[str, Any], name: str, default: int | None = None) -> int:
+    value = config.get(name)
+    if value is None and default is not None:
+        return default
+    if type(value) is not int or not 0 < value < _LARGEST:
+        raise _invalid(name, value)
+    return value
+
+
+def _real(config: dict[str, Any], name: str, default: float | None = None) -> float:
+    value = config.get(name)
+    if value is None and default is not None:
+        return default
+    if type(value) not in (int, float) or value is None or not 0 < value < _LARGEST:
+        raise _invalid(name, value)
+    return float(value)
+
+
+def _invalid(name: str, value: object) -> ShammahError:
+    return ShammahError(
+        "model_config_invalid",
+        f"{CONFIG} gives {value!r:.80} as {name}; a positive number was expected.",
+        "Fetch the model again, or name another one with --model.",
+    )

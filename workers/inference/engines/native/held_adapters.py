@@ -1,0 +1,116 @@
+"""The adapters beside a model of the native runner, as `adaptation` wants them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.inference.engines.native.architecture import Architecture
+from workers.inference.engines.native.layout import GROUP, PANEL, padded
+from workers.inference.engines.native.operands import RANKS, SHARING, TARGETS, Adapters
+from workers.inference.packages.adapter_file import Adapter, LowRank, unsupported, wrong_base
+
+_MODULE = re.compile(r"model\.layers\.(\d+)\.(?:self_attn\.([qkvo])|mlp\.(gate|up|down))_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """``table`` (layers, targets, 3) points into ``arrays``; ``rank`` is the highest."""
+
+    table: NDArray[np.int64]
+    arrays: list[NDArray[np.float32]]
+    rank: int
+
+
+class HeldAdapters:
+    """Those of one model, by their keys."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        a = architecture
+        q, kv = a.heads * a.head_size, a.kv_heads * a.head_size
+        hidden, wide = a.hidden, a.intermediate
+        self._layers = a.layers
+        self._sizes = dict(
+            zip(
+                TARGETS,
+                (
+                    *((hidden, q), (hidden, kv), (hidden, kv), (q, hidden)),
+                    *((hidden, wide), (hidden, wide), (wide, hidden)),
+                ),
+                strict=True,
+            )
+        )
+        panels = [padded(outputs, PANEL) // PANEL for _, outputs in self._sizes.values()]
+        places = [0, padded(q, PANEL), 0, 0, 0, padded(wide, GROUP), 0]
+        self._panels, self._places = np.array(panels, np.int64), np.array(places, np.int64)
+        self._held: dict[str, _Packed] = {}
+        self._low = np.zeros((0, 0), np.float32)
+        self.none = self._step(False, np.zeros(0, np.int64), np.zeros((0, 0, 0, 0), np.int64))
+        """For steps without."""
+
+    def add(self, adapter: Adapter) -> int:
+        """Pack one; the bytes that it takes.
+
+        Raises:
+            ShammahError: ``adapter_unsupported`` or ``adapter_wrong_base``.
+        """
+        table = np.zeros((self._layers, len(TARGETS), 3), np.int64)
+        arrays = list[NDArray[np.float32]]()
+        for module, low_rank in adapter.layers.items():
+            layer, target = self._place(adapter.name, module, low_rank)
+            a, b = _pack(low_rank)
+            arrays += [a, b]
+            table[layer, TARGETS.index(target)] = a.ctypes.data, b.ctypes.data, low_rank.rank
+        rank = max(one.rank for one in adapter.layers.values())
+        self._held[adapter.key] = _Packed(table, arrays, rank)
+        return sum(array.nbytes for array in arrays)
+
+    def drop(self, key: str) -> None:
+        del self._held[key]
+
+    def of_rows(self, keys: Sequence[str]) -> Adapters:
+        """What a step computes beside the model: the adapter of each row, empty for none."""
+        distinct = [key for key in dict.fromkeys(keys) if key]
+        if not distinct:
+            return self.none
+        numbers = {key: number for number, key in enumerate(distinct)} | {"": -1}
+        held = [self._held[key] for key in distinct]
+        width = SHARING * padded(max(one.rank for one in held), RANKS)
+        if self._low.shape[0] < len(keys) or self._low.shape[1] != width:
+            self._low = np.zeros((len(keys), width), np.float32)
+        of_row = np.array([numbers[key] for key in keys], np.int64)
+        return self._step(True, of_row, np.stack([one.table for one in held]))
+
+    def _step(self, used: bool, of_row: NDArray[np.int64], table: NDArray[np.int64]) -> Adapters:
+        return Adapters(used, of_row, table, self._panels, self._places, self._low)
+
+    def _place(self, name: str, module: str, low_rank: LowRank) -> tuple[int, str]:
+        """The layer and the target of a module."""
+        match = _MODULE.fullmatch(module)
+        if match is None:
+            why = f"the native engine does not adapt {module} (the transformers engine may)"
+            raise unsupported(name, why)
+        layer, target = int(match[1]), match[2] or match[3]
+        found = (low_rank.down.shape[1], low_rank.up.shape[0])
+        if layer >= self._layers:
+            raise wrong_base(name, f"it adapts {module}, and this model has {self._layers} layers")
+        if found != self._sizes[target]:
+            sizes = "{}x{}, and this model's has {}x{}".format(*found, *self._sizes[target])
+            raise wrong_base(name, f"its {module} has {sizes}")
+        return layer, target
+
+
+def _pack(low_rank: LowRank) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A and B in the order that `adaptation` describes."""
+    rank, inputs = low_rank.down.shape
+    a = np.zeros((padded(rank, RANKS), padded(inputs, GROUP)), np.float32)
+    a[:rank, :inputs] = low_rank.down
+    outputs = low_rank.up.shape[0]
+    filled = np.zeros((padded(outputs, PANEL), rank), np.float32)
+    filled[:outputs] = low_rank.up
+    b = np.ascontiguousarray(filled.reshape(-1, PANEL, rank).transpose(0, 2, 1))
+    return a, b

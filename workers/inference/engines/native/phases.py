@@ -1,0 +1,69 @@
+"""How threads share a step: every phase is a number of items, and whoever is free takes the next.
+
+A phase is over when all its items are finished, whoever did them. So nobody waits for a thread
+that came late, or not at all: the others do its work. What an item computes depends on its
+number alone, so the result does not depend on the threads either.
+
+``counters`` is one row per phase of a step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+
+from workers.inference.engines.native.compiler import compiled, operation
+from workers.inference.engines.native.counters import FINISHED, ROW, TAKEN, Counters
+
+_PATIENCE = 2000
+"""Looks at a counter, about a microsecond, before the processor is offered to others."""
+
+_yield_processor = types.ExternalFunction("sched_yield", types.int32())
+
+
+@operation
+def _add_one(typing: Any, array: Any, at: Any) -> Any:
+    """Add one to ``array[at]``, at once for all threads; the number before."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        one = ir.Constant(ir.IntType(64), 1)
+        return builder.atomic_rmw("add", builder.gep(data, [arguments[1]]), one, "acq_rel")
+
+    return types.int64(array, types.intp), generate
+
+
+@operation
+def _read(typing: Any, array: Any, at: Any) -> Any:
+    """``array[at]`` as it is now; what was written before it got that value is visible."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load_atomic(builder.gep(data, [arguments[1]]), "acquire", 8)
+
+    return types.int64(array, types.intp), generate
+
+
+@compiled
+def next_item(counters: Counters, phase: int) -> int:
+    """An item that nobody else has; a number past the last when all are taken."""
+    taken: int = _add_one(counters, phase * ROW + TAKEN)
+    return taken
+
+
+@compiled
+def finish_item(counters: Counters, phase: int) -> None:
+    """Say that an item is done; what it wrote is then seen by all."""
+    _add_one(counters, phase * ROW + FINISHED)
+
+
+@compiled
+def wait_for_all(counters: Counters, phase: int, items: int) -> None:
+    """Return when all items of the phase are finished."""
+    looks = 0
+    while _read(counters, phase * ROW + FINISHED) < items:
+        looks += 1
+        if looks > _PATIENCE:
+            _yield_processor()

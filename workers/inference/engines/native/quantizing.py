@@ -1,0 +1,220 @@
+"""From a checkpoint's tensors to the packed weights, in blocks of a few megabytes.
+
+What becomes what is told by `packing_plan`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shammah.errors import ShammahError
+from workers.inference.engines.native.architecture import Architecture
+from workers.inference.engines.native.layout import PANEL, packed_sizes, padded
+from workers.inference.engines.native.packing import pack, unpack
+from workers.inference.engines.native.packing_plan import (
+    PackedMatrix,
+    Source,
+    matrices,
+    vectors,
+)
+from workers.inference.engines.native.quantized_file import PartWriter
+from workers.inference.engines.native.small_packing import pack_small
+from workers.inference.packages.checkpoint import Checkpoint
+from workers.inference.packages.safetensors_header import Tensor, read_header
+from workers.model_classes import not_finite
+
+_BLOCK_NUMBERS = 4_000_000
+_STORED = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+
+_NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")
+_IN_LAYER = re.compile(r"\.\d+\.")
+
+
+class Tensors:
+    """The tensors of a checkpoint by name. Read, not mapped: what is mapped counts as memory."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._places: dict[str, tuple[Tensor, BinaryIO, int]] = {}
+        for path in checkpoint.weights:
+            file = path.open("rb")
+            (header,) = struct.unpack("<Q", file.read(8))
+            for tensor in read_header(path):
+                self._places[tensor.name] = (tensor, file, 8 + header + tensor.begin)
+
+    @property
+    def names(self) -> set[str]:
+        return set(self._places)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Empty if there is no such tensor."""
+        return self._places[name][0].shape if name in self._places else ()
+
+    def rows(self, name: str, begin: int = 0, count: int | None = None) -> NDArray[np.float32]:
+        """Up to ``count`` rows of a tensor (of a vector: numbers), as float32.
+
+        Raises:
+            ShammahError: ``model_unsupported``, or ``model_corrupt``: not all are numbers, and
+                would be packed as confident nonsense.
+        """
+        tensor, file, offset = self._places[name]
+        if tensor.dtype not in _STORED:
+            raise ShammahError(
+                "model_unsupported",
+                f"The model's {name} is stored as {tensor.dtype}, which is not supported.",
+                "Name a model whose weights are bfloat16, float16 or float32.",
+            )
+        kind = np.dtype(_STORED[tensor.dtype])
+        row = math.prod(tensor.shape[1:]) * kind.itemsize
+        end = tensor.shape[0] if count is None else min(tensor.shape[0], begin + count)
+        stored = np.frombuffer(_read(file, offset + begin * row, (end - begin) * row), kind)
+        stored = stored.reshape(end - begin, *tensor.shape[1:])
+        if tensor.dtype == "BF16":
+            bits = stored.astype(np.uint32)
+            bits <<= 16
+            found = bits.view(np.float32)
+        else:
+            found = stored.astype(np.float32)
+        if not np.isfinite(found).all():
+            raise not_finite(name)
+        return found
+
+    def close(self) -> None:
+        for _, file, _ in self._places.values():
+            file.close()
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    """Any thread may; a system call gives 2 GiB at most, which no block comes near."""
+    data = os.pread(file.fileno(), size, offset)
+    if len(data) != size:
+        raise ShammahError(
+            "model_corrupt",
+            f"{file.name} ends too early.",
+            "Fetch the model again, or name another one with --model.",
+        )
+    return data
+
+
+def quantize(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    quantization: str,
+    target: AbstractContextManager[PartWriter],
+    threads: int,
+    advance: Callable[[], None],
+) -> None:
+    """Write the packed weights to ``target``, which is entered once the weights are known to be
+    whole; ``advance`` is called for each tensor that is packed.
+
+    Raises:
+        ShammahError: ``model_config_invalid``, ``model_corrupt`` or ``model_unsupported``; or as
+            ``target`` does.
+    """
+    with closing(Tensors(checkpoint)) as tensors:
+        every = matrices(architecture, quantization)
+        _check(tensors, architecture, every)
+        with target as writer:
+            _write(tensors, architecture, every, writer, threads, advance)
+
+
+def _write(
+    tensors: Tensors,
+    architecture: Architecture,
+    every: tuple[PackedMatrix, ...],
+    writer: PartWriter,
+    threads: int,
+    advance: Callable[[], None],
+) -> None:
+    for vector in vectors(architecture):
+        for layer in range(vector.layers):
+            begin = 0
+            for source in vector.sources:
+                numbers = tensors.rows(source.name.format(layer))
+                writer.write(vector.name, layer, begin, numbers)
+                begin += padded(source.channels, vector.padding)
+    with ThreadPoolExecutor(threads) as pool:
+        packed = pool.map(lambda job: _pack_source(tensors, writer, *job), _jobs(every))
+        for _ in packed:
+            advance()
+
+
+def _jobs(
+    every: tuple[PackedMatrix, ...],
+) -> Iterator[tuple[PackedMatrix, Source, int, int]]:
+    """Every source of every matrix, with the place of its layer and its first channel."""
+    for matrix in every:
+        for place in range(len(matrix.layers)):
+            channel = 0
+            for source in matrix.sources:
+                yield matrix, source, place, channel
+                channel += padded(source.channels, matrix.padding)
+
+
+def _pack_source(
+    tensors: Tensors,
+    writer: PartWriter,
+    matrix: PackedMatrix,
+    source: Source,
+    place: int,
+    channel: int,
+) -> None:
+    """Pack one tensor as the channels of ``matrix`` from ``channel``."""
+    name = source.name.format(matrix.layers[place])
+    step = max(PANEL, _BLOCK_NUMBERS // matrix.inputs // PANEL * PANEL)
+    for begin in range(0, source.channels, step):
+        block = tensors.rows(name, begin, step)
+        at = channel + begin
+        weights_at, scales_at = packed_sizes(at, matrix.inputs, matrix.bits)
+        if matrix.bits == 4:
+            weights, scales, units = pack_small(block)
+            writer.write(f"{matrix.name}.units", place, at, units)
+        else:
+            weights, scales = pack(block)
+            if source.remainder:
+                weights, scales = pack(block - unpack(weights, scales, *block.shape))
+        writer.write(f"{matrix.name}.weights", place, weights_at, weights)
+        writer.write(f"{matrix.name}.scales", place, scales_at, scales)
+
+
+def _check(tensors: Tensors, architecture: Architecture, every: tuple[PackedMatrix, ...]) -> None:
+    """Whether the checkpoint holds what its configuration says, and nothing else in its layers."""
+    wanted: dict[str, tuple[int, ...]] = {}
+    for matrix in every:
+        for source in matrix.sources:
+            for layer in matrix.layers:
+                wanted[source.name.format(layer)] = (source.channels, matrix.inputs)
+    for vector in vectors(architecture):
+        for source in vector.sources:
+            for layer in range(vector.layers):
+                wanted[source.name.format(layer)] = (source.channels,)
+    for name, shape in wanted.items():
+        found = tensors.shape(name)
+        if found != shape:
+            held = f"hold {name} as {list(found)}" if found else f"lack {name}"
+            raise _config_invalid(f"The weights {held}, but config.json says {list(shape)}.")
+    strangers = sorted(
+        name
+        for name in tensors.names - set(wanted)
+        if _IN_LAYER.search(name) and not _NOT_WEIGHTS.search(name)
+    )
+    if strangers:
+        raise _config_invalid(
+            f"The weights hold {len(strangers)} tensors that config.json does not describe "
+            f"({strangers[0]}, ...)."
+        )
+
+
+def _config_invalid(why: str) -> ShammahError:
+    return ShammahError(
+        "model_config_invalid", why, "Fetch the model again, or name another one with --model."
+    )

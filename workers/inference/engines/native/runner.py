@@ -1,0 +1,213 @@
+"""The native runner: 8-bit or 4-bit weights on the CPU, without torch.
+
+`workers.inference.runner` says what a runner promises. Beyond that, this one gives a sequence
+the same bits however its prompt is cut into chunks and whoever shares its batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shammah.errors import ShammahError
+from shammah.settings.model import home_directory
+from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
+from workers.inference.engines.native import compiler, processor
+from workers.inference.engines.native.architecture import Architecture, read_architecture, supports
+from workers.inference.engines.native.rows import Rows
+from workers.inference.engines.native.team import Team
+from workers.inference.memory import check_weights, conversation_bytes
+from workers.inference.packages.adapter_file import Adapter
+from workers.inference.packages.checkpoint import Checkpoint
+from workers.inference.runner import Logits, RunnerLimits
+from workers.inference.startup import placement
+
+if TYPE_CHECKING:
+    from workers.inference.engines.native.computation import Computation
+    from workers.inference.engines.native.kv_memory import KVMemory
+    from workers.inference.engines.native.machine_code import MachineCode
+
+__all__ = ["NativeRunner", "supports"]
+
+log = logging.getLogger(__name__)
+
+QUANTIZATIONS = frozenset({"int8", "int4"})
+"""What the weights can be made into."""
+
+WEIGHT_BYTES = {"int8": 1.07, "int4": 0.75}
+"""Memory of a weight, and its share of a scale. In ``int4`` not all have 4 bits."""
+
+_BITS = {"int8": "8", "int4": "4"}
+
+LIMITS = RunnerLimits(batch=8, chunk=256, shared_chunk=64, exact=True)
+
+
+_WHY = {
+    "int8": "8-bit weights are nearly lossless and fast on this processor",
+    "int4": "4-bit weights take the least memory and time for one answer, and lose some quality",
+}
+
+
+def _quantization(settings: LoadSettings) -> str:
+    """What is asked for, or what is best.
+
+    Raises:
+        ShammahError: ``settings_conflict``.
+    """
+    asked = "int8" if settings.quantization == "auto" else settings.quantization
+    if asked not in QUANTIZATIONS:
+        raise ShammahError(
+            "settings_conflict",
+            f"The native engine cannot compute with inference.quantization {asked}.",
+            "Set inference.quantization to auto, or inference.engine to transformers.",
+        )
+    return asked
+
+
+class NativeRunner:
+    """See `workers.inference.runner.Runner`."""
+
+    engine = "native"
+    stages: tuple[str, ...] = ("prepare kernels", "prepare weights", "warm up")
+    limits = LIMITS
+
+    quantization = "int8"
+    """What the weights have been made into."""
+
+    _architecture: Architecture
+    _kernels: Path
+    _code: MachineCode
+    _computation: Computation
+    _memory: KVMemory
+
+    def __init__(
+        self, quantized: Path | None = None, kernels: Path | None = None, threads: int = 0
+    ) -> None:
+        """``quantized`` and ``kernels``: where packed weights and machine code are kept, if not
+        in the home. ``threads``: 0 for one a core."""
+        self._quantized, self._given_kernels = quantized, kernels
+        self._team = Team(threads or processor.usable_cores())
+
+    def close(self) -> None:
+        """End the threads; nothing else may be called then."""
+        self._team.close()
+
+    # --- loading --------------------------------------------------------------------------
+
+    def prepare(self, home: Path | None = None) -> None:
+        """Load the kernels; compile them, if nobody has on this machine before.
+
+        Raises:
+            ShammahError: ``model_unsupported``: this processor cannot run the kernels.
+        """
+        if why := processor.obstacle():
+            raise ShammahError(
+                "model_unsupported",
+                f"The native engine cannot run here: it {why}.",
+                "Set inference.engine to auto.",
+            )
+        from workers.inference.engines.native.computation import prepare_kernels
+
+        self._kernels = self._given_kernels or compiler.kernel_directory(
+            home or home_directory(os.environ)
+        )
+        self._code = prepare_kernels(self._kernels)
+
+    def load(
+        self, checkpoint: Checkpoint, settings: LoadSettings, observer: LoadObserver
+    ) -> EngineFacts:
+        self._architecture = read_architecture(checkpoint)
+        quantization = self.quantization = _quantization(settings)
+        bits = _BITS[quantization]
+        needed = int(WEIGHT_BYTES[quantization] * checkpoint.parameters)
+        talk = conversation_bytes(checkpoint)
+        check_weights(needed, self.free_bytes(), f"{bits} bit", talk)
+        observer.stage("prepare kernels")
+        self.prepare(settings.home)
+        observer.stage("prepare weights")
+        from workers.inference.engines.native.computation import Computation
+        from workers.inference.engines.native.packed_model import open_model
+
+        directory = self._quantized or (settings.home or home_directory(os.environ)) / "quantized"
+        a, team = self._architecture, self._team
+        advance = observer.advance
+        model, note = open_model(
+            checkpoint, a, quantization, directory, self._kernels, team.size, advance
+        )
+        observer.stage("warm up")
+        self._computation = Computation(
+            self._code, a, quantization, model, team, LIMITS.chunk, LIMITS.batch
+        )
+        self.reserve(1, 1)
+        self.prefill(0, 0, [0])
+        log.info("%s in %s bit, %d threads", checkpoint.architecture, bits, self._team.size)
+        why = _WHY[quantization]
+        return EngineFacts(self.engine, "cpu", "float32", quantization, why=why, note=note)
+
+    # --- memory ---------------------------------------------------------------------------
+
+    def kv_bytes_per_token(self) -> int:
+        from workers.inference.engines.native.kv_memory import bytes_per_token
+
+        return bytes_per_token(self._architecture)
+
+    def free_bytes(self) -> int:
+        return placement.free_memory("cpu")
+
+    def reserve(self, slots: int, capacity: int) -> None:
+        from workers.inference.engines.native.kv_memory import KVMemory
+
+        self._memory = KVMemory(self._architecture, slots, capacity)
+
+    def release(self, slot: int) -> None:
+        self._memory.release(slot)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self._memory.copy(source, target, length)
+
+    # --- adapters -------------------------------------------------------------------------
+
+    def add_adapter(self, adapter: Adapter) -> int:
+        return self._computation.adapters.add(adapter)
+
+    def drop_adapter(self, key: str) -> None:
+        self._computation.adapters.drop(key)
+
+    # --- computing ------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> int:
+        """Logits of a row."""
+        return self._architecture.vocabulary
+
+    def prefill(self, slot: int, start: int, tokens: Sequence[int], adapter: str = "") -> Logits:
+        logits = np.empty((0, 0), np.float32)
+        for begin in range(0, len(tokens), LIMITS.chunk):
+            chunk = tokens[begin : begin + LIMITS.chunk]
+            positions = range(start + begin, start + begin + len(chunk))
+            last = int(begin + len(chunk) == len(tokens))
+            adapters = [adapter] * len(chunk) if adapter else ()
+            rows = Rows([slot] * len(chunk), positions, chunk, len(chunk), last, adapters)
+            logits = self._computation.step(self._memory, rows)
+        return np.array(logits[0])
+
+    def decode(
+        self,
+        slots: Sequence[int],
+        positions: Sequence[int],
+        tokens: Sequence[int],
+        adapters: Sequence[str] = (),
+    ) -> Logits:
+        found = []
+        for begin in range(0, len(slots), LIMITS.batch):
+            some = slice(begin, begin + LIMITS.batch)
+            count = len(slots[some])
+            run = count if len(set(slots[some])) == 1 else 1
+            rows = Rows(slots[some], positions[some], tokens[some], run, count, adapters[some])
+            found.append(self._computation.step(self._memory, rows).copy())
+        return found[0] if len(found) == 1 else np.concatenate(found)

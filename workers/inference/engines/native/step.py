@@ -1,0 +1,306 @@
+"""One step of the model: from token ids to logits, for every row at once.
+
+A row is a token at a position of a slot. Decoding has one row for each of up to eight slots,
+a chunk of a prompt has a row for each of its tokens; the arithmetic of a row is the same.
+
+The layers of a Llama (https://arxiv.org/abs/2302.13971, section 2.2), as in transformers'
+``modeling_llama``, ``modeling_qwen2`` (biases on q, k, v) and ``modeling_qwen3`` (norms on the
+heads of q and k):
+
+    x  = x + O attention(rope(Q n(x) + b), rope(K n(x) + b), V n(x) + b)
+    x  = x + D (silu(G n(x)) * U n(x))
+    n(x) = x / sqrt(mean(x**2) + eps) * weight        (RMSNorm, https://arxiv.org/abs/1910.07467)
+
+Q and K lie in one matrix, G and U in another. All threads run `step`, and share each phase of
+it (see `phases`). What an adapter adds to a product is `adaptation`'s.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.inference.engines.native.adaptation import adapt
+from workers.inference.engines.native.attention import attend, exponential
+from workers.inference.engines.native.compiler import compiled, compiled_freely
+from workers.inference.engines.native.counters import (
+    ADAPTED,
+    ADAPTING_PHASES,
+    PHASES_OF_A_LAYER,
+    Counters,
+)
+from workers.inference.engines.native.lanes import (
+    float_of_bits,
+    half_of_float,
+    load_floats,
+    no_floats,
+    store_floats,
+)
+from workers.inference.engines.native.layout import GROUP, LANES, PANEL
+from workers.inference.engines.native.operands import (
+    Activations,
+    Adapters,
+    Batch,
+    Cache,
+    Model,
+    Operands,
+    Room,
+)
+from workers.inference.engines.native.phases import finish_item, next_item, wait_for_all
+from workers.inference.engines.native.products import (
+    begin_projecting,
+    project,
+    quantize_group,
+)
+
+_Q, _V, _O, _GATE, _DOWN = 0, 2, 3, 4, 6
+"""Numbers of `adaptation.TARGETS`."""
+_SEGMENT = 16
+"""Groups of an item when activations are rounded: 1,024 numbers."""
+
+
+@compiled
+def step(member: int, operands: Operands) -> None:
+    """Compute the keys and values of every row, and the logits of the last ones.
+
+    Called by every member of a team, who share the work.
+    """
+    model, room, cache, counters, batch = operands
+    queries, rows, adapters = batch.queries, batch.queries.rows, batch.adapters
+    layers = model.attention_norm.shape[0]
+    _embed(counters, 0, model, batch.tokens, rows, room.hidden)
+    for i in range(layers):
+        p = 1 + i * PHASES_OF_A_LAYER
+        _normalize(counters, p, room.hidden, rows, model.attention_norm[i], model.eps, room)
+        items = begin_projecting(counters, p + 1, model.qk, i, room.narrow, rows, room.qk)
+        project(counters, p + 2, model.v, i, room.narrow, rows, room.v)
+        wait_for_all(counters, p + 1, items)
+        if adapters.used:
+            _adapt(counters, i, layers, _Q, adapters, room, rows)
+        _rotate(counters, p + 3, i, model, cache, batch, room)
+        attend(member, counters, p + 4, i, cache, queries, room.queries, room.desk, room.attended)
+        _quantize(counters, p + 5, room.attended, rows, room.heads)
+        project(counters, p + 6, model.output, i, room.heads, rows, room.hidden)
+        if adapters.used:
+            _adapt(counters, i, layers, _O, adapters, room, rows)
+        _normalize(counters, p + 7, room.hidden, rows, model.mlp_norm[i], model.eps, room)
+        project(counters, p + 8, model.gate_up, i, room.narrow, rows, room.gate_up)
+        if adapters.used:
+            _adapt(counters, i, layers, _GATE, adapters, room, rows)
+        _activate(counters, p + 9, room.gate_up, rows, room.wide)
+        place, inner = model.down_places[i], model.down.weights.shape[0]
+        if place < inner:
+            project(counters, p + 10, model.down, place, room.wide, rows, room.hidden)
+        else:
+            outer = model.outer_down
+            project(counters, p + 10, outer, place - inner, room.wide, rows, room.hidden)
+        if adapters.used:
+            _adapt(counters, i, layers, _DOWN, adapters, room, rows)
+    p = 1 + layers * PHASES_OF_A_LAYER
+    last, answers = room.hidden[rows - batch.answers :], batch.answers
+    _normalize(counters, p, last, answers, model.final_norm, model.eps, room)
+    project(counters, p + 1, model.head, 0, room.narrow, answers, room.logits)
+
+
+@compiled
+def _adapt(
+    counters: Counters,
+    layer: int,
+    layers: int,
+    first: int,
+    adapters: Adapters,
+    room: Room,
+    rows: int,
+) -> None:
+    """Phases: what adapters add to the products that begin with target ``first``."""
+    p = 3 + layers * PHASES_OF_A_LAYER + layer * ADAPTED * ADAPTING_PHASES
+    narrow, wide = room.normed.shape[1], room.gate_up.shape[1] // 2
+    if first == _Q:
+        adapt(counters, p, adapters, layer, _Q, 2, room.normed, narrow, rows, room.qk)
+        p += ADAPTING_PHASES
+        adapt(counters, p, adapters, layer, _V, 1, room.normed, narrow, rows, room.v)
+    elif first == _O:
+        p += 2 * ADAPTING_PHASES
+        heads = room.attended.shape[1]
+        adapt(counters, p, adapters, layer, _O, 1, room.attended, heads, rows, room.hidden)
+    elif first == _GATE:
+        p += 3 * ADAPTING_PHASES
+        adapt(counters, p, adapters, layer, _GATE, 2, room.normed, narrow, rows, room.gate_up)
+    else:
+        p += 4 * ADAPTING_PHASES  # silu(gate) * up lies where the gate was
+        adapt(counters, p, adapters, layer, _DOWN, 1, room.gate_up, wide, rows, room.hidden)
+
+
+@compiled
+def _embed(
+    counters: Counters,
+    phase: int,
+    model: Model,
+    tokens: NDArray[np.int64],
+    rows: int,
+    hidden: NDArray[np.float32],
+) -> None:
+    """A phase: each row begins as its token's row of the embedding."""
+    weights, scales = model.embedding.weights[0], model.embedding.scales[0]
+    size = model.final_norm.shape[0]
+    groups = (size + GROUP - 1) // GROUP
+    row = next_item(counters, phase)
+    while row < rows:
+        panel, lane = tokens[row] // PANEL, tokens[row] % PANEL
+        for k in range(size):
+            block = panel * groups + k // GROUP
+            scale = float_of_bits(np.int32(scales[block * PANEL + lane]) << np.int32(16))
+            pair = block * (GROUP // 2) + k % GROUP // 2
+            hidden[row, k] = weights[(pair * PANEL + lane) * 2 + k % 2] * scale
+        finish_item(counters, phase)
+        row = next_item(counters, phase)
+    wait_for_all(counters, phase, rows)
+
+
+@compiled_freely
+def _normalize(
+    counters: Counters,
+    phase: int,
+    hidden: NDArray[np.float32],
+    rows: int,
+    weight: NDArray[np.float32],
+    eps: float,
+    room: Room,
+) -> None:
+    """A phase: ``narrow`` is the RMSNorm of the first ``rows`` rows of ``hidden``."""
+    size = weight.shape[0]
+    row = next_item(counters, phase)
+    while row < rows:
+        x, normed = hidden[row], room.normed[row]
+        scale = _inverse_root_mean_square(x[:size], eps)
+        for k in range(size):
+            normed[k] = x[k] * scale * weight[k]
+        for group in range(room.narrow.steps.shape[1]):
+            quantize_group(room.normed, row, group, room.narrow)
+        finish_item(counters, phase)
+        row = next_item(counters, phase)
+    wait_for_all(counters, phase, rows)
+
+
+@compiled_freely
+def _inverse_root_mean_square(x: NDArray[np.float32], eps: float) -> np.float32:
+    total = np.float32(0)
+    for k in range(x.shape[0]):
+        total += x[k] * x[k]
+    return np.float32(1 / np.sqrt(total / x.shape[0] + eps))
+
+
+@compiled
+def _rotate(
+    counters: Counters,
+    phase: int,
+    layer: int,
+    model: Model,
+    cache: Cache,
+    batch: Batch,
+    room: Room,
+) -> None:
+    """A phase: from q, k and v to ``queries`` ready for attention, and keys and values kept."""
+    queries = batch.queries
+    heads, size = room.queries.shape[1], room.queries.shape[2]
+    kv_heads = cache.keys.shape[2]
+    k_at = _padded(heads * size)
+    rest_at = _padded(kv_heads * size)
+    factor = np.float32(1 / np.sqrt(size))
+    row = next_item(counters, phase)
+    while row < queries.rows:
+        slot, position = queries.slots[row], queries.positions[row]
+        qk, v, q = room.qk[row], room.v[row], room.queries[row]
+        if model.bias.shape[1]:
+            for c in range(qk.shape[0]):
+                qk[c] += model.bias[layer, c]
+            for c in range(rest_at):
+                v[c] += model.bias[layer, qk.shape[0] + c]
+        if v.shape[0] > rest_at:
+            for c in range(rest_at):
+                v[c] += v[rest_at + c]
+        cosines, sines = batch.cosines[row], batch.sines[row]
+        for head in range(heads):
+            x = qk[head * size : (head + 1) * size]
+            if model.head_norms.shape[1]:
+                _normalize_head(x, model.head_norms[layer, 0], model.eps)
+            _rotate_head(x, cosines, sines)
+            for d in range(size):
+                q[head, d] = x[d] * factor
+        block, place = position // LANES, position % LANES
+        for head in range(kv_heads):
+            x = qk[k_at + head * size : k_at + (head + 1) * size]
+            if model.head_norms.shape[1]:
+                _normalize_head(x, model.head_norms[layer, 1], model.eps)
+            _rotate_head(x, cosines, sines)
+            for d in range(size):
+                cache.keys[slot, layer, head, block, d, place] = half_of_float(x[d])
+                value = half_of_float(v[head * size + d])
+                cache.values[slot, layer, head, d // LANES, position, d % LANES] = value
+        finish_item(counters, phase)
+        row = next_item(counters, phase)
+    wait_for_all(counters, phase, queries.rows)
+
+
+@compiled
+def _padded(channels: int) -> int:
+    """Where the channels of the next tensor begin."""
+    return (channels + PANEL - 1) // PANEL * PANEL
+
+
+@compiled_freely
+def _normalize_head(x: NDArray[np.float32], weight: NDArray[np.float32], eps: float) -> None:
+    scale = _inverse_root_mean_square(x, eps)
+    for k in range(x.shape[0]):
+        x[k] = x[k] * scale * weight[k]
+
+
+@compiled_freely
+def _rotate_head(
+    x: NDArray[np.float32], cosines: NDArray[np.float32], sines: NDArray[np.float32]
+) -> None:
+    """Rotary embedding (https://arxiv.org/abs/2104.09864): number k turns with number k + half."""
+    half = x.shape[0] // 2
+    for k in range(half):
+        a, b = x[k], x[k + half]
+        x[k] = a * cosines[k] - b * sines[k]
+        x[k + half] = b * cosines[k] + a * sines[k]
+
+
+@compiled
+def _quantize(
+    counters: Counters, phase: int, x: NDArray[np.float32], rows: int, into: Activations
+) -> None:
+    """A phase: round the rows of ``x`` to 16 bits."""
+    groups = into.steps.shape[1]
+    segments = (groups + _SEGMENT - 1) // _SEGMENT
+    item = next_item(counters, phase)
+    while item < rows * segments:
+        row, segment = item // segments, item % segments
+        for group in range(segment * _SEGMENT, min(groups, (segment + 1) * _SEGMENT)):
+            quantize_group(x, row, group, into)
+        finish_item(counters, phase)
+        item = next_item(counters, phase)
+    wait_for_all(counters, phase, rows * segments)
+
+
+@compiled
+def _activate(
+    counters: Counters, phase: int, gate_up: NDArray[np.float32], rows: int, into: Activations
+) -> None:
+    """A phase: round silu(gate) * up to 16 bits; silu(x) = x / (1 + exp(-x))."""
+    groups, one = into.steps.shape[1], np.float32(1)
+    segments = (groups + _SEGMENT - 1) // _SEGMENT
+    item = next_item(counters, phase)
+    while item < rows * segments:
+        row, segment = item // segments, item % segments
+        first, end = segment * _SEGMENT, min(groups, (segment + 1) * _SEGMENT)
+        at = row * gate_up.shape[1]
+        for k in range(at + first * GROUP, at + end * GROUP, LANES):
+            gate, up = load_floats(gate_up, k), load_floats(gate_up, k + groups * GROUP)
+            store_floats(gate_up, k, gate * up / (exponential(no_floats() - gate) + one))
+        for group in range(first, end):
+            quantize_group(gate_up, row, group, into)
+        finish_item(counters, phase)
+        item = next_item(counters, phase)
+    wait_for_all(counters, phase, rows * segments)

@@ -1,0 +1,1 @@
+"""Every architecture and device, through transformers."""

@@ -1,0 +1,126 @@
+"""Reads a checkpoint's weights into a transformers model, and nothing but whole ones.
+
+Imports torch and transformers: only an engine that is loading imports this.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from shammah.errors import ShammahError
+from workers.inference.engine import LoadObserver
+from workers.inference.engines.transformers.mapped_files import giving_back
+from workers.inference.engines.transformers.quantization import (
+    compute_alike,
+    is_whole,
+    keep,
+    kept_directory,
+    quantizer_config,
+)
+from workers.inference.memory import gpu_failed, is_out_of_memory
+from workers.inference.packages.checkpoint import Checkpoint
+from workers.inference.startup.placement import Form
+from workers.model_classes import first_line, observed, read_model
+
+log = logging.getLogger(__name__)
+
+_FETCH_AGAIN = "Fetch the model again, or name another one with --model."
+
+
+def read_weights(
+    model_class: Any,
+    checkpoint: Checkpoint,
+    form: Form,
+    device: str,
+    observer: LoadObserver,
+    home: Path,
+) -> tuple[Any, str]:
+    """A ``model_class`` with the checkpoint's weights, on ``device``, ready to compute; and what
+    people should know about it.
+
+    Args:
+        model_class: see `workers.model_classes.find_class`.
+        checkpoint: the model.
+        form: how they are to be held.
+        device: where.
+        observer: is told of each tensor.
+        home: where quantised weights are kept.
+
+    Raises:
+        ShammahError: ``model_config_invalid``, ``model_corrupt`` or ``out_of_memory``.
+    """
+    dtype: torch.dtype = getattr(torch, form.dtype)
+    read = giving_back(checkpoint.weights, observer.advance)
+    with _explained(device):
+        if not form.quantization:
+            with observed(read):
+                model = read_model(model_class, checkpoint.directory, dtype)
+                return model.to(device).eval(), ""
+        config = quantizer_config(form.quantization, dtype)
+        kept = kept_directory(home, checkpoint, form.quantization, form.dtype)
+        options: dict[str, Any] = {"device_map": {"": device}}
+        if is_whole(kept):
+            try:
+                with observed(observer.advance):
+                    return _quantized(model_class, kept, dtype, **options), ""
+            except (ShammahError, OSError, SafetensorError, ValueError) as error:
+                log.warning("the quantised weights in %s are made anew: %s", kept, error)
+        options["quantization_config"] = config
+
+        def advance() -> None:
+            read()
+            _give_back()
+
+        with observed(advance):
+            model = _quantized(model_class, checkpoint.directory, dtype, **options)
+            return model, keep(model, kept)
+
+
+def _quantized(model_class: Any, directory: Path, dtype: torch.dtype, **options: Any) -> Any:
+    model = read_model(model_class, directory, dtype, **options).eval()
+    compute_alike(model)
+    return model
+
+
+def _give_back() -> None:
+    """Let the system have freed memory again, where glibc would hold on to it.
+
+    What is left of a matrix is smaller, and lies where it was: the next matrix does not fit
+    beside it. So a model of small matrices would take its whole size after all.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@contextmanager
+def _explained(device: str) -> Iterator[None]:
+    """Turn what transformers raises into what people can do something about."""
+    try:
+        yield
+    except ShammahError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise ShammahError(
+                "out_of_memory",
+                f"The memory of {device} ran out while the weights were read.",
+                "Close other programs, or name a smaller model with --model.",
+            ) from error
+        if device != "cpu" and isinstance(error, RuntimeError | AssertionError):
+            raise gpu_failed(error) from error
+        damaged = isinstance(error, OSError | SafetensorError)
+        raise ShammahError(
+            "model_corrupt" if damaged else "model_config_invalid",
+            f"transformers cannot {'read the weights' if damaged else 'build the model'}: "
+            f"{first_line(error)}",
+            _FETCH_AGAIN,
+        ) from error

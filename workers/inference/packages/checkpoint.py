@@ -1,0 +1,366 @@
+"""Is this directory a whole model that can be loaded? Answered before any byte is loaded.
+
+Half downloads, truncated shards and configurations that belong to other weights are found
+here, from file sizes and headers alone, in milliseconds. No torch, no transformers.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shlex
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shammah.errors import ShammahError
+from shammah.models.catalogue import ModelShape
+from shammah.models.hub_config import read_architecture, read_shape
+from workers.inference.packages.safetensors_header import HeaderError, Tensor, read_header
+from workers.model_classes import read_model_config
+
+MANIFEST = "shammah-manifest.json"
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+
+_SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})$")
+_EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in)\.weight$")
+
+_HEAD = re.compile(r"(?:^|\.)lm_head\.weight$")
+
+_READ = {".json", ".jinja", ".safetensors"}
+
+_LARGEST_JSON = 32 * 1024**2
+"""Bytes. The index of a model in 163 files has 9 MB."""
+
+_BLOCK_BYTES = 4 * 1024**2
+"""Of two tensors that are compared."""
+
+_CORRECT = "Correct the file if it is yours, or name another model with --model."
+_FETCH_AGAIN = "Fetch the model again, or name another one with --model."
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model directory that has been found whole.
+
+    ``context_length`` is in tokens, ``weight_bytes`` the size of the safetensors files,
+    ``parameters`` the number of weights in them, ``revision`` the commit it was fetched at
+    (empty: not known).
+    ``tied``: whether the embedding is also the output layer. ``notices`` are sentences about how
+    the files were read, for people.
+    """
+
+    directory: Path
+    architecture: str
+    model_type: str
+    context_length: int
+    weights: tuple[Path, ...]
+    weight_bytes: int
+    parameters: int
+    revision: str
+    tied: bool = False
+    notices: tuple[str, ...] = ()
+
+
+def inspect_checkpoint(directory: Path) -> Checkpoint:
+    """Check everything about a model directory that can be checked without loading it.
+
+    Raises:
+        ShammahError: ``model_incomplete`` (a file is missing), ``model_corrupt`` (a file is
+            not what it should be), ``model_config_invalid`` or ``model_unsupported``.
+    """
+    _check_kinds(directory)
+    config = read_configuration(directory)
+    architecture = _architecture(config)
+    shape = _shape(config)
+    manifest = _check_manifest(directory)
+    _check_tokenizer(directory)
+    tensors = _check_weights(directory)
+    every = [tensor for found in tensors.values() for tensor in found]
+    _check_embedding(every, shape)
+    tied, notice = _read_head(config, tensors)
+    return Checkpoint(
+        directory=directory,
+        architecture=architecture,
+        model_type=str(config.get("model_type", "")),
+        context_length=shape.context_length,
+        weights=tuple(tensors),
+        weight_bytes=sum(path.stat().st_size for path in tensors),
+        parameters=sum(tensor.elements for tensor in every),
+        revision=_revision(directory, manifest),
+        tied=tied,
+        notices=tuple(one for one in (notice, _notice_of_adapter(directory)) if one),
+    )
+
+
+def read_configuration(directory: Path) -> dict[str, Any]:
+    """The ``config.json``, completed with the defaults of its model type's class.
+
+    Raises:
+        ShammahError: ``model_incomplete``, ``model_corrupt`` or ``model_config_invalid``.
+    """
+    try:
+        return read_model_config(_read(directory / CONFIG).decode("utf-8-sig", "replace"))
+    except ValueError as error:
+        raise _config_invalid(str(error)) from error
+
+
+# --- the configuration --------------------------------------------------------------------
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    """The class that the weights were saved from."""
+    architecture = read_architecture(config)
+    if not architecture:
+        raise _config_invalid(
+            "names no architecture, and there is no text generation model of its model type "
+            f"({config.get('model_type')!r:.80})"
+        )
+    if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        raise ShammahError(
+            "model_unsupported",
+            f"{CONFIG} describes a {architecture}, which is not a text generation model.",
+            "Name a model whose architecture ends in ForCausalLM.",
+        )
+    if config.get("quantization_config"):
+        raise ShammahError(
+            "model_unsupported",
+            f"The weights of this {architecture} are quantised already, which is not supported.",
+            "Name the model's original (unquantised) repository.",
+        )
+    return architecture
+
+
+def _shape(config: dict[str, Any]) -> ModelShape:
+    try:
+        shape = read_shape(config)
+    except ValueError as error:
+        raise _config_invalid(str(error)) from error
+    if shape.heads % shape.kv_heads:
+        raise _config_invalid(
+            f"has {shape.heads} attention heads, but {shape.kv_heads} key-value heads"
+        )
+    return shape
+
+
+def _check_embedding(tensors: list[Tensor], shape: ModelShape) -> None:
+    """Whether the configuration belongs to these weights."""
+    table = next((tensor for tensor in tensors if _EMBEDDING.search(tensor.name)), None)
+    told = (shape.vocabulary, shape.hidden)
+    # Of an architecture with other names the engine compares every shape.
+    if table is not None and len(table.shape) == 2 and table.shape != told:
+        raise _config_invalid(
+            f"says {told[0]} tokens of {told[1]} numbers, but the weights hold "
+            f"{table.shape[0]} of {table.shape[1]} ({table.name})"
+        )
+    if shape.layers > len(tensors):
+        raise _config_invalid(
+            f"says {shape.layers} layers, but the weights hold {len(tensors)} tensors"
+        )
+
+
+def _read_head(config: dict[str, Any], files: dict[Path, tuple[Tensor, ...]]) -> tuple[bool, str]:
+    """Whether the embedding is the output layer, too, and a notice if that was in doubt.
+
+    The weights decide, as in transformers: a merged fine-tune may have an output layer of its own
+    and a configuration that was copied from the model before.
+    """
+    if not config.get("tie_word_embeddings"):
+        return False, ""
+    places = [(path, tensor) for path, found in files.items() for tensor in found]
+    table = next((one for one in places if _EMBEDDING.search(one[1].name)), None)
+    head = next((one for one in places if _HEAD.search(one[1].name)), None)
+    if table is None or head is None or _are_equal(_stamp(table), _stamp(head)):
+        return True, ""
+    return False, (
+        f"{CONFIG} sets tie_word_embeddings, but the weights have an output layer of their own "
+        f"({head[1].name}), which is used."
+    )
+
+
+def _stamp(place: tuple[Path, Tensor]) -> tuple[Path, Tensor, int]:
+    """With the time of the file's last change."""
+    path, tensor = place
+    return path, tensor, path.stat().st_mtime_ns
+
+
+@functools.lru_cache(maxsize=4)
+def _are_equal(one: tuple[Path, Tensor, int], other: tuple[Path, Tensor, int]) -> bool:
+    """Whether two tensors hold the same bytes. Different ones differ soon."""
+    (_, left, _), (_, right, _) = one, other
+    if (left.dtype, left.shape) != (right.dtype, right.shape):
+        return False
+    return all(a == b for a, b in zip(_blocks(*one[:2]), _blocks(*other[:2]), strict=True))
+
+
+def _blocks(path: Path, tensor: Tensor) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        (header,) = struct.unpack("<Q", file.read(8))
+        file.seek(8 + header + tensor.begin)
+        for begin in range(tensor.begin, tensor.end, _BLOCK_BYTES):
+            yield file.read(min(_BLOCK_BYTES, tensor.end - begin))
+
+
+def _notice_of_adapter(directory: Path) -> str:
+    if not (directory / ADAPTER).exists():
+        return ""
+    return (
+        f"The model's directory also holds an adapter ({ADAPTER}), which is not used. "
+        f"`shammah adapters import {shlex.quote(str(directory))}` imports it."
+    )
+
+
+# --- the files ----------------------------------------------------------------------------
+
+
+def _check_kinds(directory: Path) -> None:
+    """A pipe that nobody writes into, or a device, would be read for ever."""
+    for path in sorted(directory.glob("*")):
+        if path.suffix in _READ and path.exists() and not (path.is_file() or path.is_dir()):
+            why = f"{path.name} is a pipe or a device and no file."
+            raise ShammahError("model_corrupt", why, _FETCH_AGAIN)
+
+
+def _check_manifest(directory: Path) -> dict[str, Any] | None:
+    path = directory / MANIFEST
+    if not path.exists():
+        return None
+    manifest = _read_json(path, "model_corrupt")
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise ShammahError("model_corrupt", f"{MANIFEST} lists no files.", _FETCH_AGAIN)
+    for name, facts in files.items():
+        expected = facts.get("size") if isinstance(facts, dict) else None
+        size = _size(directory / name)
+        if size != expected:
+            why = f"{name} has {size} bytes instead of {expected}."
+            raise ShammahError("model_corrupt", why, _FETCH_AGAIN)
+    return manifest
+
+
+def _check_tokenizer(directory: Path) -> None:
+    if (directory / TOKENIZER).exists():
+        return
+    others = ("tokenizer.model", "vocab.json", "tekken.json")
+    found = [name for name in others if (directory / name).exists()]
+    if found:
+        raise ShammahError(
+            "model_unsupported",
+            f"The model has {found[0]} but no {TOKENIZER}, the one form that is supported.",
+            "Name a model that has been published with a tokenizer.json.",
+        )
+    raise _incomplete(directory / TOKENIZER)
+
+
+def _check_weights(directory: Path) -> dict[Path, tuple[Tensor, ...]]:
+    """Every safetensors file of the model with its tensors."""
+    if (directory / SINGLE).exists():
+        return {directory / SINGLE: _tensors(directory / SINGLE)}
+    if (directory / INDEX).exists():
+        return _check_shards(directory)
+    others = [*directory.glob("pytorch_model*.bin"), *directory.glob("*.gguf")]
+    if others:
+        raise ShammahError(
+            "model_unsupported",
+            f"The weights are in {others[0].name}; only safetensors files are loaded.",
+            "Name a model that has been published as safetensors.",
+        )
+    if (directory / ADAPTER).exists():
+        raise ShammahError(
+            "model_unsupported",
+            f"{directory} holds an adapter ({ADAPTER}) and no model.",
+            f"Name its base model with --model, and import it with "
+            f"`shammah adapters import {shlex.quote(str(directory))}`.",
+        )
+    raise _incomplete(directory / SINGLE)
+
+
+def _check_shards(directory: Path) -> dict[Path, tuple[Tensor, ...]]:
+    places = _read_json(directory / INDEX, "model_corrupt").get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ShammahError("model_corrupt", f"{INDEX} names no tensors.", _FETCH_AGAIN)
+    if any(not isinstance(name, str) or Path(name).name != name for name in places.values()):
+        raise ShammahError("model_corrupt", f"{INDEX} names no files.", _FETCH_AGAIN)
+    names = sorted(set(places.values()))
+    missing = [directory / name for name in names if not (directory / name).exists()]
+    if missing:
+        raise _incomplete(missing[0], f"{len(missing)} of {len(names)} weight files are missing")
+    shards = {directory / name: _tensors(directory / name) for name in names}
+    held = {(tensor.name, path.name) for path, found in shards.items() for tensor in found}
+    lost = sorted(set(places.items()) - held)
+    if lost:
+        tensor, shard = lost[0]
+        why = f"{shard} does not hold {tensor!r}, which {INDEX} says is there"
+        raise ShammahError(
+            "model_corrupt", f"{why} ({len(lost)} tensors are lost so).", _FETCH_AGAIN
+        )
+    return shards
+
+
+def _tensors(path: Path) -> tuple[Tensor, ...]:
+    try:
+        return read_header(path)
+    except HeaderError as error:
+        raise ShammahError(
+            "model_corrupt", f"{path.name} is damaged: {error}.", _FETCH_AGAIN
+        ) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _revision(directory: Path, manifest: dict[str, Any] | None) -> str:
+    if manifest and isinstance(manifest.get("revision"), str):
+        return str(manifest["revision"])
+    snapshot = _SNAPSHOT.search(directory.absolute().as_posix())
+    return snapshot[1] if snapshot else ""
+
+
+def _read_json(path: Path, code: str) -> dict[str, Any]:
+    try:
+        document = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        why = f"{path.name} is not JSON ({error})."
+        raise ShammahError(code, why, _FETCH_AGAIN) from error
+    if not isinstance(document, dict):
+        raise ShammahError(code, f"{path.name} is not a JSON object.", _FETCH_AGAIN)
+    return document
+
+
+def _read(path: Path) -> bytes:
+    if _size(path) > _LARGEST_JSON:
+        why = f"{path.name} has {_size(path):,} bytes, and at most {_LARGEST_JSON:,} are read."
+        raise ShammahError("model_corrupt", why, _FETCH_AGAIN)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        raise _incomplete(path) from None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _incomplete(path: Path, detail: str = "") -> ShammahError:
+    why = f"The model in {path.parent} has no {path.name}" + (f" ({detail})." if detail else ".")
+    return ShammahError("model_incomplete", why, _FETCH_AGAIN)
+
+
+def _unreadable(path: Path, error: OSError) -> ShammahError:
+    why = f"{path.name} cannot be read ({error.strerror or error})."
+    return ShammahError("model_corrupt", why, "Check the file's permissions and the disk.")
+
+
+def _config_invalid(why: str) -> ShammahError:
+    return ShammahError("model_config_invalid", f"{CONFIG} {why}.", _CORRECT)

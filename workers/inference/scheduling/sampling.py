@@ -1,0 +1,146 @@
+"""What the model's ``generation_config.json`` says, and what one request makes of it.
+
+Shared by every engine: an engine is given plain numbers and stop tokens, and never asks where
+they come from.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shammah.bus.messages import Sampling
+from shammah.chat.schema import not_enforced
+from shammah.errors import ShammahError
+
+log = logging.getLogger(__name__)
+
+GENERATION_CONFIG = "generation_config.json"
+CONFIG = "config.json"
+
+MAX_SEED = 2**63 - 1
+
+LEAST_TEMPERATURE = 1e-5
+"""Below it the most likely token has all the probability, and dividing by it overflows."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingPlan:
+    """How to choose each token, all questions settled.
+
+    ``temperature`` of 0 chooses the most likely token. ``top_k`` of 0 and ``top_p`` of 1 leave
+    every token in. ``seed`` of ``None``: another answer each time.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """What the model's authors recommend. Without a file: the most likely token.
+
+    ``plan`` fills what a request leaves open; ``stop_ids`` end an answer.
+    """
+
+    plan: SamplingPlan = SamplingPlan()
+    stop_ids: frozenset[int] = frozenset()
+
+
+def read_defaults(directory: Path) -> GenerationDefaults:
+    """The defaults of the model in ``directory``; both files say which tokens end an answer.
+
+    They are advice: what of them cannot be used is left out, and the log says so.
+    """
+    own = _read(directory / GENERATION_CONFIG)
+    # As transformers reads it: without `do_sample` the numbers below it do not count.
+    plan = SamplingPlan(temperature=1.0 if own.get("do_sample") else 0.0)
+    # transformers' own default, for which the authors' numbers were chosen.
+    plan = replace(plan, top_k=50)
+    for name in ("temperature", "top_p", "top_k", "repetition_penalty"):
+        if name != "temperature" or own.get("do_sample"):
+            plan = _take_over(plan, name, own.get(name))
+    ids = [_stop_ids(own, GENERATION_CONFIG), _stop_ids(_read(directory / CONFIG), CONFIG)]
+    return GenerationDefaults(plan, frozenset().union(*ids))
+
+
+def _take_over(plan: SamplingPlan, name: str, value: Any) -> SamplingPlan:
+    """``plan`` with the authors' ``value``, if it is one."""
+    if value is None:
+        return plan
+    if name == "top_k" and value == -1:  # as other engines write that all tokens stay in
+        value = 0
+    try:
+        if type(value) not in (int, float):
+            raise ValueError
+        return plan_sampling(Sampling(**{name: value}), plan)
+    except (ShammahError, ValueError, OverflowError):
+        log.warning("%s: %s is %.40r, which is left out", GENERATION_CONFIG, name, value)
+        return plan
+
+
+def plan_sampling(asked: Sampling, defaults: SamplingPlan) -> SamplingPlan:
+    """``asked`` with the gaps filled.
+
+    Raises:
+        ShammahError: ``sampling_invalid``, naming the value, or ``schema_not_enforced``.
+    """
+    if asked.schema:
+        raise not_enforced("The local model")
+    temperature = _take(asked.temperature, defaults.temperature)
+    top_p = _take(asked.top_p, defaults.top_p)
+    top_k = _take(asked.top_k, defaults.top_k)
+    penalty = _take(asked.repetition_penalty, defaults.repetition_penalty)
+    _check("temperature", temperature, 0 <= temperature < math.inf, "0 or more")
+    _check("top_p", top_p, 0 < top_p <= 1, "more than 0 and at most 1")
+    _check("top_k", top_k, top_k >= 0, "0 (off) or more")
+    _check("repetition_penalty", penalty, 0 < penalty < math.inf, "more than 0")
+    if temperature < LEAST_TEMPERATURE:
+        temperature = 0.0
+    seed = asked.seed
+    _check("seed", seed, seed is None or 0 <= seed <= MAX_SEED, f"from 0 to {MAX_SEED}")
+    return SamplingPlan(float(temperature), float(top_p), int(top_k), float(penalty), seed)
+
+
+def _take(asked: float | None, default: float) -> float:
+    return default if asked is None else asked
+
+
+def _check(name: str, value: object, fits: bool, expected: str) -> None:
+    if not fits:
+        raise ShammahError(
+            "sampling_invalid",
+            f"{name} is {value}, but must be {expected}.",
+            f"Leave {name} out to use the model's own.",
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("%s is left out: it cannot be read (%s)", path.name, error)
+        return {}
+    if not isinstance(document, dict):
+        log.warning("%s is left out: it is not a JSON object", path.name)
+        return {}
+    return document
+
+
+def _stop_ids(document: dict[str, Any], name: str) -> frozenset[int]:
+    value = document.get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    found = [int(one) if isinstance(one, str) and one.isdecimal() else one for one in ids]
+    known = frozenset(one for one in found if type(one) is int and one >= 0)
+    if len(known) < len(set(map(repr, ids))):
+        log.warning("%s: eos_token_id is %.40r, of which something is left out", name, value)
+    return known

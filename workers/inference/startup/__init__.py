@@ -1,0 +1,1 @@
+"""From nothing to a loaded model: find it, choose how it is computed, load it."""

@@ -1,0 +1,354 @@
+"""How the local model comes up: find it, have it fetched, load it, replace a stand-in by it.
+
+The states on the way are `transition`'s.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from shammah.bus.messages import Downloading, Failed, Initializing, NotAvailable, Ready
+from shammah.bus.transfers import Transfer
+from shammah.errors import ShammahError
+from shammah.models.catalogue import (
+    AUTO,
+    STARTER,
+    LocatedModel,
+    Machine,
+    MissingModel,
+    largest_below,
+    locate_model,
+    starter_directory,
+)
+from shammah.settings.model import Settings
+from shammah.storage.paths import hub_cache
+from workers.inference.engine import MakeEngine
+from workers.inference.packages.checkpoint import inspect_checkpoint
+from workers.inference.startup.acquisition import UNREACHABLE, Acquisition, ModelSource
+from workers.inference.startup.attempts import Attempts
+from workers.inference.startup.choice import OnCPU
+from workers.inference.startup.loading import LoadedModel, Loader
+from workers.inference.startup.transition import (
+    Broke,
+    GeneratorState,
+    Loaded,
+    Located,
+    Progressed,
+    Signal,
+    StageBegun,
+    Unavailable,
+    transition,
+)
+from workers.manifest import is_complete
+
+log = logging.getLogger(__name__)
+
+REPAIRABLE = ("model_corrupt", "model_incomplete")
+"""What fetching the bad files anew can mend."""
+
+
+def retry_pauses() -> Iterator[float]:
+    """Seconds between attempts at a Hub that cannot be reached, while a stand-in answers."""
+    return itertools.chain((60.0, 120.0, 240.0), itertools.repeat(600.0))
+
+
+class Bootstrap:
+    """Brings the model up and tells every state on the way.
+
+    Args:
+        settings: which model, and how to compute it.
+        environ: of this process.
+        machine: what it has for a model.
+        make_engine: a fresh engine for a model.
+        on_cpu: see `Loader`.
+        prepare: imports what an engine will need, while bytes arrive.
+        attempts: what became of the last one.
+        source: where a missing model comes from; ``None``: from nowhere, this is offline.
+        publish: told each new state.
+        advance: called for work within a state.
+        replacement_due: called, on another thread, when `replace` should be.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        environ: Mapping[str, str],
+        machine: Machine,
+        make_engine: MakeEngine,
+        on_cpu: OnCPU | None = None,
+        prepare: Callable[[], None] = lambda: None,
+        attempts: Attempts | None = None,
+        source: ModelSource | None,
+        publish: Callable[[GeneratorState], None],
+        advance: Callable[[], None],
+        replacement_due: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.state: GeneratorState = Initializing()
+        self._settings = settings
+        self._environ = environ
+        self._machine = machine
+        self._prepare = prepare
+        self._loader = Loader(
+            *(settings.inference, make_engine, attempts, self._smaller, self),
+            home=settings.home,
+            on_cpu=on_cpu,
+        )
+        self._source = source
+        self._publish = publish
+        self.advance = advance
+        self._replacement_due = replacement_due
+        self._lock = threading.Lock()
+        self._acquisition: Acquisition | None = None
+        self._missing: MissingModel | None = None
+        self._stopped = False
+        self._note = ""
+        self._lost = ""
+        self._successor: Downloading | None = None
+
+    # --- from the work thread -------------------------------------------------------------
+
+    def run(self) -> LoadedModel | None:
+        """The model, or ``None`` when the state is now NotAvailable or Failed."""
+        return self._guard(self._run)
+
+    def replace(self) -> LoadedModel | None:
+        """The stand-in's successor, now that its bytes are here; the stand-in again, if that
+        cannot be loaded. The stand-in's own memory must have been let go of."""
+        gc.collect()
+        return self._guard(self._replace)
+
+    def located(self, model: str, stages: int) -> None:
+        """See `LoadWatcher`."""
+        self._signal(Located(model, stages))
+
+    def stage(self, name: str) -> None:
+        """See `LoadWatcher`."""
+        self._signal(StageBegun(name))
+
+    # --- from any thread ------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End a wait for a download; the download goes on."""
+        with self._lock:
+            self._stopped = True
+            acquisition = self._acquisition
+        if acquisition is not None:
+            acquisition.leave()
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _guard(self, work: Callable[[], LoadedModel | None]) -> LoadedModel | None:
+        try:
+            return work()
+        except ShammahError as error:
+            log.warning("no model: %s %s", error.code, error)
+            self._signal(Broke(error.code, error.message, error.hint))
+        except Exception as error:
+            log.exception("the bootstrap failed")
+            why = f"The local model could not be loaded: {type(error).__name__}: {error}"
+            self._signal(Broke("load_failed", why, "The inference worker's log says more."))
+        return None
+
+    def _run(self) -> LoadedModel | None:
+        found = locate_model(
+            self._settings.model,
+            self._machine.memory,
+            hub_cache(self._environ),
+            starter_directory(),
+            stand_in=True,
+            is_whole=is_complete,
+            permissive=self._settings.permissive,
+            gpu_memory=self._machine.gpu_memory,
+        )
+        match found:
+            case NotAvailable(reason, hint):
+                self._signal(Unavailable(reason, hint))
+                return None
+            case MissingModel():
+                return self._run_without(found)
+        return self._load_or_repair(found)
+
+    def _run_without(self, missing: MissingModel) -> LoadedModel | None:
+        """The model is not here: have it fetched, and answer meanwhile if something can."""
+        self._missing = missing
+        if self._source is None:
+            return self._end_without(missing, _offline(missing.model_id))
+        if missing.stand_in is not None:
+            self._acquire(self._source, missing, () if missing.present else retry_pauses())
+            return self._load(missing.stand_in)
+        self._signal(Progressed(missing.model_id, 0, 0))
+        acquisition = self._acquire(self._source, missing, ())
+        self._prepare()  # seconds, while bytes arrive
+        result = acquisition.result()
+        if not isinstance(result, Failed):
+            return self._load(_fetched(missing, result))
+        return None if self._stopped else self._end_without(missing, result)
+
+    def _acquire(
+        self, source: ModelSource, missing: MissingModel, pauses: Iterator[float] | tuple[()]
+    ) -> Acquisition:
+        acquisition = Acquisition(
+            source,
+            missing.model_id,
+            report=self._progressed,
+            missed=self._missed,
+            done=self._acquired,
+            pauses=pauses,
+        )
+        with self._lock:
+            self._acquisition = acquisition
+            stopped = self._stopped
+        if stopped:
+            acquisition.leave()
+        acquisition.start()
+        return acquisition
+
+    def _end_without(self, missing: MissingModel, failure: Failed) -> LoadedModel | None:
+        """It will not come: what another program has left here, else what stands in."""
+        log.warning("%s: %s", missing.model_id, failure)
+        if missing.present is not None and _is_loadable(missing.present):
+            return self._load(LocatedModel(missing.model_id, missing.present, missing.model_id))
+        if missing.stand_in is not None:
+            self._note, self._lost = _why_not(missing.model_id, failure), missing.model_id
+            return self._load(missing.stand_in)
+        self._signal(_end(missing.model_id, failure))
+        return None
+
+    def _replace(self) -> LoadedModel | None:
+        missing, acquisition = self._missing, self._acquisition
+        assert missing is not None
+        assert missing.stand_in is not None
+        assert acquisition is not None
+        result = acquisition.result()
+        self._successor, self._lost = None, ""
+        if isinstance(result, Failed):
+            return self._end_without(missing, result)
+        try:
+            return self._load_or_repair(_fetched(missing, result))
+        except ShammahError as error:
+            log.warning("the successor cannot be loaded: %s %s", error.code, error)
+            self._note = f"{missing.model_id}: {error}"
+            return self._load(missing.stand_in)
+
+    def _smaller(self, located: LocatedModel) -> LocatedModel | None:
+        """What may answer where memory is too little for the automatic choice."""
+        if self._settings.model != AUTO:
+            return None
+        cache = hub_cache(self._environ)
+        smaller = largest_below(located.name, cache, starter_directory(), is_complete)
+        if smaller is None or smaller.name == STARTER:
+            return smaller
+        return replace(smaller, stand_in=located.stand_in)
+
+    def _load_or_repair(self, located: LocatedModel) -> LoadedModel:
+        try:
+            return self._load(located)
+        except ShammahError as error:
+            of_the_hub = located.name == located.wanted and "/" in located.name
+            if self._source is None or not of_the_hub or error.code not in REPAIRABLE:
+                raise
+            log.warning("%s is damaged, and is repaired: %s", located.name, error)
+            self._repair(self._source, located.name, error)
+            self._note = f"A damaged file was fetched anew: {error.message}"
+            return self._load(located)
+
+    def _repair(self, source: ModelSource, model_id: str, damage: ShammahError) -> None:
+        try:
+            source.repair(model_id)
+        except ShammahError as failure:
+            message = f"{damage.message} It could not be fetched anew: {failure.message}"
+            raise ShammahError(damage.code, message, failure.hint) from failure
+
+    def _load(self, located: LocatedModel) -> LoadedModel:
+        loaded = self._loader.load(located)
+        return replace(loaded, ready=self._loaded(loaded.ready))
+
+    def _loaded(self, ready: Ready) -> Ready:
+        """The model answers; what was told meanwhile of its successor is not lost."""
+        with self._lock:
+            successor = self._successor if ready.stand_in else None
+            note = " ".join(part for part in (ready.note, self._note) if part)
+            lost = self._lost if ready.stand_in else ""
+            ready = replace(ready, note=note, successor=successor, missing=lost)
+            self._enter(Loaded(ready))
+            return ready
+
+    def _signal(self, signal: Signal) -> None:
+        with self._lock:
+            self._enter(signal)
+
+    def _enter(self, signal: Signal) -> None:
+        """The lock is held."""
+        before, self.state = self.state, transition(self.state, signal)
+        if self.state == before:
+            return
+        log.info("%s", self.state)
+        self._publish(self.state)
+
+    def _progressed(self, transfer: Transfer) -> None:
+        facts = (transfer.model, transfer.done, transfer.total, transfer.rate, transfer.eta_s)
+        with self._lock:
+            self._note = self._lost = ""
+            self._successor = Downloading(*facts)
+            self._enter(Progressed(*facts))
+
+    def _acquired(self, result: Path | Failed) -> None:
+        """The wait is over; whoever has no stand-in waits for the result itself."""
+        missing = self._missing
+        if missing is None:
+            return
+        lost = result if isinstance(result, Failed) and missing.present is None else None
+        if missing.stand_in is not None:
+            if lost is None:
+                self._replacement_due()
+            else:
+                self._missed(lost)
+        elif lost is not None and not self._stopped:
+            self._signal(_end(missing.model_id, lost))  # now, not after the imports
+
+    def _missed(self, failure: Failed) -> None:
+        """A stand-in's successor does not come, or not yet."""
+        with self._lock:
+            assert self._missing is not None  # it is what has been asked for
+            self._lost = self._missing.model_id
+            self._note = _why_not(self._lost, failure)
+            self._successor = None
+            if isinstance(self.state, Initializing | Downloading):
+                return  # the stand-in is about to be loaded, and tells it: see `_loaded`
+            self._enter(Unavailable(self._note, "", self._lost))
+
+
+def _fetched(missing: MissingModel, directory: Path) -> LocatedModel:
+    return LocatedModel(missing.model_id, directory, missing.model_id)
+
+
+def _end(model_id: str, failure: Failed) -> Signal:
+    """It will not come, and nothing can take its place."""
+    if failure.code != UNREACHABLE:
+        return Broke(failure.code, failure.message, failure.hint)
+    return Unavailable(f"{model_id} is not on this machine. {failure.message}", failure.hint)
+
+
+def _is_loadable(directory: Path) -> bool:
+    try:
+        inspect_checkpoint(directory)
+    except ShammahError as error:
+        log.warning("what is here of it is no model: %s", error)
+        return False
+    return True
+
+
+def _offline(model_id: str) -> Failed:
+    message = "HF_HUB_OFFLINE is set, so nothing is downloaded."
+    return Failed(UNREACHABLE, message, "Unset it, or use --model starter.")
+
+
+def _why_not(model_id: str, failure: Failed) -> str:
+    return f"{model_id} is not here: {failure.message} {failure.hint}".rstrip()

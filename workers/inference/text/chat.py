@@ -1,0 +1,115 @@
+"""Messages to token ids, and tokens to text, as the model wants them. Shared by every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from shammah.bus.messages import ChatMessage
+from shammah.errors import ShammahError
+from workers.inference.scheduling.slots import common
+from workers.inference.text.continuation import heal, split_begun
+from workers.inference.text.detokenizer import Detokenizer, find_byte_tokens
+from workers.inference.text.reasoning import CLOSE, OPEN
+from workers.text.model_text import ModelText, why_refused
+from workers.text.sandbox import RefusalError, TemplateBoundError
+
+_TAIL = 8
+"""Tokens that an opening tag with its line end may have."""
+
+_QUESTIONS = ("shammah", "1")
+"""Two that have no beginning in common."""
+
+FOLDED = "This model takes no system prompt: yours stands before the first question instead."
+
+
+class ChatFormat:
+    """The tokenizer and the chat template of one model."""
+
+    def __init__(self, text: ModelText) -> None:
+        self._text = text
+        self._byte_tokens = find_byte_tokens(text.tokenizer)
+
+    @classmethod
+    def load(cls, directory: Path) -> ChatFormat:
+        """Read the tokenizer of the model in ``directory``.
+
+        Raises:
+            ShammahError: ``model_corrupt``.
+        """
+        return cls(ModelText.load(directory))
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        return self._text.ends
+
+    def notices(self, messages: Sequence[ChatMessage]) -> tuple[str, ...]:
+        """What should be told with the answer to the first of these questions."""
+        roles = [message.role for message in messages]
+        folded = self._text.folds_system and roles[:2] == ["system", "user"]
+        return (FOLDED,) if folded and roles.count("user") == 1 else ()
+
+    def encode(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+        """The conversation as the model expects it, up to where its answer begins, or up to
+        where it stops if the last message is the assistant's (`split_begun`).
+
+        Raises:
+            ShammahError: ``chat_template_missing``, ``messages_invalid`` or ``model_corrupt``.
+        """
+        if self._text.template is None:
+            raise ShammahError(
+                "chat_template_missing",
+                "The local model has no chat template: it continues text and cannot answer.",
+                "Name an Instruct or Chat model with --model.",
+            )
+        whole, begun = split_begun(messages)
+        try:
+            if not whole:
+                raise RefusalError("there are none")
+            ids = self._text.encode([(one.role, one.content) for one in whole], ask=True)
+            if not ids:
+                raise RefusalError("it makes nothing of them")
+            if begun and self.begins_thinking(ids):
+                ids += self._text.encode_written(f"{CLOSE}\n\n")
+            return (*ids, *self.encode_begun(begun))
+        except ShammahError:
+            raise
+        except Exception as error:
+            # A template is a program of the model's authors: it may refuse, or be wrong. And
+            # half a surrogate pair is nothing that a tokenizer takes.
+            # Without earlier turns a new conversation would be the same.
+            hopeless = isinstance(error, TemplateBoundError) or 0 < len(whole) < 3
+            raise ShammahError(
+                "messages_invalid",
+                f"The model's chat template refuses these messages ({why_refused(error)}).",
+                "Name another model with --model." if hopeless else "Begin a new conversation.",
+            ) from error
+
+    def encode_begun(self, text: str) -> tuple[int, ...]:
+        """The beginning of an answer, as the model would have written it.
+
+        On its own, because the model has written it so: the template's last line end and a
+        first line end of the answer are two tokens. What `heal` has cut off is not in it.
+        """
+        return tuple(self._text.encode_text(heal(text)[0]))
+
+    def encode_earlier(self, turns: Sequence[ChatMessage]) -> tuple[int, ...]:
+        """What the prompt of any next question after ``turns`` begins with.
+
+        Found by asking two questions, since what a template writes between turns only it knows.
+
+        Raises:
+            ShammahError: as `encode`.
+        """
+        one, other = (self.encode([*turns, ChatMessage("user", text)]) for text in _QUESTIONS)
+        return one[: common(one, other)]
+
+    def begins_thinking(self, prompt: Sequence[int]) -> bool:
+        """Whether the template has opened the model's thoughts already."""
+        return self._text.decode_all(prompt[-_TAIL:]).rstrip().endswith(OPEN)
+
+    def detokenizer(self, begun: str = "") -> Detokenizer:
+        """For one answer, or for the rest of one."""
+        text = self._text
+        return Detokenizer(text.decode, self._byte_tokens, self.encode_begun(begun))
