@@ -463,3 +463,80 @@ def test_an_editor_before_its_time_is_found(copy: Path) -> None:
     with (copy / "shammah" / "terminal" / "wording.py").open("a") as source:
         source.write("\nimport rich\n")
     assert "rich" in tops(loaded("import shammah.repl.loop", copy))
+
+
+# --- how calls are written ----------------------------------------------------------------
+
+MOST_POSITIONAL = 5
+
+KERNELS = {
+    "workers.inference.engines.native.small_packing",
+    "workers.inference.engines.native.small_products",
+} | {
+    f"workers.inference.engines.native.{name}"
+    for name in "adaptation attention lanes pairs products step".split()
+}
+"""What is compiled: a call in it becomes machine code, and knows positions alone."""
+
+CROWDED: dict[str, int] = {
+    "shammah.chat.answering": 1,
+    "shammah.chat.failover": 2,
+    "shammah.chat.options": 1,
+    "shammah.chat.session": 1,
+    "shammah.cli.doctor": 1,
+    "shammah.cli.egress": 1,
+    "shammah.cli.model_choice": 1,
+    "shammah.cli.plan_command": 3,
+    "shammah.cli.training_plot": 1,
+    "shammah.history.store": 4,
+    "shammah.learning.feedback": 1,
+    "shammah.repl.commands.feedback_commands": 1,
+    "shammah.repl.commands.help": 1,
+    "shammah.router.service": 5,
+    "shammah.router.store": 3,
+    "shammah.settings.environment": 1,
+    "shammah.settings.model": 2,
+    "workers.train.gate": 1,
+    "workers.train.importing": 3,
+    "workers.train.loss": 1,
+    "workers.train.run": 4,
+    "workers.train.service": 2,
+    "workers.train.trainer": 1,
+}
+"""Modules that still have such calls, and how many. Only ever gets shorter."""
+
+
+def crowded(module: Module) -> int:
+    """Calls with more bare positional arguments than anybody can tell apart, and literals that are
+    unpacked where they stand, which saves a line and hides what each argument is."""
+    return sum(_is_crowded(node) for node in ast.walk(module.tree))
+
+
+def _is_crowded(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        inner = node.args
+        bare = [each for each in inner if not isinstance(each, ast.Starred)]
+        if len(bare) > MOST_POSITIONAL:
+            return True
+    elif isinstance(node, ast.Tuple | ast.List | ast.Set):
+        inner = node.elts
+    else:
+        return False
+    return any(
+        isinstance(each, ast.Starred) and isinstance(each.value, ast.Tuple | ast.List)
+        for each in inner
+    )
+
+
+def test_no_call_is_crowded() -> None:
+    found = {m.name: crowded(m) for m in modules(ROOT) if m.name not in KERNELS}
+    more = {name: count for name, count in found.items() if count > CROWDED.get(name, 0)}
+    assert not more, "name the arguments"
+    assert all(found.get(name) for name in CROWDED), "some of CROWDED are mended"
+
+
+@pytest.mark.parametrize("call", ["f(1, 2, 3, 4, 5, 6)", "f(*(1, 2), 3)", "x = (*(1, 2), 3)"])
+def test_a_crowded_call_is_found(call: str) -> None:
+    assert crowded(Module("m", Path("m.py"), ast.parse(call), frozenset())) == 1
+    fine = ast.parse("f(1, 2, 3, 4, 5, b=6), g(*x), (*x, 1)")
+    assert crowded(Module("m", Path("m.py"), fine, frozenset())) == 0

@@ -56,10 +56,10 @@ def _serve(options: argparse.Namespace) -> int:
     host = Host(
         service,
         identity(settings, role, environ=os.environ),
-        endpoints,
-        lock,
-        keep_alive,
-        on_tick,
+        endpoints=endpoints,
+        lock=lock,
+        keep_alive=keep_alive,
+        on_tick=on_tick,
     )
     host.run()
     return ExitCode.OK

@@ -9,13 +9,13 @@ KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 """The name of a tensor: its module in the base model, and which of the two matrices it is."""
 
 _INNOCENT = frozenset(
-    {
-        *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
-        *("inference_mode", "r", "target_modules", "exclude_modules", "lora_alpha"),
-        *("lora_dropout", "fan_in_fan_out", "layers_to_transform", "layers_pattern"),
-        *("rank_pattern", "alpha_pattern", "use_rslora", "megatron_core", "qalora_group_size"),
-        *("loftq_config", "eva_config", "runtime_config"),
-    }
+    (
+        "task_type auto_mapping peft_version base_model_name_or_path revision "
+        "inference_mode r target_modules exclude_modules lora_alpha lora_dropout "
+        "fan_in_fan_out layers_to_transform layers_pattern rank_pattern alpha_pattern "
+        "use_rslora megatron_core qalora_group_size loftq_config eva_config "
+        "runtime_config"
+    ).split()
 )
 """What an `adapter_config.json` may say without another computation."""
 

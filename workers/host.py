@@ -252,12 +252,12 @@ class Host:
             Welcome(
                 hello.request_id,
                 messages.PROTOCOL,
-                shammah.__version__,
-                self._run_id,
-                os.getpid(),
-                self._identity,
-                event,
-                self._leases.others(peer),
+                version=shammah.__version__,
+                run_id=self._run_id,
+                pid=os.getpid(),
+                identity=self._identity,
+                event=event,
+                others=self._leases.others(peer),
             ),
         )
 

@@ -32,7 +32,16 @@ class Journal:
         """The next event, kept and returned."""
         self._seq += 1
         now, wall = self._monotonic(), self._wall()
-        event = Event(self._role, self._run_id, self._seq, now, wall, what, status, request_id)
+        event = Event(
+            self._role,
+            self._run_id,
+            seq=self._seq,
+            monotonic_s=now,
+            wall_s=wall,
+            what=what,
+            status=status,
+            request_id=request_id,
+        )
         self._kept.append(event)
         return event
 

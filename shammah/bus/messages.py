@@ -364,9 +364,9 @@ Reply = Welcome | Pong | Detached | Event | Replayed | Stopping | WorkReply
 Message = Request | Reply
 
 VALUES = (
-    *(ChatMessage, Sampling, Usage, Timings, Provenance, Identity, ClientInfo, Status),
-    *transfers.VALUES,
-    *training.VALUES,
+    (ChatMessage, Sampling, Usage, Timings, Provenance, Identity, ClientInfo, Status)
+    + transfers.VALUES
+    + training.VALUES
 )
 WORK = {
     "inference": (Generate, Prefill),
@@ -376,15 +376,13 @@ WORK = {
 }
 """The requests that are a role's work; every role answers the others."""
 REQUESTS = (
-    *(Hello, Ping, Detach, GetStatus, Replay, Generate, Prefill, Cancel, Stop),
-    *transfers.REQUESTS,
-    *training.REQUESTS,
+    (Hello, Ping, Detach, GetStatus, Replay, Generate, Prefill, Cancel, Stop)
+    + transfers.REQUESTS
+    + training.REQUESTS
 )
 ENDS = (Done, Failed, *transfers.ENDS, *training.ENDS)
 """The replies that end a request for work."""
 WORK_REPLIES = (
-    *(Accepted, Token, PromptProgress, Retrying, Done, Failed),
-    *transfers.REPLIES,
-    *training.REPLIES,
+    (Accepted, Token, PromptProgress, Retrying, Done, Failed) + transfers.REPLIES + training.REPLIES
 )
 REPLIES = (Welcome, Pong, Detached, Event, Replayed, Stopping, *WORK_REPLIES)

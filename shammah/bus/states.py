@@ -86,7 +86,4 @@ State = (
     Initializing | Downloading | Loading | Ready | NotAvailable | Failed | Transferring | Training
 )
 
-STATES = (
-    *(Initializing, Downloading, Loading, Ready, NotAvailable, Failed),
-    *(Transferring, Training),
-)
+STATES = (Initializing, Downloading, Loading, Ready, NotAvailable, Failed, Transferring, Training)

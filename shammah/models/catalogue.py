@@ -96,29 +96,37 @@ class Machine:
     mps: bool = False
 
 
-def _qwen(
-    size: str, parameters: int, shape: ModelShape, memory_from: int, licence: str = "apache-2.0"
-) -> CatalogueModel:
-    model_id = f"Qwen/Qwen2.5-{size}-Instruct"
-    return CatalogueModel(size, model_id, parameters, shape, licence, memory_from)
+def _qwen(size: str, parameters: int, memory_from: int, shape: str) -> CatalogueModel:
+    """One row: ``shape`` holds what `ModelShape` does, in its order, but for ``tied``."""
+    layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary, context = map(
+        int, shape.split()
+    )
+    return CatalogueModel(
+        size,
+        f"Qwen/Qwen2.5-{size}-Instruct",
+        parameters,
+        ModelShape(
+            layers,
+            hidden,
+            intermediate=intermediate,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            vocabulary=vocabulary,
+            context_length=context,
+            tied=parameters < 7e9,
+        ),
+        licence="qwen-research" if size == "3B" else "apache-2.0",
+        memory_from=memory_from,
+    )
 
 
 CATALOGUE = (
-    _qwen("0.5B", 494_032_768, ModelShape(24, 896, 4864, 14, 2, 64, 151_936, 32_768, True), 3),
-    _qwen("1.5B", 1_543_714_304, ModelShape(28, 1536, 8960, 12, 2, 128, 151_936, 32_768, True), 6),
-    _qwen(
-        "3B",
-        3_085_938_688,
-        ModelShape(36, 2048, 11_008, 16, 2, 128, 151_936, 32_768, True),
-        12,
-        "qwen-research",
-    ),
-    _qwen(
-        "7B", 7_615_616_512, ModelShape(28, 3584, 18_944, 28, 4, 128, 152_064, 32_768, False), 24
-    ),
-    _qwen(
-        "14B", 14_770_033_664, ModelShape(48, 5120, 13_824, 40, 8, 128, 152_064, 32_768, False), 48
-    ),
+    _qwen("0.5B", 494_032_768, 3, "24 896 4864 14 2 64 151936 32768"),
+    _qwen("1.5B", 1_543_714_304, 6, "28 1536 8960 12 2 128 151936 32768"),
+    _qwen("3B", 3_085_938_688, 12, "36 2048 11008 16 2 128 151936 32768"),
+    _qwen("7B", 7_615_616_512, 24, "28 3584 18944 28 4 128 152064 32768"),
+    _qwen("14B", 14_770_033_664, 48, "48 5120 13824 40 8 128 152064 32768"),
 )
 """Smallest first. The cut points 12, 24 and 48 are the original's; below 3 GiB: cloud only."""
 

@@ -17,7 +17,11 @@ _NAMES = {
     "heads": ("num_attention_heads", "n_head", "n_heads"),
     "vocabulary": ("vocab_size",),
     "context_length": (
-        *("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len"),
+        "max_position_embeddings",
+        "n_positions",
+        "n_ctx",
+        "seq_length",
+        "max_seq_len",
     ),
     "kv_heads": ("num_key_value_heads",),
     "head_dim": ("head_dim",),

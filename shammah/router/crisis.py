@@ -28,7 +28,7 @@ READ = 32_000
 _COMMON = frozenset(
     """a i me my am is are was be been to the of for in it on at not do does did no any will want
     going just with he she they him her his their this that and or if have has had would how who
-    what when so you get up we us them by all off out can""".split()  # noqa: SIM905 - words
+    what when so you get up we us them by all off out can""".split()
 )
 """Words that say nothing about whether a phrase may fit."""
 _EDGES = frozenset("^$_")
@@ -106,11 +106,11 @@ def _lists() -> _Lists:
     return _Lists(
         document["spellings"],
         language,
-        phrases,
-        document["figures"],
-        classes,
-        frozenset(document["danger"].split()),
-        frozenset(people),
+        phrases=phrases,
+        figures=document["figures"],
+        classes=classes,
+        danger=frozenset(document["danger"].split()),
+        people=frozenset(people),
     )
 
 

@@ -59,7 +59,7 @@ def decide(
         rules: the settings.
         chance: a number from 0 to 1 (not 1), drawn once for each question.
     """
-    return _Case(question, wish, view, snapshot, rules, chance).decide()
+    return _Case(question, wish, view=view, snapshot=snapshot, rules=rules, chance=chance).decide()
 
 
 @dataclass(frozen=True, slots=True)

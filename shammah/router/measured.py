@@ -50,13 +50,13 @@ def forecast(
     return Alternative(
         arm,
         successes / trials,
-        low,
-        tally.trials,
-        pace.ttft_s * (1 + ahead),
-        pace.tokens_per_second,
-        pace.cost,
-        obstacle,
-        trust,
+        bound=low,
+        evidence=tally.trials,
+        ttft_s=pace.ttft_s * (1 + ahead),
+        tokens_per_second=pace.tokens_per_second,
+        cost=pace.cost,
+        obstacle=obstacle,
+        trust=trust,
     )
 
 

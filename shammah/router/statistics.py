@@ -153,10 +153,10 @@ def _tally(outcomes: list[Outcome]) -> Tally:
     return Tally(
         len(outcomes),
         sum(one.label.weight for one in outcomes),
-        sum(one.label.weight for one in outcomes if one.label.is_good),
-        _mean([one.ttft_s for one in late if one.ttft_s]),
-        _mean([one.tokens_per_second for one in late if one.tokens_per_second]),
-        _mean([one.cost for one in late]),
+        successes=sum(one.label.weight for one in outcomes if one.label.is_good),
+        ttft_s=_mean([one.ttft_s for one in late if one.ttft_s]),
+        tokens_per_second=_mean([one.tokens_per_second for one in late if one.tokens_per_second]),
+        cost=_mean([one.cost for one in late]),
     )
 
 

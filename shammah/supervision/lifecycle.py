@@ -202,7 +202,15 @@ def ensure(
     """
     peer = Peer(endpoints, spec.role, client, on_change, _explainer(spec.role, endpoints))
     try:
-        found = _attach(peer, spec, endpoints, client.program, timeout, on_presence, join=join)
+        found = _attach(
+            peer,
+            spec,
+            endpoints=endpoints,
+            program=client.program,
+            timeout=timeout,
+            on_presence=on_presence,
+            join=join,
+        )
     except BaseException:
         peer.close()
         raise

@@ -94,12 +94,12 @@ class Question:
         return Done(
             request.request_id,
             finish_reason,
-            self._model.with_cost(self._reading.usage()),
-            self._reading.timings(self._arrived_s),
-            Provenance(
+            usage=self._model.with_cost(self._reading.usage()),
+            timings=self._reading.timings(self._arrived_s),
+            provenance=Provenance(
                 "cloud", self._reading.model or self._server.settings.model, engine="anthropic"
             ),
-            notices,
+            notices=notices,
         )
 
     async def _ask(self, call: Call) -> None:

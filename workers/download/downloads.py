@@ -292,12 +292,25 @@ class Downloads:
     ) -> None:
         model_id, revision = listing.model_id, listing.revision
         expected = self.last_rate
-        meter = Meter(model_id, revision, listing.files, on_progress, self._clock, expected)
+        meter = Meter(
+            model_id,
+            revision,
+            files=listing.files,
+            observer=on_progress,
+            clock=self._clock,
+            expected=expected,
+        )
         addresses = {
             file.path: self._hub.file_url(model_id, revision, file.path) for file in listing.files
         }
         transfer = Transfer(
-            store, addresses, self._hub.headers(), self._environment, control, priority, meter
+            store,
+            addresses,
+            headers=self._hub.headers(),
+            environment=self._environment,
+            control=control,
+            priority=priority,
+            meter=meter,
         )
         try:
             transfer.run()
@@ -367,7 +380,19 @@ def _teller(on_progress: Observer | None, model_id: str) -> Callable[[str], None
 
     def tell(why: str) -> None:
         if on_progress is not None:
-            on_progress(Progress(model_id, "", 0, 0, 0, 0.0, None, (), detail=why))
+            on_progress(
+                Progress(
+                    model_id,
+                    "",
+                    done=0,
+                    verified=0,
+                    total=0,
+                    rate=0.0,
+                    eta_s=None,
+                    files=(),
+                    detail=why,
+                )
+            )
 
     return tell
 

@@ -197,14 +197,14 @@ class DownloadService:
             job.transfer = Transfer(
                 progress.model_id,
                 progress.revision or job.transfer.revision,
-                _phase(job.control, progress),
-                progress.done,
-                progress.total,
-                progress.rate,
-                progress.eta_s,
-                files,
-                progress.notices,
-                progress.detail,
+                phase=_phase(job.control, progress),
+                done=progress.done,
+                total=progress.total,
+                rate=progress.rate,
+                eta_s=progress.eta_s,
+                files=files,
+                notices=progress.notices,
+                detail=progress.detail,
             )
             self._tell(job)
 
@@ -220,15 +220,15 @@ class DownloadService:
         return FetchPlan(
             request.request_id,
             plan.model_id,
-            plan.revision,
-            plan.licence,
-            plan.total,
-            plan.missing,
-            plan.disk_free,
-            self._downloads.disk_reserve,
-            tuple(PlannedFile(file.path, file.size, file.held) for file in plan.files),
-            config,
-            self._downloads.last_rate,
+            revision=plan.revision,
+            licence=plan.licence,
+            total=plan.total,
+            missing=plan.missing,
+            disk_free=plan.disk_free,
+            disk_reserve=self._downloads.disk_reserve,
+            files=tuple(PlannedFile(file.path, file.size, file.held) for file in plan.files),
+            config=config,
+            rate=self._downloads.last_rate,
         )
 
     def _steer(self, request: SteerFetch) -> Steered:

@@ -266,10 +266,10 @@ class Transfer:
         return Source(
             self._wire.client,
             self._addresses[file.path],
-            file,
-            self._store.listing,
-            self._headers,
-            self._environment.wall,
+            file=file,
+            listing=self._store.listing,
+            headers=self._headers,
+            wall=self._environment.wall,
         )
 
     def _complete(self, task: Task) -> None:

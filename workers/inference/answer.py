@@ -121,7 +121,14 @@ class Answer:
         """The end. Output tokens count the stop token too: it took a step."""
         usage = Usage(self._input_tokens, self._generated, self._reused)
         timings = self._timings(now)
-        return Done(self.request_id, finish_reason, usage, timings, provenance, self._notices)
+        return Done(
+            self.request_id,
+            finish_reason,
+            usage=usage,
+            timings=timings,
+            provenance=provenance,
+            notices=self._notices,
+        )
 
     def _timings(self, now: float) -> Timings:
         started = now if self._started is None else self._started

@@ -122,11 +122,11 @@ class ReadingAhead:
         return SequenceRequest(
             request.request_id,
             prompt,
-            plan,
-            1,
-            model.stop_ids,
-            ahead.client,
-            self._adapter(request.adapter),
+            sampling=plan,
+            max_new_tokens=1,
+            stop_ids=model.stop_ids,
+            client=ahead.client,
+            adapter=self._adapter(request.adapter),
         )
 
     def _interrupt(self) -> Ahead | None:

@@ -134,11 +134,11 @@ class InferenceService:
         serving = Serving(
             model,
             self._settings.home,
-            asked.max_new_tokens,
-            asked.queue,
-            self._inbox,
-            outlet,
-            self._clock,
+            longest=asked.max_new_tokens,
+            queue=asked.queue,
+            inbox=self._inbox,
+            outlet=outlet,
+            clock=self._clock,
         )
         try:
             serving.run()

@@ -57,7 +57,12 @@ class Serving:
         self._answers: dict[str, Answer] = {}
         ready = model.ready
         self._provenance = Provenance(
-            *(ROLE, ready.model, ready.revision, ready.engine, ready.device, ready.dtype),
+            ROLE,
+            ready.model,
+            revision=ready.revision,
+            engine=ready.engine,
+            device=ready.device,
+            dtype=ready.dtype,
             stand_in=ready.stand_in,
             quantization=ready.quantization,
         )
@@ -157,11 +162,11 @@ class Serving:
             SequenceRequest(
                 request.request_id,
                 prompt.tokens,
-                plan,
-                min(wanted, room),
-                self._model.stop_ids,
-                arrival.client,
-                self._adapter(request.adapter),
+                sampling=plan,
+                max_new_tokens=min(wanted, room),
+                stop_ids=self._model.stop_ids,
+                client=arrival.client,
+                adapter=self._adapter(request.adapter),
             ),
             notices,
         )

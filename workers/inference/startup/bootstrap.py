@@ -96,7 +96,11 @@ class Bootstrap:
         self._machine = machine
         self._prepare = prepare
         self._loader = Loader(
-            *(settings.inference, make_engine, attempts, self._smaller, self),
+            settings.inference,
+            make_engine,
+            attempts,
+            self._smaller,
+            self,
             home=settings.home,
             on_cpu=on_cpu,
         )

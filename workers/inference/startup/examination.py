@@ -45,10 +45,9 @@ from workers.inference.startup.probe import FILE, MachineSpeed, machine_speed, m
 from workers.manifest import is_complete
 
 LIBRARIES = (
-    *("torch", "transformers", "numba", "llvmlite", "numpy", "tokenizers", "safetensors"),
-    *("accelerate", "peft", "bitsandbytes", "huggingface_hub", "anthropic", "pyzmq", "msgpack"),
-    *("prompt_toolkit", "psutil"),
-)
+    "torch transformers numba llvmlite numpy tokenizers safetensors accelerate peft "
+    "bitsandbytes huggingface_hub anthropic pyzmq msgpack prompt_toolkit psutil"
+).split()
 """Whose versions matter."""
 
 Part = dict[str, Any]
@@ -124,7 +123,10 @@ def _model(settings: Settings, environ: Mapping[str, str]) -> Part:
     """Which model, where it is, and how it would be computed now."""
     machine = look(environ)
     found = locate_model(
-        *(settings.model, machine.memory, hub_cache(environ), starter_directory()),
+        settings.model,
+        machine.memory,
+        hub_cache(environ),
+        starter_directory(),
         stand_in=True,
         is_whole=is_complete,
         permissive=settings.permissive,
@@ -187,7 +189,14 @@ def _native_form(checkpoint: Checkpoint, settings: Settings) -> Part:
     needed = int(WEIGHT_BYTES[quantization] * checkpoint.parameters)
     free = free_main_memory()
     check_weights(needed, free, describe_form("", quantization), conversation_bytes(checkpoint))
-    return _form("cpu", "float32", quantization, _WHY[quantization], needed, free)
+    return _form(
+        "cpu",
+        "float32",
+        quantization=quantization,
+        why=_WHY[quantization],
+        needed=needed,
+        free=free,
+    )
 
 
 def _transformers_form(checkpoint: Checkpoint, settings: Settings) -> Part:
@@ -202,7 +211,9 @@ def _transformers_form(checkpoint: Checkpoint, settings: Settings) -> Part:
     wanted = LoadSettings(asked.device, asked.dtype, asked.quantization, home=settings.home)
     form = placement.choose_form(wanted, device, checkpoint, free, lambda: _speed(settings))
     needed = needed_bytes(checkpoint, form.quantization, placement.WIDTHS[form.dtype])
-    return _form(device, form.dtype, form.quantization, form.why, needed, free)
+    return _form(
+        device, form.dtype, quantization=form.quantization, why=form.why, needed=needed, free=free
+    )
 
 
 def _form(device: str, dtype: str, quantization: str, why: str, needed: int, free: int) -> Part:

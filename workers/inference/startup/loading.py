@@ -136,9 +136,7 @@ class Loader:
                 return _noted(self._load(rung), located.name, rung.level, reason)
             except ShammahError as error:
                 unusable = (_NO_GPU,) if rung.on_gpu else ()
-                if error.code not in (
-                    *(OUT_OF_MEMORY, *_UNUSABLE[rung.level % ON_CPU], *unusable),
-                ):
+                if error.code not in (OUT_OF_MEMORY, *_UNUSABLE[rung.level % ON_CPU], *unusable):
                     raise
                 log.warning("%s at level %d: %s", rung.located.name, rung.level, error)
                 reason = error.message if error.code in (OUT_OF_MEMORY, _NO_GPU) else reason

@@ -34,16 +34,9 @@ class HeldAdapters:
         q, kv = a.heads * a.head_size, a.kv_heads * a.head_size
         hidden, wide = a.hidden, a.intermediate
         self._layers = a.layers
-        self._sizes = dict(
-            zip(
-                TARGETS,
-                (
-                    *((hidden, q), (hidden, kv), (hidden, kv), (q, hidden)),
-                    *((hidden, wide), (hidden, wide), (wide, hidden)),
-                ),
-                strict=True,
-            )
-        )
+        attention = ((hidden, q), (hidden, kv), (hidden, kv), (q, hidden))
+        feed_forward = ((hidden, wide), (hidden, wide), (wide, hidden))
+        self._sizes = dict(zip(TARGETS, attention + feed_forward, strict=True))
         panels = [padded(outputs, PANEL) // PANEL for _, outputs in self._sizes.values()]
         places = [0, padded(q, PANEL), 0, 0, 0, padded(wide, GROUP), 0]
         self._panels, self._places = np.array(panels, np.int64), np.array(places, np.int64)
@@ -86,7 +79,9 @@ class HeldAdapters:
         return self._step(True, of_row, np.stack([one.table for one in held]))
 
     def _step(self, used: bool, of_row: NDArray[np.int64], table: NDArray[np.int64]) -> Adapters:
-        return Adapters(used, of_row, table, self._panels, self._places, self._low)
+        return Adapters(
+            used, of_row, table=table, panels=self._panels, places=self._places, low=self._low
+        )
 
     def _place(self, name: str, module: str, low_rank: LowRank) -> tuple[int, str]:
         """The layer and the target of a module."""

@@ -57,7 +57,14 @@ def open_model(
     from workers.inference.engines.native.quantizing import quantize
 
     def pack(target: AbstractContextManager[PartWriter]) -> None:
-        quantize(checkpoint, architecture, quantization, target, threads, advance)
+        quantize(
+            checkpoint,
+            architecture,
+            quantization=quantization,
+            target=target,
+            threads=threads,
+            advance=advance,
+        )
 
     log.info("packing the weights into %s", path)
     note = f"The packed weights in {directory} could not be read again."

@@ -81,11 +81,11 @@ def matrices(architecture: Architecture, quantization: str) -> tuple[PackedMatri
     return (
         PackedMatrix("embedding", (0,), a.hidden, (Source(_EMBEDDING, a.vocabulary),)),
         *(() if a.tied else (head,)),
-        PackedMatrix("qk", every, a.hidden, qk, PANEL, bits),
+        PackedMatrix("qk", every, inputs=a.hidden, sources=qk, padding=PANEL, bits=bits),
         PackedMatrix("v", every, a.hidden, vs),
-        PackedMatrix("output", every, q, output, PANEL, bits),
-        PackedMatrix("gate_up", every, a.hidden, gate_up, GROUP, bits),
-        PackedMatrix("down", inner, wide, down, PANEL, bits),
+        PackedMatrix("output", every, inputs=q, sources=output, padding=PANEL, bits=bits),
+        PackedMatrix("gate_up", every, inputs=a.hidden, sources=gate_up, padding=GROUP, bits=bits),
+        PackedMatrix("down", inner, inputs=wide, sources=down, padding=PANEL, bits=bits),
         PackedMatrix("outer_down", outer, wide, down),
     )
 

@@ -124,7 +124,9 @@ def quantize(
         every = matrices(architecture, quantization)
         _check(tensors, architecture, every)
         with target as writer:
-            _write(tensors, architecture, every, writer, threads, advance)
+            _write(
+                tensors, architecture, every=every, writer=writer, threads=threads, advance=advance
+            )
 
 
 def _write(

@@ -137,11 +137,23 @@ class NativeRunner:
         a, team = self._architecture, self._team
         advance = observer.advance
         model, note = open_model(
-            checkpoint, a, quantization, directory, self._kernels, team.size, advance
+            checkpoint,
+            a,
+            quantization=quantization,
+            directory=directory,
+            kernels=self._kernels,
+            threads=team.size,
+            advance=advance,
         )
         observer.stage("warm up")
         self._computation = Computation(
-            self._code, a, quantization, model, team, LIMITS.chunk, LIMITS.batch
+            self._code,
+            a,
+            quantization=quantization,
+            model=model,
+            team=team,
+            rows=LIMITS.chunk,
+            answers=LIMITS.batch,
         )
         self.reserve(1, 1)
         self.prefill(0, 0, [0])
@@ -192,7 +204,14 @@ class NativeRunner:
             positions = range(start + begin, start + begin + len(chunk))
             last = int(begin + len(chunk) == len(tokens))
             adapters = [adapter] * len(chunk) if adapter else ()
-            rows = Rows([slot] * len(chunk), positions, chunk, len(chunk), last, adapters)
+            rows = Rows(
+                [slot] * len(chunk),
+                positions,
+                tokens=chunk,
+                run=len(chunk),
+                answers=last,
+                adapters=adapters,
+            )
             logits = self._computation.step(self._memory, rows)
         return np.array(logits[0])
 
@@ -208,6 +227,13 @@ class NativeRunner:
             some = slice(begin, begin + LIMITS.batch)
             count = len(slots[some])
             run = count if len(set(slots[some])) == 1 else 1
-            rows = Rows(slots[some], positions[some], tokens[some], run, count, adapters[some])
+            rows = Rows(
+                slots[some],
+                positions[some],
+                tokens=tokens[some],
+                run=run,
+                answers=count,
+                adapters=adapters[some],
+            )
             found.append(self._computation.step(self._memory, rows).copy())
         return found[0] if len(found) == 1 else np.concatenate(found)

@@ -93,7 +93,7 @@ class TransformersRunner:
         )
         observer.stage("read weights")
         self._model, note = weights.read_weights(
-            model_class, checkpoint, form, self._device, observer, home
+            model_class, checkpoint, form, device=self._device, observer=observer, home=home
         )
         from workers.inference.engines.transformers.module_adapters import ModuleAdapters
 
@@ -103,8 +103,7 @@ class TransformersRunner:
         observer.stage("warm up")
         self._warm_up()
         log.info(
-            *("%s as %s on %s, %d threads", model_class.__name__),
-            *(form.name, self._device, threads),
+            "%s as %s on %s, %d threads", model_class.__name__, form.name, self._device, threads
         )
         facts = EngineFacts(self.engine, self._device, form.dtype, form.quantization)
         return replace(facts, why=form.why, note=note)
