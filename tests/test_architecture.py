@@ -89,7 +89,6 @@ rooms (`engine`, `runner`, `memory`, the service) may be used by all of them. `s
 engines still know each other: a table of engines is to stand between them."""
 
 BREACHES = {
-    "shammah.models.footprint imports shammah.settings",
     "shammah.settings.model imports shammah.privacy",
     "shammah.repl.loop imports shammah.cli",
     "shammah.repl.commands.table imports shammah.cli",

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from shammah.models.catalogue import CATALOGUE, GIB, Machine, select_model
-from shammah.models.footprint import Place, need_of
 from shammah.settings.model import Settings
+from shammah.supervision.plan import Place, need_of
 
 FORMS = {"int8": "8-bit weights", "int4": "4-bit weights"}
 

@@ -26,10 +26,10 @@ from shammah.models.catalogue import (
     no_model,
     starter_directory,
 )
-from shammah.models.footprint import MemoryNeed, ModelPlan, Place, Refusal, make_plan
 from shammah.models.machine import look
 from shammah.settings.model import Settings
 from shammah.storage.paths import hub_cache
+from shammah.supervision.plan import MemoryNeed, ModelPlan, Place, Refusal, make_plan
 from shammah.terminal.output import echo
 from shammah.terminal.screen import Screen
 from shammah.terminal.wording import describe_duration, describe_size

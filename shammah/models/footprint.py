@@ -1,33 +1,9 @@
-"""What a model costs on this machine, before it is fetched: disk, time and memory. Pure.
-
-The numbers for memory are bounds: what really is taken is a little less (docs/MODEL_SELECTION.md
-compares them with measurements).
-"""
+"""What a model weighs: the numbers that the worker and ``models plan`` both reckon with. Pure."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass, field, replace
-
-from shammah.bus.transfers import FetchPlan
-from shammah.models.catalogue import (
-    CATALOGUE,
-    GIB,
-    CatalogueModel,
-    Machine,
-    ModelShape,
-    catalogue_model,
-    fits_gpu,
-)
-from shammah.models.hub_config import (
-    WIDTHS,
-    read_architecture,
-    read_config,
-    read_shape,
-    stored_width,
-)
-from shammah.settings.model import InferenceSettings
-from shammah.terminal.wording import describe_size
+from shammah.models.catalogue import GIB, ModelShape
+from shammah.models.hub_config import WIDTHS
 
 LIBRARIES_BYTES = 512 * 1024**2
 """torch, transformers and the tokenizer: 354 MiB were measured with the starter (resident size
@@ -35,212 +11,29 @@ of the loaded inference worker without its weights; torch 2.13 for the CPU, tran
 x86-64), and the tokenizer of Qwen2.5, three times as large, takes some 65 MiB more."""
 
 HEADROOM_BYTES = GIB // 2
-"""What the inference worker wants free beside the weights (its `placement.HEADROOM_BYTES`)."""
+"""For the cache of keys and values, activations and the libraries, beside the weights."""
 
 PREFILL_CHUNK = 256
 """Tokens of a prompt that are computed in one step on a CPU."""
 
 LEAST_CONTEXT = 2048
-"""A conversation of fewer tokens is of no use (the worker's `memory.LEAST_CONTEXT`)."""
+"""Tokens. With less, a model can hardly hold a conversation."""
 
-LEAN_CONTEXT = 4096
-"""Tokens of the context after a step down (the worker's `ladder.SHORT_CONTEXT`)."""
+SHORT_CONTEXT = 4096
+"""Tokens of the context after a step down."""
 
 KV_SHARE = 0.5
-"""Of what is free after the load, for keys and values (the worker's `memory.KV_SHARE`)."""
+"""Of the memory that is free after the load, for keys and values. The rest is for activations,
+and for others."""
 
-NATIVE_FAMILY = frozenset(
-    {"Qwen2ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM"}
-)
-"""What the worker's native engine computes on a CPU (its `architecture.FAMILY`)."""
+NATIVE_FAMILY = ("Qwen2ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM")
+"""What the native engine computes on a CPU."""
 
 INT8, INT4 = "int8", "int4"
 """The weights of that engine; it keeps keys and values in 16 bits and computes in 32."""
 
-WEIGHT_BYTES = {**WIDTHS, INT8: 1.07}
-"""Of one weight; an int8 one has its part of a scale (the engine's `runner.WEIGHT_BYTES`)."""
-
-KV_BYTES = {**WIDTHS, INT8: 2}
-STEP_BYTES = {**WIDTHS, INT8: 4}
-"""Of a number among the keys and values, and within a step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a model is to be loaded: the machine, and the settings that decide how.
-
-    ``permissive``: suggest nothing that may not be used commercially.
-    """
-
-    machine: Machine
-    inference: InferenceSettings = field(default_factory=InferenceSettings)
-    permissive: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryNeed:
-    """What a model takes in memory, in bytes.
-
-    Attributes:
-        device: where it will be loaded.
-        dtype: the format of its numbers.
-        usable: what there is on that device; 0: that is not known.
-        weights: the parameters.
-        libraries: what the worker takes without a model.
-        context_length: tokens of the longest conversation that the model is made for.
-        kv_cache: the keys and values of so many tokens.
-        activations: the most that one step takes beside them.
-        least: what there must be for a conversation of `least_context` tokens.
-        context_fits: tokens of the longest conversation that fits.
-    """
-
-    device: str
-    dtype: str
-    usable: int
-    weights: int
-    libraries: int
-    context_length: int
-    kv_cache: int
-    activations: int
-    least: int
-    context_fits: int
-
-    @property
-    def loaded(self) -> int:
-        """Before the first question."""
-        return self.weights + self.libraries
-
-    @property
-    def full(self) -> int:
-        """At the end of the longest conversation."""
-        return self.loaded + self.kv_cache + self.activations
-
-    @property
-    def least_context(self) -> int:
-        return min(LEAST_CONTEXT, self.context_length)
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why the model should not be fetched: ``disk_too_small`` or ``memory_too_small``."""
-
-    code: str
-    message: str
-    hint: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModelPlan:
-    """What the model would cost.
-
-    Attributes:
-        found: what is to be fetched, and what is here.
-        parameters: how many; 0: not known.
-        memory: ``None``: nobody can tell, see ``memory_unknown``.
-        memory_unknown: why, in words.
-        refusals: why it should not be fetched, the gravest first.
-    """
-
-    found: FetchPlan
-    parameters: int
-    memory: MemoryNeed | None
-    memory_unknown: str
-    refusals: tuple[Refusal, ...]
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds that the download takes at the last measured rate; ``None``: unknown."""
-        if not self.found.missing:
-            return 0.0
-        return self.found.missing / self.found.rate if self.found.rate else None
-
-    @property
-    def disk_left(self) -> int:
-        """Free bytes after the download; negative: it does not fit."""
-        return self.found.disk_free - self.found.missing
-
-    @property
-    def verdict(self) -> str:
-        """``fits``, ``fits_shorter`` (not the whole context) or the code of a refusal."""
-        if self.refusals:
-            return self.refusals[0].code
-        memory = self.memory
-        shorter = memory is not None and memory.context_fits < memory.context_length
-        return "fits_shorter" if shorter else "fits"
-
-
-def make_plan(found: FetchPlan, place: Place) -> ModelPlan:
-    """Judge what the download worker (or a directory) tells about a model."""
-    parameters, memory, unknown = 0, None, ""
-    try:
-        shape, parameters, architecture = _facts(found)
-        memory = need_of(shape, parameters, place, architecture)
-    except ValueError as error:
-        unknown = f"config.json {error}"
-    refusals = []
-    smaller = _smaller(found, parameters, place)
-    if memory is not None and memory.context_fits < memory.least_context:
-        refusals.append(_memory_refusal(found.model, memory, smaller))
-    if found.missing and found.disk_free - found.missing < found.disk_reserve:
-        refusals.append(_disk_refusal(found, smaller))
-    return ModelPlan(found, parameters, memory, unknown, tuple(refusals))
-
-
-# --- memory -------------------------------------------------------------------------------
-
-
-def need_of(
-    shape: ModelShape, parameters: int, place: Place, architecture: str = "Qwen2ForCausalLM"
-) -> MemoryNeed:
-    """What a model of this shape takes at ``place``.
-
-    As the worker does, it steps down to 16 bits and a short context where float32 leaves too
-    little room for conversations.
-    """
-    device = _device(parameters, place)
-    machine = place.machine
-    usable = machine.gpu_memory if device == "cuda" else machine.memory
-    dtype = _dtype(parameters, device, usable, place, architecture)
-    need = _need(shape, parameters, place, device, dtype)
-    steps_down = place.inference.dtype == "auto" and dtype == "float32"
-    if need.context_fits >= need.least_context or not steps_down:
-        return need
-    lean = _need(shape, parameters, place, device, "bfloat16")
-    return replace(lean, context_fits=min(lean.context_fits, LEAN_CONTEXT))
-
-
-def _need(shape: ModelShape, parameters: int, place: Place, device: str, dtype: str) -> MemoryNeed:
-    machine = place.machine
-    usable = machine.gpu_memory if device == "cuda" else machine.memory
-    width, step = KV_BYTES[dtype], STEP_BYTES[dtype]
-    weights = int(WEIGHT_BYTES[dtype] * parameters)
-    loaded = weights + LIBRARIES_BYTES
-    longest = min(shape.context_length, place.inference.context_length or shape.context_length)
-
-    def conversation(tokens: int) -> int:
-        return kv_bytes(shape, tokens, width) + activation_bytes(shape, tokens, step)
-
-    short = min(LEAST_CONTEXT, longest)
-    begun = conversation(0)
-    room = usable - loaded if usable else sys.maxsize
-    cache = int(min(place.inference.kv_memory * GIB, sys.maxsize)) or int(KV_SHARE * room)
-    fitting = min(
-        cache // kv_bytes(shape, 1, width),
-        (room - begun) // (conversation(1) - begun),  # what it takes grows evenly
-        longest,
-    )
-    return MemoryNeed(
-        device=device,
-        dtype=dtype,
-        usable=usable,
-        weights=weights,
-        libraries=LIBRARIES_BYTES,
-        context_length=longest,
-        kv_cache=kv_bytes(shape, longest, width),
-        activations=activation_bytes(shape, longest, step),
-        least=loaded + max(conversation(short), int(kv_bytes(shape, short, width) / KV_SHARE)),
-        context_fits=max(0, fitting),
-    )
+NATIVE_WEIGHT_BYTES = {INT8: 1.07, INT4: 0.75}
+"""Memory of a weight, and its share of a scale. In ``int4`` not all have 4 bits."""
 
 
 def kv_bytes(shape: ModelShape, tokens: int, width: int) -> int:
@@ -263,108 +56,3 @@ def activation_bytes(shape: ModelShape, tokens: int, width: int) -> int:
     scores = shape.heads * PREFILL_CHUNK * tokens * WIDTHS["float32"]
     logits = shape.vocabulary * WIDTHS["float32"]
     return stream + scores + logits
-
-
-def _device(parameters: int, place: Place) -> str:
-    if place.inference.device != "auto":
-        return place.inference.device
-    quantized = place.inference.quantization != "none"
-    if fits_gpu(parameters, place.machine.gpu_memory, quantized=quantized):
-        return "cuda"
-    return "mps" if place.machine.mps else "cpu"
-
-
-def _dtype(parameters: int, device: str, usable: int, place: Place, architecture: str) -> str:
-    """As the inference worker chooses (its `choice.choose_engine` and
-    `placement.choose_form`), with all memory free.
-
-    Where float32 fits, that worker takes what it measures to be faster; this reckons with
-    float32, which takes more; and with 8 bits where 4 are asked for.
-    """
-    asked = place.inference
-    if asked.quantization in (INT8, INT4):
-        return INT8
-    if asked.dtype != "auto":
-        return asked.dtype
-    if device != "cpu":
-        narrow = device == "cuda" and usable and not fits_gpu(parameters, usable)
-        return INT8 if narrow and asked.quantization != "none" else "bfloat16"
-    native = asked.engine != "transformers" and asked.quantization != "none"
-    if native and architecture in NATIVE_FAMILY:
-        return INT8
-    needed = WIDTHS["float32"] * parameters + HEADROOM_BYTES + LIBRARIES_BYTES
-    return "float32" if needed <= usable else "bfloat16"
-
-
-# --- what the model is --------------------------------------------------------------------
-
-
-def _facts(found: FetchPlan) -> tuple[ModelShape, int, str]:
-    """The shape, the number of parameters and the architecture.
-
-    Raises:
-        ValueError: neither the configuration nor the catalogue knows them.
-    """
-    weights = sum(file.size for file in found.files if file.path.endswith(".safetensors"))
-    try:
-        config = read_config(found.config)
-        return read_shape(config), weights // stored_width(config), read_architecture(config)
-    except ValueError:
-        known = catalogue_model(found.model)
-        if known is None:
-            raise
-        return known.shape, known.parameters, "Qwen2ForCausalLM"
-
-
-# --- refusals -----------------------------------------------------------------------------
-
-
-def _smaller(found: FetchPlan, parameters: int, place: Place) -> CatalogueModel | None:
-    """The largest model of the catalogue that is smaller than ``found`` and fits."""
-    room = found.disk_free - found.disk_reserve
-    for model in reversed(CATALOGUE):
-        if model.parameters >= (parameters or found.total // 2):
-            continue
-        need = need_of(model.shape, model.parameters, place)
-        allowed = model.permissive or not place.permissive
-        if allowed and model.download_bytes <= room and need.context_fits >= need.least_context:
-            return model
-    return None
-
-
-def _memory_refusal(model: str, memory: MemoryNeed, smaller: CatalogueModel | None) -> Refusal:
-    if memory.least <= memory.usable:
-        return Refusal(
-            "memory_too_small",
-            f"With inference.kv_memory as it is, {model} holds conversations of "
-            f"{memory.context_fits:,} tokens; {memory.least_context:,} are the least.",
-            "Set inference.kv_memory to 0; --force goes on all the same.",
-        )
-    where = "the GPU" if memory.device == "cuda" else "this machine"
-    return Refusal(
-        "memory_too_small",
-        f"{model} needs {memory.least / GIB:.1f} GiB of memory as {memory.dtype} for a "
-        f"conversation of {memory.least_context:,} tokens, and {where} has "
-        f"{memory.usable / GIB:.1f} GiB for it.",
-        _hint("Use the starter (--model starter) or Claude", smaller),
-    )
-
-
-def _disk_refusal(found: FetchPlan, smaller: CatalogueModel | None) -> Refusal:
-    return Refusal(
-        "disk_too_small",
-        f"The disk is too small for {found.model}: {describe_size(found.missing)} are to be "
-        f"fetched, {describe_size(found.disk_free)} are free, and "
-        f"{describe_size(found.disk_reserve)} should stay so.",
-        _hint("Free some space (`shammah models list` shows models), or set HF_HOME", smaller),
-    )
-
-
-def _hint(otherwise: str, smaller: CatalogueModel | None) -> str:
-    if smaller is None:
-        return f"{otherwise}; --force goes on all the same."
-    size = describe_size(smaller.download_bytes)
-    return (
-        f"{smaller.name} fits: `shammah models pull {smaller.size}` ({size}). {otherwise}; "
-        "--force goes on all the same."
-    )

@@ -24,6 +24,7 @@ from transformers import (
 
 from shammah.errors import ShammahError
 from shammah.models.catalogue import LocatedModel
+from shammah.models.footprint import NATIVE_FAMILY
 from shammah.models.hub_config import read_architecture, read_config, read_shape
 from shammah.settings.model import InferenceSettings, Settings
 from tests.real.adapters import save_tensors
@@ -36,7 +37,6 @@ from tests.real.models import (
     make_windowed,
 )
 from workers.inference.engine import LoadSettings, SequenceRequest
-from workers.inference.engines.native.architecture import FAMILY
 from workers.inference.engines.native.runner import NativeRunner
 from workers.inference.engines.transformers.runner import TransformersRunner
 from workers.inference.packages.checkpoint import inspect_checkpoint
@@ -250,7 +250,7 @@ def test_what_is_left_out_is_what_transformers_has(model_type: str) -> None:
     )
     config = read_config(text)
     shape = read_shape(config)
-    assert read_architecture(config) in FAMILY
+    assert read_architecture(config) in NATIVE_FAMILY
     assert shape.context_length == made.max_position_embeddings
     assert shape.kv_heads == made.num_key_value_heads
     assert shape.head_dim == (getattr(made, "head_dim", None) or 1)

@@ -22,7 +22,7 @@ from tests.fakes.command import Ran
 from tests.fakes.hub import StandInHub
 from tests.fakes.sandbox import Sandbox, online
 from tests.real.models import write_checkpoint
-from tests.unit.models.test_plan import config_of
+from tests.unit.supervision.test_plan import config_of
 
 HALF, ONE_AND_A_HALF, THREE, SEVEN, FOURTEEN = CATALOGUE
 WEIGHTS = "model.safetensors"

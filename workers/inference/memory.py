@@ -10,21 +10,13 @@ import psutil
 from shammah.errors import ShammahError
 from shammah.models.catalogue import GIB
 from shammah.models.cgroups import memory_left
+from shammah.models.footprint import HEADROOM_BYTES, KV_SHARE, LEAST_CONTEXT, kv_bytes
 from shammah.models.hub_config import WIDTHS, read_config, read_shape
 from workers.model_classes import first_line
 
 if TYPE_CHECKING:
     from workers.inference.packages.checkpoint import Checkpoint
     from workers.inference.runner import Runner
-
-HEADROOM_BYTES = GIB // 2
-"""For the cache of keys and values, activations and the libraries, beside the weights."""
-
-KV_SHARE = 0.5
-"""Of the memory that is free after the load. The rest is for activations, and for others."""
-
-LEAST_CONTEXT = 2048
-"""Tokens. With less, a model can hardly hold a conversation."""
 
 
 def free_main_memory() -> int:
@@ -50,16 +42,13 @@ def kv_budget(runner: Runner, wanted_gib: float) -> int:
 
 
 def conversation_bytes(checkpoint: Checkpoint) -> int:
-    """Keys and values, of 16 bits, of the shortest conversation that is worth having.
-
-    Source: as `shammah.models.footprint.kv_bytes`. 0: the configuration does not tell.
-    """
+    """Keys and values, of 16 bits, of the shortest conversation that is worth having; 0: the
+    configuration does not tell."""
     try:
         shape = read_shape(read_config((checkpoint.directory / "config.json").read_text("utf-8")))
     except (OSError, ValueError):
         return 0
-    tokens = min(LEAST_CONTEXT, shape.context_length)
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * tokens * WIDTHS["float16"]
+    return kv_bytes(shape, min(LEAST_CONTEXT, shape.context_length), WIDTHS["float16"])
 
 
 def check_weights(needed: int, free: int, form: str, conversation: int = 0) -> None:

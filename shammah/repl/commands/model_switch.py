@@ -145,8 +145,8 @@ class ModelSwitch:
         """What has to be fetched; ``None``: that is the worker's own business."""
         if model in (AUTO, STARTER) or os.path.isabs(model):
             return None
-        from shammah.models.footprint import Place, make_plan
         from shammah.models.machine import look
+        from shammah.supervision.plan import Place, make_plan
 
         session, name = self._session, model_id_of(model)
         try:

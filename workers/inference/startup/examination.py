@@ -26,6 +26,8 @@ from shammah.models.catalogue import (
     locate_model,
     starter_directory,
 )
+from shammah.models.footprint import NATIVE_WEIGHT_BYTES
+from shammah.models.hub_config import WIDTHS
 from shammah.models.machine import look
 from shammah.settings.model import LICENCES, Settings, home_directory, load_settings
 from shammah.storage.paths import hub_cache
@@ -180,20 +182,20 @@ def _computed(located: LocatedModel, settings: Settings, machine: Machine) -> Pa
 
 
 def _native_form(checkpoint: Checkpoint, settings: Settings) -> Part:
-    from workers.inference.engines.native.runner import _WHY, WEIGHT_BYTES
+    from workers.inference.engines.native.runner import WHY
     from workers.inference.engines.transformers.quantization import INT8, describe_form
     from workers.inference.memory import check_weights, conversation_bytes, free_main_memory
 
     asked = settings.inference.quantization
     quantization = INT8 if asked == "auto" else asked
-    needed = int(WEIGHT_BYTES[quantization] * checkpoint.parameters)
+    needed = int(NATIVE_WEIGHT_BYTES[quantization] * checkpoint.parameters)
     free = free_main_memory()
     check_weights(needed, free, describe_form("", quantization), conversation_bytes(checkpoint))
     return _form(
         "cpu",
         "float32",
         quantization=quantization,
-        why=_WHY[quantization],
+        why=WHY[quantization],
         needed=needed,
         free=free,
     )
@@ -210,7 +212,7 @@ def _transformers_form(checkpoint: Checkpoint, settings: Settings) -> Part:
     free = placement.free_memory(device)
     wanted = LoadSettings(asked.device, asked.dtype, asked.quantization, home=settings.home)
     form = placement.choose_form(wanted, device, checkpoint, free, lambda: _speed(settings))
-    needed = needed_bytes(checkpoint, form.quantization, placement.WIDTHS[form.dtype])
+    needed = needed_bytes(checkpoint, form.quantization, WIDTHS[form.dtype])
     return _form(
         device, form.dtype, quantization=form.quantization, why=form.why, needed=needed, free=free
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from shammah.bus.messages import Ready
 from shammah.models.catalogue import LocatedModel
+from shammah.models.footprint import SHORT_CONTEXT
 from shammah.settings.model import InferenceSettings
 from workers.inference.engine import LoadSettings
 
@@ -16,9 +17,6 @@ After that, the next smaller model begins anew."""
 
 ON_CPU = 4
 """Added to a level: the same on the processor, where the GPU cannot have the model."""
-
-SHORT_CONTEXT = 4096
-"""Tokens."""
 
 _BITS = {"int8": "8-bit weights", "int4": "4-bit weights"}
 _CHANGES = {INT8: _BITS["int8"], INT4: _BITS["int4"]}

@@ -9,6 +9,7 @@ import psutil
 
 from shammah.errors import ShammahError
 from shammah.models.catalogue import fits_gpu
+from shammah.models.hub_config import WIDTHS
 from workers.inference.engine import LoadSettings
 from workers.inference.engines.transformers.quantization import (
     INT4,
@@ -21,9 +22,6 @@ from workers.inference.engines.transformers.quantization import (
 from workers.inference.memory import check_weights, conversation_bytes, free_main_memory
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.startup.probe import DTYPES, MachineSpeed
-
-WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes of a number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shammah.errors import ShammahError
+from shammah.models.footprint import NATIVE_FAMILY
 from workers.inference.engines.native import processor
 from workers.inference.packages.checkpoint import CONFIG, Checkpoint, read_configuration
-
-FAMILY = ("Qwen2ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM")
 
 _LARGEST = 2**40
 """No number of a model's comes near; larger ones would only make the sums overflow."""
@@ -99,7 +98,7 @@ def _read(checkpoint: Checkpoint) -> Architecture:
 
 
 def _read_values(checkpoint: Checkpoint) -> Architecture:
-    if checkpoint.architecture not in FAMILY:
+    if checkpoint.architecture not in NATIVE_FAMILY:
         raise _UnsupportedError(f"is a {checkpoint.architecture}")
     config = read_configuration(checkpoint.directory)
     _refuse_what_is_not_computed(config, checkpoint)

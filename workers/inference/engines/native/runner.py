@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shammah.errors import ShammahError
+from shammah.models.footprint import NATIVE_WEIGHT_BYTES
 from shammah.settings.model import home_directory
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.native import compiler, processor
@@ -39,15 +40,12 @@ log = logging.getLogger(__name__)
 QUANTIZATIONS = frozenset({"int8", "int4"})
 """What the weights can be made into."""
 
-WEIGHT_BYTES = {"int8": 1.07, "int4": 0.75}
-"""Memory of a weight, and its share of a scale. In ``int4`` not all have 4 bits."""
-
 _BITS = {"int8": "8", "int4": "4"}
 
 LIMITS = RunnerLimits(batch=8, chunk=256, shared_chunk=64, exact=True)
 
 
-_WHY = {
+WHY = {
     "int8": "8-bit weights are nearly lossless and fast on this processor",
     "int4": "4-bit weights take the least memory and time for one answer, and lose some quality",
 }
@@ -124,7 +122,7 @@ class NativeRunner:
         self._architecture = read_architecture(checkpoint)
         quantization = self.quantization = _quantization(settings)
         bits = _BITS[quantization]
-        needed = int(WEIGHT_BYTES[quantization] * checkpoint.parameters)
+        needed = int(NATIVE_WEIGHT_BYTES[quantization] * checkpoint.parameters)
         talk = conversation_bytes(checkpoint)
         check_weights(needed, self.free_bytes(), f"{bits} bit", talk)
         observer.stage("prepare kernels")
@@ -158,7 +156,7 @@ class NativeRunner:
         self.reserve(1, 1)
         self.prefill(0, 0, [0])
         log.info("%s in %s bit, %d threads", checkpoint.architecture, bits, self._team.size)
-        why = _WHY[quantization]
+        why = WHY[quantization]
         return EngineFacts(self.engine, "cpu", "float32", quantization, why=why, note=note)
 
     # --- memory ---------------------------------------------------------------------------

@@ -11,19 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shammah.bus.transfers import FetchPlan, PlannedFile
-from shammah.models import footprint as planning
 from shammah.models.catalogue import CATALOGUE, GIB, Machine, ModelShape, model_id_of, select_model
-from shammah.models.footprint import (
-    LIBRARIES_BYTES,
-    ModelPlan,
-    Place,
-    activation_bytes,
-    kv_bytes,
-    make_plan,
-    need_of,
-)
+from shammah.models.footprint import LIBRARIES_BYTES, activation_bytes, kv_bytes
 from shammah.models.hub_config import read_config, read_shape, stored_width
 from shammah.settings.model import InferenceSettings
+from shammah.supervision.plan import ModelPlan, Place, make_plan, need_of
 
 MIB = 1024**2
 HALF, ONE_AND_A_HALF, THREE, SEVEN, FOURTEEN = CATALOGUE
@@ -214,21 +206,6 @@ class TestWhereAndHow:
         assert made.memory is not None
         assert made.memory.usable == 0
         assert made.verdict == "fits"
-
-    def test_numbers_are_the_workers(self) -> None:
-        from workers.inference import memory
-        from workers.inference.engines.native import architecture
-        from workers.inference.engines.native import runner as native_runner
-        from workers.inference.startup import ladder
-
-        assert planning.HEADROOM_BYTES == memory.HEADROOM_BYTES
-        assert frozenset(architecture.FAMILY) == planning.NATIVE_FAMILY
-        assert planning.WEIGHT_BYTES["int8"] == native_runner.WEIGHT_BYTES["int8"]
-        assert planning.LEAN_CONTEXT == ladder.SHORT_CONTEXT
-        assert (planning.LEAST_CONTEXT, planning.KV_SHARE) == (
-            memory.LEAST_CONTEXT,
-            memory.KV_SHARE,
-        )
 
 
 class TestTheVerdict:
