@@ -116,16 +116,23 @@ def help_of(command: click.Command, name: str) -> str:
     return "\n".join(lines)
 
 
-def tree() -> str:
-    """The packages, each module with the first line of its docstring."""
-    lines = ["```text"]
-    for package in ("shammah", "workers"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            place = path.relative_to(ROOT)
-            words = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
-            shown = str(place.parent) + "/" if path.name == "__init__.py" else str(place)
-            lines.append(f"{shown:42} {words}")
-    return "\n".join([*lines, "```"])
+def packages() -> str:
+    """The packages of `shammah`, what they are for, and what they may import."""
+    source = ast.parse((ROOT / "tests" / "test_architecture.py").read_text())
+    floors = next(
+        ast.unparse(node.value)
+        for node in source.body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "FLOORS" and node.value
+    )
+    rows = ["| package | what it is for | may import |", "|---|---|---|"]
+
+    for name, below in eval(floors).items():
+        place = ROOT / name.replace(".", "/")
+        file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        words = (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0]
+        shown = ", ".join(f"`{one}`" for one in sorted(below))
+        rows.append(f"| `{name.removeprefix('shammah.')}` | {words} | {shown} |")
+    return "\n".join(rows)
 
 
 GENERATORS: dict[str, Callable[[], str]] = {
@@ -133,7 +140,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "exit-codes": exit_codes,
     "messages": message_table,
     "help": help_texts,
-    "tree": tree,
+    "packages": packages,
 }
 
 

@@ -11,7 +11,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit statuses of every ``shammah`` command and worker (documented in the README)."""
+    """Exit statuses of every ``shammah`` command and worker (listed in docs/CLI.md)."""
 
     OK = 0
     FAILED = 1
