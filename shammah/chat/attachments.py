@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from shammah.errors import ExitCode, ShammahError
+from shammah.terminal.waiting import announced
 from shammah.terminal.wording import describe_size
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -31,15 +33,20 @@ class Attachment:
     replaced: int = 0
 
 
-def read_attachment(path: str) -> Attachment:
+def read_attachment(path: str, tell: Callable[[str], None]) -> Attachment:
     """The text of the file (or named pipe) ``path``.
+
+    Args:
+        tell: given a sentence when it takes long to come.
 
     Raises:
         ShammahError: ``file_unreadable``, ``file_too_long``, ``file_not_text``.
     """
     named = os.path.abspath(os.path.expanduser(path))
     try:
-        with open(named, "rb", buffering=0) as file:
+        with announced(tell, f"Waiting for a program that writes to {path}."):
+            file = open(named, "rb", buffering=0)  # noqa: SIM115 - closed below
+        with file, announced(tell, f"Waiting for the end of {path}."):
             if stat.S_ISDIR(os.fstat(file.fileno()).st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             data = read_bounded(file, path)

@@ -6,11 +6,13 @@ to keep to it, and a program that reads the answer would break on the day when i
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
 from shammah.chat.attachments import read_attachment
 from shammah.errors import ExitCode, ShammahError
+from shammah.terminal.output import echo
 
 WHO_CAN = "Claude's own API can: set ANTHROPIC_API_KEY, and ask without --local and --private."
 
@@ -24,7 +26,7 @@ def read_schema(path: str | None) -> str:
     if path is None:
         return ""
     try:
-        schema = json.loads(read_attachment(path).text)
+        schema = json.loads(read_attachment(path, functools.partial(echo, err=True)).text)
     except ValueError as error:
         raise _invalid(f"{path} is no JSON: {error}.") from error
     if not isinstance(schema, dict):

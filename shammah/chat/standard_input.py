@@ -15,10 +15,9 @@ from collections.abc import Callable
 
 from shammah.chat.attachments import UNKNOWN, Attachment, decode_text, read_bounded
 from shammah.errors import ExitCode, ShammahError
+from shammah.terminal.waiting import announced
 
 NAME = "Standard input"
-LATE_S = 1.0
-"""After so long without anything from it, somebody may wonder what is waited for."""
 
 _BEGUN = (
     "Standard input is not read: something else has begun to read that file. -n says that this "
@@ -32,7 +31,7 @@ def read_input(
     """The text that standard input has, with the file that it comes from.
 
     Args:
-        tell: given a sentence while there is nothing to read, and one if it is left alone.
+        tell: given a sentence when its end takes long to come, and one if it is left alone.
         asked: there is a question already.
         wanted: read it whatever it is.
 
@@ -48,7 +47,9 @@ def read_input(
         if asked and not wanted and stat.S_ISREG(mode) and os.lseek(0, 0, os.SEEK_CUR):
             tell(_BEGUN)
             return None
-        data = read_bounded(_Patient(mode, tell), NAME)
+        waiting = f"Waiting for the end of standard input ({_kind(mode)}); -n ignores it."
+        with announced(tell, waiting):
+            data = read_bounded(_Patient(), NAME)
     except OSError as error:
         why = f"{NAME} cannot be read: {error.strerror}."
         raise ShammahError("file_unreadable", why, exit_code=ExitCode.USAGE) from error
@@ -58,22 +59,18 @@ def read_input(
 
 
 class _Patient:
-    """Standard input, whoever has set it to block or not; says what is waited for, once."""
-
-    def __init__(self, mode: int, tell: Callable[[str], None]) -> None:
-        kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"))
-        self._kind = next((name for is_kind, name in kinds if is_kind(mode)), "a file")
-        self._tell = tell
-        self._told = False
+    """Standard input, whoever has set it to block or not."""
 
     def read(self, size: int) -> bytes:
         while True:
-            if select.select([0], [], [], None if self._told else LATE_S)[0]:
-                with contextlib.suppress(BlockingIOError):
-                    return os.read(0, size)
-            elif not self._told:
-                self._told = True
-                self._tell(f"Waiting for the end of standard input ({self._kind}); -n ignores it.")
+            select.select([0], [], [])
+            with contextlib.suppress(BlockingIOError):
+                return os.read(0, size)
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"))
+    return next((name for is_kind, name in kinds if is_kind(mode)), "a file")
 
 
 def _sources(mode: int) -> tuple[str | None, ...]:

@@ -94,7 +94,7 @@ def read_file(path: Path, name: str, tell: Callable[[str], None]) -> Attachment:
     if not path.is_file():  # a pipe without a writer would keep us for ever
         raise _refused(f"{name} is a directory." if path.is_dir() else f"{name} is no file.")
     try:
-        read = read_attachment(str(path))
+        read = read_attachment(str(path), tell)
     except ShammahError as error:
         raise _refused(error.message, error.hint, error.code) from error
     if read.replaced:

@@ -24,7 +24,7 @@ from shammah.errors import ExitCode, ShammahError
 
 def refused(path: Path) -> ShammahError:
     with pytest.raises(ShammahError) as refusal:
-        read_attachment(str(path))
+        read_attachment(str(path), print)
     assert refusal.value.exit_code == ExitCode.USAGE
     return refusal.value
 
@@ -34,7 +34,7 @@ def test_a_file_is_read_with_where_it_came_from(tmp_path: Path) -> None:
     real.write_text("Zürich ☃\n")
     link = tmp_path / "link"
     link.symlink_to(real)
-    found = read_attachment(str(link))
+    found = read_attachment(str(link), print)
     assert (found.text, found.replaced) == ("Zürich ☃\n", 0)
     assert found.sources == (str(link), os.path.realpath(real))
 
