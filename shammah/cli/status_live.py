@@ -85,14 +85,14 @@ class LiveStatus:
         stream: TextIO,
         environ: Mapping[str, str],
     ) -> None:
-        from rich.console import Console
+        from shammah.terminal.console import BoundedConsole
 
         self._endpoints = endpoints
         self._board = Board(roles)
         self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
         self._pace = Pace(time.monotonic)
         self._colors = not environ.get("NO_COLOR")
-        self._console = Console(file=stream, no_color=not self._colors, highlight=False)
+        self._console = BoundedConsole(file=stream, no_color=not self._colors, highlight=False)
         self._machine = _Machine(endpoints, roles)
         self._peers: dict[str, Peer] = {}
 

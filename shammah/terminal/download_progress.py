@@ -179,10 +179,11 @@ class _Bars:
     """A bar for each file under way, and one for each whole download."""
 
     def __init__(self, stream: TextIO, *, no_color: bool) -> None:
-        from rich.console import Console
         from rich.live import Live
 
-        self._console = Console(file=stream, no_color=no_color, highlight=False)
+        from shammah.terminal.console import BoundedConsole
+
+        self._console = BoundedConsole(file=stream, no_color=no_color, highlight=False)
         self._dim = "" if no_color else "dim"
         # Drawn when something has happened, by the thread that tells of it: no clock of its own.
         self._live = Live(

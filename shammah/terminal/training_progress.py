@@ -91,14 +91,15 @@ class TrainingScreen:
         )
 
     def _open(self) -> Progress:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
+
+        from shammah.terminal.console import BoundedConsole
 
         progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[facts]}", markup=False),
-            console=Console(file=self._stream, no_color=self._no_color or None),
+            console=BoundedConsole(file=self._stream, no_color=self._no_color or None),
             transient=True,
         )
         progress.start()

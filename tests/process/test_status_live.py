@@ -11,6 +11,7 @@ import pytest
 
 from shammah.bus.messages import Ready
 from shammah.cli.status_live import FRAMES_S
+from shammah.terminal.console import MOST_COLUMNS, MOST_ROWS
 from tests.fakes.command import run
 from tests.fakes.echo_process import EchoProcess
 from tests.fakes.sandbox import LIMIT_S, until
@@ -68,7 +69,7 @@ def test_it_shows_what_happened_before_it_came(open_terminal: Open, start_echo: 
     leave(terminal)
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(10, 40), (50, 200), (1, 1)])
+@pytest.mark.parametrize(("rows", "columns"), [(10, 40), (50, 200), (1, 1), (2000, 30_000)])
 def test_it_follows_the_size_of_the_terminal(
     open_terminal: Open, start_echo: StartEcho, rows: int, columns: int
 ) -> None:
@@ -85,6 +86,7 @@ def test_it_follows_the_size_of_the_terminal(
     terminal.child.setwinsize(24, 80)
     terminal.expect("Ready: starter")
     leave(terminal)
+    assert max(map(len, terminal.output.split(DRAWN))) < 2 * MOST_ROWS * MOST_COLUMNS
 
 
 def test_without_colours(open_terminal: Open, start_echo: StartEcho) -> None:
