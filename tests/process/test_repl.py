@@ -20,6 +20,7 @@ from tests.fakes.terminal import (
     CTRL_C,
     CTRL_D,
     STYLE,
+    Held,
     Record,
     Terminal,
 )
@@ -436,6 +437,22 @@ class TestTerminals:
         assert_left(terminal)
         assert record.questions == ["one", "two"]
         assert "\x1b" not in terminal.output
+
+    def test_a_dumb_one_shows_a_line_that_was_typed_ahead(
+        self, echo: EchoProcess, open_terminal: Open, held: Held
+    ) -> None:
+        terminal = open_terminal("--model", "starter", environ={"TERM": "dumb"})
+        terminal.ask(held.question)
+        terminal.expect("a b c")
+        terminal.ask("typed ahead")
+        held.go_on()
+        terminal.wait_answer()
+        assert "> typed ahead" in terminal.wait_answer()
+        terminal.wait_prompt()
+        until(lambda: terminal.echoes, "what is typed now is seen")
+        terminal.type(CTRL_D)
+        assert_left(terminal)
+        assert terminal.text.count("> typed ahead") == 1
 
     def test_every_command_can_be_used_on_a_dumb_one(
         self, echo: EchoProcess, open_terminal: Open

@@ -11,7 +11,7 @@ from shammah.repl.input.interrupts import Interrupts
 from shammah.repl.input.line_editor import Editor
 from shammah.terminal import paste
 from shammah.terminal.screen import Screen
-from shammah.terminal.tty import CLEAR_LINE, echo_off, pending_line, read_paste, wait_line
+from shammah.terminal.tty import CLEAR_LINE, echo_off, echo_on, pending_line, read_paste, wait_line
 from shammah.terminal.wording import printable
 
 PROMPT = "> "
@@ -49,9 +49,16 @@ class Lines:
         """
         first, self._first = self._first, False
         if self._editor is None:
-            if not first:
-                self._screen.prompt(PROMPT)
-            return self._complete(self._wait_line(None) or "", shown=True)
+            line = None if first else self._pending_line()
+            shown = line is None  # what was typed meanwhile was hidden
+            if line is None:
+                if not first:
+                    self._screen.prompt(PROMPT)
+                line = self._wait_line(None) or ""
+            line = self._complete(line, shown=shown)
+            if first:
+                self._hide_typed()
+            return line
         if first:
             line = self._wait_line(self._editor.ready_fd)
             if line is not None:
@@ -74,8 +81,8 @@ class Lines:
         self._hidden.close()
 
     def _hide_typed(self) -> None:
-        """From now on the editor shows what is typed, and nobody else: between two of its lines
-        the terminal would, in the middle of what is being written."""
+        """From now on what is typed is shown when it is read, and by nobody else: the terminal
+        would do so in the middle of what is being written."""
         self._hidden.enter_context(echo_off())
 
     def _complete(self, line: str, *, shown: bool) -> str:
@@ -132,7 +139,8 @@ class Lines:
         return line
 
     def _wait_line(self, other_fd: int | None) -> str | None:
-        with self._interrupts.raised():
+        shown = echo_on() if self._editor is None else contextlib.nullcontext()
+        with self._interrupts.raised(), shown:
             return wait_line(other_fd)
 
     def _pending_line(self) -> str | None:
