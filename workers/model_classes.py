@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.errors import ShammahError
+from shammah.models.catalogue import FETCH_AGAIN
 from shammah.models.hub_config import complete, lacks, read_config
 from workers.environment import prepare_libraries
 
@@ -24,7 +25,6 @@ log = logging.getLogger(__name__)
 
 _LAYER = re.compile(r"\.\d+\.")
 _TOKENS = {"bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id"}
-_FETCH_AGAIN = "Fetch the model again, or name another one with --model."
 
 
 def read_model_config(text: str) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _read_config(directory: Path) -> Any:
         raise ShammahError(
             "model_config_invalid",
             f"transformers cannot use the model's configuration: {first_line(error)}",
-            _FETCH_AGAIN,
+            FETCH_AGAIN,
         ) from error
 
 
@@ -145,7 +145,7 @@ def check_finite(model: Any) -> None:
 def not_finite(tensor: str) -> ShammahError:
     """The weights cannot be computed with."""
     return ShammahError(
-        "model_corrupt", f"The model's {tensor} holds NaN or infinite numbers.", _FETCH_AGAIN
+        "model_corrupt", f"The model's {tensor} holds NaN or infinite numbers.", FETCH_AGAIN
     )
 
 
@@ -177,7 +177,9 @@ def observed(advance: Callable[[], object]) -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """An exception of a library's in one line."""
-    lines = str(error).strip().splitlines()
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        lines[:2] = [f"{lines[0]} {lines[1]}"]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
@@ -202,4 +204,4 @@ def _check(report: dict[str, Any], directory: Path) -> None:
 
 
 def _differ(why: str) -> ShammahError:
-    return ShammahError("model_config_invalid", f"The weights {why}.", _FETCH_AGAIN)
+    return ShammahError("model_config_invalid", f"The weights {why}.", FETCH_AGAIN)

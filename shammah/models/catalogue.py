@@ -5,10 +5,11 @@ Pure apart from looking at files: memory, environment and directories are passed
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ GIB = 1024**3
 STARTER = "starter"
 AUTO = "auto"
 
+FETCH_AGAIN = "Fetch the model again, or name another one with --model."
+"""What to do about files that cannot be used (see `followable_hints`)."""
 
 GPU_HEADROOM_BYTES = 2 * GIB
 """What a GPU must hold beside 16-bit weights: the context of CUDA, keys and values, a step."""
@@ -147,6 +150,18 @@ class LocatedModel:
     directory: Path
     wanted: str
     stand_in: bool = False
+
+
+@contextlib.contextmanager
+def followable_hints(located: LocatedModel) -> Iterator[None]:
+    """Have what is found wrong with the files of ``located`` come with a hint that can be
+    followed: what somebody keeps in a directory of his own cannot be fetched again."""
+    try:
+        yield
+    except ShammahError as error:
+        if error.hint == FETCH_AGAIN and os.path.isabs(located.wanted):
+            error.hint = f"Correct it in {located.directory}, or name another model with --model."
+        raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,7 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
     Raises:
         ValueError: it does not describe a decoder; the error completes "config.json ...".
     """
+    _check_window(config)
     hidden, heads = _dimension(config, "hidden"), _dimension(config, "heads")
     return ModelShape(
         layers=_dimension(config, "layers"),
@@ -140,6 +141,18 @@ def _dimension(config: Mapping[str, Any], name: str, default: int | None = None)
         told = "does not say" if value is None else f"gives {value!r:.40} as"
         raise ValueError(f"{told} {_NAMES[name][0]}")
     return value
+
+
+def _check_window(config: Mapping[str, Any]) -> None:
+    """Refuse a window over which nothing can be attended to, where one is used."""
+    window, layers = config.get("sliding_window"), config.get("layer_types")
+    slides = isinstance(layers, list) and "sliding_attention" in layers
+    if window is None and slides and "sliding_window" in config:
+        raise ValueError("asks for sliding_attention, but does not say sliding_window")
+    usual = not str(config.get("model_type")).startswith("qwen")
+    used = slides or config.get("use_sliding_window", usual)
+    if used and window is not None and (type(window) is not int or window < 1):
+        raise ValueError(f"gives {window!r:.40} as sliding_window")
 
 
 def stored_width(config: Mapping[str, Any]) -> int:

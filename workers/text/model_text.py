@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from shammah.errors import ShammahError
+from shammah.models.catalogue import FETCH_AGAIN
 from workers.logs import describe
 from workers.text.chat_template import TEMPLATE_FILE, ChatTemplate, read_template
 from workers.text.sandbox import RefusalError
@@ -29,7 +30,6 @@ NAMES = "special_tokens_map.json"
 FILES = (TOKENIZER, CONFIG, NAMES, TEMPLATE_FILE)
 """All that says how the model's text is written."""
 
-FETCH_AGAIN = "Fetch the model again, or name another one with --model."
 
 _PROBE = "shammah"
 """A text to find again: one word that no template contains."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from shammah.bus.messages import NotAvailable
 from shammah.errors import ShammahError
 from shammah.models.catalogue import (
+    FETCH_AGAIN,
     LocatedModel,
     MissingModel,
     ModelShape,
@@ -103,7 +104,7 @@ def shape_of(directory: Path) -> ModelShape:
         raise ShammahError(
             "model_config_invalid",
             f"The model's configuration cannot be used ({error}).",
-            "Fetch the model again, or name another one with --model.",
+            FETCH_AGAIN,
         ) from error
 
 
@@ -175,7 +176,7 @@ def load_base(
         raise ShammahError(
             "model_corrupt" if isinstance(error, OSError) else "model_unsupported",
             f"{located.name} cannot be loaded ({first_line(error)}).",
-            "Fetch the model again, or name another one with --model.",
+            FETCH_AGAIN,
         ) from error
     if not arithmetic.four_bit:
         model = model.to(arithmetic.device)

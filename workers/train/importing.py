@@ -16,7 +16,7 @@ from shammah.errors import ShammahError
 from shammah.learning.adapters import CONFIG, WEIGHTS, AdapterEntry, AdapterStore
 from shammah.learning.examples import Example, read_examples
 from shammah.learning.feedback import Feedback
-from shammah.models.catalogue import GIB, LocatedModel
+from shammah.models.catalogue import GIB, LocatedModel, followable_hints
 from shammah.settings.model import Settings
 from workers.adapter_kind import KEY, describe_misfit
 from workers.environment import prepare_libraries
@@ -68,8 +68,9 @@ def import_adapter(
         prepare_libraries()
         shapes = read_shapes(copy / WEIGHTS)
         arithmetic = choose_arithmetic()
-        _check_memory(located, arithmetic)
-        base = load_base(located, arithmetic, advance)
+        with followable_hints(located):
+            _check_memory(located, arithmetic)
+            base = load_base(located, arithmetic, advance)
         check_fit(base, located.name, shapes)
         figures = _judge(base, located, copy, given, advance)
         verdict, why = judge(figures)

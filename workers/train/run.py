@@ -21,7 +21,7 @@ from shammah.errors import ShammahError
 from shammah.learning.adapters import ACCEPTED, AdapterEntry, AdapterStore
 from shammah.learning.examples import Example, paraphrase, read_examples, split_examples
 from shammah.learning.feedback import Feedback
-from shammah.models.catalogue import LocatedModel
+from shammah.models.catalogue import LocatedModel, followable_hints
 from shammah.settings.model import Settings
 from workers.environment import prepare_libraries
 from workers.train.base_model import (
@@ -151,7 +151,8 @@ class TrainingRun:
         lesson = prepare_lesson(self._train, self._settings, self._environ)
         self._show(model=lesson.located.name, phase="loading", detail="libraries")
         self._brake.check()
-        loaded = self._load(lesson)
+        with followable_hints(lesson.located):
+            loaded = self._load(lesson)
         self._brake.check()
         trainer = self._teach(lesson, loaded)
         curve = trainer.curve

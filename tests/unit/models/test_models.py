@@ -14,6 +14,7 @@ from shammah.bus.messages import NotAvailable
 from shammah.errors import ExitCode, ShammahError
 from shammah.models.catalogue import (
     CATALOGUE,
+    FETCH_AGAIN,
     GIB,
     CatalogueModel,
     LocatedModel,
@@ -22,6 +23,7 @@ from shammah.models.catalogue import (
     catalogue_model,
     check_directory,
     check_model_name,
+    followable_hints,
     hub_model,
     locate_model,
     model_id_of,
@@ -479,3 +481,13 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
     check_directory(str(tmp_path))
     for named in ("auto", "starter", "3B", "owner/name"):
         check_directory(named)
+
+
+def test_what_is_ones_own_is_not_to_be_fetched_again(tmp_path: Path) -> None:
+    for wanted, hint in ((str(tmp_path), f"Correct it in {tmp_path}, "), (CACHED, FETCH_AGAIN)):
+        with (
+            pytest.raises(ShammahError) as told,
+            followable_hints(LocatedModel("m", tmp_path, wanted)),
+        ):
+            raise ShammahError("model_corrupt", "It is damaged.", FETCH_AGAIN)
+        assert told.value.hint.startswith(hint)

@@ -326,6 +326,22 @@ class TestTheConfiguration:
     def test_a_head_size_of_its_own(self) -> None:
         assert read_shape(config_of(HALF.shape, head_dim=128)).head_dim == 128
 
+    @pytest.mark.parametrize(
+        ("changes", "says"),
+        [
+            ({"model_type": "mistral", "sliding_window": 0}, "gives 0 as sliding_window"),
+            ({"use_sliding_window": True, "sliding_window": "4k"}, "gives '4k' as sliding_window"),
+            ({"layer_types": ["sliding_attention"], "sliding_window": None}, "does not say"),
+        ],
+    )
+    def test_a_window_that_cannot_be_one_is_refused(
+        self, changes: dict[str, Any], says: str
+    ) -> None:
+        with pytest.raises(ValueError, match=says):
+            read_shape(config_of(HALF.shape, **changes))
+        unused = {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 0}
+        assert read_shape(config_of(HALF.shape, **unused)) == HALF.shape
+
     def test_older_names(self) -> None:
         config = {
             "n_layer": 12,

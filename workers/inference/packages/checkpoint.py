@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from shammah.errors import ShammahError
-from shammah.models.catalogue import ModelShape
+from shammah.models.catalogue import FETCH_AGAIN, ModelShape
 from shammah.models.hub_config import read_architecture, read_shape
 from workers.inference.packages.safetensors_header import HeaderError, Tensor, read_header
 from workers.model_classes import read_model_config
@@ -43,7 +43,6 @@ _BLOCK_BYTES = 4 * 1024**2
 """Of two tensors that are compared."""
 
 _CORRECT = "Correct the file if it is yours, or name another model with --model."
-_FETCH_AGAIN = "Fetch the model again, or name another one with --model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +224,7 @@ def _check_kinds(directory: Path) -> None:
     for path in sorted(directory.glob("*")):
         if path.suffix in _READ and path.exists() and not (path.is_file() or path.is_dir()):
             why = f"{path.name} is a pipe or a device and no file."
-            raise ShammahError("model_corrupt", why, _FETCH_AGAIN)
+            raise ShammahError("model_corrupt", why, FETCH_AGAIN)
 
 
 def _check_manifest(directory: Path) -> dict[str, Any] | None:
@@ -235,13 +234,13 @@ def _check_manifest(directory: Path) -> dict[str, Any] | None:
     manifest = _read_json(path, "model_corrupt")
     files = manifest.get("files")
     if not isinstance(files, dict):
-        raise ShammahError("model_corrupt", f"{MANIFEST} lists no files.", _FETCH_AGAIN)
+        raise ShammahError("model_corrupt", f"{MANIFEST} lists no files.", FETCH_AGAIN)
     for name, facts in files.items():
         expected = facts.get("size") if isinstance(facts, dict) else None
         size = _size(directory / name)
         if size != expected:
             why = f"{name} has {size} bytes instead of {expected}."
-            raise ShammahError("model_corrupt", why, _FETCH_AGAIN)
+            raise ShammahError("model_corrupt", why, FETCH_AGAIN)
     return manifest
 
 
@@ -285,9 +284,9 @@ def _check_weights(directory: Path) -> dict[Path, tuple[Tensor, ...]]:
 def _check_shards(directory: Path) -> dict[Path, tuple[Tensor, ...]]:
     places = _read_json(directory / INDEX, "model_corrupt").get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise ShammahError("model_corrupt", f"{INDEX} names no tensors.", _FETCH_AGAIN)
+        raise ShammahError("model_corrupt", f"{INDEX} names no tensors.", FETCH_AGAIN)
     if any(not isinstance(name, str) or Path(name).name != name for name in places.values()):
-        raise ShammahError("model_corrupt", f"{INDEX} names no files.", _FETCH_AGAIN)
+        raise ShammahError("model_corrupt", f"{INDEX} names no files.", FETCH_AGAIN)
     names = sorted(set(places.values()))
     missing = [directory / name for name in names if not (directory / name).exists()]
     if missing:
@@ -299,7 +298,7 @@ def _check_shards(directory: Path) -> dict[Path, tuple[Tensor, ...]]:
         tensor, shard = lost[0]
         why = f"{shard} does not hold {tensor!r}, which {INDEX} says is there"
         raise ShammahError(
-            "model_corrupt", f"{why} ({len(lost)} tensors are lost so).", _FETCH_AGAIN
+            "model_corrupt", f"{why} ({len(lost)} tensors are lost so).", FETCH_AGAIN
         )
     return shards
 
@@ -309,7 +308,7 @@ def _tensors(path: Path) -> tuple[Tensor, ...]:
         return read_header(path)
     except HeaderError as error:
         raise ShammahError(
-            "model_corrupt", f"{path.name} is damaged: {error}.", _FETCH_AGAIN
+            "model_corrupt", f"{path.name} is damaged: {error}.", FETCH_AGAIN
         ) from error
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -327,16 +326,16 @@ def _read_json(path: Path, code: str) -> dict[str, Any]:
         document = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
         why = f"{path.name} is not JSON ({error})."
-        raise ShammahError(code, why, _FETCH_AGAIN) from error
+        raise ShammahError(code, why, FETCH_AGAIN) from error
     if not isinstance(document, dict):
-        raise ShammahError(code, f"{path.name} is not a JSON object.", _FETCH_AGAIN)
+        raise ShammahError(code, f"{path.name} is not a JSON object.", FETCH_AGAIN)
     return document
 
 
 def _read(path: Path) -> bytes:
     if _size(path) > _LARGEST_JSON:
         why = f"{path.name} has {_size(path):,} bytes, and at most {_LARGEST_JSON:,} are read."
-        raise ShammahError("model_corrupt", why, _FETCH_AGAIN)
+        raise ShammahError("model_corrupt", why, FETCH_AGAIN)
     try:
         return path.read_bytes()
     except OSError as error:
@@ -354,7 +353,7 @@ def _size(path: Path) -> int:
 
 def _incomplete(path: Path, detail: str = "") -> ShammahError:
     why = f"The model in {path.parent} has no {path.name}" + (f" ({detail})." if detail else ".")
-    return ShammahError("model_incomplete", why, _FETCH_AGAIN)
+    return ShammahError("model_incomplete", why, FETCH_AGAIN)
 
 
 def _unreadable(path: Path, error: OSError) -> ShammahError:

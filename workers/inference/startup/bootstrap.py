@@ -22,6 +22,7 @@ from shammah.models.catalogue import (
     LocatedModel,
     Machine,
     MissingModel,
+    followable_hints,
     largest_below,
     locate_model,
     starter_directory,
@@ -271,7 +272,8 @@ class Bootstrap:
             raise ShammahError(damage.code, message, failure.hint) from failure
 
     def _load(self, located: LocatedModel) -> LoadedModel:
-        loaded = self._loader.load(located)
+        with followable_hints(located):
+            loaded = self._loader.load(located)
         return replace(loaded, ready=self._loaded(loaded.ready))
 
     def _loaded(self, ready: Ready) -> Ready:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shammah.errors import ShammahError
+from shammah.models.catalogue import FETCH_AGAIN
 from shammah.models.footprint import NATIVE_FAMILY
 from workers.inference.engines.native import processor
 from workers.inference.packages.checkpoint import CONFIG, Checkpoint, read_configuration
@@ -93,7 +94,7 @@ def _read(checkpoint: Checkpoint) -> Architecture:
         raise ShammahError(
             "model_config_invalid",
             f"{CONFIG} holds a value of the wrong kind ({error}).",
-            "Fetch the model again, or name another one with --model.",
+            FETCH_AGAIN,
         ) from error
 
 
@@ -204,5 +205,5 @@ def _invalid(name: str, value: object) -> ShammahError:
     return ShammahError(
         "model_config_invalid",
         f"{CONFIG} gives {value!r:.80} as {name}; a positive number was expected.",
-        "Fetch the model again, or name another one with --model.",
+        FETCH_AGAIN,
     )

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shammah.errors import ShammahError
+from shammah.models.catalogue import FETCH_AGAIN
 from workers.inference.engines.native.architecture import Architecture
 from workers.inference.engines.native.layout import PANEL, packed_sizes, padded
 from workers.inference.engines.native.packing import pack, unpack
@@ -100,7 +101,7 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
         raise ShammahError(
             "model_corrupt",
             f"{file.name} ends too early.",
-            "Fetch the model again, or name another one with --model.",
+            FETCH_AGAIN,
         )
     return data
 
@@ -217,6 +218,4 @@ def _check(tensors: Tensors, architecture: Architecture, every: tuple[PackedMatr
 
 
 def _config_invalid(why: str) -> ShammahError:
-    return ShammahError(
-        "model_config_invalid", why, "Fetch the model again, or name another one with --model."
-    )
+    return ShammahError("model_config_invalid", why, FETCH_AGAIN)

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from shammah.errors import ShammahError
+from shammah.models.catalogue import FETCH_AGAIN
 from workers.inference.engine import LoadObserver
 from workers.inference.engines.transformers.mapped_files import giving_back
 from workers.inference.engines.transformers.quantization import (
@@ -31,8 +32,6 @@ from workers.inference.startup.placement import Form
 from workers.model_classes import first_line, observed, read_model
 
 log = logging.getLogger(__name__)
-
-_FETCH_AGAIN = "Fetch the model again, or name another one with --model."
 
 
 def read_weights(
@@ -122,5 +121,5 @@ def _explained(device: str) -> Iterator[None]:
             "model_corrupt" if damaged else "model_config_invalid",
             f"transformers cannot {'read the weights' if damaged else 'build the model'}: "
             f"{first_line(error)}",
-            _FETCH_AGAIN,
+            FETCH_AGAIN,
         ) from error
