@@ -5,23 +5,22 @@ The answer goes to stdout, everything else to stderr.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from types import FrameType
 
 from shammah.bus.messages import Done, Failed, PromptProgress, Retrying, Sampling, Token
 from shammah.chat.answer_line import describe_answer
 from shammah.chat.answering import Answering
-from shammah.chat.attachments import compose, read_attachment
+from shammah.chat.attachments import compose, decode_text, read_attachment
 from shammah.chat.conversation import Conversation
 from shammah.chat.session import CANCELLED, Notice, Routed, Session, Waiting
 from shammah.chat.standard_input import read_input
+from shammah.cli.termination import TerminatedError, raising_terminated
 from shammah.errors import ExitCode
 from shammah.history.listing import describe_resumed
 from shammah.history.recorder import Recorder, history_of
@@ -84,27 +83,21 @@ def read_question(
         ShammahError: a file that cannot be had, is too long or no text; so for a pipe.
     """
     tell = Screen(os.environ, sys.stderr).hint
-    brought = [read_attachment(file) for file in files if file != "-"]
+    words, no_text = decode_text((words or "").encode("utf-8", "surrogateescape"), "The question")
+    brought = [read_attachment(file, tell) for file in files if file != "-"]
     attachments = list(brought)
     given = None
     if piped or "-" in files:
-        asked = bool(brought or (words and words.strip()))
+        asked = bool(brought or words.strip())
         given = read_input(tell, asked=asked, wanted="-" in files)
         brought += [given] if given else []
-    for one in brought:
-        if one.replaced:
-            amount = f"{one.replaced} byte" + ("" if one.replaced == 1 else "s")
-            echo(f"{one.name}: {amount} of it are no UTF-8.", err=True)
+    replaced = {"The question": no_text} | {one.name: one.replaced for one in brought}
+    for name, count in replaced.items():
+        if count:
+            amount = f"{count} byte" + ("" if count == 1 else "s")
+            echo(f"{name}: {amount} of it are no UTF-8.", err=True)
     sources = tuple(source for one in brought for source in one.sources)
-    return compose(words or "", attachments, given), sources
-
-
-class _TerminatedError(BaseException):
-    """A signal ends the program."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    return compose(words, attachments, given), sources
 
 
 def ask(settings: Settings, question: Question) -> int:
@@ -112,10 +105,11 @@ def ask(settings: Settings, question: Question) -> int:
     environ = take_secrets(os.environ)
     session = Session(settings, environ, "ask", local_only=question.wish.target is Target.LOCAL)
     try:
-        with _signals(session):
+        signal.signal(signal.SIGINT, lambda number, frame: session.interrupt())
+        with raising_terminated():  # time to keep the turn
             return _ask(session, question)
-    except _TerminatedError as ended:
-        return 128 + ended.number  # as shells report it
+    except TerminatedError as ended:
+        return ended.status
 
 
 def _ask(session: Session, question: Question) -> int:
@@ -137,29 +131,6 @@ def _ask(session: Session, question: Question) -> int:
             answer.end(session)
         finally:
             session.close()
-
-
-@contextlib.contextmanager
-def _signals(session: Session) -> Iterator[None]:
-    """Ctrl-C ends the answer; what ends the program leaves it time to keep the turn."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
-        raise _TerminatedError(number)
-
-    signal.signal(signal.SIGINT, lambda number, frame: session.interrupt())
-    ends = [
-        number
-        for number in (signal.SIGHUP, signal.SIGTERM)
-        if signal.getsignal(number) is not signal.SIG_IGN  # as nohup wants it
-    ]
-    for number in ends:
-        signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number in ends:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _conversation(
@@ -213,8 +184,9 @@ class _Answer:
 
     def begin(self, session: Session, mark: Mark) -> None:
         """Say why the question is private, and be there to be asked."""
-        if mark.why:
-            self._screen.hint(f"Private, because {mark.why}: it stays on this machine.")
+        cloud = self._question.wish.target is Target.CLOUD
+        if why := session.gate.explain(mark, cloud=cloud):
+            self._screen.hint(why)
         if session.settings.cloud.use == "ask" and self._screen.terminal and take_terminal():
             session.gate.ask = lambda outgoing: self._consent(session, outgoing)
 

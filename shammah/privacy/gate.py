@@ -89,6 +89,19 @@ class Gate:
             return Mark(True)
         return self.rules.mark(question, sources)
 
+    def explain(self, mark: Mark, *, cloud: bool) -> str:
+        """Why a question with such a mark stays here, for whoever asks; empty: that is known.
+
+        Args:
+            cloud: Claude was asked for.
+        """
+        if mark.why:
+            return f"Private, because {mark.why}: it stays on this machine."
+        if mark.private and cloud:
+            because = "/private is on" if self.private else "you said that it is private"
+            return f"Not sent to Claude: {because}. It stays on this machine."
+        return ""
+
     def mark(
         self, conversation: tuple[ChatMessage, ...], *, private: bool
     ) -> tuple[ChatMessage, ...]:

@@ -21,7 +21,7 @@ from shammah.errors import ExitCode, ShammahError
 from shammah.history.recorder import Recorder, history_of
 from shammah.learning.adapter_choice import learnt_private
 from shammah.models.catalogue import check_model_name
-from shammah.privacy import PREFIX, Outgoing, split_prefix
+from shammah.privacy import PREFIX, Mark, Outgoing, split_prefix
 from shammah.privacy.gate import Consent, consent_question, parse_consent
 from shammah.repl.commands import history_commands, routing_commands, table
 from shammah.repl.commands.learning import Learning
@@ -33,6 +33,7 @@ from shammah.repl.input.line_editor import Editor, EditorOptions
 from shammah.repl.input.lines import PROMPT, Lines
 from shammah.repl.toolbar import Part, Spending, describe_bottom
 from shammah.repl.welcome import FirstRun
+from shammah.router.crisis import detect_danger
 from shammah.router.decision import Target, Wish
 from shammah.router.question import estimate_tokens
 from shammah.settings.model import load_settings
@@ -187,8 +188,9 @@ class Repl:
                 line = self._lines.read()
                 if first:
                     first = False
-                    self._first_run.settle(WELCOME_S)
-                    self._show_news()
+                    if detect_danger(line) is None:  # else nothing comes before whom to call
+                        self._first_run.settle(WELCOME_S)
+                        self._show_news()
                 self._act(line)
             except KeyboardInterrupt:
                 self._interrupts.noted = False
@@ -284,8 +286,9 @@ class Repl:
         return table.Context(*where, self, self._questions, self._spending)
 
     def _answer(self, question: Prepared, wish: Wish) -> None:
-        if question.why:
-            self._screen.hint(f"Private, because {question.why}: it stays on this machine.")
+        mark, gate = Mark(question.private, question.why), self._session.gate
+        if why := gate.explain(mark, cloud=wish.target is Target.CLOUD):
+            self._screen.hint(why)
         routing = self._session.routing
         self._answering = Answering(question.text, question.private, lambda: routing.last_turn)
         press = self._interrupts.calling(self._on_interrupt)

@@ -86,6 +86,9 @@ def test_bytes_that_are_no_utf_8_are_told(echo: EchoProcess) -> None:
     ended = run(*ASK, stdin=b"caf\xe9")
     assert (ended.code, ended.out) == (0, "caf\ufffd\n")
     assert "Standard input: 1 byte of it are no UTF-8." in ended.err
+    ended = run(*ASK, "caf\udce9")
+    assert (ended.code, ended.out) == (0, "caf\ufffd\n")
+    assert "The question: 1 byte of it are no UTF-8." in ended.err
 
 
 @pytest.mark.parametrize("encoding", ["ascii:strict", "ascii"])
@@ -151,6 +154,44 @@ def test_ctrl_c_while_a_named_pipe_is_read(sandbox: Sandbox) -> None:
         out, said = asking.communicate(timeout=LIMIT_S)
     assert (asking.returncode, out) == (130, b"")
     assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize("option", ["-f", "--schema"])
+def test_a_named_pipe_that_nothing_writes_to_is_named(sandbox: Sandbox, option: str) -> None:
+    pipe = sandbox.root / "pipe"
+    os.mkfifo(pipe)
+    asking = subprocess.Popen(
+        [*SHAMMAH, *ASK, "hello", option, str(pipe)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert asking.stderr is not None
+    assert asking.stderr.readline() == f"Waiting for a program that writes to {pipe}.\n"
+    asking.send_signal(signal.SIGINT)
+    out, said = asking.communicate(timeout=LIMIT_S)
+    assert (asking.returncode, out) == (130, "")
+    assert "Traceback" not in said
+
+
+@pytest.mark.usefixtures("echo")
+def test_one_that_is_written_to_late_is_read_all_the_same(sandbox: Sandbox) -> None:
+    pipe = sandbox.root / "pipe"
+    os.mkfifo(pipe)
+    asking = subprocess.Popen(
+        [*SHAMMAH, *ASK, "hello", "-f", str(pipe)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert asking.stderr is not None
+    asking.stderr.readline()
+    with pipe.open("wb", buffering=0) as writer:
+        writer.write(b"late")
+        assert asking.stderr.readline() == f"Waiting for the end of {pipe}.\n"
+    assert "late" in asking.communicate(timeout=LIMIT_S)[0]
 
 
 @pytest.mark.usefixtures("echo")

@@ -70,6 +70,17 @@ def test_a_dumb_terminal_gets_it_after_its_first_line(start_echo: StartEcho) -> 
     assert terminal.end() == 0
 
 
+def test_nothing_comes_before_whom_to_call(start_echo: StartEcho) -> None:
+    start_echo()
+    terminal = Terminal("--model", "starter", environ={"TERM": "dumb"})
+    terminal.ask("I feel suicidal tonight")
+    told = terminal.expect("(?i)emergency|call")
+    assert "Welcome" not in told
+    terminal.wait_prompt()
+    terminal.type(CTRL_D)
+    assert terminal.end() == 0
+
+
 def test_nothing_of_it_is_in_a_pipe(start_echo: StartEcho, sandbox: Sandbox) -> None:
     start_echo()
     ended = run("ask", "--model", "starter", "hello")

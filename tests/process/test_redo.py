@@ -368,7 +368,10 @@ class TestLocalAndCloud:
     def test_one_question(self, person: Person, cloud: Record) -> None:
         person.type("/cloud one")
         person.type("/local two")
-        person.type("/cloud !private three")
+        assert "Not sent to Claude: you said" in person.type("/cloud !private three")
+        person.type("/private on")
+        assert "Not sent to Claude: /private is on." in person.type("/cloud four")
+        assert "Not sent" not in person.type("five")
         assert [talk[-1][1] for talk in cloud.conversations] == ["one"]
         assert person.conversation.turns[-1].private
         assert "Write the question after /cloud" in person.type("/cloud")

@@ -43,6 +43,17 @@ def test_a_question_is_private_by_word_by_switch_or_by_rule() -> None:
     assert own.mark(QUESTION, private=False)[-1].private
 
 
+def test_why_a_question_stays_is_told_where_that_is_no_matter_of_course() -> None:
+    own = gate()
+    assert own.explain(Mark(), cloud=True) == own.explain(Mark(True), cloud=False) == ""
+    assert own.explain(Mark(True, "it is so"), cloud=True) == (
+        "Private, because it is so: it stays on this machine."
+    )
+    assert own.explain(Mark(True), cloud=True).startswith("Not sent to Claude: you said that")
+    own.private = True
+    assert own.explain(Mark(True), cloud=True).startswith("Not sent to Claude: /private is on.")
+
+
 def test_marking_keeps_to_rules_and_wish() -> None:
     own = gate()
     assert own.mark(QUESTION, private=False) == QUESTION

@@ -1,0 +1,41 @@
+"""What ends a program from outside: time is left for what must be done or said before."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+_ENDS = (signal.SIGHUP, signal.SIGTERM)
+
+
+class TerminatedError(BaseException):
+    """A signal ends the program.
+
+    Attributes:
+        status: the exit status, as shells report it.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number
+
+
+@contextlib.contextmanager
+def raising_terminated() -> Iterator[None]:
+    """Have what ends the program raise `TerminatedError` meanwhile; a second one ends it at once.
+    What is ignored, as nohup wants it, stays so."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise TerminatedError(number)
+
+    ends = [number for number in _ENDS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in ends:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in ends:
+            signal.signal(number, signal.SIG_DFL)
