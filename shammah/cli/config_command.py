@@ -144,6 +144,8 @@ def set_setting(environ: Mapping[str, str], name: str, given: tuple[str, ...]) -
     path, file = _known(name), config_path(environ)
     if path == SECRET and given == ("-",):
         given = (_read_secret(name),)
+    for text in given:
+        _check_text(name, text, secret=path == SECRET)
     value = _parse(path, given)
     text = read_config(file)
     parse_config(text, file)
@@ -155,6 +157,16 @@ def set_setting(environ: Mapping[str, str], name: str, given: tuple[str, ...]) -
     if variable:
         echo(f"But {variable} is set in this environment, and wins over it.")
     return ExitCode.OK
+
+
+def _check_text(name: str, given: str, *, secret: bool) -> None:
+    """Refuse what a file of text cannot hold."""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        quoted = "" if secret else f" {given!r:.60}"
+        why = f"The value{quoted} of {name} is not UTF-8."
+        raise ShammahError("config_invalid", why, exit_code=ExitCode.USAGE) from error
 
 
 def _known(name: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -40,14 +41,14 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return int(result or ExitCode.OK)
     except ShammahError as error:
-        echo(f"shammah: {error.message}", err=True)
+        echo(f"shammah: {_as_typed(error.message)}", err=True)
         if error.hint:
             echo(error.hint, err=True)
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        said = error.format_message()
+        said = _as_typed(error.format_message())
         if isinstance(error, click.UsageError) and error.ctx and error.ctx.parent is None:
             from shammah.cli.usage_hints import hint_at
 
@@ -67,6 +68,11 @@ def run(arguments: list[str]) -> int:
         _forget_output()
         echo(f"shammah: {error.strerror or error}.", err=True)
         return ExitCode.FAILED
+
+
+def _as_typed(message: str) -> str:
+    """``message`` with bytes that are no UTF-8 as people write them, where it quotes them."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", message)
 
 
 def _forget_output() -> None:

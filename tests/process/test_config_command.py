@@ -92,6 +92,10 @@ def test_set_changes_one_line(file: Path) -> None:
         (("inference.queue", "1", "2"), "takes one value"),
         (("privacy.patterns", "(?=x)"), "privacy.patterns holds"),
         (("model", "gpt"), "There is no model 'gpt'"),
+        (("system", "\udcff"), r"The value '\xff' of system is not UTF-8."),
+        (("privacy.words", "a", "b\udcff"), r"The value 'b\xff' of privacy.words is not UTF-8."),
+        (("cloud.api_key", "k\udcff"), "The value of cloud.api_key is not UTF-8."),
+        (("us\udcffe", "ask"), r"There is no setting 'us\xffe'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
