@@ -24,6 +24,7 @@ class TrainingProgress:
     ``phase``: ``waiting``, ``loading``, ``training``, ``paused`` (``detail`` says why),
     ``judging`` or ``merging``. ``loss`` is of the last step, ``held_out_loss`` the newest over
     what is kept back; ``None`` while there is none. ``eta_s`` is ``None`` while nobody can know.
+    ``adapter`` is the name that it was given; empty: it gets one at its end.
     """
 
     model: str
@@ -35,6 +36,7 @@ class TrainingProgress:
     held_out_loss: float | None = None
     tokens_per_second: float = 0.0
     eta_s: float | None = None
+    adapter: str = ""
 
 
 @record

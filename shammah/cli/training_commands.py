@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -12,10 +13,11 @@ from shammah.bus import codec
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.messages import Failed
 from shammah.bus.training import Train, Trained, Training, TrainingProgress, TrainProgress
+from shammah.cli.termination import TerminatedError, raising_terminated
 from shammah.cli.training_plot import INSTALL, NAME, can_plot, check_plot, write_plot
 from shammah.errors import ExitCode, ShammahError
 from shammah.learning.adapters import AdapterStore
-from shammah.learning.examples import read_examples, split_examples
+from shammah.learning.examples import Example, read_examples, split_examples
 from shammah.learning.feedback import Feedback
 from shammah.settings.model import Settings
 from shammah.supervision.lifecycle import RestartBudget, connect
@@ -24,6 +26,10 @@ from shammah.terminal.training_progress import TrainingScreen
 from shammah.terminal.wording import describe_duration, describe_training
 
 ROLE = "train"
+BACKGROUND = (
+    "The training goes on in the background: `shammah status` shows it, `shammah stop train` ends "
+    "it."
+)
 NEXT = "This one begins when that has ended; `shammah stop train` ends both."
 
 
@@ -37,14 +43,19 @@ def train(settings: Settings, asked: Train, plot: Path | None, *, as_json: bool)
         check_plot(plot)
     if asked.name:
         AdapterStore(settings.home).check_new(asked.name)
-    path = Path(asked.examples)
-    examples = read_examples(path) if asked.examples else Feedback(settings.home).examples()
+    examples = _examples(settings, asked.examples)
     split_examples(examples, asked.seed)  # so that what is wrong is told at once
     screen = TrainingScreen(os.environ, sys.stderr, quiet=as_json)
     try:
-        ended = _follow(settings, asked, screen)
+        with raising_terminated():
+            ended = _follow(settings, asked, screen)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except TerminatedError as terminated:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            screen.end()
+            screen.say(BACKGROUND)
+        return terminated.status
     finally:
         screen.end()
     if isinstance(ended, Failed):
@@ -57,6 +68,20 @@ def train(settings: Settings, asked: Train, plot: Path | None, *, as_json: bool)
     if not as_json:
         echo(drawn)
     return ExitCode.OK if ended.verdict == "accepted" else ExitCode.FAILED
+
+
+def _examples(settings: Settings, path: str) -> tuple[Example, ...]:
+    """Those of the file at ``path``; empty: the feedback, of which is told what is damaged.
+
+    Raises:
+        ShammahError: they cannot be read.
+    """
+    if path:
+        return read_examples(Path(path))
+    feedback = Feedback(settings.home)
+    if damage := feedback.describe_damage():
+        echo(damage, err=True)
+    return feedback.examples()
 
 
 def describe_trained(trained: Trained) -> list[str]:
@@ -96,6 +121,8 @@ def _follow(settings: Settings, asked: Train, screen: TrainingScreen) -> Trained
         peer = connect(settings, ROLE, "train", os.environ)
         try:
             if (busy := _other_training(peer)) is not None:
+                if asked.name and busy.adapter == asked.name:
+                    raise _trained_already(busy)
                 screen.say(f"Another training is under way ({describe_training(busy)}). {NEXT}")
             task = peer.begin(asked)
             try:
@@ -125,6 +152,15 @@ def _other_training(peer: Peer) -> TrainingProgress | None:
         return None
     state = peer.welcome.event.status.state
     return state.progress if isinstance(state, Training) else None
+
+
+def _trained_already(busy: TrainingProgress) -> ShammahError:
+    return ShammahError(
+        "training_under_way",
+        f"{busy.adapter} is being trained already ({describe_training(busy)}).",
+        "`shammah status` shows how far it is, `shammah stop train` stops it: the same command "
+        "goes on from there.",
+    )
 
 
 def _stopped(progress: TrainingProgress) -> str:

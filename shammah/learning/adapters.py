@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +145,25 @@ class AdapterStore:
             if name in RESERVED:
                 hint = f"{name} has a meaning of its own here; take another name."
         elif (self.directory / name).exists():
-            why = f"There is an adapter {name} already."
-            hint = f"Take another name, or remove it with `shammah adapters rm {name}`."
+            why = f"There is an adapter {name} already{self._describe(name)}."
+            hint = (
+                f"`shammah adapters use {name}` uses it, `shammah adapters rm {name}` removes it; "
+                "or take another name."
+            )
         else:
             return
         raise ShammahError("adapter_name", why, hint, exit_code=ExitCode.USAGE)
+
+    def _describe(self, name: str) -> str:
+        """When it was made and how it was judged, as the end of a sentence."""
+        entry = self._read(name)
+        if entry is None:  # the rest of one
+            return ""
+        try:
+            made = datetime.fromisoformat(entry.created).astimezone()
+        except ValueError:
+            return f" ({entry.verdict})"
+        return f", made {made:%Y-%m-%d %H:%M} ({entry.verdict})"
 
     def remove(self, name: str) -> None:
         """Delete an adapter.

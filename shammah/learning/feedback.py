@@ -111,17 +111,19 @@ class Feedback:
         Raises:
             ShammahError: ``feedback_unreadable``.
         """
+        return fold(filter(None, map(_parse, self._lines())))
+
+    def _lines(self) -> list[bytes]:
         try:
-            lines = self.path.read_bytes().splitlines()
+            return self.path.read_bytes().splitlines()
         except FileNotFoundError:
-            return ()
+            return []
         except OSError as error:
             raise ShammahError(
                 "feedback_unreadable",
                 f"The feedback cannot be read ({error.strerror}: {self.path}).",
                 "Make the file yours again.",
             ) from error
-        return fold(filter(None, map(_parse, lines)))
 
     def examples(self) -> tuple[Example, ...]:
         """What is to be learnt from all of it.
@@ -130,6 +132,23 @@ class Feedback:
             ShammahError: ``feedback_unreadable``.
         """
         return tuple(filter(None, (verdict.example() for verdict in self.verdicts())))
+
+    def describe_damage(self) -> str:
+        """Which lines cannot be read, in a sentence; empty: there is none.
+
+        Raises:
+            ShammahError: ``feedback_unreadable``.
+        """
+        numbered = enumerate(self._lines(), 1)
+        damaged = [number for number, line in numbered if line.strip() and _parse(line) is None]
+        if not damaged:
+            return ""
+        if len(damaged) == 1:
+            return f"Line {damaged[0]} of {self.path} cannot be read, and is left out."
+        return (
+            f"{len(damaged):,} lines of {self.path} cannot be read, and are left out: the first "
+            f"is line {damaged[0]}."
+        )
 
     def _append(
         self,

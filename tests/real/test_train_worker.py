@@ -120,6 +120,25 @@ def test_ctrl_c_keeps_what_was_learnt(sandbox: Sandbox, model: Path, examples: P
     assert list(kept.glob("*.safetensors"))
 
 
+@pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_the_command_lets_the_training_go_on(
+    sandbox: Sandbox, model: Path, examples: Path, ends: int
+) -> None:
+    command = [*SHAMMAH, "train", "--model", str(model), "--examples", str(examples)]
+    command += ["--epochs", "100", "--batch", "1", "--name", "tidy"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        kept = sandbox.shammah_home / "training"
+        until(lambda: list(kept.glob("*.safetensors")), "a checkpoint is there", LIMIT_S)
+        running.send_signal(ends)
+        _, err = running.communicate(timeout=LIMIT_S)
+    assert running.returncode == 128 + ends
+    assert "The training goes on in the background: `shammah status` shows it" in err
+    assert _is_training(sandbox)
+    again = run(*command[1:])
+    assert again.code == 1
+    assert "tidy is being trained already" in again.err
+
+
 def _is_training(sandbox: Sandbox) -> bool:
     if sandbox.holder("train") is None:
         return False

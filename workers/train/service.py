@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import psutil
@@ -171,6 +172,7 @@ class TrainService:
 
     def _train(self, train: Train, brake: Brake, outlet: Outlet) -> Trained:
         def tell(progress: TrainingProgress) -> None:
+            progress = replace(progress, adapter=train.name)
             outlet.reply(TrainProgress(train.request_id, progress))
             outlet.publish(Training(progress))
 

@@ -81,8 +81,9 @@ def test_a_name_that_cannot_be_one_is_refused(store: AdapterStore, name: str) ->
 
 def test_a_name_is_not_given_twice(store: AdapterStore) -> None:
     add(store, "tidy")
-    with pytest.raises(ShammahError, match="already"):
+    with pytest.raises(ShammahError, match="There is an adapter tidy already") as told:
         add(store, "tidy")
+    assert "`shammah adapters use tidy` uses it" in told.value.hint
 
 
 def test_half_an_adapter_is_none(store: AdapterStore) -> None:
