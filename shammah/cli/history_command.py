@@ -72,6 +72,8 @@ def show(home: Path, number: int, *, as_json: bool) -> int:
             _line(wrapping.feed(f"{line}\n").rstrip("\n") if columns else line)
         said = listing.describe_record(record)
         _line(_styled(fold(said, columns) if columns else said, DIM) + "\n")
+    if not kept.records:
+        echo(f"Conversation {number} has no turns.", err=True)
     return ExitCode.OK
 
 

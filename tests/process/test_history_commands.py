@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -78,6 +79,13 @@ class TestWhatIsKept:
         document = json.loads(history("show", "1", "--json"))
         assert document["turns"][0]["answer"].startswith("A \x1b[31m")
         assert [turn["private"] for turn in document["turns"]] == [False, True]
+
+    def test_may_be_empty(self, path: Path) -> None:
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("DELETE FROM turns WHERE conversation = 1")
+        ended = run("history", "show", "1")
+        assert (ended.code, ended.out, ended.err) == (0, "", "Conversation 1 has no turns.\n")
+        assert json.loads(history("show", "1", "--json"))["turns"] == []
 
     def test_is_found(self) -> None:
         assert "carpenter" in history("search", "carp", "person")
