@@ -192,7 +192,7 @@ def noise() -> list[tuple[str, str]]:
 
 def load_model(options: argparse.Namespace, home: Path) -> tuple[Any, Path]:
     """The base model, and where it lies."""
-    from shammah.settings.model import load_settings
+    from shammah.settings.load import load_settings
     from workers.train.base_model import choose_arithmetic, load_base, locate
 
     environ = {**os.environ, "SHAMMAH_HOME": str(home)}

@@ -11,7 +11,10 @@ from typing import Any
 
 from shammah.bus.endpoints import ROLES, Endpoints, RoleLock, lock_holder, open_endpoints
 from shammah.errors import ExitCode, ShammahError
-from shammah.settings.model import LICENCES, Settings, identity, load_settings
+from shammah.models.licences import LICENCES
+from shammah.settings.load import load_settings
+from shammah.settings.model import Settings
+from shammah.supervision.identity import identity
 from shammah.supervision.oom_record import attempt_file
 from workers.host import Host
 from workers.logs import LogFile, configure_logging

@@ -154,7 +154,7 @@ def switches(models: tuple[str, str], count: int) -> Iterator[dict[str, int]]:
     """What there is after each change."""
     from shammah.bus.endpoints import lock_holder, open_endpoints
     from shammah.chat.session import Session
-    from shammah.settings.model import load_settings
+    from shammah.settings.load import load_settings
 
     lock = open_endpoints(os.environ).lock("inference")
     session = Session(load_settings(os.environ, models[0]), os.environ, "memory", local_only=True)

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from shammah.models.catalogue import starter_directory
-from shammah.settings.model import home_directory
+from shammah.settings.load import home_directory
 from workers.inference.engines.native import compiler
 from workers.inference.engines.native.architecture import read_architecture
 from workers.inference.packages.checkpoint import inspect_checkpoint

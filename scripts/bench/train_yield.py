@@ -34,7 +34,7 @@ from shammah.bus.messages import (
     Token,
 )
 from shammah.bus.training import Train, TrainingProgress, TrainProgress
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision.lifecycle import ensure, stop, worker_spec
 
 PATIENCE_S = 300.0

@@ -28,7 +28,7 @@ from shammah.bus.messages import (  # noqa: E402
     Stop,
     Token,
 )
-from shammah.settings.model import load_settings  # noqa: E402
+from shammah.settings.load import load_settings  # noqa: E402
 from shammah.supervision.lifecycle import spawn, worker_spec  # noqa: E402
 
 START_S = 120.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shammah.errors import ExitCode, ShammahError
+from shammah.models.licences import LICENCES
 from shammah.router.decision import Target, Wish
-from shammah.settings.model import LICENCES
 
 VALUES = {
     "--model": "model",

@@ -19,7 +19,8 @@ from shammah.errors import ExitCode, ShammahError
 from shammah.learning.adapters import ACCEPTED, BASE, REFUSED, AdapterEntry, AdapterStore
 from shammah.learning.examples import read_examples
 from shammah.models.catalogue import model_id_of
-from shammah.settings.model import Settings, load_settings
+from shammah.settings.load import load_settings
+from shammah.settings.model import Settings
 from shammah.supervision.lifecycle import connect
 from shammah.terminal.output import echo
 from shammah.terminal.wording import printable

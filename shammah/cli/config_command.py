@@ -20,17 +20,9 @@ import click
 from shammah.errors import ExitCode, ShammahError
 from shammah.models.catalogue import check_model_name
 from shammah.settings.edit import save, with_setting
-from shammah.settings.model import (
-    ENVIRONMENT,
-    SECRET,
-    Settings,
-    examine_settings,
-    home_directory,
-    parse_config,
-    read_config,
-    setting_names,
-)
-from shammah.settings.report import Value, explain_settings, shown, value_of, written
+from shammah.settings.load import examine_settings, home_directory, parse_config, read_config
+from shammah.settings.model import ENVIRONMENT, SECRET, Settings, setting_names, value_of
+from shammah.settings.report import Value, explain_settings, shown, written
 from shammah.terminal.output import echo
 from shammah.terminal.tty import confirm
 from shammah.terminal.wording import printable

@@ -34,9 +34,11 @@ from shammah.errors import ExitCode, ShammahError
 from shammah.models.catalogue import GIB, Machine, check_model_name, is_offline
 from shammah.models.cgroups import memory_left, memory_limits
 from shammah.models.machine import look
-from shammah.settings.model import PUBLIC_HUB, Settings, home_directory, load_settings
+from shammah.settings.load import home_directory, load_settings
+from shammah.settings.model import Settings
 from shammah.settings.report import changed_settings, for_strangers, without_secrets
 from shammah.storage.paths import hub_cache
+from shammah.supervision.identity import PUBLIC_HUB
 from shammah.terminal.screen import Screen
 from shammah.terminal.wording import describe_state, printable
 from shammah.terminal.wrap import fold

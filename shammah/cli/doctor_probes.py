@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shammah.cli.start_time import BUDGET, measure_start
-from shammah.settings.model import PUBLIC_HUB, Settings
+from shammah.settings.model import Settings
 from shammah.settings.network import PROXY_HINT, certificate_problem, read_proxies
+from shammah.supervision.identity import PUBLIC_HUB
 from shammah.supervision.reachability import reach
 
 CLAUDE = "https://api.anthropic.com"

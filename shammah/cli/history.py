@@ -143,6 +143,6 @@ def remove(numbers: tuple[int, ...], before: str, everything: bool, yes: bool) -
 
 
 def _home() -> Path:
-    from shammah.settings.model import home_directory
+    from shammah.settings.load import home_directory
 
     return home_directory(os.environ)

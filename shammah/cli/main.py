@@ -358,7 +358,7 @@ def egress(since: str, as_json: bool, follow: bool) -> int:
     here: it sends names of models and no text of yours.
     """
     from shammah.cli.egress import show_egress
-    from shammah.settings.model import home_directory
+    from shammah.settings.load import home_directory
 
     return show_egress(home_directory(os.environ), since, as_json=as_json, follow=follow)
 
@@ -390,7 +390,7 @@ main.add_command(history)
 
 def _settings(model: str | None, licence: str | None) -> Settings:
     from shammah.models.catalogue import check_model_name
-    from shammah.settings.model import load_settings
+    from shammah.settings.load import load_settings
 
     settings = load_settings(os.environ, model, licence)
     check_model_name(settings.model)

@@ -25,8 +25,9 @@ from shammah.models.catalogue import (
     starter_directory,
 )
 from shammah.models.machine import look
-from shammah.settings.edit import save, with_model
-from shammah.settings.model import Settings, load_settings, read_config
+from shammah.settings.edit import save, with_setting
+from shammah.settings.load import load_settings, read_config
+from shammah.settings.model import Settings
 from shammah.storage.paths import hub_cache
 from shammah.terminal.output import echo
 from shammah.terminal.wording import describe_amount, describe_size, printable
@@ -83,7 +84,7 @@ def use_model(wanted: str) -> int:
     check_model_name(settings.model)
     where = _whereabouts(settings)
     file = settings.home / "config.toml"
-    save(file, with_model(read_config(file), settings.model))
+    save(file, with_setting(read_config(file), ("model",), settings.model))
     load_settings(environ)
     changed = "still" if before.model == settings.model else "now"
     echo(f"The default model is {changed} {settings.model} ({file}).")

@@ -233,6 +233,6 @@ def _hub_model(name: str) -> str:
 
 
 def _settings(model: str | None = None, licence: str | None = None) -> Settings:
-    from shammah.settings.model import load_settings
+    from shammah.settings.load import load_settings
 
     return load_settings(os.environ, model, licence)

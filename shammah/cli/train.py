@@ -275,6 +275,6 @@ def import_(
 
 
 def _settings(model: str | None = None) -> Settings:
-    from shammah.settings.model import load_settings
+    from shammah.settings.load import load_settings
 
     return load_settings(os.environ, model)

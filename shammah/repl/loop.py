@@ -36,7 +36,7 @@ from shammah.repl.welcome import FirstRun
 from shammah.router.crisis import detect_danger
 from shammah.router.decision import Target, Wish
 from shammah.router.question import estimate_tokens
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision.download_news import DownloadNews
 from shammah.supervision.secrets import take_secrets
 from shammah.terminal.screen import Screen

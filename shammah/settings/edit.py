@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import os
-import re
 import tempfile
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from shammah.errors import ExitCode, ShammahError
-from shammah.settings.toml_lines import find_statements
-
-_TABLE = re.compile(r"(?:^[ \t]*#.*\n)*^[ \t]*\[", re.MULTILINE)
-"""A table's header, with the comment that stands directly above it."""
+from shammah.settings.model import SettingPath
 
 
-def with_model(text: str, model: str) -> str:
-    """The text of a configuration file, with ``model`` as its top-level ``model``.
-
-    Raises:
-        ShammahError: ``config_not_editable``.
-    """
-    return with_setting(text, ("model",), model)
-
-
-def with_setting(text: str, path: tuple[str, ...], value: Any) -> str:
+def with_setting(text: str, path: SettingPath, value: Any) -> str:
     """The text of a configuration file, with ``value`` as the setting ``path``.
 
     Args:
@@ -41,73 +27,68 @@ def with_setting(text: str, path: tuple[str, ...], value: Any) -> str:
     """
     wanted = tomllib.loads(text)
     inner = wanted if len(path) == 1 else wanted.setdefault(path[0], {})
-    name, written = ".".join(path), as_toml(value)
     if isinstance(inner, dict):
         inner[path[-1]] = list(value) if isinstance(value, tuple) else value
-        for changed in _candidates(text, path, written):
-            # A line that looks right may stand in a table, or inside a text of several lines.
-            with contextlib.suppress(tomllib.TOMLDecodeError):
-                if _same(tomllib.loads(changed), wanted):
-                    return changed
+        changed = _changed(text, path, value)
+        if changed and _same(tomllib.loads(changed), wanted):
+            return changed
     raise ShammahError(
         "config_not_editable",
-        f"The setting `{name}` cannot be changed without touching others.",
-        f"`shammah config edit` opens the file: write {path[-1]} = {written} there by hand.",
+        f"The setting `{'.'.join(path)}` cannot be changed without touching others.",
+        f"`shammah config edit` opens the file: write {path[-1]} = {as_toml(value)} there by hand.",
     )
 
 
-def _candidates(text: str, path: tuple[str, ...], value: str) -> Iterator[str]:
-    yield from _replaced(text, path, value)
-    end = "\r\n" if "\r\n" in text else "\n"
-    line = f"{path[-1]} = {value}{end}"
-    below = text + ("" if not text or text.endswith("\n") else end)
-    if len(path) > 1:
-        yield from _added_to_table(text, path, line, end)
-        yield below + (end if below else "") + f"[{path[0]}]{end}{line}"
+def _changed(text: str, path: SettingPath, value: Any) -> str:
+    """What tomlkit makes of ``text``; empty: it cannot."""
+    import tomlkit  # 40 ms, for whoever changes something
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        document = tomlkit.parse(text)
+        if (
+            tomlkit.dumps(document) != text
+        ):  # tables of a list that stand apart are brought together
+            return ""
+        holder: Any = document
+        for name in path[:-1]:
+            if name not in holder:
+                holder[name] = tomlkit.table()
+            holder = holder[name]
+        written = tomlkit.value(as_toml(value))
+        if path[-1] in holder:
+            holder[path[-1]] = written
+        else:
+            _add(holder, path[-1], written)
+        changed = tomlkit.dumps(document)
+    except (TOMLKitError, TypeError, AttributeError):  # a table that is a number, for one
+        return ""
+    if text.count("\n") == text.count("\r\n") > 0:
+        changed = changed.replace("\r\n", "\n").replace("\n", "\r\n")
+    return changed
+
+
+def _add(holder: Any, key: str, value: Any) -> None:
+    """Put ``key`` below the last one of its table, above what comments on the next table."""
+    import tomlkit
+    from tomlkit.container import Container
+    from tomlkit.items import AoT, Comment, Table, Whitespace
+
+    container = holder.value if isinstance(holder, Table) else holder
+    if not isinstance(container, Container):  # an inline table, or one that stands in two places
+        holder[key] = value
         return
-    for table in _TABLE.finditer(text):
-        yield text[: table.start()] + line + end + text[table.start() :]
-    yield below + line
-    yield line + text
-
-
-def _replaced(text: str, path: tuple[str, ...], value: str) -> Iterator[str]:
-    """Every text in which a statement that sets ``path`` has ``value`` instead of its own."""
-    lines = text.splitlines(keepends=True)
-    for statement in find_statements(text):
-        if statement.paths != (path,):
-            continue
-        before = "".join(lines[: statement.first - 1])
-        own = "".join(lines[statement.first - 1 : statement.last])
-        after = "".join(lines[statement.last :])
-        for equals in re.finditer(r"=[ \t]*", own):
-            for end in _ends(own, equals.end()):
-                yield before + own[: equals.end()] + value + own[end:] + after
-
-
-def _ends(statement: str, begin: int) -> Iterator[int]:
-    """Where the value may end: before a comment, or at the end of the line."""
-    whole = tomllib.loads(statement)
-    line = statement.rstrip("\r\n")
-    for sharp in re.finditer(r"[ \t]*#", statement[begin:]):
-        end = begin + sharp.start()
-        with contextlib.suppress(tomllib.TOMLDecodeError):
-            if _same(tomllib.loads(statement[:end]), whole):
-                yield end
-                break
-    yield len(line.rstrip())
-
-
-def _added_to_table(text: str, path: tuple[str, ...], line: str, end: str) -> Iterator[str]:
-    lines = text.splitlines(keepends=True)
-    last = 0
-    for statement in find_statements(text):
-        if statement.table == path[:-1]:
-            last = statement.last
-    if last:
-        above = "".join(lines[:last])
-        above += "" if above.endswith("\n") else end
-        yield above + line + "".join(lines[last:])
+    body = container.body
+    own = list(itertools.takewhile(lambda item: not isinstance(item[1], Table | AoT), body))
+    at = max((number for number, (name, _) in enumerate(own, 1) if name), default=len(own))
+    while at and len(own) < len(body) and isinstance(own[at - 1][1], Comment):
+        at -= 1
+    below = body[at:]
+    del body[at:]
+    holder.append(key, value)
+    if below and not any(isinstance(item, Whitespace) for _, item in (body[-1], below[0])):
+        container.add(tomlkit.nl())
+    body += below
 
 
 def as_toml(value: Any) -> str:

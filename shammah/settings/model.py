@@ -1,28 +1,15 @@
-"""Settings: what they are, where they come from, and which worker they ask for.
-
-Order, later wins: defaults, ``<home>/config.toml``, environment, command line. Pure: the
-environment and the command line are passed in.
-"""
+"""The settings: what there is to set, what each may be, and which of them are secret. Pure."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from shammah.bus.messages import Identity
-from shammah.errors import ExitCode, ShammahError
-from shammah.models.catalogue import is_choice
-from shammah.models.licences import LICENCES as LICENCES
-from shammah.settings.check import CheckRules, Fault, build, list_settings
-from shammah.storage.paths import absolute, hub_cache
+from shammah.models.licences import LICENCES
 
-MAX_CONFIG_BYTES = 4 * 1024 * 1024
-"""Of ``config.toml``, which may be a link to what has no end."""
+SettingPath = tuple[str, ...]
+"""A setting's name, in parts: ``("cloud", "use")``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +157,7 @@ class Settings:
         return self.licence == "permissive"
 
 
-ENVIRONMENT = {
+ENVIRONMENT: dict[str, SettingPath] = {
     "SHAMMAH_MODEL": ("model",),
     "SHAMMAH_HISTORY": ("history",),
     "ANTHROPIC_API_KEY": ("cloud", "api_key"),
@@ -178,23 +165,18 @@ ENVIRONMENT = {
 }
 """Environment variable to setting. SHAMMAH_HOME moves the home itself."""
 
-PUBLIC_HUB = "https://huggingface.co"
-HUB_VARIABLES = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE")
-"""What huggingface_hub reads that makes one download worker differ from another."""
-NETWORK_VARIABLES = (
-    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
-    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
-)
-"""What makes a worker that talks to servers reach them in another way."""
-
-CUSTOM_HEADERS = "ANTHROPIC_CUSTOM_HEADERS"
-"""Headers that the SDK adds to every request, one ``name: value`` a line."""
-
 SECRET = ("cloud", "api_key")
 """The setting whose value is never shown."""
 
-_CHOICES: dict[tuple[str, ...], tuple[str, ...]] = {
+PERSONAL = {
+    ("system",),
+    ("privacy", "words"),
+    ("privacy", "patterns"),
+    ("privacy", "paths"),
+}
+"""Settings of which others may learn no more than how much there is."""
+
+CHOICES: dict[SettingPath, tuple[str, ...]] = {
     ("licence",): LICENCES,
     ("render",): ("markdown", "plain"),
     ("editor", "keys"): ("emacs", "vi"),
@@ -206,7 +188,7 @@ _CHOICES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("inference", "engine"): ("auto", "native", "transformers"),
     ("inference", "quantization"): ("auto", "none", "int8", "int4"),
 }
-_AT_LEAST: dict[tuple[str, ...], int] = {
+AT_LEAST: dict[SettingPath, int] = {
     ("inference", "max_new_tokens"): 1,
     ("inference", "context_length"): 0,
     ("inference", "kv_memory"): 0,
@@ -224,215 +206,22 @@ _AT_LEAST: dict[tuple[str, ...], int] = {
 }
 
 
-_RULES = CheckRules(
-    (
-        *(InferenceSettings, CloudSettings, PrivacySettings, RouterSettings),
-        *(TrainSettings, EditorSettings),
-    ),
-    _CHOICES,
-    _AT_LEAST,
-    secret=SECRET,
-)
+def setting_names() -> list[SettingPath]:
+    """The path of every setting, in the order of the file."""
+    found: list[SettingPath] = []
+    base = Settings(Path())
+    for one in fields(base):
+        table: Any = getattr(base, one.name)
+        if is_dataclass(table):
+            found += [(one.name, inner.name) for inner in fields(table)]
+        elif one.name != "home":
+            found.append((one.name,))
+    return found
 
 
-def home_directory(environ: Mapping[str, str]) -> Path:
-    """``$SHAMMAH_HOME``, else ``~/.shammah``."""
-    named = environ.get("SHAMMAH_HOME")
-    return absolute(named or "~/.shammah")
-
-
-def load_settings(
-    environ: Mapping[str, str], model: str | None = None, licence: str | None = None
-) -> Settings:
-    """The settings in force; ``model`` and ``licence`` are those of the command line.
-
-    Raises:
-        ShammahError: ``config_invalid``, naming the file, the line, the key and what was expected.
-    """
-    settings, faults = examine_settings(environ, model, licence)
-    if faults:
-        raise faults[0]
-    return settings
-
-
-def examine_settings(
-    environ: Mapping[str, str], model: str | None = None, licence: str | None = None
-) -> tuple[Settings, list[ShammahError]]:
-    """The settings, as they come where the file is wrong, and everything that is wrong with it.
-
-    Raises:
-        ShammahError: ``config_invalid``: the file cannot be read, or is not TOML.
-    """
-    home = home_directory(environ)
-    file = home / "config.toml"
-    text = read_config(file)
-    document = parse_config(text, file)
-    for variable, path in ENVIRONMENT.items():
-        if environ.get(variable):
-            _put(document, path, environ[variable])
-    if model:
-        document["model"] = model
-    if licence:
-        document["licence"] = licence
-    faults: list[Fault] = []
-    settings: Settings = build(Settings(home), document, _RULES, faults)
-    _check_patterns(settings.privacy, faults)
-    named = settings.model
-    if not is_choice(named) and (named.startswith(("~", ".", "/")) or os.path.isdir(named)):
-        # The worker has another working directory.
-        settings = replace(settings, model=os.path.abspath(os.path.expanduser(named)))
-    return settings, [_located(fault, text, file, environ) for fault in faults]
-
-
-def identity(
-    settings: Settings,
-    role: str,
-    *,
-    environ: Mapping[str, str] = MappingProxyType({}),
-) -> Identity:
-    """What a worker of ``role`` must have been started with to serve these settings.
-
-    Only ``auto`` chooses, so only there the licence makes a difference.
-    """
-    model, parts = _identifying(settings, role, environ)
-    digests = {name: hashlib.sha256(_raw(value)) for name, value in parts.items()}
-    whole = hashlib.sha256(_raw(role) + b"".join(one.digest() for one in digests.values()))
-    own = tuple(f"{name}:{one.hexdigest()[:8]}" for name, one in digests.items())
-    return Identity(role, model, whole.hexdigest()[:16], own)
-
-
-def differing_settings(wanted: Identity, running: Identity) -> tuple[str, ...]:
-    """The names of the settings that ``wanted`` has otherwise; none where the worker that runs
-    is too old to say."""
-    others = set(running.settings)
-    return tuple(
-        setting.rpartition(":")[0]
-        for setting in wanted.settings
-        if others and setting not in others
-    )
-
-
-def _raw(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _identifying(
-    settings: Settings, role: str, environ: Mapping[str, str]
-) -> tuple[str, dict[str, str]]:
-    """The model, and what makes a worker of ``role`` another one, by the name people know."""
-    parts = {"SHAMMAH_HOME": str(settings.home)}
-    if role == "inference":
-        names = ("device", "dtype", "max_new_tokens", "context_length", "kv_memory", "engine")
-        own = settings.inference
-        parts |= {"model": settings.model, "HF_HOME": str(hub_cache(environ))}
-        parts |= {f"inference.{name}": str(getattr(own, name)) for name in names}
-        parts["inference.quantization"] = own.quantization
-        parts["licence"] = f"permissive={settings.permissive and settings.model == 'auto'}"
-        return settings.model, parts
-    if role == "cloud":
-        # keep_alive makes no answer differ; everything else of both tables may.
-        parts |= _fields("cloud", replace(settings.cloud, keep_alive=0.0))
-        parts |= _fields("privacy", settings.privacy)
-        parts |= {name: environ.get(name, "") for name in (CUSTOM_HEADERS, *NETWORK_VARIABLES)}
-        return settings.cloud.model, parts
-    parts["HF_HOME"] = str(hub_cache(environ))
-    if role == "train":
-        return "", parts  # each training names its own
-    parts |= {name: environ.get(name, "") for name in (*HUB_VARIABLES, *NETWORK_VARIABLES)}
-    return (environ.get("HF_ENDPOINT") or PUBLIC_HUB).rstrip("/"), parts
-
-
-def _fields(table: str, values: CloudSettings | PrivacySettings) -> dict[str, str]:
-    return {f"{table}.{one.name}": repr(getattr(values, one.name)) for one in fields(values)}
-
-
-def read_config(path: Path) -> str:
-    """The text of a configuration file; empty if there is none.
-
-    Raises:
-        ShammahError: ``config_invalid``.
-    """
-    try:
-        if path.is_fifo():  # without a writer it would keep us for ever
-            raise _invalid(path, "it is a pipe and no file")
-        with path.open("rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
-        if len(data) > MAX_CONFIG_BYTES:
-            raise _invalid(path, f"it has more than {MAX_CONFIG_BYTES:,} bytes")
-        return data.decode("utf-8-sig")  # some editors begin every file with a mark
-    except FileNotFoundError:
-        return ""
-    except UnicodeDecodeError as error:
-        raise _invalid(path, "it is no text in UTF-8") from error
-    except OSError as error:
-        raise _invalid(path, f"it cannot be read ({error.strerror})") from error
-
-
-def parse_config(text: str, path: Path) -> dict[str, Any]:
-    """The document in ``text``, which is that of ``path``.
-
-    Raises:
-        ShammahError: ``config_invalid``.
-    """
-    if not text:
-        return {}
-    import tomllib  # 10 ms that a home without a config file need not spend
-
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        # Beside TOMLDecodeError: a number of 5,000 digits, a table 1,000 levels deep.
-        raise _invalid(path, f"it is not TOML ({error})") from error
-
-
-def _put(document: dict[str, Any], path: tuple[str, ...], value: str) -> None:
-    *tables, key = path
-    for table in tables:
-        inner = document.setdefault(table, {})
-        if not isinstance(inner, dict):
-            return  # `_build` names the wrong type.
-        document = inner
-    document[key] = value
-
-
-def setting_names() -> list[tuple[str, ...]]:
-    """The path of every setting."""
-    return list_settings(Settings(Path()), _RULES)
-
-
-def _check_patterns(privacy: PrivacySettings, faults: list[Fault]) -> None:
-    """Refuse a list of the person's own that could not be kept."""
-    if any(not word.strip() for word in privacy.words):
-        faults.append(Fault(("privacy", "words"), "privacy.words holds an empty word"))
-    if any(not path.strip() for path in privacy.paths):
-        faults.append(Fault(("privacy", "paths"), "privacy.paths holds an empty path"))
-    if not privacy.patterns:
-        return
-    from shammah.privacy.patterns import Pattern, PatternError  # most people have none
-
-    for source in privacy.patterns:
-        try:
-            Pattern(source)
-        except PatternError as error:
-            why = f"privacy.patterns holds {source!r:.60}, which {error}"
-            hint = "docs/PRIVACY.md says what a pattern may hold."
-            faults.append(Fault(("privacy", "patterns"), why, hint))
-
-
-def _located(fault: Fault, text: str, file: Path, environ: Mapping[str, str]) -> ShammahError:
-    for variable, path in ENVIRONMENT.items():
-        if path == fault.path and environ.get(variable):
-            return _invalid(variable, fault.why, fault.hint)
-    from shammah.settings.toml_lines import line_of  # only for what is wrong
-
-    line = line_of(text, fault.path)
-    return _invalid(file, (f"line {line}: " if line else "") + fault.why, fault.hint)
-
-
-def _invalid(where: Path | str, why: str, hint: str = "") -> ShammahError:
-    return ShammahError(
-        "config_invalid",
-        f"{where}: {why}.",
-        hint or "configs/default.toml lists every setting.",
-        exit_code=ExitCode.USAGE,
-    )
+def value_of(settings: Settings, path: SettingPath) -> Any:
+    """The value of the setting ``path``."""
+    found: Any = settings
+    for name in path:
+        found = getattr(found, name)
+    return found

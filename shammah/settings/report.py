@@ -8,20 +8,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from shammah.settings.edit import as_toml
-from shammah.settings.model import (
-    ENVIRONMENT,
-    SECRET,
-    Settings,
+from shammah.settings.load import (
+    config_file,
     examine_settings,
-    home_directory,
+    holds,
+    line_of,
     parse_config,
     read_config,
-    setting_names,
 )
-from shammah.settings.toml_lines import line_of
-
-PERSONAL = ("system", "words", "patterns", "paths")
-"""Settings of which only the length is told in what is made to be shown to others."""
+from shammah.settings.model import (
+    ENVIRONMENT,
+    PERSONAL,
+    SECRET,
+    Settings,
+    setting_names,
+    value_of,
+)
 
 FLAGS = {("model",): "--model", ("licence",): "--licence"}
 
@@ -57,7 +59,7 @@ def explain_settings(
     given = {("model",): model, ("licence",): licence}
     flags = {path: FLAGS[path] for path, value in given.items() if value}
     variables = {path: name for name, path in ENVIRONMENT.items() if environ.get(name)}
-    file = home_directory(environ) / "config.toml"
+    file = config_file(environ)
     text = read_config(file)
     document = parse_config(text, file)
 
@@ -67,28 +69,11 @@ def explain_settings(
             return Value(name, value, "flag", flags[path])
         if path in variables:
             return Value(name, value, "environment", variables[path])
-        if _holds(document, path):
+        if holds(document, path):
             return Value(name, value, "file", str(file), line_of(text, path))
         return Value(name, value, "default")
 
     return [explain(path) for path in setting_names()]
-
-
-def value_of(settings: Settings, path: tuple[str, ...]) -> Any:
-    """The value of the setting ``path``."""
-    found: Any = settings
-    for name in path:
-        found = getattr(found, name)
-    return found
-
-
-def _holds(document: Mapping[str, Any], path: tuple[str, ...]) -> bool:
-    inner: Any = document
-    for name in path:
-        if not isinstance(inner, dict) or name not in inner:
-            return False
-        inner = inner[name]
-    return True
 
 
 def shown(name: str, value: Any) -> Any:
@@ -125,6 +110,6 @@ def changed_settings(table: Settings, default: Settings) -> Iterator[tuple[str, 
 
 def for_strangers(name: str, value: Any) -> Any:
     """The value of the setting ``name`` as anybody may see it."""
-    if name.rpartition(".")[2] in PERSONAL:
+    if tuple(name.split(".")) in PERSONAL:
         return f"({len(value)} {'characters' if isinstance(value, str) else 'of your own'})"
     return shown(name, value)

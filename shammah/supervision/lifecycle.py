@@ -34,9 +34,10 @@ from shammah.bus.messages import (
 from shammah.bus.transfers import Transferring
 from shammah.errors import ExitCode, ShammahError
 from shammah.models.catalogue import cached_snapshot, hub_model, is_offline, total_memory
-from shammah.settings.model import Settings, identity
+from shammah.settings.model import Settings
 from shammah.storage.disk import open_log
 from shammah.storage.paths import hub_cache
+from shammah.supervision.identity import identity
 from shammah.supervision.oom_record import attempt_file, explain_death
 from shammah.supervision.refusals import WorkerBusyError
 from shammah.supervision.refusals import WorkerInUseError as WorkerInUseError

@@ -8,7 +8,7 @@ import shlex
 from shammah.bus.messages import ClientInfo, Identity, Welcome
 from shammah.bus.transfers import Transfer
 from shammah.errors import ShammahError
-from shammah.settings.model import differing_settings
+from shammah.supervision.identity import differing_settings
 
 
 class WorkerInUseError(ShammahError):

@@ -46,7 +46,8 @@ from shammah.bus.messages import (
 )
 from shammah.bus.transfers import Transfer, Transferring
 from shammah.errors import ExitCode
-from shammah.settings.model import identity, load_settings
+from shammah.settings.load import load_settings
+from shammah.supervision.identity import identity
 from workers import lease
 from workers.host import Host
 from workers.service import Outlet

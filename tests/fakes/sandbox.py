@@ -18,7 +18,7 @@ import pytest
 
 from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
 from shammah.repl.welcome import MARKER
-from shammah.settings.model import NETWORK_VARIABLES
+from shammah.supervision.identity import NETWORK_VARIABLES
 
 LIMIT_S = 60.0
 """How long anything may take that must happen. A limit, never an expectation."""

@@ -12,7 +12,8 @@ from typing import Any
 import httpx2
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Retrying, Token
-from shammah.settings.model import CloudSettings, PrivacySettings, Settings, home_directory
+from shammah.settings.load import home_directory
+from shammah.settings.model import CloudSettings, PrivacySettings, Settings
 from workers.cloud.claude import Claude
 
 KEY = "sk-secret-0123456789"

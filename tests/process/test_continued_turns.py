@@ -14,7 +14,7 @@ from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Token
 from shammah.chat.session import Notice, Routed, Session, Step
 from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
 from shammah.router.service import Asked
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import stop
 from tests.fakes.sandbox import Sandbox, until

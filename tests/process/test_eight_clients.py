@@ -28,7 +28,7 @@ from shammah.bus.messages import (
     Sampling,
     Token,
 )
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import ensure, worker_spec
 from tests.fakes.sandbox import Sandbox, until

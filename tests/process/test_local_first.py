@@ -18,7 +18,7 @@ from shammah.bus.messages import Done, Failed, Initializing, Ready
 from shammah.chat import session as session_module
 from shammah.chat.session import UNHEARD, Notice, Routed, Session, Step, Waiting
 from shammah.router.decision import Reason, Target, Wish
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from tests.fakes.asked import Asked
 from tests.fakes.command import WITH_STAND_INS
 from tests.fakes.echo_process import EchoProcess

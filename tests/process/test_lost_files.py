@@ -13,7 +13,7 @@ from shammah.bus.endpoints import RoleLock
 from shammah.bus.messages import ChatMessage, Done, Failed, Loading, Ready, Token
 from shammah.chat.session import Notice, Session
 from shammah.router.decision import Wish
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision.lifecycle import Rung, stop
 from tests.fakes.echo_process import EchoProcess
 from tests.fakes.sandbox import Sandbox, until

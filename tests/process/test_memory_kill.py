@@ -11,7 +11,7 @@ import pytest
 from shammah.bus.messages import ChatMessage, Done, Failed, Token
 from shammah.chat.session import Notice, Session
 from shammah.router.decision import Wish
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision.oom_record import Attempt, attempt_file, write_attempt
 from tests.fakes.sandbox import Sandbox
 

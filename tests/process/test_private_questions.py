@@ -16,7 +16,7 @@ import pytest
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready
 from shammah.chat.session import Session, Step, Waiting
 from shammah.router.decision import Target, Wish
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from tests.fakes.command import WITH_STAND_INS, run
 from tests.fakes.echo_process import EchoProcess
 from tests.fakes.sandbox import Sandbox, until

@@ -22,7 +22,7 @@ from shammah.repl.loop import Repl
 from shammah.router.decision import Target, Wish
 from shammah.router.statistics import Label, Tally
 from shammah.router.store import Store
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.terminal.screen import Screen
 from tests.fakes.command import WITH_STAND_INS
 from tests.fakes.echo_process import EchoProcess

@@ -15,7 +15,7 @@ from shammah.privacy.gate import Consent
 from shammah.router.decision import Reason, Target, Wish
 from shammah.router.statistics import Snapshot
 from shammah.router.store import Store
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from tests.fakes.command import WITH_STAND_INS, Ran, run
 from tests.fakes.sandbox import Sandbox, until
 from tests.process.conftest import StartEcho

@@ -15,7 +15,7 @@ from shammah.bus.client import Peer
 from shammah.bus.messages import Done, Failed, Loading, Ready, Token
 from shammah.chat.session import Notice, Routed, Session, Waiting
 from shammah.router.decision import Target, Wish
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle, link
 from shammah.supervision.lifecycle import RESTARTS, stop
 from tests.fakes.asked import Asked

@@ -18,7 +18,7 @@ import pytest
 from shammah.bus.client import Peer
 from shammah.bus.messages import ChatMessage, ClientInfo, Done, Generate
 from shammah.errors import ShammahError
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import (
     Rung,

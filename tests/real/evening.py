@@ -30,7 +30,7 @@ from shammah.privacy.ledger import read_ledger
 from shammah.repl.commands import history_commands, questions, table
 from shammah.repl.loop import Repl
 from shammah.router.decision import Target, Wish
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision.lifecycle import stop
 from shammah.terminal import external_editor
 from shammah.terminal.screen import Screen

@@ -25,7 +25,7 @@ from shammah.repl.toolbar import Spending
 from shammah.router.decision import Wish
 from shammah.router.route import AUTO, OFF
 from shammah.router.store import Store
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision.lifecycle import stop
 from shammah.terminal.screen import Screen
 from tests.fakes.command import run

@@ -19,7 +19,7 @@ import pytest
 from shammah.bus.messages import ChatMessage, Downloading, Failed, Ready
 from shammah.chat.session import Session
 from shammah.router.decision import Wish
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision import link
 from tests.fakes.command import Ran, run
 from tests.fakes.hub import StandInHub

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Retrying, Token
-from shammah.settings.model import CloudSettings, Settings, home_directory
+from shammah.settings.load import home_directory
+from shammah.settings.model import CloudSettings, Settings
 from workers.cloud import claude
 from workers.cloud.claude import Claude
 

@@ -24,7 +24,8 @@ from shammah.bus.messages import (
     Token,
 )
 from shammah.privacy.ledger import read_ledger
-from shammah.settings.model import CloudSettings, Settings, home_directory
+from shammah.settings.load import home_directory
+from shammah.settings.model import CloudSettings, Settings
 from tests.real.servers import FaultyServer, llmock_server, messages_api_server
 from workers.cloud import claude, retry
 from workers.cloud.service import CloudService

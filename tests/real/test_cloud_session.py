@@ -16,7 +16,7 @@ from shammah.bus.messages import ChatMessage, Done, Failed, NotAvailable, Ready,
 from shammah.chat.session import Routed, Session, Step, Waiting
 from shammah.privacy.ledger import read_ledger
 from shammah.router.decision import Target, Wish
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import WorkerSpec
 from tests.fakes import frontend, impatient

@@ -14,7 +14,7 @@ from shammah.bus.client import Peer
 from shammah.bus.messages import Event, Failed, Ready, State
 from shammah.chat.session import Session
 from shammah.models.catalogue import GIB
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
 from shammah.supervision.oom_record import attempt_file, read_attempt
 from tests.fakes import hungry

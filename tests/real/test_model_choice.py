@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shammah.models.catalogue import CATALOGUE, starter_directory
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from tests.fakes.command import run as run_any
 from tests.fakes.hub import StandInHub
 from tests.fakes.sandbox import Sandbox

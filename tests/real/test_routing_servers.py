@@ -37,7 +37,7 @@ from shammah.router.measured import PATIENCE_S
 from shammah.router.route import Arm, Reason
 from shammah.router.statistics import Label, Outcome
 from shammah.router.store import Store
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import WorkerSpec, stop
 from tests.fakes import frontend, impatient

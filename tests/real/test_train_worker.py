@@ -17,7 +17,7 @@ from shammah.bus.client import Peer, new_request_id
 from shammah.bus.messages import ChatMessage, ClientInfo, Event, Generate
 from shammah.bus.training import Train, Trained, Training, TrainProgress
 from shammah.learning.adapters import AdapterStore
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision.lifecycle import ensure, worker_spec
 from tests.fakes.command import SHAMMAH, Ran, run
 from tests.fakes.echo_process import EchoProcess

@@ -13,7 +13,7 @@ from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Sampling, Tok
 from shammah.chat.session import Notice, Routed, Session, Waiting
 from shammah.router.decision import RouteDecision, Target, View, Wish
 from shammah.router.service import Asked
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import stop
 from tests.fakes import unhurried

@@ -24,7 +24,7 @@ from shammah.models.catalogue import (
     check_model_name,
     model_id_of,
 )
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from shammah.storage.paths import hub_cache
 from shammah.supervision.download import FetchReply, FollowedFetch
 from shammah.supervision.lifecycle import connect

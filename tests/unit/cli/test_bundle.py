@@ -13,7 +13,7 @@ from shammah.cli import doctor, doctor_probes
 from shammah.cli.bundle import WITHHELD, Redaction, check_place
 from shammah.cli.start_time import StartTime, measure_start
 from shammah.errors import ShammahError
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from tests.fakes.sandbox import Sandbox
 
 LOGGED = "2026-11-25 16:27:15,001 INFO inference[7] workers.inference.service:"

@@ -22,7 +22,7 @@ from shammah.history.resuming import read_conversation, take_up
 from shammah.history.store import Store
 from shammah.privacy.gate import Gate
 from shammah.router.decision import Reason, RouteDecision, Target
-from shammah.settings.model import load_settings
+from shammah.settings.load import load_settings
 from tests.fakes.sandbox import Sandbox
 
 Open = Callable[..., Recorder]

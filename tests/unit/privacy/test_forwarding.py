@@ -20,7 +20,8 @@ from shammah.privacy.gate import (
     parse_consent,
     tell_left_out,
 )
-from shammah.settings.model import CloudSettings, PrivacySettings, Settings, home_directory
+from shammah.settings.load import home_directory
+from shammah.settings.model import CloudSettings, PrivacySettings, Settings
 
 QUESTION = (ChatMessage("user", "hello"),)
 DONE = Done("r", "stop", Usage(), Timings(), Provenance("cloud", "m"), ("One.",))

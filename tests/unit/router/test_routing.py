@@ -14,7 +14,8 @@ from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
 from shammah.router.service import Asked, Routing
 from shammah.router.statistics import Label
 from shammah.router.store import Store
-from shammah.settings.model import RouterSettings, load_settings
+from shammah.settings.load import load_settings
+from shammah.settings.model import RouterSettings
 from tests.fakes.sandbox import LIMIT_S, Sandbox, until
 
 VIEW = View(Ready("small", quantization="int8"), Ready("claude"), True, "claude")

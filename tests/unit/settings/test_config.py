@@ -16,14 +16,9 @@ from hypothesis import strategies as st
 
 from shammah.errors import ExitCode, ShammahError
 from shammah.settings import model
-from shammah.settings.model import (
-    CloudSettings,
-    InferenceSettings,
-    Settings,
-    home_directory,
-    identity,
-    load_settings,
-)
+from shammah.settings.load import home_directory, load_settings
+from shammah.settings.model import CloudSettings, InferenceSettings, Settings
+from shammah.supervision.identity import identity
 from tests.fakes.sandbox import Sandbox
 
 DEFAULTS_FILE = Path(__file__).parents[3] / "configs" / "default.toml"
@@ -405,7 +400,7 @@ class TestTheDocumentedDefaults:
             assert isinstance(target, str)
 
     def test_every_checked_setting_exists(self, sandbox: Sandbox) -> None:
-        for *tables, name in (*model._CHOICES, *model._AT_LEAST):
+        for *tables, name in (*model.CHOICES, *model.AT_LEAST):
             owner: object = Settings(sandbox.shammah_home)
             for table in tables:
                 owner = getattr(owner, table)

@@ -11,9 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shammah.errors import ShammahError
-from shammah.settings.edit import save, with_model, with_setting
+from shammah.settings.edit import save, with_setting
 
 ROOT = Path(__file__).resolve().parents[3]
+
+
+def with_model(text: str, model: str) -> str:
+    return with_setting(text, ("model",), model)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +35,11 @@ ROOT = Path(__file__).resolve().parents[3]
         ('system = "s"\r\n', 'system = "s"\r\nmodel = "3B"\r\n'),
         (
             'system = "s"\n\n# Claude.\n[cloud]\nmodel = "x"\n',
-            'system = "s"\n\nmodel = "3B"\n\n# Claude.\n[cloud]\nmodel = "x"\n',
+            'system = "s"\nmodel = "3B"\n\n# Claude.\n[cloud]\nmodel = "x"\n',
+        ),
+        (
+            "# all of it\n\n# Claude.\n[cloud]\n",
+            '# all of it\nmodel = "3B"\n\n# Claude.\n[cloud]\n',
         ),
         ('[cloud]\nmodel = "x"', 'model = "3B"\n\n[cloud]\nmodel = "x"'),
         (
@@ -100,9 +108,14 @@ def test_whatever_the_file_and_the_name_the_rest_means_what_it_meant(
     assert repr(after) == repr(document)
 
 
-def test_what_cannot_be_changed_alone_is_refused() -> None:
+@pytest.mark.parametrize(
+    "before",
+    ["cloud = 5\n", "[[cloud]]\n", "[[x]]\n[cloud]\nuse = 1\n[[x]]\n"],
+    ids=["a number", "a list of tables", "a list in two places, which would be brought together"],
+)
+def test_what_cannot_be_changed_alone_is_refused(before: str) -> None:
     with pytest.raises(ShammahError) as refused:
-        with_setting('cloud = { use = "auto" }\n', ("cloud", "use"), "ask")
+        with_setting(before, ("cloud", "use"), "ask")
     assert refused.value.code == "config_not_editable"
     assert 'use = "ask"' in refused.value.hint
 
@@ -140,6 +153,30 @@ def test_what_cannot_be_changed_alone_is_refused() -> None:
         ("model = 5\n", ("model",), "3B", 'model = "3B"\n'),
         ('system = "a # b" # c\n', ("system",), "d", 'system = "d" # c\n'),
         ('[cloud]\r\nuse = "auto"\r\n', ("cloud", "use"), "ask", '[cloud]\r\nuse = "ask"\r\n'),
+        (
+            "# a\r\n[router]\r\n",
+            ("cloud", "use"),
+            "ask",
+            '# a\r\n[router]\r\n\r\n[cloud]\r\nuse = "ask"\r\n',
+        ),
+        (
+            'cloud = { use = "auto" } # c\n',
+            ("cloud", "use"),
+            "ask",
+            'cloud = { use = "ask" } # c\n',
+        ),
+        (
+            'cloud.use = "auto"\nmodel = "x"\n',
+            ("cloud", "model"),
+            "y",
+            'cloud.use = "auto"\ncloud.model = "y"\nmodel = "x"\n',
+        ),
+        (
+            '[cloud]\nuse = "ask"\n[router]\n[cloud.deep]\nx = 1\n',
+            ("cloud", "use"),
+            "auto",
+            '[cloud]\nuse = "auto"\n[router]\n[cloud.deep]\nx = 1\n',
+        ),
     ],
 )
 def test_any_setting_changes_alone(

@@ -10,7 +10,8 @@ from typing import cast
 import pytest
 
 from shammah.repl.commands.table import COMMANDS, Context
-from shammah.settings.model import CloudSettings, PrivacySettings, Settings, load_settings
+from shammah.settings.load import load_settings
+from shammah.settings.model import CloudSettings, PrivacySettings, Settings
 from shammah.settings.report import changed_settings, for_strangers, shown, without_secrets, written
 from tests.fakes.sandbox import Sandbox
 

@@ -8,7 +8,7 @@ import pytest
 
 from shammah.errors import ShammahError
 from shammah.settings.environment import make_absolute
-from shammah.settings.model import home_directory
+from shammah.settings.load import home_directory
 from shammah.storage.paths import hub_cache
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from shammah.bus.messages import ClientInfo, Event, Identity, Initializing, Status, Welcome
 from shammah.bus.transfers import Transfer
-from shammah.settings.model import CloudSettings, Settings, differing_settings, identity
+from shammah.settings.model import CloudSettings, Settings
+from shammah.supervision.identity import differing_settings, identity
 from shammah.supervision.refusals import WorkerBusyError, WorkerInUseError
 from tests.fakes.sandbox import Sandbox
 

@@ -28,8 +28,10 @@ from shammah.models.catalogue import (
 )
 from shammah.models.footprint import NATIVE_WEIGHT_BYTES
 from shammah.models.hub_config import WIDTHS
+from shammah.models.licences import LICENCES
 from shammah.models.machine import look
-from shammah.settings.model import LICENCES, Settings, home_directory, load_settings
+from shammah.settings.load import home_directory, load_settings
+from shammah.settings.model import Settings
 from shammah.storage.paths import hub_cache
 from workers.environment import prepare_libraries
 from workers.inference.engine import LoadSettings

@@ -32,7 +32,8 @@ from shammah.bus.messages import (
 )
 from shammah.errors import ShammahError
 from shammah.privacy.ledger import Ledger, Outcome, Sent
-from shammah.settings.model import CloudSettings, Settings, home_directory
+from shammah.settings.load import home_directory
+from shammah.settings.model import CloudSettings, Settings
 from workers.cloud import service
 from workers.cloud.budget import Budget
 from workers.cloud.service import NEVER, Answerer, CloudService

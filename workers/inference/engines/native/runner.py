@@ -16,7 +16,7 @@ import numpy as np
 
 from shammah.errors import ShammahError
 from shammah.models.footprint import NATIVE_WEIGHT_BYTES
-from shammah.settings.model import home_directory
+from shammah.settings.load import home_directory
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.native import compiler, processor
 from workers.inference.engines.native.architecture import Architecture, read_architecture, supports

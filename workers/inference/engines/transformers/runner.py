@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shammah.errors import ShammahError
-from shammah.settings.model import home_directory
+from shammah.settings.load import home_directory
 from workers.environment import prepare_libraries
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.packages.adapter_file import Adapter

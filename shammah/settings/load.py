@@ -1,0 +1,278 @@
+"""Settings from where they are stated, and everything that is wrong with them.
+
+Order, later wins: defaults, ``<home>/config.toml``, environment, command line. Pure: the
+environment and the command line are passed in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shammah.errors import ExitCode, ShammahError
+from shammah.models.catalogue import is_choice
+from shammah.settings.model import (
+    AT_LEAST,
+    CHOICES,
+    ENVIRONMENT,
+    SECRET,
+    PrivacySettings,
+    SettingPath,
+    Settings,
+    setting_names,
+)
+from shammah.storage.paths import absolute
+
+MAX_CONFIG_BYTES = 4 * 1024 * 1024
+"""Of ``config.toml``, which may be a link to what has no end."""
+
+TYPES: dict[type, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    dict: "a table",
+    tuple: "a list of texts",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something wrong with the value at ``path``."""
+
+    path: SettingPath
+    why: str
+    hint: str = ""
+
+
+def home_directory(environ: Mapping[str, str]) -> Path:
+    """``$SHAMMAH_HOME``, else ``~/.shammah``."""
+    return absolute(environ.get("SHAMMAH_HOME") or "~/.shammah")
+
+
+def config_file(environ: Mapping[str, str]) -> Path:
+    """``config.toml``, whether or not there is one."""
+    return home_directory(environ) / "config.toml"
+
+
+def load_settings(
+    environ: Mapping[str, str], model: str | None = None, licence: str | None = None
+) -> Settings:
+    """The settings in force; ``model`` and ``licence`` are those of the command line.
+
+    Raises:
+        ShammahError: ``config_invalid``, naming the file, the line, the key and what was expected.
+    """
+    settings, faults = examine_settings(environ, model, licence)
+    if faults:
+        raise faults[0]
+    return settings
+
+
+def examine_settings(
+    environ: Mapping[str, str], model: str | None = None, licence: str | None = None
+) -> tuple[Settings, list[ShammahError]]:
+    """The settings, with defaults where the file is wrong, and everything that is wrong with it.
+
+    Raises:
+        ShammahError: ``config_invalid``: the file cannot be read, or is not TOML.
+    """
+    file = config_file(environ)
+    text = read_config(file)
+    document = parse_config(text, file)
+    for variable, path in ENVIRONMENT.items():
+        if environ.get(variable):
+            _put(document, path, environ[variable])
+    if model:
+        document["model"] = model
+    if licence:
+        document["licence"] = licence
+    faults: list[Fault] = []
+    settings: Settings = _build(Settings(file.parent), document, (), faults)
+    _check_patterns(settings.privacy, faults)
+    named = settings.model
+    if not is_choice(named) and (named.startswith(("~", ".", "/")) or os.path.isdir(named)):
+        # The worker has another working directory.
+        settings = replace(settings, model=os.path.abspath(os.path.expanduser(named)))
+    return settings, [_located(fault, text, file, environ) for fault in faults]
+
+
+# --- the file -----------------------------------------------------------------------------
+
+
+def read_config(path: Path) -> str:
+    """The text of a configuration file; empty if there is none.
+
+    Raises:
+        ShammahError: ``config_invalid``.
+    """
+    try:
+        if path.is_fifo():  # without a writer it would keep us for ever
+            raise _invalid(path, "it is a pipe and no file")
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        if len(data) > MAX_CONFIG_BYTES:
+            raise _invalid(path, f"it has more than {MAX_CONFIG_BYTES:,} bytes")
+        return data.decode("utf-8-sig")  # some editors begin every file with a mark
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError as error:
+        raise _invalid(path, "it is no text in UTF-8") from error
+    except OSError as error:
+        raise _invalid(path, f"it cannot be read ({error.strerror})") from error
+
+
+def parse_config(text: str, path: Path) -> dict[str, Any]:
+    """The document in ``text``, which is that of ``path``.
+
+    Raises:
+        ShammahError: ``config_invalid``.
+    """
+    if not text:
+        return {}
+    import tomllib  # 10 ms that a home without a config file need not spend
+
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        # Beside TOMLDecodeError: a number of 5,000 digits, a table 1,000 levels deep.
+        raise _invalid(path, f"it is not TOML ({error})") from error
+
+
+def line_of(text: str, path: SettingPath) -> int:
+    """The line of ``text``, valid TOML, where ``path`` begins, a value or a table; 0: nowhere.
+
+    The first lines that are TOML by themselves (below the header of their table) are one
+    statement: a value of several lines is none before its last.
+    """
+    import tomllib
+
+    header, chunk, begin = "", "", 0
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if not chunk:
+            begin = number
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+        chunk += line
+        is_header = chunk.lstrip().startswith("[")
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            found = tomllib.loads(chunk if is_header else header + chunk)
+            if holds(found, path):
+                return begin
+            header, chunk = chunk if is_header else header, ""
+    return 0
+
+
+def holds(document: Mapping[str, Any], path: SettingPath) -> bool:
+    """Whether ``document`` has a value or a table at ``path``."""
+    inner: Any = document
+    for name in path:
+        if not isinstance(inner, dict) or name not in inner:
+            return False
+        inner = inner[name]
+    return True
+
+
+def _put(document: dict[str, Any], path: SettingPath, value: str) -> None:
+    *tables, key = path
+    for table in tables:
+        inner = document.setdefault(table, {})
+        if not isinstance(inner, dict):
+            return  # `_build` names the wrong type.
+        document = inner
+    document[key] = value
+
+
+# --- what each value may be ---------------------------------------------------------------
+
+
+def _build(base: Any, document: Mapping[str, Any], path: SettingPath, faults: list[Fault]) -> Any:
+    """``base`` with the values of ``document``, which is at ``path``; a value that is wrong stays
+    as it was in ``base``, and goes to ``faults``."""
+    known = {field.name for field in fields(base)} - {"home"}
+    changes = {}
+    for key, value in document.items():
+        here = (*path, key)
+        if key not in known:
+            faults.append(Fault(here, f"there is no setting {'.'.join(here)}", _near(here, known)))
+            continue
+        default = getattr(base, key)
+        is_table = is_dataclass(default)
+        checked = _checked(value, dict if is_table else type(default), here)
+        if isinstance(checked, Fault):
+            faults.append(checked)
+        else:
+            changes[key] = _build(default, checked, here, faults) if is_table else checked
+    return replace(base, **changes)
+
+
+def _near(path: SettingPath, beside: Collection[str]) -> str:
+    """The name that was probably meant, if there is one like it."""
+    import difflib  # only for the error's hint
+
+    near = difflib.get_close_matches(path[-1], sorted(beside), n=1)
+    same = [one for one in setting_names() if one[-1] == path[-1]]
+    meant = [(*path[:-1], near[0])] if near else same
+    return f"Did you mean {'.'.join(meant[0])}?" if meant else ""
+
+
+def _checked(value: Any, expected: type, path: SettingPath) -> Any:
+    """``value``, or the `Fault` that it is."""
+    name = ".".join(path)
+    if expected is tuple and type(value) is list and all(type(one) is str for one in value):
+        value = tuple(value)
+    if expected is float and type(value) is int:
+        with contextlib.suppress(OverflowError):
+            value = float(value)
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if type(value) is not expected or not finite:
+        found = "what it is" if path == SECRET else f"{value!r:.40}"
+        return Fault(path, f"{name} must be {TYPES[expected]}, not {found}")
+    choices = CHOICES.get(path)
+    if choices and value not in choices:
+        return Fault(path, f"{name} must be one of {', '.join(choices)}, not {value!r:.40}")
+    least = AT_LEAST.get(path)
+    if least is not None and isinstance(value, int | float) and value < least:
+        return Fault(path, f"{name} must be at least {least}, not {value}")
+    return value
+
+
+def _check_patterns(privacy: PrivacySettings, faults: list[Fault]) -> None:
+    """Refuse a list of the person's own that could not be kept."""
+    if any(not word.strip() for word in privacy.words):
+        faults.append(Fault(("privacy", "words"), "privacy.words holds an empty word"))
+    if any(not path.strip() for path in privacy.paths):
+        faults.append(Fault(("privacy", "paths"), "privacy.paths holds an empty path"))
+    if not privacy.patterns:
+        return
+    from shammah.privacy.patterns import Pattern, PatternError  # most people have none
+
+    for source in privacy.patterns:
+        try:
+            Pattern(source)
+        except PatternError as error:
+            why = f"privacy.patterns holds {source!r:.60}, which {error}"
+            hint = "docs/PRIVACY.md says what a pattern may hold."
+            faults.append(Fault(("privacy", "patterns"), why, hint))
+
+
+def _located(fault: Fault, text: str, file: Path, environ: Mapping[str, str]) -> ShammahError:
+    for variable, path in ENVIRONMENT.items():
+        if path == fault.path and environ.get(variable):
+            return _invalid(variable, fault.why, fault.hint)
+    line = line_of(text, fault.path)
+    return _invalid(file, (f"line {line}: " if line else "") + fault.why, fault.hint)
+
+
+def _invalid(where: Path | str, why: str, hint: str = "") -> ShammahError:
+    return ShammahError(
+        "config_invalid",
+        f"{where}: {why}.",
+        hint or "configs/default.toml lists every setting.",
+        exit_code=ExitCode.USAGE,
+    )

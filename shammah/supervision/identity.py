@@ -1,0 +1,100 @@
+"""Which worker the settings ask for: what it must have been started with to serve them. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from types import MappingProxyType
+
+from shammah.bus.messages import Identity
+from shammah.settings.model import CloudSettings, PrivacySettings, Settings
+from shammah.storage.paths import hub_cache
+
+PUBLIC_HUB = "https://huggingface.co"
+HUB_VARIABLES = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE")
+"""What huggingface_hub reads that makes one download worker differ from another."""
+
+NETWORK_VARIABLES = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
+"""What makes a worker that talks to servers reach them in another way."""
+
+CUSTOM_HEADERS = "ANTHROPIC_CUSTOM_HEADERS"
+"""Headers that the SDK adds to every request, one ``name: value`` a line."""
+
+
+def hub_endpoint(environ: Mapping[str, str]) -> str:
+    """The address of the Hub that is used."""
+    return environ.get("HF_ENDPOINT") or PUBLIC_HUB
+
+
+def identity(
+    settings: Settings,
+    role: str,
+    *,
+    environ: Mapping[str, str] = MappingProxyType({}),
+) -> Identity:
+    """What a worker of ``role`` must have been started with to serve these settings.
+
+    Only ``auto`` chooses, so only there the licence makes a difference.
+    """
+    model, parts = _identifying(settings, role, environ)
+    digests = {name: hashlib.sha256(_raw(value)) for name, value in parts.items()}
+    whole = hashlib.sha256(_raw(role) + b"".join(one.digest() for one in digests.values()))
+    own = tuple(f"{name}:{one.hexdigest()[:8]}" for name, one in digests.items())
+    return Identity(role, model, whole.hexdigest()[:16], own)
+
+
+def differing_settings(wanted: Identity, running: Identity) -> tuple[str, ...]:
+    """The names of the settings that ``wanted`` has otherwise; none where the worker that runs
+    is too old to say."""
+    others = set(running.settings)
+    return tuple(
+        setting.rpartition(":")[0]
+        for setting in wanted.settings
+        if others and setting not in others
+    )
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _identifying(
+    settings: Settings, role: str, environ: Mapping[str, str]
+) -> tuple[str, dict[str, str]]:
+    """The model, and what makes a worker of ``role`` another one, by the name people know."""
+    parts = {"SHAMMAH_HOME": str(settings.home)}
+    if role == "inference":
+        names = ("device", "dtype", "max_new_tokens", "context_length", "kv_memory", "engine")
+        own = settings.inference
+        parts |= {"model": settings.model, "HF_HOME": str(hub_cache(environ))}
+        parts |= {f"inference.{name}": str(getattr(own, name)) for name in names}
+        parts["inference.quantization"] = own.quantization
+        parts["licence"] = f"permissive={settings.permissive and settings.model == 'auto'}"
+        return settings.model, parts
+    if role == "cloud":
+        # keep_alive makes no answer differ; everything else of both tables may.
+        parts |= _fields("cloud", replace(settings.cloud, keep_alive=0.0))
+        parts |= _fields("privacy", settings.privacy)
+        parts |= {name: environ.get(name, "") for name in (CUSTOM_HEADERS, *NETWORK_VARIABLES)}
+        return settings.cloud.model, parts
+    parts["HF_HOME"] = str(hub_cache(environ))
+    if role == "train":
+        return "", parts  # each training names its own
+    parts |= {name: environ.get(name, "") for name in (*HUB_VARIABLES, *NETWORK_VARIABLES)}
+    return hub_endpoint(environ).rstrip("/"), parts
+
+
+def _fields(table: str, values: CloudSettings | PrivacySettings) -> dict[str, str]:
+    return {f"{table}.{one.name}": repr(getattr(values, one.name)) for one in fields(values)}
