@@ -10,12 +10,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tests.fakes.sandbox import LIMIT_S, Sandbox
 
+ENDINGS = {
+    "nothing": ("", "end_turn"),
+    "decline": ("", "refusal"),
+    "cut at once": ("", "max_tokens"),
+    "cut": ("half an", "max_tokens"),
+    "pause": ("so far", "pause_turn"),
+    "pause at once": ("", "pause_turn"),
+}
+"""Text and stop reason of an answer."""
+
 
 class Recorder(ThreadingHTTPServer):
     """Does with the next requests what ``behaviours`` say: answers (``ok``), refuses, hangs up
     (``drop``), breaks off, ends in silence (``empty``), has the worker killed before any text
     (``crash``) or in its midst (``crash later``), or keeps the rest of the answer back until
-    ``go_on`` is set (``wait``), or all of its text (``think``).
+    ``go_on`` is set (``wait``), or all of its text (``think``); or ends as `ENDINGS` say.
 
     Attributes:
         bodies: of all requests, as they came.
@@ -84,6 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._event("message_start", message=message)
         if behaviour == "think":
             server.go_on.wait(LIMIT_S)
+        if behaviour in ENDINGS:
+            self._end_as(*ENDINGS[behaviour])
+            return
         self._text(f"{server.begun} {len(server.bodies)}")
         if behaviour == "crash later":
             server.kill_worker()
@@ -92,7 +105,12 @@ class _Handler(BaseHTTPRequestHandler):
         if behaviour == "wait":
             server.go_on.wait(LIMIT_S)
             self._text(" and the rest")
-        self._event("message_delta", delta={"stop_reason": "end_turn"}, usage=server.usage)
+        self._end_as("", "end_turn")
+
+    def _end_as(self, text: str, stop_reason: str) -> None:
+        if text:
+            self._text(text)
+        self._event("message_delta", delta={"stop_reason": stop_reason}, usage=self.server.usage)
         self._event("message_stop")
 
     def _text(self, text: str) -> None:
