@@ -443,16 +443,17 @@ class TestTerminals:
     ) -> None:
         terminal = open_terminal("--model", "starter", environ={"TERM": "dumb"})
         terminal.ask(held.question)
-        terminal.expect("a b c")
+        until(lambda: not terminal.echoes, "it is answered")
         terminal.ask("typed ahead")
         held.go_on()
         terminal.wait_answer()
-        assert "> typed ahead" in terminal.wait_answer()
+        assert "> typed ahead\r\ntyped ahead" in terminal.wait_answer()  # line and answer
         terminal.wait_prompt()
         until(lambda: terminal.echoes, "what is typed now is seen")
         terminal.type(CTRL_D)
         assert_left(terminal)
         assert terminal.text.count("> typed ahead") == 1
+        assert terminal.text.count("typed ahead\r\n") == 2
 
     def test_every_command_can_be_used_on_a_dumb_one(
         self, echo: EchoProcess, open_terminal: Open
