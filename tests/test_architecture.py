@@ -113,7 +113,6 @@ FORBIDDEN: dict[str, set[str]] = {
     "shammah.supervision.oom_record": IMPURE,
     "shammah.supervision.secrets": IMPURE,
     "shammah.terminal.markdown": IMPURE,
-    "shammah.terminal.styled_text": IMPURE,
     "shammah.terminal.wording": IMPURE,
     "shammah.terminal.wrap": IMPURE,
     "shammah.repl.toolbar": IMPURE,

@@ -33,7 +33,7 @@ from shammah.router.explanation import as_document
 from shammah.settings.model import Settings
 from shammah.supervision.secrets import take_secrets
 from shammah.terminal.output import echo
-from shammah.terminal.painter import Answer, PlainAnswer, terminal_size
+from shammah.terminal.painter import Answer, Rendering, terminal_size
 from shammah.terminal.screen import Screen
 from shammah.terminal.tty import ask_line, forget_typed, take_terminal
 from shammah.terminal.wording import (
@@ -364,7 +364,7 @@ def _open_output() -> Answer:
     if not sys.stdout.isatty():
         return _Pipe()
     moves = os.environ.get("TERM") != "dumb"
-    return PlainAnswer(_write, terminal_size if moves else None)
+    return Rendering(possible=False, wraps=moves).begin(_write, terminal_size)
 
 
 def _write(text: str) -> None:

@@ -24,7 +24,7 @@ from shammah.settings.since import parse_since
 from shammah.terminal.output import columns_of, echo
 from shammah.terminal.tty import confirm
 from shammah.terminal.wording import printable, styled
-from shammah.terminal.wrap import Wrapping, fold
+from shammah.terminal.wrap import broken, fold
 
 BOLD, DIM = "1", "2"
 
@@ -66,10 +66,9 @@ def show(home: Path, number: int, *, as_json: bool) -> int:
         click.echo(exporting.write_json(kept))
         return ExitCode.OK
     columns = _columns()
-    wrapping = Wrapping(lambda: columns_of(sys.stdout))
     for record in kept.records:
-        for line in listing.describe_turn(record):
-            _line(wrapping.feed(f"{line}\n").rstrip("\n") if columns else line)
+        turn = "\n".join(listing.describe_turn(record))
+        _line(broken(turn, columns) if columns else turn)
         said = listing.describe_record(record)
         _line(_styled(fold(said, columns) if columns else said, DIM) + "\n")
     if not kept.records:

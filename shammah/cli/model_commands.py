@@ -24,8 +24,8 @@ from shammah.cli.pull import Pull
 from shammah.errors import ExitCode, ShammahError
 from shammah.settings.model import Settings
 from shammah.supervision.lifecycle import connect
-from shammah.terminal.download_progress import PullScreen
 from shammah.terminal.output import echo
+from shammah.terminal.progress import DownloadView, ProgressScreen
 from shammah.terminal.screen import Screen
 from shammah.terminal.wording import describe_size
 
@@ -49,7 +49,7 @@ def pull(settings: Settings, fetches: list[Fetch], *, as_json: bool) -> int:
         with download_worker(settings) as peer:
             end_of(peer, SteerFetch(new_request_id(), model, "resume"))
 
-    screen = PullScreen(os.environ, sys.stderr, quiet=as_json)
+    screen = DownloadView(ProgressScreen(os.environ, sys.stderr, quiet=as_json))
     return Pull(
         lambda: connect(settings, ROLE, "models", os.environ),
         resume,

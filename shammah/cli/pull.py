@@ -13,7 +13,7 @@ from shammah.bus.messages import Failed
 from shammah.bus.transfers import Fetch, Fetched, FetchProgress, Transfer
 from shammah.errors import ExitCode, ShammahError
 from shammah.supervision.download import FetchReply, FollowedFetch
-from shammah.terminal.download_progress import PullScreen
+from shammah.terminal.progress import DownloadView
 from shammah.terminal.wording import describe_background
 
 LEAVE_S = 1.0
@@ -36,7 +36,7 @@ class Pull:
         connect: Callable[[], Peer],
         resume: Callable[[str], None],
         fetches: Iterable[Fetch],
-        screen: PullScreen,
+        screen: DownloadView,
         *,
         as_json: bool,
     ) -> None:
@@ -100,7 +100,7 @@ class Pull:
                 if self._open[model] is None and transfer.phase == "paused":
                     self._go_on(model)
                 self._open[model] = transfer
-                self._screen.progress(transfer)
+                self._screen.show(transfer)
             case Fetched():
                 self._screen.finish(model)
                 self._end(model, reply)

@@ -11,10 +11,10 @@ from shammah.bus.messages import Downloading, Event, Loading, Ready, State
 from shammah.bus.training import Training, TrainingProgress
 from shammah.bus.transfers import Transfer, Transferring
 from shammah.cli.status_once import QUIET, not_running
+from shammah.terminal.progress import Row, training_row
 from shammah.terminal.wording import (
     describe_bytes,
     describe_duration,
-    describe_figures,
     describe_size,
     describe_state,
     describe_transfer,
@@ -24,6 +24,9 @@ from shammah.terminal.wording import (
 
 KEPT = 200
 """Events that can be shown; a terminal has fewer lines."""
+
+INDENT = " " * 11
+"""What stands before what belongs to a role."""
 
 RATE_S = 10.0
 """Tokens are counted over so long."""
@@ -35,17 +38,6 @@ class Resources:
 
     memory: int = 0
     cpu: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line: text, or a bar with ``done`` of ``total`` between ``text`` and ``amount``."""
-
-    text: str
-    style: str = ""
-    done: int = 0
-    total: int = 0
-    amount: str = ""
 
 
 @dataclass(slots=True)
@@ -158,7 +150,7 @@ class Board:
         worker = self._workers.get(role)
         match worker.event.status.state if worker else None:
             case Loading(_, stage, done, total) if total:
-                return [Row(f"{'':10} {stage}", "", done, total, f"{done}/{total}")]
+                return [Row(f"{INDENT}{stage}", "", done, total, f"{done}/{total}")]
             case Downloading() as coming:
                 return [_download_row(coming)]
             case Ready(successor=Downloading() as coming):
@@ -166,7 +158,7 @@ class Board:
             case Transferring(transfers):
                 return [_transfer_row(one) for one in transfers]
             case Training(TrainingProgress(steps=steps) as progress) if steps:
-                return [_training_row(progress)]
+                return [training_row(progress, INDENT)]
         return []
 
     def _facts(self, role: str, now_s: float, used: Resources | None) -> Row | None:
@@ -183,7 +175,7 @@ class Board:
             parts.append(describe_size(used.memory))
             parts.append(f"{used.cpu:.0f}% cpu")
         parts.append(f"up {describe_duration(max(0.0, now_s - worker.since_s))}")
-        return Row(f"{'':10} {' · '.join(parts)}", "dim")
+        return Row(f"{INDENT}{' · '.join(parts)}", "dim")
 
     def tokens_per_second(self, role: str, now_s: float) -> float:
         """Of the answers that have ended within the last `RATE_S`; 0: there are none."""
@@ -216,16 +208,10 @@ def _download_row(coming: Downloading) -> Row:
 def _transfer_row(one: Transfer) -> Row:
     if one.phase == "running" and not one.detail:
         return _bytes_row(one.model, one.done, one.total, one.rate, one.eta_s)
-    text = f"{'':10} {printable(short_name(one.model))}"
+    text = f"{INDENT}{printable(short_name(one.model))}"
     return Row(text, "", one.done, one.total, printable(describe_transfer(one)))
-
-
-def _training_row(progress: TrainingProgress) -> Row:
-    text = progress.phase + (f" ({progress.detail})" if progress.detail else "")
-    amount = describe_figures(progress)
-    return Row(f"{'':10} {printable(text)}", "", progress.step, progress.steps, amount)
 
 
 def _bytes_row(model: str, done: int, total: int, rate: float, eta_s: float | None) -> Row:
     amount = describe_bytes(done, total, rate, eta_s)
-    return Row(f"{'':10} {printable(short_name(model))}", "", done, total, amount)
+    return Row(f"{INDENT}{printable(short_name(model))}", "", done, total, amount)

@@ -20,12 +20,13 @@ from shammah.bus.client import Peer
 from shammah.bus.endpoints import Endpoints, lock_holder
 from shammah.bus.enquiry import ask_events
 from shammah.bus.messages import Event
-from shammah.cli.status_board import Board, Resources, Row
+from shammah.cli.status_board import Board, Resources
 from shammah.errors import ExitCode, ShammahError
+from shammah.terminal.progress import draw
 from shammah.terminal.wording import describe_size
 
 if TYPE_CHECKING:
-    from rich.console import Group, RenderableType
+    from rich.console import Group
 
 FRAMES_S = 0.1
 """At most one drawing in so many seconds."""
@@ -142,7 +143,7 @@ class LiveStatus:
     def _draw(self) -> Group:
         width, height = self._console.size
         rows = self._board.rows(height, time.time(), self._machine.used, self._machine.memory)
-        return render(rows, width, colors=self._colors)
+        return draw(rows, width, colors=self._colors)
 
     def _listener(self, role: str) -> Callable[[Event | None], None]:
         runs: set[str] = set()
@@ -197,32 +198,3 @@ class _Machine:
                     resident = process.memory_info().rss
                     self.used[role] = Resources(resident, process.cpu_percent())
         return True
-
-
-def render(rows: list[Row], width: int, *, colors: bool) -> Group:
-    """The lines for a terminal of that width."""
-    from rich.console import Group
-
-    return Group(*(_bar(row, width) if row.total else _text(row, colors=colors) for row in rows))
-
-
-def _text(row: Row, *, colors: bool) -> RenderableType:
-    from rich.text import Text
-
-    style = row.style if colors or row.style == "bold" else ""
-    return Text(row.text, style, no_wrap=True, overflow="ellipsis")
-
-
-def _bar(row: Row, width: int) -> RenderableType:
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
-    amounts = min(len(row.amount), width // 2)
-    table = Table.grid(padding=(0, 1), expand=True)
-    table.add_column(width=min(len(row.text), width // 3), no_wrap=True, overflow="ellipsis")
-    table.add_column(ratio=1)
-    table.add_column(width=amounts, no_wrap=True, overflow="ellipsis")
-    bar = ProgressBar(row.total, min(row.done, row.total))
-    table.add_row(Text(row.text), bar, Text(row.amount))
-    return table

@@ -22,7 +22,7 @@ from shammah.learning.feedback import Feedback
 from shammah.settings.model import Settings
 from shammah.supervision.lifecycle import RestartBudget, connect
 from shammah.terminal.output import echo
-from shammah.terminal.training_progress import TrainingScreen
+from shammah.terminal.progress import ProgressScreen, TrainingView
 from shammah.terminal.wording import describe_duration, describe_training
 
 ROLE = "train"
@@ -45,7 +45,7 @@ def train(settings: Settings, asked: Train, plot: Path | None, *, as_json: bool)
         AdapterStore(settings.home).check_new(asked.name)
     examples = _examples(settings, asked.examples)
     split_examples(examples, asked.seed)  # so that what is wrong is told at once
-    screen = TrainingScreen(os.environ, sys.stderr, quiet=as_json)
+    screen = TrainingView(ProgressScreen(os.environ, sys.stderr, quiet=as_json))
     try:
         with raising_terminated():
             ended = _follow(settings, asked, screen)
@@ -113,7 +113,7 @@ def _draw(settings: Settings, trained: Trained, plot: Path | None) -> str:
     return f"The losses are drawn in {plot}."
 
 
-def _follow(settings: Settings, asked: Train, screen: TrainingScreen) -> Trained | Failed:
+def _follow(settings: Settings, asked: Train, screen: TrainingView) -> Trained | Failed:
     """One training to its end, also when the worker dies on the way: it goes on from what is
     written down."""
     budget, furthest = RestartBudget(), TrainingProgress(asked.model)

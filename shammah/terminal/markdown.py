@@ -9,8 +9,9 @@ Colours are the terminal's own sixteen, which its owner has chosen to be legible
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
@@ -19,14 +20,11 @@ from pygments.lexers import get_lexer_by_name
 from pygments.token import Token
 from pygments.util import ClassNotFound
 
-from shammah.terminal.styled_text import Line, Span, closed, get_width, merged, wrap
+from shammah.terminal.wrap import NARROWEST, Layout, Line, Span, cells, closed, wrap
 
 BOLD, DIM, ITALIC, UNDERLINED, STRUCK, CYAN = "1", "2", "3", "4", "9", "36"
 LONGEST_HIGHLIGHTED = 20_000
 """Characters of a code block; a longer one has the colour of code without a language."""
-NARROWEST = 8
-"""Cells that text gets at least, however deep it is in lists."""
-
 _CODE_STYLES = {
     Token.Comment: DIM,
     Token.Keyword: "35",
@@ -47,17 +45,21 @@ _CODE_STYLES = {
 _INLINE_STYLES = {"strong": BOLD, "em": ITALIC, "s": STRUCK, "link": UNDERLINED, "image": ITALIC}
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """A text laid out.
+_UNDECIDED = re.compile(
+    r"""(?:
+      (?:^|\n)[ \t]*(?:[-+*>]|\d{1,9}[.)]?)?[ \t]*     # perhaps a list's mark
+    | (?:^|\n)[ \t]*\|[^\n]*(?:\n[ |:-]*)?             # a row of a table, or its head
+    | !?\[[^\[\]\n]{1,200}\](?:\([^()\n]{0,500})?     # a link
+    | [*_`~#|]+
+    )$""",
+    re.VERBOSE,
+)
+_UNDECIDED_CHARACTERS = 1000
+_CODE = re.compile("`+[^`]*`+")
+_STRONG = re.compile(r"\*\*(?=\S)|(?<=\S)\*\*")
 
-    ``lines`` are those of the whole text. From source line ``open_source`` on, which is
-    ``lines[open_line]``, further text may still change how it looks; what is before is final.
-    """
-
-    lines: tuple[Line, ...]
-    open_source: int = 0
-    open_line: int = 0
+_Row = tuple[Line, bool]
+"""A line, and whether it is one of code, which nothing may stand before."""
 
 
 class Markdown:
@@ -72,73 +74,81 @@ class Markdown:
 
     def lay_out(self, source: str, width: int) -> Layout:
         """``source`` in lines of at most ``width`` cells, but for code."""
-        blocks = _top(SyntaxTreeNode(self._parser.parse(source)))
-        texts = source.split("\n")
         lines: list[Line] = []
         opened = (0, 0)
-        for number, (block, mark) in enumerate(blocks):
-            first = block.map[0] if block.map else 0
-            if number and (_blank_before(texts, first) or _ends_in_code(blocks[number - 1][0])):
-                lines.append(())
-            if number == len(blocks) - 1:
-                opened = (first, len(lines))
-            lines += self._item(block, mark, width) if mark else self._block(block, width)
+        for first, rows in self._blocks(SyntaxTreeNode(self._parser.parse(source)).children, width):
+            opened = (first, len(lines))
+            lines += [line for line, _ in rows]
         return Layout(tuple(lines), *opened)
 
-    def open_inline(self, source: str) -> str:
+    def presentable(self, source: str) -> str:
+        """``source`` without an end whose meaning the next piece decides, and with what is open
+        closed, so that marks do not first appear and then vanish."""
+        tail = source[-_UNDECIDED_CHARACTERS:]
+        if found := _UNDECIDED.search(tail):
+            source = source[: len(source) - len(tail) + found.start()]
+        if "`" not in source and "**" not in source:
+            return source
+        text = _CODE.sub("", self._running_end(source))
+        if "`" in text:
+            return source.rstrip() + "`"
+        if len(_STRONG.findall(text)) % 2:
+            return source.rstrip() + "**"
+        return source
+
+    def _running_end(self, source: str) -> str:
         """The running text that ``source`` ends in; empty if it ends in code."""
-        tree = SyntaxTreeNode(self._parser.parse(source))
-        while tree.children and tree.type != "inline":
-            tree = tree.children[-1]
-        return tree.content if tree.type == "inline" else ""
+        node = _last_leaf(SyntaxTreeNode(self._parser.parse(source)), until="inline")
+        return node.content if node.type == "inline" else ""
 
     # --- blocks ---------------------------------------------------------------------------
 
-    def _blocks(self, nodes: Sequence[SyntaxTreeNode], width: int) -> Iterator[Line]:
-        end = None
-        for node in nodes:
-            if end is not None and node.map and (node.map[0] > end or _is_code(node)):
-                yield ()
-            yield from self._block(node, width)
-            end = _last_source_line(node)
+    def _blocks(
+        self, nodes: Sequence[SyntaxTreeNode], width: int
+    ) -> Iterator[tuple[int, list[_Row]]]:
+        """The rows of each block, and of the blank between two, with the source line on which
+        it begins. Each item of a list is a block: one that another follows is final."""
+        before: SyntaxTreeNode | None = None
+        for node, mark in _flattened(nodes):
+            first = node.map[0] if node.map else 0
+            if before is not None and (
+                first > _end(before) or _is_code(node) or _is_code(_last_leaf(before))
+            ):
+                yield first, [((), False)]
+            yield first, list(self._item(node, mark, width) if mark else self._block(node, width))
+            before = node
 
-    def _block(self, node: SyntaxTreeNode, width: int) -> Iterator[Line]:
+    def _block(self, node: SyntaxTreeNode, width: int) -> Iterator[_Row]:
         match node.type:
             case "fence" | "code_block":
-                yield from self._code(node.content, node.info.split()[:1])
+                for line in self._code(node.content, node.info.split()[:1]):
+                    yield line, True
+                return
+            case "blockquote":
+                inner = self._blocks(node.children, max(NARROWEST, width - 2))
+                lines = [(("│ ", DIM), *line) for _, rows in inner for line, _ in rows]
             case "heading":
                 style = f"{BOLD};{UNDERLINED}" if node.tag == "h1" else BOLD
-                yield from wrap(_inline(node.children, style), width)
-            case "blockquote":
-                for line in self._blocks(node.children, _narrowed(width, 2)):
-                    yield (("│ ", DIM), *line)
-            case "bullet_list" | "ordered_list":
-                for number, (item, mark) in enumerate(_items(node)):
-                    if number and _is_loose(node):
-                        yield ()
-                    yield from self._item(item, mark, width)
+                lines = wrap(_inline(node.children, style), width)
             case "hr":
-                yield (("─" * min(width, 40), DIM),)
+                lines = [(("─" * min(width, 40), DIM),)]
             case "table":
-                yield from _table(node, width)
+                lines = list(_table(node, width))
             case _:
-                yield from wrap(_inline(node.children), width)
+                lines = wrap(_inline(node.children), width)
+        yield from ((line, False) for line in lines)
 
-    def _item(self, item: SyntaxTreeNode, mark: str, width: int) -> Iterator[Line]:
+    def _item(self, item: SyntaxTreeNode, mark: str, width: int) -> Iterator[_Row]:
         """A list's item: everything but code stands to the right of its mark."""
-        indent = " " * get_width(mark)
-        prefix = mark
-        for block in item.children:
-            if block is not item.children[0] and block.map:
-                before = item.children[item.children.index(block) - 1]
-                if block.map[0] > _last_source_line(before) or _is_code(block):
-                    yield ()
-            lines = self._block(block, _narrowed(width, len(indent)))
-            for line in lines:
-                yield line if _is_code(block) or not line else ((prefix, ""), *line)
+        indent, prefix = " " * cells(mark), mark
+        for _, rows in self._blocks(item.children, max(NARROWEST, width - len(indent))):
+            for line, code in rows:
+                if code and prefix is mark:
+                    yield closed([(mark, "")]), False
+                yield (line if code or not line else ((prefix, ""), *line)), code
                 prefix = indent
         if prefix is mark:
-            yield ((mark.rstrip(), ""),)
+            yield closed([(mark, "")]), False
 
     def _code(self, text: str, info: Sequence[str]) -> Iterator[Line]:
         text = text.removesuffix("\n")
@@ -167,57 +177,36 @@ class Markdown:
         return self._lexers[name]
 
 
-def _top(tree: SyntaxTreeNode) -> list[tuple[SyntaxTreeNode, str]]:
-    """The blocks in order, each item of a list a block with its mark: an item that has been
-    followed by another is final."""
-    found: list[tuple[SyntaxTreeNode, str]] = []
-    for node in tree.children:
-        found += _items(node) if node.type in ("bullet_list", "ordered_list") else [(node, "")]
-    return found
-
-
-def _items(node: SyntaxTreeNode) -> list[tuple[SyntaxTreeNode, str]]:
-    if node.type == "bullet_list":
-        return [(item, "• ") for item in node.children]
-    first = int(node.attrs.get("start", 1))
-    last = str(first + len(node.children) - 1)
-    return [
-        (item, f"{f'{first + number}.':<{len(last) + 1}} ")
-        for number, item in enumerate(node.children)
-    ]
+def _flattened(nodes: Sequence[SyntaxTreeNode]) -> Iterator[tuple[SyntaxTreeNode, str]]:
+    """The blocks with lists as their items, each with its mark."""
+    for node in nodes:
+        if node.type == "bullet_list":
+            yield from ((item, "• ") for item in node.children)
+        elif node.type == "ordered_list":
+            first = int(node.attrs.get("start", 1))
+            size = len(f"{first + len(node.children) - 1}.")
+            for number, item in enumerate(node.children, first):
+                yield item, f"{f'{number}.':<{size}} "
+        else:
+            yield node, ""
 
 
 def _is_code(node: SyntaxTreeNode) -> bool:
     return node.type in ("fence", "code_block")
 
 
-def _ends_in_code(node: SyntaxTreeNode) -> bool:
-    while node.children and not _is_code(node):
+def _last_leaf(node: SyntaxTreeNode, until: str = "") -> SyntaxTreeNode:
+    while node.children and node.type != until:
         node = node.children[-1]
-    return _is_code(node)
+    return node
 
 
-def _is_loose(node: SyntaxTreeNode) -> bool:
-    return any(
-        after.map and after.map[0] > _last_source_line(before)
-        for before, after in zip(node.children, node.children[1:], strict=False)
-    )
-
-
-def _last_source_line(node: SyntaxTreeNode) -> int:
+def _end(node: SyntaxTreeNode) -> int:
     """The line after the last one that has any text of ``node``; a list's ``map`` includes the
     blank lines after it."""
     while node.children and node.type in ("bullet_list", "ordered_list", "list_item"):
         node = node.children[-1]
     return node.map[1] if node.map else 0
-
-
-def _blank_before(texts: Sequence[str], line: int) -> bool:
-    return line > 0 and not texts[line - 1].strip()
-
-
-def _narrowed(width: int, by: int) -> int:
-    return max(NARROWEST, width - by)
 
 
 def _code_style(token: object) -> str:
@@ -265,30 +254,27 @@ def _with(style: str, further: str) -> str:
 
 def _table(node: SyntaxTreeNode, width: int) -> Iterator[Line]:
     """Columns two blanks apart, a rule below the head; cells that are too wide are wrapped."""
-    rows = [row for part in node.children for row in part.children]
-    columns = len(rows[0].children)
-    texts = [[_inline(cell.children) for cell in row.children][:columns] for row in rows]
+    head, *rows = [row.children for part in node.children for row in part.children]
+    ends = ["right" in str(cell.attrs.get("style", "")) for cell in head]
+    texts = [[_inline(cell.children, BOLD) for cell in head]]
+    texts += [[_inline(cell.children) for cell in row[: len(head)]] for row in rows]
     widths = _column_widths(texts, width)
-    ends = ["right" in str(cell.attrs.get("style", "")) for cell in rows[0].children]
     for number, row in enumerate(texts):
-        style = "" if number else BOLD
-        cells = [
-            wrap([(text, _with(own, style)) for text, own in cell], size)
-            for cell, size in zip(row, widths, strict=True)
-        ]
-        for index in range(max(map(len, cells))):
-            parts = [cell[index] if index < len(cell) else () for cell in cells]
-            yield _table_line(parts, widths, ends)
+        wrapped = [wrap(cell, size) for cell, size in zip(row, widths, strict=True)]
+        for parts in itertools.zip_longest(*wrapped, fillvalue=()):
+            line: list[Span] = []
+            for part, size, end in zip(parts, widths, ends, strict=True):
+                fill = (" " * (size - _width(part)), "")
+                line += [("  ", "")] if line else []
+                line += [fill, *part] if end else [*part, fill]
+            yield closed(line)
         if not number:
-            yield merged([("  ".join("─" * size for size in widths), DIM)])
+            yield closed([("  ".join("─" * size for size in widths), DIM)])
 
 
 def _column_widths(rows: Sequence[Sequence[Sequence[Span]]], width: int) -> list[int]:
     """What each column takes; the widest are made narrower until all fit, if they can."""
-    natural = [
-        max(1, *(sum(get_width(text) for text, _ in cell) for cell in column))
-        for column in zip(*rows, strict=True)
-    ]
+    natural = [max(1, *map(_width, column)) for column in zip(*rows, strict=True)]
     room = width - 2 * (len(natural) - 1)
     limit = min(max(natural), width)
     while limit > 3 and sum(min(size, limit) for size in natural) > room:
@@ -296,10 +282,5 @@ def _column_widths(rows: Sequence[Sequence[Sequence[Span]]], width: int) -> list
     return [min(size, limit) for size in natural]
 
 
-def _table_line(parts: Sequence[Line], widths: Sequence[int], ends: Sequence[bool]) -> Line:
-    line: list[Span] = []
-    for number, (part, size, end) in enumerate(zip(parts, widths, ends, strict=True)):
-        fill = (" " * (size - sum(get_width(text) for text, _ in part)), "")
-        line += [("  ", "")] if number else []
-        line += [fill, *part] if end else [*part, fill]
-    return closed(line)
+def _width(spans: Sequence[Span]) -> int:
+    return sum(cells(text) for text, _ in spans)

@@ -1,25 +1,23 @@
 """How an answer gets onto the screen while it comes.
 
-As Markdown, a text is laid out anew with each piece, and what differs from the screen is written:
-mostly the new end of the last line. The cursor only ever moves up within the block that is being
-written, and at most by what the screen holds, so nothing that has scrolled away is touched or
-repeated. Blocks that are followed by another are final and forgotten.
+A text is laid out again with each piece, and what differs from the screen is written: mostly the
+new end of the last line. The cursor only ever moves up within the block that is being written,
+and at most by what the screen holds, so nothing that has scrolled away is touched or repeated.
+Blocks that are followed by another are final and forgotten.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from shammah.terminal.printable import PrintablePieces
-from shammah.terminal.wrap import Wrapping
+from shammah.terminal.wrap import Layout, Line, Plain, cells
 
 if TYPE_CHECKING:
     from shammah.terminal.markdown import Markdown
-    from shammah.terminal.styled_text import Line
 
 WIDEST = 100
 """Cells of a line of running text; longer lines are hard to read."""
@@ -42,28 +40,32 @@ class Answer(Protocol):
         """That was all; the cursor is left at the end of the last line."""
 
 
-class PlainAnswer:
-    """As it comes, without what a terminal would obey.
+class RawAnswer:
+    """As it comes, without what a terminal would obey."""
 
-    Args:
-        size: of the terminal that lines are broken for; ``None``: they are not.
-    """
-
-    def __init__(self, write: Write, size: Size | None = None) -> None:
+    def __init__(self, write: Write) -> None:
         self._write = write
         self._pieces = PrintablePieces()
-        wrapping = Wrapping(lambda: min(size()[0], WIDEST + 1)) if size else None
-        self._wrapped = wrapping.feed if wrapping else str
 
     def feed(self, piece: str) -> None:
-        self._write(self._wrapped(self._pieces.feed(piece)))
+        self._write(self._pieces.feed(piece))
 
     def finish(self) -> None:
-        self._write(self._wrapped(self._pieces.finish()))
+        self._write(self._pieces.finish())
 
 
-class MarkdownAnswer:
-    """Laid out, and highlighted.
+class Renderer(Protocol):
+    """How a text looks."""
+
+    def lay_out(self, source: str, width: int) -> Layout:
+        """``source`` in lines."""
+
+    def presentable(self, source: str) -> str:
+        """As much of ``source`` as can be shown while more comes."""
+
+
+class LaidOutAnswer:
+    """Laid out by a renderer.
 
     Args:
         write: writes to the terminal, whose cursor stands at the beginning of a line.
@@ -72,12 +74,12 @@ class MarkdownAnswer:
 
     def __init__(
         self,
-        markdown: Markdown,
+        renderer: Renderer,
         write: Write,
         size: Size,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._markdown = markdown
+        self._renderer = renderer
         self._write = write
         self._size = size
         self._clock = clock
@@ -93,7 +95,7 @@ class MarkdownAnswer:
         self._source += self._pieces.feed(piece)
         began = self._clock()
         if began >= self._next_paint:
-            self._paint(_presentable(self._source, self._markdown))
+            self._paint(self._renderer.presentable(self._source))
             ended = self._clock()
             self._next_paint = ended + REST * (ended - began)
 
@@ -110,7 +112,7 @@ class MarkdownAnswer:
             # Where the terminal has moved the lines to is anybody's guess.
             self._columns, self._rows = size
             self._frozen = len(self._shown)
-        layout = self._markdown.lay_out(source, self._width)
+        layout = self._renderer.lay_out(source, self._width)
         self._show(list(layout.lines))
         if layout.open_source:
             lines = self._source.split("\n")
@@ -162,14 +164,15 @@ class MarkdownAnswer:
 
     def _height(self, line: Line) -> int:
         """The rows that the terminal makes of a line which we do not wrap."""
-        from shammah.terminal.styled_text import get_width
-
+        whole = "".join(text for text, _ in line)
+        if cells(whole) <= self._columns:
+            return 1
         rows, column = 1, 0
-        for one in "".join(text for text, _ in line):
+        for one in whole:
             if one == "\t":
                 column = min((column // 8 + 1) * 8, self._columns - 1)
                 continue
-            size = get_width(one)
+            size = cells(one)
             if column + size > self._columns:
                 rows, column = rows + 1, 0
             column += size
@@ -189,36 +192,6 @@ def _added(before: Line, after: Line) -> Line | None:
         left = rest[0][0].removeprefix(text)
         rest[:1] = [(left, style)] if left else []
     return tuple(rest)
-
-
-_UNDECIDED = re.compile(
-    r"""(?:
-      (?:^|\n)[ \t]*(?:[-+*>]|\d{1,9}[.)]?)?[ \t]*     # perhaps a list's mark
-    | (?:^|\n)[ \t]*\|[^\n]*(?:\n[ |:-]*)?             # a row of a table, or its head
-    | !?\[[^\[\]\n]{1,200}\](?:\([^()\n]{0,500})?     # a link
-    | [*_`~#|]+
-    )$""",
-    re.VERBOSE,
-)
-_UNDECIDED_CHARACTERS = 1000
-_CODE = re.compile("`+[^`]*`+")
-_STRONG = re.compile(r"\*\*(?=\S)|(?<=\S)\*\*")
-
-
-def _presentable(source: str, markdown: Markdown) -> str:
-    """``source`` without an end whose meaning the next piece decides, and with what is open
-    closed, so that marks do not first appear and then vanish."""
-    tail = source[-_UNDECIDED_CHARACTERS:]
-    if found := _UNDECIDED.search(tail):
-        source = source[: len(source) - len(tail) + found.start()]
-    if "`" not in source and "**" not in source:
-        return source
-    text = _CODE.sub("", markdown.open_inline(source))
-    if "`" in text:
-        return source.rstrip() + "`"
-    if len(_STRONG.findall(text)) % 2:
-        return source.rstrip() + "**"
-    return source
 
 
 class Rendering:
@@ -251,8 +224,8 @@ class Rendering:
     def begin(self, write: Write, size: Size) -> Answer:
         """A new answer, at the beginning of a line."""
         if self.markdown and self._renderer is not None:
-            return MarkdownAnswer(self._renderer, write, size)
-        return PlainAnswer(write, size if self._wraps else None)
+            return LaidOutAnswer(self._renderer, write, size)
+        return LaidOutAnswer(Plain(), write, size) if self._wraps else RawAnswer(write)
 
 
 def terminal_size() -> tuple[int, int]:

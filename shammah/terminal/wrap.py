@@ -1,32 +1,56 @@
-"""Text in lines of a terminal's width, which would else break them within words. Pure."""
+"""Text, plain or with styles, in lines of a terminal's width. Pure.
+
+A line is a tuple of spans, a span a text with the numbers of its SGR codes.
+"""
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+Span = tuple[str, str]
+Line = tuple[Span, ...]
 
 TAB = 8
 NARROWEST = 8
+"""Cells that running text gets at least, however narrow the terminal is or deep the list."""
+
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _WORD = re.compile(r" *[^ ]+")
+
+_BROKEN_ANYWHERE = (
+    "\u1100-\u115f\u2e80-\ua4cf\ua960-\ua97f\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f"
+    "\uff01-\uff60\uffe0-\uffe6\U00016fe0-\U0001b2ff\U0001f300-\U0001faff\U00020000-\U0003fffd"
+)
+"""Wide scripts, which have no blanks between words, and emoji."""
+_PIECE = re.compile(
+    rf"\n|[^\S\n]+|[^\s{_BROKEN_ANYWHERE}]+|[{_BROKEN_ANYWHERE}][\u200d\ufe0e\ufe0f]*"
+)
+_FENCE = re.compile(r" {0,3}(```|~~~)")
+_AS_IT_IS = re.compile(r" {4}|\t|\||" + _FENCE.pattern)
+"""How a line of code or of a table begins. It must come out of a terminal as it went in."""
 
 
 def cells(text: str) -> int:
     """How wide ``text`` is: wide characters take two cells, a tab at most eight, styles and marks
     on other characters none."""
-    text = _STYLE.sub("", text)
+    text = _STYLE.sub("", text) if "\x1b" in text else text
     if text.isascii():
         return len(text) + (TAB - 1) * text.count("\t")
+    return sum(map(_cells_of, text))
+
+
+@functools.lru_cache(4096)
+def _cells_of(one: str) -> int:
     import unicodedata  # most sentences do without
 
-    def of(one: str) -> int:
-        if one == "\t":
-            return TAB
-        if unicodedata.category(one) in ("Mn", "Me", "Cf"):
-            return 0
-        return 2 if unicodedata.east_asian_width(one) in "WF" else 1
-
-    return sum(map(of, text))
+    if one == "\t":
+        return TAB
+    if unicodedata.category(one) in ("Mn", "Me", "Cf") or "\u1160" <= one <= "\u11ff":
+        return 0
+    return 2 if unicodedata.east_asian_width(one) in "WF" else 1
 
 
 def fold(text: str, columns: int, hanging: str | None = None) -> str:
@@ -63,62 +87,113 @@ def cut(text: str, columns: int) -> str:
     return text.rstrip() + "…"
 
 
-_PIECE = re.compile(r"\n|[^\S\n]+|[^\s\u1100-\U0010ffff]+|[\u1100-\U0010ffff]")
-_FENCE = re.compile(r" {0,3}(```|~~~)")
-_AS_IT_IS = re.compile(r" {4}|\t|\||" + _FENCE.pattern)
-"""How a line of code or of a table begins. It must come out of a terminal as it went in."""
-
-
-class Wrapping:
-    """Running text that comes in pieces, broken between words.
-
-    A word is written at once, and again on the next line if its end finds no room.
+def wrap(spans: Sequence[Span], width: int, *, whole_words: bool = False) -> list[Line]:
+    """Lines of at most ``width`` cells, broken at blanks and beside wide characters.
 
     Args:
-        columns: the width of the terminal now.
+        whole_words: leave a word that is longer than a line to the terminal, instead of cutting it.
+    """
+    text = "".join(text for text, _ in spans)
+    return [closed(_between(spans, *row)) for row in _rows(text, width, whole_words)]
+
+
+def _rows(text: str, width: int, whole_words: bool) -> Iterator[tuple[int, int]]:
+    """Where each line begins in ``text``, and where it ends."""
+    start = used = 0
+    for found in _PIECE.finditer(text):
+        size = cells(found[0])
+        if found[0] == "\n":
+            yield start, found.start()
+            start, used = found.end(), 0
+            continue
+        if found[0].isspace():
+            if start and not used:
+                start = found.end()
+            else:
+                used += size
+            continue
+        if used and used + size > width:
+            yield start, found.start()
+            start, used = found.start(), 0
+        while size > width and not used and not whole_words:
+            end = start + _fitting(text[start : found.end()], width)
+            yield start, end
+            start, size = end, cells(text[end : found.end()])
+        used += size
+    yield start, len(text)
+
+
+def _fitting(word: str, width: int) -> int:
+    """How many characters of ``word`` have room; at least one."""
+    used = 0
+    for index, one in enumerate(word):
+        used += cells(one)
+        if used > width and index:
+            return index
+    return len(word)
+
+
+def _between(spans: Sequence[Span], start: int, end: int) -> Iterator[Span]:
+    at = 0
+    for text, style in spans:
+        if at < end and at + len(text) > start:
+            yield text[max(0, start - at) : end - at], style
+        at += len(text)
+
+
+def closed(spans: Iterator[Span] | Sequence[Span]) -> Line:
+    """``spans`` as a line: neighbours of one style as one span, and no blanks at its end."""
+    line: list[Span] = []
+    for text, style in spans:
+        if line and line[-1][1] == style:
+            line[-1] = (line[-1][0] + text, style)
+        else:
+            line.append((text, style))
+    while line:
+        text, style = line.pop()
+        if text := text.rstrip():
+            return (*line, (text, style))
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A text laid out.
+
+    ``lines`` are those of the whole text. From source line ``open_source`` on, which is
+    ``lines[open_line]``, further text may still change how it looks; what is before is final.
     """
 
-    def __init__(self, columns: Callable[[], int]) -> None:
-        self._columns = columns
-        self._fenced = False
-        self.begin_line()
+    lines: tuple[Line, ...]
+    open_source: int = 0
+    open_line: int = 0
 
-    def begin_line(self) -> None:
-        """The cursor is at the beginning of a line."""
-        self._line = self._word = ""
-        self._used = 0
 
-    def feed(self, text: str) -> str:
-        """What to write for ``text``."""
-        return "".join(self._feed(found[0]) for found in _PIECE.finditer(text))
+class Plain:
+    """Lays texts out as they are written: running text is broken between words; code and tables
+    are not. A word that is too long stays whole."""
 
-    def _feed(self, piece: str) -> str:
-        if piece == "\n":
-            self._fenced ^= bool(_FENCE.match(self._line))
-            self.begin_line()
-            return piece
-        if len(self._line) < NARROWEST:
-            self._line += piece[:NARROWEST]
-        if self._fenced or _AS_IT_IS.match(self._line):
-            return piece
-        size, width = cells(piece), max(NARROWEST, self._columns() - 1)
-        fits = self._used + size <= width
-        if piece.isspace():
-            self._word = ""
-            self._used = self._used + size if fits else width
-            return piece if fits else ""
-        if size == 2 and len(piece) == 1:  # lines of such characters are broken anywhere
-            self._word = ""
-        if fits:
-            self._word += piece
-            self._used += size
-            return piece
-        begun = cells(self._word)
-        if begun == self._used:  # longer than a line: the terminal breaks it
-            self._word += piece
-            self._used += size
-            return piece
-        back = f"\x1b[{begun}D\x1b[K" if begun else ""
-        self._word += piece
-        self._used = begun + size
-        return f"{back}\n{self._word}"
+    def lay_out(self, source: str, width: int) -> Layout:
+        """``source`` in lines of at most ``width`` cells, but for code and long words."""
+        lines: list[Line] = []
+        fence: tuple[int, int] | None = None  # where the code that is open began
+        opened = (0, 0)
+        for number, text in enumerate(source.split("\n")):
+            opened = fence or (number, len(lines))
+            if _FENCE.match(text):
+                fence = None if fence else opened
+            if fence or _AS_IT_IS.match(text):
+                lines.append(((text, ""),) if text else ())
+            else:
+                lines += wrap([(text, "")], max(NARROWEST, width), whole_words=True)
+        return Layout(tuple(lines), *opened)
+
+    def presentable(self, source: str) -> str:
+        """All of ``source``: nothing that comes changes what it means."""
+        return source
+
+
+def broken(text: str, columns: int) -> str:
+    """``text`` as `Plain` lays it out on a terminal of ``columns``."""
+    lines = Plain().lay_out(text, columns - 1).lines
+    return "\n".join("".join(part for part, _ in line) for line in lines)

@@ -13,7 +13,8 @@ from shammah.bus.messages import Downloading, Event, Failed, Loading, Ready, Sta
 from shammah.bus.training import Training, TrainingProgress
 from shammah.bus.transfers import Transfer, Transferring
 from shammah.cli.status_board import KEPT, Board, Resources
-from shammah.cli.status_live import FRAMES_S, LOOK_S, Pace, render
+from shammah.cli.status_live import FRAMES_S, LOOK_S, Pace
+from shammah.terminal.progress import draw
 
 NOW = 1_000_000.0
 COMING = Downloading("Qwen/Qwen2.5-7B", 41, 100, 5e6, 12.0)
@@ -29,7 +30,7 @@ def drawn(board: Board, width: int, height: int, *, colors: bool = False) -> lis
     console = Console(
         file=stream, width=width, no_color=not colors, force_terminal=colors, legacy_windows=False
     )
-    console.print(render(rows, width, colors=colors))
+    console.print(draw(rows, width, colors=colors))
     return stream.getvalue().splitlines()
 
 

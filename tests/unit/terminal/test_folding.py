@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import pyte
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shammah.repl.commands.help import describe_help
-from shammah.terminal.wrap import Wrapping, cells, cut, fold
+from shammah.terminal.painter import LaidOutAnswer
+from shammah.terminal.wrap import Plain, cells, cut, fold
+from tests.fakes.screen import Picture
 
 SENTENCE = "Set ANTHROPIC_API_KEY, or cloud.api_key in config.toml."
 
@@ -63,12 +64,12 @@ class TestRunningText:
     """What a terminal shows of text that comes in pieces."""
 
     def shown(self, text: str, columns: int, piece: int) -> list[str]:
-        wrapping = Wrapping(lambda: columns)
-        screen = pyte.Screen(columns, 50)
-        stream = pyte.Stream(screen)
+        picture = Picture(columns, 50)
+        answer = LaidOutAnswer(Plain(), picture.write, picture.size, lambda: 0.0)
         for begin in range(0, len(text), piece):
-            stream.feed(wrapping.feed(text[begin : begin + piece]).replace("\n", "\r\n"))
-        return "\n".join(line.rstrip() for line in screen.display).rstrip().split("\n")
+            answer.feed(text[begin : begin + piece])
+        answer.finish()
+        return picture.text.split("\n")
 
     @pytest.mark.parametrize("piece", [1, 2, 3, 7, 1000])
     def test_is_broken_between_words_however_it_comes(self, piece: int) -> None:

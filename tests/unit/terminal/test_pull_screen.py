@@ -9,7 +9,14 @@ import pytest
 from rich.console import Console
 
 from shammah.bus.transfers import FileTransfer, Transfer
-from shammah.terminal.download_progress import FILES, PLAIN_S, PullScreen, render
+from shammah.terminal.progress import (
+    FILES,
+    PLAIN_S,
+    DownloadView,
+    ProgressScreen,
+    download_rows,
+    draw,
+)
 
 MODEL = "Qwen/Qwen2.5-1.5B-Instruct"
 GB, MB = 10**9, 10**6
@@ -29,7 +36,8 @@ class Piped:
     def __init__(self, *, quiet: bool = False) -> None:
         self.clock = Clock()
         self._stream = io.StringIO()
-        self.screen = PullScreen({}, self._stream, quiet=quiet, clock=self.clock)
+        screen = ProgressScreen({}, self._stream, quiet=quiet, clock=self.clock)
+        self.screen = DownloadView(screen)
 
     @property
     def lines(self) -> list[str]:
@@ -37,7 +45,7 @@ class Piped:
 
     def show(self, *percents: int, **changes: object) -> None:
         for percent in percents:
-            self.screen.progress(at(percent, **changes))
+            self.screen.show(at(percent, **changes))
 
 
 def at(percent: int, **changes: object) -> Transfer:
@@ -51,7 +59,7 @@ def at(percent: int, **changes: object) -> Transfer:
 class TestInAPipe:
     def test_a_download_is_a_dozen_sentences(self) -> None:
         piped = Piped()
-        piped.screen.progress(Transfer(MODEL))
+        piped.screen.show(Transfer(MODEL))
         piped.show(*range(101))
         piped.clock.now_s += 125
         piped.screen.finish(MODEL)
@@ -110,7 +118,7 @@ class TestInAPipe:
 
     def test_a_silence_is_said_before_anything_is_known(self) -> None:
         piped = Piped()
-        piped.screen.progress(Transfer(MODEL, detail="http://hub answers HTTP 503"))
+        piped.screen.show(Transfer(MODEL, detail="http://hub answers HTTP 503"))
         assert piped.lines == [f"The download of {MODEL} waits: http://hub answers HTTP 503."]
 
     def test_each_notice_is_said_once(self) -> None:
@@ -124,7 +132,7 @@ class TestInAPipe:
 
     def test_what_was_here_before_is_said_to_be(self) -> None:
         piped = Piped()
-        piped.screen.progress(Transfer(MODEL))
+        piped.screen.show(Transfer(MODEL))
         piped.screen.finish(MODEL)
         assert piped.lines == [f"{MODEL} is here already."]
 
@@ -157,7 +165,7 @@ class TestInAPipe:
 def drawn(*transfers: Transfer, width: int = 80, height: int = 24) -> list[str]:
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     with console.capture() as captured:
-        console.print(render(transfers, width, height))
+        console.print(draw(download_rows(transfers, height), width, colors=True))
     return captured.get().splitlines()
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shammah.terminal.markdown import Markdown
-from shammah.terminal.painter import MarkdownAnswer, PlainAnswer, Rendering
+from shammah.terminal.painter import LaidOutAnswer, RawAnswer, Rendering
 from tests.fakes.screen import Picture
 
 MARKDOWN = Markdown()
@@ -57,7 +57,7 @@ def no_time() -> float:
 
 def shown(pieces: list[str], columns: int = 60, rows: int = 60) -> Picture:
     picture = Picture(columns, rows)
-    answer = MarkdownAnswer(MARKDOWN, picture.write, picture.size, no_time)
+    answer = LaidOutAnswer(MARKDOWN, picture.write, picture.size, no_time)
     for piece in pieces:
         answer.feed(piece)
     answer.finish()
@@ -112,10 +112,29 @@ def test_code_comes_out_as_it_went_in() -> None:
     )
     for source in (f"```python\n{code}\n```", f"Text:\n\n- item\n\n```\n{code}\n```\nend"):
         out = io.StringIO()
-        answer = MarkdownAnswer(MARKDOWN, out.write, lambda: (30, 24))
+        answer = LaidOutAnswer(MARKDOWN, out.write, lambda: (30, 24))
         answer.feed(source)
         answer.finish()
         assert code in re.sub("\x1b\\[[0-9;]*m", "", out.getvalue())
+
+
+def test_code_deep_in_a_list_is_not_indented_and_its_item_keeps_its_mark() -> None:
+    text = """- outer
+  - inner
+    ```
+    one
+      two
+    ```
+- last
+
+1. ```
+   three
+   ```
+"""
+    lines = shown([text]).text.split("\n")
+    assert [line for line in lines if line] == [
+        *("• outer", "  • inner", "one", "  two", "• last", "1.", "three")
+    ]
 
 
 @pytest.mark.parametrize("language", ["", "python", "no-such-language", "py thon {1,2}", "C++"])
@@ -141,7 +160,7 @@ def test_a_long_paragraph_on_a_low_terminal_is_whole() -> None:
 def test_most_of_it_is_only_ever_added_to() -> None:
     """No flicker: the cursor goes back for few of the pieces."""
     writes: list[str] = []
-    answer = MarkdownAnswer(MARKDOWN, writes.append, lambda: (80, 24), no_time)
+    answer = LaidOutAnswer(MARKDOWN, writes.append, lambda: (80, 24), no_time)
     pieces = pieces_of(TEXT, 3)
     for piece in pieces:
         answer.feed(piece)
@@ -152,7 +171,7 @@ def test_most_of_it_is_only_ever_added_to() -> None:
 
 def test_marks_do_not_appear_and_vanish() -> None:
     picture = Picture(60, 24)
-    answer = MarkdownAnswer(MARKDOWN, picture.write, picture.size, no_time)
+    answer = LaidOutAnswer(MARKDOWN, picture.write, picture.size, no_time)
     for piece in "Some **bold** and `code`, **more**":
         answer.feed(piece)
         assert not set("*`") & set(picture.text)
@@ -160,7 +179,7 @@ def test_marks_do_not_appear_and_vanish() -> None:
 
 def test_words_appear_before_their_block_is_known() -> None:
     picture = Picture(60, 24)
-    answer = MarkdownAnswer(MARKDOWN, picture.write, picture.size, no_time)
+    answer = LaidOutAnswer(MARKDOWN, picture.write, picture.size, no_time)
     answer.feed("The quick **bro")
     assert picture.text == "The quick bro"
     answer.feed("wn** fox\n```python\nx = 1\ny")
@@ -171,7 +190,7 @@ def test_words_appear_before_their_block_is_known() -> None:
 def test_a_resize_in_the_midst_loses_nothing(size: tuple[int, int]) -> None:
     words = [f"w{number}" for number in range(120)]
     picture = Picture(60, 24)
-    answer = MarkdownAnswer(MARKDOWN, picture.write, picture.size, no_time)
+    answer = LaidOutAnswer(MARKDOWN, picture.write, picture.size, no_time)
     text = " ".join(words) + "\n\n" + "last *paragraph* of all"
     for number, piece in enumerate(pieces_of(text, 4)):
         if number == 40:
@@ -188,8 +207,8 @@ def test_control_sequences_never_get_through() -> None:
     for pieces in (list(evil), list("".join(evil))):
         out = io.StringIO()
         for answer in (
-            MarkdownAnswer(MARKDOWN, out.write, lambda: (80, 24), no_time),
-            PlainAnswer(out.write),
+            LaidOutAnswer(MARKDOWN, out.write, lambda: (80, 24), no_time),
+            RawAnswer(out.write),
         ):
             for piece in pieces:
                 answer.feed(piece)
@@ -217,7 +236,7 @@ def test_an_expensive_repaint_is_followed_by_a_rest() -> None:
     """And what came in the rest is there at the end."""
     times = iter(range(1000))
     writes: list[str] = []
-    answer = MarkdownAnswer(MARKDOWN, writes.append, lambda: (80, 24), lambda: float(next(times)))
+    answer = LaidOutAnswer(MARKDOWN, writes.append, lambda: (80, 24), lambda: float(next(times)))
     for letter in "abcdefgh":
         answer.feed(letter)
     assert len(writes) < 8
@@ -226,15 +245,24 @@ def test_an_expensive_repaint_is_followed_by_a_rest() -> None:
 
 
 class TestTheChoice:
+    """Where Markdown cannot be had, what was written stays as it is, marks and all."""
+
+    def shown(self, rendering: Rendering) -> str:
+        picture = Picture(18, 6)
+        answer = rendering.begin(picture.write, picture.size)
+        answer.feed("some **bold** words here")
+        answer.finish()
+        return picture.text
+
     def test_before_it_is_loaded_answers_are_plain(self) -> None:
-        rendering = Rendering(possible=True)
-        assert isinstance(rendering.begin(print, lambda: (80, 24)), PlainAnswer)
+        rendering = Rendering(possible=True, wraps=True)
+        assert self.shown(rendering) == "some **bold**\nwords here"
         rendering.load()
-        assert isinstance(rendering.begin(print, lambda: (80, 24)), MarkdownAnswer)
+        assert self.shown(rendering) == "some bold words\nhere"
         rendering.markdown = False
-        assert isinstance(rendering.begin(print, lambda: (80, 24)), PlainAnswer)
+        assert self.shown(rendering) == "some **bold**\nwords here"
 
     def test_where_it_is_not_possible_they_stay_plain(self) -> None:
         rendering = Rendering(possible=False)
         rendering.load()
-        assert isinstance(rendering.begin(print, lambda: (80, 24)), PlainAnswer)
+        assert self.shown(rendering) == "some **bold** word\ns here"
