@@ -43,8 +43,8 @@ def _serve(options: argparse.Namespace) -> int:
         holder = lock_holder(lock.path)
         raise ShammahError(
             "already_running",
-            f"A {role} worker is running already (process {holder}).",
-            f"It is shared by all your terminals; `shammah stop {role}` ends it.",
+            f"A {role} worker is already running (process {holder}).",
+            f"All your terminals share it; `shammah stop {role}` stops it.",
             exit_code=ExitCode.ALREADY_RUNNING,
         )
     log_file = LogFile(settings.home, role)

@@ -52,7 +52,7 @@ STALL_S = 120.0
 One step is one token or one prefill chunk; the slowest machine does one in a few seconds."""
 
 TICK_MS = 100
-STARTED_ANEW = "Ask again: it is started anew."
+STARTED_ANEW = "Ask again: it is being restarted."
 
 
 def new_request_id() -> str:
@@ -125,8 +125,8 @@ class Peer:
         frame = codec.encode(message)
         if len(frame) > codec.MAX_FRAME_BYTES:
             size, limit = f"{len(frame):,} bytes", f"{codec.MAX_FRAME_BYTES:,}"
-            what = f"The conversation has {size}, more than can be sent ({limit})."
-            hint = "Begin a new conversation, or give a shorter text."
+            what = f"The conversation has {size}, more than the limit of {limit}."
+            hint = "Start a new conversation, or shorten the text."
             raise ShammahError("message_too_long", what, hint)
         self._post(frame)
 
@@ -154,7 +154,7 @@ class Peer:
             self._fail(request.request_id, error.code, error.message, error.hint)
         if self.welcome is None or self._closing:
             # It may have died between the caller's look and our entry in the table.
-            self._fail_all("worker_died", f"The {self.role} worker is not there.")
+            self._fail_all("worker_died", f"The {self.role} worker is not running.")
         return task
 
     def request(self, message: Request, timeout: float) -> Reply:
@@ -293,11 +293,12 @@ class Peer:
             self._transmit(Ping(new_request_id()))
         if not self._tasks:
             return
-        hint = f"`shammah stop {self.role}` ends it; ask again then."
+        hint = f"`shammah stop {self.role}` stops it; then ask again."
         if now - self._heard > SILENCE_S:
-            self._fail_all("worker_silent", f"The {self.role} worker has stopped answering.", hint)
+            self._fail_all("worker_silent", f"The {self.role} worker stopped responding.", hint)
         elif now - self._moved > STALL_S:
-            self._fail_all("worker_stalled", f"The {self.role} worker makes no progress.", hint)
+            why = f"The {self.role} worker is not making progress."
+            self._fail_all("worker_stalled", why, hint)
 
     # --- what arrives ---------------------------------------------------------------------
 
@@ -333,7 +334,8 @@ class Peer:
         self._told = pong.event
         if not pong.attached and self._client is not None:
             # This process was stopped for so long that the lease lapsed.
-            self._fail_all("lease_lapsed", "This terminal was stopped; its answer was given up.")
+            why = "This terminal was suspended, so its answer was dropped."
+            self._fail_all("lease_lapsed", why)
             self._say_hello()
         if pong.progress != self._progress:
             self._progress = pong.progress

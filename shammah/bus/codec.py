@@ -33,7 +33,7 @@ class ProtocolError(ShammahError):
     """A frame that is not one of our messages. ``request_id`` is as far as it could be read."""
 
     def __init__(self, message: str, request_id: str = "") -> None:
-        super().__init__("protocol", message, "Both sides must be the same version of Shammah.")
+        super().__init__("protocol", message, "Both sides must run the same version of Shammah.")
         self.request_id = request_id
 
 

@@ -112,7 +112,7 @@ class PlanFetch:
 
 @record
 class SteerFetch:
-    """``action``: ``pause``, ``resume`` or ``cancel``. What has arrived is kept."""
+    """``action``: ``pause``, ``resume`` or ``cancel``. Partial downloads are kept."""
 
     request_id: str
     model: str

@@ -65,7 +65,7 @@ def steer(settings: Settings, models: list[str], action: str) -> int:
     with download_worker(settings) as peer:
         for model in models:
             end_of(peer, SteerFetch(new_request_id(), model, action))
-            echo(f"{model}: {done}; what has arrived is kept.")
+            echo(f"{model}: {done}; partial downloads are kept.")
     return ExitCode.OK
 
 

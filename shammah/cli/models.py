@@ -192,7 +192,7 @@ def remove(model: str, revision: str) -> int:
 @click.argument("model", shell_complete=_complete_model)
 @click.option("--revision", default="main", show_default=True, help="Branch, tag or commit.")
 @click.option("--hashes", is_flag=True, help="Read every byte, not only the sizes.")
-@click.option("--repair", is_flag=True, help="Read every byte and fetch bad files anew.")
+@click.option("--repair", is_flag=True, help="Read every byte and fetch bad files again.")
 @click.option("--json", "as_json", is_flag=True, help="One object.")
 def verify(model: str, revision: str, hashes: bool, repair: bool, as_json: bool) -> int:
     """Check the files of MODEL."""

@@ -106,7 +106,7 @@ def _chosen(settings: Settings, machine: Machine) -> str:
     if not name:
         raise ShammahError(
             "memory_too_small",
-            f"{machine.memory / GIB:.1f} GiB of memory are too little for a local model.",
+            f"{machine.memory / GIB:.1f} GiB of memory is not enough for a local model.",
             "Name one to see what it takes, or use --model starter, or Claude.",
         )
     return name

@@ -170,7 +170,7 @@ class Board:
         if status.tokens:
             parts.append(f"{status.tokens:,} tokens")
         if rate := self.tokens_per_second(role, now_s):
-            parts.append(f"{rate:.1f} tok/s of late")
+            parts.append(f"{rate:.1f} tok/s recently")
         if used is not None and used.memory:
             parts.append(describe_size(used.memory))
             parts.append(f"{used.cpu:.0f}% cpu")

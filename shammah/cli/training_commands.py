@@ -141,7 +141,7 @@ def _follow(settings: Settings, asked: Train, screen: TrainingView) -> Trained |
             if not died or peer.stopped or not budget.spend():
                 return ended
             asked = replace(asked, request_id=new_request_id(), restart=False)
-            screen.say("The train worker died and was started anew: it goes on from what is kept.")
+            screen.say("The train worker died. It was restarted and continues from a checkpoint.")
         finally:
             peer.close()
 
@@ -168,5 +168,5 @@ def _stopped(progress: TrainingProgress) -> str:
         return "Stopped before the first step."
     return (
         f"Stopped at step {progress.step} of {progress.steps}. What was learnt is kept: the same "
-        "command goes on from there, --restart begins anew."
+        "command goes on from there, --restart starts over."
     )

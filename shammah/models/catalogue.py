@@ -273,7 +273,7 @@ def no_model(directory: Path, why: str) -> ShammahError:
     """What is said of a ``directory`` that cannot be loaded."""
     return ShammahError(
         "model_not_found",
-        f"There is no model in {directory} ({why}).",
+        f"No model found in {directory} ({why}).",
         "Name a directory that holds config.json and safetensors files.",
     )
 
@@ -352,7 +352,7 @@ def locate_model(
         if not os.path.isdir(wanted):
             raise ShammahError(
                 "model_not_found",
-                f"There is no model directory {wanted}.",
+                f"No model directory {wanted}.",
                 "Name a directory that holds config.json and safetensors files.",
             )
         return LocatedModel(os.path.basename(wanted), Path(wanted), wanted)
@@ -396,6 +396,6 @@ def _located_starter(starter: Path) -> LocatedModel:
 
 def _too_little(memory: int) -> NotAvailable:
     return NotAvailable(
-        f"{memory / GIB:.1f} GiB of memory are too little for a local model.",
+        f"{memory / GIB:.1f} GiB of memory is not enough for a local model.",
         "Set ANTHROPIC_API_KEY to use Claude, or try --model starter.",
     )

@@ -73,7 +73,7 @@ def kill_counter(root: Path = ROOT, membership: Path = MEMBERSHIP) -> Path | Non
 
 
 def count_kills(counter: Path) -> int | None:
-    """How many processes the kernel has killed for want of memory; ``None``: it does not tell.
+    """How many processes the kernel has killed because memory ran out; ``None``: it does not tell.
 
     Args:
         counter: see `kill_counter`; or ``/proc/vmstat``, for the whole machine.

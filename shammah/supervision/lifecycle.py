@@ -284,8 +284,8 @@ def _attach(
             elif child is not None and welcome.pid == child.pid:
                 raise ShammahError(
                     "worker_mismatch",
-                    f"The {spec.role} worker that was started is not the one that was asked for.",
-                    "The settings have changed meanwhile: try again.",
+                    f"The {spec.role} worker that started is not the one that was requested.",
+                    "The settings changed in the meantime: try again.",
                 )
             else:
                 _check_idle(spec.identity, welcome, program)
@@ -312,7 +312,7 @@ def _check_idle(wanted: Identity, welcome: Welcome, program: str) -> None:
 def _silent(spec: WorkerSpec) -> ShammahError:
     return ShammahError(
         "worker_silent",
-        f"The {spec.role} worker runs, but does not answer.",
+        f"The {spec.role} worker is running but does not respond.",
         f"`shammah stop {spec.role}` ends it; {spec.log_file} may say more.",
     )
 
@@ -320,7 +320,7 @@ def _silent(spec: WorkerSpec) -> ShammahError:
 def _start_failed(spec: WorkerSpec, child: subprocess.Popen[bytes], log_start: int) -> ShammahError:
     code = child.returncode
     if code < 0:
-        said = f"it was killed again and again ({signal.Signals(-code).name})."
+        said = f"it was killed repeatedly ({signal.Signals(-code).name})."
     elif code == 0:
         said = "it was stopped at once."
     else:
@@ -328,7 +328,7 @@ def _start_failed(spec: WorkerSpec, child: subprocess.Popen[bytes], log_start: i
     return ShammahError(
         "worker_start_failed",
         f"The {spec.role} worker could not start: {said}",
-        f"{spec.log_file} has the whole story.",
+        f"{spec.log_file} has the details.",
     )
 
 
@@ -386,7 +386,8 @@ def stop(role: str, endpoints: Endpoints, peer: Peer | None = None) -> Rung | No
     ):
         if not _signal_holder(lock, number) or _gone(lock, time.monotonic() + patience):
             return rung
-    raise ShammahError("worker_unstoppable", f"The {role} worker did not end, not even by SIGKILL.")
+    why = f"The {role} worker could not be stopped, even with SIGKILL."
+    raise ShammahError("worker_unstoppable", why)
 
 
 def _gone(lock: Path, until: float) -> bool:

@@ -1,6 +1,6 @@
 """What an inference worker writes down before it loads a model.
 
-A process that the kernel kills for want of memory cannot say so. What it was about to load lies
+A process that the kernel kills because memory ran out cannot say so. What it was about to load lies
 in the runtime directory, with how often the kernel had killed anything by then: the frontends
 that have lost it, and the worker that follows it, compare.
 """
@@ -104,7 +104,7 @@ def kills_so_far() -> dict[str, int]:
 
 
 def was_killed(attempt: Attempt) -> bool:
-    """Whether its worker, which is gone, was killed for want of memory."""
+    """Whether its worker, which is gone, was killed because memory ran out."""
     if attempt.pid == 0:
         return False
     for counter, before in attempt.kills.items():
@@ -115,7 +115,7 @@ def was_killed(attempt: Attempt) -> bool:
 
 
 def explain_death(path: Path, pid: int) -> ShammahError | None:
-    """Why worker ``pid`` has died, if that was for want of memory."""
+    """Why worker ``pid`` has died, if that was because memory ran out."""
     attempt = read_attempt(path)
     if attempt is None or attempt.pid != pid or not was_killed(attempt):
         return None
@@ -125,4 +125,4 @@ def explain_death(path: Path, pid: int) -> ShammahError | None:
 
 def killed(model: str) -> str:
     """What the kernel has done, for people."""
-    return f"The system has ended {model} for want of memory."
+    return f"The system killed {model} because memory ran out."

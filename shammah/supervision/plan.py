@@ -299,7 +299,7 @@ def _memory_refusal(model: str, memory: MemoryNeed, smaller: CatalogueModel | No
             "memory_too_small",
             f"With inference.kv_memory as it is, {model} holds conversations of "
             f"{memory.context_fits:,} tokens; {memory.least_context:,} are the least.",
-            "Set inference.kv_memory to 0; --force goes on all the same.",
+            "Set inference.kv_memory to 0; --force continues anyway.",
         )
     where = "the GPU" if memory.device == "cuda" else "this machine"
     return Refusal(
@@ -323,9 +323,9 @@ def _disk_refusal(found: FetchPlan, smaller: CatalogueModel | None) -> Refusal:
 
 def _hint(otherwise: str, smaller: CatalogueModel | None) -> str:
     if smaller is None:
-        return f"{otherwise}; --force goes on all the same."
+        return f"{otherwise}; --force continues anyway."
     size = describe_size(smaller.download_bytes)
     return (
         f"{smaller.name} fits: `shammah models pull {smaller.size}` ({size}). {otherwise}; "
-        "--force goes on all the same."
+        "--force continues anyway."
     )

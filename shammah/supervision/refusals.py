@@ -50,7 +50,7 @@ class WorkerBusyError(ShammahError):
             "worker_in_use",
             f"The {wanted.role} worker is fetching {models} from {running.model}; {other}.",
             f"Wait until it is done, or end it with `shammah stop {wanted.role}` "
-            "(what has arrived is kept).",
+            "(partial downloads are kept).",
         )
 
 
@@ -80,6 +80,6 @@ def _advice(wanted: Identity, running: Identity, differing: tuple[str, ...], pro
         share = f"Use the same {' and '.join(differing)}"
     else:
         share = "Use the same settings"
-    kept = " (what has arrived is kept)" if role == "download" else ""
+    kept = " (partial downloads are kept)" if role == "download" else ""
     where = " in another terminal" if program == "repl" else ""
     return f"{share}, end it with `shammah stop {role}`{where}{kept}, or try again when it is free."

@@ -162,7 +162,7 @@ def test_a_worker_that_hangs_is_ended_and_another_goes_on(
     told = Told(session, sandbox, LOCAL, 7, wish, hit=hang, on_notice=calm_down)
     assert told.text == WORDS
     assert told.notes == [
-        "The inference worker has stopped answering. The local model is started again and goes on."
+        "The inference worker stopped responding. The local model is started again and goes on."
     ]
     assert sandbox.holder() not in (None, hung)
 

@@ -99,7 +99,7 @@ def until_markdown(window: Window) -> None:
     """It is loaded behind the prompt; an answer before that is plain."""
     while "**warm**" in window.shows(r"local: starter [^\n]*\n>").split("> **warm**")[-1]:
         window.ask("/clear")
-        window.shows("begins anew")
+        window.shows("Started a new conversation")
         window.picture.screen.reset()
         window.ask("**warm**")
 
@@ -343,7 +343,7 @@ class TestWhatComesAlong:
         window.type(CTRL_C)
         window.shows("ended by Ctrl-C")
         window.ask("/clear")
-        window.shows("begins anew")
+        window.shows("Started a new conversation")
         window.ask("!echo $((6*7)); exit 3")
         window.shows(r"exit 3 and add its output\? \[y\]es, \[n\]o:")
         window.type("y", ENTER)

@@ -223,7 +223,7 @@ class TestTheCommands:
         terminal = open_terminal()
         command(terminal, "/history", "There is no history yet")
         ask(terminal, "about walruses", "more")
-        command(terminal, "/clear", "anew")
+        command(terminal, "/clear", "new conversation")
         ask(terminal, "about carpenters")
         seen = command(terminal, "/history", "/resume NUMBER")
         assert seen.index("about carpenters") < seen.index("about walruses")

@@ -1,4 +1,4 @@
-"""What a frontend says of a worker that was killed for want of memory while it answered."""
+"""What a frontend says of a worker that was killed because memory ran out while it answered."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_it_names_the_model_and_what_comes_next(sandbox: Sandbox, tmp_path: Path
     failed = killed_while_it_answers(sandbox, tmp_path / "events")
     assert isinstance(failed, Failed)
     assert failed.code == "out_of_memory"
-    assert failed.message == "The system has ended big for want of memory."
+    assert failed.message == "The system killed big because memory ran out."
     assert failed.hint == "Then less. Ask again."
 
 

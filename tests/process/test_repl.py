@@ -565,7 +565,7 @@ class TestCommands:
         terminal.ask("one")
         terminal.wait_answer()
         terminal.ask("/clear")
-        terminal.expect("begins anew")
+        terminal.expect("Started a new conversation")
         terminal.ask("two")
         record.wait(2)
         assert record.conversations[-1] == [("user", "two")]

@@ -174,7 +174,7 @@ class TestEnsure:
         monkeypatch.setattr(
             lifecycle, "worker_command", lambda spec: [sys.executable, "-c", script]
         )
-        with pytest.raises(ShammahError, match=r"killed again and again \(SIGKILL\)"):
+        with pytest.raises(ShammahError, match=r"killed repeatedly \(SIGKILL\)"):
             ensured()
         assert sandbox.log().count("started") == lifecycle.RESTARTS + 1
 

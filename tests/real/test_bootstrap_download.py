@@ -265,7 +265,7 @@ def test_a_damaged_file_is_fetched_anew_and_the_question_answered(
     state = watch.now().status.state
     assert isinstance(state, Ready)
     assert f"{WEIGHTS} is damaged" in state.note
-    assert "fetched anew" in state.note
+    assert "fetched again" in state.note
 
 
 def test_a_damaged_file_that_cannot_be_fetched_is_told(damaged: StandInHub, watch: Watch) -> None:
@@ -274,7 +274,7 @@ def test_a_damaged_file_that_cannot_be_fetched_is_told(damaged: StandInHub, watc
     assert (ended.code, ended.out) == (1, "")
     *_, last = ended.err.splitlines()
     assert f"{WEIGHTS} is damaged" in last
-    assert "could not be fetched anew" in last
+    assert "could not be fetched again" in last
     assert "HTTP 403" in last
     state = watch.now().status.state
     assert isinstance(state, Failed)

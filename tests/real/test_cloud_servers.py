@@ -291,8 +291,8 @@ def test_an_answer_that_breaks_off(
 @pytest.mark.parametrize(
     ("fail", "code", "why"),
     [
-        ({"status": 408}, "cloud_timeout", "waited too long"),
-        ({"status": 429, "retry_after": 1}, "cloud_rate_limited", "allows no more for now"),
+        ({"status": 408}, "cloud_timeout", "timed out waiting"),
+        ({"status": 429, "retry_after": 1}, "cloud_rate_limited", "is rate limiting"),
         ({"status": 500}, "cloud_server_error", "failed"),
         ({"status": 529}, "cloud_overloaded", "is overloaded"),
     ],

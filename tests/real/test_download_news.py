@@ -33,7 +33,7 @@ def test_a_file_that_arrives_damaged_is_told(setup: Setup, path: str) -> None:
     setup.hub.fault(path, "corrupt", at=5)
     (notice,) = watched(setup, connections=1)[-1].notices
     assert notice == (
-        f"{path} arrived damaged (its hash was wrong): it is thrown away and fetched anew."
+        f"{path} arrived damaged (its hash was wrong): it is discarded and fetched again."
     )
 
 

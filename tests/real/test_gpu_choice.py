@@ -51,7 +51,7 @@ def test_a_driver_that_torch_refuses(located: LocatedModel, tmp_path: Path) -> N
     ready = load(located, tmp_path)
     assert (ready.engine, ready.device, ready.quantization) == ("native", "cpu", "int8")
     assert "finds no cuda device that it can use" in ready.note
-    assert "tiny runs on the processor with 8-bit weights" in ready.note
+    assert "tiny runs on the CPU with 8-bit weights" in ready.note
 
 
 def test_a_gpu_that_is_busy(

@@ -106,7 +106,7 @@ def test_a_worker_that_is_killed_in_a_load_steps_down_and_the_question_is_answer
         ready = until(told.ready, "it is told", LIMIT_S)
     assert (ready.model, ready.context_length) == ("starter", SHORT_CONTEXT)
     assert ready.note.startswith(
-        "The system has ended starter for want of memory. starter runs with 8-bit weights"
+        "The system killed starter because memory ran out. starter runs with 8-bit weights"
     )
 
 
@@ -119,7 +119,7 @@ def test_after_three_kills_it_stays_away_until_a_person_says_load(
         ended = ask(group, WITH_HUNGRY)
         assert (ended.returncode, ended.stdout) == (1, "")
         assert re.search(
-            r"The system has ended starter 3 times for want of memory\. Its weights have 0\.3 GiB "
+            r"The system killed starter 3 times because memory ran out\. Its weights have 0\.3 GiB "
             r"on the disk, and [01]\.\d GiB of memory are free\. .* type /load",
             ended.stderr,
         )

@@ -137,8 +137,8 @@ class TestUse:
         ("model", "why"),
         [
             ("nonsense", "There is no model 'nonsense'."),
-            ("./nothing", "There is no model directory"),
-            ("/nothing", "There is no model directory /nothing."),
+            ("./nothing", "No model directory"),
+            ("/nothing", "No model directory /nothing."),
         ],
     )
     def test_what_cannot_be_used_changes_nothing(

@@ -219,7 +219,7 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("acme/nothing", 1, "There is no model acme/nothing"),
         ("nonsense", 2, "There is no model 'nonsense'"),
-        ("/nonexistent", 1, "There is no model in /nonexistent"),
+        ("/nonexistent", 1, "No model found in /nonexistent"),
     ],
 )
 def test_a_model_that_is_not_there(hub: StandInHub, model: str, code: int, says: str) -> None:

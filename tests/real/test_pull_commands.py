@@ -199,7 +199,7 @@ def test_one_that_was_stopped_for_a_while_is_told_how_the_download_ends(
 
 def test_pause_resume_and_cancel(hub: StandInHub, pulls: list[Pulling]) -> None:
     pulling = slow_pull(hub, pulls)
-    assert "paused; what has arrived is kept" in run("models", "pull", "--pause", MODEL).stdout
+    assert "paused; partial downloads are kept" in run("models", "pull", "--pause", MODEL).stdout
     pulling.expect(f"^The download of {MODEL} is paused: \\d+%")
     assert f"{MODEL} paused" in run("status", "--once").stdout
     assert "resumed" in run("models", "pull", "--resume", MODEL).stdout

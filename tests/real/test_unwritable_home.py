@@ -91,7 +91,7 @@ def test_ask_answers_and_says_each_thing_once(sandbox: Sandbox) -> None:
     assert "Paris" in ran.out
     for name in ("history.db", "router.db"):
         assert ran.err.count(f"{sandbox.shammah_home / name} cannot be used") == 1
-    assert "anew" not in ran.err
+    assert "again" not in ran.err
     status = run("status", "--once")
     assert "They are in memory only, and are packed again at each start." in status.said
     assert run("stop").code == 0

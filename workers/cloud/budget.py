@@ -30,7 +30,7 @@ class Budget:
         if not model_of(self._settings).priced:
             raise ShammahError(
                 "cloud_price_unknown",
-                f"A daily budget is set, and no price is known of {self._settings.model!r:.60}.",
+                f"A daily budget is set, but the price of {self._settings.model!r:.60} is unknown.",
                 "Set input_price and output_price under [cloud] in config.toml.",
             )
         spent, limit = self._ledger.spent_today(), self._settings.daily_budget
@@ -38,6 +38,6 @@ class Budget:
             raise ShammahError(
                 "cloud_budget_spent",
                 f"Claude has cost ${spent:,.2f} today (UTC); the budget is ${limit:,.2f} a day.",
-                "It goes on tomorrow; daily_budget under [cloud] in config.toml allows more, and "
+                "It resumes tomorrow; daily_budget under [cloud] in config.toml allows more, and "
                 "`shammah egress` shows what was asked.",
             )

@@ -50,7 +50,7 @@ _ADDRESS_HINT = "Check ANTHROPIC_BASE_URL (or base_url under [cloud] in config.t
 _DAY_S = 24 * 3600.0
 _AGAIN_HINT = "Ask again."
 _LATER_HINT = "Ask again in a moment."
-_NETWORK_HINT = "Check the network connection; local answers do not need it."
+_NETWORK_HINT = "Check your network connection; local answers work without it."
 
 
 def describe(error: Exception, settings: CloudSettings, peer: Peer, *, began: bool) -> CloudError:
@@ -73,7 +73,7 @@ def truncated(peer: Peer) -> CloudError:
     """The stream ended in good order, but not the answer."""
     return CloudError(
         "cloud_truncated",
-        f"{peer.subject} ended the connection before the end of the answer.",
+        f"{peer.subject} closed the connection before the answer was complete.",
         _AGAIN_HINT,
     )
 
@@ -85,7 +85,7 @@ def malformed(peer: Peer) -> CloudError:
         hint = f"{_ADDRESS_HINT}: the server there must speak the Messages API."
     return CloudError(
         "cloud_malformed",
-        f"{peer.subject} sent something that is not an answer of the Messages API.",
+        f"{peer.subject} sent something that is not a Messages API response.",
         hint,
     )
 
@@ -106,7 +106,7 @@ class _Refusal:
     def describe(self) -> CloudError:
         match self._status:
             case status if status < 400:
-                verb, hint = "sends us to another address", f"{_ADDRESS_HINT}."
+                verb, hint = "redirects to another address", f"{_ADDRESS_HINT}."
                 return self._say("cloud_redirected", verb, hint)
             case 401:
                 return self._say("cloud_key_rejected", "refused the API key", _KEY_HINT)
@@ -114,26 +114,26 @@ class _Refusal:
                 return self._say("cloud_key_rejected", "does not allow this key to ask", _KEY_HINT)
             case 402:
                 hint = "Look at the billing page of your account."
-                return self._say("cloud_billing", "wants a payment first", hint)
+                return self._say("cloud_billing", "requires payment first", hint)
             case 404:
                 return self._unknown_model()
             case 407:
                 hint = "Put name and password into HTTPS_PROXY: http://NAME:PASSWORD@HOST:PORT."
-                return self._say("cloud_unreachable", "is behind a proxy that wants a name", hint)
+                return self._say("cloud_unreachable", "is behind a proxy that needs a login", hint)
             case 408:
-                return self._say("cloud_timeout", "waited too long for us", _AGAIN_HINT)
+                return self._say("cloud_timeout", "timed out waiting for the request", _AGAIN_HINT)
             case 409:
-                return self._say("cloud_conflict", "is at something that conflicts", self._wait())
+                return self._say("cloud_conflict", "reports a conflict", self._wait())
             case 413:
-                hint = "Begin a new conversation or ask with less text."
-                return self._say("cloud_too_large", "finds the conversation too long", hint)
+                hint = "Start a new conversation, or ask with less text."
+                return self._say("cloud_too_large", "says the conversation is too long", hint)
             case 429:
-                return self._say("cloud_rate_limited", "allows no more for now", self._wait())
+                return self._say("cloud_rate_limited", "is rate limiting", self._wait())
             case 503 | 529:
                 return self._say("cloud_overloaded", "is overloaded", self._wait())
             case status if status >= 500:
                 return self._say("cloud_server_error", "failed", self._wait())
-        hint = "Follow what it says; when the conversation is too long, begin a new one."
+        hint = "Follow what it says; if the conversation is too long, start a new one."
         return self._say("cloud_bad_request", "did not accept the question", hint)
 
     def _unknown_model(self) -> CloudError:
@@ -218,13 +218,13 @@ def _describe_cause(cause: BaseException, peer: Peer, began: bool) -> CloudError
             why = certificate_problem(os.environ) or cause.verify_message
             return CloudError(
                 "cloud_tls",
-                f"{peer.subject} could not prove who it is ({why}).",
+                f"{peer.subject} could not prove its identity ({why}).",
                 "Check the clock of this machine, the proxy, and SSL_CERT_FILE.",
             )
         case ssl.SSLError():
             return CloudError(
                 "cloud_tls",
-                f"A secure connection was not possible: {peer.subject} broke it off.",
+                f"No secure connection: {peer.subject} closed it.",
                 f"{_ADDRESS_HINT}: https:// or http://?",
             )
         case socket.gaierror() | ConnectionRefusedError() | httpx2.ConnectTimeout() if (
@@ -263,6 +263,6 @@ def _unreachable(peer: Peer, why: str, hint: str = _NETWORK_HINT) -> CloudError:
 def _broken(peer: Peer) -> CloudError:
     return CloudError(
         "cloud_interrupted",
-        f"The connection broke before the end of the answer of {peer.subject_inside}.",
+        f"The connection broke before the answer was complete ({peer.subject_inside}).",
         _AGAIN_HINT,
     )

@@ -148,7 +148,7 @@ def _turns(messages: Iterable[ChatMessage]) -> list[MessageParam]:
         elif turns or message.role == "user":
             turns.append((message.role, [message.content]))
     if not turns:
-        raise _bad_request("There is no question in the conversation.")
+        raise _bad_request("The conversation holds no question.")
     return [_turn(role, BETWEEN_PARTS.join(parts)) for role, parts in turns]
 
 

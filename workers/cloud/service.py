@@ -43,7 +43,7 @@ NEVER = NotAvailable(
     'Set use = "auto" or "ask" under [cloud] in config.toml.',
 )
 NO_KEY = NotAvailable(
-    "No API key is set, so nothing is asked of Claude.",
+    "No API key is set, so nothing is sent to Claude.",
     "Set ANTHROPIC_API_KEY (or api_key under [cloud] in config.toml) to use it.",
 )
 
@@ -228,7 +228,7 @@ class CloudService:
             outcome = task.result()
         ended_so = isinstance(outcome, Done) and outcome.finish_reason == "cancelled"
         if ended_so and not task.cancelling():  # by a library's own doing, then
-            why = "The cloud worker broke the answer off, though nobody cancelled it."
+            why = "The cloud worker stopped the answer, although nobody cancelled it."
             outcome = Failed("internal", why, "Ask again.", request_id)
         ended = outcome.code if isinstance(outcome, Failed) else outcome.finish_reason
         log.info("request %s: %s", request_id, ended)
@@ -250,7 +250,7 @@ def _check_key(key: str) -> None:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ShammahError(
             "cloud_key_invalid",
-            "The API key holds a blank or a character that no key has.",
+            "The API key holds a space or a character that no key has.",
             "Copy it again into ANTHROPIC_API_KEY (or api_key under [cloud] in config.toml).",
         )
 

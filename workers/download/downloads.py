@@ -215,7 +215,7 @@ class Downloads:
             The snapshot's directory, every file of it verified.
 
         Raises:
-            ShammahError: see `failures`. What has arrived is kept.
+            ShammahError: see `failures`. Partial downloads are kept.
         """
         control = control or Control()
         repository = self._repository(model_id, revision)

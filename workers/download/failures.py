@@ -28,8 +28,8 @@ _TEMPORARY = frozenset({408, 425, 429})
 _SERVER_TEXT_MAX = 200
 _GIB = 1024**3
 
-_LATER = "Try again later; what has arrived is kept."
-_NETWORK = "Check the network connection (and HTTPS_PROXY); what has arrived is kept."
+_LATER = "Try again later; partial downloads are kept."
+_NETWORK = "Check the network connection (and HTTPS_PROXY); partial downloads are kept."
 _CERTIFICATES = "Check the clock, HF_ENDPOINT, proxies on the way, and SSL_CERT_FILE."
 _ENDPOINT = "Check the address in HF_ENDPOINT, and proxies on the way."
 _TOKEN = "Log in with `hf auth login`, or set HF_TOKEN."
@@ -157,7 +157,7 @@ def describe_network(error: BaseException, url: httpx2.URL | str) -> ShammahErro
             continue
         if isinstance(cause, _NO_WAY) and (proxy := proxy_for(str(url), os.environ)):
             why = f"the proxy that {proxy.variable} names cannot be reached ({why})"
-            hint = f"Check {proxy.variable} and NO_PROXY; what has arrived is kept."
+            hint = f"Check {proxy.variable} and NO_PROXY; partial downloads are kept."
         break
     return ShammahError("hub_unreachable", f"{where} cannot be used: {why}.", hint)
 
@@ -188,7 +188,8 @@ def hash_mismatch(path: str, expected: str, found: str) -> ShammahError:
 def cancelled(model_id: str) -> ShammahError:
     """The user's own wish."""
     message = f"The download of {model_id} was cancelled."
-    return ShammahError("download_cancelled", message, "Start it again to go on where it stopped.")
+    hint = "Start it again to continue where it stopped."
+    return ShammahError("download_cancelled", message, hint)
 
 
 def disk_full(directory: Path, wanted: int, free: int, reserve: int = 0) -> ShammahError:

@@ -99,7 +99,7 @@ class DownloadService:
             if job is None or job.requests == [request_id]:
                 return
             job.requests.remove(request_id)
-        why = "Nobody waits for the download any more; it goes on."
+        why = "Nobody is waiting for the download any more; it continues."
         self._outlet.reply(Failed("cancelled", why, "", request_id))
 
     def stop(self) -> None:

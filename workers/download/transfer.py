@@ -114,7 +114,7 @@ class Transfer:
         """Fetch everything.
 
         Raises:
-            ShammahError: see `failures`. What has arrived is kept.
+            ShammahError: see `failures`. Partial downloads are kept.
         """
         count = self._limits.connections
         threads = [threading.Thread(target=self._help, name=f"fetch-{i}") for i in range(count)]
@@ -229,7 +229,7 @@ class Transfer:
                     if found:
                         self._meter.notice(
                             f"{file.path} was damaged on the disk (its hash was wrong): it was "
-                            "put into quarantine and is fetched anew."
+                            "moved to quarantine and is fetched again."
                         )
                     self._fetch_file(file)
             self._meter.verified(file.path)
@@ -258,7 +258,7 @@ class Transfer:
                     raise failures.hash_mismatch(file.path, file.etag, found)
                 told = "was damaged in an earlier download" if inherited else "arrived damaged"
                 self._meter.notice(
-                    f"{file.path} {told} (its hash was wrong): it is thrown away and fetched anew."
+                    f"{file.path} {told} (its hash was wrong): it is discarded and fetched again."
                 )
             self._store.accept(file, part)
 

@@ -102,7 +102,7 @@ def gpu_failed(error: Exception) -> ShammahError:
     return ShammahError(
         "device_unavailable",
         f"The GPU cannot be used ({first_line(error)}).",
-        "Set inference.device to cpu, or mend the driver: `nvidia-smi` shows its version.",
+        "Set inference.device to cpu, or fix the driver: `nvidia-smi` shows its version.",
     )
 
 

@@ -137,7 +137,7 @@ class Serving:
         if self._engine.waiting >= self._queue:
             raise ShammahError(
                 "busy",
-                f"{self._engine.waiting} questions wait for the local model already.",
+                f"{self._engine.waiting} questions are already waiting for the local model.",
                 "Ask again in a moment.",
             )
         plan = plan_sampling(request.sampling, self._model.defaults.plan)

@@ -113,7 +113,7 @@ class ModelText:
             raise
         except BaseException as error:
             # tokenizers raises plain Exception, or panics, which is none; jinja2 its own.
-            why = f"The model's tokenizer or chat template cannot be read ({error})."
+            why = f"Can't read the model's tokenizer or chat template ({error})."
             raise ShammahError("model_corrupt", why, FETCH_AGAIN) from error
 
     # --- encoding -------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def estimate(
 
 
 def choose_checkpointing(needs: Needs, free: int) -> bool:
-    """Whether layers must be computed twice for want of memory.
+    """Whether layers must be computed twice, since memory is short.
 
     Raises:
         ShammahError: ``out_of_memory``, with both numbers: not even that is enough.

@@ -238,7 +238,7 @@ def _clear(context: Context) -> None:
     context.conversation.clear()
     context.history.leave()
     context.questions.forget()
-    context.screen.hint("The conversation begins anew.")
+    context.screen.hint("Started a new conversation.")
 
 
 def _models(context: Context) -> None:

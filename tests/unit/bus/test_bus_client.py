@@ -172,7 +172,7 @@ class TestAGeneration:
         quick(SILENCE_S=0.2)
         failure = last(peer.generate(QUESTION))
         assert isinstance(failure, Failed)
-        assert "started anew" not in failure.hint
+        assert "restarted" not in failure.hint
         assert "shammah stop inference" in failure.hint
 
     def test_ends_when_the_worker_answers_and_does_nothing(

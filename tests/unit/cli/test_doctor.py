@@ -23,7 +23,7 @@ COMPUTED = {
     "architecture": "Qwen2ForCausalLM",
     "parameters": 134_543_808,
     "engine": "native",
-    "engine_why": "the fastest on a processor",
+    "engine_why": "the fastest on a CPU",
     "notices": ["Its directory also holds an adapter, which is not used."],
     "device": "cpu",
     "dtype": "float32",
@@ -91,7 +91,7 @@ def test_the_text_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     code, text = _text(capsys)
     lines = text.splitlines()
     assert code == 0
-    assert "engine      native: the fastest on a processor" in lines
+    assert "engine      native: the fastest on a CPU" in lines
     assert "weights     8-bit weights on cpu: as set" in lines
     assert "            0.12 GiB of them, 8.0 GiB free" in lines
     assert "            Its directory also holds an adapter, which is not used." in lines

@@ -355,13 +355,13 @@ class TestWhereAModelLies:
         assert found == LocatedModel("home", sandbox.home, str(sandbox.home))
 
     def test_a_directory_that_is_not_there(self, cache: Path, starter: Path) -> None:
-        with pytest.raises(ShammahError, match="no model directory /nonexistent"):
+        with pytest.raises(ShammahError, match="No model directory /nonexistent"):
             self.locate("/nonexistent", cache, starter)
 
     def test_a_file_is_no_directory(self, cache: Path, starter: Path) -> None:
         file = starter / "model.safetensors"
         file.write_text("")
-        with pytest.raises(ShammahError, match="no model directory"):
+        with pytest.raises(ShammahError, match="No model directory"):
             self.locate(str(file), cache, starter)
 
     def test_a_name_that_means_nothing(self, cache: Path, starter: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_cache_of_another_home_is_named(base: Settings) -> None:
     running = identity(base, "download", environ={"HF_HOME": "/two"})
     refusal = refuse(wanted, running, "models")
     assert "started with another HF_HOME than yours" in refusal.message
-    assert "`shammah stop download` (what has arrived is kept)" in refusal.hint
+    assert "`shammah stop download` (partial downloads are kept)" in refusal.hint
     busy = WorkerBusyError(wanted, running, (Transfer("acme/tiny", "main"),))
     assert "another HF_HOME than yours" in busy.message
 

@@ -251,8 +251,8 @@ def _failure(error: Exception) -> ShammahError:
     if is_out_of_memory(error):
         return ShammahError(
             "out_of_memory",
-            "There is too little memory for a conversation of this length.",
-            "Begin a new conversation, or use a smaller model.",
+            "Not enough memory for a conversation of this length.",
+            "Start a new conversation, or use a smaller model.",
         )
     return ShammahError(
         "generation_failed",

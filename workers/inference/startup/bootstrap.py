@@ -261,14 +261,14 @@ class Bootstrap:
                 raise
             log.warning("%s is damaged, and is repaired: %s", located.name, error)
             self._repair(self._source, located.name, error)
-            self._note = f"A damaged file was fetched anew: {error.message}"
+            self._note = f"A damaged file was fetched again: {error.message}"
             return self._load(located)
 
     def _repair(self, source: ModelSource, model_id: str, damage: ShammahError) -> None:
         try:
             source.repair(model_id)
         except ShammahError as failure:
-            message = f"{damage.message} It could not be fetched anew: {failure.message}"
+            message = f"{damage.message} It could not be fetched again: {failure.message}"
             raise ShammahError(damage.code, message, failure.hint) from failure
 
     def _load(self, located: LocatedModel) -> LoadedModel:

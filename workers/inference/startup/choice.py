@@ -72,7 +72,7 @@ def reason_for(
         return why
     if why := obstacle(checkpoint):
         return f"the native engine cannot compute this model: it {why}"
-    return "the fastest on a processor"
+    return "the fastest on a CPU"
 
 
 @dataclass(frozen=True, slots=True)

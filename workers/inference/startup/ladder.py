@@ -94,9 +94,9 @@ def describe_step(before: Rung, after: Rung | None) -> str:
         return ""
     name = after.located.name
     if name != before.located.name:
-        return f"{name} is loaded in its place."
+        return f"{name} is loaded instead."
     if before.on_gpu and not after.on_gpu:
-        return "It is loaded on the processor."
+        return "It is loaded on the CPU instead."
     change = _CHANGES.get(after.level % ON_CPU, "less context and 16 bit")
     return f"It is loaded again with {change}."
 
@@ -104,9 +104,9 @@ def describe_step(before: Rung, after: Rung | None) -> str:
 def describe_result(wanted: str, level: int, ready: Ready) -> str:
     """What has become of a load that was asked for ``wanted``, as a sentence."""
     if level == WHOLE:
-        return f"{ready.model} answers in the place of {wanted}."
+        return f"{ready.model} answers instead of {wanted}."
     form = _BITS.get(ready.quantization, ready.dtype)
-    instead = "" if ready.model == wanted else f", in the place of {wanted}"
-    place = " on the processor" if level >= ON_CPU else ""
+    instead = "" if ready.model == wanted else f" instead of {wanted}"
+    place = " on the CPU" if level >= ON_CPU else ""
     context = f"a context of {ready.context_length:,} tokens"
     return f"{ready.model} runs{place} with {form} and {context}{instead}."

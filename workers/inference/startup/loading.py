@@ -183,7 +183,7 @@ class Loader:
             facts = engine.load(checkpoint, asked, self._watcher)
         except Exception as error:
             if is_out_of_memory(error):
-                why = f"The memory ran out while {located.name} was loaded."
+                why = f"Memory ran out while {located.name} was loading."
                 raise ShammahError(OUT_OF_MEMORY, why, CLOSE_OTHERS) from error
             if rung.on_gpu and not isinstance(error, ShammahError):
                 raise gpu_failed(error) from error
@@ -198,10 +198,10 @@ def _given_up(located: LocatedModel, deaths: int) -> ShammahError:
     times = "once" if deaths == 1 else f"{deaths} times"
     return ShammahError(
         OUT_OF_MEMORY,
-        f"The system has ended {located.name} {times} for want of memory. Its weights have "
+        f"The system killed {located.name} {times} because memory ran out. Its weights have "
         f"{weights / GIB:.1f} GiB on the disk, and {free_main_memory() / GIB:.1f} GiB of memory "
         "are free.",
-        "Close other programs and type /load, or name a smaller model with --model.",
+        "Close other programs and type /load, or choose a smaller model with --model.",
     )
 
 

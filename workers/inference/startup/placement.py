@@ -66,7 +66,7 @@ def choose_device(wanted: str, parameters: int, *, quantized: bool = True) -> st
         raise ShammahError(
             "device_unavailable",
             f"torch {torch.__version__} finds no {wanted} device that it can use.",
-            "Set inference.device to auto, or mend the driver: `nvidia-smi` shows its version.",
+            "Set inference.device to auto, or fix the driver: `nvidia-smi` shows its version.",
         )
     return wanted
 

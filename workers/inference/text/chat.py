@@ -20,7 +20,7 @@ _TAIL = 8
 _QUESTIONS = ("shammah", "1")
 """Two that have no beginning in common."""
 
-FOLDED = "This model takes no system prompt: yours stands before the first question instead."
+FOLDED = "This model takes no system prompt: yours was put before the first question instead."
 
 
 class ChatFormat:
@@ -83,7 +83,7 @@ class ChatFormat:
             raise ShammahError(
                 "messages_invalid",
                 f"The model's chat template refuses these messages ({why_refused(error)}).",
-                "Name another model with --model." if hopeless else "Begin a new conversation.",
+                "Name another model with --model." if hopeless else "Start a new conversation.",
             ) from error
 
     def encode_begun(self, text: str) -> tuple[int, ...]:

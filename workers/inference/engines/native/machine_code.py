@@ -102,7 +102,7 @@ def load(path: Path) -> Compiled | None:
         return None
     digest, rest = content[:_DIGEST], content[_DIGEST:]
     if hashlib.sha256(rest).digest() != digest:
-        log.warning("the compiled kernels in %s are damaged; they are made anew", path)
+        log.warning("the compiled kernels in %s are damaged; they are made again", path)
         return None
     (length,) = _LENGTH.unpack_from(rest)
     end = _LENGTH.size + length

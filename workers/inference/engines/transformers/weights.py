@@ -71,7 +71,7 @@ def read_weights(
                 with observed(observer.advance):
                     return _quantized(model_class, kept, dtype, **options), ""
             except (ShammahError, OSError, SafetensorError, ValueError) as error:
-                log.warning("the quantised weights in %s are made anew: %s", kept, error)
+                log.warning("the quantised weights in %s are made again: %s", kept, error)
         options["quantization_config"] = config
 
         def advance() -> None:

@@ -182,7 +182,7 @@ def test_a_death_is_explained_to_those_who_have_lost_it(kernel: Kernel) -> None:
     why = explain_death(kernel.path, kernel.pid)
     assert why is not None
     assert why.code == "out_of_memory"
-    assert str(why) == "The system has ended big for want of memory. Next. Ask again."
+    assert str(why) == "The system killed big because memory ran out. Next. Ask again."
 
 
 def test_when_nothing_is_left_a_person_must_act(kernel: Kernel) -> None:

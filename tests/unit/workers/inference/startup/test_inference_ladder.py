@@ -215,11 +215,11 @@ def test_the_note_says_what_was_given_up(world: World, quantization: str, said: 
 
 def test_a_smaller_model_begins_whole(world: World) -> None:
     note = world.load(lambda name, settings: name == "middle")
-    assert note == "middle: It needs 9 GiB, and 4 are free. middle answers in the place of big."
+    assert note == "middle: It needs 9 GiB, and 4 are free. middle answers instead of big."
     assert world.tried[-1] == ("middle", 0, "auto")
     note = world.load(lambda name, s: name == "small" and s.quantization == "int8")
     assert note.endswith(
-        "small runs with 8-bit weights and a context of 4,096 tokens, in the place of big."
+        "small runs with 8-bit weights and a context of 4,096 tokens instead of big."
     )
 
 
@@ -258,7 +258,7 @@ def test_memory_that_runs_out_in_an_unforeseen_place_is_a_step_down(world: World
             raise MemoryError
         return True
 
-    assert "The memory ran out while big was loaded." in world.load(accepts)
+    assert "Memory ran out while big was loading." in world.load(accepts)
     with pytest.raises(RuntimeError, match="broken"):
         world.load(lambda name, settings: (_ for _ in ()).throw(RuntimeError("broken")))
 
@@ -276,7 +276,7 @@ class TestAGPU:
 
     def test_that_is_busy_gives_way_to_the_processor(self, world: World) -> None:
         said = world.load(lambda name, settings: settings.device == "cpu")
-        assert said.startswith("big: It needs 9 GiB, and 4 are free. big runs on the processor")
+        assert said.startswith("big: It needs 9 GiB, and 4 are free. big runs on the CPU")
         assert world.tried == [("big", 0, "auto"), ("big", 0, "auto")]
 
     @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ class TestAGPU:
 
         said = world.load(accepts)
         assert "can" in said
-        assert "big runs on the processor" in said
+        assert "big runs on the CPU" in said
 
     def test_gets_fewer_bits_before_a_smaller_model_does(self, world: World) -> None:
         said = world.load(
@@ -332,7 +332,7 @@ class TestAGPU:
 def test_after_a_kill_the_next_rung_is_the_first(world: World) -> None:
     world.load()
     world.killed()
-    said = "big: The system has ended big for want of memory. big runs with bfloat16"
+    said = "big: The system killed big because memory ran out. big runs with bfloat16"
     assert world.load().startswith(said)
     assert world.tried == [("big", 0, "auto"), ("big", 4096, "auto")]
 
@@ -341,7 +341,7 @@ def test_a_rung_that_changes_nothing_is_no_step(world: World) -> None:
     world.engine = "native"
     world.load()
     world.killed()
-    assert world.load().startswith("big: The system has ended big for want of memory. big runs wit")
+    assert world.load().startswith("big: The system killed big because memory ran out. big ")
     assert world.tried == [("big", 0, "auto"), ("big", 4096, "int4")]
     world.killed()
     assert world.load().startswith("middle: ")
@@ -363,7 +363,7 @@ def test_after_the_third_kill_nothing_is_tried_by_itself(world: World) -> None:
         with pytest.raises(ShammahError) as refused:
             world.load()
         assert refused.value.code == "out_of_memory"
-        assert "has ended big 3 times for want of memory" in refused.value.message
+        assert "killed big 3 times because memory ran out" in refused.value.message
         assert refused.value.message.count("GiB") == 2
         assert "/load" in refused.value.hint
     assert len(world.tried) == 3
@@ -374,7 +374,7 @@ def test_nor_when_there_is_nothing_left(world: World) -> None:
     world.asked = InferenceSettings(dtype="float32", quantization="none")
     world.load()
     world.killed()
-    with pytest.raises(ShammahError, match="has ended big once"):
+    with pytest.raises(ShammahError, match="killed big once"):
         world.load()
 
 
@@ -395,7 +395,7 @@ def test_what_comes_next_is_written_down_for_those_who_lose_it(world: World) -> 
         ("big", "It is loaded again with less context and 16 bit."),
         ("big", "It is loaded again with 8-bit weights."),
         ("big", "It is loaded again with 4-bit weights."),
-        ("big", "middle is loaded in its place."),
+        ("big", "middle is loaded instead."),
         ("middle", "It is loaded again with less context and 16 bit."),
     ]
     assert told[-1] == ("small", "")
