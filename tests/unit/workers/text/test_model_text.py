@@ -256,7 +256,9 @@ def test_a_tokenizer_that_makes_nothing_of_a_text_is_refused(directory: Path) ->
 def test_a_tokenizer_that_fails_at_the_first_text_is_refused(directory: Path) -> None:
     unknown = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"}
     _edit(directory, "tokenizer.json", lambda file: file.update(model=unknown, added_tokens=[]))
-    with pytest.raises(ShammahError, match="read the model.s tokenizer or chat template") as caught:
+    with pytest.raises(
+        ShammahError, match=r"read the model.s tokenizer or chat template"
+    ) as caught:
         ModelText.load(directory)
     assert caught.value.code == "model_corrupt"
 
