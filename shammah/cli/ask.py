@@ -32,10 +32,11 @@ from shammah.router.decision import RouteDecision, Target, Wish
 from shammah.router.explanation import as_document
 from shammah.settings.model import Settings
 from shammah.supervision.secrets import take_secrets
+from shammah.terminal.confirm import ask as asking
 from shammah.terminal.output import echo
 from shammah.terminal.painter import Answer, Rendering, terminal_size
 from shammah.terminal.screen import Screen
-from shammah.terminal.tty import ask_line, forget_typed, take_terminal
+from shammah.terminal.tty import take_terminal
 from shammah.terminal.wording import (
     describe_background,
     describe_failure,
@@ -191,10 +192,8 @@ class _Answer:
             session.gate.ask = lambda outgoing: self._consent(session, outgoing)
 
     def _consent(self, session: Session, outgoing: Outgoing) -> Consent:
-        self._screen.end_live()
-        forget_typed()
-        self._screen.prompt(consent_question(outgoing))
-        return parse_consent(ask_line(lambda: session.interrupted))
+        question = consent_question(outgoing)
+        return parse_consent(asking(self._screen.prompt, question, lambda: session.interrupted))
 
     def show(self, session: Session, conversation: Conversation, private: bool) -> int:
         question = self._question

@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
-import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -23,12 +19,10 @@ from shammah.settings.edit import save, with_setting
 from shammah.settings.load import examine_settings, home_directory, parse_config, read_config
 from shammah.settings.model import ENVIRONMENT, SECRET, Settings, setting_names, value_of
 from shammah.settings.report import Value, explain_settings, shown, written
+from shammah.terminal.confirm import confirm
+from shammah.terminal.external_editor import edit_file
 from shammah.terminal.output import echo
-from shammah.terminal.tty import confirm
 from shammah.terminal.wording import printable
-
-EDITORS = ("nano", "vim", "vi")
-"""Tried where neither $VISUAL nor $EDITOR is set."""
 
 NEW_FILE = "# Shammah's settings. `shammah config show` lists them all with their values.\n"
 
@@ -238,9 +232,9 @@ def edit_config(environ: Mapping[str, str]) -> int:
     """Open a copy in the person's editor; it replaces the file only when nothing is wrong.
 
     Raises:
-        ShammahError: ``no_editor``, ``config_unwritable``.
+        ShammahError: as `edit_file`; ``config_changed``, ``config_unwritable``.
     """
-    file, editor = config_path(environ), _editor(environ)
+    file = config_path(environ)
     before = file.read_bytes() if file.exists() else b""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(dir=file.parent, prefix="config-edited-", suffix=".toml")
@@ -250,7 +244,7 @@ def edit_config(environ: Mapping[str, str]) -> int:
     first = copied.read_bytes()
     try:
         while True:
-            _run_editor(editor, copied)
+            _edit(copied, first)
             faults = _faults_of(copied.read_bytes().decode("utf-8-sig", "surrogateescape"), file)
             if not faults:
                 return _take(file, copied, before, first)
@@ -263,31 +257,13 @@ def edit_config(environ: Mapping[str, str]) -> int:
             copied.unlink()
 
 
-def _editor(environ: Mapping[str, str]) -> list[str]:
-    for variable in ("VISUAL", "EDITOR"):
-        if environ.get(variable):
-            return shlex.split(environ[variable])
-    for name in EDITORS:
-        if found := shutil.which(name):
-            return [found]
-    raise ShammahError("no_editor", "No editor was found.", "Set EDITOR to the one you like.")
-
-
-def _run_editor(editor: list[str], file: Path) -> None:
-    first = file.read_bytes()
-    # Ctrl-C belongs to the editor now. (Ignored, it would be so in the editor, too.)
-    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+def _edit(copied: Path, first: bytes) -> None:
     try:
-        status = subprocess.run([*editor, str(file)], check=False).returncode
-    except OSError as error:
-        why = f"The editor {editor[0]} cannot be started: {error.strerror}."
-        raise ShammahError("no_editor", why, "Set EDITOR to the one you like.") from error
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if status:
-        why = f"The editor ended with status {status}; nothing was changed."
-        wrote = file.exists() and file.read_bytes() != first
-        raise ShammahError("editor_failed", why, f"What you wrote is in {file}." if wrote else "")
+        edit_file(copied)
+    except ShammahError as error:
+        wrote = copied.exists() and copied.read_bytes() not in (first, b"")
+        hint = f"What you wrote is in {copied}." if wrote else error.hint
+        raise ShammahError(error.code, f"{error.message} Nothing was changed.", hint) from error
 
 
 def _again() -> bool:

@@ -21,8 +21,8 @@ from shammah.history.access import Access
 from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
 from shammah.history.store import Store
 from shammah.settings.since import parse_since
+from shammah.terminal.confirm import confirm
 from shammah.terminal.output import columns_of, echo
-from shammah.terminal.tty import confirm
 from shammah.terminal.wording import printable, styled
 from shammah.terminal.wrap import broken, fold
 

@@ -39,8 +39,9 @@ from shammah.router.question import estimate_tokens
 from shammah.settings.load import load_settings
 from shammah.supervision.download_news import DownloadNews
 from shammah.supervision.secrets import take_secrets
+from shammah.terminal.confirm import ask
 from shammah.terminal.screen import Screen
-from shammah.terminal.tty import CLEAR_LINE, ask_line, echo_off, forget_typed
+from shammah.terminal.tty import CLEAR_LINE, echo_off
 from shammah.terminal.wording import (
     describe_background,
     describe_prompt,
@@ -254,10 +255,7 @@ class Repl:
         if not (self._screen.terminal and os.isatty(0)):
             return None
         with self._interrupts.calling(self._interrupts.note):  # from when it can be read
-            self._screen.end_live()
-            forget_typed()
-            self._screen.prompt(question)
-            line = ask_line(lambda: self._interrupts.noted)
+            line = ask(self._screen.prompt, question, lambda: self._interrupts.noted)
         if line is None:
             self._screen.line("")
         return line
@@ -268,10 +266,8 @@ class Repl:
             self._questions.add_output(command, private, lambda: bool(pressed))
 
     def _consent(self, outgoing: Outgoing) -> Consent:
-        self._screen.end_live()
-        forget_typed()
-        self._screen.prompt(consent_question(outgoing))
-        return parse_consent(ask_line(lambda: self._session.interrupted))
+        question = consent_question(outgoing)
+        return parse_consent(ask(self._screen.prompt, question, lambda: self._session.interrupted))
 
     def _on_interrupt(self) -> None:
         if self._answering is None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from shammah.errors import ShammahError
 from shammah.terminal.tty import echo_on
 
-EDITORS = ("editor", "nano", "vi")
+HINT = "Set EDITOR to the one that you use."
+EDITORS = ("editor", "nano", "vim", "vi")
 """What is looked for where neither ``VISUAL`` nor ``EDITOR`` says which."""
 
 
@@ -22,18 +23,38 @@ def edit_text(text: str, name: str = "question.md") -> str:
     """What becomes of ``text`` in the editor, which sees a file called ``name``.
 
     Raises:
-        ShammahError: ``editor``: there is none, or it failed.
+        ShammahError: as `edit_file`.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="shammah-") as directory:
             file = Path(directory, name)  # 0700: nobody else reads it
             file.write_text(text + "\n", "utf-8", "replace")
-            with _interrupts_are_the_editors():
-                _run_editor(str(file))
+            edit_file(file)
             return file.read_text("utf-8-sig", "replace").removesuffix("\n")
     except OSError as error:
         what = f"The text could not be given to an editor ({error.strerror or error})."
-        raise ShammahError("editor", what) from error
+        raise ShammahError("editor_failed", what) from error
+
+
+def edit_file(file: Path) -> None:
+    """Open ``file`` in ``VISUAL``, ``EDITOR`` or one of `EDITORS`, and wait for its end.
+
+    Raises:
+        ShammahError: ``no_editor``: there is none that can be run; ``editor_failed``.
+    """
+    chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    for command in [chosen] if chosen else EDITORS:
+        try:
+            with _interrupts_are_the_editors(), echo_on():
+                status = subprocess.call([*shlex.split(command), str(file)])
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise ShammahError("no_editor", f"{command} cannot be run ({error}).", HINT) from error
+        if status:
+            raise ShammahError("editor_failed", f"{command} ended with status {status}.")
+        return
+    raise ShammahError("no_editor", f"There is no {chosen or 'editor'}.", HINT)
 
 
 @contextlib.contextmanager
@@ -44,20 +65,3 @@ def _interrupts_are_the_editors() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _run_editor(file: str) -> None:
-    chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
-    for command in [chosen] if chosen else EDITORS:
-        try:
-            with echo_on():
-                status = subprocess.call([*shlex.split(command), file])
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise ShammahError("editor", f"{command} cannot be run ({error}).") from error
-        if status:
-            raise ShammahError("editor", f"{command} ended with status {status}.")
-        return
-    what = f"There is no {chosen}." if chosen else "There is no editor."
-    raise ShammahError("editor", what, "Set EDITOR to the one that you use.")

@@ -13,14 +13,13 @@ import os
 import select
 import sys
 import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 from shammah.terminal import paste
 
 CLEAR_LINE = b"\r\x1b[K"
 LINE_BYTES = 65536
-ASK_POLL_MS = 50
 PASTE_MS = 1000
 """A paste of which no more comes for so long has lost its end."""
 
@@ -38,7 +37,7 @@ def wait_line(other_fd: int | None) -> str | None:
     if other_fd is not None:
         poll.register(other_fd, select.POLLIN)
     ready = {fd for fd, _ in poll.poll()}
-    return _take_line() if 0 in ready else None
+    return take_line() if 0 in ready else None
 
 
 def pending_line() -> str | None:
@@ -52,10 +51,15 @@ def pending_line() -> str | None:
     """
     poll = select.poll()
     poll.register(0, select.POLLIN)
-    return _take_line() if poll.poll(0) else None
+    return take_line() if poll.poll(0) else None
 
 
-def _take_line() -> str:
+def take_line() -> str:
+    """What the terminal hands over now, without its end.
+
+    Raises:
+        EOFError: as `wait_line`.
+    """
     try:
         line = os.read(0, LINE_BYTES)
     except OSError as error:  # EIO: the terminal was closed
@@ -100,12 +104,6 @@ def read_paste(begun: str) -> str:
     return text
 
 
-def forget_typed() -> None:
-    """Throw away what was typed so far: it is no answer to a question that nobody has seen."""
-    with contextlib.suppress(termios.error):
-        termios.tcflush(0, termios.TCIFLUSH)
-
-
 def take_terminal() -> bool:
     """Have the terminal for standard input, which may be a pipe that was read to its end; whether
     there is one, and it is ours to read (that of a background job is not)."""
@@ -123,40 +121,6 @@ def take_terminal() -> bool:
         ours = False
     os.close(terminal)
     return ours
-
-
-def ask_line(cancelled: Callable[[], bool]) -> str | None:
-    """The next line that is typed, without its end; ``None`` when ``cancelled`` or the terminal
-    is gone. `forget_typed` comes before the question."""
-    poll = select.poll()
-    poll.register(0, select.POLLIN)
-    with _echo(True), contextlib.suppress(EOFError):
-        while not cancelled():
-            if poll.poll(ASK_POLL_MS):
-                return paste.content(_take_line())
-        with contextlib.suppress(OSError):
-            os.write(0, b"\n")  # after the ^C that the terminal has shown
-    return None
-
-
-def confirm(question: str, *, enter: bool = False) -> bool:
-    """Whether the person at the terminal says yes; anything but that is a no. ``enter``: what an
-    empty line means.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C.
-    """
-    forget_typed()
-    sys.stderr.write(f"{question} [y]es, [n]o{'; Enter: yes' if enter else ''}: ")
-    sys.stderr.flush()
-    try:
-        said = sys.stdin.readline()
-    except KeyboardInterrupt:
-        sys.stderr.write("\n")
-        raise
-    if not said.endswith("\n"):  # Ctrl-D
-        sys.stderr.write("\n")
-    return said.strip().lower() in ("y", "yes") or (enter and said == "\n")
 
 
 def echo_on() -> AbstractContextManager[None]:

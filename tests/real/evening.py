@@ -342,7 +342,7 @@ def prepare_home(sandbox: Sandbox, patch: pytest.MonkeyPatch) -> None:
     taught = AdapterEntry(TAUGHT, sandbox.root, "starter", training={"private_examples": 1})
     AdapterStore(sandbox.shammah_home).add(taught, write_nothing)
     (sandbox.root / "steer").touch()
-    patch.setattr(questions, "ask_line", lambda _: "y")
+    patch.setattr(questions, "confirm", lambda question, **_: True)
     patch.setenv("STAND_IN_INFERENCE", local_models(sandbox)[0])  # and taken back at the end
 
 

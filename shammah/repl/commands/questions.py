@@ -11,8 +11,8 @@ from shammah.chat.session import Session
 from shammah.repl.commands import references, shell
 from shammah.repl.commands.references import Attachment, Room
 from shammah.router.question import estimate_tokens
+from shammah.terminal.confirm import confirm
 from shammah.terminal.screen import Screen
-from shammah.terminal.tty import ask_line, forget_typed
 from shammah.terminal.wording import printable
 
 CLOUD_TOKENS = 200_000
@@ -92,9 +92,7 @@ class Questions:
         return Room(local, session.settings.cloud.context_length or CLOUD_TOKENS)
 
     def _agrees(self, question: str, cancelled: Callable[[], bool] = lambda: False) -> bool:
-        forget_typed()
-        self._screen.prompt(f"{question} [y]es, [n]o: ")
-        return (ask_line(cancelled) or "").strip().lower() in ("y", "yes")
+        return confirm(question, show=self._screen.prompt, cancelled=cancelled)
 
     def _tell(self, sentence: str) -> None:
         self._screen.hint(printable(sentence))
