@@ -13,9 +13,9 @@ import os
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from shammah.bus.record import record
 from shammah.errors import ExitCode, ShammahError
 
 ROLES = ("download", "inference", "cloud", "train")
@@ -36,7 +36,7 @@ LOCK_S = 10.0
 LOCK_PAUSE_S = 0.02
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Endpoints:
     """The paths of one user's workers inside ``runtime``."""
 

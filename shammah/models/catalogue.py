@@ -10,10 +10,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from shammah.bus.messages import NotAvailable
+from shammah.bus.record import record
 from shammah.errors import ExitCode, ShammahError
 from shammah.models.cgroups import memory_limits
 
@@ -35,7 +35,7 @@ PERMISSIVE = frozenset({"apache-2.0"})
 """The licences in the catalogue under which a model may be used for anything."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ModelShape:
     """What decides how large a decoder is in memory. Counts, not bytes.
 
@@ -55,7 +55,7 @@ class ModelShape:
     tied: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CatalogueModel:
     """A Qwen2.5-Instruct model as its authors publish it.
 
@@ -85,7 +85,7 @@ class CatalogueModel:
         return self.model_id.partition("/")[2]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Machine:
     """What a model may be loaded into; all numbers are bytes.
 
@@ -138,7 +138,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _COMMIT = re.compile(r"\w{1,64}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LocatedModel:
     """A model that is on this disk.
 
@@ -164,7 +164,7 @@ def followable_hints(located: LocatedModel) -> Iterator[None]:
         raise
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MissingModel:
     """A model of the Hub that is not known to be whole on this disk.
 

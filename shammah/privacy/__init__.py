@@ -12,9 +12,10 @@ import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from shammah.bus.messages import ChatMessage
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.privacy.built_in import RULES
 from shammah.privacy.text import forms, normalise
@@ -28,7 +29,7 @@ KNOWN = 500
 """Texts of which it is remembered what the rules say: a conversation is marked at each question."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mark:
     """Whether a text is private. ``why`` completes "private, because ..."."""
 
@@ -153,7 +154,7 @@ class Rules:
         return bool(self._home) and path.startswith(f"{self._home}/")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Outgoing:
     """What may go to the cloud, and how many private turns were left out."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from shammah.bus.record import record
 from shammah.router.categories import Category
 
 WARM_UP = 10
@@ -20,7 +21,7 @@ SLACK = 0.10
 GOOD_ENOUGH = 0.70
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CategoryCount:
     local_attempts: int = 0
     successes: int = 0

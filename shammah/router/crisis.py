@@ -13,10 +13,10 @@ import functools
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from shammah.bus.record import record
 from shammah.router.crisis_weights import CLASSES, NONE, read_features, weigh
 
 DATA = Path(__file__).with_name("data") / "crisis.json"
@@ -54,7 +54,7 @@ def detect_danger(text: str) -> Danger | None:
     return next((danger for danger in Danger if danger in found), None)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Lists:
     """The phrases, each under the words without one of which it cannot fit.
 

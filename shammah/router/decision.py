@@ -6,9 +6,8 @@ fits, what has worked, and now and then another try. docs/ROUTING.md has it as a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from shammah.bus.messages import Downloading, Failed, Loading, NotAvailable, Ready, State
+from shammah.bus.record import record
 from shammah.models.catalogue import STARTER
 from shammah.router import measured
 from shammah.router.route import Alternative, Arm, Question, Rules
@@ -62,7 +61,7 @@ def decide(
     return _Case(question, wish, view=view, snapshot=snapshot, rules=rules, chance=chance).decide()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Case:
     question: Question
     wish: Wish

@@ -9,9 +9,8 @@ cloud after about three bad answers in a row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from shammah.bus.messages import Ready
+from shammah.bus.record import record
 from shammah.router.first_guess import guess_quality
 from shammah.router.route import Alternative, Arm, Reason, Target, View
 from shammah.router.statistics import Snapshot, wilson
@@ -27,7 +26,7 @@ DOUBTFUL, KNOWN_BAD = 3.0, 0.1
 much less one that is not."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Prior:
     successes: float
     trials: float

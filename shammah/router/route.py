@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from shammah.bus.messages import Failed, State
+from shammah.bus.record import record
 from shammah.router.categories import Category
 from shammah.router.crisis import Danger
 
@@ -53,7 +54,7 @@ class Reason(StrEnum):
 AUTO, OFF = "auto", "off"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Wish:
     """What the person asked for: a target, whether the question is private, and the local
     model's ``adapter``: the one in service (``auto``), none (``off``), or one by its name."""
@@ -63,7 +64,7 @@ class Wish:
     adapter: str = AUTO
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class View:
     """The workers as the frontend sees them.
 
@@ -85,7 +86,7 @@ class View:
     local_silent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Question:
     """What the router knows of a question: its kind, whether somebody may be in danger, and
     how many ``tokens`` the whole conversation with it has, roughly."""
@@ -96,7 +97,7 @@ class Question:
     sums: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Arm:
     """Who may answer a kind of question: what success is counted for.
 
@@ -111,7 +112,7 @@ class Arm:
     adapter: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Alternative:
     """What was to be expected of one answerer at the time of the decision.
 
@@ -157,7 +158,7 @@ class RouteDecision:
         return chosen.arm.adapter if chosen else ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rules:
     """What the settings say: the policy's name, and the share of questions to explore with."""
 

@@ -13,10 +13,11 @@ import random
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shammah.bus.messages import ChatMessage, Done, Failed
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.router.contacts import describe_care, describe_help, find_country
 from shammah.router.decision import RouteDecision, Target, View, Wish, decide
@@ -48,7 +49,7 @@ NO_VERDICT = frozenset(
 """Failures that say something about one question, and nothing about who was asked."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Asked:
     """A question on its way: what the router read in it, and the number drawn for it."""
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shammah.bus.record import record
 from shammah.router.classic import ClassicState
 from shammah.router.route import Arm, Reason, Target
 
@@ -65,7 +66,7 @@ _WEIGHTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Outcome:
     """One answer.
 
@@ -89,7 +90,7 @@ class Outcome:
     cost: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tally:
     """What is known of an arm: weighted ``successes`` of ``trials``, and means of its speed."""
 

@@ -10,10 +10,11 @@ import contextlib
 import math
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shammah.bus.record import record
 from shammah.errors import ExitCode, ShammahError
 from shammah.models.catalogue import is_choice
 from shammah.settings.model import (
@@ -41,7 +42,7 @@ TYPES: dict[type, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fault:
     """Something wrong with the value at ``path``."""
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from shammah.bus.record import record
 from shammah.models.licences import LICENCES
 
 SettingPath = tuple[str, ...]
 """A setting's name, in parts: ``("cloud", "use")``."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class InferenceSettings:
     """The local model."""
 
@@ -36,7 +37,7 @@ class InferenceSettings:
     """Seconds that an unused model stays in memory; 0: leave at once, -1: stay for ever."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CloudSettings:
     """Claude."""
 
@@ -62,7 +63,7 @@ class CloudSettings:
     """Seconds that the unused worker stays."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PrivacySettings:
     """What never leaves this machine. A question to which one of these applies is private."""
 
@@ -92,7 +93,7 @@ class PrivacySettings:
     """Directories and files (~ and * allowed): text from there, or that names them."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RouterSettings:
     """Who answers what."""
 
@@ -102,7 +103,7 @@ class RouterSettings:
     """Share of the questions with which a local model that did badly is tried again; 0: never."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TrainSettings:
     """Learning from feedback."""
 
@@ -116,7 +117,7 @@ class TrainSettings:
     """Learn also while the machine runs on battery."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EditorSettings:
     """The line at the prompt."""
 

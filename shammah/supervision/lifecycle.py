@@ -16,7 +16,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from shammah.bus.messages import (
     Stop,
     Welcome,
 )
+from shammah.bus.record import record
 from shammah.bus.transfers import Transferring
 from shammah.errors import ExitCode, ShammahError
 from shammah.models.catalogue import cached_snapshot, hub_model, is_offline, total_memory
@@ -85,7 +85,7 @@ class RestartBudget:
         return True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WorkerSpec:
     """The worker that a frontend wants: ``arguments`` follow the role on its command line."""
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.models.cgroups import count_kills, kill_counter
 
@@ -25,7 +26,7 @@ VMSTAT = Path("/proc/vmstat")
 """Counts the kills on the whole machine."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Attempt:
     """One load, which may have been the last that its worker did.
 
