@@ -7,7 +7,17 @@ from shammah.privacy.text import compiled, holds, occurrences
 
 # --- mail ---------------------------------------------------------------------------------
 
-_AT = r"@\n?| (?:at|AT) (?=[\w-]{1,63} (?:dot|DOT) )|[(\[{<] ?(?:at|AT|@) ?[)\]}>] ?"
+_COMMON = (
+    r"(?i:com|org|net|edu|gov|info|io|de|at|ch|fr|es|it|nl|be|pl|pt|br|co\.uk|uk|eu|se|dk|fi|no|cz"
+    r"|ru|jp|cn|in|us|ca|au|me|dev|ai)"
+)
+"""Domains that count after a lone `` @ `` or `` at ``: `` @ `` multiplies matrices as well
+(``x @ self.weight``), and "look at this dot product" is English."""
+_AT = (
+    rf"@\n?| @ (?=(?:[\w-]{{2,63}}\.){{1,4}}{_COMMON}(?![\w(\[]|\.\w))"
+    rf"| (?:at|AT) (?=(?:[\w-]{{1,63}} (?:dot|DOT) ){{1,4}}{_COMMON}(?![\w-]))"
+    r"|[(\[{<] ?(?:at|AT|@) ?[)\]}>] ?"
+)
 _DOT = r"(?:\n?\\?\.| (?:dot|DOT) | ?[(\[{<] ?(?:dot|DOT|\.) ?[)\]}>] ?)"
 _NAME = r"""(?:[^\x00-\x20"(),:;<>@\[\\\]\x7f\s]{1,64}|"[^"\n]{1,64}")$"""
 _LABEL = r"[^\x00-,./:-@\[-`{-\x7f\s]{1,63}"

@@ -138,6 +138,11 @@ def holds_password(text: str) -> bool:
             for found in compiled(pattern).finditer(small)
         )
         or any(_is_literal(found[1]) for found in compiled(_SET).finditer(text))
+        or any(
+            _is_literal(found[1]) and not holds(_SAID_OF_ONE, found[1].lower())
+            for found in compiled(_ALONE_ON_LINE).finditer(text)
+        )
+        or holds(_PIN, text)
         or holds(r"\$(?:[156y]|2[aby]|argon2id?)\$[./\w$=,+-]{20}", text)
     )
 
@@ -149,6 +154,15 @@ _PASSWORD_PLACES = {
     "mysql": r"mysql(?:dump)?\b[^\n]{0,200}?\s-p[\"']?([^\s\"'-][^\s\"']{3,100})",
     "sshpass": r"sshpass\s-p ?[\"']?([^\s\"']{4,100})",
     "login": r"login\s\S{1,64}\s{1,20}password\s(\S{1,100})",
+    # somebody's own may be short: a digit or a sign inside is enough
+    **dict.fromkeys(
+        ("my ", "mein", "mi ", "mon ", "mia ", "minha ", "мой "),
+        r"(?:my|meine?|mi|mon|mia|minha|мой) (?:[\w-]{1,20}[ -])?(?:password|passphrase|passwort"
+        r"|kennwort|mot de passe|contraseña|clave|senha|пароль)"
+        r"(?: (?:is|was|ist|lautet|war|est|es|é|è))?"
+        r"[: ]{1,3}[\"'`]?((?=[^\s\"'`]{0,60}[^\W\d_])[^\s\"'`]{0,59}[\d@#$%^&*+=~]"
+        r"[^\s\"'`]{0,60})(?![^\s\"'`])",
+    ),
     " ": r"(?:password|passphrase|passwort|kennwort|mot de passe|contraseña|senha|пароль)"
     r"(?: for \S{1,40}| von \S{1,40})? (?:is|was|ist|lautet|war|est|es|é|è)[: ]{1,3}[\"'`]?"
     r"((?=[^\s\"'`]{0,60}\d)(?=[^\s\"'`]{0,60}[^\W\d])[^\s\"'`]{6,60})",
@@ -159,6 +173,24 @@ _PASSWORD_PLACES = {
     },
 }
 """What a text with such a place holds, and the place."""
+_ALONE_ON_LINE = (
+    r"(?im)(?<![\w.])(?:password|passwd|passphrase|passwort|kennwort|mot de passe|mdp|contraseña"
+    r"|senha|wachtwoord|пароль) ?: ([^\W\d_]{8,60})[.!]?$"
+)
+"""A line's last word, of letters alone."""
+_SAID_OF_ONE = (
+    r"pass|secret|hash|requ|option|correct[aeo]?$|valid|forgot|vergessen|olvidad|oubli|expired"
+    r"|abgelaufen|missing|disabled|enabled|unknown|protect|encrypt|nullable|string|varchar"
+    r"|erforderlich|notwendig|obligat|default|configur|character|zeichen|generat|prompt|stored"
+    r"|changed|rejected|accepted|credential|environment|неверн|забыт|необход|undefined"
+)
+"""What follows such a word and is no password: what is said of one, a type, a variable."""
+_PIN = (
+    r"(?<![\w.-])(?:PIN|PUK|(?:PIN|Pin|pin)[ -]?(?:[Cc]ode|CODE|[Nn]umber|[Nn]ummer)"
+    r"|(?i:my|your|his|her|our|meine?|die|mi|el|mon|le|mio|il|meu|o) (?:[\w-]{1,20} )?(?i:pin|puk))"
+    r"(?: (?:is|was|ist|lautet|war|es|est|é|è))?(?: ?[:=] ?| )[\"'`]?\d{4,8}(?![\w-]|[.,:]\d)"
+)
+"""Lower-case ``pin`` alone is one of a chip, or a verb."""
 _SET = r"(?<![A-Za-z0-9_])[A-Z0-9_]{0,40}PASS(?:WORD|WD)?=([^\s\"']{6,100})(?![^\s\"'])"
 """In the environment, where a word is no name of something else."""
 _PLACEHOLDER = (

@@ -26,6 +26,12 @@ _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212"
 _STOPS = "\u3002\u00b7\u2022\u30fb"
 _PLAIN = str.maketrans(dict.fromkeys(_DASHES, "-") | dict.fromkeys(_STOPS, "."))
 
+_LOOK_ALIKES = str.maketrans(
+    "авсԁеһіјкӏорԛѕтухԝАВСЕНІЈКМОРЅТУХαβεικνορτυχΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
+    "abcdehijklopqstuxwABCEHIJKMOPSTYXabeiknoptuxABEZHIKMNOPTYX",
+)
+"""Cyrillic and Greek letters, and those of ASCII for which an eye takes them."""
+
 
 def normalise(text: str) -> str:
     """``text`` without what is not seen; compatibility forms, dashes, digits and stops are those
@@ -42,7 +48,8 @@ def normalise(text: str) -> str:
 
 def forms(text: str) -> Iterable[str]:
     """Each different form in which ``text`` is compared: as it is, in its normal form, and with
-    what escapes of HTML, URLs and JSON mean, and those of mail."""
+    what escapes of HTML, URLs and JSON mean, and those of mail, and with ASCII's letters for
+    look-alikes among them."""
     if not text:
         return ()
     normal = normalise(text)
@@ -50,7 +57,14 @@ def forms(text: str) -> Iterable[str]:
     mailed = normal
     if holds(r"=(?:\n|3D|40|[A-F][0-9A-F])", normal):
         mailed = normalise(compiled(_BROKEN).sub(_meaning, normal))
-    return dict.fromkeys((text, normal, escaped, mailed))
+    latin = normal if normal.isascii() else compiled(r"\S+").sub(_without_look_alikes, normal)
+    return dict.fromkeys((text, normal, escaped, mailed, latin))
+
+
+def _without_look_alikes(found: re.Match[str]) -> str:
+    """A word in ASCII's letters, if it has any: a wholly Cyrillic one is what it seems."""
+    word = found[0]
+    return word.translate(_LOOK_ALIKES) if holds(r"[A-Za-z]", word) else word
 
 
 def _meaning(found: re.Match[str]) -> str:

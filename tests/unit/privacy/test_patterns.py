@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -99,3 +101,42 @@ def test_the_work_grows_with_the_text_and_no_more(
 def test_what_is_refused(source: str, why: str) -> None:
     with pytest.raises(PatternError, match=why):
         Pattern(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (r"\bЖуков\b", "Пришёл Жуков"),  # noqa: RUF001
+        (r"\bÄrzte\b", "die Ärzte sagen"),
+        (r"\bAndré\b", "von André gehört"),
+        (r"Projekt \w+ geheim", "Projekt Größe geheim"),
+        (r"[\w-]+@acme", "müller@acme"),
+        (r"\d{4}", "\u0664\u0668\u0662\u0661"),
+        (r"Jo\sDoe", "Jo\u00a0Doe"),
+        ("geheim$", "geheim\n"),
+        ("geheim", "\ud800 geheim"),
+        ("geheim", "\0geheim"),
+        (r"(?i)müller", "MÜLLER"),
+    ],
+)
+def test_names_in_any_script_and_broken_text_are_found(source: str, text: str) -> None:
+    """With RE2 most of these are found no more, without a word: its classes are those of ASCII."""
+    assert Pattern(source).search(text)
+
+
+def test_no_pattern_no_engine() -> None:
+    """What most people have none of costs their prompt nothing."""
+    look = (
+        "import sys; from shammah.privacy import Rules;"
+        "from shammah.settings.model import PrivacySettings;"
+        "Rules(PrivacySettings(patterns={})).mark('hello');"
+        "print('shammah.privacy.patterns' in sys.modules)"
+    )
+    for patterns_set, loaded in (("()", "False"), ("('geheim',)", "True")):
+        done = subprocess.run(
+            [sys.executable, "-c", look.format(patterns_set)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == loaded
