@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from shammah.learning.examples import read_examples
 from shammah.models.catalogue import model_id_of
 from shammah.settings.load import load_settings
 from shammah.settings.model import Settings
+from shammah.storage.files import new_directory
 from shammah.supervision.lifecycle import connect
 from shammah.terminal.output import echo
 from shammah.terminal.wording import printable
@@ -179,14 +179,9 @@ def export_adapter(settings: Settings, name: str, directory: Path) -> int:
             "directory_exists", f"{directory} exists already.", "Name a directory that does not."
         )
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
-        try:
+        with new_directory(directory) as made:
             for path in entry.directory.iterdir():
                 shutil.copyfile(path, made / path.name)
-            made.rename(directory)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
         raise ShammahError(
             "directory_unwritable",

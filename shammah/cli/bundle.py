@@ -22,8 +22,8 @@ from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
 from shammah.bus.enquiry import ask_events
 from shammah.errors import ShammahError
 from shammah.privacy import Rules
-from shammah.settings.edit import save_bytes
 from shammah.settings.model import Settings
+from shammah.storage.files import replace_file
 from shammah.supervision.secrets import SECRETS
 
 LINES = 400
@@ -140,7 +140,7 @@ def write_bundle(
         for name, text in parts.items():
             archive.writestr(f"shammah-report/{name}", text)
     try:
-        save_bytes(file, packed.getvalue())
+        replace_file(file, packed.getvalue())
     except OSError as error:
         raise _unwritable(file, error.strerror or str(error)) from error
     return list(parts)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from shammah.bus.training import LossCurve, Trained
 from shammah.errors import ExitCode, ShammahError
+from shammah.storage.files import new_file
 
 NAME = "loss.png"
 """The picture in the adapter's own directory."""
@@ -58,13 +58,9 @@ def write_plot(trained: Trained, path: Path) -> None:
         ShammahError: ``plot_unwritable``.
     """
     figure = _draw(trained)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            figure.savefig(part, dpi=120, format="png", metadata={"Software": None})
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with new_file(path, sync=False) as draft:
+            figure.savefig(draft, dpi=120, format="png", metadata={"Software": None})
     except OSError as error:
         raise ShammahError(
             "plot_unwritable",

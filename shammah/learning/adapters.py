@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from shammah.errors import ExitCode, ShammahError
-from shammah.settings.edit import save
+from shammah.storage.files import new_directory, replace_file, sync_file
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -115,22 +114,12 @@ class AdapterStore:
         self.check_new(entry.name)
         target = self.directory / entry.name
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            made = Path(tempfile.mkdtemp(dir=self.directory, prefix=".new-"))
-            try:
+            with new_directory(target) as made:
                 fill(made)
-                digest = _sealed(made)
-                facts = _facts(entry, digest)
-                save(made / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-                made.rename(target)
-            finally:
-                shutil.rmtree(made, ignore_errors=True)
+                facts = {"name": entry.name, **_facts(entry), "digest": _sealed(made)}
+                replace_file(made / FACTS, _as_json(facts))
         except OSError as error:
-            raise ShammahError(
-                "adapter_unwritable",
-                f"The adapter cannot be written ({error.strerror}: {target}).",
-                "Make room, or make the directory yours again.",
-            ) from error
+            raise _unwritable(error, target) from error
         return self.get(entry.name)
 
     def check_new(self, name: str) -> None:
@@ -253,16 +242,19 @@ class AdapterStore:
     @contextlib.contextmanager
     def _service(self) -> Iterator[dict[str, list[str]]]:
         """The table of what serves, to be changed by one process at a time."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self.directory / SERVICE
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            path = self.directory / SERVICE
-            service = _read_service(path)
-            yield service
-            save(path, json.dumps({"models": service}, indent=2, ensure_ascii=False) + "\n")
-        finally:
-            os.close(fd)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                service = _read_service(path)
+                yield service
+                replace_file(path, _as_json({"models": service}))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise _unwritable(error, path) from error
 
     def _read(self, name: str) -> AdapterEntry | None:
         directory = self.directory / name
@@ -285,8 +277,20 @@ _FACTS: dict[str, type] = {
 }
 
 
-def _facts(entry: AdapterEntry, digest: str) -> dict[str, Any]:
-    return {"name": entry.name} | {one: getattr(entry, one) for one in _FACTS} | {"digest": digest}
+def _unwritable(error: OSError, path: Path) -> ShammahError:
+    return ShammahError(
+        "adapter_unwritable",
+        f"The adapter cannot be written ({error.strerror}: {path}).",
+        "Make room, or make the directory yours again.",
+    )
+
+
+def _facts(entry: AdapterEntry) -> dict[str, Any]:
+    return {one: getattr(entry, one) for one in _FACTS}
+
+
+def _as_json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=2).encode() + b"\n"
 
 
 def _sealed(directory: Path) -> str:
@@ -304,11 +308,7 @@ def _sealed(directory: Path) -> str:
             )
     for path in directory.iterdir():
         path.chmod(0o600)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_file(path)
     return digest_of(directory / WEIGHTS)
 
 

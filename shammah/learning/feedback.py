@@ -6,10 +6,8 @@ to learn from. An answer that was called bad is never one: only what should have
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from typing import Any
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
 from shammah.learning.examples import HIGH, MEDIUM, MOST_WEIGHT, NORMAL, ROLES, WEIGHTS, Example
+from shammah.storage.files import append_line
 
 NAME = "feedback.jsonl"
 
@@ -176,20 +175,8 @@ class Feedback:
             "weight": weight,
         }
         line = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(self.path, flags, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                size = os.fstat(fd).st_size
-                if size and os.pread(fd, 1, size - 1) != b"\n":
-                    line = b"\n" + line  # behind one that a crash has torn
-                if os.write(fd, line) != len(line):
-                    os.ftruncate(fd, size)
-                    raise OSError(28, "No space left on device")
-            finally:
-                os.close(fd)
+            append_line(self.path, line)
         except OSError as error:
             raise ShammahError(
                 "feedback_unwritable",

@@ -7,8 +7,6 @@ text of a conversation, only its length and SHA-256. Standard library only.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from shammah.errors import ShammahError
+from shammah.storage.files import append_line
 
 NAME = "egress.jsonl"
 UNKNOWN = "unknown"
@@ -131,17 +130,8 @@ class Ledger:
 
     def _append(self, document: dict[str, Any], *, sync: bool) -> None:
         line = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(self.path, flags, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                _write_line(fd, line)
-                if sync:
-                    os.fsync(fd)
-            finally:
-                os.close(fd)
+            append_line(self.path, line, sync=sync)
         except OSError as error:
             raise ShammahError(
                 "egress_unwritable",
@@ -149,21 +139,6 @@ class Ledger:
                 "was sent.",
                 "Make room, or make the file yours again; every request is written down first.",
             ) from error
-
-
-def _write_line(fd: int, line: bytes) -> None:
-    """Append ``line`` whole or not at all, behind a line that a crash has torn, too."""
-    size = os.fstat(fd).st_size
-    if size and os.pread(fd, 1, size - 1) != b"\n":
-        line = b"\n" + line
-    try:
-        written = os.write(fd, line)
-        if written != len(line):
-            raise OSError(28, "No space left on device")
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.ftruncate(fd, size)
-        raise
 
 
 class Reader:

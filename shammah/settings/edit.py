@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from shammah.errors import ExitCode, ShammahError
 from shammah.settings.model import SettingPath
+from shammah.storage.files import replace_file
 
 
 def with_setting(text: str, path: SettingPath, value: Any) -> str:
@@ -117,7 +116,7 @@ def save(path: Path, text: str) -> None:
         ShammahError: ``config_unwritable``; the file is as it was.
     """
     try:
-        save_bytes(path, text.encode("utf-8"))
+        replace_file(path, text.encode("utf-8"))
     except OSError as error:
         raise ShammahError(
             "config_unwritable",
@@ -131,23 +130,3 @@ def save(path: Path, text: str) -> None:
             "Rename the directory, or give it with --model each time.",
             exit_code=ExitCode.USAGE,
         ) from error
-
-
-def save_bytes(path: Path, data: bytes) -> None:
-    """Write any file in one step, for its owner alone.
-
-    Raises:
-        OSError: the file is as it was.
-    """
-    target = Path(os.path.realpath(path))  # a link, as dotfile managers make them, stays
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with open(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise

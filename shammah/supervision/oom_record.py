@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.models.cgroups import count_kills, kill_counter
+from shammah.storage.files import replace_file
 
 OUT_OF_MEMORY = "out_of_memory"
 
@@ -85,10 +85,7 @@ def _attempt(document: Any) -> Attempt:
 
 def write_attempt(path: Path, attempt: Attempt) -> None:
     """Write it down, for its owner alone."""
-    draft = path.with_suffix(".new")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(asdict(attempt), file)
-    os.replace(draft, path)
+    replace_file(path, json.dumps(asdict(attempt)).encode(), sync=False)
 
 
 def forget_attempt(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import threading
 import time
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shammah.errors import ShammahError
+from shammah.storage.files import sync_file
 from workers.download import failures
 from workers.download.blobs import BlobStore
 from workers.download.config_text import config_text
@@ -362,8 +362,8 @@ class Downloads:
         snapshot = repository.snapshot(listing.revision)
         with contextlib.suppress(OSError):  # then the next start hashes the files
             for file in listing.files:
-                _sync(snapshot / file.path)
-            _sync(repository.blobs)
+                sync_file(snapshot / file.path)
+            sync_file(repository.blobs)
             if read_manifest(snapshot) == Manifest(listing, boot_id()):
                 repository.write(manifest_path(snapshot), dump_manifest(Manifest(listing)))
 
@@ -395,11 +395,3 @@ def _teller(on_progress: Observer | None, model_id: str) -> Callable[[str], None
             )
 
     return tell
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

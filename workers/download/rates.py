@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
-import os
-import tempfile
 from pathlib import Path
 
+from shammah.storage.files import replace_file
 from workers.download import failures
 
 log = logging.getLogger(__name__)
@@ -39,7 +37,7 @@ class Rates:
             return
         rates = {**self._read(), failures.origin(endpoint): round(received / seconds, 1)}
         try:
-            self._write(json.dumps(rates, indent=1) + "\n")
+            replace_file(self._path, (json.dumps(rates, indent=1) + "\n").encode(), sync=False)
         except OSError as error:
             log.warning("%s cannot be written: %s", self._path, error)
 
@@ -49,19 +47,6 @@ class Rates:
             return {name: rate for name, rate in document.items() if _is_rate(rate)}
         except (OSError, ValueError, AttributeError, RecursionError):
             return {}
-
-    def _write(self, text: str) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp makes it for its owner alone.
-        fd, draft = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-        try:
-            with open(fd, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(draft, self._path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(draft)
-            raise
 
 
 def _is_rate(rate: object) -> bool:

@@ -20,7 +20,7 @@ from shammah.bus.messages import (
 from shammah.models.catalogue import is_offline
 from shammah.models.machine import look
 from shammah.settings.model import Settings
-from workers.drafts import remove_abandoned
+from shammah.storage.files import remove_abandoned
 from workers.inference.engine import MakeEngine
 from workers.inference.inbox import Ahead, Arrival, Inbox
 from workers.inference.serving import ROLE, Serving

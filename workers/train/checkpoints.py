@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from shammah.errors import ShammahError
+from shammah.storage.files import new_file
 
 FORMAT = "3"
 _KIND = "state"
@@ -56,19 +54,9 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
     """
     document = {"run": snapshot.run, "step": snapshot.step, "curve": asdict(snapshot.curve)}
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(fd)
-        try:
-            tensors = {one: tensor.contiguous() for one, tensor in snapshot.tensors.items()}
-            save_file(tensors, name, {"format": FORMAT, _KIND: json.dumps(document)})
-            with open(name, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-            raise
+        tensors = {one: tensor.contiguous() for one, tensor in snapshot.tensors.items()}
+        with new_file(path) as draft:
+            save_file(tensors, draft, {"format": FORMAT, _KIND: json.dumps(document)})
     except (OSError, SafetensorError) as error:
         raise ShammahError(
             "checkpoint_unwritable",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from shammah.bus.training import MergeAdapter, Merged
 from shammah.errors import ShammahError
 from shammah.learning.adapters import AdapterStore
 from shammah.settings.model import Settings
-from workers.drafts import ENDING, held, remove_abandoned
+from shammah.storage.files import new_directory, remove_abandoned
 from workers.environment import prepare_libraries
 from workers.text.model_text import FILES
 from workers.train.base_model import Arithmetic, load_base, locate, revision_of
@@ -70,20 +69,13 @@ def write_model(model: Any, source: Path, target: Path) -> None:
         ShammahError: ``directory_unwritable``.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        begin = f".{target.name}."
-        for draft in remove_abandoned(target.parent, time.time(), begin):
+        for draft in remove_abandoned(target.parent, time.time(), target):
             log.info("removed, left unfinished by one that was ended: %s", draft)
-        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=begin, suffix=ENDING))
-        try:
-            with held(made):
-                model.save_pretrained(made)
-                for name in FILES:
-                    if (source / name).exists():
-                        shutil.copyfile(source / name, made / name)
-                made.rename(target)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+        with new_directory(target) as made:
+            model.save_pretrained(made)
+            for name in FILES:
+                if (source / name).exists():
+                    shutil.copyfile(source / name, made / name)
     except OSError as error:
         raise ShammahError(
             "directory_unwritable",

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from prompt_toolkit.history import History
 
+from shammah.storage.files import append_line, replace_file
+
 KEPT_BYTES = 256 * 1024
 """What is read at the start, from the end of the file."""
 LONGEST_FILE = 4 * KEPT_BYTES
@@ -45,12 +47,7 @@ class LineHistory(History):
             return
         data = (json.dumps(string) + "\n").encode()
         with contextlib.suppress(OSError):  # a full disk takes no line away from the person
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                os.write(fd, data)
-            finally:
-                os.close(fd)
+            append_line(Path(os.path.realpath(self._path)), data)
 
 
 def _read(path: Path) -> list[str]:
@@ -64,7 +61,9 @@ def _read(path: Path) -> list[str]:
     if size > KEPT_BYTES:
         data = data.partition(b"\n")[2]
     if size > LONGEST_FILE:
-        _replace(path, data)
+        # What another prompt appends meanwhile may be lost: a line of history, not of a file.
+        with contextlib.suppress(OSError):
+            replace_file(path, data)
     found = []
     for line in data.splitlines():
         with contextlib.suppress(ValueError):
@@ -72,13 +71,3 @@ def _read(path: Path) -> list[str]:
             if isinstance(text, str):
                 found.append(text)
     return found
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """What another prompt appends meanwhile may be lost: a line of history, not of a file."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(data)
-        os.replace(fresh, path)

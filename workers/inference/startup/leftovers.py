@@ -19,7 +19,7 @@ from pathlib import Path
 from shammah.bus.endpoints import RoleLock
 from shammah.errors import ShammahError
 from shammah.models.hub_config import WIDTHS
-from workers.drafts import UNUSED_S, remove_abandoned
+from shammah.storage.files import UNUSED_S, remove_abandoned
 from workers.inference.packages.checkpoint import inspect_checkpoint
 
 log = logging.getLogger(__name__)

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shammah.storage.files import replace_file
+
 if TYPE_CHECKING:
     import torch
 
@@ -106,11 +108,8 @@ def machine_speed(
 
 
 def _write(path: Path, speed: MachineSpeed) -> None:
-    draft = path.with_suffix(".new")
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump({"format": FORMAT, **asdict(speed)}, file, indent=2)
-    os.replace(draft, path)
+    document = json.dumps({"format": FORMAT, **asdict(speed)}, indent=2)
+    replace_file(path, document.encode(), sync=False)
 
 
 def machine_name(torch_version: str) -> str:

@@ -19,20 +19,18 @@ made for: other arrays than those would be misread, not refused.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import json
 import logging
-import os
 import struct
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from shammah.storage.files import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -117,23 +115,9 @@ def keep(path: Path, compiled: Compiled) -> None:
     kinds = compiled.kinds.encode()
     rest = _LENGTH.pack(len(kinds)) + kinds + compiled.code
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _draft(path) as draft:
-            draft.write_bytes(hashlib.sha256(rest).digest() + rest)
-            draft.replace(path)
+        replace_file(path, hashlib.sha256(rest).digest() + rest, sync=False)
     except OSError as error:
         log.warning("the compiled kernels cannot be kept: %s", error)
-
-
-@contextlib.contextmanager
-def _draft(path: Path) -> Iterator[Path]:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    os.close(descriptor)
-    try:
-        yield Path(name)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
 
 
 def words_of(value: Any) -> list[int]:

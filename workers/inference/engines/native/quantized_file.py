@@ -15,7 +15,6 @@ import math
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shammah.errors import ShammahError
+from shammah.storage import files
 from shammah.storage.disk import describe_remedy
-from workers.drafts import ENDING, held
+from shammah.storage.files import replace_file
 from workers.inference.engines.native.layout import VERSION
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.packages.safetensors_header import HeaderError, read_header
@@ -132,22 +132,16 @@ def new_file(path: Path, parts: tuple[Part, ...]) -> Iterator[PartsInFile]:
         ShammahError: ``quantized_cache_unwritable``.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _manifest(path).unlink(missing_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=ENDING)  # mode 0600
-        try:
-            with held(Path(name)):
+        with files.new_file(path) as draft:
+            descriptor = os.open(draft, os.O_RDWR | os.O_CLOEXEC)
+            try:
                 places = _begin(descriptor, parts)
                 yield PartsInFile(descriptor, places)
-                os.fsync(descriptor)
                 size = os.fstat(descriptor).st_size
-                Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(descriptor)
-        _write_manifest(path, _facts(size, parts))
+            finally:
+                os.close(descriptor)
+        replace_file(_manifest(path), json.dumps(_facts(size, parts)).encode())
     except OSError as error:
         raise ShammahError(
             UNWRITABLE,
@@ -191,12 +185,3 @@ def _facts(size: int, parts: tuple[Part, ...]) -> dict[str, Any]:
 
 def _manifest(path: Path) -> Path:
     return path.with_suffix(".json")
-
-
-def _write_manifest(path: Path, facts: dict[str, Any]) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=ENDING)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(facts, file)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(_manifest(path))

@@ -17,17 +17,15 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
-import os
 import re
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.errors import ShammahError
 from shammah.storage.disk import describe_remedy
-from workers.drafts import ENDING, held
+from shammah.storage.files import new_directory, sync_file
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.packages.safetensors_header import read_header
 
@@ -162,18 +160,12 @@ def keep(model: Any, directory: Path) -> str:
     people; empty: it was saved.
     """
     try:
-        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=directory.parent, suffix=ENDING))  # mode 0700
-        try:
-            with held(draft):
-                model.save_pretrained(draft)
-                _write_manifest(draft)
-                if directory.exists():  # damaged
-                    shutil.rmtree(directory)
-                draft.rename(directory)
-            return ""
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        with new_directory(directory) as draft:
+            model.save_pretrained(draft)
+            _write_manifest(draft)
+            if directory.exists():  # damaged
+                shutil.rmtree(directory)
+        return ""
     except Exception as error:
         # safetensors has errors of its own for a full disk.
         log.warning("the quantised weights are not kept in %s: %s", directory, error)
@@ -187,8 +179,7 @@ def _write_manifest(directory: Path) -> None:
     sizes = {}
     for path in sorted(directory.iterdir()):
         sizes[path.name] = path.stat().st_size
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(path)
     (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": sizes}))
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from shammah.bus.endpoints import RoleLock
+from shammah.storage.files import new_file, remove_abandoned
 from tests.fakes.sandbox import until
 from tests.real.models import write_checkpoint
-from workers.drafts import held, remove_abandoned
 from workers.inference.engines.native import compiler
 from workers.inference.startup import leftovers
 from workers.inference.startup.leftovers import UNUSED_S, Sweeper, made_from, sweep
@@ -124,14 +124,14 @@ def test_what_nobody_knows_stays_for_a_week(home: Home) -> None:
 
 def test_what_is_not_whole_stays_as_long_as_somebody_makes_it(home: Home) -> None:
     home.file("new.making")
-    making = home.file("held.making", age=DAY_S)
     home.file("file.making", age=DAY_S)
     (home.quantized / "directory.making").mkdir()
     os.utime(home.quantized / "directory.making", (NOW - DAY_S, NOW - DAY_S))
-    with held(making):
+    with new_file(home.quantized / "made") as held:
+        os.utime(held, (NOW - DAY_S, NOW - DAY_S))
         assert home.sweep(home.models) == {"file.making", "directory.making"}
-        assert home.names() == {"new.making", "held.making"}
-    assert home.sweep(home.models) == {"held.making"}
+        assert home.names() == {"new.making", held.name}
+    assert home.names() == {"new.making", "made"}
 
 
 def test_what_a_killed_process_was_making_goes(home: Home) -> None:

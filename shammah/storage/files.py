@@ -1,0 +1,176 @@
+"""Files and directories that appear whole or not at all, and lines that processes append in turn.
+
+A draft lies beside what it becomes, and its process holds a lock on it, which the kernel drops
+however that process ends: so what a killed one has left is told from what is being made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+ENDING = ".making"
+"""Of the name of a draft."""
+_NAME = 40
+"""Characters of its target's name in a draft's: longer ones would not leave room for the rest."""
+UNUSED_S = 7 * 24 * 3600.0
+"""Where there are no locks (some network file systems), age alone decides."""
+YOUNG_S = 1.0
+"""One that was made this moment may not be locked yet."""
+
+
+@contextlib.contextmanager
+def new_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """A draft for its owner alone that takes the place of ``path`` when the block ends, and is
+    removed if that fails.
+
+    Args:
+        path: the file; where it is a link, as dotfile managers make them, the link stays.
+        sync: wait until the disk has the content. Not for what can be made again.
+
+    Raises:
+        OSError: ``path`` is as it was.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = _draft(target)
+    descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        _lock(descriptor)
+        yield draft
+        if sync:
+            sync_file(draft)
+        os.replace(draft, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write the whole of a file, as `new_file` does."""
+    with new_file(path, sync=sync) as draft:
+        draft.write_bytes(data)
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory that becomes ``path`` when the block ends, and is removed if it fails.
+
+    Raises:
+        OSError: also if there is a ``path`` by then that is no empty directory.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = _draft(path)
+    draft.mkdir(mode=0o700)
+    try:
+        descriptor = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _lock(descriptor)
+            yield draft
+            draft.rename(path)
+        finally:
+            os.close(descriptor)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def remove_abandoned(directory: Path, now: float, target: Path | None = None) -> Iterator[Path]:
+    """Remove the drafts in ``directory`` that nobody makes any more; what was removed.
+
+    Args:
+        directory: where drafts are made.
+        now: seconds since 1970.
+        target: only the drafts of this file or directory.
+    """
+    beginning = _beginning(target) if target is not None else ""
+    for draft in sorted(directory.glob(f"*{ENDING}")):
+        with contextlib.suppress(OSError):  # whole, or removed, by now
+            age = now - draft.stat().st_mtime
+            wanted = draft.name.startswith(beginning) and age > YOUNG_S
+            if wanted and (age > UNUSED_S or _is_free(draft)):
+                if draft.is_dir():
+                    shutil.rmtree(draft, ignore_errors=True)
+                else:
+                    draft.unlink()
+                yield draft
+
+
+def append_line(path: Path, line: bytes, *, sync: bool = False) -> None:
+    """Append ``line``, whole or not at all, behind one that a crash has torn, too; several
+    processes may do so at once.
+
+    Args:
+        path: a file for its owner alone, made if there is none; not a link.
+        line: with its end.
+        sync: wait until the disk has it.
+
+    Raises:
+        OSError: the file is as it was.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        try:
+            if os.write(descriptor, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
+        if sync:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the disk has the content of a file or directory.
+
+    Raises:
+        OSError: nobody knows whether it has.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _beginning(target: Path) -> str:
+    return f".{target.name[:_NAME]}."
+
+
+def _draft(target: Path) -> Path:
+    return target.parent / f"{_beginning(target)}{os.urandom(8).hex()}{ENDING}"
+
+
+def _lock(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_free(draft: Path) -> bool:
+    descriptor = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
