@@ -38,7 +38,6 @@ def new_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
         OSError: ``path`` is as it was.
     """
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = _draft(target)
     descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -56,7 +55,8 @@ def new_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Write the whole of a file, as `new_file` does."""
+    """Write the whole of a file, as `new_file` does, in a directory that is made if need be."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with new_file(path, sync=sync) as draft:
         draft.write_bytes(data)
 

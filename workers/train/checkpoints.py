@@ -55,6 +55,7 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
     document = {"run": snapshot.run, "step": snapshot.step, "curve": asdict(snapshot.curve)}
     try:
         tensors = {one: tensor.contiguous() for one, tensor in snapshot.tensors.items()}
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with new_file(path) as draft:
             save_file(tensors, draft, {"format": FORMAT, _KIND: json.dumps(document)})
     except (OSError, SafetensorError) as error:

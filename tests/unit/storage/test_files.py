@@ -66,6 +66,11 @@ class TestAFile:
         replace_file(path, b"two", sync=False)
         assert done == ["sync", "name", "name"]
 
+    def test_of_the_persons_own_is_written_in_no_directory_of_ours(self, path: Path) -> None:
+        with pytest.raises(FileNotFoundError), new_file(path):
+            pass
+        assert not path.parent.exists()
+
 
 class TestADirectory:
     def test_appears_whole(self, path: Path) -> None:

@@ -132,6 +132,7 @@ def new_file(path: Path, parts: tuple[Part, ...]) -> Iterator[PartsInFile]:
         ShammahError: ``quantized_cache_unwritable``.
     """
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _manifest(path).unlink(missing_ok=True)
         with files.new_file(path) as draft:
             descriptor = os.open(draft, os.O_RDWR | os.O_CLOEXEC)
