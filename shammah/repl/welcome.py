@@ -137,7 +137,8 @@ def _describe_download(
         yield f"Until it is here {meanwhile}."  # why it is not is said when it is known
     else:
         size = f" ({describe_size(known.download_bytes)})" if known else ""
-        yield f"Downloading it{size}; until then {meanwhile}."
+        stop = f"`shammah models pull --cancel {model}` stops it."
+        yield f"Downloading it{size}; until then {meanwhile}. {stop}"
     if known and not known.permissive:
         yield f"Its licence ({known.licence}) forbids commercial use."
     yield "To change it: `shammah models use 1.5B`, or `starter` for no download."

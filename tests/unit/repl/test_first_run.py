@@ -55,7 +55,9 @@ def test_what_it_costs_and_how_to_change_that() -> None:
     text = told(machine=Machine(16 * GIB))
     assert "Downloading it (6.2 GB)" in text
     assert "Its licence (qwen-research) forbids commercial use." in text
+    assert "`shammah models pull --cancel Qwen/Qwen2.5-3B-Instruct` stops it." in text
     assert "`shammah models use 1.5B`, or `starter` for no download" in text
+    assert "stops it" not in told(machine=Machine(16 * GIB), offline=True)
     assert "licence" not in told(machine=Machine(6 * GIB))
     text = told(key="k")
     assert "costs money. `shammah config set cloud.daily_budget 1` limits" in text
