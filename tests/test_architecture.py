@@ -367,8 +367,31 @@ def test_the_frontend_loads_nothing_heavy() -> None:
 
 def test_help_loads_neither_settings_nor_messages() -> None:
     found = loaded("import shammah.cli.main")
-    assert not found & {"shammah.settings.model", "shammah.bus.messages"}
+    assert not found & {"shammah.settings.model", "shammah.bus.messages", "shammah.storage.paths"}
+    assert not found & {"shammah.terminal.wrap", "json", "shlex"}
     assert not tops(found) & ({"zmq", "msgpack"} | EDITOR - {"click"} | HEAVY)
+
+
+def test_no_set_of_unicode_ranges_is_compiled_before_a_text_needs_it() -> None:
+    """Each takes ten times as long as another pattern, and every start would wait for it."""
+    recorded = """if True:
+        import re
+        compiled, compile = [], re.compile
+        re.compile = lambda pattern, flags=0: compiled.append(pattern) or compile(pattern, flags)
+        import shammah.cli.main, shammah.repl.loop
+        texts = [pattern for pattern in compiled if isinstance(pattern, str)]
+        print(len(texts) > 5, *(ascii(text) for text in texts if not text.isascii()))
+    """
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", recorded], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == "True"
+
+
+def test_a_status_without_a_worker_loads_neither_click_nor_the_bus() -> None:
+    found = loaded("import shammah.settings.environment, shammah.cli.status_once")
+    assert not tops(found) & ({"zmq", "msgpack"} | EDITOR)
+    assert not found & {"shammah.storage.paths", "shammah.bus.messages", "shammah.terminal.wrap"}
 
 
 def test_one_status_loads_no_router_and_no_thread_of_a_connection() -> None:

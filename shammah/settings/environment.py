@@ -8,9 +8,6 @@ import os
 import sys
 from collections.abc import MutableMapping
 
-from shammah.errors import ShammahError
-from shammah.storage.paths import absolute
-
 _PATHS = (
     *("SHAMMAH_HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"),
     *("HF_ASSETS_CACHE", "HF_TOKEN_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR"),
@@ -43,5 +40,8 @@ def make_absolute(environ: MutableMapping[str, str]) -> None:
     for name in _PATHS:
         value = environ.get(name, "")
         if value and not value.startswith("/"):
+            from shammah.errors import ShammahError  # where all are absolute, nobody waits for it
+            from shammah.storage.paths import absolute
+
             with contextlib.suppress(ShammahError):
                 environ[name] = str(absolute(value))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import shlex
 import sys
 
 NAME = "shammah"
@@ -24,10 +23,13 @@ def as_invoked(text: str) -> str:
 def program() -> str:
     """``shammah`` where a shell finds it by that name, else what was typed to start this."""
     if named := os.environ.get(VARIABLE):
+        import shlex
+
         return shlex.quote(named)
     called = sys.argv[0]
     if os.path.basename(called) != NAME:
         return NAME
+    import shlex
     import shutil
 
     found = shutil.which(NAME)

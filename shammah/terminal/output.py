@@ -6,7 +6,6 @@ A terminal gets them broken between words at its own width; a pipe gets them as 
 from __future__ import annotations
 
 import functools
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from typing import ParamSpec, TextIO
 from shammah.errors import ShammahError
 from shammah.terminal.invocation import as_invoked
 from shammah.terminal.printable import printable
-from shammah.terminal.wrap import fold
 
 USUAL_COLUMNS = 80
 P = ParamSpec("P")
@@ -32,6 +30,8 @@ def echo(text: str, *, err: bool = False, hanging: str | None = None) -> None:
     stream = sys.stderr if err else sys.stdout
     text = as_invoked(printable(text))
     if stream.isatty():
+        from shammah.terminal.wrap import fold  # what goes through a pipe does without
+
         text = fold(text, columns_of(stream), hanging)
     print(text, file=stream, flush=True)
 
@@ -46,6 +46,8 @@ def failing_as_json(command: Callable[P, int]) -> Callable[P, int]:
             return command(*arguments, **options)
         except ShammahError as error:
             if options["as_json"]:
+                import json  # `--help` does without
+
                 told = {"code": error.code, "message": error.message, "hint": error.hint}
                 print(json.dumps({"error": told, "text": ""}, ensure_ascii=False), flush=True)
             raise

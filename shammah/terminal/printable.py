@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -14,7 +15,7 @@ _WITHOUT_BLANKS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u1aaf\ua9e0-\u
 _IDEOGRAPHS = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """What may have one of 240 variants."""
 
-_DECEPTIVE = re.compile(
+_DECEPTIVE = (
     f"({_FLAG})"
     "|[\u202a-\u202e\u2066-\u2069]"  # another order than that of the characters
     "|[\u2028\u2029]"
@@ -23,7 +24,14 @@ _DECEPTIVE = re.compile(
     "|[\U000e0000-\U000e007f]"
     f"|(?<![{_IDEOGRAPHS}])[\U000e0100-\U000e01ef]"
 )
-_UNDECIDED = re.compile(f"(?:\u200b|\U0001f3f4[{_TAGS}]*)\\Z")
+_UNDECIDED = f"(?:\u200b|\U0001f3f4[{_TAGS}]*)\\Z"
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Made when the first text needs it: sets of Unicode ranges take long to compile, and every
+    start would wait for them."""
+    return re.compile(pattern)
 
 
 def printable(text: str) -> str:
@@ -35,7 +43,7 @@ def printable(text: str) -> str:
     and Hebrew (U+200E, U+200F) stay.
     """
     text = _CONTROL.sub("", text)
-    return text if text.isascii() else _DECEPTIVE.sub(_escaped, text)
+    return text if text.isascii() else _compiled(_DECEPTIVE).sub(_escaped, text)
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -51,7 +59,7 @@ class PrintablePieces:
     def feed(self, piece: str) -> str:
         """What can be shown now."""
         text = self._held + piece
-        undecided = _UNDECIDED.search(text)
+        undecided = None if text.isascii() else _compiled(_UNDECIDED).search(text)
         decided = text[: undecided.start()] if undecided else text
         self._held = text[len(decided) :]
         return self._shown(decided)

@@ -31,12 +31,13 @@ _AS_IT_IS = re.compile(r" {4}|\t|\||" + _FENCE.pattern)
 
 
 @functools.cache
-def _pieces() -> re.Pattern[str]:
-    """What a line is broken between. Compiled when text is, since it takes 5 ms: as long as a
-    third of a bare start of Python."""
-    return re.compile(
-        rf"\n|[^\S\n]+|[^\s{_BROKEN_ANYWHERE}]+|[{_BROKEN_ANYWHERE}][\u200d\ufe0e\ufe0f]*"
-    )
+def _pieces(only_ascii: bool) -> re.Pattern[str]:
+    """A line break, blanks, a word, or a character that a line may end after. The ranges take long
+    to compile, and most sentences do without."""
+    if only_ascii:
+        return re.compile(r"\n|[^\S\n]+|\S+")
+    wide = _BROKEN_ANYWHERE
+    return re.compile(rf"\n|[^\S\n]+|[^\s{wide}]+|[{wide}][\u200d\ufe0e\ufe0f]*")
 
 
 def cells(text: str) -> int:
@@ -106,7 +107,7 @@ def wrap(spans: Sequence[Span], width: int, *, whole_words: bool = False) -> lis
 def _rows(text: str, width: int, whole_words: bool) -> Iterator[tuple[int, int]]:
     """Where each line begins in ``text``, and where it ends."""
     start = used = 0
-    for found in _pieces().finditer(text):
+    for found in _pieces(text.isascii()).finditer(text):
         size = cells(found[0])
         if found[0] == "\n":
             yield start, found.start()
