@@ -97,8 +97,11 @@ def _refused(runtime: Path, why: str, hint: str = "") -> ShammahError:
 
 def refused(path: Path, error: OSError) -> ShammahError:
     """Why the file at ``path`` in the runtime directory cannot be used any more."""
+    why = "it is a link" if error.errno == errno.ELOOP else error.strerror or error
     hint = f"`chmod 700 {path.parent}` lets you in." if error.errno == errno.EACCES else ""
-    return _refused(path.parent, f"{path.name}: {error.strerror or error}", hint)
+    if error.errno in (errno.ELOOP, errno.EINVAL):
+        hint = f"Remove {path}: it is nothing that Shammah made."
+    return _refused(path.parent, f"{path.name}: {why}", hint)
 
 
 class RoleLock:
@@ -122,7 +125,7 @@ class RoleLock:
             ShammahError: ``runtime_directory``.
         """
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = _open_lock(self.path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise refused(self.path, error) from error
         deadline = time.monotonic() + LOCK_S
@@ -166,6 +169,16 @@ class RoleLock:
             self._fd = None
 
 
+def _open_lock(path: Path, flags: int) -> int:
+    """A descriptor of the regular file at ``path``. A link is not followed, and a pipe, which would
+    wait for its other end, not opened."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "it is not a regular file")
+
+
 def _try_lock(fd: int, kind: int) -> bool:
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
@@ -184,7 +197,7 @@ def lock_holder(path: Path) -> int | None:
         ShammahError: ``runtime_directory``.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = _open_lock(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     except OSError as error:

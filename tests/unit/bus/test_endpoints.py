@@ -207,6 +207,22 @@ class TestTheLock:
         assert "Permission denied" in failed.value.message
         assert failed.value.hint == f"`chmod 700 {path.parent}` lets you in."
 
+    @pytest.mark.parametrize("kind", ["pipe", "link", "directory"])
+    def test_is_refused_where_it_is_no_regular_file(self, path: Path, kind: str) -> None:
+        """A pipe would keep whoever opens it until somebody opens its other end."""
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "link":
+            path.symlink_to(path.parent / "elsewhere")
+        else:
+            path.mkdir()
+        for look in (lambda: lock_holder(path), RoleLock(path).acquire):
+            with pytest.raises(ShammahError, match=r"inference\.lock: ") as failed:
+                look()
+            assert failed.value.code == "runtime_directory"
+            assert f"{path}" in failed.value.hint or kind == "directory"
+        assert not (path.parent / "elsewhere").exists()
+
     def test_names_its_holder(self, path: Path) -> None:
         lock = RoleLock(path)
         assert lock.acquire()
