@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import queue
 import threading
@@ -44,14 +45,12 @@ class Pull:
         self._screen = screen
         self._as_json = as_json
         self._heard: queue.SimpleQueue[tuple[str, FetchReply | None]] = queue.SimpleQueue()
-        self._open: dict[str, Transfer | None] = {}
+        self._latest: dict[str, Transfer] = {}
         self._ended: dict[str, Fetched | Failed] = {}
         self._followed: dict[str, FollowedFetch] = {}
         for fetch in fetches:
-            self._open[fetch.model] = None
-            self._followed[fetch.model] = FollowedFetch(
-                connect, fetch, on_restart=self._teller(fetch.model)
-            )
+            died = functools.partial(self._heard.put, (fetch.model, None))
+            self._followed[fetch.model] = FollowedFetch(connect, fetch, on_restart=died)
         self._threads = [
             threading.Thread(target=self._follow, args=item, name="follow", daemon=True)
             for item in self._followed.items()
@@ -63,11 +62,10 @@ class Pull:
         Raises:
             ShammahError: the only one failed.
         """
-        models = list(self._open)
         try:
             for thread in self._threads:
                 thread.start()
-            while self._open:
+            while len(self._ended) < len(self._followed):
                 self._on_heard(*self._heard.get())
         except KeyboardInterrupt:
             self._leave()
@@ -75,10 +73,7 @@ class Pull:
         finally:
             self._screen.end()
         self._join()
-        return self._result(models)
-
-    def _teller(self, model: str) -> Callable[[], None]:
-        return lambda: self._heard.put((model, None))
+        return self._result()
 
     def _follow(self, model: str, followed: FollowedFetch) -> None:
         try:
@@ -97,18 +92,18 @@ class Pull:
                     "is here."
                 )
             case FetchProgress(transfer=transfer):
-                if self._open[model] is None and transfer.phase == "paused":
+                if model not in self._latest and transfer.phase == "paused":
                     self._go_on(model)
-                self._open[model] = transfer
+                self._latest[model] = transfer
                 self._screen.show(transfer)
             case Fetched():
                 self._screen.finish(model)
-                self._end(model, reply)
+                self._ended[model] = reply
             case Failed(_, message, hint):
                 self._screen.drop(model)
                 if len(self._followed) > 1:
                     self._screen.say(f"{model}: {message} {hint}".rstrip())
-                self._end(model, reply)
+                self._ended[model] = reply
 
     def _go_on(self, model: str) -> None:
         try:
@@ -118,18 +113,15 @@ class Pull:
         else:
             self._screen.say(f"The download of {model} was paused; it goes on now.")
 
-    def _end(self, model: str, reply: Fetched | Failed) -> None:
-        del self._open[model]
-        self._ended[model] = reply
-
     def _leave(self) -> None:
         self._screen.end()
-        for model, transfer in self._open.items():
-            if transfer is None:
-                self._screen.say(f"The download of {model} may not have begun yet.")
-            else:
+        for model, followed in self._followed.items():
+            if model in self._ended:
+                pass
+            elif transfer := self._latest.get(model):
                 self._screen.say(describe_background(transfer))
-        for followed in self._followed.values():
+            else:
+                self._screen.say(f"The download of {model} may not have begun yet.")
             followed.leave()
         self._join()
 
@@ -139,17 +131,17 @@ class Pull:
             if thread.ident is not None:
                 thread.join(LEAVE_S)
 
-    def _result(self, models: list[str]) -> int:
+    def _result(self) -> int:
         """Print what has become of each, in the order in which they were named."""
         failed = False
-        for model in models:
+        for model in self._followed:
             ended = self._ended[model]
             failed |= isinstance(ended, Failed)
             if self._as_json:
                 print(json.dumps(_document(model, ended), ensure_ascii=False))
             elif isinstance(ended, Fetched):
                 print(ended.directory)
-        if failed and len(models) == 1:
+        if failed and len(self._followed) == 1:
             assert isinstance(ended, Failed)
             raise ShammahError(ended.code, ended.message, ended.hint)
         return ExitCode.FAILED if failed else ExitCode.OK

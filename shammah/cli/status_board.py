@@ -156,7 +156,7 @@ class Board:
             case Ready(successor=Downloading() as coming):
                 return [_download_row(coming)]
             case Transferring(transfers):
-                return [_transfer_row(one) for one in transfers]
+                return [_download_row(one) for one in transfers]
             case Training(TrainingProgress(steps=steps) as progress) if steps:
                 return [training_row(progress, INDENT)]
         return []
@@ -201,17 +201,8 @@ def _without_bar(state: State) -> State:
     return state
 
 
-def _download_row(coming: Downloading) -> Row:
-    return _bytes_row(coming.model, coming.done, coming.total, coming.rate, coming.eta_s)
-
-
-def _transfer_row(one: Transfer) -> Row:
-    if one.phase == "running" and not one.detail:
-        return _bytes_row(one.model, one.done, one.total, one.rate, one.eta_s)
-    text = f"{INDENT}{printable(short_name(one.model))}"
-    return Row(text, "", one.done, one.total, printable(describe_transfer(one)))
-
-
-def _bytes_row(model: str, done: int, total: int, rate: float, eta_s: float | None) -> Row:
-    amount = describe_bytes(done, total, rate, eta_s)
-    return Row(f"{INDENT}{printable(short_name(model))}", "", done, total, amount)
+def _download_row(one: Downloading | Transfer) -> Row:
+    amount = describe_bytes(one.done, one.total, one.rate, one.eta_s)
+    if isinstance(one, Transfer) and (one.phase != "running" or one.detail):
+        amount = printable(describe_transfer(one))
+    return Row(f"{INDENT}{printable(short_name(one.model))}", "", one.done, one.total, amount)

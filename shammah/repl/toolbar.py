@@ -16,6 +16,7 @@ from shammah.terminal.wording import (
     printable,
     short_name,
 )
+from shammah.terminal.wrap import cells, cut
 
 GAP = "   "
 
@@ -64,17 +65,12 @@ def fit(parts: tuple[Part, ...], columns: int) -> str:
     then left out."""
     texts = [part.text for part in parts]
     for index in reversed(range(len(parts))):
-        if _width(texts) <= columns:
+        if cells(GAP.join(texts)) <= columns:
             break
         texts[index] = parts[index].short
-    while len(texts) > 1 and _width(texts) > columns:
+    while len(texts) > 1 and cells(GAP.join(texts)) > columns:
         texts.pop()
-    line = GAP.join(texts)
-    return line if len(line) <= columns else line[: max(0, columns - 1)] + "…"[:columns]
-
-
-def _width(texts: list[str]) -> int:
-    return len(GAP.join(texts))
+    return cut(GAP.join(texts), columns)
 
 
 def _coming(state: State | None) -> Part | None:

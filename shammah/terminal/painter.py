@@ -132,9 +132,9 @@ class LaidOutAnswer:
         while same < min(len(lines), len(shown)) and lines[same] == shown[same]:
             same += 1
         added = _added(shown[last], lines[last]) if 0 <= last < len(lines) else None
-        if same > last:
-            self._write_lines(lines[len(shown) :], fresh=not shown)
-        elif same == last and added is not None:
+        if not shown:
+            self._write_lines(lines, fresh=True)
+        elif same >= last and added is not None:
             self._write(_painted(added))
             self._write_lines(lines[len(shown) :])
         elif max(same, frozen) <= last:

@@ -164,10 +164,12 @@ class ProgressScreen:
 
 
 @dataclass(slots=True)
-class _Told:
-    """What was said of one download last; ``step`` is -1 before its size is known."""
+class _Download:
+    """One, and what was said of it last in a pipe; ``step`` is -1 before its size is known."""
 
-    at_s: float
+    latest: Transfer
+    began_s: float
+    said_s: float
     phase: str = ""
     step: int = -1
     waiting: bool = False
@@ -178,55 +180,49 @@ class DownloadView:
 
     def __init__(self, screen: ProgressScreen) -> None:
         self._screen = screen
-        self._began: dict[str, float] = {}
-        self._transfers: dict[str, Transfer] = {}
-        self._notices: dict[str, tuple[str, ...]] = {}
-        self._told: dict[str, _Told] = {}
+        self._downloads: dict[str, _Download] = {}
         self.say, self.end = screen.say, screen.end
 
     def show(self, transfer: Transfer) -> None:
         """A download is so far now."""
-        model = transfer.model
-        self._began.setdefault(model, self._screen.clock())
-        self._transfers[model] = transfer
-        known = self._notices.get(model, ())
+        model, now_s = transfer.model, self._screen.clock()
+        one = self._downloads.setdefault(model, _Download(Transfer(model), now_s, now_s))
+        known, one.latest = one.latest.notices, transfer
         for notice in transfer.notices:
             if notice not in known:
                 self.say(f"{model}: {notice}")
-        self._notices[model] = transfer.notices
-        self._screen.show(self._rows, lambda: self._sentence(transfer))
+        self._screen.show(self._rows, lambda: self._sentence(one))
 
     def finish(self, model: str) -> None:
         """A download has ended well."""
-        transfer = self._transfers.get(model)
+        one = self._downloads.get(model)
         self.drop(model)
         if self._screen.quiet:
             return
-        if transfer is None or not transfer.total:
+        if one is None or not one.latest.total:
             self.say(f"{model} is here already.")
         else:
-            took = describe_duration(self._screen.clock() - self._began[model])
-            size = describe_size(transfer.total)
+            took = describe_duration(self._screen.clock() - one.began_s)
+            size = describe_size(one.latest.total)
             self.say(f"{model} is here: {size} in {took}, every byte verified.")
 
     def drop(self, model: str) -> None:
         """Show a download no longer."""
-        if self._transfers.pop(model, None):
+        if self._downloads.pop(model, None):
             self._screen.show(self._rows, str)
 
     def _rows(self, width: int, height: int) -> list[Row]:
-        return download_rows(tuple(self._transfers.values()), height)
+        return download_rows([one.latest for one in self._downloads.values()], height)
 
-    def _sentence(self, now: Transfer) -> str:
-        clock = self._screen.clock()
-        told = self._told.setdefault(now.model, _Told(clock))
-        said = _sentence(told, now, late=clock - told.at_s >= PLAIN_S)
-        if said:
-            told.at_s = clock
+    def _sentence(self, one: _Download) -> str:
+        now_s = self._screen.clock()
+        said = _next_sentence(one, late=now_s - one.said_s >= PLAIN_S)
+        one.said_s = now_s if said else one.said_s
         return said
 
 
-def _sentence(told: _Told, now: Transfer, *, late: bool) -> str:
+def _next_sentence(told: _Download, *, late: bool) -> str:
+    now = told.latest
     amount = describe_bytes(now.done, now.total, now.rate, now.eta_s)
     waited, told.waiting = told.waiting, bool(now.detail)
     phase, told.phase = told.phase, now.phase

@@ -96,7 +96,7 @@ def read_paste(begun: str) -> str:
         text += decoder.decode(data)
         return bool(data)
 
-    with _mode(0, termios.ECHO | termios.ICANON):
+    with _mode(off=termios.ECHO | termios.ICANON):
         while paste.is_open(text) and read_on(PASTE_MS):
             pass
     while read_on(0):  # in lines again, it would take the beginning of one for a whole one
@@ -125,20 +125,16 @@ def take_terminal() -> bool:
 
 def echo_on() -> AbstractContextManager[None]:
     """Let what is typed be seen meanwhile: for a program that is not ours."""
-    return _echo(True)
+    return _mode(on=termios.ECHO)
 
 
 def echo_off() -> AbstractContextManager[None]:
     """Let what is typed during an answer wait unseen; the next prompt shows it."""
-    return _echo(False)
-
-
-def _echo(on: bool) -> AbstractContextManager[None]:
-    return _mode(termios.ECHO, 0) if on else _mode(0, termios.ECHO)
+    return _mode(off=termios.ECHO)
 
 
 @contextlib.contextmanager
-def _mode(on: int, off: int) -> Iterator[None]:
+def _mode(*, on: int = 0, off: int = 0) -> Iterator[None]:
     """Set and clear local modes meanwhile. TCSANOW, not TCSAFLUSH, which would throw away what
     was typed. Ctrl-C stays a signal."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app, run_in_terminal
@@ -11,7 +12,6 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
 from prompt_toolkit.filters import has_focus, is_done
-from prompt_toolkit.history import History
 from prompt_toolkit.input import Input
 from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.input.vt100 import Vt100Input
@@ -21,7 +21,11 @@ from prompt_toolkit.styles import Style
 
 from shammah.repl.completion import complete
 from shammah.repl.input import block
+from shammah.repl.input.line_history import LineHistory
 from shammah.terminal.printable import printable
+
+if TYPE_CHECKING:
+    from shammah.repl.input.line_editor import EditorOptions
 
 MENU_ROWS = 6
 
@@ -55,11 +59,8 @@ class ReplCompleter(Completer):
 
 def open_session(
     prompt: str,
+    options: EditorOptions,
     *,
-    vi: bool,
-    styled: bool,
-    history: History,
-    commands: Mapping[str, str],
     edit: Callable[[str], str | None],
     bottom: Callable[[], str],
     typed: Callable[[], None],
@@ -71,13 +72,13 @@ def open_session(
         bottom: the line below, for the width that the terminal has then.
         typed: called when the line has changed.
     """
-    style = {**_STYLE, "bottom-toolbar.text": "dim" if styled else ""}
+    style = {**_STYLE, "bottom-toolbar.text": "dim" if options.styled else ""}
     session: PromptSession[str] = PromptSession(
         prompt,
         multiline=True,
-        editing_mode=EditingMode.VI if vi else EditingMode.EMACS,
-        history=history,
-        completer=ReplCompleter(commands),
+        editing_mode=EditingMode.VI if options.vi else EditingMode.EMACS,
+        history=LineHistory(options.history_file, options.may_store),
+        completer=ReplCompleter(options.commands),
         complete_in_thread=True,
         complete_while_typing=False,
         reserve_space_for_menu=MENU_ROWS,

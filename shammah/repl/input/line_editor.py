@@ -74,17 +74,12 @@ class Editor:
         threading.Thread(target=self._load, name="editor", daemon=True).start()
 
     def _load(self) -> None:
-        options = self._options
         try:
             from shammah.repl.input import keyboard
-            from shammah.repl.input.line_history import LineHistory
 
             self._session = keyboard.open_session(
                 self._prompt,
-                vi=options.vi,
-                styled=options.styled,
-                history=LineHistory(options.history_file, options.may_store),
-                commands=options.commands,
+                self._options,
                 edit=self._edit,
                 bottom=lambda: fit(self._parts, keyboard.get_columns()),
                 typed=self.refresh,
@@ -93,7 +88,7 @@ class Editor:
             self._failure = error
         self._loaded.set()
         os.write(self._done_fd, b"\0")
-        options.afterwards()
+        self._options.afterwards()
 
     def read(self, begun: str = "") -> str:
         """One line (or several, pasted), with what was typed before.
