@@ -136,25 +136,13 @@ class Tail:
                 continue
             if role in absent:
                 absent.discard(role)
-                for missed in self._beginning(role, event):
-                    seen[role] = missed.run_id
-                    self._print(role, missed)
+                for missed in events_before(self._endpoints, role, event):
+                    if self._as_json or missed.what not in QUIET:
+                        seen[role] = missed.run_id
+                        self._print(role, missed)
             if self._as_json or event.what not in QUIET or seen.get(role) != event.run_id:
                 seen[role] = event.run_id
                 self._print(role, event)
-
-    def _beginning(self, role: str, first: Event) -> list[Event]:
-        """What a worker that came up under our eyes told before the connection was there."""
-        try:
-            events = ask_events(self._endpoints, role).events
-        except ShammahError:
-            return []
-        return [
-            event
-            for event in events
-            if (event.run_id, event.seq < first.seq) == (first.run_id, True)
-            and (self._as_json or event.what not in QUIET)
-        ]
 
     def close(self) -> None:
         for peer in self._peers.values():
@@ -185,6 +173,16 @@ class Tail:
             print(json.dumps(document), flush=True)
         else:
             echo(f"{role:10} {error}", hanging=HANGING)
+
+
+def events_before(endpoints: Endpoints, role: str, first: Event) -> list[Event]:
+    """What a worker told before ``first``, the first that was heard of it, as far as it has kept
+    that; nothing if it does not answer."""
+    try:
+        events = ask_events(endpoints, role).events
+    except ShammahError:
+        return []
+    return [one for one in events if one.run_id == first.run_id and one.seq < first.seq]
 
 
 def _line(role: str, event: Event | None) -> str:

@@ -108,29 +108,19 @@ class Board:
         running = len(self._workers)
         clock = time.strftime("%H:%M:%S", time.localtime(now_s))
         title = f"Shammah {clock} · {running} of {len(self.roles)} workers"
-        head = [Row(title + (f" · {memory}" if memory else ""), "bold")]
-        states = {role: self._state_row(role) for role in self.roles}
-        bars = {role: self._bars(role) for role in self.roles}
-        facts = {role: self._facts(role, now_s, resources.get(role)) for role in self.roles}
-        room = height - len(head) - len(states)
-        shown_bars = {role: [] for role in self.roles} if room < 1 else bars
+        ranked = [(0, Row(title + (f" · {memory}" if memory else ""), "bold"))]
         for role in self.roles:
-            shown_bars[role] = shown_bars[role][: max(0, room)]
-            room -= len(shown_bars[role])
-        with_facts = room >= sum(fact is not None for fact in facts.values())
-        rows = head
-        for role in self.roles:
-            rows.append(states[role])
-            fact = facts[role]
-            if with_facts and fact is not None:
-                rows.append(fact)
-                room -= 1
-            rows += shown_bars[role]
-        if room >= 2 and self._happened:
-            rows.append(Row("", ""))
-            latest = sorted(self._happened, key=lambda one: one.wall_s)[-(room - 1) :]
-            rows += [self._happened_row(one) for one in reversed(latest)]
-        return rows[: max(1, height)]
+            fact = self._facts(role, now_s, resources.get(role))
+            ranked.append((0, self._state_row(role)))
+            ranked += [(2, fact)] if fact is not None else []
+            ranked += [(1, bar) for bar in self._bars(role)]
+        if len(ranked) > height:  # facts about some of them would look as if the others had none
+            ranked = [(rank, row) for rank, row in ranked if rank != 2]
+        if self._happened and len(ranked) + 2 <= height:
+            latest = sorted(self._happened, key=lambda one: -one.wall_s)
+            ranked += [(3, Row("")), *((3, self._happened_row(one)) for one in latest)]
+        order = sorted(range(len(ranked)), key=lambda index: ranked[index][0])
+        return [ranked[index][1] for index in sorted(order[: max(1, height)])]
 
     def _state_row(self, role: str) -> Row:
         worker = self._workers.get(role)

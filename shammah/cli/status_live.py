@@ -18,10 +18,10 @@ import psutil
 
 from shammah.bus.client import Peer
 from shammah.bus.endpoints import Endpoints, lock_holder
-from shammah.bus.enquiry import ask_events
 from shammah.bus.messages import Event
+from shammah.cli.status import events_before
 from shammah.cli.status_board import Board, Resources
-from shammah.errors import ExitCode, ShammahError
+from shammah.errors import ExitCode
 from shammah.terminal.progress import draw
 from shammah.terminal.wording import describe_size
 
@@ -36,37 +36,6 @@ LOOK_S = 1.0
 
 Heard = tuple[str, Event | None]
 """A role and what it said; an empty role only wakes."""
-
-
-class Pace:
-    """When to draw. Pure: the clock is passed in.
-
-    Something that happens is drawn at once, unless the last drawing was less than `FRAMES_S`
-    ago; nothing that happened stays undrawn for longer than that.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._drawn = -FRAMES_S
-        self._dirty = True
-
-    def happen(self) -> None:
-        """There is something new to draw."""
-        self._dirty = True
-
-    def due(self) -> bool:
-        """Whether to draw now; then it counts as drawn."""
-        now = self._clock()
-        if not self._dirty or now - self._drawn < FRAMES_S:
-            return False
-        self._drawn, self._dirty = now, False
-        return True
-
-    def wait_s(self) -> float:
-        """How long there is nothing to do unless something happens."""
-        if not self._dirty:
-            return LOOK_S
-        return max(0.0, self._drawn + FRAMES_S - self._clock())
 
 
 class LiveStatus:
@@ -91,11 +60,11 @@ class LiveStatus:
         self._endpoints = endpoints
         self._board = Board(roles)
         self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
-        self._pace = Pace(time.monotonic)
         self._colors = not environ.get("NO_COLOR")
         self._console = BoundedConsole(file=stream, no_color=not self._colors, highlight=False)
         self._machine = _Machine(endpoints, roles)
         self._peers: dict[str, Peer] = {}
+        self._runs: set[str] = set()
 
     def run(self) -> int:
         """Draw until Ctrl-C; the exit status."""
@@ -113,8 +82,8 @@ class LiveStatus:
                 redirect_stderr=False,
             ) as live:
                 while True:
-                    if self._pace.due():
-                        live.update(self._draw(), refresh=True)
+                    live.update(self._draw(), refresh=True)
+                    time.sleep(FRAMES_S)  # whatever happens meanwhile is in the next drawing
                     self._listen()
         except KeyboardInterrupt:
             return ExitCode.OK
@@ -124,50 +93,34 @@ class LiveStatus:
                 peer.close()
 
     def _listen(self) -> None:
-        """Take what has been heard; wait if there is nothing."""
-        try:
-            role, event = self._heard.get(timeout=self._pace.wait_s() or FRAMES_S)
-            self._take(role, event)
-        except queue.Empty:
-            pass
+        """Wait until something is heard or it is time to look again, and take all there is."""
+        with contextlib.suppress(queue.Empty):
+            self._take(*self._heard.get(timeout=LOOK_S))
         for _ in range(self._heard.qsize()):
             self._take(*self._heard.get())
-        if self._machine.look(time.monotonic()):
-            self._pace.happen()
 
     def _take(self, role: str, event: Event | None) -> None:
+        if event is not None and event.run_id not in self._runs:
+            self._runs.add(event.run_id)
+            threading.Thread(
+                target=self._replay, args=(role, event), name="work-replay", daemon=True
+            ).start()
         if role:
             self._board.take(role, event, time.time())
-        self._pace.happen()
+
+    def _replay(self, role: str, first: Event) -> None:
+        """What the worker told before we came. It may take its time to answer."""
+        for event in events_before(self._endpoints, role, first):
+            self._heard.put((role, event))
+
+    def _listener(self, role: str) -> Callable[[Event | None], None]:
+        return lambda event: self._heard.put((role, event))
 
     def _draw(self) -> Group:
+        self._machine.look(time.monotonic())
         width, height = self._console.size
         rows = self._board.rows(height, time.time(), self._machine.used, self._machine.memory)
         return draw(rows, width, colors=self._colors)
-
-    def _listener(self, role: str) -> Callable[[Event | None], None]:
-        runs: set[str] = set()
-
-        def listen(event: Event | None) -> None:
-            if event is not None and event.run_id not in runs:
-                runs.add(event.run_id)
-                # Not here: this is the thread that the answer comes through.
-                replay = threading.Thread(
-                    target=self._replay, args=(role, event), name="work-replay", daemon=True
-                )
-                replay.start()
-                return
-            self._heard.put((role, event))
-
-        return listen
-
-    def _replay(self, role: str, first: Event) -> None:
-        """What the worker told before we came, then what we have heard."""
-        with contextlib.suppress(ShammahError):
-            for event in ask_events(self._endpoints, role).events:
-                if (event.run_id, event.seq < first.seq) == (first.run_id, True):
-                    self._heard.put((role, event))
-        self._heard.put((role, first))
 
 
 class _Machine:
@@ -181,10 +134,10 @@ class _Machine:
         self._processes: dict[int, psutil.Process] = {}
         self._looked = -LOOK_S
 
-    def look(self, now: float) -> bool:
-        """Look again, if it is time to; whether it was."""
+    def look(self, now: float) -> None:
+        """Look again, if it is time to."""
         if now - self._looked < LOOK_S:
-            return False
+            return
         self._looked = now
         memory = psutil.virtual_memory()
         free, total = describe_size(memory.available), describe_size(memory.total)
@@ -197,4 +150,3 @@ class _Machine:
                     process = self._processes.setdefault(pid, psutil.Process(pid))
                     resident = process.memory_info().rss
                     self.used[role] = Resources(resident, process.cpu_percent())
-        return True

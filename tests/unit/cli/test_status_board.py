@@ -13,7 +13,6 @@ from shammah.bus.messages import Downloading, Event, Failed, Loading, Ready, Sta
 from shammah.bus.training import Training, TrainingProgress
 from shammah.bus.transfers import Transfer, Transferring
 from shammah.cli.status_board import KEPT, Board, Resources
-from shammah.cli.status_live import FRAMES_S, LOOK_S, Pace
 from shammah.terminal.progress import draw
 
 NOW = 1_000_000.0
@@ -143,34 +142,6 @@ def test_tokens_a_second_are_those_of_late() -> None:
 
 
 # --- how often ----------------------------------------------------------------------------
-
-
-def test_a_flood_is_drawn_no_more_often_than_a_trickle() -> None:
-    """1,000 events a second for 10 s: a drawing for each tenth of a second."""
-    now = 0.0
-    pace = Pace(lambda: now)
-    drawings = 0
-    for step in range(10_000):
-        now = step / 1000
-        pace.happen()
-        drawings += pace.due()
-    assert 95 <= drawings <= 101
-
-
-def test_what_happens_is_drawn_at_once_after_a_quiet_time_and_the_last_is_drawn_too() -> None:
-    now = 0.0
-    pace = Pace(lambda: now)
-    assert pace.due()
-    assert not pace.due()
-    assert pace.wait_s() == LOOK_S
-    now = 5.0
-    pace.happen()
-    assert pace.due()
-    pace.happen()
-    assert not pace.due()
-    assert pace.wait_s() == pytest.approx(FRAMES_S)
-    now += pace.wait_s() + 1e-9
-    assert pace.due()
 
 
 def test_two_roles_that_take_turns_are_two_lines() -> None:
