@@ -119,9 +119,8 @@ def test_a_flood_of_events_does_not_keep_it_busy(
     while echo.status().seq < first + 2000:
         seen += terminal.child.read_nonblocking(65536, LIMIT_S)
     ended, ended_s = process.cpu_times(), time.monotonic()
-    # On a machine where a flood is no flood, it may draw more often.
-    allowed = (ended_s - began_s) / FRAMES_S + 10
-    assert 0 < seen.count(DRAWN) < max(2000 / 10, allowed)
+    # Some were drawn before and read now.
+    assert 0 < seen.count(DRAWN) < (ended_s - began_s) / FRAMES_S + 10
     assert ended.user + ended.system - began.user - began.system < LIMIT_S
     leave(terminal)
 
