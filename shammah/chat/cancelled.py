@@ -19,10 +19,14 @@ person wants the prompt back."""
 
 @dataclass(slots=True)
 class Seen:
-    """One answerer's tokens as they come; times in seconds of ``clock``."""
+    """One answerer's tokens as they come; times in seconds of ``clock``.
+
+    ``at_first``: how many came with the first text, and so took none of the time after it.
+    """
 
     clock: Callable[[], float] = time.monotonic
     tokens: int = 0
+    at_first: int = 0
     asked: float = field(init=False)
     first: float = field(init=False)
     last: float = field(init=False)
@@ -33,12 +37,13 @@ class Seen:
     def note(self, token: Token) -> None:
         """Take in one more."""
         self.last = self.clock()
-        self.first = self.first if self.tokens else self.last
+        if not self.tokens:
+            self.first, self.at_first = self.last, token.index
         self.tokens = token.index
 
     def end(self, by: Provenance) -> Done:
         """How it ended. Its input is not known here."""
-        span, more = self.last - self.first, self.tokens - 1
+        span, more = self.last - self.first, self.tokens - self.at_first
         timings = Timings(
             ttft_s=self.first - self.asked if self.tokens else 0.0,
             total_s=self.clock() - self.asked,

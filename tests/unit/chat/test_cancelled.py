@@ -19,6 +19,14 @@ def test_what_came_is_counted_with_its_speed() -> None:
     assert ended.timings == Timings(ttft_s=0.5, total_s=2.0, decode_tokens_per_second=4.0)
 
 
+def test_tokens_that_came_with_the_first_text_do_not_make_it_faster() -> None:
+    times = iter([10.0, 12.0, 12.5, 13.0])
+    seen = Seen(lambda: next(times))
+    for index in (200, 204):
+        seen.note(Token("r", index, "a"))
+    assert seen.end(BY).timings.decode_tokens_per_second == 8.0
+
+
 def test_before_the_first_token_there_is_no_speed() -> None:
     times = iter([10.0, 12.0])
     assert Seen(lambda: next(times)).end(BY).timings == Timings(total_s=2.0)
