@@ -6,6 +6,7 @@ to learn from. An answer that was called bad is never one: only what should have
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import time
@@ -114,6 +115,8 @@ class Feedback:
 
     def _lines(self) -> list[bytes]:
         try:
+            if self.path.is_fifo():  # it would wait for who writes to it
+                raise OSError(errno.EINVAL, "it is a pipe and no file")
             return self.path.read_bytes().splitlines()
         except FileNotFoundError:
             return []

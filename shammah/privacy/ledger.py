@@ -7,6 +7,7 @@ text of a conversation, only its length and SHA-256. Standard library only.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -161,6 +162,8 @@ class Reader:
             ShammahError: ``egress_unreadable``.
         """
         try:
+            if self.path.is_fifo():  # it would wait for who writes to it
+                raise OSError(errno.EINVAL, "it is a pipe and no file")
             with open(self.path, "rb") as file:
                 if os.fstat(file.fileno()).st_size < self._offset:
                     self._offset = 0  # somebody has begun a new one

@@ -188,6 +188,8 @@ def _describe_cloud(settings: Settings, *, cloud: bool) -> list[str]:
 
 def _read(home: Path) -> list[str]:
     try:
+        if (home / MARKER).is_fifo():  # it would wait for who writes to it
+            return []
         return (home / MARKER).read_text("utf-8", "replace").splitlines()
     except OSError:
         return []

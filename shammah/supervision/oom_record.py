@@ -63,6 +63,8 @@ def attempt_file(runtime: Path) -> Path:
 def read_attempt(path: Path) -> Attempt | None:
     """The last attempt; ``None`` if there is none, or nobody can read it."""
     try:
+        if not path.is_file():  # a pipe would wait for who writes to it
+            return None
         return _attempt(json.loads(path.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -52,6 +52,8 @@ class LineHistory(History):
 
 def _read(path: Path) -> list[str]:
     try:
+        if not path.is_file():  # a pipe would wait for who writes to it
+            return []
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - KEPT_BYTES))
