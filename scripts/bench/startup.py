@@ -106,6 +106,8 @@ class World:
             Path(folder).mkdir(mode=0o700, parents=True)
         self.environ = {**os.environ, **own, "TERM": "xterm-256color", "HF_HUB_OFFLINE": "1"}
         self.environ.pop("ANTHROPIC_API_KEY", None)
+        # People's second start finds its bytecode; without it every run compiles all source.
+        self.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def start(self, command: list[str]) -> Terminal:
         started = time.perf_counter()
