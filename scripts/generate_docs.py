@@ -104,7 +104,10 @@ def message_table() -> str:
 def help_texts() -> str:
     """The help of the program and of every command."""
     parts = [help_of(cli, "shammah")]
-    parts += [help_of(command, f"shammah {name}") for name, command in cli.commands.items()]
+    for name in cli.list_commands(click.Context(cli)):
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        parts.append(help_of(command, f"shammah {name}"))
     return "\n\n".join(f"```text\n{part}\n```" for part in parts)
 
 

@@ -7,7 +7,7 @@
 Each kind of question has a hidden truth: how often the local model and Claude please. People
 label some answers (`REACTIONS`), most by saying nothing. In the middle of each run the local
 model is replaced by a better one. Everything is drawn from a seed. A plot needs matplotlib
-(``pip install -e '.[plots]'``).
+(``pip install -e '.[dev]'``).
 
 What an answer is worth: 1 if it pleased, less `PRICE` if Claude gave it. The oracle knows the
 truth and takes the better of both. Regret is what is lost against it.

@@ -12,8 +12,6 @@ PROMPT = b"> "
 _PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 """As `shammah.terminal.paste` has them, which is not to be imported yet."""
 
-_WITH_VALUE = frozenset({"--model", "-m", "--licence", "--license", "--system", "--resume"})
-_FLAGS = frozenset({"--local", "--cloud", "--private", "--continue", "-c", "--no-history"})
 _ONCE = (["status", "--once"], ["status", "--once", "--json"], ["status", "--json", "--once"])
 _COMPLETION = "_SHAMMAH_COMPLETE"
 """Set by a shell that wants to know what could come next (`shammah.cli.completion`)."""
@@ -22,27 +20,9 @@ _COMPLETION = "_SHAMMAH_COMPLETE"
 def main() -> int:
     """The console script."""
     arguments = sys.argv[1:]
-    if _COMPLETION not in os.environ and opens_repl(arguments):
-        instant = os.isatty(0) and os.isatty(1)
-        try:
-            if instant:
-                # Until `repl.input.interrupts`: a KeyboardInterrupt in the midst of an import would
-                # be a traceback, or vanish.
-                _signal.signal(_signal.SIGINT, _leave_at_once)
-                os.write(1, _PASTE_ON + PROMPT if _knows_marks() else PROMPT)
-            from shammah.settings.environment import prepare
-
-            prepare(os.environ)
-            from shammah.repl.loop import open_repl
-
-            try:
-                return open_repl(arguments, prompt_shown=instant)
-            finally:
-                if instant:
-                    _leave_marks()
-        except KeyboardInterrupt:  # while it loads
-            os.write(1, b"\n")
-            return 130
+    prompt = _COMPLETION not in os.environ and opens_repl(arguments)
+    if prompt and os.isatty(0) and os.isatty(1):
+        return _open_prompt(arguments)
     if arguments == ["--version"]:
         from shammah import __version__
 
@@ -59,10 +39,30 @@ def main() -> int:
             from shammah.cli.status_once import show_once
 
             return show_once(arguments, os.environ)
-        from shammah.cli.main import run
+        from shammah.cli.main import run, run_without_terminal
     except KeyboardInterrupt:  # while it loads
         return 130
-    return run(arguments)
+    return run_without_terminal(arguments) if prompt else run(arguments)
+
+
+def _open_prompt(arguments: list[str]) -> int:
+    try:
+        # Until `repl.input.interrupts`: a KeyboardInterrupt in the midst of an import would be a
+        # traceback, or vanish.
+        _signal.signal(_signal.SIGINT, _leave_at_once)
+        os.write(1, _PASTE_ON + PROMPT if _knows_marks() else PROMPT)
+        from shammah.settings.environment import prepare
+
+        prepare(os.environ)
+        from shammah.repl.loop import open_repl
+
+        try:
+            return open_repl(arguments)
+        finally:
+            _leave_marks()
+    except KeyboardInterrupt:  # while it loads
+        os.write(1, b"\n")
+        return 130
 
 
 def _knows_marks() -> bool:
@@ -85,18 +85,12 @@ def _leave_at_once(number: int, frame: object) -> None:
 
 
 def opens_repl(arguments: list[str]) -> bool:
-    """True if the command line names no sub-command and nothing else but the REPL's options.
+    """Whether the command line asks for the prompt."""
+    if not arguments or not arguments[0].startswith("-"):
+        return not arguments
+    from shammah.chat.prompt_options import opens_prompt
 
-    Values are not looked at: whether they are right can be said after the prompt.
-    """
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in _WITH_VALUE:
-            if next(rest, None) is None:
-                return False
-        elif argument not in _FLAGS and argument.partition("=")[0] not in _WITH_VALUE:
-            return False
-    return True
+    return opens_prompt(arguments)
 
 
 if __name__ == "__main__":

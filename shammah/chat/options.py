@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shammah.chat.prompt_options import FLAGS, VALUES
 from shammah.errors import ExitCode, ShammahError
 from shammah.models.licences import LICENCES
 from shammah.router.decision import Target, Wish
-
-VALUES = {
-    "--model": "model",
-    "-m": "model",
-    "--licence": "licence",
-    "--license": "licence",
-    "--system": "system",
-    "--resume": "resume",
-}
-"""Spelling to option, for those that take a value."""
-
-FLAGS = ("--local", "--cloud", "--private")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +27,30 @@ class ReplOptions:
 
 
 def parse_options(arguments: list[str]) -> ReplOptions:
-    """The options that `shammah.__main__.opens_repl` let through.
+    """The options that `prompt_options.opens_prompt` let through.
 
     Raises:
-        ShammahError: ``usage``, for a contradiction, or a licence or number that is none.
+        ShammahError: see `read_options`.
     """
     values: dict[str, str] = {}
     flags: set[str] = set()
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
-        option = VALUES.get(name)
-        if option is not None:
-            values[option] = value if equals else next(rest)
+        if name in VALUES:
+            values[VALUES[name]] = value if equals else next(rest)
         else:
-            flags.add(name)
-    licence = values.get("licence")
+            flags.add(FLAGS[name])
+    return read_options(values, flags)
+
+
+def read_options(values: Mapping[str, str | None], flags: set[str]) -> ReplOptions:
+    """What the values and flags mean that stand after the names of `prompt_options.OPTIONS`.
+
+    Raises:
+        ShammahError: ``usage``, for a contradiction, or a licence or number that is none.
+    """
+    licence = values.get("--licence")
     if licence is not None and licence not in LICENCES:
         raise ShammahError(
             "usage",
@@ -60,12 +58,12 @@ def parse_options(arguments: list[str]) -> ReplOptions:
             exit_code=ExitCode.USAGE,
         )
     return ReplOptions(
-        values.get("model"),
-        licence,
-        values.get("system"),
-        parse_wish(flags),
-        parse_resume(values.get("resume"), newest=bool(flags & {"--continue", "-c"})),
-        "--no-history" not in flags,
+        model=values.get("--model"),
+        licence=licence,
+        system=values.get("--system"),
+        wish=parse_wish(flags),
+        resume=parse_resume(values.get("--resume"), newest="--continue" in flags),
+        history="--no-history" not in flags,
     )
 
 

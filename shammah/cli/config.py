@@ -1,33 +1,47 @@
-"""``shammah config ...``: the command line of `config_command`."""
+"""``shammah config``: what the settings are and where each comes from; changing them safely."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from shammah.cli.models import licence_option
+from shammah.cli.options import HELP, json_option, licence_option, model_option
+from shammah.errors import ExitCode, ShammahError
+from shammah.models.catalogue import check_model_name
+from shammah.settings.edit import save, with_setting
+from shammah.settings.load import config_file, examine_text, parse_config, read_config
+from shammah.settings.model import ENVIRONMENT, SECRET, Settings, setting_names, value_of
+from shammah.settings.report import Value, explain_settings, shown, written
+from shammah.terminal.confirm import confirm
+from shammah.terminal.external_editor import edit_file
+from shammah.terminal.output import describe_error, echo, print_json
+from shammah.terminal.wording import printable
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
+NEW_FILE = "# Shammah's settings. `shammah config show` lists them all with their values.\n"
 
 
-def _complete_name(
+def complete_setting(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    from shammah.cli.completion import complete_settings
+    """Names of settings."""
+    names = [".".join(path) for path in setting_names()]
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
-    return complete_settings(incomplete)
 
-
-json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
-name_argument = click.argument("name", shell_complete=_complete_name)
+name_argument = click.argument("name", shell_complete=complete_setting)
 
 
 @click.group(
     "config",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
     epilog="""
     \b
     Examples:
@@ -45,6 +59,9 @@ def config() -> None:
     """
 
 
+# --- looking ------------------------------------------------------------------------------
+
+
 @config.command(
     epilog="""
     \b
@@ -56,64 +73,24 @@ def config() -> None:
     """
 )
 @click.option("--changed", is_flag=True, help="Only what is not as it comes.")
-@click.option("--model", "-m", metavar="MODEL", help="As if this were given to a command.")
+@model_option
 @licence_option
-@json_option
+@json_option("For programs.")
 def show(changed: bool, model: str | None, licence: str | None, as_json: bool) -> int:
     """Show every setting with its value and where that comes from."""
-    from shammah.cli.config_command import show_config
-
-    return show_config(os.environ, model, licence, changed=changed, as_json=as_json)
-
-
-@config.command(
-    epilog="""
-    \b
-    Examples:
-      shammah config validate
-      shammah config validate --json | jq -r '.problems[].message'
-    Exit status: 0 nothing is wrong, 1 something is.
-    """
-)
-@json_option
-def validate(as_json: bool) -> int:
-    """Say everything that is wrong with config.toml, with the line."""
-    from shammah.cli.config_command import validate_config
-
-    return validate_config(os.environ, as_json=as_json)
-
-
-@config.command(
-    epilog="""
-    \b
-    Examples:
-      shammah config edit
-      VISUAL="code --wait" shammah config edit
-    """
-)
-def edit() -> int:
-    """Open config.toml in $VISUAL or $EDITOR.
-
-    You edit a copy. It takes the file's place when nothing is wrong with it; otherwise you may
-    edit again, and nothing that you wrote is lost.
-    """
-    from shammah.cli.config_command import edit_config
-
-    return edit_config(os.environ)
-
-
-@config.command(
-    epilog="""
-    \b
-    Examples:
-      cat "$(shammah config path)"
-    """
-)
-def path() -> None:
-    """Print where config.toml is, or would be."""
-    from shammah.cli.config_command import config_path
-
-    click.echo(config_path(os.environ))
+    values = explain_settings(os.environ, model, licence)
+    if changed:
+        values = [value for value in values if value.origin != "default"]
+    if as_json:
+        print_json([_document(value) for value in values])
+        return ExitCode.OK
+    lines = [(written(value.name, value.value), value.whence) for value in values]
+    width = min(max((len(text) for text, _ in lines), default=0), 48)
+    for text, whence in lines:
+        echo(f"{text:{width}}  # {whence}")
+    if not values:
+        echo("Every setting is as it comes.")
+    return ExitCode.OK
 
 
 @config.command(
@@ -125,12 +102,91 @@ def path() -> None:
     """
 )
 @name_argument
-@json_option
+@json_option("For programs.")
 def get(name: str, as_json: bool) -> int:
     """Print the value of one setting."""
-    from shammah.cli.config_command import get_setting
+    path = _known(name)
+    value = next(one for one in explain_settings(os.environ) if one.name == ".".join(path))
+    if as_json:
+        print_json(_document(value))
+    elif isinstance(value.value, tuple):
+        for one in value.value:
+            click.echo(printable(one))
+    else:
+        said = shown(value.name, value.value)
+        click.echo(str(said).lower() if isinstance(said, bool) else printable(str(said)))
+    return ExitCode.OK
 
-    return get_setting(os.environ, name, as_json=as_json)
+
+def _document(value: Value) -> dict[str, Any]:
+    return {
+        "name": value.name,
+        "value": shown(value.name, value.value),
+        "origin": value.origin,
+        "source": value.source,
+        "line": value.line or None,
+    }
+
+
+@config.command(
+    epilog="""
+    \b
+    Examples:
+      shammah config validate
+      shammah config validate --json | jq -r '.problems[].message'
+    Exit status: 0 nothing is wrong, 1 something is.
+    """
+)
+@json_option("For programs.")
+def validate(as_json: bool) -> int:
+    """Say everything that is wrong with config.toml, with the line."""
+    file = config_file(os.environ)
+    try:
+        faults = find_faults(os.environ, read_config(file), file)
+    except ShammahError as error:
+        faults = [error]
+    if as_json:
+        told = [describe_error(fault) for fault in faults]
+        print_json({"file": str(file), "ok": not faults, "problems": told})
+    else:
+        _tell(faults)
+        if not faults:
+            there = "is right" if file.exists() else "does not exist: every setting is as it comes"
+            echo(f"{file} {there}.")
+    return ExitCode.FAILED if faults else ExitCode.OK
+
+
+@config.command(
+    epilog="""
+    \b
+    Examples:
+      cat "$(shammah config path)"
+    """
+)
+def path() -> None:
+    """Print where config.toml is, or would be."""
+    click.echo(config_file(os.environ))
+
+
+def find_faults(environ: Mapping[str, str], text: str, file: Path) -> list[ShammahError]:
+    """Everything that is wrong with the settings if ``text`` is that of ``file``."""
+    try:
+        settings, faults = examine_text(text, file, environ)
+    except ShammahError as error:
+        return [error]
+    try:
+        check_model_name(settings.model)
+    except ShammahError as error:
+        faults.append(error)
+    return faults
+
+
+def _tell(faults: list[ShammahError]) -> None:
+    for fault in faults:
+        echo(f"{fault.message} {fault.hint}".rstrip(), err=True)
+
+
+# --- changing -----------------------------------------------------------------------------
 
 
 @config.command(
@@ -150,6 +206,153 @@ def get(name: str, as_json: bool) -> int:
 @click.argument("values", nargs=-1)
 def set_(name: str, values: tuple[str, ...]) -> int:
     """Write one setting into config.toml; every other line stays as it is."""
-    from shammah.cli.config_command import set_setting
+    path, file = _known(name), config_file(os.environ)
+    if path == SECRET and values == ("-",):
+        values = (_read_secret(name),)
+    for one in values:
+        _check_text(name, one, secret=path == SECRET)
+    value = _parse(path, values)
+    text = read_config(file)
+    parse_config(text, file)
+    changed = with_setting(text, path, value)
+    _refuse_if_wrong(file, text, changed)
+    save(file, changed)
+    echo(f"{written(name, value)} ({file})")
+    variable = next((v for v, p in ENVIRONMENT.items() if p == path and os.environ.get(v)), "")
+    if variable:
+        echo(f"But {variable} is set in this environment, and wins over it.")
+    return ExitCode.OK
 
-    return set_setting(os.environ, name, values)
+
+def _check_text(name: str, given: str, *, secret: bool) -> None:
+    """Refuse what a file of text cannot hold."""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        quoted = "" if secret else f" {given!r:.60}"
+        why = f"The value{quoted} of {name} is not UTF-8."
+        raise ShammahError("config_invalid", why, exit_code=ExitCode.USAGE) from error
+
+
+def _known(name: str) -> tuple[str, ...]:
+    path = tuple(name.split("."))
+    if path in setting_names():
+        return path
+    import difflib
+
+    every = [".".join(one) for one in setting_names()]
+    last = [one for one in every if one.rpartition(".")[2] == path[-1]]
+    near = last or difflib.get_close_matches(name, every, n=1)
+    hint = f"Did you mean {near[0]}?" if near else "`shammah config show` lists them."
+    why = f"There is no setting {name!r:.60}."
+    raise ShammahError("config_invalid", why, hint, exit_code=ExitCode.USAGE)
+
+
+def _parse(path: tuple[str, ...], given: tuple[str, ...]) -> Any:
+    """The value that ``given`` means; what is no value stays text, and is refused as such."""
+    default = value_of(Settings(Path()), path)
+    if isinstance(default, tuple):
+        return given
+    if len(given) != 1:
+        why = f"{'.'.join(path)} takes one value, not {len(given)}."
+        raise ShammahError("usage", why, exit_code=ExitCode.USAGE)
+    (text,) = given
+    if isinstance(default, bool):
+        return {"true": True, "false": False}.get(text.lower(), text)
+    for kind in (int, float):
+        if isinstance(default, int | float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _read_secret(name: str) -> str:
+    if sys.stdin.isatty():
+        return str(click.prompt("API key", hide_input=True, err=True)).strip()
+    secret = sys.stdin.readline().strip()
+    if not secret:
+        why, hint = "There is no key in the input.", f"`shammah config set {name} ''` removes it."
+        raise ShammahError("usage", why, hint, exit_code=ExitCode.USAGE)
+    return secret
+
+
+def _refuse_if_wrong(file: Path, before: str, after: str) -> None:
+    """Refuse a text with a fault that the one before had not."""
+    known = {_without_line(fault.message) for fault in find_faults({}, before, file)}
+    for fault in find_faults({}, after, file):
+        message = _without_line(fault.message)
+        if message not in known:
+            raise ShammahError(fault.code, message, fault.hint, exit_code=ExitCode.USAGE)
+
+
+def _without_line(message: str) -> str:
+    return re.sub(r": line \d+: ", ": ", message)
+
+
+# --- the editor ---------------------------------------------------------------------------
+
+
+@config.command(
+    epilog="""
+    \b
+    Examples:
+      shammah config edit
+      VISUAL="code --wait" shammah config edit
+    """
+)
+def edit() -> int:
+    """Open config.toml in $VISUAL or $EDITOR.
+
+    You edit a copy. It takes the file's place when nothing is wrong with it; otherwise you may
+    edit again, and nothing that you wrote is lost.
+    """
+    file = config_file(os.environ)
+    before = file.read_bytes() if file.exists() else b""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(dir=file.parent, prefix="config-edited-", suffix=".toml")
+    with open(fd, "wb") as copy:
+        copy.write(before or NEW_FILE.encode())
+    copied = Path(name)
+    first = copied.read_bytes()
+    try:
+        while True:
+            _edit(copied, first)
+            try:
+                faults = find_faults({}, read_config(copied), file)
+            except ShammahError as error:
+                faults = [error]
+            if not faults:
+                return _take(file, copied, before, first)
+            _tell(faults)
+            if not (sys.stdin.isatty() and confirm("Edit it again?", enter=True)):
+                echo(f"{file} is as it was; what you wrote is in {copied}.", err=True)
+                return ExitCode.FAILED
+    finally:
+        if copied.exists() and copied.read_bytes() in (first, b""):
+            copied.unlink()
+
+
+def _edit(copied: Path, first: bytes) -> None:
+    try:
+        edit_file(copied)
+    except ShammahError as error:
+        wrote = copied.exists() and copied.read_bytes() not in (first, b"")
+        hint = f"What you wrote is in {copied}." if wrote else error.hint
+        raise ShammahError(error.code, f"{error.message} Nothing was changed.", hint) from error
+
+
+def _take(file: Path, copied: Path, before: bytes, first: bytes) -> int:
+    """Put ``copied`` in the place of ``file``, unless that has changed meanwhile."""
+    after = copied.read_bytes()
+    if after == first:
+        echo(f"{file} is as it was.")
+        return ExitCode.OK
+    if (file.read_bytes() if file.exists() else b"") != before:
+        why = f"{file} has changed while you edited; nothing was overwritten."
+        raise ShammahError("config_changed", why, f"What you wrote is in {copied}.")
+    save(file, after.decode("utf-8-sig"))
+    os.unlink(copied)
+    echo(f"{file} is written.")
+    return ExitCode.OK

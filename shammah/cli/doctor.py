@@ -20,25 +20,29 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import click
 import psutil
 
 from shammah import __version__
 from shammah.bus.codec import to_document
-from shammah.bus.endpoints import ROLES, Endpoints, lock_holder, open_endpoints
+from shammah.bus.endpoints import ROLES, lock_holder, open_endpoints
 from shammah.bus.enquiry import GONE, ask_status
 from shammah.bus.messages import Failed, NotAvailable
+from shammah.cli.doctor_bundle import check_place, write_bundle
 from shammah.cli.doctor_choices import list_choices
 from shammah.cli.doctor_probes import Problem, network_problems, probe_network, probe_start
 from shammah.cli.doctor_report import HANGING, report
+from shammah.cli.options import json_option, licence_option, load_checked_settings, model_option
 from shammah.errors import ExitCode, ShammahError
-from shammah.models.catalogue import GIB, Machine, check_model_name, is_offline
+from shammah.models.catalogue import GIB, Machine, is_offline
 from shammah.models.cgroups import memory_left, memory_limits
 from shammah.models.machine import look
-from shammah.settings.load import home_directory, load_settings
+from shammah.settings.load import home_directory
 from shammah.settings.model import Settings
 from shammah.settings.report import changed_settings, for_strangers, without_secrets
 from shammah.storage.paths import hub_cache
-from shammah.supervision.identity import PUBLIC_HUB
+from shammah.supervision.identity import hub_endpoint
+from shammah.terminal.output import print_json
 from shammah.terminal.screen import Screen
 from shammah.terminal.wording import describe_state, printable
 from shammah.terminal.wrap import fold
@@ -55,27 +59,33 @@ LEAST_DISK = 256 * 1024**2
 Part = dict[str, Any]
 
 
-def examine_all(
-    environ: Mapping[str, str],
-    model: str | None,
-    licence: str | None,
-    *,
-    as_json: bool,
-    network: bool = False,
-    bundle: str = "",
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      shammah doctor                       what to paste into a bug report
+      shammah doctor --model 7B            how that one would be computed, and why
+      shammah doctor --network             can the Hub and Claude be reached?
+      shammah doctor --bundle report.zip   with logs and events, no private text
+      shammah doctor --json | jq .problems
+    Exit status: 0 all is well, 1 something would keep Shammah from answering.
+    """,
+)
+@model_option
+@licence_option
+@click.option("--network", is_flag=True, help="Connect to the Hub and to Claude; send nothing.")
+@click.option("--bundle", type=click.Path(dir_okay=False), help="Write a zip for a bug report.")
+@json_option("One object; sizes in bytes.")
+def doctor(
+    model: str | None, licence: str | None, network: bool, bundle: str | None, as_json: bool
 ) -> int:
-    """Look at everything and print it; 1 if something would keep Shammah from answering.
+    """Look at everything: what there is, what auto chooses and why, and what is wrong.
 
-    ``network``: connect to the Hub and to Claude's server, too. ``bundle``: write it into this
-    file, with logs and events and without anything private.
-
-    Raises:
-        ShammahError: ``bundle_unwritable``.
+    Measures how fast this machine computes, once. Keys and tokens are never shown.
     """
     if bundle:
-        from shammah.cli.bundle import check_place
-
         check_place(Path(bundle))
+    environ: Mapping[str, str] = os.environ
     problems: list[Problem] = []
     settings = _settings(environ, model, licence, problems)
     known = not problems
@@ -87,14 +97,22 @@ def examine_all(
     document["problems"] = [_plain(problem) for problem in dict.fromkeys(problems)]
     document["ok"] = not blocking
     if as_json:
-        print(json.dumps(document, ensure_ascii=False))
+        print_json(document)
     else:
         screen = Screen(environ, sys.stdout)
         for line, wrong in report(document):
             shown = fold(line, screen.columns, HANGING) if screen.terminal else line
             screen.error(shown) if wrong else screen.line(shown)
     if bundle:
-        _write_bundle(bundle, document, settings if known else None, settings.home, environ)
+        parts = write_bundle(
+            Path(bundle),
+            document,
+            settings if known else None,
+            home=settings.home,
+            environ=environ,
+        )
+        told = f"{bundle} holds {', '.join(parts)}. Look through it before you send it to anybody."
+        Screen(environ, sys.stderr).line(printable(told))
     return ExitCode.FAILED if blocking else ExitCode.OK
 
 
@@ -138,24 +156,6 @@ def _document(
     return document
 
 
-def _write_bundle(
-    name: str,
-    document: Part,
-    settings: Settings | None,
-    home: Path,
-    environ: Mapping[str, str],
-) -> None:
-    from shammah.cli.bundle import write_bundle
-
-    try:
-        endpoints: Endpoints | None = open_endpoints(environ)
-    except ShammahError:
-        endpoints = None
-    parts = write_bundle(Path(name), document, settings, home, endpoints, environ)
-    told = f"{name} holds {', '.join(parts)}. Look through it before you send it to anybody."
-    Screen(environ, sys.stderr).line(printable(told))
-
-
 def _plain(problem: Problem) -> Part:
     return {field.name: getattr(problem, field.name) for field in fields(problem)}
 
@@ -171,9 +171,7 @@ def _settings(
     environ: Mapping[str, str], model: str | None, licence: str | None, problems: list[Problem]
 ) -> Settings:
     try:
-        settings = load_settings(environ, model, licence)
-        check_model_name(settings.model)
-        return settings
+        return load_checked_settings(model, licence)
     except ShammahError as error:
         problems.append(_problem(error))
         return Settings(home_directory(environ))
@@ -242,7 +240,7 @@ def _directory(path: Path) -> Part:
 
 
 def _hub(environ: Mapping[str, str]) -> Part:
-    endpoint = environ.get("HF_ENDPOINT") or PUBLIC_HUB
+    endpoint = hub_endpoint(environ)
     token = bool(environ.get("HF_TOKEN"))
     return {"endpoint": without_secrets(endpoint), "offline": is_offline(environ), "token": token}
 

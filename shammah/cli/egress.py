@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -12,10 +12,12 @@ from pathlib import Path
 
 import click
 
+from shammah.cli.options import json_option
+from shammah.cli.since import since_option
 from shammah.errors import ExitCode
 from shammah.privacy.ledger import NAME, Reader, Sent, read_ledger
-from shammah.settings.since import parse_since
-from shammah.terminal.output import echo
+from shammah.settings.load import home_directory
+from shammah.terminal.output import echo, print_json
 from shammah.terminal.wording import describe_cost, printable
 
 POLL_S = 0.5
@@ -37,14 +39,27 @@ class Total:
     unpriced: int
 
 
-def show_egress(home: Path, since: str, *, as_json: bool, follow: bool) -> int:
-    """Print the ledger of ``home`` from ``since`` on; returns the exit status.
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      shammah egress --since 7d           the last week, with totals by day
+      shammah egress --follow             each request as it is sent, until Ctrl-C
+      shammah egress --json | jq -r .sha256
+    """,
+)
+@since_option(utc=True)
+@json_option("One JSON object per line.")
+@click.option("--follow", is_flag=True, help="Go on, and show what is sent from now on, too.")
+def egress(since: float | None, as_json: bool, follow: bool) -> int:
+    """Show what was sent to the cloud: when, where to, how much of it.
 
-    Raises:
-        ShammahError: ``usage``, ``egress_unreadable``.
+    Each request is written down before it goes out, with the length and the SHA-256 of its body
+    but not the text. Times and days are UTC. What the download worker asks of a Hub is not in
+    here: it sends names of models and no text of yours.
     """
-    begin = parse_since(since, time.time(), utc=True) if since else 0.0
-    start = datetime.fromtimestamp(begin, UTC).strftime(_TIME)
+    home = home_directory(os.environ)
+    start = datetime.fromtimestamp(since or 0.0, UTC).strftime(_TIME)
     if follow:
         _follow(home, start, as_json=as_json)
         return ExitCode.OK
@@ -52,11 +67,11 @@ def show_egress(home: Path, since: str, *, as_json: bool, follow: bool) -> int:
     entries = [sent for sent in entries if sent.time >= start]
     if as_json:
         for sent in entries:
-            click.echo(_as_json(sent))
+            _show(sent, as_json=True)
         for total in day_totals(entries):
-            click.echo(json.dumps({"type": "day", **asdict(total)}))
+            print_json({"type": "day", **asdict(total)})
     elif not entries:
-        echo("Nothing was sent to the cloud" + (" in this time." if since else "."))
+        echo("Nothing was sent to the cloud" + (" in this time." if since is not None else "."))
     else:
         for line in describe_ledger(entries):
             echo(line, hanging=HANGING)
@@ -97,13 +112,15 @@ def day_totals(entries: Iterable[Sent]) -> Iterator[Total]:
     for day, of_day in groupby(entries, lambda sent: sent.day):
         sent = list(of_day)
         yield Total(
-            day,
-            len(sent),
-            sum(one.bytes for one in sent),
-            sum(one.input_tokens for one in sent),
-            sum(one.output_tokens for one in sent),
-            sum(one.cost or 0.0 for one in sent),
-            sum(one.cost is None and bool(one.input_tokens or one.output_tokens) for one in sent),
+            day=day,
+            requests=len(sent),
+            bytes=sum(one.bytes for one in sent),
+            input_tokens=sum(one.input_tokens for one in sent),
+            output_tokens=sum(one.output_tokens for one in sent),
+            cost=sum(one.cost or 0.0 for one in sent),
+            unpriced=sum(
+                one.cost is None and bool(one.input_tokens or one.output_tokens) for one in sent
+            ),
         )
 
 
@@ -116,13 +133,9 @@ def _describe_total(total: Total) -> str:
     return f"{requests}, {total.bytes:,} bytes, {tokens}, {priced}"
 
 
-def _as_json(sent: Sent) -> str:
-    return json.dumps({"type": "request", **asdict(sent)}, ensure_ascii=False)
-
-
 def _show(sent: Sent, *, as_json: bool) -> None:
     if as_json:
-        click.echo(_as_json(sent))
+        print_json({"type": "request", **asdict(sent)})
     else:
         echo(describe_sent(sent), hanging=HANGING)
 

@@ -1,21 +1,41 @@
-"""``shammah history ...``: the command line of `history_command`."""
+"""``shammah history``: what was said, listed, shown, searched, exported and removed."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
 
 import click
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from shammah.chat.record import END_MARK, MARK, Kept
+from shammah.cli.options import HELP, json_option
+from shammah.cli.since import Moment
+from shammah.errors import ExitCode, ShammahError
+from shammah.history import export as exporting
+from shammah.history import files, listing
+from shammah.history.access import Access
+from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
+from shammah.history.store import Store
+from shammah.settings.load import home_directory
+from shammah.terminal.confirm import confirm
+from shammah.terminal.output import columns_of, echo, print_json
+from shammah.terminal.wording import printable, styled
+from shammah.terminal.wrap import broken, fold
 
 NUMBER = click.IntRange(1, 2**63 - 1)
+BOLD, DIM = "1", "2"
+
+SHOWN = 5
+"""Conversations that are named before they are removed."""
 
 
 @click.group(
     "history",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
     epilog="""
     \b
     Examples:
@@ -27,7 +47,6 @@ NUMBER = click.IntRange(1, 2**63 - 1)
     Nothing is kept with history = "off" in config.toml, SHAMMAH_HISTORY=off, or
     --no-history.
     """,
-    short_help="Look for what was said: it is kept on this machine alone.",
 )
 def history() -> None:
     """What was asked and answered: kept on this machine, and nowhere else."""
@@ -45,12 +64,29 @@ def history() -> None:
 @click.option(
     "--limit", "-n", type=click.IntRange(0), default=20, show_default=True, help="0: all of them."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@json_option("One JSON object per line.")
 def list_(limit: int, as_json: bool) -> int:
     """Show the conversations, newest first."""
-    from shammah.cli import history_command
-
-    return history_command.list_conversations(_home(), limit, as_json=as_json)
+    with _opened() as access:
+        summaries = access.use(lambda store: store.summaries(limit or -1)) if access else []
+        there = access.use(lambda store: store.count()) if access else 0
+    columns = _columns()
+    for summary in summaries:
+        if as_json:
+            times = {
+                name: exporting.as_time(getattr(summary, name)) for name in ("started", "latest")
+            }
+            document = {"id": summary.number, **asdict(summary), **times}
+            del document["number"]
+            print_json(document)
+        else:
+            _line(listing.describe_summary(summary, columns))
+    more = listing.describe_more(len(summaries), there, "`shammah history list -n 0` shows all.")
+    if more and not as_json:
+        click.echo(more, err=True)
+    if not summaries and not as_json:
+        echo(f"{NOTHING} {HOW_IT_FILLS}", err=True)
+    return ExitCode.OK
 
 
 @history.command(
@@ -62,12 +98,23 @@ def list_(limit: int, as_json: bool) -> int:
     """
 )
 @click.argument("number", type=NUMBER)
-@click.option("--json", "as_json", is_flag=True, help="One object.")
+@json_option("One object.")
 def show(number: int, as_json: bool) -> int:
     """Print conversation NUMBER."""
-    from shammah.cli import history_command
-
-    return history_command.show(_home(), number, as_json=as_json)
+    with _opened() as access:
+        kept = _read(access, number)
+    if as_json:
+        click.echo(exporting.write_json(kept))
+        return ExitCode.OK
+    columns = _columns()
+    for record in kept.records:
+        turn = "\n".join(listing.describe_turn(record))
+        _line(broken(turn, columns) if columns else turn)
+        said = listing.describe_record(record)
+        _line(_styled(fold(said, columns) if columns else said, DIM) + "\n")
+    if not kept.records:
+        echo(f"Conversation {number} has no turns.", err=True)
+    return ExitCode.OK
 
 
 @history.command(
@@ -85,13 +132,28 @@ def show(number: int, as_json: bool) -> int:
 @click.option(
     "--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="So many turns."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@json_option("One JSON object per line.")
 def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
     """Find the turns that have all WORDS, or words that begin so; the best first."""
-    from shammah.cli import history_command
-
-    home, text = _home(), " ".join(words)
-    return history_command.search(home, text, limit, raw=raw, as_json=as_json)
+    text = " ".join(words)
+    with _opened() as access:
+        hits = access.use(lambda store: store.search(text, limit, raw=raw)) if access else []
+        indexed = access is None or access.use(lambda store: store.database.indexed)
+    if not indexed:
+        why = "This Python's SQLite has no FTS5: every turn was read, and words may stand anywhere."
+        echo(why, err=True)
+    columns = _columns()
+    for hit in hits:
+        if as_json:
+            snippet = hit.snippet.replace(MARK, "**").replace(END_MARK, "**")
+            turn = exporting.turn_document(hit.record)
+            print_json({"id": hit.conversation, "snippet": snippet, **turn})
+        else:
+            found = listing.describe_hit(hit, lambda found: _styled(found, BOLD))
+            _line(fold(found, columns) if columns else found)
+    if not hits and not as_json:
+        echo("Nothing was found." if access else f"{NOTHING} {HOW_IT_FILLS}", err=True)
+    return ExitCode.OK if hits else ExitCode.FAILED
 
 
 @history.command(
@@ -113,9 +175,19 @@ def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
 @click.option("--output", "-o", metavar="FILE", help="A new file; else standard output.")
 def export(numbers: tuple[int, ...], form: str | None, output: str | None) -> int:
     """Write conversations (without NUMBER: all), private turns and all."""
-    from shammah.cli import history_command
-
-    return history_command.export(_home(), list(numbers), form, output)
+    path = Path(output) if output and output != "-" else None
+    usual = "markdown" if sys.stdout.isatty() else "jsonl"
+    form = form or (files.form_of(path) if path else usual)
+    with _opened() as access:
+        if path is None:
+            for kept in _conversations(access, numbers):
+                text = exporting.write(kept, form)
+                sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+            return ExitCode.OK
+        written = (exporting.write(kept, form) for kept in _conversations(access, numbers))
+        count = files.write_file(path, written, overwrite=False)
+    echo(f"{count} conversation{'' if count == 1 else 's'} written to {path}.", err=True)
+    return ExitCode.OK
 
 
 @history.command(
@@ -129,20 +201,115 @@ def export(numbers: tuple[int, ...], form: str | None, output: str | None) -> in
     """,
 )
 @click.argument("numbers", metavar="[NUMBER]...", nargs=-1, type=NUMBER)
-@click.option("--before", default="", metavar="WHEN", help="What was last used before then.")
+@click.option("--before", type=Moment(), metavar="WHEN", help="What was last used before then.")
 @click.option("--all", "everything", is_flag=True, help="Every conversation.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-def remove(numbers: tuple[int, ...], before: str, everything: bool, yes: bool) -> int:
+def remove(numbers: tuple[int, ...], before: float | None, everything: bool, yes: bool) -> int:
     """Remove conversations, so that their text is in the file no more."""
-    from shammah.cli import history_command
-
-    if sum((bool(numbers), bool(before), everything)) != 1:
+    if sum((bool(numbers), before is not None, everything)) != 1:
         raise click.UsageError("Say what: one or more NUMBERs, --before WHEN, or --all.")
-    home = _home()
-    return history_command.remove(home, list(numbers), before, yes=yes)
+    with _opened() as access:
+        if access is None:
+            if numbers:
+                raise ShammahError("history_unknown", NOTHING, HOW_IT_FILLS)
+            echo(NOTHING, err=True)
+            return ExitCode.OK
+        chosen = access.use(lambda store: _choose(store, numbers, before))
+        what = f"{len(chosen)} conversation{'' if len(chosen) == 1 else 's'}"
+        if not chosen:
+            echo("There is none to remove.", err=True)
+            return ExitCode.OK
+        if not yes and not _agree(access, chosen, f"Remove {what} for good?"):
+            echo("Nothing was removed.", err=True)
+            return ExitCode.FAILED
+        if not access.use(lambda store: store.remove(chosen)):
+            echo(
+                f"{what} removed. Another program was reading just then: the text stays in "
+                f"{access.path}-wal until it ends.",
+                err=True,
+            )
+            return ExitCode.OK
+    echo(f"{what} removed.", err=True)
+    return ExitCode.OK
 
 
-def _home() -> Path:
-    from shammah.settings.load import home_directory
+def _choose(store: Store, numbers: tuple[int, ...], before: float | None) -> list[int]:
+    for number in numbers:
+        if store.read(number) is None:
+            raise _unknown(number)
+    if numbers:
+        return list(dict.fromkeys(numbers))
+    return store.older(before) if before is not None else list(store.numbers())
 
-    return home_directory(os.environ)
+
+def _agree(access: Access, numbers: list[int], question: str) -> bool:
+    """Whether the person wants these conversations to be removed, having seen the newest.
+
+    Raises:
+        ShammahError: ``usage``: nobody can be asked.
+    """
+    if not sys.stdin.isatty():
+        raise ShammahError(
+            "usage",
+            "Nothing was removed: there is no terminal to ask you at.",
+            "Say --yes if you mean it.",
+            exit_code=ExitCode.USAGE,
+        )
+    summaries = access.use(lambda store: store.summaries(-1))
+    doomed = [summary for summary in summaries if summary.number in numbers]
+    columns = columns_of(sys.stderr)
+    for summary in doomed[:SHOWN]:
+        echo(listing.describe_summary(summary, columns), err=True)
+    if len(doomed) > SHOWN:
+        echo(f"and {len(doomed) - SHOWN:,} more", err=True)
+    return confirm(question)
+
+
+def _conversations(access: Access | None, numbers: tuple[int, ...]) -> Iterator[Kept]:
+    if numbers:
+        yield from (_read(access, number) for number in numbers)
+    elif access is not None:
+        everything: Iterable[int] = access.use(lambda store: list(store.numbers()))
+        for number in everything:
+            kept = access.use(lambda store: store.read(number))  # noqa: B023 - called here
+            if kept is not None:  # it was removed meanwhile
+                yield kept
+
+
+def _read(access: Access | None, number: int) -> Kept:
+    kept = access.use(lambda store: store.read(number)) if access else None
+    if kept is None:
+        raise _unknown(number)
+    return kept
+
+
+def _unknown(number: int) -> ShammahError:
+    what = f"There is no conversation {number}."
+    return ShammahError("history_unknown", what, "`shammah history list` shows what there is.")
+
+
+@contextlib.contextmanager
+def _opened() -> Iterator[Access | None]:
+    """The history; ``None`` if there is no file: looking makes none."""
+    path = home_directory(os.environ) / NAME
+    if not path.exists():
+        yield None
+        return
+    access = Access(path, lambda sentence: echo(sentence, err=True))
+    try:
+        yield access
+    finally:
+        access.close()
+
+
+def _columns() -> int | None:
+    """The width of the terminal; ``None``: it is none."""
+    return columns_of(sys.stdout) if sys.stdout.isatty() else None
+
+
+def _line(text: str) -> None:
+    click.echo(text, color=True)
+
+
+def _styled(text: str, code: str) -> str:
+    return styled(text, code, os.environ, terminal=sys.stdout.isatty())

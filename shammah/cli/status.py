@@ -2,201 +2,56 @@
 
 from __future__ import annotations
 
-import json
-import queue
+import os
 import sys
-import time
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING
 
-from shammah.bus import codec
-from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
-from shammah.bus.enquiry import GONE, ask_events, ask_status
-from shammah.bus.messages import Event
-from shammah.bus.transfers import Transferring
-from shammah.cli.status_once import QUIET, not_running
-from shammah.errors import ExitCode, ShammahError
-from shammah.settings.since import parse_since
-from shammah.terminal.output import echo
-from shammah.terminal.wording import describe_state, printable
+import click
 
-if TYPE_CHECKING:
-    from shammah.bus.client import Peer
+from shammah.bus.endpoints import ROLES, open_endpoints
+from shammah.cli.options import json_option
+from shammah.cli.since import since_option
+from shammah.errors import ExitCode
 
 
-HANGING = " " * 11
-"""What a line goes on with: below the role stands nothing."""
-
-
-def show_status(
-    endpoints: Endpoints,
-    roles: tuple[str, ...],
-    *,
-    once: bool,
-    as_json: bool,
-    since: str = "",
-    environ: Mapping[str, str] = MappingProxyType({}),
-) -> int:
-    """Show the present state of ``roles``; then, unless ``once``, what happens until Ctrl-C.
-
-    On a terminal that is a view of all of them; in a pipe, as JSON, or with ``since`` (when the
-    events that are told begin) a line for each event.
-
-    Raises:
-        ShammahError: ``usage``, for a ``since`` that is no time.
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      shammah status                 all workers at a glance; Ctrl-C ends
+      shammah status --once          present states only
+      shammah status --since 10m     what happened and happens, a line an event
+      shammah status | tee log       the same in a pipe, from now on
+      shammah status --json | jq -c .event.status.state
     """
-    begin = parse_since(since, time.time()) if since else None
-    tail = Tail(endpoints, roles or ROLES, as_json=as_json)
-    if once and begin is None:
+)
+@click.option("--once", is_flag=True, help="Print the present states and end.")
+@json_option("One JSON object per line.")
+@since_option()
+@click.option("--role", "roles", multiple=True, type=click.Choice(ROLES), help="Only this one.")
+def status(once: bool, as_json: bool, since: float | None, roles: tuple[str, ...]) -> int:
+    """Show how the workers are, and follow what happens.
+
+    On a terminal a view of all of them, drawn anew as things happen; in a pipe, with --json or
+    --since a line for each event. A worker keeps its last 1,000 events.
+    """
+    from shammah.cli.status_tail import Tail
+
+    endpoints, wanted = open_endpoints(os.environ), roles or ROLES
+    tail = Tail(endpoints, wanted, as_json=as_json)
+    if once and since is None:
         return tail.once()
-    dumb = environ.get("TERM", "dumb") == "dumb"
-    if not (once or as_json or since or dumb) and sys.stdout.isatty():
+    dumb = os.environ.get("TERM", "dumb") == "dumb"
+    if not (once or as_json or since is not None or dumb) and sys.stdout.isatty():
         from shammah.cli.status_live import LiveStatus
 
-        return LiveStatus(endpoints, roles or ROLES, sys.stdout, environ).run()
+        return LiveStatus(endpoints, wanted, sys.stdout, os.environ).run()
     try:
-        if begin is not None:
-            tail.show_past(begin)
+        if since is not None:
+            tail.show_past(since)
         if not once:
             tail.follow()
     except KeyboardInterrupt:
-        return ExitCode.OK
+        pass
     finally:
         tail.close()
     return ExitCode.OK
-
-
-class Tail:
-    """The events of several workers, present or not, as lines."""
-
-    def __init__(self, endpoints: Endpoints, roles: tuple[str, ...], *, as_json: bool) -> None:
-        self._endpoints = endpoints
-        self._roles = roles
-        self._as_json = as_json
-        self._events: queue.SimpleQueue[tuple[str, Event | None]] = queue.SimpleQueue()
-        self._peers: dict[str, Peer] = {}
-        self._noticed: set[str] = set()
-
-    def once(self) -> int:
-        """One line per role. Fails if a worker that is there does not answer."""
-        code = ExitCode.OK
-        for role in self._roles:
-            if lock_holder(self._endpoints.lock(role)) is None:
-                self._print(role, None)
-                continue
-            try:
-                self._print(role, ask_status(self._endpoints, role))
-            except ShammahError as error:
-                if error.code == GONE:
-                    self._print(role, None)
-                    continue
-                self._print_silent(role, error)
-                code = ExitCode.FAILED
-        return code
-
-    def show_past(self, begin_s: float) -> None:
-        """The events since ``begin_s`` that the workers have kept, in order."""
-        found: list[tuple[float, str, Event]] = []
-        for role in self._roles:
-            if lock_holder(self._endpoints.lock(role)) is None:
-                continue
-            try:
-                events = ask_events(self._endpoints, role).events
-            except ShammahError as error:
-                if error.code != GONE:
-                    self._print_silent(role, error)
-                continue
-            kept = [event for event in events if event.wall_s >= begin_s]
-            found += [
-                (event.wall_s, role, event)
-                for event in kept
-                if self._as_json or event.what not in QUIET
-            ]
-        for _, role, event in sorted(found, key=lambda one: one[0]):
-            self._print(role, event)
-
-    def follow(self) -> None:
-        """The present states, then events as they come, for ever."""
-        from shammah.bus.client import Peer
-
-        absent = set()
-        for role in self._roles:
-            if lock_holder(self._endpoints.lock(role)) is None:
-                absent.add(role)
-                self._print(role, None)
-            self._peers[role] = Peer(self._endpoints, role, None, self._listener(role))
-        seen: dict[str, str] = {}
-        while True:
-            role, event = self._events.get()
-            if event is None:
-                if seen.pop(role, None) is not None:
-                    absent.add(role)
-                    self._print(role, None)
-                continue
-            if role in absent:
-                absent.discard(role)
-                for missed in events_before(self._endpoints, role, event):
-                    if self._as_json or missed.what not in QUIET:
-                        seen[role] = missed.run_id
-                        self._print(role, missed)
-            if self._as_json or event.what not in QUIET or seen.get(role) != event.run_id:
-                seen[role] = event.run_id
-                self._print(role, event)
-
-    def close(self) -> None:
-        for peer in self._peers.values():
-            peer.close()
-
-    def _listener(self, role: str) -> Callable[[Event | None], None]:
-        return lambda event: self._events.put((role, event))
-
-    def _print(self, role: str, event: Event | None) -> None:
-        if self._as_json:
-            document: Mapping[str, object] = {
-                "role": role,
-                "running": event is not None,
-                "event": codec.to_document(event) if event else None,
-            }
-            print(json.dumps(document, ensure_ascii=False), flush=True)
-        else:
-            echo(_line(role, event), hanging=HANGING)
-            for sentence in _notices(event):
-                if sentence not in self._noticed:
-                    self._noticed.add(sentence)
-                    echo(f"{role:10} {sentence}", hanging=HANGING)
-
-    def _print_silent(self, role: str, error: ShammahError) -> None:
-        if self._as_json:
-            failure = {"code": error.code, "message": error.message, "hint": error.hint}
-            document = {"role": role, "running": True, "event": None, "error": failure}
-            print(json.dumps(document), flush=True)
-        else:
-            echo(f"{role:10} {error}", hanging=HANGING)
-
-
-def events_before(endpoints: Endpoints, role: str, first: Event) -> list[Event]:
-    """What a worker told before ``first``, the first that was heard of it, as far as it has kept
-    that; nothing if it does not answer."""
-    try:
-        events = ask_events(endpoints, role).events
-    except ShammahError:
-        return []
-    return [one for one in events if one.run_id == first.run_id and one.seq < first.seq]
-
-
-def _line(role: str, event: Event | None) -> str:
-    if event is None:
-        return not_running(role)
-    status = event.status
-    clock = time.strftime("%H:%M:%S", time.localtime(event.wall_s))
-    users = f"{status.clients} attached, {status.active} active, {status.tokens} tokens"
-    return f"{role:10} {clock} {event.what:11} {describe_state(status.state)} [{users}]"
-
-
-def _notices(event: Event | None) -> list[str]:
-    """What the worker says that people should read, with the model it is about."""
-    state = event.status.state if event else None
-    if not isinstance(state, Transferring):
-        return []
-    return [printable(f"{one.model}: {said}") for one in state.transfers for said in one.notices]

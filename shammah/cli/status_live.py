@@ -19,8 +19,8 @@ import psutil
 from shammah.bus.client import Peer
 from shammah.bus.endpoints import Endpoints, lock_holder
 from shammah.bus.messages import Event
-from shammah.cli.status import events_before
 from shammah.cli.status_board import Board, Resources
+from shammah.cli.status_tail import events_before
 from shammah.errors import ExitCode
 from shammah.terminal.progress import draw
 from shammah.terminal.wording import describe_size

@@ -28,9 +28,9 @@ def show_once(arguments: list[str], environ: Mapping[str, str]) -> int:
 def _show(environ: Mapping[str, str], *, as_json: bool) -> int:
     endpoints = open_endpoints(environ)
     if any(lock_holder(endpoints.lock(role)) is not None for role in ROLES):
-        from shammah.cli.status import show_status
+        from shammah.cli.status_tail import Tail
 
-        return show_status(endpoints, (), once=True, as_json=as_json)
+        return Tail(endpoints, ROLES, as_json=as_json).once()
     for role in ROLES:
         absent = {"role": role, "running": False, "event": None}
         print(json.dumps(absent) if as_json else not_running(role), flush=True)

@@ -1,28 +1,56 @@
-"""``shammah train`` and ``shammah adapters ...``: the command line of `training_commands`."""
+"""``shammah train``: what the train worker is asked for, and how its answers are shown."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from shammah.settings.model import Settings
+from shammah.bus import codec
+from shammah.bus.client import Peer, new_request_id
+from shammah.bus.messages import Failed
+from shammah.bus.training import (
+    ALL_MODULES,
+    Train,
+    Trained,
+    Training,
+    TrainingProgress,
+    TrainProgress,
+)
+from shammah.cli.options import HELP, json_option, load_checked_settings
+from shammah.cli.termination import TerminatedError, raising_terminated
+from shammah.errors import ExitCode, ShammahError
+from shammah.learning.adapters import AdapterStore
+from shammah.learning.examples import Example, read_examples, split_examples
+from shammah.learning.feedback import Feedback
+from shammah.settings.model import Settings
+from shammah.supervision.lifecycle import RestartBudget, connect
+from shammah.terminal.output import echo, print_json
+from shammah.terminal.progress import ProgressScreen, TrainingView
+from shammah.terminal.wording import describe_duration, describe_training
 
 EXAMPLES = click.Path(exists=True, dir_okay=False, path_type=Path)
+BACKGROUND = (
+    "The training goes on in the background: `shammah status` shows it, `shammah stop train` ends "
+    "it."
+)
+NEXT = "This one begins when that has ended; `shammah stop train` ends both."
 
 
 @click.command(
     "train",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
     epilog="""
     \b
     Examples:
       shammah train                     from what /good, /fix and /feedback noted
       shammah train --examples house-style.jsonl
-      shammah train --epochs 5 --learning-rate 3e-4 --rank 8 --plot loss.png
+      shammah train --epochs 5 --learning-rate 3e-4 --rank 8
       shammah train --target-modules q_proj,k_proj,v_proj,o_proj
       shammah train --json | jq .figures
     A line of the file: {"prompt": "...", "response": "...", "weight": 1}
@@ -30,7 +58,6 @@ EXAMPLES = click.Path(exists=True, dir_okay=False, path_type=Path)
     Exit status: 0 it serves or could, 1 failed or refused, 2 wrong usage,
     130 Ctrl-C.
     """,
-    short_help="Teach the local model from feedback or a file.",
 )
 @click.option("--examples", type=EXAMPLES, help="A JSONL file instead of the feedback.")
 @click.option("--model", "-m", metavar="MODEL", help="Which base model; default: as set.")
@@ -49,10 +76,7 @@ EXAMPLES = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--on-battery", is_flag=True, help="Do not wait for the plug.")
 @click.option("--no-serve", is_flag=True, help="Keep the adapter, but let nothing change.")
 @click.option("--restart", is_flag=True, help="Do not go on from where it was stopped.")
-@click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Where the losses go, as PNG."
-)
-@click.option("--json", "as_json", is_flag=True, help="One object with figures and curve.")
+@json_option("One object with figures and curve.")
 def train(
     examples: Path | None,
     model: str | None,
@@ -60,7 +84,6 @@ def train(
     alpha: float | None,
     target_modules: str,
     no_serve: bool,
-    plot: Path | None,
     as_json: bool,
     **asked: Any,
 ) -> int:
@@ -69,13 +92,7 @@ def train(
     The adapter serves only if it helps on examples that were held back, and harms no general
     answers. Training gives way to questions and waits while the machine runs on battery.
     """
-    from shammah.bus.client import new_request_id
-    from shammah.bus.training import ALL_MODULES, Train
-    from shammah.cli import training_commands
-    from shammah.models.catalogue import check_model_name
-
-    settings = _settings(model)
-    check_model_name(settings.model)
+    settings = load_checked_settings(model)
     modules = tuple(one.strip() for one in target_modules.split(","))
     if target_modules == "all":
         modules = ALL_MODULES
@@ -89,192 +106,122 @@ def train(
         serve=not no_serve,
         **asked,
     )
-    return training_commands.train(settings, wanted, plot, as_json=as_json)
+    if wanted.name:
+        AdapterStore(settings.home).check_new(wanted.name)
+
+    split_examples(
+        _examples(settings, wanted.examples), wanted.seed
+    )  # so that what is wrong is told at once
+    screen = TrainingView(ProgressScreen(os.environ, sys.stderr, quiet=as_json))
+    try:
+        with raising_terminated():
+            ended = _follow(settings, wanted, screen)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except TerminatedError as terminated:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            screen.end()
+            screen.say(BACKGROUND)
+        return terminated.status
+    finally:
+        screen.end()
+    if isinstance(ended, Failed):
+        raise ShammahError(ended.code, ended.message, ended.hint)
+    if as_json:
+        print_json(codec.to_document(ended))
+    else:
+        echo("\n".join(describe_trained(ended)))
+    return ExitCode.OK if ended.verdict == "accepted" else ExitCode.FAILED
 
 
-@click.group(
-    "adapters",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="""
-    \b
-    Examples:
-      shammah adapters list
-      shammah adapters show house-style
-      shammah adapters use house-style
-      shammah adapters use base                the model without any adapter
-      shammah adapters rollback                what served before
-      shammah adapters merge house-style ./my-model
-      shammah adapters export house-style ./house-style
-      shammah adapters import ./house-style    what peft or another program made
-    """,
-    short_help="List, choose, take back, merge and pass on what was learnt.",
-)
-def adapters() -> None:
-    """List, choose, take back, merge, export, import and remove what was learnt."""
+def _examples(settings: Settings, path: str) -> tuple[Example, ...]:
+    """Those of the file at ``path``; empty: the feedback, of which is told what is damaged.
+
+    Raises:
+        ShammahError: they cannot be read.
+    """
+    if path:
+        return read_examples(Path(path))
+    feedback = Feedback(settings.home)
+    if damage := feedback.describe_damage():
+        echo(damage, err=True)
+    return feedback.examples()
 
 
-@adapters.command(
-    "list",
-    epilog="""
-    \b
-    Examples:
-      shammah adapters list
-      shammah adapters list --json | jq -r .name
-    """,
-)
-@click.option("--json", "as_json", is_flag=True, help="One object an adapter.")
-def list_(as_json: bool) -> int:
-    """Show the adapters, and which one serves each base model."""
-    from shammah.cli import adapter_commands
-
-    return adapter_commands.list_adapters(_settings(), as_json=as_json)
-
-
-@adapters.command(
-    epilog="""
-    \b
-    Examples:
-      shammah adapters show house-style
-      shammah adapters show house-style --json | jq .training
-    """,
-)
-@click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="One object.")
-def show(name: str, as_json: bool) -> int:
-    """Show how NAME was made, and the figures that it was judged by."""
-    from shammah.cli import adapter_commands
-
-    return adapter_commands.show_adapter(_settings(), name, as_json=as_json)
+def describe_trained(trained: Trained) -> list[str]:
+    """What has come out, in a few sentences."""
+    steps = len(trained.curve.losses)
+    lines = [
+        f"{trained.adapter}: {trained.examples} examples, {steps} steps, "
+        f"{describe_duration(trained.seconds)}.",
+        f"{trained.verdict.capitalize()}: {trained.why}",
+    ]
+    lines += trained.notices
+    if trained.serves:
+        lines.append(
+            f"{trained.model} answers with it from the next question on; `shammah adapters "
+            "rollback` takes it back."
+        )
+    else:
+        lines.append("It does not serve.")
+    lines.append(f"`shammah adapters show {trained.adapter}` shows how it was learnt.")
+    return lines
 
 
-@adapters.command(
-    epilog="""
-    \b
-    Examples:
-      shammah adapters use house-style
-      shammah adapters use base               the model without any
-      shammah adapters use house-style --force
-    """,
-    short_help="Let NAME serve its base model; base: none.",
-)
-@click.argument("name")
-@click.option("--force", is_flag=True, help="Also one that the gate has refused.")
-@click.option("--model", "-m", metavar="MODEL", help="With base: of which model.")
-def use(name: str, force: bool, model: str | None) -> int:
-    """Let NAME serve its base model from the next question on; base: none."""
-    from shammah.cli import adapter_commands
-
-    return adapter_commands.use_adapter(_settings(), name, model, force=force)
-
-
-@adapters.command(
-    epilog="""
-    \b
-    Examples:
-      shammah adapters rollback
-    """,
-)
-@click.option("--model", "-m", metavar="MODEL", help="Of which base model, if there are several.")
-def rollback(model: str | None) -> int:
-    """Go back to what served before."""
-    from shammah.cli import adapter_commands
-
-    return adapter_commands.rollback(_settings(), model)
+def _follow(settings: Settings, asked: Train, screen: TrainingView) -> Trained | Failed:
+    """One training to its end, also when the worker dies on the way: it goes on from what is
+    written down."""
+    budget, furthest = RestartBudget(), TrainingProgress(asked.model)
+    while True:
+        peer = connect(settings, "train", "train", os.environ)
+        try:
+            if (busy := _other_training(peer)) is not None:
+                if asked.name and busy.adapter == asked.name:
+                    raise _trained_already(busy)
+                screen.say(f"Another training is under way ({describe_training(busy)}). {NEXT}")
+            task = peer.begin(asked)
+            try:
+                for reply in task:
+                    if isinstance(reply, TrainProgress):
+                        furthest = reply.progress
+                        screen.show(furthest)
+                    elif isinstance(reply, Trained | Failed):
+                        ended = reply
+            except KeyboardInterrupt:
+                task.cancel()
+                screen.end()
+                screen.say(_stopped(furthest))
+                raise
+            died = isinstance(ended, Failed) and ended.code == "worker_died"
+            if not died or peer.stopped or not budget.spend():
+                return ended
+            asked = replace(asked, request_id=new_request_id(), restart=False)
+            screen.say("The train worker died. It was restarted and continues from a checkpoint.")
+        finally:
+            peer.close()
 
 
-@adapters.command(
-    "rm",
-    epilog="""
-    \b
-    Examples:
-      shammah adapters rm house-style
-    """,
-)
-@click.argument("name")
-def remove(name: str) -> int:
-    """Delete NAME; not while it serves."""
-    from shammah.cli import adapter_commands
-
-    return adapter_commands.remove_adapter(_settings(), name)
+def _other_training(peer: Peer) -> TrainingProgress | None:
+    """How far what the worker does already is."""
+    if peer.welcome is None:
+        return None
+    state = peer.welcome.event.status.state
+    return state.progress if isinstance(state, Training) else None
 
 
-@adapters.command(
-    epilog="""
-    \b
-    Examples:
-      shammah adapters merge house-style ./my-model
-      shammah --model ./my-model
-    """,
-    short_help="Write the base model with NAME worked in to DIRECTORY.",
-)
-@click.argument("name")
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--model", "-m", metavar="MODEL", help="Where the base model is, if not by name.")
-def merge(name: str, directory: Path, model: str | None) -> int:
-    """Write the base model with NAME worked in to DIRECTORY, for --model DIRECTORY."""
-    from shammah.cli import adapter_commands
-
-    return adapter_commands.merge_adapter(_settings(), name, directory, model)
-
-
-@adapters.command(
-    epilog="""
-    \b
-    Examples:
-      shammah adapters export house-style ./house-style
-    """,
-)
-@click.argument("name")
-@click.argument("directory", type=click.Path(path_type=Path))
-def export(name: str, directory: Path) -> int:
-    """Copy NAME to DIRECTORY, in PEFT's layout, for other programs."""
-    from shammah.cli import adapter_commands
-
-    return adapter_commands.export_adapter(_settings(), name, directory)
-
-
-@adapters.command(
-    "import",
-    epilog="""
-    \b
-    Examples:
-      shammah adapters import ./house-style
-      shammah adapters import ./checkpoint-300 --name house-style --model starter
-      shammah adapters import ./house-style --examples house-style.jsonl --json
-    DIRECTORY holds adapter_config.json and adapter_model.safetensors, as peft
-    saves them. It is judged as one of ours, with your feedback or the examples;
-    without any it is kept as unjudged.
-    Exit status: 0 it is here, 1 it failed or is here and refused, 2 wrong usage.
-    """,
-    short_help="Check, judge and keep what another program has made.",
-)
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--name", default="", help="Of the adapter here; default: the directory's.")
-@click.option("--model", "-m", metavar="MODEL", help="Its base model; default: as set.")
-@click.option("--examples", type=EXAMPLES, help="A JSONL file to judge it with.")
-@click.option("--json", "as_json", is_flag=True, help="One object with verdict and figures.")
-def import_(
-    directory: Path, name: str, model: str | None, examples: Path | None, as_json: bool
-) -> int:
-    """Check, judge and keep a LoRA adapter that another program has made."""
-    from shammah.bus.client import new_request_id
-    from shammah.bus.training import ImportAdapter
-    from shammah.cli import adapter_commands
-    from shammah.models.catalogue import check_model_name
-
-    settings = _settings(model)
-    check_model_name(settings.model)
-    asked = ImportAdapter(
-        new_request_id(),
-        name or adapter_commands.name_for(directory),
-        str(directory.absolute()),
-        settings.model,
-        str(examples.absolute()) if examples else "",
+def _trained_already(busy: TrainingProgress) -> ShammahError:
+    return ShammahError(
+        "training_under_way",
+        f"{busy.adapter} is being trained already ({describe_training(busy)}).",
+        "`shammah status` shows how far it is, `shammah stop train` stops it: the same command "
+        "goes on from there.",
     )
-    return adapter_commands.import_adapter(settings, asked, as_json=as_json)
 
 
-def _settings(model: str | None = None) -> Settings:
-    from shammah.settings.load import load_settings
-
-    return load_settings(os.environ, model)
+def _stopped(progress: TrainingProgress) -> str:
+    if not progress.step:
+        return "Stopped before the first step."
+    return (
+        f"Stopped at step {progress.step} of {progress.steps}. What was learnt is kept: the same "
+        "command goes on from there, --restart starts over."
+    )

@@ -16,6 +16,7 @@ from shammah.bus.messages import NotAvailable
 from shammah.bus.record import record
 from shammah.errors import ExitCode, ShammahError
 from shammah.models.cgroups import memory_limits
+from shammah.storage.paths import hub_cache
 
 GIB = 1024**3
 
@@ -243,6 +244,16 @@ def hub_model(
 def is_choice(wanted: str) -> bool:
     """Whether a name means one of our own choices, whatever lies on the disk."""
     return wanted in (AUTO, STARTER) or model_id_of(wanted) != wanted
+
+
+def model_names(environ: Mapping[str, str]) -> list[str]:
+    """The models that can be named: what can be chosen, and what is in the cache."""
+    try:
+        folders = sorted(os.listdir(hub_cache(environ)))
+    except OSError:
+        folders = []
+    cached = [name[8:].replace("--", "/") for name in folders if name.startswith("models--")]
+    return [AUTO, STARTER, *(model.size for model in CATALOGUE), *cached]
 
 
 def check_model_name(wanted: str) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shammah.models.catalogue import AUTO, CATALOGUE, STARTER
-from shammah.storage.paths import hub_cache
+from shammah.models.catalogue import model_names
 
 MOST = 200
 """Names of one directory that are offered."""
@@ -63,19 +62,8 @@ def _complete_argument(name: str, argument: str) -> list[Candidate]:
     if name == "model":
         if argument.startswith(("/", "~", ".")):
             return _paths(argument, len(argument), None)
-        known = list_models()
+        known = model_names(os.environ)
     return [Candidate(one, len(argument)) for one in known if one.startswith(argument)]
-
-
-def list_models() -> list[str]:
-    """What ``/model`` takes, and what of the Hub is on this disk."""
-    sizes = [model.size for model in CATALOGUE]
-    try:
-        names = sorted(entry.name for entry in os.scandir(hub_cache(os.environ)))
-    except OSError:
-        names = []
-    cached = [name[8:].replace("--", "/") for name in names if name.startswith("models--")]
-    return [AUTO, STARTER, *sizes, *cached]
 
 
 def _paths(typed: str, replaces: int, quote: str | None = "") -> list[Candidate]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from dataclasses import replace
 from types import FrameType
@@ -59,11 +58,9 @@ TWICE_S = 1.0
 """Two Ctrl-C within this leave the program."""
 
 
-def open_repl(arguments: list[str], *, prompt_shown: bool) -> int:
+def open_repl(arguments: list[str]) -> int:
     """Everything after the prompt is on the screen. Returns the exit status."""
     screen = Screen(os.environ)
-    if not prompt_shown:
-        return _without_terminal(arguments)
     try:
         options = parse_options(arguments)
         settings = load_settings(os.environ, options.model, options.licence)
@@ -79,17 +76,6 @@ def open_repl(arguments: list[str], *, prompt_shown: bool) -> int:
         screen.line("")
         return ExitCode.INTERRUPTED
     return Repl(session, options, screen).run()
-
-
-def _without_terminal(arguments: list[str]) -> int:
-    if os.isatty(0):
-        why = "The prompt needs a terminal for its output."
-        hint = 'Use `shammah ask "..."`, whose answer can go into a pipe or a file.'
-        Screen(os.environ, sys.stderr).error(why, hint)
-        return ExitCode.USAGE
-    from shammah.cli.main import run
-
-    return run(["ask", *arguments])
 
 
 class Repl:

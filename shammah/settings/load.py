@@ -84,7 +84,22 @@ def examine_settings(
         ShammahError: ``config_invalid``: the file cannot be read, or is not TOML.
     """
     file = config_file(environ)
-    text = read_config(file)
+    return examine_text(read_config(file), file, environ, model=model, licence=licence)
+
+
+def examine_text(
+    text: str,
+    file: Path,
+    environ: Mapping[str, str],
+    *,
+    model: str | None = None,
+    licence: str | None = None,
+) -> tuple[Settings, list[ShammahError]]:
+    """`examine_settings`, if ``text`` is that of ``file``.
+
+    Raises:
+        ShammahError: ``config_invalid``: it is not TOML.
+    """
     document = parse_config(text, file)
     for variable, path in ENVIRONMENT.items():
         if environ.get(variable):

@@ -5,18 +5,18 @@ A terminal gets them broken between words at its own width; a pipe gets them as 
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
-from collections.abc import Callable
-from typing import ParamSpec, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from shammah.errors import ShammahError
 from shammah.terminal.invocation import as_invoked
 from shammah.terminal.printable import printable
 
+if TYPE_CHECKING:
+    from shammah.bus.messages import Failed
+
 USUAL_COLUMNS = 80
-P = ParamSpec("P")
 
 
 def echo(text: str, *, err: bool = False, hanging: str | None = None) -> None:
@@ -36,23 +36,16 @@ def echo(text: str, *, err: bool = False, hanging: str | None = None) -> None:
     print(text, file=stream, flush=True)
 
 
-def failing_as_json(command: Callable[P, int]) -> Callable[P, int]:
-    """Have ``command``, with its option ``as_json``, print what it cannot do as an object, too:
-    whoever reads its output as JSON gets some."""
+def print_json(document: object) -> None:
+    """Print one line of JSON."""
+    import json  # `--help` does without
 
-    @functools.wraps(command)
-    def run(*arguments: P.args, **options: P.kwargs) -> int:
-        try:
-            return command(*arguments, **options)
-        except ShammahError as error:
-            if options["as_json"]:
-                import json  # `--help` does without
+    print(json.dumps(document, ensure_ascii=False), flush=True)
 
-                told = {"code": error.code, "message": error.message, "hint": error.hint}
-                print(json.dumps({"error": told, "text": ""}, ensure_ascii=False), flush=True)
-            raise
 
-    return run
+def describe_error(error: ShammahError | Failed) -> dict[str, str]:
+    """What programs are told of it."""
+    return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
 def columns_of(stream: TextIO) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.shell_completion import get_completion_class
 
-from shammah.chat.options import FLAGS, VALUES
+from shammah.chat.prompt_options import FLAGS, VALUES
 from shammah.cli.completion import SHELLS, VARIABLE
 from tests.fakes.command import SHAMMAH, run
 from tests.fakes.sandbox import Sandbox

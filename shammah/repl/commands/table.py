@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -20,6 +21,7 @@ from shammah.router.decision import Wish
 from shammah.router.route import AUTO, OFF
 from shammah.router.statistics import Label
 from shammah.settings.model import Settings
+from shammah.terminal.output import echo
 from shammah.terminal.screen import Screen
 from shammah.terminal.wording import describe_state, printable
 
@@ -242,9 +244,13 @@ def _clear(context: Context) -> None:
 
 
 def _models(context: Context) -> None:
-    from shammah.cli.model_choice import list_models  # it brings what starts a download worker
+    from shammah.models.machine import look
+    from shammah.supervision.model_list import cached_models, default_model, describe_models
 
-    list_models(context.session.settings, as_json=False)
+    settings = context.session.settings
+    default = default_model(settings, look(os.environ))
+    for line in describe_models(cached_models(settings), settings.model, default):
+        echo(line)
     context.screen.hint("/model NAME takes one of them, or fetches another.")
 
 

@@ -7,15 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from shammah.cli import adapter_commands
-from shammah.errors import ShammahError
+from shammah.cli.adapters import describe_curve
+from shammah.cli.main import run
+from shammah.errors import ExitCode
 from shammah.learning.adapters import ACCEPTED, CONFIG, REFUSED, WEIGHTS, AdapterEntry, AdapterStore
 from shammah.settings.model import Settings
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("SHAMMAH_HOME", str(tmp_path / "home"))
     return Settings(tmp_path / "home")
+
+
+def adapters(*arguments: str | Path) -> int:
+    return run(["adapters", *map(str, arguments)])
 
 
 def add(settings: Settings, name: str, verdict: str = ACCEPTED, private: int = 0) -> AdapterEntry:
@@ -25,7 +31,13 @@ def add(settings: Settings, name: str, verdict: str = ACCEPTED, private: int = 0
 
     store = AdapterStore(settings.home)
     made = f"2026-11-25T10:00:{len(store.entries()):02}Z"
-    training = {"rank": 16, "private_examples": private, "target_modules": ["q_proj", "v_proj"]}
+    training = {
+        "rank": 16,
+        "private_examples": private,
+        "target_modules": ["q_proj", "v_proj"],
+        "held_out_curve": [[0, 3.0], [3, 1.5]],
+        "best_step": 3,
+    }
     gate = {"why": "It helps."}
     entry = AdapterEntry(name, Path(), "starter", "r1", made, "", training, gate, verdict)
     return store.add(entry, fill)
@@ -34,20 +46,20 @@ def add(settings: Settings, name: str, verdict: str = ACCEPTED, private: int = 0
 def test_an_empty_list_says_what_makes_one(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert adapter_commands.list_adapters(settings, as_json=False) == 0
+    assert adapters("list") == 0
     assert "shammah train" in capsys.readouterr().out
 
 
 def test_the_list_marks_what_serves(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     add(settings, "one")
     add(settings, "two", REFUSED)
-    adapter_commands.use_adapter(settings, "one", None, force=False)
+    adapters("use", "one")
     capsys.readouterr()
-    adapter_commands.list_adapters(settings, as_json=False)
+    adapters("list")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("* one  accepted")
     assert lines[1].startswith("  two  refused")
-    adapter_commands.list_adapters(settings, as_json=True)
+    adapters("list", "--json")
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(one["name"], one["serves"]) for one in told] == [("one", True), ("two", False)]
 
@@ -56,11 +68,13 @@ def test_one_is_shown_with_its_figures(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add(settings, "one")
-    adapter_commands.show_adapter(settings, "one", as_json=False)
+    adapters("show", "one")
     out = capsys.readouterr().out
     assert "accepted. It helps." in out
     assert "q_proj, v_proj" in out
-    adapter_commands.show_adapter(settings, "one", as_json=True)
+    assert "held-out loss      step     0    3.000  " in out
+    assert "held_out_curve" not in out.replace(" ", "_")
+    adapters("show", "one", "--json")
     assert json.loads(capsys.readouterr().out)["training"]["rank"] == 16
 
 
@@ -70,10 +84,10 @@ def test_rollback_tells_what_answers_now(
     add(settings, "one")
     add(settings, "two")
     for name in ("one", "two", "base"):
-        adapter_commands.use_adapter(settings, name, None, force=False)
+        adapters("use", name)
     capsys.readouterr()
     for _ in range(3):
-        adapter_commands.rollback(settings, None)
+        adapters("rollback")
     assert capsys.readouterr().out.splitlines() == [
         "starter answers with two again, from the next question on.",
         "starter answers with one again, from the next question on.",
@@ -81,34 +95,53 @@ def test_rollback_tells_what_answers_now(
     ]
 
 
-def test_a_refused_one_is_used_only_by_force(settings: Settings) -> None:
+def test_a_refused_one_is_used_only_by_force(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
     add(settings, "two", REFUSED)
-    with pytest.raises(ShammahError, match="was refused"):
-        adapter_commands.use_adapter(settings, "two", None, force=False)
-    assert adapter_commands.use_adapter(settings, "two", None, force=True) == 0
+    assert adapters("use", "two") != ExitCode.OK
+    assert "was refused" in capsys.readouterr().err
+    assert adapters("use", "two", "--force") == 0
 
 
-def test_which_model_is_meant_must_be_clear(settings: Settings) -> None:
-    with pytest.raises(ShammahError, match="No adapter has served yet"):
-        adapter_commands.rollback(settings, None)
+def test_which_model_is_meant_must_be_clear(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adapters("rollback") != ExitCode.OK
+    assert "No adapter has served yet" in capsys.readouterr().err
 
 
 def test_an_export_is_whole_and_warns_of_what_was_private(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add(settings, "one", private=2)
-    assert adapter_commands.export_adapter(settings, "one", tmp_path / "out") == 0
+    assert adapters("export", "one", tmp_path / "out") == 0
     assert (tmp_path / "out" / WEIGHTS).read_text() == "one"
     assert "2 of its examples were private" in capsys.readouterr().out
-    with pytest.raises(ShammahError, match="exists already"):
-        adapter_commands.export_adapter(settings, "one", tmp_path / "out")
+    assert adapters("export", "one", tmp_path / "out") != ExitCode.OK
+    assert "exists already" in capsys.readouterr().err
 
 
-def test_one_that_serves_is_not_deleted(settings: Settings) -> None:
+def test_one_that_serves_is_not_deleted(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
     add(settings, "one")
-    adapter_commands.use_adapter(settings, "one", None, force=False)
-    with pytest.raises(ShammahError, match="serves starter"):
-        adapter_commands.remove_adapter(settings, "one")
-    adapter_commands.use_adapter(settings, "base", None, force=False)
-    assert adapter_commands.remove_adapter(settings, "one") == 0
+    adapters("use", "one")
+    assert adapters("rm", "one") != ExitCode.OK
+    assert "serves starter" in capsys.readouterr().err
+    adapters("use", "base")
+    assert adapters("rm", "one") == 0
     assert AdapterStore(settings.home).entries() == ()
+
+
+def test_the_curve_is_as_long_as_the_loss_is_high() -> None:
+    assert list(describe_curve([[0, 4.0], [3, 1.0], [6, 1.1]], 3)) == [
+        f"step     0    4.000  {'#' * 40}",
+        f"step     3    1.000  {'#' * 10}  kept",
+        f"step     6    1.100  {'#' * 11}",
+    ]
+
+
+@pytest.mark.parametrize("points", [[], [[0, 0.0]]])
+def test_there_is_a_curve_of_next_to_nothing(points: list[list[float]]) -> None:
+    assert len(list(describe_curve(points, None))) == len(points)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import click
@@ -9,8 +11,8 @@ import pytest
 
 from shammah.__main__ import opens_repl
 from shammah.chat.options import ReplOptions, parse_options, parse_wish
+from shammah.chat.prompt_options import FLAGS, VALUES
 from shammah.cli import main
-from shammah.cli.usage_hints import hint_at
 from shammah.errors import ExitCode, ShammahError
 from shammah.router.decision import Target, Wish
 
@@ -171,7 +173,9 @@ def helps(command: click.Command, path: list[str], parent: click.Context | None)
     context = click.Context(command, parent, path[-1], terminal_width=78, **settings)
     yield command.get_help(context)
     if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
             yield from helps(inner, [*path, name], context)
 
 
@@ -198,7 +202,7 @@ def test_every_help_has_examples_and_fits_a_terminal() -> None:
     ],
 )
 def test_a_wrong_line_is_answered_with_the_right_one(line: str, says: str) -> None:
-    assert hint_at(line.split(), main.main.commands) == says
+    assert main.hint_at(line.split()) == says
 
 
 def test_an_option_without_its_value_is_not_called_unknown(
@@ -208,3 +212,35 @@ def test_an_option_without_its_value_is_not_called_unknown(
     said = capsys.readouterr().err
     assert "Error: --resume needs a value" in said
     assert "No such option" not in said
+
+
+def test_the_help_of_all_commands_imports_none_of_them() -> None:
+    code = (
+        "import sys\nfrom shammah.cli.main import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "print(*(name for name in sys.modules if name.startswith('shammah.')), file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert all(f"  {name} " in ended.stdout for name in main.COMMANDS)
+    loaded = set(ended.stderr.split())
+    assert {name for name in loaded if name.startswith("shammah.cli.")} == {
+        "shammah.cli.main",
+        "shammah.cli.options",
+    }
+    assert not {name.split(".")[1] for name in loaded} & {"settings.model", "supervision", "router"}
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_command_of_the_table_is_there(name: str) -> None:
+    command = main.main.get_command(click.Context(main.main), name)
+    assert command is not None
+    assert command.name == name
+
+
+def test_ask_has_every_option_of_the_prompt() -> None:
+    ask = main.main.get_command(click.Context(main.main), "ask")
+    assert ask is not None
+    spelled = {spelling for option in ask.params for spelling in option.opts}
+    assert spelled >= {*VALUES, *FLAGS}

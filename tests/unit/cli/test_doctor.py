@@ -13,7 +13,8 @@ import pytest
 
 from shammah.bus.endpoints import RoleLock
 from shammah.cli import doctor, doctor_probes
-from shammah.cli.start_time import StartTime
+from shammah.cli.doctor_probes import StartTime
+from shammah.cli.main import run as shammah
 from shammah.errors import ShammahError
 from tests.fakes.sandbox import Sandbox
 
@@ -62,12 +63,12 @@ def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def _examined(capsys: pytest.CaptureFixture[str], model: str = "starter") -> tuple[int, Any]:
-    code = doctor.examine_all(os.environ, model, None, as_json=True)
+    code = shammah(["doctor", "--model", model, "--json"])
     return code, json.loads(capsys.readouterr().out)
 
 
 def _text(capsys: pytest.CaptureFixture[str], model: str = "starter") -> tuple[int, str]:
-    code = doctor.examine_all(os.environ, model, None, as_json=False)
+    code = shammah(["doctor", "--model", model])
     return code, capsys.readouterr().out
 
 
@@ -297,6 +298,6 @@ def test_the_child_is_told_where_a_relative_directory_is(
         return b"{}"
 
     monkeypatch.setattr(doctor, "_run", run)
-    doctor.examine_all(dict(os.environ), "./mine", None, as_json=True)
+    shammah(["doctor", "--model", "./mine", "--json"])
     assert str(sandbox.root / "mine") in given[0]
     capsys.readouterr()

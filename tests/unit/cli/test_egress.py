@@ -16,7 +16,8 @@ import pytest
 
 from shammah.cli import egress
 from shammah.cli.egress import day_totals, describe_ledger, describe_sent
-from shammah.errors import ShammahError
+from shammah.cli.main import run as shammah
+from shammah.errors import ExitCode, ShammahError
 from shammah.privacy.ledger import UNKNOWN, Ledger, Outcome, Reader, Sent, read_ledger
 from tests.fakes.command import run
 
@@ -280,6 +281,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_following(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("SHAMMAH_HOME", str(tmp_path))
     ledger = Ledger(tmp_path, lambda: NOON)
     steps = [lambda: ledger.write_sent(sent("a")), lambda: ledger.write_outcome("a", ANSWERED)]
 
@@ -289,8 +291,7 @@ def test_following(
         steps.pop(0)()
 
     monkeypatch.setattr(egress.time, "sleep", sleep)
-    with pytest.raises(KeyboardInterrupt):
-        egress.show_egress(tmp_path, "", as_json=False, follow=True)
+    assert shammah(["egress", "--follow"]) == ExitCode.INTERRUPTED
     first, second = capsys.readouterr().out.splitlines()
     assert UNKNOWN in first
     assert "answered" in second

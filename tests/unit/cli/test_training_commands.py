@@ -12,9 +12,9 @@ import pytest
 
 from shammah.bus.messages import Failed, State
 from shammah.bus.training import Train, Training, TrainingProgress
-from shammah.cli import training_commands
-from shammah.errors import ShammahError
-from shammah.settings.model import Settings
+from shammah.cli import train
+from shammah.cli.main import run
+from shammah.errors import ExitCode
 
 OTHER = Training(TrainingProgress("3B", "training", step=3, steps=9))
 
@@ -34,6 +34,11 @@ class Worker:
         pass
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHAMMAH_HOME", str(tmp_path / "home"))
+
+
 @pytest.mark.parametrize(("state", "told"), [(OTHER, True), (Training(), False)])
 def test_one_that_waits_for_another_says_so(
     tmp_path: Path,
@@ -45,33 +50,35 @@ def test_one_that_waits_for_another_says_so(
     examples = tmp_path / "examples.jsonl"
     lines = [json.dumps({"prompt": f"what is {one}?", "response": "x"}) for one in range(8)]
     examples.write_text("\n".join(lines))
-    monkeypatch.setattr(training_commands, "connect", lambda *asked: Worker(state))
-    asked = Train("1", "starter", examples=str(examples))
-    with pytest.raises(ShammahError, match="as planned"):
-        training_commands.train(Settings(tmp_path), asked, None, as_json=False)
+    monkeypatch.setattr(train, "connect", lambda *asked: Worker(state))
+    assert run(["train", "--model", "starter", "--examples", str(examples)]) == ExitCode.FAILED
     said = capsys.readouterr().err
+    assert "as planned" in said
     assert ("Another training is under way (training 3B" in said) is told
     assert ("`shammah stop train` ends both" in said) is told
 
 
 def test_one_of_the_same_name_is_not_begun_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     examples = tmp_path / "examples.jsonl"
     lines = [json.dumps({"prompt": f"what is {one}?", "response": "x"}) for one in range(8)]
     examples.write_text("\n".join(lines))
     state = Training(TrainingProgress("3B", "training", step=3, steps=9, adapter="tidy"))
-    monkeypatch.setattr(training_commands, "connect", lambda *asked: Worker(state))
-    asked = Train("1", "starter", examples=str(examples), name="tidy")
-    with pytest.raises(ShammahError, match=r"tidy is being trained already \(training 3B") as told:
-        training_commands.train(Settings(tmp_path), asked, None, as_json=False)
-    assert "`shammah status` shows how far it is" in told.value.hint
+    monkeypatch.setattr(train, "connect", lambda *asked: Worker(state))
+    line = ["train", "--model", "starter", "--examples", str(examples), "--name", "tidy", "--json"]
+    assert run(line) == ExitCode.FAILED
+    said = capsys.readouterr()
+    assert "tidy is being trained already (training 3B" in said.err
+    assert "`shammah status` shows how far it is" in json.loads(said.out)["error"]["hint"]
 
 
 def test_feedback_that_cannot_be_read_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("SHAMMAH_HOME", str(tmp_path))
     (tmp_path / "feedback.jsonl").write_text("x\ny\n")
-    with pytest.raises(ShammahError, match="0 questions"):
-        training_commands.train(Settings(tmp_path), Train("1", "starter"), None, as_json=False)
-    assert f"2 lines of {tmp_path}/feedback.jsonl cannot be read" in capsys.readouterr().err
+    assert run(["train", "--model", "starter"]) == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert "0 questions" in said
+    assert f"2 lines of {tmp_path}/feedback.jsonl cannot be read" in said

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from shammah.cli.since import parse_since
 from shammah.errors import ShammahError
 from shammah.privacy.ledger import Ledger
-from shammah.settings.since import parse_since
 from tests.fakes.command import run
 from tests.unit.cli.test_egress import sent
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from shammah.cli import doctor, doctor_probes
-from shammah.cli.bundle import WITHHELD, Redaction, check_place
-from shammah.cli.start_time import StartTime, measure_start
+from shammah.cli.doctor_bundle import WITHHELD, Redaction, check_place
+from shammah.cli.doctor_probes import StartTime, measure_start
+from shammah.cli.main import run
 from shammah.errors import ShammahError
 from shammah.settings.load import load_settings
 from tests.fakes.sandbox import Sandbox
@@ -57,7 +58,7 @@ def planted(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def bundle(sandbox: Sandbox) -> dict[str, str]:
     file = sandbox.root / "report.zip"
-    doctor.examine_all(os.environ, "starter", None, as_json=True, bundle=str(file))
+    run(["doctor", "--model", "starter", "--json", "--bundle", str(file)])
     assert file.stat().st_mode & 0o777 == 0o600
     with zipfile.ZipFile(file) as archive:
         return {name: archive.read(name).decode() for name in archive.namelist()}
@@ -97,13 +98,13 @@ def test_without_readable_rules_no_log_is_shown(sandbox: Sandbox) -> None:
     assert "Zaphod" not in "".join(parts.values())
 
 
-def test_what_cannot_be_written_is_said(sandbox: Sandbox) -> None:
+def test_what_cannot_be_written_is_said(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = sandbox.root / "file"
     file.write_text("")
-    with pytest.raises(ShammahError, match="cannot be written"):
-        doctor.examine_all(
-            os.environ, "starter", None, as_json=True, bundle=str(file / "report.zip")
-        )
+    assert run(["doctor", "--model", "starter", "--bundle", str(file / "report.zip")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_names_are_taken_out_as_words() -> None:

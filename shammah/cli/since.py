@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import click
 
 from shammah.errors import ExitCode, ShammahError
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DAY = timedelta(days=1)
+
+
+class Moment(click.ParamType[float]):
+    """A point in time, in seconds since 1970; ``utc`` as `parse_since` has it."""
+
+    name = "when"
+
+    def __init__(self, *, utc: bool = False) -> None:
+        self._utc = utc
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        return value if isinstance(value, float) else parse_since(value, time.time(), utc=self._utc)
+
+
+def since_option(*, utc: bool = False) -> Callable[[F], F]:
+    """``--since``: the command's ``since``."""
+    words = "From 90s, 10m, 2h, 7d, 2w ago, 14:30 or 2026-11-24 on."
+    return click.option("--since", type=Moment(utc=utc), metavar="WHEN", help=words)
 
 
 def parse_since(text: str, now_s: float, *, utc: bool = False) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shammah.bus import codec
-from shammah.bus.endpoints import ROLES, Endpoints, lock_holder
+from shammah.bus.endpoints import ROLES, lock_holder, open_endpoints
 from shammah.bus.enquiry import ask_events
 from shammah.errors import ShammahError
 from shammah.privacy import Rules
@@ -117,8 +117,8 @@ def write_bundle(
     file: Path,
     document: Mapping[str, Any],
     settings: Settings | None,
+    *,
     home: Path,
-    endpoints: Endpoints | None,
     environ: Mapping[str, str],
 ) -> list[str]:
     """Write the zip; the names of what is in it.
@@ -130,7 +130,7 @@ def write_bundle(
     parts = {
         "README.txt": README,
         "report.json": json.dumps(redaction.document(document), indent=2, ensure_ascii=False),
-        "events.jsonl": "".join(_events(endpoints, redaction)) if endpoints else "",
+        "events.jsonl": "".join(_events(environ, redaction)),
     }
     for log in sorted((home / "logs").glob("*.log")):
         kept = redaction.log(_tail(log))
@@ -180,7 +180,11 @@ def _squeezed(lines: Iterable[str]) -> Iterator[str]:
         before = line
 
 
-def _events(endpoints: Endpoints, redaction: Redaction) -> Iterator[str]:
+def _events(environ: Mapping[str, str], redaction: Redaction) -> Iterator[str]:
+    try:
+        endpoints = open_endpoints(environ)
+    except ShammahError:
+        return  # told in the report
     for role in ROLES:
         if lock_holder(endpoints.lock(role)) is None:
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -13,8 +12,6 @@ from pathlib import Path
 
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.transfers import Fetch, FetchPlan, PlanFetch, PlannedFile, Transferring
-from shammah.cli.model_choice import default_model
-from shammah.cli.model_commands import download_worker, end_of
 from shammah.errors import ExitCode, ShammahError
 from shammah.models.catalogue import (
     AUTO,
@@ -29,8 +26,9 @@ from shammah.models.catalogue import (
 from shammah.models.machine import look
 from shammah.settings.model import Settings
 from shammah.storage.paths import hub_cache
+from shammah.supervision.model_list import default_model, download_worker, end_of
 from shammah.supervision.plan import MemoryNeed, ModelPlan, Place, Refusal, make_plan
-from shammah.terminal.output import echo
+from shammah.terminal.output import echo, print_json
 from shammah.terminal.screen import Screen
 from shammah.terminal.wording import describe_duration, describe_size
 
@@ -53,7 +51,7 @@ def plan(settings: Settings, revision: str, *, force: bool, as_json: bool) -> in
     finally:
         screen.end_live()
     if as_json:
-        print(json.dumps(_document(made), ensure_ascii=False))
+        print_json(_document(made))
     else:
         automatic = settings.model == AUTO
         echo("\n".join(_lines(made, automatic=automatic)), hanging=" " * 12)
@@ -84,7 +82,10 @@ def check_plan(settings: Settings, fetches: list[Fetch], *, as_json: bool) -> No
                 continue
             screen.live(f"asking about {fetch.model} ...")
             request = PlanFetch(
-                *(new_request_id(), fetch.model, fetch.revision, fetch.update),
+                new_request_id(),
+                fetch.model,
+                fetch.revision,
+                fetch.update,
                 config=known is None,  # the catalogue has its shape
             )
             refusals: tuple[Refusal, ...] = ()
@@ -92,7 +93,7 @@ def check_plan(settings: Settings, fetches: list[Fetch], *, as_json: bool) -> No
                 refusals = make_plan(_ask(peer, request), place).refusals
             screen.end_live()
             if refusals and as_json and not fetch.force:
-                print(json.dumps({"model": fetch.model, "error": asdict(refusals[0])}))
+                print_json({"model": fetch.model, "error": asdict(refusals[0])})
             _judge(refusals, screen, force=fetch.force)
 
 
@@ -131,7 +132,15 @@ def _found(settings: Settings, name: str, revision: str, screen: Screen) -> Fetc
 
 def _catalogued(known: CatalogueModel) -> FetchPlan:
     size, free = known.download_bytes, _free_bytes(hub_cache(os.environ))
-    return FetchPlan("", known.model_id, "", known.licence, size, size, free)
+    return FetchPlan(
+        request_id="",
+        model=known.model_id,
+        revision="",
+        licence=known.licence,
+        total=size,
+        missing=size,
+        disk_free=free,
+    )
 
 
 def _ask(peer: Peer, request: PlanFetch) -> FetchPlan:
@@ -163,9 +172,17 @@ def _local(name: str) -> FetchPlan:
     except (OSError, UnicodeDecodeError):
         config = ""
     files = tuple(PlannedFile(path, size, size) for path, size in sizes.items())
-    total = sum(sizes.values())
-    free = _free_bytes(hub_cache(os.environ))
-    return FetchPlan("", name, "", "", total, 0, free, files=files, config=config)
+    return FetchPlan(
+        request_id="",
+        model=name,
+        revision="",
+        licence="",
+        total=sum(sizes.values()),
+        missing=0,
+        disk_free=_free_bytes(hub_cache(os.environ)),
+        files=files,
+        config=config,
+    )
 
 
 def _free_bytes(directory: Path) -> int:

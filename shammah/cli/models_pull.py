@@ -3,22 +3,54 @@
 from __future__ import annotations
 
 import functools
-import json
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterable
 
 from shammah.bus import codec
-from shammah.bus.client import Peer
+from shammah.bus.client import Peer, new_request_id
 from shammah.bus.messages import Failed
-from shammah.bus.transfers import Fetch, Fetched, FetchProgress, Transfer
+from shammah.bus.transfers import Fetch, Fetched, FetchProgress, SteerFetch, Transfer
 from shammah.errors import ExitCode, ShammahError
+from shammah.settings.model import Settings
 from shammah.supervision.download import FetchReply, FollowedFetch
-from shammah.terminal.progress import DownloadView
+from shammah.supervision.lifecycle import connect
+from shammah.supervision.model_list import download_worker, end_of
+from shammah.terminal.output import describe_error, echo, print_json
+from shammah.terminal.progress import DownloadView, ProgressScreen
 from shammah.terminal.wording import describe_background
 
 LEAVE_S = 1.0
 """How long the end waits for the connections to be closed in good order."""
+
+
+def pull(settings: Settings, fetches: list[Fetch], *, as_json: bool) -> int:
+    """Download models and show how far they are. Ctrl-C leaves; the downloads go on."""
+
+    def resume(model: str) -> None:
+        with download_worker(settings) as peer:
+            end_of(peer, SteerFetch(new_request_id(), model, "resume"))
+
+    screen = DownloadView(ProgressScreen(os.environ, sys.stderr, quiet=as_json))
+    return Pull(
+        lambda: connect(settings, "download", "models", os.environ),
+        resume,
+        fetches,
+        screen,
+        as_json=as_json,
+    ).run()
+
+
+def steer(settings: Settings, models: list[str], action: str) -> int:
+    """Pause, resume or cancel downloads."""
+    done = {"pause": "paused", "resume": "resumed", "cancel": "cancelled"}[action]
+    with download_worker(settings) as peer:
+        for model in models:
+            end_of(peer, SteerFetch(new_request_id(), model, action))
+            echo(f"{model}: {done}; partial downloads are kept.")
+    return ExitCode.OK
 
 
 class Pull:
@@ -138,7 +170,7 @@ class Pull:
             ended = self._ended[model]
             failed |= isinstance(ended, Failed)
             if self._as_json:
-                print(json.dumps(_document(model, ended), ensure_ascii=False))
+                print_json(_document(model, ended))
             elif isinstance(ended, Fetched):
                 print(ended.directory)
         if failed and len(self._followed) == 1:
@@ -150,5 +182,4 @@ class Pull:
 def _document(model: str, ended: Fetched | Failed) -> dict[str, object]:
     if isinstance(ended, Fetched):
         return codec.to_document(ended)
-    error = {"code": ended.code, "message": ended.message, "hint": ended.hint}
-    return {"model": model, "error": error}
+    return {"model": model, "error": describe_error(ended)}

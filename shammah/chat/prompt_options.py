@@ -1,0 +1,49 @@
+"""The options of the prompt, which `shammah ask` has as well. Imports nothing: they are looked at
+before the prompt is on the screen."""
+
+OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("--model", "-m"), "MODEL", "auto, starter, a size (1.5B), a Hub id or a directory"),
+    (
+        ("--licence", "--license"),
+        "LICENCE",
+        "any, or permissive: nothing that forbids commercial use",
+    ),
+    (("--system",), "TEXT", "system prompt"),
+    (("--local",), "", "answer on this machine only"),
+    (("--cloud",), "", "answer by Claude only"),
+    (("--private",), "", "like --local; the question never leaves this machine"),
+    (("--continue", "-c"), "", "go on with the newest conversation"),
+    (("--resume",), "NUMBER", "go on with this one (`shammah history list`)"),
+    (("--no-history",), "", "keep nothing of this session"),
+)
+"""Spellings, the first of which names the option; what its value is, or nothing for a flag; and
+what it does."""
+
+VALUES = {spelling: names[0] for names, value, _ in OPTIONS if value for spelling in names}
+FLAGS = {spelling: names[0] for names, value, _ in OPTIONS if not value for spelling in names}
+"""Every spelling to the option."""
+
+
+def opens_prompt(arguments: list[str]) -> bool:
+    """Whether the command line names no command, and nothing but the prompt's options.
+
+    Values are not looked at: whether they are right can be said after the prompt.
+    """
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in VALUES:
+            if next(rest, None) is None:
+                return False
+        elif argument not in FLAGS and argument.partition("=")[0] not in VALUES:
+            return False
+    return True
+
+
+def describe_options(indent: int) -> str:
+    """A line for each."""
+    lines = []
+    for names, value, words in OPTIONS:
+        short = [name for name in names if len(name) == 2]
+        spelled = f"{', '.join([*short, names[0]])} {value}"
+        lines.append(f"{' ' * indent}  {spelled:19} {words}")
+    return "\n".join(lines)

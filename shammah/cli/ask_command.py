@@ -1,0 +1,106 @@
+"""``shammah ask`` as it is declared; what it does is in `ask`, which a shell that completes its
+options need not load."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from shammah.cli.options import json_option, load_checked_settings, prompt_options
+
+
+def _finite(
+    context: click.Context, parameter: click.Parameter, value: float | None
+) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number.")
+    return value
+
+
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      shammah ask "What is the capital of France?"
+      cat error.log | shammah ask "What went wrong?" --private
+      shammah ask -f main.py -f test_main.py "Why does the test fail?"
+      while read f; do shammah ask -n "What is $f?"; done < list
+      shammah ask --json --temperature 0 "2+2?" | jq .text
+      shammah ask --schema bill.schema.json -f bill.txt "Read it." | jq .total
+    Exit status: 0 answered, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 no reader.
+    """,
+)
+@click.argument("question", required=False)
+@click.option(
+    "--file",
+    "-f",
+    "files",
+    multiple=True,
+    type=click.Path(),
+    help="Ask about this text file, too; may be given several times.",
+)
+@prompt_options
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    callback=_finite,
+    help="0: always the likeliest word.",
+)
+@click.option("--max-tokens", type=click.IntRange(1, 10**6), help="Longest answer, in tokens.")
+@click.option("--no-stream", is_flag=True, help="Print the answer when it is complete.")
+@click.option("--schema", metavar="FILE", help="Hold Claude's answer to this JSON schema.")
+@click.option("--adapter", default="auto", metavar="NAME", help="Local adapter: NAME, off or auto.")
+@json_option("One object with text and provenance.", text="")
+@click.option("-n", "--no-stdin", is_flag=True, help="Leave standard input alone.")
+def ask(
+    question: str | None,
+    files: tuple[str, ...],
+    temperature: float | None,
+    max_tokens: int | None,
+    no_stream: bool,
+    schema: str | None,
+    adapter: str,
+    as_json: bool,
+    no_stdin: bool,
+    **given: Any,
+) -> int:
+    """Ask one question; files and what comes through a pipe are added to it.
+
+    Standard input is read to its end if it is a pipe, a socket or a file; not if it is a
+    terminal, or a file that something else has begun to read, as the list of a `while read` loop.
+    Behind a pipe such a loop needs -n, or `</dev/null`. `-f -` reads it whatever it is.
+    """
+    from shammah.bus.messages import Sampling
+    from shammah.chat.options import read_options
+    from shammah.chat.schema import read_schema
+    from shammah.cli import ask as asking
+    from shammah.privacy import split_prefix
+
+    if schema is not None and (given["local"] or given["private"]):
+        raise click.UsageError("--schema is enforced by Claude alone; leave out --local.")
+    given["cloud"] = given["cloud"] or schema is not None
+    spelled = {f"--{name.replace('_', '-')}": value for name, value in given.items()}
+    flags = {name for name, value in spelled.items() if value is True}
+    options = read_options(spelled, flags)
+    settings = load_checked_settings(options.model, options.licence)
+    text, sources = asking.read_question(question, files, piped=not no_stdin)
+    if not split_prefix(text)[0].strip():
+        raise click.UsageError('Nothing was asked. Try: shammah ask "What is a monad?"')
+    return asking.ask(
+        settings,
+        asking.Question(
+            text=text,
+            system=options.system,
+            wish=replace(options.wish, adapter=adapter),
+            sampling=Sampling(temperature=temperature, schema=read_schema(schema)),
+            max_new_tokens=max_tokens,
+            as_json=as_json,
+            stream=not no_stream,
+            sources=sources,
+            resume=options.resume,
+            history=options.history,
+        ),
+    )

@@ -1,0 +1,35 @@
+"""``shammah stop``: end workers."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from shammah.bus.endpoints import ROLES, open_endpoints
+from shammah.errors import ExitCode
+from shammah.supervision.lifecycle import stop as stop_worker
+from shammah.terminal.output import echo
+
+
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      shammah stop              all workers
+      shammah stop inference    only the local model
+    """
+)
+@click.argument("role", required=False, type=click.Choice(ROLES))
+def stop(role: str | None) -> int:
+    """End the workers now: by request, then SIGTERM, then SIGKILL."""
+    endpoints = open_endpoints(os.environ)
+    stopped = False
+    for name in [role] if role else ROLES:
+        rung = stop_worker(name, endpoints)
+        if rung is not None:
+            stopped = True
+            echo(f"{name}: stopped by {rung}")
+    if not stopped:
+        echo("No worker is running." if role is None else f"No {role} worker is running.")
+    return ExitCode.OK

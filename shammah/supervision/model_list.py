@@ -1,0 +1,113 @@
+"""Which models are on this disk, as the download worker knows them, and as lines for people."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from shammah.bus.client import Peer, new_request_id
+from shammah.bus.messages import Failed, Reply
+from shammah.bus.transfers import CachedModel, ListModels, ModelList, Request
+from shammah.errors import ShammahError
+from shammah.models.catalogue import AUTO, STARTER, Machine, hub_model, starter_directory
+from shammah.settings.model import Settings
+from shammah.supervision.lifecycle import connect
+from shammah.terminal.wording import describe_size, printable
+
+HEADER = ("", "MODEL", "SIZE", "REVISIONS", "STATE")
+
+_Row = tuple[str, str, str, str, str]
+
+
+@contextmanager
+def download_worker(settings: Settings) -> Iterator[Peer]:
+    """A connection to the download worker, started if need be."""
+    peer = connect(settings, "download", "models", os.environ)
+    try:
+        yield peer
+    finally:
+        peer.close()
+
+
+def end_of(peer: Peer, request: Request) -> Reply:
+    """The reply that ends ``request``.
+
+    Raises:
+        ShammahError: it was Failed.
+    """
+    *_, reply = peer.begin(request)
+    if isinstance(reply, Failed):
+        raise ShammahError(reply.code, reply.message, reply.hint)
+    return reply
+
+
+def cached_models(settings: Settings) -> ModelList:
+    """What is in the cache.
+
+    Raises:
+        ShammahError: the worker cannot say.
+    """
+    with download_worker(settings) as peer:
+        reply = end_of(peer, ListModels(new_request_id()))
+    assert isinstance(reply, ModelList)
+    return reply
+
+
+def default_model(settings: Settings, machine: Machine) -> str:
+    """The one model that the settings mean on ``machine``; empty: none fits."""
+    found = hub_model(
+        settings.model,
+        machine.memory,
+        permissive=settings.permissive,
+        gpu_memory=machine.gpu_memory,
+    )
+    return found or ("" if settings.model == AUTO else settings.model)
+
+
+def starter_size() -> int:
+    """Bytes of the starter; 0: it is not installed."""
+    try:
+        return sum(file.stat().st_size for file in starter_directory().iterdir())
+    except OSError:
+        return 0
+
+
+def describe_models(found: ModelList, wanted: str, default: str) -> Iterator[str]:
+    """A table, and which of them ``wanted``, the setting, means: ``default``."""
+    size = starter_size()
+    rows = [HEADER, *(_row(model, default) for model in found.models)]
+    state = describe_size(size) if size else "missing"
+    rows.append((_mark(STARTER, default), f"{STARTER} (built in)", state, "", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for mark, name, amount, revisions, state in rows:
+        line = f"{mark:2}{name:{widths[1]}}  {amount:>{widths[2]}}  {revisions:{widths[3]}}  "
+        yield f"{line}{state}".rstrip()
+    if not found.models:
+        yield "No models yet. `shammah models pull 1.5B` fetches one."
+    else:
+        yield f"{describe_size(found.total_size)} in all, what models share counted once."
+    why = ", chosen by auto for this machine's memory" if wanted == AUTO and default else ""
+    if any(row[0] for row in rows):
+        yield f"* is the default{why}."
+    elif os.path.isabs(default):
+        yield printable(f"The default is the directory {default}.")
+    else:
+        yield printable(f"The default, {default or wanted}{why}, is not here.")
+
+
+def _row(model: CachedModel, default: str) -> _Row:
+    states = ["verified"] if model.verified else []
+    if model.unfinished:
+        states.append(f"unfinished, {describe_size(model.unfinished)} here")
+    return (
+        _mark(model.model, default),
+        model.model,
+        describe_size(model.size),
+        " ".join(revision[:8] for revision in model.revisions) or "-",
+        "; ".join(states) or "not verified",
+    )
+
+
+def _mark(model: str, default: str) -> str:
+    return "*" if model == default else ""
