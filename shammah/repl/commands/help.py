@@ -20,10 +20,10 @@ HANGING = " " * 16
 """Below the words of a command they go on."""
 
 LINES = {
-    "@FILE": 'brings a text file along; @"with blanks"',
-    "!COMMAND": "runs a command, when you agree, and brings its output along",
-    "!private ...": "keeps this question and its answer on this machine",
-    '"""': "begins and ends a question of several lines; so does Alt-Enter in one",
+    "@FILE": 'Bring a text file along; @"with blanks"',
+    "!COMMAND": "Run a command, when you agree, and bring its output along",
+    "!private ...": "Keep this question and its answer on this machine",
+    '"""': "Begin and end a question of several lines; so does Alt-Enter in one",
 }
 """What else a line may hold."""
 
