@@ -42,9 +42,6 @@ def fill(path: Path) -> None:
     """As many outcomes as are kept, of every category and ten models."""
     dice = random.Random(1)
     store = Store(path)
-    database = store._database
-    assert database is not None
-    database.execute("PRAGMA synchronous = OFF")
     for number in range(KEPT):
         arm = Arm(dice.choice(list(Category)), dice.choice(list(Target)), dice.choice(MODELS))
         label = dice.choice(list(Label))

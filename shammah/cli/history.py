@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from shammah.cli.since import Moment
 from shammah.errors import ExitCode, ShammahError
 from shammah.history import export as exporting
 from shammah.history import files, listing
-from shammah.history.access import Access
 from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
 from shammah.history.store import Store
 from shammah.settings.load import home_directory
@@ -67,9 +66,9 @@ def history() -> None:
 @json_option("One JSON object per line.")
 def list_(limit: int, as_json: bool) -> int:
     """Show the conversations, newest first."""
-    with _opened() as access:
-        summaries = access.use(lambda store: store.summaries(limit or -1)) if access else []
-        there = access.use(lambda store: store.count()) if access else 0
+    with _opened() as store:
+        summaries = store.summaries(limit or -1) if store else []
+        there = store.count() if store else 0
     columns = _columns()
     for summary in summaries:
         if as_json:
@@ -101,8 +100,8 @@ def list_(limit: int, as_json: bool) -> int:
 @json_option("One object.")
 def show(number: int, as_json: bool) -> int:
     """Print conversation NUMBER."""
-    with _opened() as access:
-        kept = _read(access, number)
+    with _opened() as store:
+        kept = _read(store, number)
     if as_json:
         click.echo(exporting.write_json(kept))
         return ExitCode.OK
@@ -136,12 +135,8 @@ def show(number: int, as_json: bool) -> int:
 def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
     """Find the turns that have all WORDS, or words that begin so; the best first."""
     text = " ".join(words)
-    with _opened() as access:
-        hits = access.use(lambda store: store.search(text, limit, raw=raw)) if access else []
-        indexed = access is None or access.use(lambda store: store.database.indexed)
-    if not indexed:
-        why = "This Python's SQLite has no FTS5: every turn was read, and words may stand anywhere."
-        echo(why, err=True)
+    with _opened() as store:
+        hits = store.search(text, limit, raw=raw) if store else []
     columns = _columns()
     for hit in hits:
         if as_json:
@@ -152,7 +147,7 @@ def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
             found = listing.describe_hit(hit, lambda found: _styled(found, BOLD))
             _line(fold(found, columns) if columns else found)
     if not hits and not as_json:
-        echo("Nothing was found." if access else f"{NOTHING} {HOW_IT_FILLS}", err=True)
+        echo("Nothing was found." if store else f"{NOTHING} {HOW_IT_FILLS}", err=True)
     return ExitCode.OK if hits else ExitCode.FAILED
 
 
@@ -178,13 +173,13 @@ def export(numbers: tuple[int, ...], form: str | None, output: str | None) -> in
     path = Path(output) if output and output != "-" else None
     usual = "markdown" if sys.stdout.isatty() else "jsonl"
     form = form or (files.form_of(path) if path else usual)
-    with _opened() as access:
+    with _opened() as store:
         if path is None:
-            for kept in _conversations(access, numbers):
+            for kept in _conversations(store, numbers):
                 text = exporting.write(kept, form)
                 sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
             return ExitCode.OK
-        written = (exporting.write(kept, form) for kept in _conversations(access, numbers))
+        written = (exporting.write(kept, form) for kept in _conversations(store, numbers))
         count = files.write_file(path, written, overwrite=False)
     echo(f"{count} conversation{'' if count == 1 else 's'} written to {path}.", err=True)
     return ExitCode.OK
@@ -208,24 +203,24 @@ def remove(numbers: tuple[int, ...], before: float | None, everything: bool, yes
     """Remove conversations, so that their text is in the file no more."""
     if sum((bool(numbers), before is not None, everything)) != 1:
         raise click.UsageError("Say what: one or more NUMBERs, --before WHEN, or --all.")
-    with _opened() as access:
-        if access is None:
+    with _opened() as store:
+        if store is None:
             if numbers:
                 raise ShammahError("history_unknown", NOTHING, HOW_IT_FILLS)
             echo(NOTHING, err=True)
             return ExitCode.OK
-        chosen = access.use(lambda store: _choose(store, numbers, before))
+        chosen = _choose(store, numbers, before)
         what = f"{len(chosen)} conversation{'' if len(chosen) == 1 else 's'}"
         if not chosen:
             echo("There is none to remove.", err=True)
             return ExitCode.OK
-        if not yes and not _agree(access, chosen, f"Remove {what} for good?"):
+        if not yes and not _agree(store, chosen, f"Remove {what} for good?"):
             echo("Nothing was removed.", err=True)
             return ExitCode.FAILED
-        if not access.use(lambda store: store.remove(chosen)):
+        if not store.remove(chosen):
             echo(
                 f"{what} removed. Another program was reading just then: the text stays in "
-                f"{access.path}-wal until it ends.",
+                f"{store.path}-wal until it ends.",
                 err=True,
             )
             return ExitCode.OK
@@ -242,7 +237,7 @@ def _choose(store: Store, numbers: tuple[int, ...], before: float | None) -> lis
     return store.older(before) if before is not None else list(store.numbers())
 
 
-def _agree(access: Access, numbers: list[int], question: str) -> bool:
+def _agree(store: Store, numbers: list[int], question: str) -> bool:
     """Whether the person wants these conversations to be removed, having seen the newest.
 
     Raises:
@@ -255,7 +250,7 @@ def _agree(access: Access, numbers: list[int], question: str) -> bool:
             "Say --yes if you mean it.",
             exit_code=ExitCode.USAGE,
         )
-    summaries = access.use(lambda store: store.summaries(-1))
+    summaries = store.summaries(-1)
     doomed = [summary for summary in summaries if summary.number in numbers]
     columns = columns_of(sys.stderr)
     for summary in doomed[:SHOWN]:
@@ -265,19 +260,18 @@ def _agree(access: Access, numbers: list[int], question: str) -> bool:
     return confirm(question)
 
 
-def _conversations(access: Access | None, numbers: tuple[int, ...]) -> Iterator[Kept]:
+def _conversations(store: Store | None, numbers: tuple[int, ...]) -> Iterator[Kept]:
     if numbers:
-        yield from (_read(access, number) for number in numbers)
-    elif access is not None:
-        everything: Iterable[int] = access.use(lambda store: list(store.numbers()))
-        for number in everything:
-            kept = access.use(lambda store: store.read(number))  # noqa: B023 - called here
+        yield from (_read(store, number) for number in numbers)
+    elif store is not None:
+        for number in list(store.numbers()):
+            kept = store.read(number)
             if kept is not None:  # it was removed meanwhile
                 yield kept
 
 
-def _read(access: Access | None, number: int) -> Kept:
-    kept = access.use(lambda store: store.read(number)) if access else None
+def _read(store: Store | None, number: int) -> Kept:
+    kept = store.read(number) if store else None
     if kept is None:
         raise _unknown(number)
     return kept
@@ -289,17 +283,17 @@ def _unknown(number: int) -> ShammahError:
 
 
 @contextlib.contextmanager
-def _opened() -> Iterator[Access | None]:
+def _opened() -> Iterator[Store | None]:
     """The history; ``None`` if there is no file: looking makes none."""
     path = home_directory(os.environ) / NAME
     if not path.exists():
         yield None
         return
-    access = Access(path, lambda sentence: echo(sentence, err=True))
+    store = Store(path, lambda sentence: echo(sentence, err=True))
     try:
-        yield access
+        yield store
     finally:
-        access.close()
+        store.close()
 
 
 def _columns() -> int | None:

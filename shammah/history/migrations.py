@@ -1,22 +1,14 @@
 """The form of ``history.db``, version by version.
 
-Each function takes the file from the version before it to its own; `MIGRATIONS` has them in
-order. ``PRAGMA user_version`` is the version reached, and the table ``migrations`` tells when
-and by which Shammah. Append, never change: files of every version are out there.
+Each function takes the file from the version before it to its own (`shammah.storage.sqlite`).
 """
 
 from __future__ import annotations
 
 import sqlite3
-import time
-from collections.abc import Callable
 
-from shammah import __version__
 from shammah.history import search
-
-
-class NewerVersionError(sqlite3.DatabaseError):
-    """The file was written by a newer Shammah."""
+from shammah.storage.sqlite import Step
 
 
 def _keep_turns(database: sqlite3.Connection) -> None:
@@ -24,9 +16,6 @@ def _keep_turns(database: sqlite3.Connection) -> None:
 
     AUTOINCREMENT: the number of a conversation that was removed means no other one later.
     """
-    database.execute(
-        "CREATE TABLE migrations (version INTEGER PRIMARY KEY, at REAL NOT NULL, by TEXT NOT NULL)"
-    )
     database.execute(
         """
         CREATE TABLE conversations (
@@ -67,41 +56,7 @@ def _keep_turns(database: sqlite3.Connection) -> None:
 def _index_words(database: sqlite3.Connection) -> None:
     """Version 2: an index of the words (`shammah.history.search`) and whether it is true."""
     database.execute("CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
-    if search.available(database):
-        search.build(database)
-    else:
-        search.mark(database, search.STALE)
+    search.build(database)
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_keep_turns, _index_words)
-
-
-def version_of(database: sqlite3.Connection) -> int:
-    """The version of the file; 0 for an empty one."""
-    return int(database.execute("PRAGMA user_version").fetchone()[0])
-
-
-def migrate(database: sqlite3.Connection) -> None:
-    """Bring the file to the present version, in one transaction.
-
-    Raises:
-        NewerVersionError: the file is left as it is.
-        sqlite3.Error: the file is left as it was.
-    """
-    if version_of(database) == len(MIGRATIONS):
-        return
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        version = version_of(database)  # another frontend may have been faster
-        if version > len(MIGRATIONS):
-            raise NewerVersionError("it was written by a newer Shammah")
-        for number, step in enumerate(MIGRATIONS[version:], version + 1):
-            step(database)
-            database.execute(
-                "INSERT INTO migrations VALUES (?, ?, ?)", (number, time.time(), __version__)
-            )
-        database.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        database.execute("COMMIT")
-    except BaseException:
-        database.execute("ROLLBACK")
-        raise
+MIGRATIONS: tuple[Step, ...] = (_keep_turns, _index_words)

@@ -20,7 +20,6 @@ from shammah.errors import ShammahError
 from shammah.settings.model import Settings
 
 if TYPE_CHECKING:
-    from shammah.history.access import Access
     from shammah.history.store import Store
 
 NAME = "history.db"
@@ -52,16 +51,16 @@ class _Open:
 
 @dataclass(slots=True)
 class _Job(Generic[Result]):
-    work: Callable[[Access], Result]
+    work: Callable[[Store], Result]
     awaited: bool = False
     """Whoever has put it tells of its failure."""
     ended: threading.Event = field(default_factory=threading.Event)
     result: list[Result] = field(default_factory=list)
     error: ShammahError | None = None
 
-    def run(self, access: Access) -> None:
+    def run(self, store: Store) -> None:
         try:
-            self.result.append(self.work(access))
+            self.result.append(self.work(store))
         except ShammahError as error:
             self.error = error
         except Exception as error:  # the thread goes on for the next turn
@@ -97,7 +96,7 @@ class Recorder:
     def prepare(self) -> None:
         """Open the file in the background, if anything is going to be kept in it."""
         if self.enabled and self._thread is None:
-            self._put(_Job(lambda access: access.use(lambda store: None)))
+            self._put(_Job(lambda store: store.open()))
 
     def begin(self, record: Record, system: str, *, system_private: bool) -> None:
         """Keep the question of a turn, which is going to be asked in the conversation in hand;
@@ -123,7 +122,7 @@ class Recorder:
     def _write(self, record: Record, system: str, *, system_private: bool) -> _Job[None]:
         conversation = self._conversation
 
-        def write(access: Access) -> None:
+        def write(store: Store) -> None:
             if not conversation.kept.number:
                 conversation.kept = replace(
                     conversation.kept, system=system, system_private=system_private
@@ -131,7 +130,7 @@ class Recorder:
             others = [one for one in conversation.unsaved if one.key != record.key]
             conversation.unsaved = [*others, record]
             conversation.due = True
-            _save(conversation, access)
+            _save(conversation, store)
             self._complained.clear()
 
         job: _Job[None] = _Job(write)
@@ -154,13 +153,13 @@ class Recorder:
             return
         conversation = self._conversation
 
-        def mark(access: Access) -> None:
+        def mark(store: Store) -> None:
             known = [one.key for one in conversation.unsaved]
             if key in known:
                 place = known.index(key)
                 conversation.unsaved[place] = replace(conversation.unsaved[place], undone=True)
             else:
-                access.use(lambda store: store.undo(key))
+                store.undo(key)
 
         self._put(_Job(mark))
 
@@ -189,7 +188,7 @@ class Recorder:
         """
         if not self.path.exists():
             raise ShammahError("history_empty", NOTHING, HOW_IT_FILLS)
-        job: _Job[Result] = _Job(lambda access: access.use(work), awaited=True)
+        job: _Job[Result] = _Job(work, awaited=True)
         self._put(job)
         job.ended.wait()
         if job.error is not None:
@@ -212,7 +211,7 @@ class Recorder:
         if thread is None:
             return
         conversation = self._conversation
-        self._put(_Job(lambda access: _save(conversation, access)))  # what failed before
+        self._put(_Job(lambda store: _save(conversation, store)))  # what failed before
         self._jobs.put(None)
 
         def ended(seconds: float) -> bool:
@@ -231,18 +230,18 @@ class Recorder:
         self._jobs.put(job)  # type: ignore[arg-type]
 
     def _run(self) -> None:
-        from shammah.history.access import Access
+        from shammah.history.store import Store
 
-        access = Access(self.path, self._complain)
+        store = Store(self.path, self._complain)
         while (job := self._jobs.get()) is not None:
-            job.run(access)
+            job.run(store)
             if job.error is not None and job.awaited:
                 self._complained.add(job.error.code)
             elif job.error is not None:
                 unusable = job.error.code == "history_unusable"  # another hint is for commands
                 said = job.error if unusable else job.error.message
                 self._complain(f"{NOT_KEPT} {said}", job.error.code)
-        access.close()
+        store.close()
 
     def _complain(self, sentence: str, kind: str = "") -> None:
         if kind and kind in self._complained:
@@ -260,10 +259,10 @@ NOTHING = "There is no history yet."
 HOW_IT_FILLS = "It fills by itself: what you ask at the prompt and with `ask` is kept."
 
 
-def _save(conversation: _Open, access: Access) -> None:
+def _save(conversation: _Open, store: Store) -> None:
     """Write what is not written yet; what fails is tried again with the next turn."""
     while conversation.due and conversation.unsaved:
         record, kept = conversation.unsaved[0], conversation.kept
-        number = access.use(lambda store: store.add(record, kept))  # noqa: B023 - called here
+        number = store.add(record, kept)
         conversation.kept = replace(kept, number=number)
         del conversation.unsaved[0]

@@ -1,8 +1,7 @@
 """The index of the words in ``history.db`` (FTS5), and how a search is put to it.
 
 The index holds no text of its own: it refers to the table of turns and is kept up to date by
-whoever writes there. An interpreter whose SQLite lacks FTS5 can still write: it marks the index
-as stale, and the next one that has FTS5 builds it anew.
+whoever writes there.
 
 What is searched for may stand anywhere in a word, as in a compound: the index is first asked for
 the words that it has with that in them (fts5vocab), and then for the turns that have one of those.
@@ -18,12 +17,14 @@ import unicodedata
 from collections.abc import Callable
 
 from shammah.chat.record import END_MARK, MARK
+from shammah.errors import ShammahError
+from shammah.storage.sqlite import transact
 
-CURRENT, STALE = "current", "stale"
+CURRENT = "current"
 
 SNIPPET_WORDS = 16
 _AROUND = 60
-"""Characters before and after what was found, without an index."""
+"""Characters before and after what was found without the index."""
 
 SHORTEST = 2
 """Characters that are looked for within words; fewer are in too many."""
@@ -36,28 +37,45 @@ _UNSPACED = re.compile(
 _TERMS = re.compile(r'"([^"]*)"|([^\s"]+)')
 
 
-def available(database: sqlite3.Connection) -> bool:
-    """Whether this interpreter's SQLite has FTS5."""
-    found = database.execute("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'").fetchone()
-    return found is not None
+def prepare(database: sqlite3.Connection) -> None:
+    """Have a true index; that of an earlier Shammah, on a Python without FTS5, may be stale.
+
+    Raises:
+        ShammahError: ``history_unusable``: this is such a Python.
+    """
+    _require_fts5(database)
+    row = database.execute("SELECT value FROM facts WHERE name = 'words'").fetchone()
+    if row is None or row[0] != CURRENT:
+        transact(database, build)
+
+
+def _require_fts5(database: sqlite3.Connection) -> None:
+    if not database.execute("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'").fetchone():
+        raise ShammahError(
+            "history_unusable",
+            "The history needs SQLite with FTS5, which this Python does not have.",
+            'Use another Python, or set history = "off" in config.toml.',
+        )
 
 
 def build(database: sqlite3.Connection) -> None:
-    """Make the index from the turns. Inside a transaction."""
+    """Make the index from the turns. Inside a transaction.
+
+    Raises:
+        ShammahError: as `prepare` does.
+    """
+    _require_fts5(database)
     database.execute("DROP TABLE IF EXISTS words")
     database.execute(
         "CREATE VIRTUAL TABLE words USING fts5(question, answer, content = 'turns', "
         "content_rowid = 'number', tokenize = \"unicode61 remove_diacritics 2\", prefix = '2 3')"
     )
     database.execute("INSERT INTO words (words) VALUES ('rebuild')")
-    mark(database, CURRENT)
+    database.execute("REPLACE INTO facts VALUES ('words', ?)", (CURRENT,))
 
 
 def add(database: sqlite3.Connection, number: int) -> None:
     """Index the words of turn ``number``. Inside a transaction."""
-    if not available(database):
-        mark(database, STALE)
-        return
     database.execute(
         "INSERT INTO words (rowid, question, answer) "
         "SELECT number, question, answer FROM turns WHERE number = ?",
@@ -68,39 +86,11 @@ def add(database: sqlite3.Connection, number: int) -> None:
 def forget(database: sqlite3.Connection, number: int) -> None:
     """Take the words of turn ``number`` out of the index, before its text changes. Inside a
     transaction."""
-    if available(database) and is_current(database):
-        database.execute(
-            "INSERT INTO words (words, rowid, question, answer) "
-            "SELECT 'delete', number, question, answer FROM turns WHERE number = ?",
-            (number,),
-        )
-
-
-def forget_removed(database: sqlite3.Connection) -> None:
-    """Have no word in the index of a turn that is gone. Inside a transaction.
-
-    FTS5 only crosses out what is deleted; it is built anew so that the words are gone.
-    """
-    if available(database):
-        build(database)
-        return
-    made = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'words_data'").fetchone()
-    if made:
-        # Rows 1 and 10 hold counts and the structure, without which FTS5 cannot even drop it.
-        database.execute("DELETE FROM words_data WHERE id > 10")
-        database.execute("DELETE FROM words_idx")
-    mark(database, STALE)
-
-
-def mark(database: sqlite3.Connection, state: str) -> None:
-    """Write down whether the index is true."""
-    database.execute("REPLACE INTO facts VALUES ('words', ?)", (state,))
-
-
-def is_current(database: sqlite3.Connection) -> bool:
-    """Whether the index has every word and no other."""
-    row = database.execute("SELECT value FROM facts WHERE name = 'words'").fetchone()
-    return row is not None and row[0] == CURRENT
+    database.execute(
+        "INSERT INTO words (words, rowid, question, answer) "
+        "SELECT 'delete', number, question, answer FROM turns WHERE number = ?",
+        (number,),
+    )
 
 
 def split_terms(text: str) -> list[str]:
@@ -155,7 +145,7 @@ def as_pattern(term: str) -> str:
 
 
 def cut_snippet(text: str, terms: list[str]) -> str:
-    """What FTS5's ``snippet`` does, for a text that was found without it."""
+    """What FTS5's ``snippet`` does, for a text that was found without the index."""
     pattern = re.compile("|".join(map(re.escape, terms)), re.IGNORECASE)
     first = pattern.search(text)
     if first is None:

@@ -1,8 +1,6 @@
 """The turns on disk: ``history.db`` in the home, shared by all frontends.
 
-SQLite in WAL mode: readers never wait, writers wait for each other up to `BUSY_S`. A turn is
-one transaction, so that SIGKILL at any moment loses at most the unfinished one. Not for the
-thread that answers: each call may wait.
+A turn is one transaction, so that SIGKILL at any moment loses at most the unfinished one.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from shammah.chat.record import (
     BUSY_S,
@@ -28,15 +26,26 @@ from shammah.chat.record import (
 )
 from shammah.errors import ExitCode, ShammahError
 from shammah.history import search
-from shammah.history.database import DamagedError, Database
+from shammah.history.migrations import MIGRATIONS
+from shammah.storage.sqlite import Database, Kind, nothing
 
 CHUNK = 500
 LATEST_S = 2.0**35
 """A thousand years from now; no calendar has a date for what is far beyond."""
 
 _FIELDS = (
-    *("key", "at", "question", "answer", "target", "model", "reason", "finish"),
-    *("complete", "private", "undone", "detail"),
+    "key",
+    "at",
+    "question",
+    "answer",
+    "target",
+    "model",
+    "reason",
+    "finish",
+    "complete",
+    "private",
+    "undone",
+    "detail",
 )
 _COLUMNS = ", ".join(f"turns.{name}" for name in _FIELDS)
 ADD = (
@@ -60,27 +69,45 @@ FOUND = (
     "WHERE words MATCH ? ORDER BY rank LIMIT ?"
 )
 
+KIND = Kind("history", "The history", MIGRATIONS, prepare=search.prepare, mend=search.build)
+
 Result = TypeVar("Result")
+Row = tuple[object, ...]
 
 
 class Store:
-    """One connection. Use it from one thread, and close it. Raises as `Database` does."""
+    """The file, for one process. Use it from one thread, and close it.
 
-    def __init__(self, path: Path, busy_s: float = BUSY_S) -> None:
-        self.database = Database(path, busy_s)
+    Args:
+        path: of ``history.db``.
+        tell: called with a sentence for people when a damaged file was put aside.
+        busy_s: how long a writer waits for another one, in seconds.
+
+    Raises:
+        ShammahError: from every method, as `shammah.storage.sqlite.Database` does.
+    """
+
+    def __init__(
+        self, path: Path, tell: Callable[[str], None] = lambda _: None, busy_s: float = BUSY_S
+    ) -> None:
+        self._database = Database(path, KIND, busy_s, tell)
+        self.path = path
+
+    def open(self) -> Store:
+        """Have the file made and up to date; other calls do so when they have to."""
+        self._database.run(nothing)
+        return self
 
     def close(self) -> None:
-        self.database.close()
+        self._database.close()
 
     # --- writing --------------------------------------------------------------------------
 
     def add(self, record: Record, conversation: Kept) -> int:
         """Keep a turn of ``conversation``, which is begun if it has no number (or was removed
         since); returns its number. A turn that is known takes the place of its earlier state."""
-        return self._mending(lambda: self._add(record, conversation))
 
-    def _add(self, record: Record, conversation: Kept) -> int:
-        with self.database.transaction("BEGIN IMMEDIATE") as connection:
+        def add(connection: sqlite3.Connection) -> int:
             known = connection.execute(
                 "SELECT conversation, number FROM turns WHERE key = ?", (record.key,)
             ).fetchone()
@@ -101,9 +128,12 @@ class Store:
             search.add(connection, turn)
             return number
 
+        return self._database.run(add, write=True)
+
     def undo(self, key: str) -> None:
         """Mark a turn as taken out of its conversation."""
-        with self.database.transaction("BEGIN IMMEDIATE") as connection:
+
+        def undo(connection: sqlite3.Connection) -> None:
             undone = connection.execute(
                 "UPDATE turns SET undone = 1 WHERE key = ? AND undone = 0", (key,)
             )
@@ -114,6 +144,8 @@ class Store:
                     (key,),
                 )
 
+        self._database.run(undo, write=True)
+
     def remove(self, numbers: list[int]) -> bool:
         """Remove conversations, so that their text is in no file any more.
 
@@ -121,25 +153,27 @@ class Store:
             False if another process was reading just then, so that the text stays in
             ``history.db-wal`` until the last one that has the file open closes it.
         """
-        with self.database.transaction("BEGIN IMMEDIATE") as connection:
+
+        def remove(connection: sqlite3.Connection) -> None:
             connection.executemany(
                 "DELETE FROM conversations WHERE number = ?", [(number,) for number in numbers]
             )
-            search.forget_removed(connection)
-        return self.database.shrink()
+            # FTS5 only crosses out what is deleted; it is built again so that the words are gone.
+            search.build(connection)
+
+        self._database.run(remove, write=True)
+        return self._database.shrink()
 
     # --- reading --------------------------------------------------------------------------
 
     def summaries(self, limit: int) -> list[Summary]:
         """The latest conversations, newest first; a ``limit`` of -1 has all."""
-        with self.database.transaction() as connection:
-            rows = connection.execute(SUMMARIES, (limit,)).fetchall()
-            return [_summary(row) for row in rows]
+        return self._rows(SUMMARIES, (limit,), _summary)
 
     def count(self) -> int:
         """How many conversations there are."""
-        with self.database.transaction() as connection:
-            return int(connection.execute("SELECT count(*) FROM conversations").fetchone()[0])
+        [number] = self._rows("SELECT count(*) FROM conversations", (), _number)
+        return number
 
     def newest(self) -> int:
         """The number of the conversation that was used last; 0: there is none."""
@@ -148,7 +182,8 @@ class Store:
 
     def read(self, number: int) -> Kept | None:
         """A whole conversation; ``None``: there is none of this number."""
-        with self.database.transaction() as connection:
+
+        def read(connection: sqlite3.Connection) -> Kept | None:
             row = connection.execute(
                 "SELECT system, system_private, started FROM conversations WHERE number = ?",
                 (number,),
@@ -158,25 +193,22 @@ class Store:
             records = tuple(_record(turn) for turn in connection.execute(TURNS, (number,)))
             return Kept(number, str(row[0]), bool(row[1]), _time(row[2]), records)
 
+        return self._database.run(read)
+
     def numbers(self) -> Iterator[int]:
         """All conversations, oldest first, a few at a time."""
         last = 0
-        while True:
-            with self.database.transaction() as connection:
-                rows = connection.execute(FOLLOWING, (last, CHUNK)).fetchall()
-            yield from (int(row[0]) for row in rows)
-            if len(rows) < CHUNK:
-                return
-            last = int(rows[-1][0])
+        while found := self._rows(FOLLOWING, (last, CHUNK), _number):
+            yield from found
+            last = found[-1]
 
     def older(self, when: float) -> list[int]:
         """The conversations that were last used before ``when`` (seconds since 1970)."""
-        with self.database.transaction() as connection:
-            return [int(row[0]) for row in connection.execute(OLDER, (when,))]
+        return self._rows(OLDER, (when,), _number)
 
     def search(self, text: str, limit: int, *, raw: bool = False) -> list[Hit]:
-        """Turns that have every word of ``text``, perhaps within another, the best first. Without
-        FTS5, or in a script without blanks, every turn is read, and the newest come first.
+        """Turns that have every word of ``text``, perhaps within another, the best first. In a
+        script without blanks every turn is read, and the newest come first.
 
         Args:
             raw: ``text`` is a query in FTS5's own language.
@@ -188,50 +220,42 @@ class Store:
         query = text.replace("\0", " ").strip() if raw else ""
         if not (query or terms):
             raise _bad_query("There is no word to search for.")
-        if self.database.indexed and (raw or not any(map(search.is_unspaced, terms))):
-            return self._mending(lambda: self._search(query, terms, limit))
-        if raw:
-            raise _bad_query("This Python's SQLite has no FTS5, so --raw means nothing to it.")
-        return self._search_everything(terms, limit)
+        if not raw and any(map(search.is_unspaced, terms)):
+            return self._search_everything(terms, limit)
 
-    def _search(self, raw: str, terms: list[str], limit: int) -> list[Hit]:
-        with self.database.transaction() as connection:
-            query = raw or search.as_query(terms, partial(search.find_words, connection))
+        def find(connection: sqlite3.Connection) -> list[Hit]:
+            asked = query or search.as_query(terms, partial(search.find_words, connection))
             try:
-                rows = connection.execute(FOUND, (query, limit)).fetchall()
+                rows = connection.execute(FOUND, (asked, limit)).fetchall()
             except sqlite3.OperationalError as error:
                 if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_ERROR:
                     raise
                 raise _bad_query(
-                    f"FTS5 cannot read {query!r:.60} ({error}). Without --raw any words will do."
+                    f"FTS5 cannot read {asked!r:.60} ({error}). Without --raw any words will do."
                 ) from error
             return [Hit(int(row[0]), _record(row[1:-1]), str(row[-1])) for row in rows]
+
+        return self._database.run(find)
 
     def _search_everything(self, terms: list[str], limit: int) -> list[Hit]:
         condition = r"(question LIKE ? ESCAPE '\' OR answer LIKE ? ESCAPE '\')"
         values = [search.as_pattern(term) for term in terms for _ in range(2)]
-        with self.database.transaction() as connection:
-            rows = connection.execute(
-                f"SELECT conversation, {_COLUMNS} FROM turns "
-                f"WHERE {' AND '.join([condition] * len(terms))} ORDER BY number DESC LIMIT ?",
-                (*values, limit),
-            ).fetchall()
-        records = [(int(row[0]), _record(row[1:])) for row in rows]
+        query = (
+            f"SELECT conversation, {_COLUMNS} FROM turns "
+            f"WHERE {' AND '.join([condition] * len(terms))} ORDER BY number DESC LIMIT ?"
+        )
+        found = self._rows(query, (*values, limit), lambda row: (_number(row), _record(row[1:])))
         return [
             Hit(number, one, search.cut_snippet(f"{one.question} {one.answer}", terms))
-            for number, one in records
+            for number, one in found
         ]
 
-    def _mending(self, work: Callable[[], Result]) -> Result:
-        """What ``work`` returns. If the index of words is damaged and nothing else, it is made
-        anew from the turns."""
-        try:
-            return work()
-        except DamagedError:
-            if not self.database.indexed:
-                raise
-            self.database.build_index()
-            return work()
+    def _rows(
+        self, query: str, values: tuple[object, ...], read: Callable[[Row], Result]
+    ) -> list[Result]:
+        return self._database.run(
+            lambda connection: [read(row) for row in connection.execute(query, values)]
+        )
 
 
 def _begin(connection: sqlite3.Connection, record: Record, conversation: Kept) -> int:
@@ -255,31 +279,44 @@ def _text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _row(record: Record) -> tuple[object, ...]:
-    return (
-        *(record.key, record.at, _text(record.question), _text(record.answer), record.target),
-        *(_text(record.model), record.reason, record.finish, record.complete, record.private),
-        *(record.undone, _text(write_detail(record))),
-    )
+def _row(record: Record) -> Row:
+    values = {name: getattr(record, name) for name in _FIELDS[:-1]}
+    values["detail"] = write_detail(record)
+    return tuple(_text(one) if isinstance(one, str) else one for one in values.values())
 
 
-def _record(row: tuple[object, ...]) -> Record:
-    key, at, question, answer, target, model, reason, finish, complete, private, undone, rest = row
-    document = json.loads(str(rest))
+def _record(row: Row) -> Record:
+    values: dict[str, Any] = dict(zip(_FIELDS, row, strict=True))
+    document = json.loads(str(values.pop("detail")))
     if not isinstance(document, dict):
         raise TypeError("the detail of a turn is no table")
-    return Record(
-        *(str(key), _time(at), str(question), str(answer), str(target), str(model), str(reason)),
-        *(str(finish), bool(complete), bool(private), bool(undone)),
-        *read_detail(document),
-    )
+    for name in ("complete", "private", "undone"):
+        values[name] = bool(values[name])
+    for name in ("key", "question", "answer", "target", "model", "reason", "finish"):
+        values[name] = str(values[name])
+    values["at"] = _time(values["at"])
+    provenance, usage, timings = read_detail(document)
+    return Record(**values, provenance=provenance, usage=usage, timings=timings)
 
 
-def _summary(row: tuple[object, ...]) -> Summary:
+def _number(row: Row) -> int:
+    if not isinstance(row[0], int):
+        raise TypeError("a number is none")
+    return row[0]
+
+
+def _summary(row: Row) -> Summary:
     number, started, latest, turns, title, private = row
     if not (isinstance(number, int) and isinstance(turns, int)):
         raise TypeError("a count is none")
-    return Summary(number, _time(started), _time(latest), turns, str(title), bool(private))
+    return Summary(
+        number=number,
+        started=_time(started),
+        latest=_time(latest),
+        turns=turns,
+        title=str(title),
+        private=bool(private),
+    )
 
 
 def _time(value: object) -> float:

@@ -220,15 +220,8 @@ def _parse(line: bytes) -> tuple[JudgedTurn, dict[str, Any]] | None:
         messages = _messages(document["messages"], private=document["private"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    turn = JudgedTurn(
-        messages,
-        document["answer"],
-        document["role"],
-        document["model"],
-        document["adapter"],
-        document["private"],
-    )
-    return turn, document
+    names = ("answer", "role", "model", "adapter", "private")
+    return JudgedTurn(messages, **{name: document[name] for name in names}), document
 
 
 def _messages(given: Sequence[Sequence[Any]], *, private: bool) -> tuple[ChatMessage, ...]:

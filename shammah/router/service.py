@@ -167,9 +167,8 @@ class Routing:
     def _run(self) -> None:
         from shammah.router.store import Store
 
-        store: Store | None = None
+        store = Store(self._path, self._say)
         try:
-            store = Store(self._path)
             self.snapshot = store.read()
         except ShammahError as error:
             self._complain(error)
@@ -177,10 +176,9 @@ class Routing:
         examine((ChatMessage("user", "hello"),))  # so that the lists are read before they matter
         while (note := self._notes.get()) is not None:
             self._keep(store, note)
-        if store is not None:
-            store.close()
+        store.close()
 
-    def _keep(self, store: Store | None, note: _Note) -> None:
+    def _keep(self, store: Store, note: _Note) -> None:
         if isinstance(note, Outcome):
             self._own.append(note)
         else:
@@ -188,8 +186,6 @@ class Routing:
                 replace(one, label=note[1]) if one.turn == note[0] else one for one in self._own
             ]
         try:
-            if store is None:
-                raise ShammahError("statistics_unusable", "There is no file.")
             if isinstance(note, Outcome):
                 store.add(note)
             else:
@@ -207,10 +203,12 @@ class Routing:
         return summarize(self._own, classic)
 
     def _complain(self, error: ShammahError) -> None:
-        if self._complained:
-            return
-        self._complained = True
-        self._complaint = str(error)
+        if not self._complained:
+            self._complained = True
+            self._say(str(error))
+
+    def _say(self, sentence: str) -> None:
+        self._complaint = sentence
 
 
 def _outcome(

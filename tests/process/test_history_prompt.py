@@ -276,7 +276,7 @@ class TestTheFile:
     def test_is_not_opened_before_a_question_is_asked(
         self, open_terminal: Open, path: Path
     ) -> None:
-        Store(path).close()
+        Store(path).open().close()
         terminal = open_terminal()
         assert not opens(terminal, path)
         ask(terminal, "one")

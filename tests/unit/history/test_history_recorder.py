@@ -108,7 +108,7 @@ class TestARecorder:
     def test_says_what_it_waits_for_and_what_comes_too_late(
         self, open_recorder: Open, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        Store(path).close()
+        Store(path).open().close()
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         monkeypatch.setattr(recorder_module, "NOTICE_S", 0.01)
@@ -198,7 +198,7 @@ class TestARecorder:
         assert kept(path) == [(1, ["a"])]
 
     def test_leaves_a_file_of_a_newer_version_alone(self, open_recorder: Open, path: Path) -> None:
-        Store(path).close()
+        Store(path).open().close()
         database = sqlite3.connect(path)
         database.execute("PRAGMA user_version = 99")
         database.close()

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import sqlite3
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shammah.bus.messages import Provenance, Timings, Usage
 from shammah.chat.record import END_MARK, MARK, Kept, Record
 from shammah.errors import ShammahError
-from shammah.history import migrations, search
+from shammah.history import search
 from shammah.history import store as store_module
-from shammah.history.access import Access
-from shammah.history.database import DamagedError
-from shammah.history.store import FOLLOWING, FOUND, OLDER, SUMMARIES, TURNS, Store
+from shammah.history.migrations import MIGRATIONS
+from shammah.history.store import FOLLOWING, FOUND, KIND, OLDER, SUMMARIES, TURNS, Store
+from shammah.storage.sqlite import nothing
 from tests.fakes.sandbox import Sandbox
 
 BY = Provenance("inference", "small", "abc", "native", "cpu", "bfloat16", stand_in=True)
@@ -202,37 +204,39 @@ class TestSearch:
         with pytest.raises(ShammahError, match="FTS5 cannot read"):
             store.search("moon AND", 10, raw=True)
 
-    def test_reads_everything_where_there_is_no_index(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(search, "available", lambda connection: False)
-        store = Store(path)
-        assert not store.database.indexed
-        store.add(record("a", "100% of tides_", "long " * 50 + "secret Word " + "end " * 50), NEW)
-        assert found(store, "100% TIDES") == ["a"]
-        assert found(store, "1000") == []
-        (hit,) = store.search("word", 10)
-        assert f"secret {MARK}Word{END_MARK} end" in hit.snippet
+    def test_reads_everything_for_a_script_without_blanks(self, store: Store) -> None:
+        store.add(record("a", "100%的潮汐_", "很" * 90 + "月亮" + "很" * 90), NEW)
+        assert found(store, "100%的") == ["a"]
+        assert found(store, "100_的") == []
+        (hit,) = store.search("月亮", 10)
+        assert f"很{MARK}月亮{END_MARK}很" in hit.snippet
         assert len(hit.snippet) < 200
-        with pytest.raises(ShammahError, match="no FTS5"):
-            store.search("a", 10, raw=True)
-        store.close()
 
-    def test_finds_what_an_interpreter_without_fts5_has_written_and_removed(
+    def test_needs_fts5_and_says_so(
         self, store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        gone = store.add(record("a", "walrus"), NEW)
-        with monkeypatch.context() as patch:
-            patch.setattr(search, "available", lambda connection: False)
-            other = Store(path)
-            other.add(record("b", "carpenter"), NEW)
-            other.remove([gone])
-            other.close()
-        assert b"walrus" not in path.read_bytes()
-        later = Store(path)
-        assert found(later, "carpenter") == ["b"]
-        assert found(later, "walrus") == []
-        later.close()
+        """On a new file and on one that is there, which stays as it is."""
+        store.add(record("a"), NEW)
+        store.close()
+        before = path.read_bytes()
+        monkeypatch.setattr(sqlite3, "connect", connect_without_fts5)
+        for file in (path, path.with_name("new.db")):
+            without = Store(file)
+            with pytest.raises(ShammahError, match="needs SQLite with FTS5") as refusal:
+                without.newest()
+            assert refusal.value.code == "history_unusable"
+            assert 'set history = "off"' in refusal.value.hint
+            without.close()
+        assert path.read_bytes() == before
+
+    def test_finds_what_was_written_without_fts5(self, store: Store, path: Path) -> None:
+        """As an earlier Shammah did, which left the index to the next one that has it."""
+        store.add(record("a", "walrus"), NEW)
+        store.close()
+        edit(path, "UPDATE facts SET value = 'stale'")
+        edit(path, "DELETE FROM words_data WHERE id > 10")
+        edit(path, "DELETE FROM words_idx")
+        assert found(store, "walrus") == ["a"]
 
     def test_mends_an_index_that_is_damaged(self, store: Store, path: Path) -> None:
         store.add(record("a", "walrus"), NEW)
@@ -294,8 +298,8 @@ class TestTheFile:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
-            patch.setattr(search, "is_current", lambda connection: True)
+            first = replace(KIND, migrations=MIGRATIONS[:1], prepare=nothing)
+            patch.setattr(store_module, "KIND", first)
             patch.setattr(search, "add", lambda connection, number: None)
             old = Store(path)
             number = old.add(record("a", "walrus"), NEW)
@@ -308,23 +312,23 @@ class TestTheFile:
         store.close()
         database = sqlite3.connect(path)
         versions = database.execute("SELECT version FROM migrations").fetchall()
-        assert versions == [(number,) for number in range(1, len(migrations.MIGRATIONS) + 1)]
+        assert versions == [(number,) for number in range(1, len(MIGRATIONS) + 1)]
         database.close()
 
     def test_that_fails_to_migrate_is_as_it_was(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        Store(path).close()
+        Store(path).open().close()
 
         def break_off(connection: sqlite3.Connection) -> None:
             connection.execute("DROP TABLE turns")
             raise sqlite3.OperationalError("planted")
 
-        steps = (*migrations.MIGRATIONS, break_off)
+        broken = replace(KIND, migrations=(*MIGRATIONS, break_off))
         with monkeypatch.context() as patch:
-            patch.setattr(migrations, "MIGRATIONS", steps)
+            patch.setattr(store_module, "KIND", broken)
             with pytest.raises(ShammahError, match="planted"):
-                Store(path)
+                Store(path).open()
         store = Store(path)
         store.add(record("a"), NEW)
         store.close()
@@ -333,11 +337,11 @@ class TestTheFile:
         store.add(record("a"), NEW)
         store.close()
         database = sqlite3.connect(path)
-        database.execute(f"PRAGMA user_version = {len(migrations.MIGRATIONS) + 1}")
+        database.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
         database.close()
         before = path.read_bytes()
         with pytest.raises(ShammahError, match="written by a newer Shammah, and is left alone"):
-            Store(path)
+            Store(path).open()
         assert path.read_bytes() == before
 
     @pytest.mark.parametrize(
@@ -346,52 +350,53 @@ class TestTheFile:
     def test_that_is_damaged_is_set_aside_and_told_once(self, path: Path, content: bytes) -> None:
         path.write_bytes(content)
         told: list[str] = []
-        access = Access(path, told.append)
-        number = access.use(lambda store: store.add(record("a"), NEW))
-        assert access.use(lambda store: store.read(number))
-        access.close()
+        store = Store(path, told.append)
+        number = store.add(record("a"), NEW)
+        assert store.read(number)
+        store.close()
         (aside,) = path.parent.glob("history.db.damaged-*")
         assert aside.read_bytes() == content
         assert len(told) == 1
         assert str(aside) in told[0]
 
-    def test_that_another_frontend_has_set_aside_is_not_set_aside_again(self, path: Path) -> None:
+    def test_that_another_frontend_has_set_aside_is_not_set_aside_again(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Both find the damage, and the other one is faster."""
         path.write_bytes(b"not a database, " * 100)
         told: list[str] = []
-        with pytest.raises(DamagedError) as damage:
-            Store(path)
-        first, second = Access(path, told.append), Access(path, told.append)
-        first.use(lambda store: store.add(record("a"), NEW))
+        faster, slower = Store(path, told.append), Store(path, told.append)
+        lock = fcntl.flock
 
-        def find_it_damaged(store: Store) -> int:
-            if store.newest() and not told[1:]:
-                told.append("")
-                raise damage.value
-            return store.newest()
+        def come_second(descriptor: int, operation: int) -> None:
+            monkeypatch.setattr(fcntl, "flock", lock)
+            assert faster.add(record("a"), NEW) == 1
+            lock(descriptor, operation)
 
-        assert second.use(find_it_damaged) == 1
+        monkeypatch.setattr(fcntl, "flock", come_second)
+        assert slower.newest() == 1
+        assert len(told) == 1
         assert len(list(path.parent.glob("history.db.damaged-*"))) == 1
-        first.close()
-        second.close()
+        faster.close()
+        slower.close()
 
     def test_that_was_deleted_is_made_again(self, path: Path) -> None:
-        access = Access(path, print)
-        access.use(lambda store: store.add(record("a"), NEW))
+        store = Store(path, print)
+        store.add(record("a"), NEW)
         for file in path.parent.glob("history.db*"):
             file.unlink()
-        access.use(lambda store: store.add(record("b"), NEW))
-        access.close()
-        store = Store(path)
+        store.add(record("b"), NEW)
         assert [one.key for one in read(store, 1).records] == ["b"]
         store.close()
 
     def test_that_cannot_be_is_refused(self, path: Path) -> None:
         path.mkdir()
         with pytest.raises(ShammahError) as refusal:
-            Store(path)
+            Store(path).open()
         assert refusal.value.code == "history_unusable"
 
     def test_that_is_locked_is_refused_for_now(self, store: Store, path: Path) -> None:
+        store.open()
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(ShammahError, match="locked"):
@@ -432,6 +437,20 @@ class TestTheFile:
         assert found(store, "moon") == ["a"]
 
 
+CONNECT = sqlite3.connect
+
+
+def connect_without_fts5(*args: Any, **options: Any) -> sqlite3.Connection:
+    """What a Python gives whose SQLite was built without it."""
+    connection = CONNECT(*args, **options)
+
+    def refuse(_action: int, table: str | None, *_rest: str | None) -> int:
+        return sqlite3.SQLITE_IGNORE if table == "pragma_module_list" else sqlite3.SQLITE_OK
+
+    connection.set_authorizer(refuse)
+    return connection
+
+
 def edit(path: Path, statement: str) -> None:
     database = sqlite3.connect(path)
     database.execute(statement)
@@ -461,6 +480,7 @@ def tables(path: Path) -> set[str]:
 def test_no_question_is_answered_by_reading_every_row(
     store: Store, path: Path, query: str, values: tuple[object, ...]
 ) -> None:
+    store.open()
     database = sqlite3.connect(path)
     plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {query}", values)]
     database.close()

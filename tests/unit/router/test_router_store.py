@@ -17,7 +17,7 @@ from shammah.router.categories import Category
 from shammah.router.classic import ClassicState
 from shammah.router.route import Arm, Reason, Target
 from shammah.router.statistics import Label, Outcome, learn_classic, summarize
-from shammah.router.store import MIGRATIONS, Store
+from shammah.router.store import KIND, MIGRATIONS, Store
 from tests.fakes.sandbox import Sandbox
 
 HERE = Arm(Category.CODE, Target.LOCAL, "small", "int8", "mine")
@@ -39,10 +39,10 @@ def store(path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def refused(path: Path) -> str:
+def refused(path: Path, code: str) -> str:
     with pytest.raises(ShammahError) as refusal:
-        Store(path, busy_s=0.1).close()
-    assert refusal.value.code == "statistics_unusable"
+        Store(path, busy_s=0.1).read()
+    assert refusal.value.code == code
     assert str(path) in refusal.value.message
     return refusal.value.message
 
@@ -93,30 +93,38 @@ def test_only_its_owner_can_read_it(store: Store, path: Path) -> None:
 
 def test_a_home_that_is_not_there_is_made(sandbox: Sandbox) -> None:
     path = sandbox.root / "new" / "home" / "router.db"
-    Store(path).close()
+    Store(path).read()
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize(
     "content", [b"not a database, " * 100, b"SQLite format 3\0" + os.urandom(4000)]
 )
-def test_a_damaged_file_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_put_aside_and_told_once(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    refused(path)
-    assert path.read_bytes() == content
+    told: list[str] = []
+    store = Store(path, told.append)
+    store.add(outcome("a"))
+    assert store.read().answers == 1
+    store.close()
+    (aside,) = path.parent.glob("router.db.damaged-*[0-9]")
+    assert aside.read_bytes() == content
+    (sentence,) = told
+    assert sentence.startswith(f"The router's record of answers was damaged and is {aside} now")
 
 
 def test_a_directory_in_its_place_is_refused(path: Path) -> None:
     path.mkdir()
-    refused(path)
+    refused(path, "statistics_unusable")
 
 
 def test_a_file_of_a_newer_version_is_refused(store: Store, path: Path) -> None:
+    store.read()
     store.close()
     database = sqlite3.connect(path)
     database.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     database.close()
-    assert "newer Shammah" in refused(path)
+    assert "newer Shammah" in refused(path, "statistics_newer")
 
 
 def test_a_row_that_none_of_ours_has_written_is_refused(store: Store, path: Path) -> None:
@@ -130,6 +138,7 @@ def test_a_row_that_none_of_ours_has_written_is_refused(store: Store, path: Path
 
 
 def test_a_locked_file_is_refused_and_later_taken(store: Store, path: Path) -> None:
+    store.read()
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(ShammahError, match="locked"):
@@ -146,11 +155,12 @@ def test_an_older_file_is_brought_up_to_date(
 ) -> None:
     store.add(outcome("a"))
     store.close()
-    later = (*MIGRATIONS, "ALTER TABLE outcomes ADD COLUMN device TEXT NOT NULL DEFAULT ''")
-    monkeypatch.setattr(store_module, "MIGRATIONS", later)
+    add_device = "ALTER TABLE outcomes ADD COLUMN device TEXT NOT NULL DEFAULT ''"
+    later = (*MIGRATIONS, lambda database: database.execute(add_device))
+    monkeypatch.setattr(store_module, "KIND", replace(KIND, migrations=later))
     newer = Store(path)
     newer.add(outcome("b"))
     assert newer.read().answers == 2
     newer.close()
-    monkeypatch.setattr(store_module, "MIGRATIONS", MIGRATIONS)
-    assert "newer Shammah" in refused(path)
+    monkeypatch.setattr(store_module, "KIND", KIND)
+    assert "newer Shammah" in refused(path, "statistics_newer")

@@ -16,15 +16,18 @@ import pytest
 
 from shammah.chat.record import Kept, Record
 from shammah.errors import ShammahError
-from shammah.history import migrations, search
-from shammah.history.access import Access
+from shammah.history import search
+from shammah.history import store as history_store
+from shammah.history.migrations import MIGRATIONS
 from shammah.history.recorder import Recorder
 from shammah.history.store import Store
 from shammah.router import store as router_store
 from shammah.storage import disk
 from shammah.storage.disk import describe_remedy, open_log
+from shammah.storage.sqlite import nothing
 from tests.fakes.sandbox import Sandbox
 from tests.unit.history.test_history_store import record
+from tests.unit.router.test_router_store import outcome
 
 NEW = Kept(0)
 
@@ -109,8 +112,8 @@ class TestTheHistory:
         self, path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
     ) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
-            patch.setattr(search, "is_current", lambda connection: True)
+            first = replace(history_store.KIND, migrations=MIGRATIONS[:1], prepare=nothing)
+            patch.setattr(history_store, "KIND", first)
             patch.setattr(search, "add", lambda connection, number: None)
             keep(path, record("a", "One"))
         before = path.read_bytes()
@@ -145,21 +148,21 @@ class TestTheHistory:
         path.write_bytes(content)
         request.getfixturevalue("read_only")
         told: list[str] = []
-        access = Access(path, told.append)
+        store = Store(path, told.append)
         with contextlib.suppress(ShammahError):
-            assert access.use(lambda store: store.summaries(10)) == []
+            assert store.summaries(10) == []
         assert path.read_bytes() == content
         assert not told
 
     def test_is_written_again_when_the_disk_has_room(self, path: Path) -> None:
         keep(path, record("a", "One"))
-        access = Access(path, lambda sentence: None)
+        store = Store(path)
         with full():
-            assert access.use(lambda store: store.newest()) == 1
+            assert store.newest() == 1
             with pytest.raises(ShammahError):
-                access.use(lambda store: store.add(record("b", "Two"), Kept(1)))
-        access.use(lambda store: store.add(record("b", "Two"), Kept(1)))
-        access.close()
+                store.add(record("b", "Two"), Kept(1))
+        store.add(record("b", "Two"), Kept(1))
+        store.close()
         assert questions(path) == ["One", "Two"]
 
     def test_says_once_what_cannot_be_kept_and_what_helps(
@@ -179,17 +182,25 @@ class TestTheRouter:
     @pytest.mark.usefixtures("read_only")
     def test_does_not_advise_to_delete_what_only_cannot_be_written(self, path: Path) -> None:
         with pytest.raises(ShammahError) as refusal:
-            router_store.Store(path.with_name("router.db"))
+            router_store.Store(path.with_name("router.db")).read()
         assert refusal.value.hint == "Answers are not affected."
 
-    def test_advises_to_delete_what_is_damaged(self, path: Path) -> None:
-        path.write_bytes(b"not a database, " * 100)
-        with pytest.raises(ShammahError) as refusal:
-            router_store.Store(path)
-        assert "Delete the file to begin again." in refusal.value.hint
+    def test_is_read_on_a_disk_that_is_read_only(
+        self, path: Path, request: pytest.FixtureRequest
+    ) -> None:
+        place = path.with_name("router.db")
+        store = router_store.Store(place)
+        store.add(outcome("a"))
+        store.close()
+        request.getfixturevalue("read_only")
+        again = router_store.Store(place)
+        assert again.read().answers == 1
+        with pytest.raises(ShammahError, match="Read-only"):
+            again.add(outcome("b"))
 
     def test_does_not_advise_to_delete_what_is_in_use(self, path: Path) -> None:
         store = router_store.Store(path)
+        store.read()
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         impatient = router_store.Store(path, busy_s=0.01)
