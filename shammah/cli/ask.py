@@ -33,8 +33,8 @@ from shammah.router.explanation import as_document
 from shammah.settings.model import Settings
 from shammah.supervision.secrets import take_secrets
 from shammah.terminal.confirm import ask as asking
-from shammah.terminal.output import echo
-from shammah.terminal.painter import Answer, Rendering, terminal_size
+from shammah.terminal.output import echo, size_of
+from shammah.terminal.painter import Answer, Rendering
 from shammah.terminal.screen import Screen
 from shammah.terminal.tty import take_terminal
 from shammah.terminal.wording import (
@@ -363,7 +363,7 @@ def _open_output() -> Answer:
     if not sys.stdout.isatty():
         return _Pipe()
     moves = os.environ.get("TERM") != "dumb"
-    return Rendering(possible=False, wraps=moves).begin(_write, terminal_size)
+    return Rendering(possible=False, wraps=moves).begin(_write, lambda: size_of(sys.stdout))
 
 
 def _write(text: str) -> None:

@@ -5,6 +5,7 @@ A terminal gets them broken between words at its own width; a pipe gets them as 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, TextIO
@@ -16,41 +17,3 @@ from shammah.terminal.printable import printable
 if TYPE_CHECKING:
     from shammah.bus.messages import Failed
 
-USUAL_COLUMNS = 80
-
-
-def echo(text: str, *, err: bool = False, hanging: str | None = None) -> None:
-    """Print ``text``, without what a terminal would obey and with the commands that it quotes as
-    they work here.
-
-    Args:
-        err: on standard error.
-        hanging: what a line goes on with; ``None``: the blanks that it begins with.
-    """
-    stream = sys.stderr if err else sys.stdout
-    text = as_invoked(printable(text))
-    if stream.isatty():
-        from shammah.terminal.wrap import fold  # what goes through a pipe does without
-
-        text = fold(text, columns_of(stream), hanging)
-    print(text, file=stream, flush=True)
-
-
-def print_json(document: object) -> None:
-    """Print one line of JSON."""
-    import json  # `--help` does without
-
-    print(json.dumps(document, ensure_ascii=False), flush=True)
-
-
-def describe_error(error: ShammahError | Failed) -> dict[str, str]:
-    """What programs are told of it."""
-    return {"code": error.code, "message": error.message, "hint": error.hint}
-
-
-def columns_of(stream: TextIO) -> int:
-    """The width of the terminal that ``stream`` goes to, whatever the other streams go to."""
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or USUAL_COLUMNS
-    except (OSError, ValueError):  # it is none, or it is closed
-        return USUAL_COLUMNS

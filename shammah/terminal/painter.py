@@ -8,7 +8,6 @@ Blocks that are followed by another are final and forgotten.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -226,12 +225,3 @@ class Rendering:
         if self.markdown and self._renderer is not None:
             return LaidOutAnswer(self._renderer, write, size)
         return LaidOutAnswer(Plain(), write, size) if self._wraps else RawAnswer(write)
-
-
-def terminal_size() -> tuple[int, int]:
-    """Columns and rows; 80 by 24 where they cannot be had."""
-    try:
-        size = os.get_terminal_size(1)
-    except OSError:
-        return 80, 24
-    return size.columns or 80, size.lines or 24

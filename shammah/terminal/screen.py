@@ -9,8 +9,8 @@ from typing import TextIO
 
 from shammah.bus.messages import Done, Failed
 from shammah.terminal.invocation import as_invoked
-from shammah.terminal.output import columns_of
-from shammah.terminal.painter import Answer, Rendering, terminal_size
+from shammah.terminal.output import size_of
+from shammah.terminal.painter import Answer, Rendering
 from shammah.terminal.wording import describe_failure, printable, styled, wants_style
 from shammah.terminal.wrap import cut, fold
 
@@ -35,9 +35,14 @@ class Screen:
         self._live = False
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows of the terminal now."""
+        return size_of(self._stream)
+
+    @property
     def columns(self) -> int:
         """The width of the terminal now."""
-        return columns_of(self._stream)
+        return self.size[0]
 
     def line(self, text: str) -> None:
         self._begin_line()
@@ -67,7 +72,7 @@ class Screen:
         """More of an answer; the first piece begins it."""
         self.end_live()
         if self._answer is None:
-            self._answer = self.rendering.begin(self._write, terminal_size)
+            self._answer = self.rendering.begin(self._write, lambda: self.size)
         self._answer.feed(piece)
 
     def end_answer(self, done: Done, summary: str) -> None:

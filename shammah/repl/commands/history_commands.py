@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +76,7 @@ def _resume(context: Context, number: int, system: str | None) -> None:
 
 
 def _show(context: Context, kept: Kept, what: str) -> None:
-    columns, rows = shutil.get_terminal_size()
+    columns, rows = context.screen.size
     for line in listing.recap(kept, columns, rows):
         context.screen.hint(line)
     context.screen.hint(listing.describe_resumed(kept, what))
