@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shammah.bus.messages import Downloading, Failed, Loading, Ready, State, Usage
+from shammah.bus.record import record
 from shammah.chat.answer_line import REASONS
 from shammah.router.decision import RouteDecision, Target
 from shammah.terminal.wording import (
@@ -21,7 +22,7 @@ from shammah.terminal.wrap import cells, cut
 GAP = "   "
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Part:
     """The same thing in full, and in a few words."""
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from shammah.bus.record import record
 
 Span = tuple[str, str]
 Line = tuple[Span, ...]
@@ -163,7 +164,7 @@ def closed(spans: Iterator[Span] | Sequence[Span]) -> Line:
     return ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Layout:
     """A text laid out.
 
