@@ -17,3 +17,44 @@ from shammah.terminal.printable import printable
 if TYPE_CHECKING:
     from shammah.bus.messages import Failed
 
+
+def echo(text: str, *, err: bool = False, hanging: str | None = None) -> None:
+    """Print ``text``, without what a terminal would obey and with the commands that it quotes as
+    they work here.
+
+    Args:
+        err: on standard error.
+        hanging: what a line goes on with; ``None``: the blanks that it begins with.
+    """
+    stream = sys.stderr if err else sys.stdout
+    text = as_invoked(printable(text))
+    if stream.isatty():
+        from shammah.terminal.wrap import fold  # what goes through a pipe does without
+
+        text = fold(text, columns_of(stream), hanging)
+    print(text, file=stream, flush=True)
+
+
+def print_json(document: object) -> None:
+    """Print one line of JSON."""
+    import json  # `--help` does without
+
+    print(json.dumps(document, ensure_ascii=False), flush=True)
+
+
+def describe_error(error: ShammahError | Failed) -> dict[str, str]:
+    """What programs are told of it."""
+    return {"code": error.code, "message": error.message, "hint": error.hint}
+
+
+def columns_of(stream: TextIO) -> int:
+    """The width of the terminal that ``stream`` goes to, whatever the other streams go to."""
+    return size_of(stream)[0]
+
+
+def size_of(stream: TextIO) -> tuple[int, int]:
+    """Columns and rows of the terminal that ``stream`` goes to; 80 by 24 where there is none."""
+    columns = rows = 0
+    with contextlib.suppress(OSError, ValueError):  # it is none, or it is closed
+        columns, rows = os.get_terminal_size(stream.fileno())
+    return columns or 80, rows or 24
