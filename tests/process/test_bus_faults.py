@@ -37,6 +37,8 @@ from shammah.bus.messages import (
     Token,
     Welcome,
 )
+from shammah.errors import ExitCode
+from tests.fakes.command import run
 from tests.fakes.echo_process import EchoProcess
 from tests.fakes.sandbox import LIMIT_S, Sandbox, until
 from tests.fakes.wire import Listener, RawFrontend
@@ -284,18 +286,31 @@ def test_a_conversation_without_messages_does_not_end_the_worker(
     assert raw.expect(Failed).code == "internal"
 
 
+@pytest.mark.parametrize("spoken", [PROTOCOL - 1, PROTOCOL + 1])
 def test_another_protocol_version_is_refused_in_one_sentence(
-    start_echo: StartEcho, sandbox: Sandbox
+    start_echo: StartEcho, sandbox: Sandbox, spoken: int
 ) -> None:
-    start_echo("--protocol", "7")
+    start_echo("--protocol", str(spoken))
     peer = Peer(sandbox.endpoints, "inference", ClientInfo("test", os.getpid()))
     try:
-        with pytest.raises(Exception, match="speaks protocol 7") as refused:
+        with pytest.raises(Exception, match=f"speaks protocol {spoken} ") as refused:
             peer.wait_welcome(LIMIT_S)
         assert "shammah stop inference" in str(refused.value)
         assert "\n" not in str(refused.value)
     finally:
         peer.close()
+
+
+def test_a_worker_of_before_an_upgrade_is_named_with_what_replaces_it(
+    start_echo: StartEcho,
+) -> None:
+    echo = start_echo("--protocol", str(PROTOCOL - 1))
+    ended = run("ask", "--local", "hello")
+    assert ended.code == ExitCode.FAILED
+    assert ended.err.count(f"speaks protocol {PROTOCOL - 1} ") == 1
+    assert "Run `shammah stop inference`, then ask again: a new worker starts." in ended.err
+    assert run("stop", "inference").code == 0
+    assert not echo.alive()
 
 
 def test_replay_gives_the_events_that_were_missed(
