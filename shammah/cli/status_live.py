@@ -105,12 +105,12 @@ class LiveStatus:
             threading.Thread(
                 target=self._replay, args=(role, event), name="work-replay", daemon=True
             ).start()
-        if role:
+        elif role:
             self._board.take(role, event, time.time())
 
     def _replay(self, role: str, first: Event) -> None:
-        """What the worker told before we came. It may take its time to answer."""
-        for event in events_before(self._endpoints, role, first):
+        """What the worker told before we came, and ``first``. It may take its time to answer."""
+        for event in [*events_before(self._endpoints, role, first), first]:
             self._heard.put((role, event))
 
     def _listener(self, role: str) -> Callable[[Event | None], None]:

@@ -46,7 +46,8 @@ def _describe_state(state: State | None) -> str:
             parts += [state.note] if state.note else []
             return " · ".join(parts)
         case Transferring(transfers):
-            return describe_transfers(transfers)
+            said = [f"{one.model} {describe_transfer(one)}" for one in transfers]
+            return "; ".join(said) or "Idle"
         case Training(progress):
             return describe_training(progress) if progress else "Nothing is trained"
         case NotAvailable(reason, _):
@@ -122,13 +123,6 @@ def _describe_download(download: Downloading, name: str) -> str:
 def short_name(model: str) -> str:
     """A model without its owner."""
     return model.rpartition("/")[2]
-
-
-def describe_transfers(transfers: tuple[Transfer, ...]) -> str:
-    """All downloads in one line."""
-    if not transfers:
-        return "Idle"
-    return "; ".join(f"{one.model} {describe_transfer(one)}" for one in transfers)
 
 
 def describe_transfer(transfer: Transfer) -> str:
