@@ -15,7 +15,7 @@ from shammah.bus import codec
 from shammah.bus.client import new_request_id
 from shammah.bus.messages import Failed
 from shammah.bus.training import ImportAdapter, Imported, MergeAdapter
-from shammah.cli.options import HELP, json_option, load_checked_settings
+from shammah.cli.options import Group, json_option, load_checked_settings
 from shammah.cli.train import EXAMPLES
 from shammah.errors import ExitCode, ShammahError
 from shammah.learning.adapters import ACCEPTED, BASE, REFUSED, AdapterEntry, AdapterStore
@@ -33,11 +33,10 @@ BAR = 40
 _NO_NAME = re.compile(r"[^a-z0-9._-]+")
 
 
-@click.group(
-    "adapters",
-    context_settings=HELP,
-    epilog="""
-    \b
+@click.group(cls=Group)
+def adapters() -> None:
+    """List, choose, take back, merge, export, import and remove what was learnt.
+
     Examples:
       shammah adapters list
       shammah adapters show house-style
@@ -47,24 +46,18 @@ _NO_NAME = re.compile(r"[^a-z0-9._-]+")
       shammah adapters merge house-style ./my-model
       shammah adapters export house-style ./house-style
       shammah adapters import ./house-style    what peft or another program made
-    """,
-)
-def adapters() -> None:
-    """List, choose, take back, merge, export, import and remove what was learnt."""
+    """
 
 
-@adapters.command(
-    "list",
-    epilog="""
-    \b
+@adapters.command("list")
+@json_option("One object an adapter.")
+def list_(as_json: bool) -> int:
+    """Show the adapters, and which one serves each base model.
+
     Examples:
       shammah adapters list
       shammah adapters list --json | jq -r .name
-    """,
-)
-@json_option("One object an adapter.")
-def list_(as_json: bool) -> int:
-    """Show the adapters, and which one serves each base model."""
+    """
     store = _store()
     entries = store.entries()
     serving = {entry.name for entry in map(store.in_service, store.served_models()) if entry}
@@ -87,18 +80,16 @@ def list_(as_json: bool) -> int:
     return ExitCode.OK
 
 
-@adapters.command(
-    epilog="""
-    \b
-    Examples:
-      shammah adapters show house-style
-      shammah adapters show house-style --json | jq .training
-    """,
-)
+@adapters.command()
 @click.argument("name")
 @json_option("One object.")
 def show(name: str, as_json: bool) -> int:
-    """Show how NAME was made, and the figures that it was judged by."""
+    """Show how NAME was made, and the figures that it was judged by.
+
+    Examples:
+      shammah adapters show house-style
+      shammah adapters show house-style --json | jq .training
+    """
     store = _store()
     entry = store.get(name)
     served = store.in_service(entry.base_model)
@@ -124,21 +115,18 @@ def show(name: str, as_json: bool) -> int:
     return ExitCode.OK
 
 
-@adapters.command(
-    epilog="""
-    \b
-    Examples:
-      shammah adapters use house-style
-      shammah adapters use base               the model without any
-      shammah adapters use house-style --force
-    """,
-    short_help="Let NAME serve its base model; base: none.",
-)
+@adapters.command(short_help="Let NAME serve its base model; base: none.")
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Also one that the gate has refused.")
 @click.option("--model", "-m", metavar="MODEL", help="With base: of which model.")
 def use(name: str, force: bool, model: str | None) -> int:
-    """Let NAME serve its base model from the next question on; base: none."""
+    """Let NAME serve its base model from the next question on; base: none.
+
+    Examples:
+      shammah adapters use house-style
+      shammah adapters use base               the model without any
+      shammah adapters use house-style --force
+    """
     store = _store()
     if name == BASE:
         base = _which(store, model)
@@ -150,16 +138,14 @@ def use(name: str, force: bool, model: str | None) -> int:
     return ExitCode.OK
 
 
-@adapters.command(
-    epilog="""
-    \b
-    Examples:
-      shammah adapters rollback
-    """,
-)
+@adapters.command()
 @click.option("--model", "-m", metavar="MODEL", help="Of which base model, if there are several.")
 def rollback(model: str | None) -> int:
-    """Go back to what served before."""
+    """Go back to what served before.
+
+    Examples:
+      shammah adapters rollback
+    """
     store = _store()
     base = _which(store, model)
     entry = store.rollback(base)
@@ -168,36 +154,30 @@ def rollback(model: str | None) -> int:
     return ExitCode.OK
 
 
-@adapters.command(
-    "rm",
-    epilog="""
-    \b
-    Examples:
-      shammah adapters rm house-style
-    """,
-)
+@adapters.command("rm")
 @click.argument("name")
 def remove(name: str) -> int:
-    """Delete NAME; not while it serves."""
+    """Delete NAME; not while it serves.
+
+    Examples:
+      shammah adapters rm house-style
+    """
     _store().remove(name)
     echo(f"{name} is deleted.")
     return ExitCode.OK
 
 
-@adapters.command(
-    epilog="""
-    \b
-    Examples:
-      shammah adapters merge house-style ./my-model
-      shammah --model ./my-model
-    """,
-    short_help="Write the base model with NAME worked in to DIRECTORY.",
-)
+@adapters.command(short_help="Write the base model with NAME worked in to DIRECTORY.")
 @click.argument("name")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--model", "-m", metavar="MODEL", help="Where the base model is, if not by name.")
 def merge(name: str, directory: Path, model: str | None) -> int:
-    """Write the base model with NAME worked in to DIRECTORY, for --model DIRECTORY."""
+    """Write the base model with NAME worked in to DIRECTORY, for --model DIRECTORY.
+
+    Examples:
+      shammah adapters merge house-style ./my-model
+      shammah --model ./my-model
+    """
     settings = load_settings(os.environ)
     entry = AdapterStore(settings.home).get(name)
     target = directory.absolute()
@@ -214,17 +194,15 @@ def merge(name: str, directory: Path, model: str | None) -> int:
     return ExitCode.OK
 
 
-@adapters.command(
-    epilog="""
-    \b
-    Examples:
-      shammah adapters export house-style ./house-style
-    """,
-)
+@adapters.command()
 @click.argument("name")
 @click.argument("directory", type=click.Path(path_type=Path))
 def export(name: str, directory: Path) -> int:
-    """Copy NAME to DIRECTORY, in PEFT's layout, for other programs."""
+    """Copy NAME to DIRECTORY, in PEFT's layout, for other programs.
+
+    Examples:
+      shammah adapters export house-style ./house-style
+    """
     entry = _store().get(name)
     if directory.exists():
         raise ShammahError(
@@ -247,17 +225,6 @@ def export(name: str, directory: Path) -> int:
 
 @adapters.command(
     "import",
-    epilog="""
-    \b
-    Examples:
-      shammah adapters import ./house-style
-      shammah adapters import ./checkpoint-300 --name house-style --model starter
-      shammah adapters import ./house-style --examples house-style.jsonl --json
-    DIRECTORY holds adapter_config.json and adapter_model.safetensors, as peft
-    saves them. It is judged as one of ours, with your feedback or the examples;
-    without any it is kept as unjudged.
-    Exit status: 0 it is here, 1 it failed or is here and refused, 2 wrong usage.
-    """,
     short_help="Check, judge and keep what another program has made.",
 )
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -268,7 +235,17 @@ def export(name: str, directory: Path) -> int:
 def import_(
     directory: Path, name: str, model: str | None, examples: Path | None, as_json: bool
 ) -> int:
-    """Check, judge and keep a LoRA adapter that another program has made."""
+    """Check, judge and keep a LoRA adapter that another program has made.
+
+    Examples:
+      shammah adapters import ./house-style
+      shammah adapters import ./checkpoint-300 --name house-style --model starter
+      shammah adapters import ./house-style --examples house-style.jsonl --json
+    DIRECTORY holds adapter_config.json and adapter_model.safetensors, as peft
+    saves them. It is judged as one of ours, with your feedback or the examples;
+    without any it is kept as unjudged.
+    Exit status: 0 it is here, 1 it failed or is here and refused, 2 wrong usage.
+    """
     settings = load_checked_settings(model)
     name = name or name_for(directory)
     AdapterStore(settings.home).check_new(name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shammah.cli.options import json_option, load_checked_settings, prompt_options
+from shammah.cli.options import Command, json_option, load_checked_settings, prompt_options
 
 
 def _finite(
@@ -20,19 +20,7 @@ def _finite(
     return value
 
 
-@click.command(
-    epilog="""
-    \b
-    Examples:
-      shammah ask "What is the capital of France?"
-      cat error.log | shammah ask "What went wrong?" --private
-      shammah ask -f main.py -f test_main.py "Why does the test fail?"
-      while read f; do shammah ask -n "What is $f?"; done < list
-      shammah ask --json --temperature 0 "2+2?" | jq .text
-      shammah ask --schema bill.schema.json -f bill.txt "Read it." | jq .total
-    Exit status: 0 answered, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 no reader.
-    """,
-)
+@click.command(cls=Command)
 @click.argument("question", required=False)
 @click.option(
     "--file",
@@ -72,6 +60,15 @@ def ask(
     Standard input is read to its end if it is a pipe, a socket or a file; not if it is a
     terminal, or a file that something else has begun to read, as the list of a `while read` loop.
     Behind a pipe such a loop needs -n, or `</dev/null`. `-f -` reads it whatever it is.
+
+    Examples:
+      shammah ask "What is the capital of France?"
+      cat error.log | shammah ask "What went wrong?" --private
+      shammah ask -f main.py -f test_main.py "Why does the test fail?"
+      while read f; do shammah ask -n "What is $f?"; done < list
+      shammah ask --json --temperature 0 "2+2?" | jq .text
+      shammah ask --schema bill.schema.json -f bill.txt "Read it." | jq .total
+    Exit status: 0 answered, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 no reader.
     """
     from shammah.bus.messages import Sampling
     from shammah.chat.options import read_options

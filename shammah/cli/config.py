@@ -13,7 +13,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from shammah.cli.options import HELP, json_option, licence_option, model_option
+from shammah.cli.options import Group, json_option, licence_option, model_option
 from shammah.errors import ExitCode, ShammahError
 from shammah.models.catalogue import check_model_name
 from shammah.settings.edit import save, with_setting
@@ -39,45 +39,38 @@ def complete_setting(
 name_argument = click.argument("name", shell_complete=complete_setting)
 
 
-@click.group(
-    "config",
-    context_settings=HELP,
-    epilog="""
-    \b
+@click.group(cls=Group)
+def config() -> None:
+    """Show, check and change the settings.
+
+    Later wins: defaults, config.toml, environment, command line.
+
     Examples:
       shammah config show --changed
       shammah config get cloud.use
       shammah config set cloud.use ask
       shammah config edit
       shammah config validate
-    """,
-)
-def config() -> None:
-    """Show, check and change the settings.
-
-    Later wins: defaults, config.toml, environment, command line.
     """
 
 
 # --- looking ------------------------------------------------------------------------------
 
 
-@config.command(
-    epilog="""
-    \b
+@config.command()
+@click.option("--changed", is_flag=True, help="Only what is not as it comes.")
+@model_option
+@licence_option
+@json_option("For programs.")
+def show(changed: bool, model: str | None, licence: str | None, as_json: bool) -> int:
+    """Show every setting with its value and where that comes from.
+
     Examples:
       shammah config show                 every setting, and where it comes from
       shammah config show --changed       only what you have set
       shammah config show --json | jq '.[] | select(.origin == "environment")'
     Keys are never shown.
     """
-)
-@click.option("--changed", is_flag=True, help="Only what is not as it comes.")
-@model_option
-@licence_option
-@json_option("For programs.")
-def show(changed: bool, model: str | None, licence: str | None, as_json: bool) -> int:
-    """Show every setting with its value and where that comes from."""
     values = explain_settings(os.environ, model, licence)
     if changed:
         values = [value for value in values if value.origin != "default"]
@@ -93,18 +86,16 @@ def show(changed: bool, model: str | None, licence: str | None, as_json: bool) -
     return ExitCode.OK
 
 
-@config.command(
-    epilog="""
-    \b
+@config.command()
+@name_argument
+@json_option("For programs.")
+def get(name: str, as_json: bool) -> int:
+    """Print the value of one setting.
+
     Examples:
       shammah config get cloud.use
       shammah config get privacy.words         of a list each value on a line
     """
-)
-@name_argument
-@json_option("For programs.")
-def get(name: str, as_json: bool) -> int:
-    """Print the value of one setting."""
     path = _known(name)
     value = next(one for one in explain_settings(os.environ) if one.name == ".".join(path))
     if as_json:
@@ -128,18 +119,16 @@ def _document(value: Value) -> dict[str, Any]:
     }
 
 
-@config.command(
-    epilog="""
-    \b
+@config.command()
+@json_option("For programs.")
+def validate(as_json: bool) -> int:
+    """Say everything that is wrong with config.toml, with the line.
+
     Examples:
       shammah config validate
       shammah config validate --json | jq -r '.problems[].message'
     Exit status: 0 nothing is wrong, 1 something is.
     """
-)
-@json_option("For programs.")
-def validate(as_json: bool) -> int:
-    """Say everything that is wrong with config.toml, with the line."""
     file = config_file(os.environ)
     try:
         faults = find_faults(os.environ, read_config(file), file)
@@ -156,15 +145,13 @@ def validate(as_json: bool) -> int:
     return ExitCode.FAILED if faults else ExitCode.OK
 
 
-@config.command(
-    epilog="""
-    \b
+@config.command()
+def path() -> None:
+    """Print where config.toml is, or would be.
+
     Examples:
       cat "$(shammah config path)"
     """
-)
-def path() -> None:
-    """Print where config.toml is, or would be."""
     click.echo(config_file(os.environ))
 
 
@@ -192,20 +179,19 @@ def _tell(faults: list[ShammahError]) -> None:
 @config.command(
     "set",
     context_settings={"ignore_unknown_options": True},  # -1 is a value
-    epilog="""
-    \b
-    Examples:
-      shammah config set inference.keep_alive 600
-      shammah config set privacy.words Alice "Project X"  a list of two texts
-      shammah config set privacy.words                    an empty list
-      shammah config set cloud.api_key -                  asks, and hides it
-    """,
     short_help="Write one setting into config.toml; the others stay.",
 )
 @name_argument
 @click.argument("values", nargs=-1)
 def set_(name: str, values: tuple[str, ...]) -> int:
-    """Write one setting into config.toml; every other line stays as it is."""
+    """Write one setting into config.toml; every other line stays as it is.
+
+    Examples:
+      shammah config set inference.keep_alive 600
+      shammah config set privacy.words Alice "Project X"  a list of two texts
+      shammah config set privacy.words                    an empty list
+      shammah config set cloud.api_key -                  asks, and hides it
+    """
     path, file = _known(name), config_file(os.environ)
     if path == SECRET and values == ("-",):
         values = (_read_secret(name),)
@@ -294,19 +280,16 @@ def _without_line(message: str) -> str:
 # --- the editor ---------------------------------------------------------------------------
 
 
-@config.command(
-    epilog="""
-    \b
-    Examples:
-      shammah config edit
-      VISUAL="code --wait" shammah config edit
-    """
-)
+@config.command()
 def edit() -> int:
     """Open config.toml in $VISUAL or $EDITOR.
 
     You edit a copy. It takes the file's place when nothing is wrong with it; otherwise you may
     edit again, and nothing that you wrote is lost.
+
+    Examples:
+      shammah config edit
+      VISUAL="code --wait" shammah config edit
     """
     file = config_file(os.environ)
     before = file.read_bytes() if file.exists() else b""

@@ -32,7 +32,13 @@ from shammah.cli.doctor_bundle import check_place, write_bundle
 from shammah.cli.doctor_choices import list_choices
 from shammah.cli.doctor_probes import Problem, network_problems, probe_network, probe_start
 from shammah.cli.doctor_report import HANGING, report
-from shammah.cli.options import json_option, licence_option, load_checked_settings, model_option
+from shammah.cli.options import (
+    Command,
+    json_option,
+    licence_option,
+    load_checked_settings,
+    model_option,
+)
 from shammah.errors import ExitCode, ShammahError
 from shammah.models.catalogue import GIB, Machine, is_offline
 from shammah.models.cgroups import memory_left, memory_limits
@@ -59,18 +65,7 @@ LEAST_DISK = 256 * 1024**2
 Part = dict[str, Any]
 
 
-@click.command(
-    epilog="""
-    \b
-    Examples:
-      shammah doctor                       what to paste into a bug report
-      shammah doctor --model 7B            how that one would be computed, and why
-      shammah doctor --network             can the Hub and Claude be reached?
-      shammah doctor --bundle report.zip   with logs and events, no private text
-      shammah doctor --json | jq .problems
-    Exit status: 0 all is well, 1 something would keep Shammah from answering.
-    """,
-)
+@click.command(cls=Command)
 @model_option
 @licence_option
 @click.option("--network", is_flag=True, help="Connect to the Hub and to Claude; send nothing.")
@@ -82,6 +77,14 @@ def doctor(
     """Look at everything: what there is, what auto chooses and why, and what is wrong.
 
     Measures how fast this machine computes, once. Keys and tokens are never shown.
+
+    Examples:
+      shammah doctor                       what to paste into a bug report
+      shammah doctor --model 7B            how that one would be computed, and why
+      shammah doctor --network             can the Hub and Claude be reached?
+      shammah doctor --bundle report.zip   with logs and events, no private text
+      shammah doctor --json | jq .problems
+    Exit status: 0 all is well, 1 something would keep Shammah from answering.
     """
     if bundle:
         check_place(Path(bundle))

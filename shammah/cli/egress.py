@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from shammah.cli.options import json_option
+from shammah.cli.options import Command, json_option
 from shammah.cli.since import since_option
 from shammah.errors import ExitCode
 from shammah.privacy.ledger import NAME, Reader, Sent, read_ledger
@@ -39,15 +39,7 @@ class Total:
     unpriced: int
 
 
-@click.command(
-    epilog="""
-    \b
-    Examples:
-      shammah egress --since 7d           the last week, with totals by day
-      shammah egress --follow             each request as it is sent, until Ctrl-C
-      shammah egress --json | jq -r .sha256
-    """,
-)
+@click.command(cls=Command)
 @since_option(utc=True)
 @json_option("One JSON object per line.")
 @click.option("--follow", is_flag=True, help="Go on, and show what is sent from now on, too.")
@@ -57,6 +49,11 @@ def egress(since: float | None, as_json: bool, follow: bool) -> int:
     Each request is written down before it goes out, with the length and the SHA-256 of its body
     but not the text. Times and days are UTC. What the download worker asks of a Hub is not in
     here: it sends names of models and no text of yours.
+
+    Examples:
+      shammah egress --since 7d           the last week, with totals by day
+      shammah egress --follow             each request as it is sent, until Ctrl-C
+      shammah egress --json | jq -r .sha256
     """
     home = home_directory(os.environ)
     start = datetime.fromtimestamp(since or 0.0, UTC).strftime(_TIME)

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from shammah.chat.record import END_MARK, MARK, Kept
-from shammah.cli.options import HELP, json_option
+from shammah.cli.options import Group, json_option
 from shammah.cli.since import Moment
 from shammah.errors import ExitCode, ShammahError
 from shammah.history import export as exporting
@@ -32,11 +32,10 @@ SHOWN = 5
 """Conversations that are named before they are removed."""
 
 
-@click.group(
-    "history",
-    context_settings=HELP,
-    epilog="""
-    \b
+@click.group(cls=Group)
+def history() -> None:
+    """What was asked and answered: kept on this machine, and nowhere else.
+
     Examples:
       shammah history list
       shammah history show 12
@@ -45,27 +44,21 @@ SHOWN = 5
       shammah history rm --before 30d
     Nothing is kept with history = "off" in config.toml, SHAMMAH_HISTORY=off, or
     --no-history.
-    """,
-)
-def history() -> None:
-    """What was asked and answered: kept on this machine, and nowhere else."""
+    """
 
 
-@history.command(
-    "list",
-    epilog="""
-    \b
-    Examples:
-      shammah history list
-      shammah history list -n 0 --json | jq -r .title
-    """,
-)
+@history.command("list")
 @click.option(
     "--limit", "-n", type=click.IntRange(0), default=20, show_default=True, help="0: all of them."
 )
 @json_option("One JSON object per line.")
 def list_(limit: int, as_json: bool) -> int:
-    """Show the conversations, newest first."""
+    """Show the conversations, newest first.
+
+    Examples:
+      shammah history list
+      shammah history list -n 0 --json | jq -r .title
+    """
     with _opened() as store:
         summaries = store.summaries(limit or -1) if store else []
         there = store.count() if store else 0
@@ -88,18 +81,16 @@ def list_(limit: int, as_json: bool) -> int:
     return ExitCode.OK
 
 
-@history.command(
-    epilog="""
-    \b
+@history.command()
+@click.argument("number", type=NUMBER)
+@json_option("One object.")
+def show(number: int, as_json: bool) -> int:
+    """Print conversation NUMBER.
+
     Examples:
       shammah history show 12
       shammah history show 12 --json | jq -r '.turns[].answer'
     """
-)
-@click.argument("number", type=NUMBER)
-@json_option("One object.")
-def show(number: int, as_json: bool) -> int:
-    """Print conversation NUMBER."""
     with _opened() as store:
         kept = _read(store, number)
     if as_json:
@@ -116,16 +107,7 @@ def show(number: int, as_json: bool) -> int:
     return ExitCode.OK
 
 
-@history.command(
-    epilog="""
-    \b
-    Examples:
-      shammah history search tides             also "tidesman", "floodtides"
-      shammah history search '"new york"'      the two words together
-      shammah history search --raw 'question: moon NOT sun'
-    """,
-    short_help="Find the turns that have all WORDS; the best first.",
-)
+@history.command(short_help="Find the turns that have all WORDS; the best first.")
 @click.argument("words", nargs=-1, required=True)
 @click.option("--raw", is_flag=True, help="WORDS are a query in FTS5's own language.")
 @click.option(
@@ -133,7 +115,13 @@ def show(number: int, as_json: bool) -> int:
 )
 @json_option("One JSON object per line.")
 def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
-    """Find the turns that have all WORDS, or words that begin so; the best first."""
+    """Find the turns that have all WORDS, or words that begin so; the best first.
+
+    Examples:
+      shammah history search tides             also "tidesman", "floodtides"
+      shammah history search '"new york"'      the two words together
+      shammah history search --raw 'question: moon NOT sun'
+    """
     text = " ".join(words)
     with _opened() as store:
         hits = store.search(text, limit, raw=raw) if store else []
@@ -151,15 +139,7 @@ def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
     return ExitCode.OK if hits else ExitCode.FAILED
 
 
-@history.command(
-    epilog="""
-    \b
-    Examples:
-      shammah history export > all.jsonl     every conversation, one a line
-      shammah history export 12 -o talk.md   Markdown, to read and to show
-      shammah history export 12 -o t.jsonl   everything, for /load t.jsonl
-    """
-)
+@history.command()
 @click.argument("numbers", metavar="[NUMBER]...", nargs=-1, type=NUMBER)
 @click.option(
     "--format",
@@ -169,7 +149,13 @@ def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
 )
 @click.option("--output", "-o", metavar="FILE", help="A new file; else standard output.")
 def export(numbers: tuple[int, ...], form: str | None, output: str | None) -> int:
-    """Write conversations (without NUMBER: all), private turns and all."""
+    """Write conversations (without NUMBER: all), private turns and all.
+
+    Examples:
+      shammah history export > all.jsonl     every conversation, one a line
+      shammah history export 12 -o talk.md   Markdown, to read and to show
+      shammah history export 12 -o t.jsonl   everything, for /load t.jsonl
+    """
     path = Path(output) if output and output != "-" else None
     usual = "markdown" if sys.stdout.isatty() else "jsonl"
     form = form or (files.form_of(path) if path else usual)
@@ -185,22 +171,19 @@ def export(numbers: tuple[int, ...], form: str | None, output: str | None) -> in
     return ExitCode.OK
 
 
-@history.command(
-    "rm",
-    epilog="""
-    \b
-    Examples:
-      shammah history rm 12 13
-      shammah history rm --before 2026-01-01   a date, or 12h, 30d, 8w ago
-      shammah history rm --all --yes
-    """,
-)
+@history.command("rm")
 @click.argument("numbers", metavar="[NUMBER]...", nargs=-1, type=NUMBER)
 @click.option("--before", type=Moment(), metavar="WHEN", help="What was last used before then.")
 @click.option("--all", "everything", is_flag=True, help="Every conversation.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def remove(numbers: tuple[int, ...], before: float | None, everything: bool, yes: bool) -> int:
-    """Remove conversations, so that their text is in the file no more."""
+    """Remove conversations, so that their text is in the file no more.
+
+    Examples:
+      shammah history rm 12 13
+      shammah history rm --before 2026-01-01   a date, or 12h, 30d, 8w ago
+      shammah history rm --all --yes
+    """
     if sum((bool(numbers), before is not None, everything)) != 1:
         raise click.UsageError("Say what: one or more NUMBERs, --before WHEN, or --all.")
     with _opened() as store:

@@ -15,7 +15,7 @@ from shammah.bus.messages import NotAvailable
 from shammah.bus.transfers import CachedModel, Fetch, Removed, RemoveModel, Verified, VerifyModel
 from shammah.cli import models_plan, models_pull
 from shammah.cli.options import (
-    HELP,
+    Group,
     complete_model,
     json_option,
     licence_option,
@@ -58,11 +58,10 @@ revision_option = click.option(
 )
 
 
-@click.group(
-    "models",
-    context_settings=HELP,
-    epilog="""
-    \b
+@click.group(cls=Group)
+def models() -> None:
+    """Plan, fetch, list, choose, check and remove models in the Hugging Face cache.
+
     Examples:
       shammah models plan
       shammah models pull 1.5B
@@ -70,15 +69,18 @@ revision_option = click.option(
       shammah models use 1.5B
       shammah models verify 1.5B --hashes --repair
       shammah models rm Qwen/Qwen2.5-1.5B-Instruct
-    """,
-)
-def models() -> None:
-    """Plan, fetch, list, choose, check and remove models in the Hugging Face cache."""
+    """
 
 
-@models.command(
-    epilog="""
-    \b
+@models.command()
+@click.argument("model", required=False, shell_complete=complete_model)
+@revision_option
+@licence_option
+@click.option("--force", is_flag=True, help="Only warn if the disk or the memory is too small.")
+@json_option("One object; sizes in bytes.")
+def plan(model: str | None, revision: str, licence: str | None, force: bool, as_json: bool) -> int:
+    """Show what MODEL would take: download, disk, time and memory. Fetches nothing.
+
     Examples:
       shammah models plan                      the model that would be used now
       shammah models plan 7B                   a size, a Hub id or a directory
@@ -86,29 +88,12 @@ def models() -> None:
       shammah models plan 14B --json | jq .memory
     Exit status: 0 it fits (or --force), 1 it does not, or the Hub is not reached.
     """
-)
-@click.argument("model", required=False, shell_complete=complete_model)
-@revision_option
-@licence_option
-@click.option("--force", is_flag=True, help="Only warn if the disk or the memory is too small.")
-@json_option("One object; sizes in bytes.")
-def plan(model: str | None, revision: str, licence: str | None, force: bool, as_json: bool) -> int:
-    """Show what MODEL would take: download, disk, time and memory. Fetches nothing."""
     return models_plan.plan(
         load_checked_settings(model, licence), revision, force=force, as_json=as_json
     )
 
 
-@models.command(
-    epilog="""
-    \b
-    Examples:
-      shammah models pull 3B             goes on in the background after Ctrl-C
-      shammah models pull 0.5B 1.5B      both at once
-      shammah models pull --pause 3B     and --resume, --cancel
-      HF_ENDPOINT=http://127.0.0.1:8080 shammah models pull owner/name
-    """
-)
+@models.command()
 @click.argument("names", metavar="MODEL...", nargs=-1, required=True)
 @revision_option
 @click.option("--update", is_flag=True, help="Look whether the branch has moved.")
@@ -125,7 +110,14 @@ def pull(
     action: str | None,
     as_json: bool,
 ) -> int:
-    """Download models and verify every byte; what was begun is resumed."""
+    """Download models and verify every byte; what was begun is resumed.
+
+    Examples:
+      shammah models pull 3B             goes on in the background after Ctrl-C
+      shammah models pull 0.5B 1.5B      both at once
+      shammah models pull --pause 3B     and --resume, --cancel
+      HF_ENDPOINT=http://127.0.0.1:8080 shammah models pull owner/name
+    """
     settings = load_settings(os.environ)
     wanted = list(dict.fromkeys(map(_hub_model, names)))
     if action is not None:
@@ -138,18 +130,15 @@ def pull(
     return models_pull.pull(settings, fetches, as_json=as_json)
 
 
-@models.command(
-    "list",
-    epilog="""
-    \b
+@models.command("list")
+@json_option("One object.")
+def list_(as_json: bool) -> int:
+    """Show the models in the cache, what they share counted once.
+
     Examples:
       shammah models list
       shammah models list --json | jq -r '.models[].model'
-    """,
-)
-@json_option("One object.")
-def list_(as_json: bool) -> int:
-    """Show the models in the cache, what they share counted once."""
+    """
     settings = load_settings(os.environ)
     found = cached_models(settings)
     default = default_model(settings, look(os.environ))
@@ -167,18 +156,16 @@ def list_(as_json: bool) -> int:
     return ExitCode.OK
 
 
-@models.command(
-    epilog="""
-    \b
+@models.command()
+@model_argument
+def use(model: str) -> int:
+    """Make MODEL the default, by one line in config.toml.
+
     Examples:
       shammah models use 3B                    a size, or any Hub id: owner/name
       shammah models use auto                  chosen by this machine's memory
       shammah models use ./my-model            a directory
     """
-)
-@model_argument
-def use(model: str) -> int:
-    """Make MODEL the default, by one line in config.toml."""
     environ = {name: value for name, value in os.environ.items() if name != "SHAMMAH_MODEL"}
     before = load_settings(environ)
     settings = load_settings(environ, model)
@@ -195,19 +182,16 @@ def use(model: str) -> int:
     return ExitCode.OK
 
 
-@models.command(
-    "rm",
-    epilog="""
-    \b
-    Examples:
-      shammah models rm 1.5B
-      shammah models rm owner/name --revision 0a75738d
-    """,
-)
+@models.command("rm")
 @model_argument
 @click.option("--revision", default="", help="Only this one.")
 def remove(model: str, revision: str) -> int:
-    """Delete MODEL from the cache."""
+    """Delete MODEL from the cache.
+
+    Examples:
+      shammah models rm 1.5B
+      shammah models rm owner/name --revision 0a75738d
+    """
     model = _hub_model(model)
     with download_worker(load_settings(os.environ)) as peer:
         reply = end_of(peer, RemoveModel(new_request_id(), model, revision))
@@ -216,23 +200,21 @@ def remove(model: str, revision: str) -> int:
     return ExitCode.OK
 
 
-@models.command(
-    epilog="""
-    \b
-    Examples:
-      shammah models verify 1.5B             are all files there?
-      shammah models verify 1.5B --hashes    is every byte right?
-      shammah models verify 1.5B --repair    fetch what is not
-    Exit status: 0 it is whole, 1 it is not.
-    """
-)
+@models.command()
 @model_argument
 @revision_option
 @click.option("--hashes", is_flag=True, help="Read every byte, not only the sizes.")
 @click.option("--repair", is_flag=True, help="Read every byte and fetch bad files again.")
 @json_option("One object.")
 def verify(model: str, revision: str, hashes: bool, repair: bool, as_json: bool) -> int:
-    """Check the files of MODEL."""
+    """Check the files of MODEL.
+
+    Examples:
+      shammah models verify 1.5B             are all files there?
+      shammah models verify 1.5B --hashes    is every byte right?
+      shammah models verify 1.5B --repair    fetch what is not
+    Exit status: 0 it is whole, 1 it is not.
+    """
     request = VerifyModel(new_request_id(), _hub_model(model), revision, hashes, repair)
     screen = Screen(os.environ, sys.stderr)
     screen.live(f"checking {request.model} ...")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -19,9 +20,32 @@ if TYPE_CHECKING:
     from shammah.settings.model import Settings
 
 HELP = {"help_option_names": ["-h", "--help"]}
+EXAMPLES = "\n\nExamples:\n"
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
+
+
+class Command(click.Command):
+    """A command whose docstring ends with examples, which its help has below the options."""
+
+    def __init__(self, name: str | None, **attributes: Any) -> None:
+        super().__init__(name, **_with_examples(attributes))
+
+
+class Group(click.Group):
+    """As `Command`, and so are its commands."""
+
+    command_class = Command
+
+    def __init__(self, name: str | None, **attributes: Any) -> None:
+        super().__init__(name, **_with_examples(attributes))
+
+
+def _with_examples(attributes: dict[str, Any]) -> dict[str, Any]:
+    words, mark, examples = inspect.cleandoc(attributes["help"]).partition(EXAMPLES)
+    epilog = f"\b{mark[1:]}{examples}" if mark else attributes.get("epilog")
+    return {**attributes, "help": words, "epilog": epilog}
 
 
 def json_option(words: str, **empty: str) -> Callable[[Callable[P, int]], Callable[P, int]]:

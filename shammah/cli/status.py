@@ -8,22 +8,12 @@ import sys
 import click
 
 from shammah.bus.endpoints import ROLES, open_endpoints
-from shammah.cli.options import json_option
+from shammah.cli.options import Command, json_option
 from shammah.cli.since import since_option
 from shammah.errors import ExitCode
 
 
-@click.command(
-    epilog="""
-    \b
-    Examples:
-      shammah status                 all workers at a glance; Ctrl-C ends
-      shammah status --once          present states only
-      shammah status --since 10m     what happened and happens, a line an event
-      shammah status | tee log       the same in a pipe, from now on
-      shammah status --json | jq -c .event.status.state
-    """
-)
+@click.command(cls=Command)
 @click.option("--once", is_flag=True, help="Print the present states and end.")
 @json_option("One JSON object per line.")
 @since_option()
@@ -33,6 +23,13 @@ def status(once: bool, as_json: bool, since: float | None, roles: tuple[str, ...
 
     On a terminal a view of all of them, drawn anew as things happen; in a pipe, with --json or
     --since a line for each event. A worker keeps its last 1,000 events.
+
+    Examples:
+      shammah status                 all workers at a glance; Ctrl-C ends
+      shammah status --once          present states only
+      shammah status --since 10m     what happened and happens, a line an event
+      shammah status | tee log       the same in a pipe, from now on
+      shammah status --json | jq -c .event.status.state
     """
     from shammah.cli.status_tail import Tail
 

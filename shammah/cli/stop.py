@@ -7,22 +7,21 @@ import os
 import click
 
 from shammah.bus.endpoints import ROLES, open_endpoints
+from shammah.cli.options import Command
 from shammah.errors import ExitCode
 from shammah.supervision.lifecycle import stop as stop_worker
 from shammah.terminal.output import echo
 
 
-@click.command(
-    epilog="""
-    \b
+@click.command(cls=Command)
+@click.argument("role", required=False, type=click.Choice(ROLES))
+def stop(role: str | None) -> int:
+    """End the workers now: by request, then SIGTERM, then SIGKILL.
+
     Examples:
       shammah stop              all workers
       shammah stop inference    only the local model
     """
-)
-@click.argument("role", required=False, type=click.Choice(ROLES))
-def stop(role: str | None) -> int:
-    """End the workers now: by request, then SIGTERM, then SIGKILL."""
     endpoints = open_endpoints(os.environ)
     stopped = False
     for name in [role] if role else ROLES:

@@ -22,7 +22,7 @@ from shammah.bus.training import (
     TrainingProgress,
     TrainProgress,
 )
-from shammah.cli.options import HELP, json_option, load_checked_settings
+from shammah.cli.options import Command, json_option, load_checked_settings
 from shammah.cli.termination import TerminatedError, raising_terminated
 from shammah.errors import ExitCode, ShammahError
 from shammah.learning.adapters import AdapterStore
@@ -42,23 +42,7 @@ BACKGROUND = (
 NEXT = "This one begins when that has ended; `shammah stop train` ends both."
 
 
-@click.command(
-    "train",
-    context_settings=HELP,
-    epilog="""
-    \b
-    Examples:
-      shammah train                     from what /good, /fix and /feedback noted
-      shammah train --examples house-style.jsonl
-      shammah train --epochs 5 --learning-rate 3e-4 --rank 8
-      shammah train --target-modules q_proj,k_proj,v_proj,o_proj
-      shammah train --json | jq .figures
-    A line of the file: {"prompt": "...", "response": "...", "weight": 1}
-    Ctrl-C stops and keeps what was learnt: the same command goes on from there.
-    Exit status: 0 it serves or could, 1 failed or refused, 2 wrong usage,
-    130 Ctrl-C.
-    """,
-)
+@click.command(cls=Command)
 @click.option("--examples", type=EXAMPLES, help="A JSONL file instead of the feedback.")
 @click.option("--model", "-m", metavar="MODEL", help="Which base model; default: as set.")
 @click.option("--name", default="", help="Of the adapter; default: the date and time.")
@@ -91,6 +75,17 @@ def train(
 
     The adapter serves only if it helps on examples that were held back, and harms no general
     answers. Training gives way to questions and waits while the machine runs on battery.
+
+    Examples:
+      shammah train                     from what /good, /fix and /feedback noted
+      shammah train --examples house-style.jsonl
+      shammah train --epochs 5 --learning-rate 3e-4 --rank 8
+      shammah train --target-modules q_proj,k_proj,v_proj,o_proj
+      shammah train --json | jq .figures
+    A line of the file: {"prompt": "...", "response": "...", "weight": 1}
+    Ctrl-C stops and keeps what was learnt: the same command goes on from there.
+    Exit status: 0 it serves or could, 1 failed or refused, 2 wrong usage,
+    130 Ctrl-C.
     """
     settings = load_checked_settings(model)
     modules = tuple(one.strip() for one in target_modules.split(","))

@@ -8,19 +8,11 @@ import click
 
 from shammah.bus.endpoints import ROLES, open_endpoints
 from shammah.bus.messages import ClientInfo
-from shammah.cli.options import licence_option, load_checked_settings, model_option
+from shammah.cli.options import Command, licence_option, load_checked_settings, model_option
 from shammah.supervision.lifecycle import lend_hub_token, worker_command, worker_spec
 
 
-@click.command(
-    epilog="""
-    \b
-    Examples:
-      shammah worker --role inference --model starter
-      shammah worker --role cloud
-    It stays until Ctrl-C or `shammah stop`, unless --keep-alive says less.
-    """
-)
+@click.command(cls=Command)
 @click.option("--role", required=True, type=click.Choice(ROLES), help="Which worker.")
 @model_option
 @licence_option
@@ -31,7 +23,13 @@ from shammah.supervision.lifecycle import lend_hub_token, worker_command, worker
     help="Seconds to stay without a frontend; -1 (default here): for ever.",
 )
 def worker(role: str, model: str | None, licence: str | None, keep_alive: float) -> None:
-    """Run one worker in this terminal; frontends find and share it."""
+    """Run one worker in this terminal; frontends find and share it.
+
+    Examples:
+      shammah worker --role inference --model starter
+      shammah worker --role cloud
+    It stays until Ctrl-C or `shammah stop`, unless --keep-alive says less.
+    """
     settings = load_checked_settings(model, licence)
     if role == "inference":
         client = ClientInfo("worker", os.getpid())
