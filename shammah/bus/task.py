@@ -6,9 +6,13 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from shammah.bus import messages
 from shammah.bus.messages import Cancel, Done, Failed, WorkReply
+from shammah.errors import ShammahError
+
+R = TypeVar("R")
 
 
 class Task:
@@ -37,6 +41,18 @@ class Task:
             yield reply
             if isinstance(reply, messages.ENDS):
                 return
+
+    def end(self, kind: type[R]) -> R:
+        """Wait for the reply that ends it, which is a ``kind``.
+
+        Raises:
+            ShammahError: it is Failed.
+        """
+        *_, reply = self
+        if isinstance(reply, Failed):
+            raise ShammahError(reply.code, reply.message, reply.hint)
+        assert isinstance(reply, kind)
+        return reply
 
     def ended(self) -> bool:
         """Whether nothing more will come. For a task that nobody iterates."""

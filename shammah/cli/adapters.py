@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,8 +14,7 @@ import click
 
 from shammah.bus import codec
 from shammah.bus.client import new_request_id
-from shammah.bus.messages import Failed
-from shammah.bus.training import ImportAdapter, Imported, MergeAdapter
+from shammah.bus.training import ImportAdapter, Imported, MergeAdapter, Merged
 from shammah.cli.options import Group, json_option, load_checked_settings
 from shammah.cli.train import EXAMPLES
 from shammah.errors import ExitCode, ShammahError
@@ -181,14 +181,9 @@ def merge(name: str, directory: Path, model: str | None) -> int:
     settings = load_settings(os.environ)
     entry = AdapterStore(settings.home).get(name)
     target = directory.absolute()
-    peer = connect(settings, "train", "adapters", os.environ)
-    try:
-        base = load_settings(os.environ, model).model if model else ""
-        *_, reply = peer.begin(MergeAdapter(new_request_id(), name, str(target), base))
-    finally:
-        peer.close()
-    if isinstance(reply, Failed):
-        raise ShammahError(reply.code, reply.message, reply.hint)
+    base = load_settings(os.environ, model).model if model else ""
+    with closing(connect(settings, "train", "adapters", os.environ)) as peer:
+        peer.begin(MergeAdapter(new_request_id(), name, str(target), base)).end(Merged)
     echo(f"{entry.base_model} with {name} is in {target}.")
     _warn_private(entry)
     return ExitCode.OK
@@ -251,27 +246,20 @@ def import_(
     AdapterStore(settings.home).check_new(name)
     if examples:
         read_examples(examples)  # so that what is wrong is reported at once
-    peer = connect(settings, "train", "adapters", os.environ)
-    try:
-        task = peer.begin(
-            ImportAdapter(
-                new_request_id(),
-                name,
-                str(directory.absolute()),
-                settings.model,
-                str(examples.absolute()) if examples else "",
-            )
-        )
+    request = ImportAdapter(
+        new_request_id(),
+        name,
+        str(directory.absolute()),
+        settings.model,
+        str(examples.absolute()) if examples else "",
+    )
+    with closing(connect(settings, "train", "adapters", os.environ)) as peer:
+        task = peer.begin(request)
         try:
-            *_, reply = task
+            reply = task.end(Imported)
         except KeyboardInterrupt:
             task.cancel()
             return ExitCode.INTERRUPTED
-    finally:
-        peer.close()
-    if isinstance(reply, Failed):
-        raise ShammahError(reply.code, reply.message, reply.hint)
-    assert isinstance(reply, Imported)
     if as_json:
         print_json(codec.to_document(reply))
     else:

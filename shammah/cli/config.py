@@ -226,9 +226,8 @@ def _known(name: str) -> tuple[str, ...]:
         return path
     import difflib
 
-    every = [".".join(one) for one in setting_names()]
-    last = [one for one in every if one.rpartition(".")[2] == path[-1]]
-    near = last or difflib.get_close_matches(name, every, n=1)
+    last = [".".join(one) for one in setting_names() if one[-1] == path[-1]]
+    near = last or difflib.get_close_matches(name, map(".".join, setting_names()), n=1)
     hint = f"Did you mean {near[0]}?" if near else "`shammah config show` lists them."
     why = f"There is no setting {name!r:.60}."
     raise ShammahError("config_invalid", why, hint, exit_code=ExitCode.USAGE)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from shammah.models.machine import look
 from shammah.settings.load import home_directory
 from shammah.settings.model import Settings
 from shammah.settings.report import changed_settings, for_strangers, without_secrets
+from shammah.storage.disk import nearest_existing
 from shammah.storage.paths import hub_cache
 from shammah.supervision.identity import hub_endpoint
 from shammah.terminal.output import print_json
@@ -97,7 +98,7 @@ def doctor(
         model, environ = settings.model, {**environ, "SHAMMAH_HOME": str(settings.home)}
     document = _document(settings, environ, model, licence, problems, network=network)
     blocking = any(problem.blocking for problem in problems)
-    document["problems"] = [_plain(problem) for problem in dict.fromkeys(problems)]
+    document["problems"] = [asdict(problem) for problem in dict.fromkeys(problems)]
     document["ok"] = not blocking
     if as_json:
         print_json(document)
@@ -157,10 +158,6 @@ def _document(
     document["took"] = took
     problems += _judge(document, cloud=cloud)
     return document
-
-
-def _plain(problem: Problem) -> Part:
-    return {field.name: getattr(problem, field.name) for field in fields(problem)}
 
 
 def _problem(error: ShammahError, *, blocking: bool = True) -> Problem:
@@ -230,10 +227,7 @@ def _directories(
 
 def _directory(path: Path) -> Part:
     """Whether it can be written, where it is or will be."""
-    there = path
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    failure, free = "", 0
+    there, failure, free = nearest_existing(path), "", 0
     try:
         with tempfile.TemporaryFile(dir=there):
             free = shutil.disk_usage(there).free

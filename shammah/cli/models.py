@@ -45,7 +45,6 @@ from shammah.supervision.model_list import (
     default_model,
     describe_models,
     download_worker,
-    end_of,
     starter_size,
 )
 from shammah.terminal.output import echo, print_json
@@ -194,8 +193,7 @@ def remove(model: str, revision: str) -> int:
     """
     model = _hub_model(model)
     with download_worker(load_settings(os.environ)) as peer:
-        reply = end_of(peer, RemoveModel(new_request_id(), model, revision))
-    assert isinstance(reply, Removed)
+        reply = peer.begin(RemoveModel(new_request_id(), model, revision)).end(Removed)
     echo(f"{model}: {describe_size(reply.freed)} are free again.")
     return ExitCode.OK
 
@@ -219,9 +217,8 @@ def verify(model: str, revision: str, hashes: bool, repair: bool, as_json: bool)
     screen = Screen(os.environ, sys.stderr)
     screen.live(f"checking {request.model} ...")
     with download_worker(load_settings(os.environ)) as peer:
-        reply = end_of(peer, request)
+        reply = peer.begin(request).end(Verified)
     screen.end_live()
-    assert isinstance(reply, Verified)
     if as_json:
         print_json(codec.to_document(reply))
     else:

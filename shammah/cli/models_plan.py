@@ -25,8 +25,9 @@ from shammah.models.catalogue import (
 )
 from shammah.models.machine import look
 from shammah.settings.model import Settings
+from shammah.storage.disk import nearest_existing
 from shammah.storage.paths import hub_cache
-from shammah.supervision.model_list import default_model, download_worker, end_of
+from shammah.supervision.model_list import default_model, download_worker
 from shammah.supervision.plan import MemoryNeed, ModelPlan, Place, Refusal, make_plan
 from shammah.terminal.output import echo, print_json
 from shammah.terminal.screen import Screen
@@ -90,7 +91,7 @@ def check_plan(settings: Settings, fetches: list[Fetch], *, as_json: bool) -> No
             )
             refusals: tuple[Refusal, ...] = ()
             with contextlib.suppress(ShammahError):
-                refusals = make_plan(_ask(peer, request), place).refusals
+                refusals = make_plan(peer.begin(request).end(FetchPlan), place).refusals
             screen.end_live()
             if refusals and as_json and not fetch.force:
                 print_json({"model": fetch.model, "error": asdict(refusals[0])})
@@ -121,7 +122,7 @@ def _found(settings: Settings, name: str, revision: str, screen: Screen) -> Fetc
         return _local(name)
     with download_worker(settings) as peer:
         try:
-            return _ask(peer, PlanFetch(new_request_id(), name, revision))
+            return peer.begin(PlanFetch(new_request_id(), name, revision)).end(FetchPlan)
         except ShammahError as error:
             known = catalogue_model(name)
             if known is None or error.code != "hub_unreachable":
@@ -141,12 +142,6 @@ def _catalogued(known: CatalogueModel) -> FetchPlan:
         missing=size,
         disk_free=free,
     )
-
-
-def _ask(peer: Peer, request: PlanFetch) -> FetchPlan:
-    reply = end_of(peer, request)
-    assert isinstance(reply, FetchPlan)
-    return reply
 
 
 def _is_under_way(peer: Peer, model: str) -> bool:
@@ -186,10 +181,7 @@ def _local(name: str) -> FetchPlan:
 
 
 def _free_bytes(directory: Path) -> int:
-    """Where ``directory`` is, or will be."""
-    while not directory.exists() and directory != directory.parent:
-        directory = directory.parent
-    return shutil.disk_usage(directory).free
+    return shutil.disk_usage(nearest_existing(directory)).free
 
 
 # --- what is shown ------------------------------------------------------------------------

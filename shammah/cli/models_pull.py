@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from shammah.bus import codec
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.messages import Failed
-from shammah.bus.transfers import Fetch, Fetched, FetchProgress, SteerFetch, Transfer
+from shammah.bus.transfers import Fetch, Fetched, FetchProgress, Steered, SteerFetch, Transfer
 from shammah.errors import ExitCode, ShammahError
 from shammah.settings.model import Settings
 from shammah.supervision.download import FetchReply, FollowedFetch
 from shammah.supervision.lifecycle import connect
-from shammah.supervision.model_list import download_worker, end_of
+from shammah.supervision.model_list import download_worker
 from shammah.terminal.output import describe_error, echo, print_json
 from shammah.terminal.progress import DownloadView, ProgressScreen
 from shammah.terminal.wording import describe_background
@@ -31,7 +31,7 @@ def pull(settings: Settings, fetches: list[Fetch], *, as_json: bool) -> int:
 
     def resume(model: str) -> None:
         with download_worker(settings) as peer:
-            end_of(peer, SteerFetch(new_request_id(), model, "resume"))
+            peer.begin(SteerFetch(new_request_id(), model, "resume")).end(Steered)
 
     screen = DownloadView(ProgressScreen(os.environ, sys.stderr, quiet=as_json))
     return Pull(
@@ -48,7 +48,7 @@ def steer(settings: Settings, models: list[str], action: str) -> int:
     done = {"pause": "paused", "resume": "resumed", "cancel": "cancelled"}[action]
     with download_worker(settings) as peer:
         for model in models:
-            end_of(peer, SteerFetch(new_request_id(), model, action))
+            peer.begin(SteerFetch(new_request_id(), model, action)).end(Steered)
             echo(f"{model}: {done}; partial downloads are kept.")
     return ExitCode.OK
 

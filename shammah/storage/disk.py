@@ -21,11 +21,16 @@ def open_log(path: Path) -> int:
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
+def nearest_existing(path: Path) -> Path:
+    """``path``, or the nearest directory above where it will be."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
 def describe_remedy(path: Path) -> str:
     """What helps where ``path``, or what should be in it, cannot be written; a sentence."""
-    place = path
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = nearest_existing(path)
     try:
         disk = os.statvfs(place)
     except OSError:

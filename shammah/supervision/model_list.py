@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 
 from shammah.bus.client import Peer, new_request_id
-from shammah.bus.messages import Failed, Reply
-from shammah.bus.transfers import CachedModel, ListModels, ModelList, Request
-from shammah.errors import ShammahError
+from shammah.bus.transfers import CachedModel, ListModels, ModelList
 from shammah.models.catalogue import AUTO, STARTER, Machine, hub_model, starter_directory
 from shammah.settings.model import Settings
 from shammah.supervision.lifecycle import connect
@@ -20,26 +18,9 @@ HEADER = ("", "MODEL", "SIZE", "REVISIONS", "STATE")
 _Row = tuple[str, str, str, str, str]
 
 
-@contextmanager
-def download_worker(settings: Settings) -> Iterator[Peer]:
+def download_worker(settings: Settings) -> closing[Peer]:
     """A connection to the download worker, started if need be."""
-    peer = connect(settings, "download", "models", os.environ)
-    try:
-        yield peer
-    finally:
-        peer.close()
-
-
-def end_of(peer: Peer, request: Request) -> Reply:
-    """The reply that ends ``request``.
-
-    Raises:
-        ShammahError: it was Failed.
-    """
-    *_, reply = peer.begin(request)
-    if isinstance(reply, Failed):
-        raise ShammahError(reply.code, reply.message, reply.hint)
-    return reply
+    return closing(connect(settings, "download", "models", os.environ))
 
 
 def cached_models(settings: Settings) -> ModelList:
@@ -49,9 +30,7 @@ def cached_models(settings: Settings) -> ModelList:
         ShammahError: the worker cannot say.
     """
     with download_worker(settings) as peer:
-        reply = end_of(peer, ListModels(new_request_id()))
-    assert isinstance(reply, ModelList)
-    return reply
+        return peer.begin(ListModels(new_request_id())).end(ModelList)
 
 
 def default_model(settings: Settings, machine: Machine) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 from shammah.bus.client import Peer, new_request_id
@@ -165,15 +166,8 @@ class ModelSwitch:
         return found
 
     def _ask(self, request: PlanFetch) -> FetchPlan:
-        peer = self._connect()
-        try:
-            *_, reply = peer.begin(request)
-        finally:
-            peer.close()
-        if isinstance(reply, Failed):
-            raise ShammahError(reply.code, reply.message, reply.hint)
-        assert isinstance(reply, FetchPlan)
-        return reply
+        with closing(self._connect()) as peer:
+            return peer.begin(request).end(FetchPlan)
 
     def _connect(self) -> Peer:
         session = self._session
