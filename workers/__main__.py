@@ -43,7 +43,7 @@ def _serve(options: argparse.Namespace) -> int:
         holder = lock_holder(lock.path)
         raise ShammahError(
             "already_running",
-            f"A {role} worker is already running (process {holder}).",
+            f"The {role} worker is already running (process {holder}).",
             f"All your terminals share it; `shammah stop {role}` stops it.",
             exit_code=ExitCode.ALREADY_RUNNING,
         )

@@ -227,7 +227,7 @@ class TestTheWorkerCommand:
         echo = start_echo()
         ended = run("worker", "--role", "inference")
         assert ended.code == 3
-        assert f"inference worker is running already (process {echo.pid})." in ended.err
+        assert f"inference worker is already running (process {echo.pid})." in ended.err
         assert "shammah stop inference" in ended.err
         assert "Traceback" not in ended.said
         assert echo.alive()
