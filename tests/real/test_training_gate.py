@@ -129,6 +129,22 @@ def test_the_divergence_is_that_of_kullback_and_leibler(
         torch.testing.assert_close(one.grad, gradient[name], rtol=1e-4, atol=1e-6)
 
 
+def test_the_output_layer_sees_rows_that_lie_behind_each_other(
+    adapter: LoRAAdapter, encoder: ChatEncoder
+) -> None:
+    """For a view of the last places torch copies its weights once for every question: 12 GB."""
+    seen: list[tuple[int, bool]] = []
+    head = adapter.model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(
+        lambda module, given: seen.append((given[0].shape[1], given[0].is_contiguous()))
+    )
+    answers = answer(adapter.model, encoder, QUESTIONS)
+    aim(adapter, answers[:2], answers)
+    hook.remove()
+    assert len(seen) > 1
+    assert set(seen) == {(1, True)}
+
+
 # --- where an adapter looks ---------------------------------------------------------------
 
 

@@ -67,7 +67,8 @@ def aim(
     try:
         device = next(adapter.model.parameters()).device
         with torch.no_grad(), adapter.without():
-            adapter.model(input_ids=ids.to(device), use_cache=False, logits_to_keep=1)
+            last_place = torch.tensor([longest - 1], device=device)  # see `general._decode`
+            adapter.model(input_ids=ids.to(device), use_cache=False, logits_to_keep=last_place)
     finally:
         for hook in hooks:
             hook.remove()
