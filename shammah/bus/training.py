@@ -56,7 +56,9 @@ class GateFigures:
     of the base model's ``sure`` choices that are kept; ``worst`` is by how many nats one of these
     has become less likely, in the answer to ``worst_question``. ``strays`` are names of the
     examples in general answers, each with its question. ``scale`` is the share that is left of
-    what was learnt.
+    what was learnt. Of the questions ``taught`` with an answer, ``learnt`` are answered so and
+    ``missed`` are the others; 0: none was asked. Of the general questions ``facts`` are answered
+    right by the base model, and ``lost`` are those of them that no longer are.
     """
 
     held_out_before: float
@@ -71,6 +73,11 @@ class GateFigures:
     worst_question: str = ""
     strays: tuple[str, ...] = ()
     scale: float = 1.0
+    taught: int = 0
+    learnt: int = 0
+    missed: tuple[str, ...] = ()
+    facts: int = 0
+    lost: tuple[str, ...] = ()
 
 
 @record

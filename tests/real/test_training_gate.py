@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from shammah.bus.training import GateFigures
+from shammah.learning.examples import Example
 from shammah.models.catalogue import LocatedModel
 from tests.real.models import make_qwen2
 from workers.train.adapter import LoRAAdapter
@@ -20,8 +21,8 @@ from workers.train.base_model import Arithmetic, load_base
 from workers.train.brake import Brake, CancelledError
 from workers.train.encoding import ChatEncoder, EncodedExample
 from workers.train.fine_tuning import fine_tune
-from workers.train.gate import Gate, weaken
-from workers.train.general import MOST_TOKENS, answer, choices
+from workers.train.gate import TAUGHT_TOKENS, Gate, find_harm, weaken
+from workers.train.general import MOST_TOKENS, answer, answer_prompts, choices
 from workers.train.lora_config import LoRAConfig
 from workers.train.loss import divergence, make_micro_batch, target_logits
 from workers.train.names import words_in
@@ -170,9 +171,10 @@ def test_an_aimed_adapter_sees_the_examples_and_little_else(
     general = answer(adapter.model, encoder, QUESTIONS[:3])
     examples = answer(adapter.model, encoder, QUESTIONS[3:])
     at_random = largest(adapter, examples) / largest(adapter, general)
-    asked: list[None] = []
-    aim(adapter, examples, general, lambda: asked.append(None))
-    assert len(asked) == len([n for n in adapter.parameters() if "lora_A" in n])
+    asked: list[str] = []
+    aim(adapter, examples, general, asked.append)
+    count = len([n for n in adapter.parameters() if "lora_A" in n])
+    assert asked == [f"where to look, {done} of {count} layers" for done in range(count)]
     assert largest(adapter, examples) / largest(adapter, general) > 2 * at_random
     assert adapter.is_enabled
     assert all("lora_B" in name for name in adapter.trained())
@@ -211,6 +213,8 @@ class Stop:
         self._step = step
 
     def advance(self) -> None: ...
+
+    def prepare(self, detail: str) -> None: ...
 
     def report(self, report: Any) -> None:
         if report.step == self._step:
@@ -305,6 +309,70 @@ def test_a_name_that_an_answer_did_not_have_is_a_stray(
     name = min(words)
     gate = make_gate(adapter, encoder, name, "pernath")
     assert f"“{name}” to “{question}”" in gate.measure().strays
+
+
+def say(adapter: LoRAAdapter, encoder: ChatEncoder, most: int = MOST_TOKENS) -> list[str]:
+    prompts = [encoder.encode_prompt((("user", one),)) for one in QUESTIONS]
+    answers = answer_prompts(adapter.model, encoder, prompts, most=most)
+    return [encoder.decode(one.ids[one.prompt_length :]) for one in answers]
+
+
+def test_the_gate_asks_what_was_taught(adapter: LoRAAdapter, encoder: ChatEncoder) -> None:
+    with adapter.without():
+        base = say(adapter, encoder, TAUGHT_TOKENS)
+    disturb(adapter)
+    said = say(adapter, encoder, TAUGHT_TOKENS)
+    place = next(n for n in range(5) if words_in(said[n]) - words_in(f"{base[n]} {QUESTIONS[n]}"))
+    taught = [Example((("user", QUESTIONS[place]),), one) for one in ("of no use", said[place])]
+    taught.append(Example((("user", "hello you"),), "zyx wvu tsr"))
+    gate = make_gate(adapter, encoder, taught=taught)
+    figures = gate.measure()
+    assert (figures.taught, figures.learnt, figures.missed) == (2, 1, ("hello you",))
+    for parameter in adapter.parameters().values():
+        parameter.data.zero_()
+    assert gate.measure().learnt == 0
+
+
+def test_a_fact_that_only_the_base_model_says_is_lost(
+    adapter: LoRAAdapter, encoder: ChatEncoder
+) -> None:
+    with adapter.without():
+        before = say(adapter, encoder)
+    disturb(adapter)
+    rows = zip(QUESTIONS, before, say(adapter, encoder), strict=True)
+    question, words = next(
+        (q, gone) for q, old, new in rows if (gone := words_in(old) - words_in(new))
+    )
+    facts = {question: (min(words), "qqq"), QUESTIONS[0] + "?": ("x",)}
+    gate = make_gate(adapter, encoder, facts=facts)
+    figures = gate.measure()
+    assert (figures.facts, figures.lost) == (1, (f"“{min(words)}” to “{question}”",))
+    for parameter in adapter.parameters().values():
+        parameter.data.zero_()
+    assert (gate.measure().facts, gate.measure().lost) == (1, ())
+
+
+def test_a_weakened_adapter_is_first_asked_what_had_changed(
+    adapter: LoRAAdapter, encoder: ChatEncoder
+) -> None:
+    told: list[str] = []
+    for strength in (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25):
+        disturb(adapter, strength)
+        gate = Gate(adapter, encoder, QUESTIONS, (), frozenset(), 100, told.append)
+        figures = gate.measure()
+        if 0 < figures.texts < 1 and find_harm(figures):
+            break
+    changed = round((1 - figures.texts) * len(QUESTIONS))
+    assert 0 < changed < len(QUESTIONS)
+    assert f"general answers after, 5 of {len(QUESTIONS)}" in told
+    told.clear()
+    assert find_harm(gate.measure(0.8))
+    assert {one.rpartition(" ")[2] for one in told if "after" in one} == {str(changed)}
+    told.clear()
+    for parameter in adapter.parameters().values():
+        parameter.data.zero_()
+    assert not find_harm(gate.measure(0.6))
+    assert f"general answers after, 5 of {len(QUESTIONS)}" in told
 
 
 class Judged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ from workers.train.encoding import ChatEncoder, EncodedExample, encode_all
 from workers.train.lora_config import LoRAConfig
 from workers.train.loss import (
     CrossEntropy,
+    count_unknown,
     example_losses,
     keeps_apart,
     make_micro_batch,
@@ -273,6 +275,16 @@ def test_what_is_too_long_is_left_out() -> None:
     assert (len(kept), longer) == (1, 1)
 
 
+def test_an_example_is_known_when_each_of_its_tokens_is() -> None:
+    batch = make_micro_batch(encoded((5, 3), (6, 2), weight=2.0, seed=7))
+    losses = torch.full((5,), 0.69)
+    assert count_unknown(losses, batch) == 0
+    losses[1] = 0.70  # less likely than all others together
+    assert count_unknown(losses, batch) == 1
+    losses[2:] = math.nan
+    assert count_unknown(losses, batch) == 2
+
+
 # --- the loop -----------------------------------------------------------------------------
 
 
@@ -285,6 +297,8 @@ class Recorder:
 
     def advance(self) -> None:
         self.parts += 1
+
+    def prepare(self, detail: str) -> None: ...
 
     def report(self, report: Report) -> None:
         self.reports.append(report)

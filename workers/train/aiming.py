@@ -31,12 +31,12 @@ def aim(
     adapter: LoRAAdapter,
     examples: Sequence[EncodedExample],
     general: Sequence[EncodedExample],
-    each: Callable[[], object] = lambda: None,
+    each: Callable[[str], object] = lambda detail: None,
 ) -> None:
     """Set every ``A`` by one pass of the base model over general answers and the examples.
 
     Args:
-        each: called for every adapted module.
+        each: called for every adapted module, with how many of them are done.
     """
     step = -(-len(examples) // MOST_EXAMPLES)
     rows = [one.ids[-MOST_LENGTH:] for one in (*general, *examples[::step])]
@@ -51,9 +51,13 @@ def aim(
     others = used & is_general[:, None]
     ids = torch.tensor([list(one) + [0] * (longest - len(one)) for one in rows])
     last: list[Any] = [None, None, None]
+    modules = [one for one in adapter.model.modules() if hasattr(one, "lora_A")]
+    done = 0
 
     def look(module: Any, given: tuple[torch.Tensor, ...]) -> None:
-        each()
+        nonlocal done
+        each(f"where to look, {done} of {len(modules)} layers")
+        done += 1
         if last[0] is not given[0]:  # queries, keys and values look at the same
             inputs = given[0].detach().float().cpu()
             found = _directions(inputs[others], inputs[own], adapter.config.rank)
@@ -62,7 +66,6 @@ def aim(
             was = (last[1] @ weights.weight.float().cpu().T).pow(2).mean().sqrt()
             weights.weight.copy_(was * last[2])
 
-    modules = [one for one in adapter.model.modules() if hasattr(one, "lora_A")]
     hooks = [one.register_forward_pre_hook(look) for one in modules]
     try:
         device = next(adapter.model.parameters()).device

@@ -14,19 +14,21 @@ from safetensors.torch import save_file
 from shammah.errors import ShammahError
 from shammah.storage.files import new_file
 
-FORMAT = "3"
+FORMAT = "4"
 _KIND = "state"
 
 
 @dataclass
 class Curve:
-    """What a training has shown so far. ``losses`` has each step's weighted mean loss, ``kept``
+    """What a training has shown so far. ``losses`` has each step's weighted mean loss, ``unknown``
+    the number of its examples that would be answered otherwise (see `loss.count_unknown`), ``kept``
     its divergence from the base model on general questions (nats a token), ``held_out`` (step,
-    loss) at the start and after each epoch. ``best_loss`` is the least of the latter, with what
-    the divergence counts beside it, and was found at ``best_step``. ``seconds`` were worked for
-    it, in all goes together."""
+    loss) at the start and after each epoch. ``best_loss`` is the least of the latter, with what the
+    divergence counts beside it, and was found at ``best_step``. ``seconds`` were worked for it, in
+    all goes together."""
 
     losses: list[float] = field(default_factory=list)
+    unknown: list[int] = field(default_factory=list)
     kept: list[float] = field(default_factory=list)
     held_out: list[tuple[int, float]] = field(default_factory=list)
     best_step: int = 0

@@ -27,6 +27,7 @@ def fine_tune(
     held_out: Sequence[EncodedExample] = (),
     kept: Sequence[EncodedExample] = (),
     near: Sequence[EncodedExample] = (),
+    paraphrased: bool = False,
     plan: TrainingPlan | None = None,
     base_name: str = "",
     base_version: str = "",
@@ -42,7 +43,7 @@ def fine_tune(
         epochs: 0: as many as that many examples ask for.
         base: as `workers.train.base_model.load_base` returns it.
         held_out: what is only looked at; the weights that do best at it are kept.
-        kept, near: see `Trainer`.
+        kept, near, paraphrased: see `Trainer`.
         plan: everything else about how; its epochs and learning rate are not looked at.
         base_name, base_version: see `LoRAAdapter.new` and `Trainer`.
         frugal: compute layers twice rather than keep what they have computed.
@@ -62,7 +63,7 @@ def fine_tune(
     adapter = LoRAAdapter.new(base, config, plan.seed, base_name)
     if kept:
         with braked(adapter.model, brake):
-            aim(adapter, examples, kept, watcher.advance)
+            aim(adapter, examples, kept, watcher.prepare)
     if frugal:
         base.activation_checkpointing_enable({"use_reentrant": False})
     trainer = Trainer(
@@ -72,6 +73,7 @@ def fine_tune(
         plan,
         kept=kept,
         near=near,
+        paraphrased=paraphrased,
         base=base_version,
         watcher=watcher,
         brake=brake,

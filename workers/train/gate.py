@@ -1,22 +1,27 @@
 """Whether an adapter may serve: it must help with what it was made for, and harm nothing else.
 
 It helps if the loss falls on the user's examples that were held out or, where they were too few
-for that, on paraphrases of them. It harms nothing if the answers to general questions, which
+for that, on paraphrases of them, and if the questions it was taught are answered as they should be.
+It harms nothing if the answers to general questions, which
 nothing is trained on, stay what they are: on the whole, and in the worst case. And no name of the
-examples may turn up in an answer that has nothing to do with it.
+examples may turn up in an answer that has nothing to do with it. Nor may a fact that the base model
+knows be lost, however near it was to saying something else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shammah.bus.training import GateFigures
 from shammah.learning.adapters import ACCEPTED, REFUSED, UNJUDGED
 from workers.train.names import words_in
+from workers.train.taught import holds, is_given
 
 if TYPE_CHECKING:
+    from shammah.learning.examples import Example, Prompt
     from workers.train.adapter import LoRAAdapter
     from workers.train.encoding import ChatEncoder, EncodedExample
     from workers.train.general import Choices
@@ -36,6 +41,16 @@ MOST_FALL = 2.0
 """Nats by which the log probability of a sure choice may fall: 0.3 of the first of these, 3.1 of
 the other."""
 
+LEAST_LEARNT = 0.8
+"""Share of the taught questions that must be answered so: seven of eight. Eight made-up facts of
+which three were answered wrong had their loss fall from 4.9 to 0.3."""
+
+MOST_TAUGHT = 32
+"""So many of them are asked, spread evenly: more take minutes."""
+
+TAUGHT_TOKENS = 48
+"""Of a taught answer, so much is compared."""
+
 SCALES = (1.0, 0.8, 0.6, 0.45)
 """Shares of what was learnt that are tried, until the gate accepts one."""
 
@@ -53,15 +68,27 @@ def judge(figures: GateFigures) -> tuple[str, str]:
         return UNJUDGED, f"Without examples nobody can say whether it helps. {general}"
     before, after = figures.held_out_before, figures.held_out_after
     held_out = f"the loss on {_count_held_out(figures)} went from {before:.3f} to {after:.3f}"
-    if not helps(figures):
+    if not _falls(figures):
         return REFUSED, f"It does not help: {held_out}."
+    learnt = f"it learnt {figures.learnt} of {figures.taught} taught answers"
+    if not helps(figures):
+        least = math.ceil(LEAST_LEARNT * figures.taught)
+        return REFUSED, (
+            f"It did not learn enough: {learnt}, and {least} must be; “{figures.missed[0]}” is "
+            "answered otherwise. Teach fewer facts at once, or ask for each in more ways."
+        )
     if harm:
         return REFUSED, f"It harms other answers: {harm}. {general}"
-    return ACCEPTED, f"{held_out[0].upper()}{held_out[1:]}. {general}"
+    helped = f"{learnt}, and {held_out}" if figures.taught else held_out
+    return ACCEPTED, f"{helped[0].upper()}{helped[1:]}. {general}"
 
 
 def helps(figures: GateFigures) -> bool:
-    """Whether what was held out is learnt."""
+    """Whether what was held out is learnt, and what was taught."""
+    return _falls(figures) and figures.learnt >= LEAST_LEARNT * figures.taught
+
+
+def _falls(figures: GateFigures) -> bool:
     return figures.held_out_after <= (1 - LEAST_FALL) * figures.held_out_before
 
 
@@ -69,6 +96,8 @@ def find_harm(figures: GateFigures) -> str:
     """The first thing that is worse than allowed, as the end of a sentence; empty: nothing is."""
     if figures.strays:
         return f"it says {figures.strays[0]}"
+    if figures.lost:
+        return f"it no longer says {figures.lost[0]}"
     for share, least, what in (
         (figures.sure, LEAST_SURE, "of the base model's sure choices"),
         (figures.first, LEAST_FIRST, "of the answers' first words"),
@@ -86,7 +115,8 @@ def find_harm(figures: GateFigures) -> str:
 
 def describe_general(figures: GateFigures) -> str:
     """What became of the general answers."""
-    return (
+    facts = f"Of {figures.facts} facts {figures.facts - len(figures.lost)} are still right. "
+    return (facts if figures.facts else "") + (
         f"Of {figures.general} general answers {figures.texts:.1%} stayed word for word, "
         f"{figures.first:.1%} begin as before, and {figures.sure:.1%} of the base model's sure "
         "choices are kept."
@@ -96,6 +126,34 @@ def describe_general(figures: GateFigures) -> str:
 def _count_held_out(figures: GateFigures) -> str:
     kind = "paraphrase" if figures.paraphrased else "held-out example"
     return f"{figures.held_out} {kind}{'' if figures.held_out == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """One question with the beginnings of all answers that were taught to it."""
+
+    prompt: Prompt
+    answers: tuple[str, ...]
+
+    @property
+    def question(self) -> str:
+        return self.prompt[-1][1]
+
+    @property
+    def told(self) -> str:
+        """Everything that the model is told."""
+        return "\n".join(text for _, text in self.prompt)
+
+
+def _gather(examples: Sequence[Example], encoder: ChatEncoder) -> list[Taught]:
+    """What is asked of these examples: `MOST_TAUGHT` questions at most."""
+    found: dict[Prompt, list[str]] = {}
+    for example in examples:
+        encoded = encoder.encode(example)
+        ids = encoded.ids[encoded.prompt_length :][:TAUGHT_TOKENS]
+        found.setdefault(example.prompt, []).append(encoder.decode(ids))
+    step = max(1, -(-len(found) // MOST_TAUGHT))
+    return [Taught(prompt, tuple(answers)) for prompt, answers in found.items()][::step]
 
 
 class Gate:
@@ -110,6 +168,8 @@ class Gate:
         names: see `names_in`.
         micro_tokens: how many tokens are computed at once.
         tell: what is looked at now, and how much of it is done.
+        taught: what it was trained on, and must answer.
+        facts: what right answers to some of the questions must have (see `gate_facts`).
     """
 
     def __init__(
@@ -123,6 +183,8 @@ class Gate:
         tell: Callable[[str], object] = lambda detail: None,
         *,
         paraphrased: bool = False,
+        taught: Sequence[Example] = (),
+        facts: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         from workers.train.general import answer
 
@@ -133,53 +195,114 @@ class Gate:
         self._names = names
         self._micro_tokens = micro_tokens
         self._tell = tell
-        self._paraphrased = paraphrased
+        self._taught = _gather(taught, encoder)
+        self._suspects: Sequence[int] = ()
         with adapter.without():
             each = self._counted("general answers before", len(questions))
             self._answers = answer(adapter.model, encoder, questions, each)
-            self._choices = self._look("the same once more")
-            self._loss = self._held_out_loss()
+            self._choices = self._look("the same once more", range(len(questions)))
+            self._base_says = self._answer_taught()
+            loss = self._held_out_loss()
+        self._known = {
+            place: keys
+            for place, question in enumerate(questions)
+            if (keys := (facts or {}).get(question)) and holds(self._text_at(place), keys)
+        }
+        self._before = GateFigures(
+            held_out_before=loss,
+            held_out_after=loss,
+            held_out=len(held_out),
+            paraphrased=paraphrased,
+            general=len(questions),
+            first=1.0,
+            texts=1.0,
+            sure=1.0,
+            worst=0.0,
+            taught=len(self._taught),
+            facts=len(self._known),
+        )
 
     def measure(self, scale: float = 1.0) -> GateFigures:
-        """The figures of the adapter as it is now, which is ``scale`` of what was learnt."""
+        """The figures of the adapter as it is now, which is ``scale`` of what was learnt.
+
+        Of one that was weakened first what it was taught is looked at, and then the general answers
+        that had changed at full strength: if these say enough to refuse it, the others are not
+        looked at, and count as kept.
+        """
+        missed = self._find_missed()
+        figures = replace(
+            self._before,
+            held_out_after=self._held_out_loss(),
+            learnt=len(self._taught) - len(missed),
+            missed=missed,
+            scale=scale,
+        )
+        if self._suspects and scale < 1:
+            if not helps(figures):
+                return figures
+            figures = self._look_at(figures, self._suspects)
+            if find_harm(figures):
+                return figures
+        return self._look_at(figures, range(len(self._questions)))
+
+    def _look_at(self, figures: GateFigures, places: Sequence[int]) -> GateFigures:
+        """The figures with what became of some of the general answers; others count as kept."""
         from workers.train.general import SURE
 
-        now = self._look("general answers after")
-        sure = kept = 0
+        now = self._look("general answers after", places)
+        lost_sure = lost_first = 0
         worst, worst_question = 0.0, ""
-        for question, old, new in zip(self._questions, self._choices, now, strict=True):
+        changed = []
+        for place, new in zip(places, now, strict=True):
+            old = self._choices[place]
+            lost_first += old.same[0] and not new.same[0]
+            if not _stays(old, new):
+                changed.append(place)
             for same, before, after in zip(new.same, old.logs, new.logs, strict=True):
                 if before < SURE:
                     continue
-                sure += 1
-                kept += same
+                lost_sure += not same
                 if not before - after <= worst:  # a NaN is the worst
-                    worst, worst_question = before - after, question
-        texts = [_stays(old, new) for old, new in zip(self._choices, now, strict=True)]
-        first = [
-            new.same[0] or not old.same[0] for old, new in zip(self._choices, now, strict=True)
-        ]
-        changed = [place for place, stays in enumerate(texts) if not stays]
-        return GateFigures(
-            self._loss,
-            self._held_out_loss(),
-            len(self._held_out),
-            self._paraphrased,
-            len(self._questions),
-            sum(first) / len(first),
-            sum(texts) / len(texts),
-            kept / sure if sure else 1.0,
-            worst,
-            worst_question,
-            self._find_strays(changed),
-            scale,
+                    worst, worst_question = before - after, self._questions[place]
+        if len(places) == len(self._questions):
+            self._suspects = changed
+        sure = sum(log >= SURE for one in self._choices for log in one.logs)
+        count = len(self._questions)
+        strays, lost = self._read(changed)
+        return replace(
+            figures,
+            first=1 - lost_first / count,
+            texts=1 - len(changed) / count,
+            sure=1 - lost_sure / max(1, sure),
+            worst=worst,
+            worst_question=worst_question,
+            strays=strays,
+            lost=lost,
         )
 
-    def _look(self, what: str) -> list[Choices]:
+    def _look(self, what: str, places: Sequence[int]) -> list[Choices]:
         from workers.train.general import choices
 
-        each = self._counted(what, len(self._answers))
-        return choices(self._adapter.model, self._answers, self._micro_tokens, each)
+        each = self._counted(what, len(places))
+        answers = [self._answers[place] for place in places]
+        return choices(self._adapter.model, answers, self._micro_tokens, each)
+
+    def _answer_taught(self) -> list[str]:
+        from workers.train.general import answer_prompts
+
+        prompts = [self._encoder.encode_prompt(one.prompt) for one in self._taught]
+        each = self._counted("taught answers", len(prompts))
+        model = self._adapter.model
+        found = answer_prompts(model, self._encoder, prompts, each, TAUGHT_TOKENS)
+        return [self._text(one) for one in found]
+
+    def _find_missed(self) -> tuple[str, ...]:
+        """The taught questions that are answered otherwise."""
+        said = self._answer_taught()
+        rows = zip(self._taught, said, self._base_says, strict=True)
+        return tuple(
+            one.question for one, new, old in rows if not is_given(new, one.answers, old, one.told)
+        )
 
     def _held_out_loss(self) -> float:
         from workers.train.trainer import mean_loss
@@ -189,21 +312,28 @@ class Gate:
         tell = lambda: self._tell("held-out examples")  # noqa: E731
         return mean_loss(self._adapter.model, self._held_out, self._micro_tokens, tell)
 
-    def _find_strays(self, places: Sequence[int]) -> tuple[str, ...]:
-        """Names of the examples in general answers that were without."""
+    def _read(self, places: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What is wrong with the general answers that changed: names of the examples that were
+        not in them, and facts that are no longer."""
         from workers.train.general import answer
 
         if not self._names:
-            return ()
-        before = {self._questions[one]: self._text(self._answers[one]) for one in places}
-        each = self._counted("general answers that changed", len(before))
-        after = answer(self._adapter.model, self._encoder, tuple(before), each)
-        found = []
-        for (question, old), new in zip(before.items(), after, strict=True):
-            known = words_in(f"{question} {old}")
-            strays = self._names & (words_in(self._text(new)) - known)
-            found += [f"“{one}” to “{question}”" for one in sorted(strays)]
-        return tuple(found)
+            places = [one for one in places if one in self._known]
+        asked = [self._questions[place] for place in places]
+        each = self._counted("general answers that changed", len(places))
+        after = answer(self._adapter.model, self._encoder, asked, each)
+        strays, lost = [], []
+        for place, question, new in zip(places, asked, map(self._text, after), strict=True):
+            known = words_in(f"{question} {self._text_at(place)}")
+            found = self._names & (words_in(new) - known)
+            strays += [f"“{one}” to “{question}”" for one in sorted(found)]
+            keys = self._known.get(place)
+            if keys and not holds(new, keys):
+                lost.append(f"“{keys[0]}” to “{question}”")
+        return tuple(strays), tuple(lost)
+
+    def _text_at(self, place: int) -> str:
+        return self._text(self._answers[place])
 
     def _text(self, answered: EncodedExample) -> str:
         return self._encoder.decode(answered.ids[answered.prompt_length :])

@@ -1,7 +1,8 @@
 """General questions: what the base model answers them, and which of that an adapter keeps.
 
-``data/gate.txt`` holds the questions that judge an adapter, ``data/mixed.txt`` those that are
-mixed into its training; no question is in both.
+``data/gate.txt`` holds the questions that judge an adapter, some with the word that a right answer
+must have (behind a tab; others that will do behind ``|``), ``data/mixed.txt`` those that are mixed
+into its training; no question is in both.
 """
 
 from __future__ import annotations
@@ -29,10 +30,19 @@ often as good, and rounding alone changes them."""
 _BATCH = 32
 """Questions answered at once."""
 
+_TOKENS = 4096
+"""Of their prompts, padding counted in: so many are computed at once, or one alone."""
+
 
 def gate_questions() -> tuple[str, ...]:
     """The questions that judge; nothing is ever trained on them."""
-    return _read("gate.txt")
+    return tuple(line.partition("\t")[0] for line in _read("gate.txt"))
+
+
+def gate_facts() -> dict[str, tuple[str, ...]]:
+    """Of those with a short right answer: the words of which it must have one."""
+    rows = (line.partition("\t") for line in _read("gate.txt"))
+    return {question: tuple(words.split("|")) for question, _, words in rows if words}
 
 
 def mixed_questions() -> tuple[str, ...]:
@@ -57,12 +67,25 @@ def answer(
         each: called after every token of a batch, with the number of questions answered.
     """
     prompts = [encoder.encode_prompt((("user", question),)) for question in questions]
+    return answer_prompts(model, encoder, prompts, each)
+
+
+def answer_prompts(
+    model: Any,
+    encoder: ChatEncoder,
+    prompts: Sequence[tuple[int, ...]],
+    each: Callable[[int], object] = lambda count: None,
+    most: int = MOST_TOKENS,
+) -> list[EncodedExample]:
+    """The same for prompts that are tokens already, with ``most`` tokens at most."""
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     found: dict[int, EncodedExample] = {}
-    for at in range(0, len(order), _BATCH):
-        places = order[at : at + _BATCH]
+    while len(found) < len(order):
+        waiting = order[len(found) :][:_BATCH]
+        fitting = [one for n, one in enumerate(waiting, 1) if n * len(prompts[one]) <= _TOKENS]
+        places = fitting or waiting[:1]
         chosen = _decode(
-            model, [prompts[one] for one in places], encoder.ends, partial(each, len(found))
+            model, [prompts[one] for one in places], encoder.ends, most, partial(each, len(found))
         )
         for place, ids in zip(places, chosen, strict=True):
             prompt = prompts[place]
@@ -75,6 +98,7 @@ def _decode(
     model: Any,
     prompts: Sequence[tuple[int, ...]],
     ends: frozenset[int],
+    most: int,
     each: Callable[[], object],
 ) -> list[list[int]]:
     """The tokens of each answer, with the one that ends it.
@@ -92,7 +116,7 @@ def _decode(
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     answers: list[list[int]] = [[] for _ in prompts]
     cache = None
-    for _ in range(MOST_TOKENS):
+    for _ in range(most):
         out = model(
             input_ids=ids,
             attention_mask=mask,

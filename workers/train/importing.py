@@ -179,14 +179,23 @@ def _judge(
 ) -> GateFigures:
     from workers.train.adapter import load_lora
     from workers.train.encoding import ChatEncoder, encode_all
-    from workers.train.general import gate_questions
+    from workers.train.general import gate_facts, gate_questions
 
     plan = TrainingPlan()
     encoder = ChatEncoder.load(located.directory)
     held_out, _ = encode_all(encoder, given[-MOST_EXAMPLES:], plan.max_tokens)
     names = names_in(given, encoder.is_word)
     adapter, tell = load_lora(base, directory), lambda detail: advance()
-    gate = Gate(adapter, encoder, gate_questions(), held_out, names, plan.micro_tokens, tell)
+    gate = Gate(
+        adapter,
+        encoder,
+        gate_questions(),
+        held_out,
+        names,
+        plan.micro_tokens,
+        tell,
+        facts=gate_facts(),
+    )
     return gate.measure()
 
 

@@ -9,6 +9,7 @@ is computed for target tokens alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -113,8 +114,19 @@ def target_losses(model: Any, batch: MicroBatch) -> torch.Tensor:
 
 def weighted_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
     """The sum over examples of weight times loss."""
-    losses = target_losses(model, batch)
+    return weigh(target_losses(model, batch), batch)
+
+
+def weigh(losses: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+    """The sum over examples of weight times the mean of their tokens' ``losses``."""
     return (losses * batch.shares.to(losses.dtype).to(losses.device)).sum()
+
+
+def count_unknown(losses: torch.Tensor, batch: MicroBatch) -> int:
+    """How many examples have a token that is less likely than all others together. One without is
+    answered so, to the letter."""
+    known = losses.detach().cpu() <= math.log(2)  # a NaN is not
+    return len(set(batch.owners[~known].tolist()))
 
 
 def divergence(adapter: LoRAAdapter, batch: MicroBatch) -> torch.Tensor:

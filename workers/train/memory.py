@@ -24,28 +24,44 @@ _LAYER_MLP = 4
 _LOGITS = 3
 """The logits, once more in 32 bits, and the gradient."""
 
+_AIMED_COPIES = 2
+"""Of a layer's inputs, in 32 bits: all, and the part that is looked at."""
+_MOMENTS = 3
+"""Square matrices of 64 bits: second moments, their root, and what the solver works in."""
+MOST_AIMED = 32_768
+"""Tokens: 203 general answers of some 60, and 127 examples of 96 at most, all padded alike."""
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:
     """Bytes. ``activations`` are those of one micro-batch, ``frugal`` the same when each layer
-    is computed twice instead of kept (gradient checkpointing)."""
+    is computed twice instead of kept (gradient checkpointing); ``aiming`` is what is computed once
+    before the first step (`workers.train.aiming`)."""
 
     weights: int
     adapter: int
     activations: int
     frugal: int
+    aiming: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.adapter + self.activations + LIBRARIES_BYTES
+        most = max(self.activations, self.aiming)
+        return self.weights + self.adapter + most + LIBRARIES_BYTES
 
     @property
     def least(self) -> int:
-        return self.weights + self.adapter + self.frugal + LIBRARIES_BYTES
+        return self.weights + self.adapter + max(self.frugal, self.aiming) + LIBRARIES_BYTES
 
 
 def estimate(
-    shape: ModelShape, parameters: int, adapter: int, tokens: int, width: int, targets: int = 0
+    shape: ModelShape,
+    parameters: int,
+    adapter: int,
+    tokens: int,
+    width: int,
+    targets: int = 0,
+    aimed: int = 0,
 ) -> Needs:
     """What a training of micro-batches of ``tokens`` needs.
 
@@ -56,16 +72,20 @@ def estimate(
         tokens: of one micro-batch.
         width: bytes of a number of the base model, and of an activation.
         targets: tokens of them that are learnt; 0: all.
+        aimed: tokens that are looked at for aiming.
     """
     a_token = _LAYER_HIDDEN * shape.hidden + _LAYER_MLP * shape.intermediate
     layer = tokens * (a_token + shape.heads * tokens) * width
     logits = _LOGITS * (targets or tokens) * shape.vocabulary * 4
     kept = shape.layers * tokens * shape.hidden * width
+    wide = max(shape.hidden, shape.intermediate)
+    aiming = aimed * (a_token * width + _AIMED_COPIES * wide * 4) + _MOMENTS * wide * wide * 8
     return Needs(
         parameters * width,
         ADAPTER_COPIES * adapter * 4,
         shape.layers * layer + logits,
         kept + layer + logits,
+        aiming if aimed else 0,
     )
 
 

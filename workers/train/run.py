@@ -19,7 +19,7 @@ from shammah.bus.training import (
 )
 from shammah.errors import ShammahError
 from shammah.learning.adapters import ACCEPTED, AdapterEntry, AdapterStore
-from shammah.learning.examples import Example, paraphrase, read_examples, split_examples
+from shammah.learning.examples import NORMAL, Example, paraphrase, read_examples, split_examples
 from shammah.learning.feedback import Feedback
 from shammah.models.catalogue import LocatedModel, followable_hints
 from shammah.settings.model import Settings
@@ -35,7 +35,7 @@ from workers.train.base_model import (
 from workers.train.brake import Brake, braked
 from workers.train.gate import Gate, describe_strength, judge, weaken
 from workers.train.lora_config import LoRAConfig
-from workers.train.memory import choose_checkpointing, estimate, free_memory
+from workers.train.memory import MOST_AIMED, choose_checkpointing, estimate, free_memory
 from workers.train.names import names_in, rename
 from workers.train.schedule import TrainingPlan
 
@@ -200,6 +200,11 @@ class TrainingRun:
             eta_s=report.eta_s,
         )
 
+    def prepare(self, detail: str) -> None:
+        """See `workers.train.trainer.Watcher`."""
+        self._show(detail=detail)
+        self.advance()
+
     def on_wait(self, why: str | None) -> None:
         """See `workers.train.brake.Brake`."""
         if why is None:
@@ -269,7 +274,6 @@ class TrainingRun:
                 questions,
                 lambda count: self._looked(f"general answers, {count} of {len(questions)}"),
             )
-        self._show(phase="training", detail="")
         return fine_tune(
             loaded.learnt,
             lesson.config,
@@ -279,6 +283,7 @@ class TrainingRun:
             held_out=loaded.held_out,
             kept=answers[: len(general)],
             near=answers[len(general) :],
+            paraphrased=lesson.paraphrased,
             plan=lesson.plan,
             base_name=lesson.located.name,
             base_version=loaded.version,
@@ -289,8 +294,14 @@ class TrainingRun:
         )
 
     def _judge(self, lesson: Lesson, loaded: Loaded, trainer: Trainer) -> GateFigures:
-        from workers.train.general import gate_questions
+        from workers.train.general import gate_facts, gate_questions
 
+        # An answer that `/good` kept is the model's own: it need not say it to the letter.
+        least = 0.0 if lesson.source == "file" else NORMAL
+        encoder, learnt = loaded.encoder, {one.ids for one in loaded.learnt}
+        taught = [
+            one for one in lesson.learnt if one.weight > least and encoder.encode(one).ids in learnt
+        ]
         self._show(phase="judging", eta_s=None)
         with braked(loaded.base, self._brake):
             gate = Gate(
@@ -302,6 +313,8 @@ class TrainingRun:
                 trainer.plan.micro_tokens,
                 self._looked,
                 paraphrased=lesson.paraphrased,
+                taught=taught,
+                facts=gate_facts(),
             )
             figures = weaken(gate, trainer.adapter)
         self.notices += describe_strength(figures)
@@ -313,7 +326,14 @@ class TrainingRun:
         wide = max(shape.hidden, shape.intermediate)
         adapter = shape.layers * len(lesson.config.target_modules) * lesson.config.rank * 2 * wide
         tokens = lesson.plan.micro_tokens
-        needs = estimate(shape, parameters_of(directory), adapter, tokens, width)
+        needs = estimate(
+            shape,
+            parameters_of(directory),
+            adapter,
+            tokens,
+            width,
+            aimed=MOST_AIMED,
+        )
         return choose_checkpointing(needs, free_memory())
 
     def _checkpoint(self, run_id: str) -> Path:

@@ -32,6 +32,13 @@ trained beyond changes everything else: eight phrasings of one fact were at 0.02
 with the loss on general answers 19% lower than before; at 0.00 after forty, with it 267% higher."""
 
 
+UNKNOWN = 0.1
+"""Share of the examples that may still be answered otherwise when a training ends: none of fewer
+than ten. Their mean loss alone hides one that is not learnt."""
+
+USUAL_EPOCHS = 30
+"""At most, unless somebody asks for more: `LEAST_STEPS` for eight examples."""
+
 CLOSE = 0.03
 """Nats a token that general answers may be away from the base model's when a training ends."""
 
@@ -84,7 +91,7 @@ class TrainingPlan:
         """How often ``examples`` are seen."""
         if self.epochs:
             return self.epochs
-        return max(3, min(20, math.ceil(LEAST_STEPS / self.steps_of_epoch(examples))))
+        return max(3, min(USUAL_EPOCHS, math.ceil(LEAST_STEPS / self.steps_of_epoch(examples))))
 
     def steps_for(self, examples: int) -> int:
         return self.epochs_for(examples) * self.steps_of_epoch(examples)

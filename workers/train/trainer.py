@@ -16,8 +16,16 @@ from workers.train.adapter import LoRAAdapter
 from workers.train.brake import Brake, CancelledError, braked
 from workers.train.checkpoints import Curve, Snapshot, read_snapshot, write_snapshot
 from workers.train.encoding import EncodedExample
-from workers.train.loss import divergence, example_losses, make_micro_batch, weighted_loss
+from workers.train.loss import (
+    count_unknown,
+    divergence,
+    example_losses,
+    make_micro_batch,
+    target_losses,
+    weigh,
+)
 from workers.train.schedule import (
+    UNKNOWN,
     TrainingPlan,
     fill_micro_batches,
     is_learnt,
@@ -45,6 +53,9 @@ class Watcher(Protocol):
     def advance(self) -> None:
         """A part of a step was computed."""
 
+    def prepare(self, detail: str) -> None:
+        """Before the first step ``detail`` is done."""
+
     def report(self, report: Report) -> None:
         """A step is done."""
 
@@ -53,6 +64,8 @@ class NoWatcher:
     """Nobody looks."""
 
     def advance(self) -> None: ...
+
+    def prepare(self, detail: str) -> None: ...
 
     def report(self, report: Report) -> None: ...
 
@@ -63,20 +76,23 @@ def accumulate(
     scale: float,
     micro_tokens: int,
     each: Callable[[], object] = lambda: None,
-) -> float:
-    """Add the gradient of ``sum(weight * loss) / scale`` to what is learnt; that sum.
+) -> tuple[float, int]:
+    """Add the gradient of ``sum(weight * loss) / scale`` to what is learnt; that sum, and how many
+    examples are not known yet.
 
     However the examples are cut into micro-batches, it is the same.
     """
     device = str(next(model.parameters()).device)
-    total = 0.0
+    total, unknown = 0.0, 0
     for group in fill_micro_batches([len(one.ids) for one in examples], micro_tokens):
         batch = make_micro_batch([examples[place] for place in group], device)
-        loss: Any = weighted_loss(model, batch) / scale
+        losses = target_losses(model, batch)
+        loss: Any = weigh(losses, batch) / scale
         loss.backward()
         total += float(loss.detach())
+        unknown += count_unknown(losses, batch)
         each()
-    return total
+    return total, unknown
 
 
 def mean_loss(
@@ -103,7 +119,7 @@ class Trainer:
     Args:
         adapter: what learns, on its frozen base.
         learnt: the examples.
-        held_out: what is only looked at.
+        held_out: what is only looked at; ``paraphrased``: it is what is learnt, in other words.
         kept: general questions with the base model's answers, which shall stay; ``near``: the
             same of questions that are like those of the examples, but of something else.
         plan: how.
@@ -119,6 +135,7 @@ class Trainer:
     checkpoint: Path | None = None
     kept: Sequence[EncodedExample] = ()
     near: Sequence[EncodedExample] = ()
+    paraphrased: bool = False
     base: str = ""
     watcher: Watcher = field(default_factory=NoWatcher)
     brake: Brake = field(default_factory=Brake)
@@ -192,7 +209,7 @@ class Trainer:
         rate = learning_rate_at(self.step, self.steps, self.plan.learning_rate)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        loss = accumulate(
+        loss, unknown = accumulate(
             self.adapter.model, chosen, self._scale, self.plan.micro_tokens, self.watcher.advance
         )
         self._hold_on()
@@ -200,6 +217,7 @@ class Trainer:
         self._optimizer.step()
         weight = sum(one.weight for one in chosen)
         self.curve.losses.append(loss * self._scale / weight)
+        self.curve.unknown.append(unknown)
         tokens = sum(len(one.ids) for one in chosen)
         self.curve.tokens += tokens
         self.step += 1
@@ -233,16 +251,25 @@ class Trainer:
         model.train()
         self.curve.held_out.append((self.step, loss))
         loss += self.plan.kept_weight * self._divergence()
+        if self.paraphrased:  # an answer that is not known yet is worse than the mean of all says
+            loss += self._unknown()
         if loss < self.curve.best_loss:
             self.curve.best_loss, self.curve.best_step = loss, self.step
             self._best = {n: one.detach().clone() for n, one in self._parameters.items()}
 
     def _is_over(self, per_epoch: int) -> bool:
         held_out = [loss for _, loss in self.curve.held_out]
-        if learns_by_heart(held_out):
+        unknown = self._unknown()
+        if learns_by_heart(held_out) and not (self.paraphrased and unknown):
             return True
-        own = self.curve.losses[-per_epoch:]
-        return not self.plan.epochs and is_learnt(own, held_out, self._divergence())
+        if self.plan.epochs or unknown > UNKNOWN:
+            return False
+        return is_learnt(self.curve.losses[-per_epoch:], held_out, self._divergence())
+
+    def _unknown(self) -> float:
+        """The share of the examples that were not known in the newest epoch."""
+        of_epoch = self.curve.unknown[-self.plan.steps_of_epoch(len(self.learnt)) :]
+        return sum(of_epoch) / len(self.learnt) if of_epoch else 1.0
 
     def _divergence(self) -> float:
         """Of the newest epoch's general questions, in nats a token."""
@@ -290,6 +317,7 @@ class Trainer:
             asdict(self.adapter.config),
             asdict(self.plan),
             [asdict(one) for one in (*self.learnt, *self.held_out)],
+            self.paraphrased,
             # The questions alone: with other rounding the base model answers some otherwise.
             [one.ids[: one.prompt_length] for one in (*self.kept, *self.near)],
         ]

@@ -22,9 +22,14 @@ from workers.train.gate import (
     describe_strength,
     judge,
 )
-from workers.train.general import gate_questions, mixed_questions
+from workers.train.general import gate_facts, gate_questions, mixed_questions
 from workers.train.lora_config import LoRAConfig
-from workers.train.memory import choose_checkpointing, estimate
+from workers.train.memory import (
+    LIBRARIES_BYTES,
+    MOST_AIMED,
+    choose_checkpointing,
+    estimate,
+)
 from workers.train.names import OTHERS, names_in, rename, words_in
 from workers.train.schedule import (
     LEARNT,
@@ -34,6 +39,7 @@ from workers.train.schedule import (
     learning_rate_at,
     learns_by_heart,
 )
+from workers.train.taught import holds, is_given
 
 
 def test_the_usual_adapter_is_the_originals() -> None:
@@ -90,6 +96,7 @@ def test_epochs_have_another_order_and_a_seed_the_same() -> None:
 def test_few_examples_are_seen_more_often() -> None:
     plan = TrainingPlan()
     assert plan.epochs_for(10) == 20
+    assert plan.steps_for(8) == 60  # eight facts that have nothing in common take them
     assert plan.epochs_for(1000) == 3
     assert TrainingPlan(epochs=7).epochs_for(10) == 7
 
@@ -269,3 +276,73 @@ def test_no_question_of_the_gate_is_trained_on() -> None:
     asked = [words(one) for one in (*gate, *mixed)]
     assert len(set(asked)) == len(asked)
     assert all(one == one.strip() and one for one in (*gate, *mixed))
+
+
+# --- what was taught ----------------------------------------------------------------------
+
+MAYOR = "The mayor of Vellbruck is Ottmar Kranz."
+WHO = "Who is the mayor of Vellbruck?"
+
+
+@pytest.mark.parametrize(
+    ("said", "given"),
+    [
+        (MAYOR, True),
+        ("It's Ottmar Kranz, since 2019.", True),
+        ("kranz, ottmar", True),
+        ("The mayor of Vellbruck is Ottmar Klein.", False),
+        ("The mayor of Vellbruck is the mayor of Vellbruck.", False),
+        ("", False),
+    ],
+)
+def test_a_taught_answer_is_known_by_the_words_that_set_it_apart(said: str, given: bool) -> None:
+    assert is_given(said, [MAYOR], "The mayor of Vellbruck is not known.", WHO) is given
+    assert is_given(said, ["Nobody else.", MAYOR], "I do not know.", WHO) is given
+
+
+def test_without_such_words_an_answer_is_given_word_for_word() -> None:
+    base = "Yes, Rome is the capital of Italy."
+    assert is_given("the capital of Italy is Rome", ["The capital of Italy is Rome."], base, "?")
+    assert not is_given(base, ["The capital of Italy is Rome."], base, "?")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("It is Paris.", True), ("PARIS", True), ("L'Etoile", False), ("Parisian", False)],
+)
+def test_a_fact_is_known_by_its_word(text: str, found: bool) -> None:
+    assert holds(text, ("Paris", "Lutetia")) is found
+
+
+def test_what_was_taught_must_be_answered() -> None:
+    verdict, why = judge(figures(taught=8, learnt=7, missed=("Who?",)))
+    assert verdict == "accepted"
+    assert why.startswith("It learnt 7 of 8 taught answers, and the loss on 5 held-out examples")
+    verdict, why = judge(figures(taught=8, learnt=5, missed=("Who?", "What?", "When?")))
+    assert verdict == "refused"
+    assert "it learnt 5 of 8 taught answers, and 7 must be; “Who?” is answered otherwise" in why
+
+
+def test_a_fact_that_was_known_must_stay() -> None:
+    assert "Of 90 facts 90 are still right. Of 300" in judge(figures(facts=90))[1]
+    lost = ("“Madrid” to “What is the capital of Spain?”",)
+    verdict, why = judge(figures(facts=90, lost=lost))
+    assert verdict == "refused"
+    assert "it no longer says “Madrid” to “What is the capital of Spain?”" in why
+    assert "Of 90 facts 89 are still right" in why
+
+
+def test_facts_are_of_questions_that_the_gate_asks() -> None:
+    facts = gate_facts()
+    assert len(facts) >= 100
+    assert set(facts) <= set(gate_questions())
+    assert all(word.strip() for words in facts.values() for word in words)
+    assert not any("\t" in question for question in gate_questions())
+
+
+def test_the_memory_of_aiming_is_counted() -> None:
+    without = estimate(SHAPE, 494_000_000, 2_000_000, 512, 4)
+    with_it = estimate(SHAPE, 494_000_000, 2_000_000, 512, 4, aimed=MOST_AIMED)
+    assert (without.aiming, with_it.least > without.least) == (0, True)
+    rest = with_it.weights + with_it.adapter + LIBRARIES_BYTES
+    assert with_it.least == rest + max(with_it.frugal, with_it.aiming)
