@@ -506,7 +506,6 @@ CROWDED: dict[str, int] = {
     "shammah.repl.commands.help": 1,
     "shammah.router.service": 5,
     "shammah.settings.environment": 1,
-    "workers.train.gate": 1,
     "workers.train.importing": 3,
     "workers.train.loss": 1,
     "workers.train.run": 4,
