@@ -16,7 +16,7 @@ from shammah.cli.options import Group, json_option
 from shammah.cli.since import Moment
 from shammah.errors import ExitCode, ShammahError
 from shammah.history import export as exporting
-from shammah.history import files, listing
+from shammah.history import listing
 from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
 from shammah.history.store import Store
 from shammah.settings.load import home_directory
@@ -158,7 +158,7 @@ def export(numbers: tuple[int, ...], form: str | None, output: str | None) -> in
     """
     path = Path(output) if output and output != "-" else None
     usual = "markdown" if sys.stdout.isatty() else "jsonl"
-    form = form or (files.form_of(path) if path else usual)
+    form = form or (exporting.form_of(path) if path else usual)
     with _opened() as store:
         if path is None:
             for kept in _conversations(store, numbers):
@@ -166,7 +166,7 @@ def export(numbers: tuple[int, ...], form: str | None, output: str | None) -> in
                 sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
             return ExitCode.OK
         written = (exporting.write(kept, form) for kept in _conversations(store, numbers))
-        count = files.write_file(path, written, overwrite=False)
+        count = exporting.write_file(path, written, overwrite=False)
     echo(f"{count} conversation{'' if count == 1 else 's'} written to {path}.", err=True)
     return ExitCode.OK
 
@@ -212,11 +212,8 @@ def remove(numbers: tuple[int, ...], before: float | None, everything: bool, yes
 
 
 def _choose(store: Store, numbers: tuple[int, ...], before: float | None) -> list[int]:
-    for number in numbers:
-        if store.read(number) is None:
-            raise _unknown(number)
     if numbers:
-        return list(dict.fromkeys(numbers))
+        return [store.get(number).number for number in dict.fromkeys(numbers)]
     return store.older(before) if before is not None else list(store.numbers())
 
 
@@ -254,15 +251,9 @@ def _conversations(store: Store | None, numbers: tuple[int, ...]) -> Iterator[Ke
 
 
 def _read(store: Store | None, number: int) -> Kept:
-    kept = store.read(number) if store else None
-    if kept is None:
-        raise _unknown(number)
-    return kept
-
-
-def _unknown(number: int) -> ShammahError:
-    what = f"There is no conversation {number}."
-    return ShammahError("history_unknown", what, "`shammah history list` shows what there is.")
+    if store is None:
+        raise ShammahError("history_unknown", NOTHING, HOW_IT_FILLS)
+    return store.get(number)
 
 
 @contextlib.contextmanager

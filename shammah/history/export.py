@@ -1,4 +1,4 @@
-"""Conversations as text, to keep elsewhere and to show. Pure.
+"""Conversations in files of the person's own, to keep elsewhere and to show.
 
 JSON lines: one conversation a line, with everything that is known of it; it can be loaded again.
 Markdown: questions and answers for people, and nothing else.
@@ -7,133 +7,67 @@ Markdown: questions and answers for people, and nothing else.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from shammah.chat.account import CORRECTED
 from shammah.chat.record import Kept, Record, detail, read_detail, title_of
 from shammah.errors import ExitCode, ShammahError
+from shammah.storage.files import new_file
 
 FORMAT, VERSION = "shammah-conversation", 1
-FORMATS = ("jsonl", "markdown")
+SUFFIXES = {".md": "markdown", ".markdown": "markdown", ".jsonl": "jsonl"}
+LARGEST = 64 * 2**20
+"""Bytes of a file that is read as a conversation."""
+
+_TEXTS = ("question", "answer", "target", "model", "reason", "finish")
+_FLAGS = ("complete", "private")
+
+
+def form_of(path: Path) -> str:
+    """``jsonl`` or ``markdown``, as a file's name asks for.
+
+    Raises:
+        ShammahError: ``usage``.
+    """
+    form = SUFFIXES.get(path.suffix.lower())
+    if form is None:
+        raise ShammahError(
+            "usage",
+            f"{path.name!r:.60} ends neither in .md nor in .jsonl.",
+            "The end of the name says what to write: Markdown or JSON lines.",
+            exit_code=ExitCode.USAGE,
+        )
+    return form
 
 
 def write(kept: Kept, form: str) -> str:
-    """``kept`` as one of `FORMATS`."""
+    """``kept`` in a form that `form_of` names."""
     return write_json(kept) + "\n" if form == "jsonl" else write_markdown(kept)
 
 
-def read(text: str, key: Callable[[], str]) -> Kept:
-    """What `write_json` has written. Its number is 0.
-
-    Args:
-        text: the whole file.
-        key: makes a name for each turn.
+def write_file(path: Path, parts: Iterable[str], *, overwrite: bool) -> int:
+    """Write the parts whole or not at all, for their owner alone; returns how many they were.
 
     Raises:
-        ShammahError: ``conversation_invalid``: it is something else, or more than one.
+        ShammahError: ``file_exists``, ``file_unwritable``; what was there is as it was.
     """
-    text = text.removeprefix("\ufeff")
+    if os.path.lexists(path) and not overwrite:
+        raise ShammahError("file_exists", f"{path} exists.", "Nothing was written.")
+    count = 0
     try:
-        if not text.lstrip().startswith("{"):
-            raise _invalid("it is no conversation that Shammah has saved as JSON lines")
-        return _read_lines(text, key)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _invalid(f"a part of it is missing or of the wrong kind ({error!r:.80})") from error
-
-
-# --- JSON lines ---------------------------------------------------------------------------
-
-
-def write_json(kept: Kept) -> str:
-    """One line, without its end."""
-    return json.dumps(as_document(kept), ensure_ascii=False)
-
-
-def as_document(kept: Kept) -> dict[str, Any]:
-    """``kept`` as plain values."""
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "id": kept.number,
-        "started": as_time(kept.started),
-        "system": kept.system,
-        "system_private": kept.system_private,
-        "turns": [turn_document(record) for record in kept.records],
-    }
-
-
-def turn_document(record: Record) -> dict[str, Any]:
-    """A turn as plain values."""
-    return {
-        "at": as_time(record.at),
-        "question": record.question,
-        "answer": record.answer,
-        **_facts(record),
-        "undone": record.undone,
-    }
-
-
-def _facts(record: Record) -> dict[str, Any]:
-    return {
-        "target": record.target,
-        "model": record.model,
-        "reason": record.reason,
-        "finish": record.finish,
-        "complete": record.complete,
-        "private": record.private,
-        **detail(record),
-    }
-
-
-def _read_lines(text: str, key: Callable[[], str]) -> Kept:
-    lines = [line for line in text.split("\n") if line.strip()]
-    if len(lines) > 1:
-        raise _invalid(f"it holds {len(lines)} conversations, and one can be loaded")
-    document = json.loads(lines[0])
-    if document.get("format") != FORMAT:
-        raise _invalid("it is JSON, but no conversation of Shammah's")
-    _check_version(document)
-    return Kept(
-        0,
-        _expect(document, "system", str),
-        _expect(document, "system_private", bool),
-        from_time(document["started"]),
-        tuple(_turn(turn, key) for turn in document["turns"]),
-    )
-
-
-def _turn(document: dict[str, Any], key: Callable[[], str]) -> Record:
-    question, answer = _expect(document, "question", str), _expect(document, "answer", str)
-    undone = _expect(document, "undone", bool)
-    return _record(key(), document["at"], question, answer, document, undone=undone)
-
-
-def _record(
-    key: str, at: str, question: str, answer: str, facts: dict[str, Any], *, undone: bool = False
-) -> Record:
-    provenance, usage, timings = read_detail(facts)
-    return Record(
-        key=key,
-        at=from_time(at),
-        question=question,
-        answer=answer,
-        target=_expect(facts, "target", str),
-        model=_expect(facts, "model", str),
-        reason=_expect(facts, "reason", str),
-        finish=_expect(facts, "finish", str),
-        complete=_expect(facts, "complete", bool),
-        # A turn whose mark is not there is no turn: it must not go to the cloud by mistake.
-        private=_expect(facts, "private", bool),
-        undone=undone,
-        provenance=provenance,
-        usage=usage,
-        timings=timings,
-    )
-
-
-# --- Markdown -----------------------------------------------------------------------------
+        with new_file(path) as draft, draft.open("wb") as file:
+            for count, part in enumerate(parts, 1):  # noqa: B007 - the last one is returned
+                file.write(part.encode("utf-8", "replace"))
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ShammahError(
+            "file_unwritable", f"{path} cannot be written ({why}).", "Name another place."
+        ) from error
+    return count
 
 
 def write_markdown(kept: Kept) -> str:
@@ -154,7 +88,86 @@ def _who(record: Record) -> str:
     return who + ("" if record.complete else " (cut short)")
 
 
-# --- values -------------------------------------------------------------------------------
+def write_json(kept: Kept) -> str:
+    """One line, without its end."""
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "id": kept.number,
+        "started": as_time(kept.started),
+        "system": kept.system,
+        "system_private": kept.system_private,
+        "turns": [turn_document(record) for record in kept.records],
+    }
+    return json.dumps(document, ensure_ascii=False)
+
+
+def turn_document(record: Record) -> dict[str, Any]:
+    """A turn as plain values."""
+    facts = {name: getattr(record, name) for name in (*_TEXTS, *_FLAGS)}
+    return {"at": as_time(record.at), **facts, **detail(record), "undone": record.undone}
+
+
+def read_file(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ShammahError: ``file_unreadable``.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise _unreadable(path, f"it is larger than {LARGEST >> 20} MiB")
+        if not path.is_file():
+            raise _unreadable(path, "it is no file")
+        # As it is: an end of line inside a text is part of it.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, "it is no text in UTF-8") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from error
+
+
+def read(text: str, key: Callable[[], str]) -> Kept:
+    """What `write_json` has written. Its number is 0.
+
+    Args:
+        text: the whole file.
+        key: makes a name for each turn.
+
+    Raises:
+        ShammahError: ``conversation_invalid``: it is something else, or more than one.
+    """
+    text = text.removeprefix("\ufeff")
+    try:
+        if not text.lstrip().startswith("{"):
+            raise _invalid("it is no conversation that Shammah has saved as JSON lines")
+        lines = [line for line in text.split("\n") if line.strip()]
+        if len(lines) > 1:
+            raise _invalid(f"it holds {len(lines)} conversations, and one can be loaded")
+        document = json.loads(lines[0])
+        if document.get("format") != FORMAT:
+            raise _invalid("it is JSON, but no conversation of Shammah's")
+        if _expect(document, "version", int) > VERSION:
+            raise _invalid("a newer Shammah has written it")
+        return Kept(
+            0,
+            _expect(document, "system", str),
+            _expect(document, "system_private", bool),
+            from_time(document["started"]),
+            tuple(_turn(turn, key()) for turn in document["turns"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _invalid(f"a part of it is missing or of the wrong kind ({error!r:.80})") from error
+
+
+def _turn(document: dict[str, Any], key: str) -> Record:
+    provenance, usage, timings = read_detail(document)
+    texts = {name: _expect(document, name, str) for name in _TEXTS}
+    # A turn whose mark is not there is no turn: it must not go to the cloud by mistake.
+    flags = {name: _expect(document, name, bool) for name in (*_FLAGS, "undone")}
+    rest: dict[str, Any] = {"provenance": provenance, "usage": usage, "timings": timings}
+    return Record(key=key, at=from_time(document["at"]), **texts, **flags, **rest)
 
 
 def as_time(at: float) -> str:
@@ -178,11 +191,6 @@ def _expect(document: dict[str, Any], name: str, kind: type) -> Any:
     return value
 
 
-def _check_version(document: dict[str, Any]) -> None:
-    if _expect(document, "version", int) > VERSION:
-        raise _invalid("a newer Shammah has written it")
-
-
 def _invalid(why: str) -> ShammahError:
     return ShammahError(
         "conversation_invalid",
@@ -190,3 +198,7 @@ def _invalid(why: str) -> ShammahError:
         "`/save NAME.jsonl` and `shammah history export --format jsonl` write what can be loaded.",
         exit_code=ExitCode.USAGE,
     )
+
+
+def _unreadable(path: Path, why: str) -> ShammahError:
+    return ShammahError("file_unreadable", f"{path} cannot be read: {why}.")

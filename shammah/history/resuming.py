@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from shammah.chat.account import CORRECTED, Account
 from shammah.chat.conversation import Conversation
-from shammah.chat.record import Kept, Record
+from shammah.chat.record import Kept
 from shammah.errors import ShammahError
 from shammah.history.recorder import HOW_IT_FILLS, NOTHING, Recorder
 from shammah.privacy.gate import Gate
@@ -18,13 +18,10 @@ def read_conversation(history: Recorder, number: int) -> Kept:
     Raises:
         ShammahError: ``history_unknown``, ``history_empty``; also as the store does.
     """
-    kept = history.read(lambda store: store.read(number or store.newest()))
-    if kept is None and not number:
+    number = number or history.read(lambda store: store.newest())
+    if not number:
         raise ShammahError("history_empty", NOTHING, HOW_IT_FILLS)
-    if kept is None:
-        what = f"There is no conversation {number}."
-        raise ShammahError("history_unknown", what, "`shammah history list` shows what there is.")
-    return kept
+    return history.read(lambda store: store.get(number))
 
 
 def take_up(kept: Kept, conversation: Conversation, gate: Gate, system: str | None) -> Conversation:
@@ -50,18 +47,15 @@ def take_up(kept: Kept, conversation: Conversation, gate: Gate, system: str | No
             or gate.rules.mark(record.question).private
             or gate.answer_is_private(record.answer, local=local or corrected)
         )
-        turn = replace(record.turn(), private=private, account=_account(record))
+        account = Account(
+            finish=record.finish,
+            provenance=record.provenance,
+            usage=record.usage,
+            timings=record.timings,
+            earlier=", ".join(part for part in (record.target, record.reason) if part),
+        )
+        turn = replace(record.turn(), private=private, account=account)
         if corrected:
             turn = replace(turn, given=given.get(record.question, ""))
         conversation.add(turn, local=local)
     return conversation
-
-
-def _account(record: Record) -> Account:
-    return Account(
-        finish=record.finish,
-        provenance=record.provenance,
-        usage=record.usage,
-        timings=record.timings,
-        earlier=", ".join(part for part in (record.target, record.reason) if part),
-    )

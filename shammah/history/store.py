@@ -33,20 +33,9 @@ CHUNK = 500
 LATEST_S = 2.0**35
 """A thousand years from now; no calendar has a date for what is far beyond."""
 
-_FIELDS = (
-    "key",
-    "at",
-    "question",
-    "answer",
-    "target",
-    "model",
-    "reason",
-    "finish",
-    "complete",
-    "private",
-    "undone",
-    "detail",
-)
+_TEXTS = ("key", "question", "answer", "target", "model", "reason", "finish")
+_FLAGS = ("complete", "private", "undone")
+_FIELDS = (*_TEXTS, *_FLAGS, "at", "detail")
 _COLUMNS = ", ".join(f"turns.{name}" for name in _FIELDS)
 ADD = (
     f"INSERT INTO turns ({', '.join(_FIELDS)}, conversation) "
@@ -195,6 +184,20 @@ class Store:
 
         return self._database.run(read)
 
+    def get(self, number: int) -> Kept:
+        """A whole conversation.
+
+        Raises:
+            ShammahError: ``history_unknown``: there is none of this number.
+        """
+        kept = self.read(number)
+        if kept is None:
+            what = f"There is no conversation {number}."
+            raise ShammahError(
+                "history_unknown", what, "`shammah history list` shows what there is."
+            )
+        return kept
+
     def numbers(self) -> Iterator[int]:
         """All conversations, oldest first, a few at a time."""
         last = 0
@@ -290,13 +293,11 @@ def _record(row: Row) -> Record:
     document = json.loads(str(values.pop("detail")))
     if not isinstance(document, dict):
         raise TypeError("the detail of a turn is no table")
-    for name in ("complete", "private", "undone"):
-        values[name] = bool(values[name])
-    for name in ("key", "question", "answer", "target", "model", "reason", "finish"):
-        values[name] = str(values[name])
-    values["at"] = _time(values["at"])
     provenance, usage, timings = read_detail(document)
-    return Record(**values, provenance=provenance, usage=usage, timings=timings)
+    facts: dict[str, Any] = {name: str(values[name]) for name in _TEXTS}
+    facts |= {name: bool(values[name]) for name in _FLAGS}
+    facts |= {"provenance": provenance, "usage": usage, "timings": timings}
+    return Record(at=_time(values["at"]), **facts)
 
 
 def _number(row: Row) -> int:

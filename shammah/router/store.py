@@ -23,23 +23,9 @@ KEPT = 2000
 """Of so many answers the outcomes are kept: people and models change."""
 BUSY_S = 2.0
 
-_COLUMNS = (
-    "turn",
-    "at",
-    "category",
-    "target",
-    "model",
-    "quantization",
-    "adapter",
-    "reason",
-    "finish",
-    "label",
-    "passed",
-    "ttft_s",
-    "tokens_per_second",
-    "input_tokens",
-    "output_tokens",
-    "cost",
+_COLUMNS = tuple(
+    "turn at category target model quantization adapter reason finish label passed ttft_s "
+    "tokens_per_second input_tokens output_tokens cost".split()
 )
 _OF_THE_ARM = ("category", "target", "model", "quantization", "adapter")
 

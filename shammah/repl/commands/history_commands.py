@@ -95,7 +95,7 @@ def undo(context: Context) -> None:
 
 def save(context: Context) -> None:
     """``/save [FILE]``; ``/save! FILE`` overwrites."""
-    from shammah.history import export, files
+    from shammah.history import export
 
     overwrite = context.argument.startswith("!")
     named = context.argument.removeprefix("!").strip()
@@ -110,9 +110,9 @@ def save(context: Context) -> None:
     )
     kept = Kept(0, talk.system, talk.system_private, records[0].at, marked)
     path = Path(os.path.expanduser(named or time.strftime("shammah-%Y-%m-%d-%H%M%S.md")))
-    form = files.form_of(path)
+    form = export.form_of(path)
     try:
-        files.write_file(path, [export.write(kept, form)], overwrite=overwrite)
+        export.write_file(path, [export.write(kept, form)], overwrite=overwrite)
     except ShammahError as error:
         if error.code != "file_exists":
             raise
@@ -125,10 +125,10 @@ def save(context: Context) -> None:
 
 def load(context: Context) -> None:
     """``/load FILE``. What cannot be loaded changes nothing."""
-    from shammah.history import export, files
+    from shammah.history import export
 
     path = Path(os.path.expanduser(context.argument))
-    kept = export.read(files.read_file(path), new_key)
+    kept = export.read(export.read_file(path), new_key)
     sources = (os.path.abspath(path), os.path.realpath(path))
     if context.session.gate.rules.mark("", sources).private:
         records = tuple(replace(record, private=True) for record in kept.records)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from shammah.bus.messages import Provenance, Timings, Usage
 from shammah.chat.record import Kept, Record
 from shammah.errors import ShammahError
-from shammah.history import files
+from shammah.history import export
 from shammah.history.export import read, write
 from tests.fakes.sandbox import Sandbox
 
@@ -104,22 +104,22 @@ def test_anything_else_is_refused_in_words(text: str) -> None:
 class TestFiles:
     def test_are_written_whole_for_their_owner_alone(self, sandbox: Sandbox) -> None:
         path = sandbox.root / "talk.md"
-        assert files.write_file(path, ["one ", "two \udcff"], overwrite=False) == 2
-        assert files.read_file(path) == "one two ?"
+        assert export.write_file(path, ["one ", "two \udcff"], overwrite=False) == 2
+        assert export.read_file(path) == "one two ?"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
     def test_have_no_byte_order_mark_in_their_text(self, sandbox: Sandbox) -> None:
         path = sandbox.root / "talk.md"
         path.write_text("\ufeffone", "utf-8")
-        assert files.read_file(path) == "one"
+        assert export.read_file(path) == "one"
 
     def test_that_exist_are_overwritten_only_when_that_is_said(self, sandbox: Sandbox) -> None:
         path = sandbox.root / "talk.md"
         path.write_text("old")
         with pytest.raises(ShammahError, match="exists"):
-            files.write_file(path, ["new"], overwrite=False)
+            export.write_file(path, ["new"], overwrite=False)
         assert path.read_text() == "old"
-        files.write_file(path, ["new"], overwrite=True)
+        export.write_file(path, ["new"], overwrite=True)
         assert path.read_text() == "new"
 
     def test_that_break_off_leave_what_was_there(self, sandbox: Sandbox) -> None:
@@ -130,7 +130,7 @@ class TestFiles:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            files.write_file(path, (part for _ in "a" for part in parts()), overwrite=True)
+            export.write_file(path, (part for _ in "a" for part in parts()), overwrite=True)
         assert path.read_text() == "old"
         assert [one.name for one in sandbox.root.glob("*talk*")] == ["talk.md"]
 
@@ -138,21 +138,21 @@ class TestFiles:
     def test_that_cannot_be_read_are_refused(
         self, sandbox: Sandbox, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(files, "LARGEST", 10)
+        monkeypatch.setattr(export, "LARGEST", 10)
         (sandbox.root / "binary.md").write_bytes(b"\xff\xfe")
         (sandbox.root / "big.md").write_bytes(b"a" * 11)
         with pytest.raises(ShammahError) as refusal:
-            files.read_file(sandbox.root / name)
+            export.read_file(sandbox.root / name)
         assert refusal.value.code == "file_unreadable"
 
     @pytest.mark.parametrize("name", ["missing/talk.md", "a\0b.md"])
     def test_that_cannot_be_written_are_refused(self, sandbox: Sandbox, name: str) -> None:
         with pytest.raises(ShammahError) as refusal:
-            files.write_file(Path(os.path.join(sandbox.root, name)), ["a"], overwrite=False)
+            export.write_file(Path(os.path.join(sandbox.root, name)), ["a"], overwrite=False)
         assert refusal.value.code == "file_unwritable"
 
     def test_are_named_after_their_form(self) -> None:
-        assert files.form_of(Path("a.MD")) == "markdown"
-        assert files.form_of(Path("a.jsonl")) == "jsonl"
+        assert export.form_of(Path("a.MD")) == "markdown"
+        assert export.form_of(Path("a.jsonl")) == "jsonl"
         with pytest.raises(ShammahError, match="neither"):
-            files.form_of(Path("a.txt"))
+            export.form_of(Path("a.txt"))
