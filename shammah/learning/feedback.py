@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
@@ -23,11 +23,11 @@ from shammah.storage.files import append_line
 
 NAME = "feedback.jsonl"
 
-GOOD, BAD, FIX, ACCEPTED, WEIGHT = "good", "bad", "fix", "accepted", "weight"
-"""What a line says: the answer was good, or bad; this would have been better; another model's
-answer was taken instead; how much the turn counts."""
+Kind = Literal["good", "bad", "fix", "accepted", "weight"]
+"""What a line says: the answer was good, or bad; something else would have been better; another
+model's answer was taken instead; how much the turn counts."""
 
-_USUAL = {GOOD: NORMAL, ACCEPTED: MEDIUM, FIX: HIGH}
+_USUAL = {"good": NORMAL, "accepted": MEDIUM, "fix": HIGH}
 """What counts how much, unless the person says otherwise."""
 
 
@@ -66,10 +66,9 @@ class Verdict:
 
     def example(self) -> Example | None:
         """What is to be learnt from it."""
-        target = {GOOD: self.turn.answer, FIX: self.better, ACCEPTED: self.better}
-        response = target.get(self.kind, "").strip()
+        response = (self.turn.answer if self.kind == "good" else self.better).strip()
         question = self.turn.messages[-1].content if self.turn.messages else ""
-        if not response or not question.strip():
+        if self.kind not in _USUAL or not response or not question.strip():
             return None
         prompt = tuple((m.role, m.content) for m in self.turn.messages)
         weight = self.weight or _USUAL[self.kind]
@@ -83,25 +82,53 @@ class Feedback:
         self.path = home / NAME
         self._clock = clock
 
-    def note_good(self, turn: JudgedTurn) -> None:
-        """The answer is as it should be."""
-        self._append(turn, GOOD)
+    def note(
+        self,
+        turn: JudgedTurn,
+        kind: Kind,
+        *,
+        better: str = "",
+        why: str = "",
+        weight: str = "",
+        private: bool = False,
+    ) -> None:
+        """Write down what the person says of a turn.
 
-    def note_bad(self, turn: JudgedTurn, note: str = "") -> None:
-        """It is not; ``note`` says why."""
-        self._append(turn, BAD, note=note)
+        Args:
+            turn: the question and its answer.
+            kind: what is said.
+            better: the answer that it should have had (``fix``, ``accepted``).
+            why: what is wrong with it (``bad``).
+            weight: one of `WEIGHTS` (``weight``).
+            private: whether ``better`` is; the turn has a mark of its own.
 
-    def note_fix(self, turn: JudgedTurn, better: str, *, private: bool = False) -> None:
-        """It should have been ``better``."""
-        self._append(turn, FIX, better=better, private=private)
-
-    def note_accepted(self, turn: JudgedTurn, better: str, *, private: bool = False) -> None:
-        """Another model's answer, ``better``, was taken instead (after ``/redo cloud``)."""
-        self._append(turn, ACCEPTED, better=better, private=private)
-
-    def note_weight(self, turn: JudgedTurn, weight: str) -> None:
-        """The turn counts ``high``, ``medium`` or ``normal``."""
-        self._append(turn, WEIGHT, weight=WEIGHTS[weight])
+        Raises:
+            ShammahError: ``feedback_unwritable``.
+        """
+        now = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="seconds")
+        document = {
+            "time": now.replace("+00:00", "Z"),
+            "turn": turn.id,
+            "kind": kind,
+            "messages": [[m.role, m.content] for m in turn.messages],
+            "answer": turn.answer,
+            "role": turn.role,
+            "model": turn.model,
+            "adapter": turn.adapter,
+            "private": turn.private or private or any(m.private for m in turn.messages),
+            "better": better,
+            "note": why,
+            "weight": WEIGHTS[weight] if weight else 0.0,
+        }
+        line = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        try:
+            append_line(self.path, line)
+        except OSError as error:
+            raise ShammahError(
+                "feedback_unwritable",
+                f"This cannot be written down ({error.strerror}: {self.path}).",
+                "Make room, or make the file yours again.",
+            ) from error
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """What is said of each turn, in the order in which they were first spoken of.
@@ -152,41 +179,6 @@ class Feedback:
             f"is line {damaged[0]}."
         )
 
-    def _append(
-        self,
-        turn: JudgedTurn,
-        kind: str,
-        *,
-        better: str = "",
-        note: str = "",
-        weight: float = 0.0,
-        private: bool = False,
-    ) -> None:
-        now = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="seconds")
-        document = {
-            "time": now.replace("+00:00", "Z"),
-            "turn": turn.id,
-            "kind": kind,
-            "messages": [[m.role, m.content] for m in turn.messages],
-            "answer": turn.answer,
-            "role": turn.role,
-            "model": turn.model,
-            "adapter": turn.adapter,
-            "private": turn.private or private or any(m.private for m in turn.messages),
-            "better": better,
-            "note": note,
-            "weight": weight,
-        }
-        line = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        try:
-            append_line(self.path, line)
-        except OSError as error:
-            raise ShammahError(
-                "feedback_unwritable",
-                f"This cannot be written down ({error.strerror}: {self.path}).",
-                "Make room, or make the file yours again.",
-            ) from error
-
 
 def fold(lines: Iterable[tuple[JudgedTurn, dict[str, Any]]]) -> tuple[Verdict, ...]:
     """The lines of each turn taken together, the later ones over the earlier."""
@@ -194,7 +186,7 @@ def fold(lines: Iterable[tuple[JudgedTurn, dict[str, Any]]]) -> tuple[Verdict, .
     for turn, document in lines:
         verdict = verdicts.setdefault(document["turn"], Verdict(turn))
         kind = document["kind"]
-        if kind == WEIGHT:
+        if kind == "weight":
             verdict.weight = document["weight"]
             continue
         verdict.kind = kind

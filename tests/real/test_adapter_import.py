@@ -130,7 +130,7 @@ def test_the_persons_feedback_judges_it(settings: Settings, foreign: Path, model
     feedback = Feedback(settings.home)
     for number in range(3):
         turn = JudgedTurn((ChatMessage("user", f"question {number}"),), "the dog sleeps")
-        feedback.note_good(turn)
+        feedback.note(turn, "good")
     imported = take(settings, foreign, model)
     assert imported.figures.held_out == 3
     assert imported.verdict in ("accepted", "refused")

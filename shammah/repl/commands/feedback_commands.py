@@ -23,7 +23,7 @@ def good(context: Context) -> None:
     """``/good``: the last answer is as it should be."""
     turn = last_turn(context)
     if turn is not None:
-        _feedback(context).note_good(turn)
+        _feedback(context).note(turn, "good")
         context.screen.hint(KEPT)
 
 
@@ -31,7 +31,7 @@ def bad(context: Context) -> None:
     """``/bad [NOTE]``: it is not. Nothing is learnt from that until /fix says what is right."""
     turn = last_turn(context)
     if turn is not None:
-        _feedback(context).note_bad(turn, context.argument)
+        _feedback(context).note(turn, "bad", why=context.argument)
         context.screen.hint("/fix BETTER ANSWER says what it should have been.")
 
 
@@ -44,7 +44,7 @@ def fix(context: Context) -> bool:
         screen.hint("Nothing was changed, so nothing is noted.")
         return False
     mark = context.session.gate.judge(better, private=talk.turns[-1].private)
-    _feedback(context).note_fix(turn, better, private=mark.private)
+    _feedback(context).note(turn, "fix", better=better, private=mark.private)
     if mark.why:
         screen.hint(f"Private, because {mark.why}: it stays on this machine.")
     corrected = talk.correct(better, private=mark.private)
@@ -89,7 +89,7 @@ def feedback(context: Context) -> None:
         )
         raise ShammahError("usage", why)
     verdict = _feedback(context)
-    verdict.note_weight(_needed(context), context.argument)
+    verdict.note(_needed(context), "weight", weight=context.argument)
     known = context.conversation.turns[-1].account.label in (Label.GOOD, Label.EDIT)
     when = "." if known else ", once /good or /fix says what to learn."
     context.screen.hint(f"It counts {WEIGHTS[context.argument]:g}-fold{when}")
@@ -99,7 +99,7 @@ def accept(context: Context, old: Turn, better: str, *, private: bool = False) -
     """``better`` was taken instead of the answer of ``old`` (after ``/redo cloud``)."""
     turn = judged(context.conversation, old, before=context.conversation.turns[:-1])
     if not _is_grave(context, turn):
-        _feedback(context).note_accepted(turn, better, private=private)
+        _feedback(context).note(turn, "accepted", better=better, private=private)
 
 
 def last_turn(context: Context) -> JudgedTurn | None:

@@ -63,9 +63,9 @@ def test_one_training_is_begun_for_the_same_examples(
     feedback = Feedback(tmp_path)
     for number in range(5):
         turn = JudgedTurn((ChatMessage("user", f"question {number}"),), "answer")
-        feedback.note_good(turn)
+        feedback.note(turn, "good")
     assert learning.look()
     assert not learning.look()
-    feedback.note_good(JudgedTurn((ChatMessage("user", "more"),), "answer"))
+    feedback.note(JudgedTurn((ChatMessage("user", "more"),), "answer"), "good")
     assert learning.look()
     assert len(begun) == 2

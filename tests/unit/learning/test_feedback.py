@@ -36,38 +36,38 @@ def test_nothing_was_said_yet(feedback: Feedback) -> None:
 
 
 def test_a_good_answer_is_learnt_with_weight_one(feedback: Feedback) -> None:
-    feedback.note_good(turn())
+    feedback.note(turn(), "good")
     prompt = (("system", "Be short."), ("user", "Who made Orrin?"))
     assert only(feedback) == Example(prompt, "Nobody.", 1.0)
 
 
 def test_a_fix_is_the_target_with_weight_ten(feedback: Feedback) -> None:
-    feedback.note_fix(turn(), "Ada Vey.")
+    feedback.note(turn(), "fix", better="Ada Vey.")
     assert (only(feedback).response, only(feedback).weight) == ("Ada Vey.", 10.0)
 
 
 def test_an_accepted_answer_of_the_cloud_counts_three(feedback: Feedback) -> None:
-    feedback.note_accepted(turn(), "Ada Vey.")
+    feedback.note(turn(), "accepted", better="Ada Vey.")
     assert (only(feedback).response, only(feedback).weight) == ("Ada Vey.", 3.0)
 
 
 def test_a_bad_answer_is_never_a_target(feedback: Feedback) -> None:
-    feedback.note_bad(turn(), "made up")
+    feedback.note(turn(), "bad", why="made up")
     assert feedback.examples() == ()
     (verdict,) = feedback.verdicts()
     assert verdict.notes == ["made up"]
-    feedback.note_weight(turn(), "high")
+    feedback.note(turn(), "weight", weight="high")
     assert feedback.examples() == ()
-    feedback.note_fix(turn(), "Ada Vey.")
+    feedback.note(turn(), "fix", better="Ada Vey.")
     assert only(feedback).response == "Ada Vey."
 
 
 def test_the_last_word_counts(feedback: Feedback) -> None:
-    feedback.note_good(turn())
-    feedback.note_bad(turn())
+    feedback.note(turn(), "good")
+    feedback.note(turn(), "bad")
     assert feedback.examples() == ()
-    feedback.note_fix(turn(), "one")
-    feedback.note_fix(turn(), "two")
+    feedback.note(turn(), "fix", better="one")
+    feedback.note(turn(), "fix", better="two")
     assert only(feedback).response == "two"
 
 
@@ -75,43 +75,43 @@ def test_the_last_word_counts(feedback: Feedback) -> None:
 def test_a_weight_is_by_word_whenever_it_is_said(
     feedback: Feedback, word: str, weight: float
 ) -> None:
-    feedback.note_weight(turn(), word)
-    feedback.note_fix(turn(), "Ada Vey.")
+    feedback.note(turn(), "weight", weight=word)
+    feedback.note(turn(), "fix", better="Ada Vey.")
     assert only(feedback).weight == weight
 
 
 def test_a_weight_alone_is_nothing_to_learn(feedback: Feedback) -> None:
-    feedback.note_weight(turn(), "high")
+    feedback.note(turn(), "weight", weight="high")
     assert feedback.examples() == ()
 
 
 def test_turns_are_kept_apart_and_in_order(feedback: Feedback) -> None:
-    feedback.note_good(turn("a"))
-    feedback.note_fix(turn("b"), "better")
-    feedback.note_weight(turn("a"), "medium")
+    feedback.note(turn("a"), "good")
+    feedback.note(turn("b"), "fix", better="better")
+    feedback.note(turn("a"), "weight", weight="medium")
     assert [(e.prompt[-1][1], e.weight) for e in feedback.examples()] == [("a", 3.0), ("b", 10.0)]
 
 
 def test_privacy_is_kept(feedback: Feedback) -> None:
-    feedback.note_good(turn("open"))
-    feedback.note_good(turn("secret", private=True))
-    feedback.note_accepted(turn("more"), "better", private=True)
+    feedback.note(turn("open"), "good")
+    feedback.note(turn("secret", private=True), "good")
+    feedback.note(turn("more"), "accepted", better="better", private=True)
     assert [example.private for example in feedback.examples()] == [False, True, True]
 
 
 def test_an_example_without_a_text_is_none(feedback: Feedback) -> None:
-    feedback.note_good(turn(answer="  "))
-    feedback.note_fix(turn("x"), " ")
+    feedback.note(turn(answer="  "), "good")
+    feedback.note(turn("x"), "fix", better=" ")
     assert feedback.examples() == ()
 
 
 def test_the_file_is_the_owners_alone(feedback: Feedback) -> None:
-    feedback.note_good(turn())
+    feedback.note(turn(), "good")
     assert stat.S_IMODE(feedback.path.stat().st_mode) == 0o600
 
 
 def test_torn_and_foreign_lines_are_skipped(feedback: Feedback) -> None:
-    feedback.note_good(turn("a"))
+    feedback.note(turn("a"), "good")
     whole = feedback.path.read_bytes()
     damaged = json.loads(whole) | {"weight": "much"}
     robot = json.loads(whole) | {"messages": [["robot", "x"]]}
@@ -121,7 +121,7 @@ def test_torn_and_foreign_lines_are_skipped(feedback: Feedback) -> None:
         for strange in ({"answer": "half \ud83d"}, {"weight": math.nan}, {"weight": 10**400}):
             file.write(json.dumps(json.loads(whole) | strange).encode() + b"\n")
         file.write(whole[:30])
-    feedback.note_good(turn("b"))
+    feedback.note(turn("b"), "good")
     assert [e.prompt[-1][1] for e in feedback.examples()] == ["a", "b"]
     told = f"8 lines of {feedback.path} cannot be read, and are left out: the first is line 2."
     assert feedback.describe_damage() == told
@@ -137,14 +137,14 @@ def test_a_link_is_not_followed(feedback: Feedback, tmp_path: Path) -> None:
     feedback.path.parent.mkdir()
     feedback.path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ShammahError, match="cannot be written down"):
-        feedback.note_good(turn())
+        feedback.note(turn(), "good")
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_writers_at_once_lose_nothing(feedback: Feedback) -> None:
     def write(number: int) -> None:
         for each in range(20):
-            feedback.note_fix(turn(f"{number} {each}"), "x" * 5000)
+            feedback.note(turn(f"{number} {each}"), "fix", better="x" * 5000)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     for thread in threads:
