@@ -16,7 +16,6 @@ from typing import Any
 from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.models.cgroups import count_kills, kill_counter
-from shammah.storage.files import replace_file
 
 OUT_OF_MEMORY = "out_of_memory"
 
@@ -87,6 +86,8 @@ def _attempt(document: Any) -> Attempt:
 
 def write_attempt(path: Path, attempt: Attempt) -> None:
     """Write it down, for its owner alone."""
+    from shammah.storage.files import replace_file  # only a worker writes it
+
     replace_file(path, json.dumps(asdict(attempt)).encode(), sync=False)
 
 
