@@ -38,30 +38,35 @@ def ask(
     return None
 
 
+def _write_to_stderr(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
 def confirm(
     question: str,
     *,
     enter: bool = False,
-    show: Callable[[str], None] | None = None,
+    show: Callable[[str], None] = _write_to_stderr,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Whether the person says yes; anything but that is a no.
 
     Args:
         enter: what an empty line means.
-        show: writes the question; without it that is on standard error.
+        show: writes the question.
 
     Raises:
         KeyboardInterrupt: as `ask`.
     """
     choices = f"[y]es, [n]o{'; Enter: yes' if enter else ''}: "
     try:
-        line = ask(show or _show, f"{question} {choices}", cancelled)
+        line = ask(show, f"{question} {choices}", cancelled)
     except KeyboardInterrupt:
-        (show or _show)("\n")
+        show("\n")
         raise
     if line is None and not cancelled():  # Ctrl-D
-        (show or _show)("\n")
+        show("\n")
     return agrees(line, enter=enter)
 
 
@@ -69,8 +74,3 @@ def agrees(line: str | None, *, enter: bool = False) -> bool:
     """Whether ``line`` is a yes. ``enter``: what an empty one means."""
     said = line.strip().lower() if line is not None else "no"
     return said in ("y", "yes") or (enter and not said)
-
-
-def _show(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
@@ -209,12 +210,9 @@ def _end(node: SyntaxTreeNode) -> int:
     return node.map[1] if node.map else 0
 
 
-def _code_style(token: object) -> str:
-    while token is not None:
-        if token in _CODE_STYLES:
-            return _CODE_STYLES[token]
-        token = token.parent  # type: ignore[attr-defined]
-    return ""
+def _code_style(token: Any) -> str:
+    kinds = reversed(token.split())  # the narrowest first
+    return next((_CODE_STYLES[kind] for kind in kinds if kind in _CODE_STYLES), "")
 
 
 # --- running text -------------------------------------------------------------------------

@@ -24,9 +24,13 @@ PASTE_MS = 1000
 """A paste of which no more comes for so long has lost its end."""
 
 
-def wait_line(other_fd: int | None) -> str | None:
+def wait_line(other_fd: int | None = None, *, wait: bool = True) -> str | None:
     """The next whole line from the terminal, without its end; ``None`` once ``other_fd`` is
     readable and no line is waiting.
+
+    Args:
+        wait: else only one that was typed while nobody read. To be asked before the editor takes
+            over: a Ctrl-D that the terminal has buffered would reach that as a zero byte.
 
     Raises:
         EOFError: Ctrl-D on an empty line, or the terminal is gone.
@@ -36,22 +40,8 @@ def wait_line(other_fd: int | None) -> str | None:
     poll.register(0, select.POLLIN)
     if other_fd is not None:
         poll.register(other_fd, select.POLLIN)
-    ready = {fd for fd, _ in poll.poll()}
+    ready = {fd for fd, _ in poll.poll(None if wait else 0)}
     return take_line() if 0 in ready else None
-
-
-def pending_line() -> str | None:
-    """A whole line (or the end) that was typed while nobody read, without its end; else ``None``.
-
-    To be asked before the editor takes over: a Ctrl-D that the terminal has buffered would reach
-    the editor as a zero byte.
-
-    Raises:
-        EOFError: as `wait_line`.
-    """
-    poll = select.poll()
-    poll.register(0, select.POLLIN)
-    return take_line() if poll.poll(0) else None
 
 
 def take_line() -> str:

@@ -90,9 +90,7 @@ def cut(text: str, columns: int) -> str:
     """``text``, or as much of it as has room in a line, with an ellipsis."""
     if cells(text) <= columns:
         return text
-    while text and cells(text) >= columns:
-        text = text[: min(len(text) - 1, columns - 1)]
-    return text.rstrip() + "…"
+    return text[: _fitting(text, columns - 1)].rstrip() + "…"
 
 
 def wrap(spans: Sequence[Span], width: int, *, whole_words: bool = False) -> list[Line]:
@@ -124,7 +122,7 @@ def _rows(text: str, width: int, whole_words: bool) -> Iterator[tuple[int, int]]
             yield start, found.start()
             start, used = found.start(), 0
         while size > width and not used and not whole_words:
-            end = start + _fitting(text[start : found.end()], width)
+            end = start + max(1, _fitting(text[start : found.end()], width))
             yield start, end
             start, size = end, cells(text[end : found.end()])
         used += size
@@ -132,11 +130,11 @@ def _rows(text: str, width: int, whole_words: bool) -> Iterator[tuple[int, int]]
 
 
 def _fitting(word: str, width: int) -> int:
-    """How many characters of ``word`` have room; at least one."""
+    """How many characters of ``word`` have room."""
     used = 0
     for index, one in enumerate(word):
         used += cells(one)
-        if used > width and index:
+        if used > width:
             return index
     return len(word)
 

@@ -19,7 +19,7 @@ from shammah.terminal.screen import Screen
 MOMENTS: dict[str, Any] = {
     "keep": Recorder,
     "end_answer": Screen,
-    "pending_line": lines,
+    "wait_line": lines,
     "_pre_run": Application,
     "_redraw": Application,
     "close": asyncio.Runner,

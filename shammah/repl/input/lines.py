@@ -11,7 +11,7 @@ from shammah.repl.input.interrupts import Interrupts
 from shammah.repl.input.line_editor import Editor
 from shammah.terminal import paste
 from shammah.terminal.screen import Screen
-from shammah.terminal.tty import CLEAR_LINE, echo_off, echo_on, pending_line, read_paste, wait_line
+from shammah.terminal.tty import CLEAR_LINE, echo_off, echo_on, read_paste, wait_line
 from shammah.terminal.wording import printable
 
 PROMPT = "> "
@@ -49,12 +49,12 @@ class Lines:
         """
         first, self._first = self._first, False
         if self._editor is None:
-            line = None if first else self._pending_line()
+            line = None if first else self._wait_line(wait=False)
             shown = line is None  # what was typed meanwhile was hidden
             if line is None:
                 if not first:
                     self._screen.prompt(PROMPT)
-                line = self._wait_line(None) or ""
+                line = self._wait_line() or ""
             line = self._complete(line, shown=shown)
             if first:
                 self._hide_typed()
@@ -71,7 +71,7 @@ class Lines:
         if "\n" in self._held:
             return self._complete(self._take_held(), shown=False)
         held, self._held = self._held, ""
-        line = None if held or self._editor.typed_ahead else self._pending_line()
+        line = None if held or self._editor.typed_ahead else self._wait_line(wait=False)
         if line is None:
             return self._editor.read(held)
         return self._complete(line, shown=False)
@@ -138,11 +138,7 @@ class Lines:
         line, _, self._held = self._held.partition("\n")
         return line
 
-    def _wait_line(self, other_fd: int | None) -> str | None:
-        shown = echo_on() if self._editor is None else contextlib.nullcontext()
+    def _wait_line(self, other_fd: int | None = None, *, wait: bool = True) -> str | None:
+        shown = echo_on() if wait and self._editor is None else contextlib.nullcontext()
         with self._interrupts.raised(), shown:
-            return wait_line(other_fd)
-
-    def _pending_line(self) -> str | None:
-        with self._interrupts.raised():
-            return pending_line()
+            return wait_line(other_fd, wait=wait)
