@@ -101,7 +101,7 @@ class Database:
         self._tell = tell
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
-        self._refusal: ShammahError | None = None
+        self._copied = False
 
     def run(self, work: Callable[[sqlite3.Connection], Result], *, write: bool = False) -> Result:
         """What ``work`` returns. It happens whole or not at all, and perhaps more than once."""
@@ -110,7 +110,7 @@ class Database:
         except _DamagedError:
             return self._run_mended(work, write=write)
         finally:
-            if self._refusal is not None:
+            if self._copied:
                 self.close()  # the disk may have room the next time
 
     def _run_mended(self, work: Callable[[sqlite3.Connection], Result], *, write: bool) -> Result:
@@ -137,7 +137,7 @@ class Database:
 
     def close(self) -> None:
         """The next call opens it again."""
-        self._refusal = None
+        self._copied = False
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -149,16 +149,14 @@ class Database:
             try:
                 self._connection = self._connect()
             except (sqlite3.Error, OSError) as error:
-                if not _is_of_the_disk(error):
+                if write or not _is_of_the_disk(error):
                     raise
-                self._refusal = self._unusable(error)
+                self._copied = True
                 try:
                     self._connection = self._ready(_read_into_memory(self.path))
                 except (ShammahError, sqlite3.Error, OSError):
                     raise error from None
                 self._opened = _identify(self.path)
-        if write and self._refusal is not None:
-            raise self._refusal
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -221,7 +219,7 @@ class Database:
             ) from error
         except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
             # ValueError and its like: a row that none of ours has written.
-            if _code(error) in _DAMAGED and self._refusal is None:
+            if _code(error) in _DAMAGED and not self._copied:
                 what = f"{self.path} is damaged ({error})."
                 raise _DamagedError(f"{self._kind.code}_damaged", what) from error
             raise self._unusable(error) from error
