@@ -22,7 +22,7 @@ from shammah.bus.endpoints import ROLES, lock_holder, open_endpoints
 from shammah.bus.enquiry import ask_events
 from shammah.errors import ShammahError
 from shammah.privacy import Rules
-from shammah.settings.model import Settings
+from shammah.settings.model import SECRET, Settings, value_of
 from shammah.storage.files import replace_file
 from shammah.supervision.secrets import SECRETS
 
@@ -66,7 +66,7 @@ class Redaction:
         self._rules = Rules(settings.privacy, home) if settings else None
         secrets = [environ.get(name, "") for name in SECRETS]
         if settings:
-            secrets += [settings.cloud.api_key, settings.system]
+            secrets += [value_of(settings, SECRET), settings.system]
         self._secrets = [secret for secret in secrets if len(secret) >= 4]
         names = [(home.rstrip("/"), "~")]
         names += [(environ.get(name, ""), "user") for name in ("USER", "LOGNAME")]

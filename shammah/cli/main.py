@@ -35,6 +35,7 @@ COMMANDS = {
 }
 """Each is in the module of its name (`ask` in `ask_command`), and so called there."""
 
+EXAMPLE = 'shammah ask "What is a monad?"'
 VALUE_EXAMPLES = {
     "--model": "shammah --model starter",
     "--licence": "shammah --licence permissive",
@@ -127,8 +128,10 @@ def hint_at(arguments: list[str]) -> str:
     if not first.startswith("-"):
         import difflib
 
-        known = first in COMMANDS or difflib.get_close_matches(first, COMMANDS, n=1)
-        return "" if known else 'To ask something: shammah ask "What is a monad?"'
+        if first in COMMANDS:
+            return ""
+        near = difflib.get_close_matches(first, COMMANDS, n=1)
+        return f"Did you mean {near[0]!r}?" if near else f"To ask something: {EXAMPLE}"
     if first.partition("=")[0] not in {*VALUES, *FLAGS}:
         return ""
     command = next((one for one in arguments if one in COMMANDS), "")

@@ -195,7 +195,8 @@ def test_every_help_has_examples_and_fits_a_terminal() -> None:
         ("--local --model", "--model needs a value: shammah --model starter"),
         ("--model starter ask", "Options come after the command: shammah ask --model ..."),
         ("hello", 'To ask something: shammah ask "What is a monad?"'),
-        ("asc", ""),
+        ("asc", "Did you mean 'ask'?"),
+        ("ask --nosuch", ""),
         ("--nosuch", ""),
         ("--nosuch --model", ""),
         ("", ""),
@@ -244,3 +245,8 @@ def test_ask_has_every_option_of_the_prompt() -> None:
     assert ask is not None
     spelled = {spelling for option in ask.params for spelling in option.opts}
     assert spelled >= {*VALUES, *FLAGS}
+
+
+def test_a_command_that_is_nearly_one_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["statu"]) == ExitCode.USAGE
+    assert "No such command 'statu'. Did you mean 'status'?" in capsys.readouterr().err
