@@ -46,3 +46,10 @@ class ShammahError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".rstrip()
+
+
+class UsageError(ShammahError):
+    """What was typed means nothing: ``usage``."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__("usage", message, hint, exit_code=ExitCode.USAGE)

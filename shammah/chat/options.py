@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shammah.chat.prompt_options import FLAGS, VALUES
-from shammah.errors import ExitCode, ShammahError
+from shammah.errors import UsageError
 from shammah.models.licences import LICENCES
 from shammah.router.decision import Target, Wish
 
@@ -52,11 +52,7 @@ def read_options(values: Mapping[str, str | None], flags: set[str]) -> ReplOptio
     """
     licence = values.get("--licence")
     if licence is not None and licence not in LICENCES:
-        raise ShammahError(
-            "usage",
-            f"--licence must be one of {', '.join(LICENCES)}, not {licence!r:.40}.",
-            exit_code=ExitCode.USAGE,
-        )
+        raise UsageError(f"--licence must be one of {', '.join(LICENCES)}, not {licence!r:.40}.")
     return ReplOptions(
         model=values.get("--model"),
         licence=licence,
@@ -76,18 +72,10 @@ def parse_resume(number: str | None, *, newest: bool) -> int | None:
     if number is None:
         return 0 if newest else None
     if newest:
-        raise ShammahError(
-            "usage",
-            "--continue contradicts --resume.",
-            "Give one of them.",
-            exit_code=ExitCode.USAGE,
-        )
+        raise UsageError("--continue contradicts --resume.", "Give one of them.")
     if not number.isascii() or not number.isdigit() or not 0 < int(number) < 2**63:
-        raise ShammahError(
-            "usage",
-            f"{number!r:.40} is no conversation's number.",
-            "`shammah history list` shows them.",
-            exit_code=ExitCode.USAGE,
+        raise UsageError(
+            f"{number!r:.40} is no conversation's number.", "`shammah history list` shows them."
         )
     return int(number)
 
@@ -100,11 +88,6 @@ def parse_wish(flags: set[str]) -> Wish:
     """
     local = bool(flags & {"--local", "--private"})
     if local and "--cloud" in flags:
-        raise ShammahError(
-            "usage",
-            "--cloud contradicts --local and --private.",
-            "Give one of them.",
-            exit_code=ExitCode.USAGE,
-        )
+        raise UsageError("--cloud contradicts --local and --private.", "Give one of them.")
     target = Target.LOCAL if local else Target.CLOUD if "--cloud" in flags else None
     return Wish(target, private="--private" in flags)

@@ -14,7 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from shammah.cli.options import Group, json_option, licence_option, model_option
-from shammah.errors import ExitCode, ShammahError
+from shammah.errors import ExitCode, ShammahError, UsageError
 from shammah.models.catalogue import check_model_name
 from shammah.settings.edit import save, with_setting
 from shammah.settings.load import config_file, examine_text, parse_config, read_config
@@ -240,7 +240,7 @@ def _parse(path: tuple[str, ...], given: tuple[str, ...]) -> Any:
         return given
     if len(given) != 1:
         why = f"{'.'.join(path)} takes one value, not {len(given)}."
-        raise ShammahError("usage", why, exit_code=ExitCode.USAGE)
+        raise UsageError(why)
     (text,) = given
     if isinstance(default, bool):
         return {"true": True, "false": False}.get(text.lower(), text)
@@ -259,7 +259,7 @@ def _read_secret(name: str) -> str:
     secret = sys.stdin.readline().strip()
     if not secret:
         why, hint = "There is no key in the input.", f"`shammah config set {name} ''` removes it."
-        raise ShammahError("usage", why, hint, exit_code=ExitCode.USAGE)
+        raise UsageError(why, hint)
     return secret
 
 

@@ -91,11 +91,13 @@ def doctor(
         check_place(Path(bundle))
     environ: Mapping[str, str] = os.environ
     problems: list[Problem] = []
-    settings = _settings(environ, model, licence, problems)
-    known = not problems
-    if known:
+    try:
+        settings, known = load_checked_settings(model, licence), True
         # The child process has another working directory.
         model, environ = settings.model, {**environ, "SHAMMAH_HOME": str(settings.home)}
+    except ShammahError as error:
+        settings, known = Settings(home_directory(environ)), False
+        problems.append(_problem(error))
     document = _document(settings, environ, model, licence, problems, network=network)
     blocking = any(problem.blocking for problem in problems)
     document["problems"] = [asdict(problem) for problem in dict.fromkeys(problems)]
@@ -145,7 +147,11 @@ def _document(
     document["directories"] = timed(
         "directories", lambda: _directories(settings, environ, problems)
     )
-    document["hub"] = _hub(environ)
+    document["hub"] = {
+        "endpoint": without_secrets(hub_endpoint(environ)),
+        "offline": is_offline(environ),
+        "token": bool(environ.get("HF_TOKEN")),
+    }
     problems += network_problems(environ)
     document["cloud"] = {"key": key, "configured": cloud, "model": settings.cloud.model}
     changed = changed_settings(settings, Settings(settings.home))
@@ -153,7 +159,7 @@ def _document(
     document["workers"] = timed("workers", lambda: _workers(environ, problems, cloud=cloud))
     if network:
         document["network"] = timed("network", lambda: probe_network(settings, environ, problems))
-    document |= timed("libraries", lambda: _examination(settings, environ, model, licence))
+    document |= timed("libraries", lambda: _examination(environ, model, licence))
     document["choices"] = list_choices(settings, _as_machine(document["machine"]))
     document["took"] = took
     problems += _judge(document, cloud=cloud)
@@ -162,19 +168,6 @@ def _document(
 
 def _problem(error: ShammahError, *, blocking: bool = True) -> Problem:
     return Problem(error.code, error.message, error.hint, blocking)
-
-
-# --- settings -----------------------------------------------------------------------------
-
-
-def _settings(
-    environ: Mapping[str, str], model: str | None, licence: str | None, problems: list[Problem]
-) -> Settings:
-    try:
-        return load_checked_settings(model, licence)
-    except ShammahError as error:
-        problems.append(_problem(error))
-        return Settings(home_directory(environ))
 
 
 # --- the machine --------------------------------------------------------------------------
@@ -236,12 +229,6 @@ def _directory(path: Path) -> Part:
     return {"path": str(path), "exists": path.exists(), "free": free, "error": failure}
 
 
-def _hub(environ: Mapping[str, str]) -> Part:
-    endpoint = hub_endpoint(environ)
-    token = bool(environ.get("HF_TOKEN"))
-    return {"endpoint": without_secrets(endpoint), "offline": is_offline(environ), "token": token}
-
-
 # --- workers ------------------------------------------------------------------------------
 
 
@@ -279,9 +266,7 @@ def _workers(
 # --- the workers' side --------------------------------------------------------------------
 
 
-def _examination(
-    settings: Settings, environ: Mapping[str, str], model: str | None, licence: str | None
-) -> Part:
+def _examination(environ: Mapping[str, str], model: str | None, licence: str | None) -> Part:
     """What the child process finds; an ``examination`` with an error, if it finds nothing."""
     command = [sys.executable, "-P", "-m", "workers.inference.startup.examination"]
     command += ["--model", model] if model else []

@@ -14,7 +14,7 @@ import click
 from shammah.chat.record import END_MARK, MARK, Kept
 from shammah.cli.options import Group, json_option
 from shammah.cli.since import Moment
-from shammah.errors import ExitCode, ShammahError
+from shammah.errors import ExitCode, ShammahError, UsageError
 from shammah.history import export as exporting
 from shammah.history import listing
 from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
@@ -224,11 +224,8 @@ def _agree(store: Store, numbers: list[int], question: str) -> bool:
         ShammahError: ``usage``: nobody can be asked.
     """
     if not sys.stdin.isatty():
-        raise ShammahError(
-            "usage",
-            "Nothing was removed: there is no terminal to ask you at.",
-            "Say --yes if you mean it.",
-            exit_code=ExitCode.USAGE,
+        raise UsageError(
+            "Nothing was removed: there is no terminal to ask you at.", "Say --yes if you mean it."
         )
     summaries = store.summaries(-1)
     doomed = [summary for summary in summaries if summary.number in numbers]

@@ -100,7 +100,7 @@ def plan(model: str | None, revision: str, licence: str | None, force: bool, as_
 @click.option("--pause", "action", flag_value="pause", help="Pause the download.")
 @click.option("--resume", "action", flag_value="resume", help="Go on, as another pull does.")
 @click.option("--cancel", "action", flag_value="cancel", help="End it; what arrived is kept.")
-@json_option("One object a model, failed or not.")
+@click.option("--json", "as_json", is_flag=True, help="One object a model, failed or not.")
 def pull(
     names: tuple[str, ...],
     revision: str,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from shammah.errors import ExitCode, ShammahError
+from shammah.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,11 +61,9 @@ def parse_since(text: str, now_s: float, *, utc: bool = False) -> float:
         when = datetime.fromisoformat(text)
         return _seconds(when.replace(tzinfo=UTC) if utc and when.tzinfo is None else when)
     except (ValueError, OverflowError):
-        raise ShammahError(
-            "usage",
+        raise UsageError(
             f"{text!r:.40} is not a valid time.",
             "Give how far back (90s, 10m, 2h, 7d, 2w), a time (14:30) or a date (2026-11-24).",
-            exit_code=ExitCode.USAGE,
         ) from None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from shammah.chat.account import CORRECTED
 from shammah.chat.record import Kept, Record, detail, read_detail, title_of
-from shammah.errors import ExitCode, ShammahError
+from shammah.errors import ExitCode, ShammahError, UsageError
 from shammah.storage.files import new_file
 
 FORMAT, VERSION = "shammah-conversation", 1
@@ -35,11 +35,9 @@ def form_of(path: Path) -> str:
     """
     form = SUFFIXES.get(path.suffix.lower())
     if form is None:
-        raise ShammahError(
-            "usage",
+        raise UsageError(
             f"{path.name!r:.60} ends neither in .md nor in .jsonl.",
             "The end of the name says what to write: Markdown or JSON lines.",
-            exit_code=ExitCode.USAGE,
         )
     return form
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shammah.chat.account import CORRECTED
 from shammah.chat.answering import new_key
 from shammah.chat.conversation import Conversation, Turn
-from shammah.errors import ShammahError
+from shammah.errors import UsageError
 from shammah.router.statistics import Label
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def feedback(context: Context) -> None:
         why = f"/feedback is one of {words}" + (
             f", not {context.argument!r:.40}." if context.argument else "."
         )
-        raise ShammahError("usage", why)
+        raise UsageError(why)
     verdict = _feedback(context)
     verdict.note(_needed(context), "weight", weight=context.argument)
     known = context.conversation.turns[-1].account.label in (Label.GOOD, Label.EDIT)
@@ -131,7 +131,7 @@ def judged(conversation: Conversation, turn: Turn, before: list[Turn]) -> Judged
 def _needed(context: Context) -> JudgedTurn:
     turn = last_turn(context)
     if turn is None:
-        raise ShammahError("usage", "There is no answer to note it of.")
+        raise UsageError("There is no answer to note it of.")
     return turn
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from shammah.chat.account import tell
 from shammah.chat.conversation import Turn
-from shammah.errors import ShammahError
+from shammah.errors import ShammahError, UsageError
 from shammah.privacy import split_prefix
 from shammah.privacy.gate import NEVER, Gate
 from shammah.repl.commands import feedback_commands
@@ -39,7 +39,7 @@ def why(context: Context) -> None:
     """``/why [N]``: the decision behind the last answer, or behind that of question N."""
     turns = context.conversation.turns
     if not turns:
-        raise ShammahError("usage", "Nothing was asked yet.")
+        raise UsageError("Nothing was asked yet.")
     number = len(turns)
     if context.argument:
         try:
@@ -48,7 +48,7 @@ def why(context: Context) -> None:
             number = 0
         if not 1 <= number <= len(turns):
             asked = "1 was asked." if len(turns) == 1 else f"1 to {len(turns)} were asked."
-            raise ShammahError("usage", f"There is no question {context.argument!r:.20}.", asked)
+            raise UsageError(f"There is no question {context.argument!r:.20}.", asked)
     turn = turns[number - 1]
     question = " ".join(printable(turn.question).split())
     if len(question) > SHOWN_QUESTION:
@@ -79,7 +79,7 @@ def local(context: Context) -> None:
 def cloud(context: Context) -> None:
     """``/cloud QUESTION``."""
     if not context.argument:
-        raise ShammahError("usage", "Write the question after /cloud.")
+        raise UsageError("Write the question after /cloud.")
     _check_cloud(context)
     _check_key(context)
     question, private = split_prefix(context.argument)
@@ -93,7 +93,7 @@ def redo(context: Context) -> None:
     """
     conversation, screen = context.conversation, context.screen
     if not conversation.turns:
-        raise ShammahError("usage", "Nothing was asked yet.")
+        raise UsageError("Nothing was asked yet.")
     old = conversation.turns[-1]
     target = _answerer(context.argument, old)
     if target is Target.CLOUD:
@@ -129,7 +129,7 @@ def edit(context: Context) -> None:
     the turn, if anything is answered."""
     conversation, screen = context.conversation, context.screen
     if not conversation.turns:
-        raise ShammahError("usage", "There is no question to edit yet.")
+        raise UsageError("There is no question to edit yet.")
     from shammah.terminal.external_editor import edit_text
 
     old = conversation.turns[-1]
@@ -199,11 +199,11 @@ def _answerer(argument: str, old: Turn) -> Target:
             return Target(argument)
         except ValueError:
             why = f"/redo asks local or cloud, not {argument!r:.40}."
-            raise ShammahError("usage", why) from None
+            raise UsageError(why) from None
     if old.provenance is not None:
         return Target.CLOUD if _role(old) == "inference" else Target.LOCAL
     if old.account.decision is None:
-        raise ShammahError("usage", "Nobody was asked.", "/redo local or /redo cloud says whom.")
+        raise UsageError("Nobody was asked.", "/redo local or /redo cloud says whom.")
     return Target.CLOUD if old.account.decision.target is Target.LOCAL else Target.LOCAL
 
 

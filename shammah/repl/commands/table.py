@@ -9,7 +9,7 @@ from typing import Protocol
 
 from shammah.chat.conversation import Conversation
 from shammah.chat.session import Session
-from shammah.errors import ShammahError
+from shammah.errors import ShammahError, UsageError
 from shammah.history.recorder import Recorder
 from shammah.learning.adapter_choice import choose_adapter
 from shammah.privacy import PREFIX, split_word
@@ -84,7 +84,7 @@ def _unknown(name: str) -> ShammahError:
 
     near = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
     hint = f"Did you mean /{near[0]}?" if near else "/help lists the commands."
-    return ShammahError("usage", f"There is no command /{printable(name):.40}.", hint)
+    return UsageError(f"There is no command /{printable(name):.40}.", hint)
 
 
 def descriptions() -> dict[str, str]:
