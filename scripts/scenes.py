@@ -170,7 +170,8 @@ def with_cloud(scratch: Path, keep: Keep) -> None:
             ANTHROPIC_BASE_URL=claude.base_url,
         )
         (world.directory / "home" / ".shammah").mkdir(mode=0o700)
-        (world.directory / "home" / ".shammah" / "welcomed").touch()
+        told = f"settings {SMOLLM2} any auto\n"  # what the welcome says of such settings
+        (world.directory / "home" / ".shammah" / "welcomed").write_text(told)
         claude.script({"type": "reply", "text": CLAUDE_SAYS})
         try:
             program = world.open("--model", SMOLLM2, rows=25)
