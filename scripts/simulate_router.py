@@ -126,9 +126,8 @@ def simulate(rules: Rules, seed: int, questions: int) -> Run:
         view = View(Ready("better" if after else "small"), Ready("c"), True, "c")
         if number % CONVERSATION == 0 or dice.random() < 0.3:
             category = dice.choices(kinds, weights)[0]
-        question = Question(category)
-        chance = dice.random()
-        decision = decide(question, Wish(), view, memory.snapshot, rules, chance)
+        question = Question(category, chance=dice.random())
+        decision = decide(question, Wish(), view, memory.snapshot, rules)
         assert isinstance(decision, RouteDecision)
         pleases = dice.random() < (truth[category] if decision.target is Target.LOCAL else CLOUD)
         memory.learn(_outcome(decision, pleases, dice))

@@ -69,12 +69,12 @@ def measure(path: Path, rounds: int) -> dict[str, float]:
     database = sqlite3.connect(path)
 
     def whole() -> object:
-        return decide(examine(conversation), wish, view, snapshot, rules, 0.5)
+        return decide(examine(conversation), wish, view, snapshot, rules)
 
     question = examine(conversation)
 
     def alone() -> object:
-        return decide(question, wish, view, snapshot, rules, 0.5)
+        return decide(question, wish, view, snapshot, rules)
 
     def select() -> object:
         return database.execute("SELECT label FROM outcomes WHERE turn = 'turn-9'").fetchone()

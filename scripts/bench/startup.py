@@ -37,7 +37,7 @@ from pathlib import Path
 import psutil
 
 from shammah.bus.messages import Provenance, Timings, Usage
-from shammah.chat.record import Kept, Record
+from shammah.history.record import Kept, Record
 from shammah.history.recorder import NAME as HISTORY
 from shammah.history.store import Store
 

@@ -4,36 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from shammah.bus.messages import ChatMessage, Provenance
-from shammah.chat.account import CORRECTED, LEFT, Account
-from shammah.router.quality import loops
+from shammah.bus.messages import ChatMessage
+from shammah.chat.turn import LEFT, Turn
 from shammah.router.route import AUTO
 from shammah.router.statistics import Label
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A question and its answer. ``complete`` is false if the answer was cut short;
-    ``private``: neither ever goes to the cloud. ``account``: what became of the question.
-    ``given``: what was answered, where ``answer`` is the person's own; else empty."""
-
-    question: str
-    answer: str
-    provenance: Provenance | None
-    complete: bool = True
-    private: bool = False
-    account: Account = field(default_factory=Account)
-    given: str = ""
-
-    @property
-    def told(self) -> bool:
-        """Whether later questions come after this turn, for a model."""
-        return bool(self.answer) and (self.complete or not loops(self.answer))
-
-    @property
-    def corrected(self) -> bool:
-        """Whether the answer is the person's own."""
-        return self.account.finish == CORRECTED
 
 
 @dataclass(slots=True)
@@ -63,7 +37,7 @@ class Conversation:
         if self.system:
             messages.append(ChatMessage("system", self.system, self.system_private))
         lost: Turn | None = None
-        for turn in (*self.turns, Turn(question, "", None, private=private)):
+        for turn in (*self.turns, Turn(question, private=private)):
             asked = turn.question
             if lost is not None and (turn.private or not lost.private):
                 asked = f"{lost.question}\n\n{asked}"
@@ -71,41 +45,32 @@ class Conversation:
                 messages.append(ChatMessage("user", asked, turn.private))
                 messages.append(ChatMessage("assistant", turn.answer, turn.private))
                 lost = None
-            elif turn.account.finish == LEFT:
+            elif turn.finish == LEFT:
                 lost = replace(turn, question=asked)
         messages.append(ChatMessage("user", asked, private))
         return tuple(messages)
 
-    def add(self, turn: Turn, *, local: bool = True) -> Turn:
+    def add(self, turn: Turn) -> Turn:
         """Append ``turn``; returns it as it was kept.
 
-        ``local``: any of the answer is the local model's. That model has seen the private turns
-        and may repeat them, so such a turn is private, too, whatever was asked.
+        The local model has seen the private turns and may repeat them, so a turn that it has
+        answered after one is private, too, whatever was asked.
         """
-        if local and self.holds_private:
+        if turn.local and self.holds_private:
             turn = replace(turn, private=True)
         self.turns.append(turn)
         return turn
 
     def correct(self, better: str, *, private: bool) -> Turn:
-        """Put ``better`` in the place of the last answer; returns the turn as it is then. One that
-        is private stays so."""
-        turn = self.turns[-1]
-        self.turns[-1] = replace(
-            turn,
-            answer=better,
-            complete=True,
-            private=turn.private or private,
-            account=replace(turn.account, finish=CORRECTED),
-            given=turn.given or turn.answer,
-        )
+        """Put ``better`` in the place of the last answer; returns the turn as it is then."""
+        self.turns[-1] = self.turns[-1].correct(better, private=private)
         return self.turns[-1]
 
     def label(self, label: Label, outcome: str) -> None:
         """Note what the person says of the answer that the statistics know as ``outcome``."""
         for at, turn in enumerate(self.turns):
-            if outcome and turn.account.outcome == outcome:
-                self.turns[at] = replace(turn, account=replace(turn.account, label=label))
+            if outcome and turn.outcome == outcome:
+                self.turns[at] = replace(turn, label=label)
 
     @property
     def holds_private(self) -> bool:

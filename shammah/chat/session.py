@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from shammah.bus.client import Peer, Task, new_request_id
 from shammah.bus.endpoints import open_endpoints
@@ -26,25 +26,28 @@ from shammah.bus.messages import (
     PromptProgress,
     Provenance,
     Retrying,
-    Sampling,
-    State,
     Timings,
     Token,
     Usage,
 )
-from shammah.chat.cancelled import CANCEL_S, Seen, provenance
-from shammah.chat.failover import HUNG, TOO_LONG, Interruption, go_on, with_text
+from shammah.chat.failover import HUNG, TOO_LONG, fail_over, with_text
+from shammah.chat.notices import Notices
+from shammah.chat.turn import Notice, Step, TurnInProgress, Waiting, origin
 from shammah.errors import ShammahError
 from shammah.learning.adapter_choice import choose_adapter, learnt_private
 from shammah.privacy import Outgoing
 from shammah.privacy.gate import DECLINED, NEVER, Gate, tell_left_out
 from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
 from shammah.router.route import AUTO
-from shammah.router.service import Asked, Routing
+from shammah.router.service import Routing
 from shammah.settings.model import Settings
 from shammah.supervision.lifecycle import lend_hub_token, stop, worker_spec
 from shammah.supervision.link import Link
 from shammah.supervision.oom_record import attempt_file, forget_attempt
+
+CANCEL_S = 0.5
+"""So long a cancelled answer waits for its worker's own count. A step may take longer, and the
+person wants the prompt back."""
 
 WAIT_S = 0.5
 """How often a waiting question looks again even if nothing was heard."""
@@ -58,31 +61,6 @@ LOCAL_ROLE = "inference"
 CLOUD_ROLE = "cloud"
 
 
-@dataclass(frozen=True, slots=True)
-class Routed:
-    """Who will answer, and why."""
-
-    decision: RouteDecision
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """The question waits for ``role``, which is in ``state``."""
-
-    role: str
-    state: State | None
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something to show before the answer or within it; ``urgent``: whom to call."""
-
-    text: str
-    urgent: bool = False
-
-
-Step = Notice | Routed | Waiting | Retrying | PromptProgress | Token | Done | Failed
-
 CANCELLED = Failed("cancelled", "Cancelled.")
 FIXED_TEXT = "a fixed text"
 """Who answers somebody in danger where no model can, or should."""
@@ -92,28 +70,8 @@ UNHEARD = Notice(
 )
 
 
-@dataclass(slots=True)
-class _Turn:
-    """A question on its way. ``text`` is what has been answered, ``tokens`` how many that were,
-    ``local`` whether any of it is the local model's. ``whole``: who is asked leaves no earlier
-    turn out, since somebody else could be asked instead."""
-
-    asked: Asked
-    wish: Wish
-    conversation: tuple[ChatMessage, ...]
-    sampling: Sampling
-    max_new_tokens: int | None
-    text: str = ""
-    tokens: int = 0
-    local: bool = False
-    whole: bool = False
-    restarts: int = 0
-
-    @property
-    def room(self) -> int | None:
-        """Tokens that the rest may have."""
-        limit = self.max_new_tokens
-        return limit if not self.text or limit is None else max(1, limit - self.tokens)
+Opened = tuple[RouteDecision, Peer, Outgoing]
+"""Who answers, the connection to it, and what it is told."""
 
 
 class Session:
@@ -128,6 +86,7 @@ class Session:
         local_only: bool = False,
     ) -> None:
         self.settings = settings
+        self.notices = Notices()
         self._on_change: Callable[[], None] = lambda: None
         self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._generation: Task | None = None
@@ -135,7 +94,7 @@ class Session:
         self._interrupted = False
         self.environ = environ
         self.gate = Gate(settings, environ)
-        self.routing = Routing(settings, environ)
+        self.routing = Routing(settings, environ, self.notices.put)
         self._declined = False
         self._endpoints = open_endpoints(environ)
         self._client = ClientInfo(program, os.getpid(), _terminal())
@@ -218,42 +177,40 @@ class Session:
             self._ahead = None
         return self._ahead is not None
 
-    def answer(
-        self,
-        conversation: tuple[ChatMessage, ...],
-        wish: Wish,
-        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        max_new_tokens: int | None = None,
-    ) -> Iterator[Step]:
-        """One question's way: Notice..., Waiting..., Routed, Retrying... or PromptProgress...,
-        Token..., then exactly one Done or Failed.
+    def answer(self, turn: TurnInProgress, conversation: tuple[ChatMessage, ...]) -> Iterator[Step]:
+        """One question's way: Notice..., Waiting..., RouteDecision, Retrying... or
+        PromptProgress..., Token..., then exactly one Done or Failed; ``turn`` has taken in each.
 
         If the answerer fails and somebody goes on, all of that comes once more before the
         end. `interrupt` ends it early, also one from before.
+
+        Args:
+            turn: begun just now.
+            conversation: ends with the question; what comes before it has its marks.
         """
         self._declined = False
         try:
-            yield from self._ways(conversation, wish, (sampling, max_new_tokens))
+            for step in self._ways(turn, conversation):
+                turn.feed(step)
+                yield step
         finally:
             self._interrupted = False  # not at the beginning: it may have come by then
 
-    def _ways(
-        self, conversation: tuple[ChatMessage, ...], wish: Wish, limits: tuple[Sampling, int | None]
-    ) -> Iterator[Step]:
-        conversation = self.gate.mark(conversation, private=wish.private)
-        wish = replace(wish, private=wish.private or conversation[-1].private)
-        asked = self.routing.begin(conversation)
-        if contacts := self.routing.help_text(asked):
+    def _ways(self, turn: TurnInProgress, conversation: tuple[ChatMessage, ...]) -> Iterator[Step]:
+        *before, last = conversation
+        asked_in_private = turn.wish.private or last.private
+        private = self.gate.judge(last.content, private=asked_in_private).private
+        wish = turn.wish = replace(turn.wish, private=private)
+        turn.conversation = (*before, replace(last, private=private))
+        turn.question = self.routing.examine(turn.conversation)
+        if contacts := self.routing.help_text(turn.question):
             yield Notice(contacts, urgent=True)
-        if wish.target is Target.CLOUD and not wish.private and self.gate.never:
+        if wish.target is Target.CLOUD and not private and self.gate.never:
             yield NEVER
             return
-        turn = _Turn(asked, wish, conversation, *limits)
-        opened = yield from self._open(asked, wish, conversation)
-        if complaint := self.routing.take_complaint():  # not earlier: the file is being read
-            yield Notice(complaint)
+        opened = yield from self._open(turn, wish, turn.conversation)
         while not isinstance(opened, Failed):
-            yield Routed(opened[0])
+            yield opened[0]
             end = yield from self._generate(turn, *opened)
             if isinstance(end, Done):
                 yield end
@@ -270,21 +227,21 @@ class Session:
         hint = f"{failure.hint} Or ask Claude, which holds more, with {option}."
         return replace(failure, hint=hint)
 
-    def _end_unanswered(self, turn: _Turn, failure: Failed) -> Iterator[Step]:
+    def _end_unanswered(self, turn: TurnInProgress, failure: Failed) -> Iterator[Step]:
         """Somebody in danger gets an answer in any case."""
-        text = self.routing.care_text(turn.asked)
+        text = self.routing.care_text(turn.question)
         if not text or turn.text or failure.code == CANCELLED.code:
             yield failure
             return
-        yield Routed(RouteDecision(Target.LOCAL, Reason.CRISIS, question=turn.asked.question))
+        yield RouteDecision(Target.LOCAL, Reason.CRISIS, question=turn.question)
         yield Token("", 0, text)
         yield Done("", "stop", Usage(), Timings(), Provenance(LOCAL_ROLE, FIXED_TEXT))
 
     def _open(
-        self, asked: Asked, wish: Wish, conversation: tuple[ChatMessage, ...]
-    ) -> Generator[Step, None, tuple[RouteDecision, Peer, Outgoing] | Failed]:
-        """Who answers, and what he may be told."""
-        routed = yield from self._route(asked, wish)
+        self, turn: TurnInProgress, wish: Wish, conversation: tuple[ChatMessage, ...]
+    ) -> Generator[Step, None, Opened | Failed]:
+        """Who answers, and what it may be told."""
+        routed = yield from self._route(turn, wish)
         if isinstance(routed, Failed):
             return routed
         decision, peer = routed
@@ -296,41 +253,43 @@ class Session:
         if outgoing == DECLINED and wish.target is None:
             self._declined = True
             wait_for_local = replace(wish, target=Target.LOCAL)
-            return (yield from self._open(asked, wait_for_local, conversation))
+            return (yield from self._open(turn, wait_for_local, conversation))
         if isinstance(outgoing, Failed):
             return outgoing
         return decision, peer, outgoing
 
     def _generate(
-        self, turn: _Turn, decision: RouteDecision, peer: Peer, outgoing: Outgoing
+        self, turn: TurnInProgress, decision: RouteDecision, peer: Peer, outgoing: Outgoing
     ) -> Generator[Step, None, Done | Failed]:
         """Have one answerer answer, or go on; how that ended."""
-        turn.whole = self._could_leave(turn, decision)
-        asked = (outgoing.messages, turn.sampling, turn.room, decision.adapter)
-        task = peer.generate(*asked, whole=turn.whole)
+        turn.trims_nothing = self._could_leave(turn, decision)
+        task = peer.generate(
+            outgoing.messages,
+            turn.prompt.sampling,
+            turn.room,
+            decision.adapter,
+            whole=turn.trims_nothing,
+        )
         self._generation = task
+        turn.send()
         if self._interrupted:
             task.cancel(CANCEL_S)
-        before, seen = turn.tokens, Seen()
         for reply in task:
-            if isinstance(reply, Token):
-                seen.note(reply)
-                turn.tokens = before + reply.index
-                if not reply.reasoning:
-                    turn.text += reply.text
-                    turn.local = turn.local or decision.target is Target.LOCAL
             if isinstance(reply, Done | Failed):
                 self._generation = None
                 if isinstance(reply, Failed) and reply.code == CANCELLED.code:
                     model = self.settings.cloud.model
-                    reply = seen.end(provenance(decision, self.local.state, model))
-                self.routing.record(turn.asked, decision, reply, turn.text)
+                    reply = turn.cancelled(origin(decision, self.local.state, model))
+                question = turn.conversation[-1].content
+                turn.outcome = self.routing.record(
+                    decision, reply, question=question, answer=turn.text
+                )
                 return reply if isinstance(reply, Failed) else tell_left_out(reply, outgoing)
             if isinstance(reply, Retrying | PromptProgress | Token):
                 yield reply
         raise AssertionError("a task ends with Done or Failed")
 
-    def _could_leave(self, turn: _Turn, decision: RouteDecision) -> bool:
+    def _could_leave(self, turn: TurnInProgress, decision: RouteDecision) -> bool:
         """Whether the cloud could have the question if it is too long for the local model."""
         view, wish = self.view(), turn.wish
         able = view.cloud_configured and not isinstance(view.cloud, Failed | NotAvailable)
@@ -338,42 +297,33 @@ class Session:
         return decision.target is Target.LOCAL and able and free and not turn.restarts
 
     def _go_on(
-        self, turn: _Turn, decision: RouteDecision, failure: Failed
-    ) -> Generator[Step, None, tuple[RouteDecision, Peer, Outgoing] | Failed]:
+        self, turn: TurnInProgress, decision: RouteDecision, failure: Failed
+    ) -> Generator[Step, None, Opened | Failed]:
         """Find somebody for the rest of a turn."""
         private = any(message.private for message in turn.conversation)
         taught = learnt_private(self.settings.home, decision.adapter)
         told = private or taught or self.gate.answer_is_private(turn.text, local=True)
         tied = turn.local and told
-        following = go_on(
-            Interruption(
-                *(failure, decision, turn.wish, turn.text, tied, turn.restarts),
-                view=self.view(),
-                cloud=self.gate.openable,
-            )
-        )
+        following = fail_over(turn, failure, self.view(), tied=tied, openable=self.gate.openable)
         if isinstance(following, Failed):
-            if failure.code != TOO_LONG or not turn.whole:
+            if failure.code != TOO_LONG or not turn.trims_nothing:
                 return following
             turn.restarts += 1  # then without its earliest turns
             here = replace(turn.wish, target=Target.LOCAL)
-            opened = yield from self._open(turn.asked, here, turn.conversation)
-            if isinstance(opened, Failed):
-                return opened
-            return replace(opened[0], reason=decision.reason), *opened[1:]
+            opened = yield from self._open(turn, here, turn.conversation)
+            return opened if isinstance(opened, Failed) else _because(opened, decision.reason)
         # Who answers somebody in danger, if anybody, is seen when it is found.
-        yield Notice(failure.message if turn.asked.question.danger else following.note)
+        yield Notice(failure.message if turn.question.danger else following.note)
         if failure.code in HUNG:
-            yield from self._end_hung(decision.target, wait=following.target is decision.target)
+            again = following.wish.target is decision.target
+            yield from self._end_hung(decision.target, wait=again)
         conversation = with_text(turn.conversation, turn.text, tied=tied)
-        opened = yield from self._open(turn.asked, following.wish, conversation)
+        opened = yield from self._open(turn, following.wish, conversation)
         if opened == DECLINED and not self._interrupted:
             self._declined = True
             return (yield from self._go_on(turn, decision, failure))
         turn.restarts += 1
-        if isinstance(opened, Failed):
-            return opened
-        return replace(opened[0], reason=following.reason), *opened[1:]
+        return opened if isinstance(opened, Failed) else _because(opened, following.reason)
 
     def _end_hung(self, target: Target, *, wait: bool) -> Iterator[Step]:
         """End a worker that does nothing any more, so that a new one can take its place."""
@@ -427,9 +377,9 @@ class Session:
         return self.local
 
     def _route(
-        self, asked: Asked, wish: Wish
+        self, turn: TurnInProgress, wish: Wish
     ) -> Generator[Step, None, tuple[RouteDecision, Peer] | Failed]:
-        """Wait until somebody can answer; who, why and his connection."""
+        """Wait until somebody can answer; who, why and the connection to it."""
         self.start(
             local=wish.private or wish.target is not Target.CLOUD,
             cloud=not wish.private and wish.target is not Target.LOCAL,
@@ -438,7 +388,7 @@ class Session:
         while not self._interrupted:
             view = self.view()
             adapter = choose_adapter(self.settings.home, wish.adapter, view.local)
-            decision = self.routing.decide(asked, wish, replace(view, adapter=adapter))
+            decision = self.routing.decide(turn.question, wish, replace(view, adapter=adapter))
             if isinstance(decision, Failed):
                 return decision
             link = self._link(decision.target)
@@ -460,6 +410,10 @@ class Session:
     def _changed(self) -> None:
         self._signals.put(None)
         self._on_change()
+
+
+def _because(opened: Opened, reason: Reason) -> Opened:
+    return replace(opened[0], reason=reason), *opened[1:]
 
 
 def _terminal() -> str:

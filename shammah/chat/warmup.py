@@ -1,4 +1,4 @@
-"""The local model takes a conversation over: it reads what others have answered, in time."""
+"""Warming the local model up: it reads what others have answered before the next question comes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from shammah.bus.messages import Ready
-from shammah.chat.conversation import Conversation, Turn
+from shammah.chat.conversation import Conversation
 from shammah.chat.session import Session
+from shammah.chat.turn import Turn
 from shammah.router.route import Target
 from shammah.terminal.wording import short_name
 
 
-class HandOver:
+class WarmUp:
     """Has the local model read the conversation when it becomes ready, and after each turn that
     somebody else has answered, so that the next question waits for nothing but itself.
 
@@ -27,18 +28,17 @@ class HandOver:
         self._answering = False
         self._seen: tuple[str, str] = ("", "")
         self._read = 0
-        self._news: list[str] = []
 
-    def look(self) -> bool:
-        """Hand over what there is; whether there is something to tell."""
+    def look(self) -> None:
+        """Have read what there is."""
         with self._lock:
             peer = self._session.local.peer
             event = peer.latest if peer is not None and peer.welcome is not None else None
             if self._answering or event is None or not isinstance(event.status.state, Ready):
-                return False
+                return
             ready = event.status.state
             if ready.stand_in and self._session.cloud is not None:
-                return False  # Claude goes on, until the model itself is here
+                return  # Claude goes on, until the model itself is here
             turns = [turn for turn in self._conversation.turns if turn.told]
             holder = event.run_id, ready.model
             new, self._seen = holder != self._seen, holder
@@ -51,12 +51,11 @@ class HandOver:
                 talk = self._conversation
                 self._session.read_ahead(talk.with_question("")[:-1], talk.adapter)
             if new and others:
-                self._news.append(describe_hand_over(ready, len(turns)))
-            return bool(self._news)
+                self._session.notices.put(describe_take_over(ready, len(turns)))
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
-        """Meanwhile nothing is handed over; afterwards the new turn is."""
+        """Meanwhile nothing is read; afterwards the new turn is."""
         self._answering = True
         try:
             yield
@@ -64,24 +63,18 @@ class HandOver:
             self._answering = False
             self.look()
 
-    def take(self) -> list[str]:
-        """What there is to tell, once."""
-        with self._lock:
-            news, self._news = self._news, []
-            return news
-
 
 def is_anothers(turns: Sequence[Turn], ready: Ready) -> bool:
     """Whether somebody else than the model that is ``ready`` gave the last answer."""
     if not turns:
         return False
-    by, decision = turns[-1].provenance, turns[-1].account.decision
+    by, decision = turns[-1].provenance, turns[-1].decision
     if by is None and decision is not None and decision.target is Target.LOCAL:
         return False  # it was cut short, and nobody else has said a word
     return by is None or by.role != "inference" or by.model != ready.model
 
 
-def describe_hand_over(ready: Ready, turns: int) -> str:
+def describe_take_over(ready: Ready, turns: int) -> str:
     """What the person reads when the local model comes."""
     what = "the turn" if turns == 1 else f"the {turns} turns"
     name = short_name(ready.model)

@@ -10,22 +10,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
-from shammah.bus.messages import Done, Failed, PromptProgress, Retrying, Sampling, Token
-from shammah.chat.answer_line import describe_answer
-from shammah.chat.answering import Answering
+from shammah.bus.messages import Done, Failed, PromptProgress, Sampling, Token
 from shammah.chat.attachments import compose, decode_text, read_attachment
 from shammah.chat.conversation import Conversation
-from shammah.chat.session import CANCELLED, Notice, Routed, Session, Waiting
+from shammah.chat.runner import TurnRunner
+from shammah.chat.session import CANCELLED, Session
 from shammah.chat.standard_input import read_input
+from shammah.chat.summary import describe_answer, describe_empty
+from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress, Waiting
 from shammah.cli.termination import TerminatedError, raising_terminated
 from shammah.errors import ExitCode
 from shammah.history.listing import describe_resumed
 from shammah.history.recorder import Recorder, history_of
 from shammah.history.resuming import read_conversation, take_up
-from shammah.learning.adapter_choice import learnt_private
 from shammah.privacy import UNCHECKED, Mark, Outgoing, split_prefix
 from shammah.privacy.gate import Consent, consent_question, parse_consent
 from shammah.router.decision import RouteDecision, Target, Wish
@@ -40,9 +39,6 @@ from shammah.terminal.tty import take_terminal
 from shammah.terminal.wording import (
     describe_background,
     describe_failure,
-    describe_prompt,
-    describe_retrying,
-    describe_state,
     download_under_way,
     printable,
 )
@@ -117,21 +113,36 @@ def _ask(session: Session, question: Question) -> int:
     settings = session.settings
     text, private = split_prefix(question.text)
     mark = _judge(session, settings, question.sources, text, private or question.wish.private)
-    question = replace(question, text=text, wish=replace(question.wish, private=mark.private))
-    history = history_of(settings, enabled=question.history)
-    answer = _Answer(question, history, lambda: session.routing.last_turn)
+    wish, limit = question.wish, question.max_new_tokens
+    prompt = Prompt(text, mark, wish, question.sampling, max_new_tokens=limit)
+    complain = session.notices.put
+    history = history_of(settings, enabled=question.history, complain=complain)
     try:
         conversation = _conversation(session, settings, question, history)
-        answer.begin(session, mark)
-        try:
-            return answer.show(session, conversation, mark.private)
-        finally:
-            answer.keep(session, conversation)  # whoever read it may have left
+        output = _Output(question, session)
+        history.on_wait = output.say
+        output.be_asked()
+        runner = TurnRunner(session, conversation, history)
+        runner.begin(prompt)
+        runner.answer(output)
+        return output.status
     finally:
         try:
-            answer.end(session)
+            history.close()
+            session.routing.close()
+            _say_what_is_left(session)
         finally:
             session.close()
+
+
+def _say_what_is_left(session: Session) -> None:
+    """What is to be told in any case, and what goes on without us."""
+    screen = Screen(os.environ, sys.stderr)
+    for notice in session.notices.take():
+        screen.hint(printable(notice))
+    download = download_under_way(session.view().local)
+    if download is not None:
+        screen.hint(describe_background(download))
 
 
 def _conversation(
@@ -162,183 +173,138 @@ def _judge(
     return session.gate.judge(text, private=private, sources=known)
 
 
-class _Answer:
-    """One answer on its way to stdout."""
+class _Output:
+    """Standard output for the answer, standard error for the rest (`shammah.chat.runner.Sink`).
 
-    def __init__(self, question: Question, history: Recorder, outcome: Callable[[], str]) -> None:
+    Attributes:
+        status: what the program exits with, once the answer has ended.
+    """
+
+    def __init__(self, question: Question, session: Session) -> None:
+        self.status: int = ExitCode.FAILED
         self._question = question
-        self._history = history
+        self._session = session
         self._screen = Screen(os.environ, sys.stderr)
         self._shown = _open_output()
-        self._answering = Answering(question.text, question.wish.private, outcome)
-        self._kept = False
+        self._any_shown = False
         self._started = time.monotonic()
         self._said_prompt = self._started - PROGRESS_S
         self._said_waiting = ""
         self._notices: list[str] = []
-        history.on_wait = self._progress
 
     @property
     def _streams(self) -> bool:
         question = self._question
         return question.stream and not question.as_json and not question.sampling.schema
 
-    def begin(self, session: Session, mark: Mark) -> None:
-        """Say why the question is private, and be there to be asked."""
-        cloud = self._question.wish.target is Target.CLOUD
-        if why := session.gate.explain(mark, cloud=cloud):
-            self._screen.hint(why)
-        if session.settings.cloud.use == "ask" and self._screen.terminal and take_terminal():
-            session.gate.ask = lambda outgoing: self._consent(session, outgoing)
+    def be_asked(self) -> None:
+        """Be there to be asked whether something may be sent."""
+        asks = self._session.settings.cloud.use == "ask"
+        if asks and self._screen.terminal and take_terminal():
+            self._session.gate.ask = self._consent
 
-    def _consent(self, session: Session, outgoing: Outgoing) -> Consent:
+    def _consent(self, outgoing: Outgoing) -> Consent:
         question = consent_question(outgoing)
-        return parse_consent(asking(self._screen.prompt, question, lambda: session.interrupted))
+        line = asking(self._screen.prompt, question, lambda: self._session.interrupted)
+        return parse_consent(line)
 
-    def show(self, session: Session, conversation: Conversation, private: bool) -> int:
-        question = self._question
-        asked = self._answering.record(self._answering.turn(answer_private=False), time.time())
-        system, system_private = conversation.system, conversation.system_private
-        self._history.begin(asked, system, system_private=system_private)
-        messages = conversation.with_question(question.text, private=private)
-        steps = session.answer(messages, question.wish, question.sampling, question.max_new_tokens)
-        for step in self._answering.watch(steps):
-            match step:
-                case Notice(text, urgent):
-                    self._notice(text, urgent=urgent)
-                case Waiting(role, state):
-                    if state is not None or self._screen.terminal:  # or every log would have it
-                        self._progress(f"{role}: {describe_state(state)}")
-                case Routed(decision):
-                    self._history.settle()
-                    self._screen.live(f"asking {decision.target} ...")
-                case PromptProgress():
-                    self._prompt(step)
-                case Retrying():
-                    self._progress(describe_retrying(step))
-                case Token(reasoning=True):
-                    self._screen.live("thinking ...")
-                case Token(text=piece):
-                    self._piece(piece)
-                case Done():
-                    self.keep(session, conversation)
-                    return self._done(step)
-                case Failed():
-                    self.keep(session, conversation)
-                    return self._failed(step)
-        raise AssertionError("an answer ends with Done or Failed")
-
-    def keep(self, session: Session, conversation: Conversation) -> None:
-        """Keep the turn, once: before it is shown as finished, or as far as it has come."""
-        if self._kept:
-            return
-        self._kept = True
-        answering = self._answering
-        judged = session.gate.answer_is_private(answering.answer, local=answering.local)
-        judged = judged or learnt_private(session.settings.home, answering.adapter)
-        turn = conversation.add(answering.turn(answer_private=judged), local=answering.local)
-        record = answering.record(turn, time.time())
-        private = conversation.system_private
-        self._history.keep(record, conversation.system, system_private=private)
-
-    def end(self, session: Session) -> None:
-        """Say what goes on without us."""
-        self._history.close()
-        session.routing.close()
-        complaints = [*self._history.take_complaints(), session.routing.take_complaint()]
-        for complaint in filter(None, complaints):
-            self._screen.hint(printable(complaint))
-        download = download_under_way(session.view().local)
-        if download is not None:
-            self._screen.hint(describe_background(download))
-
-    def _notice(self, text: str, *, urgent: bool) -> None:
+    def notice(self, text: str, *, urgent: bool) -> None:
         self._notices.append(text)
-        if self._answering.pieces and not self._question.as_json and sys.stdout.isatty():
+        if self._any_shown and not self._question.as_json and sys.stdout.isatty():
             self._shown.finish()
             self._screen.line("")  # the answer's line, on the same terminal
             self._shown = _open_output()
         show = self._screen.line if urgent else self._screen.hint
         show(printable(text))
 
-    def _progress(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """What goes on before the answer: on a terminal as it changes, in a log each once."""
         if self._screen.terminal:
             self._screen.live(text)
         elif text != self._said_waiting:
-            # In a log a line for each stage, not for each look.
             self._said_waiting = text
             self._screen.hint(text)
 
-    def _prompt(self, progress: PromptProgress) -> None:
+    def progress(self, text: str, step: Step) -> None:
         now = time.monotonic()
-        if self._screen.terminal or now - self._said_prompt >= PROGRESS_S:
-            self._said_prompt = now
-            self._progress(describe_prompt(progress))
+        match step:
+            case RouteDecision() | Token():
+                self._screen.live(text)
+                return
+            case Waiting(state=None) if not self._screen.terminal:  # or every log would have it
+                return
+            case PromptProgress() if not self._screen.terminal:
+                if now - self._said_prompt < PROGRESS_S:
+                    return
+                self._said_prompt = now
+        self.say(text)
 
-    def _piece(self, piece: str) -> None:
+    def piece(self, text: str, turn: TurnInProgress) -> None:
+        self._any_shown = True
         if self._streams:
             self._screen.end_live()
-            self._shown.feed(piece)
+            self._shown.feed(text)
         elif not self._question.as_json:
-            self._screen.live(f"answering ... {len(self._answering.pieces):,} pieces so far")
+            self._screen.live(f"answering ... {len(turn.pieces):,} pieces so far")
 
-    def _done(self, done: Done) -> int:
-        if done.finish_reason == CANCELLED.code:
-            return self._failed(CANCELLED, done)
-        if self._question.sampling.schema and done.finish_reason != "stop":
-            return self._failed(_unfit(done.finish_reason))
-        decision = self._answering.decision
-        assert decision is not None  # Routed comes before
+    def ended(self, turn: Turn) -> None:
         self._screen.end_live()
-        if (empty := self._answering.empty) is not None:
-            return self._failed(empty, done)
+        match turn.end:
+            case Done() as done:
+                self.status = self._done(turn, done)
+            case Failed() as failure:
+                self.status = self._failed(turn, failure)
+
+    def _done(self, turn: Turn, done: Done) -> int:
+        if done.finish_reason == CANCELLED.code:
+            return self._failed(turn, CANCELLED)
+        if self._question.sampling.schema and done.finish_reason != "stop":
+            return self._failed(turn, _unfit(done.finish_reason))
+        assert turn.decision is not None  # it comes before
+        if (empty := describe_empty(turn)) is not None:
+            return self._failed(turn, empty)
         for notice in done.notices:
             self._screen.hint(printable(notice))
         if self._question.as_json:
-            self._print_json(done, decision)
+            self._print_json(turn, done, turn.decision)
         else:
-            self._end_answer()
-            self._screen.hint(describe_answer(done, decision))
+            self._end_answer(turn)
+            self._screen.hint(describe_answer(done, turn.decision))
         return ExitCode.OK
 
-    def _end_answer(self) -> None:
+    def _end_answer(self, turn: Turn) -> None:
         if not self._streams:
-            self._shown.feed(self._answering.answer)
+            self._shown.feed(turn.answer)
         self._shown.finish()
         _write("\n")
 
-    def _print_json(self, done: Done, decision: RouteDecision) -> None:
+    def _print_json(self, turn: Turn, done: Done, decision: RouteDecision) -> None:
         elapsed_s = time.monotonic() - self._started
-        timings = asdict(done.timings) | {
-            "waited_s": self._answering.account.waited_s,
-            "elapsed_s": elapsed_s,
-        }
+        measured = {"waited_s": turn.waited_s, "elapsed_s": elapsed_s}
         document = {
-            "text": self._answering.answer,
+            "text": turn.answer,
             **as_document(decision),
             "model": done.provenance.model,
             "finish_reason": done.finish_reason,
             "usage": asdict(done.usage),
-            "timings": timings,
+            "timings": asdict(done.timings) | measured,
             "provenance": asdict(done.provenance),
             "left_out": done.left_out,
             "notices": [*self._notices, *done.notices],
         }
         print(json.dumps(document, ensure_ascii=False))
 
-    def _failed(self, failure: Failed, done: Done | None = None) -> int:
-        """Say why there is no answer, or no whole one, which ``done`` ended."""
-        self._screen.end_live()
-        answering = self._answering
-        if answering.pieces and not self._question.as_json:
-            self._end_answer()
+    def _failed(self, turn: Turn, failure: Failed) -> int:
+        """Say why there is no answer, or no whole one."""
+        if self._any_shown and not self._question.as_json:
+            self._end_answer(turn)
         if self._question.as_json:
             error = {"code": failure.code, "message": failure.message, "hint": failure.hint}
-            routed = as_document(answering.decision) if answering.decision is not None else {}
-            document = {"error": error, "text": answering.answer, **routed}
-            if done is not None:
-                ended = {"finish_reason": done.finish_reason, "usage": asdict(done.usage)}
-                document |= {"model": done.provenance.model, **ended}
+            document: dict[str, object] = {"error": error, "text": turn.answer}
+            document |= as_document(turn.decision) if turn.decision is not None else {}
+            if isinstance(turn.end, Done):
+                model, reason = turn.end.provenance.model, turn.end.finish_reason
+                document |= {"model": model, "finish_reason": reason, "usage": asdict(turn.usage)}
             print(json.dumps(document, ensure_ascii=False))
         self._screen.error(describe_failure(failure))
         return ExitCode.INTERRUPTED if failure.code == "cancelled" else ExitCode.FAILED

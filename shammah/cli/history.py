@@ -11,12 +11,12 @@ from pathlib import Path
 
 import click
 
-from shammah.chat.record import END_MARK, MARK, Kept
 from shammah.cli.options import Group, json_option
 from shammah.cli.since import Moment
 from shammah.errors import ExitCode, ShammahError, UsageError
 from shammah.history import export as exporting
 from shammah.history import listing
+from shammah.history.record import END_MARK, MARK, Kept
 from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
 from shammah.history.store import Store
 from shammah.settings.load import home_directory

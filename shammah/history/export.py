@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from shammah.chat.account import CORRECTED
-from shammah.chat.record import Kept, Record, detail, read_detail, title_of
+from shammah.chat.turn import CORRECTED
 from shammah.errors import ExitCode, ShammahError, UsageError
+from shammah.history.record import Kept, Record, detail, read_detail, title_of
 from shammah.storage.files import new_file
 
 FORMAT, VERSION = "shammah-conversation", 1

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from shammah.chat.account import CORRECTED
-from shammah.chat.answer_line import REASONS
-from shammah.chat.record import (
+from shammah.chat.summary import REASONS
+from shammah.chat.turn import CORRECTED, FAILED, LEFT
+from shammah.history.record import (
     END_MARK,
-    FAILED,
-    LEFT,
     MARK,
     Hit,
     Kept,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from shammah.chat.account import CORRECTED, Account
 from shammah.chat.conversation import Conversation
-from shammah.chat.record import Kept
+from shammah.chat.turn import CORRECTED
 from shammah.errors import ShammahError
+from shammah.history.record import Kept, turn_of
 from shammah.history.recorder import HOW_IT_FILLS, NOTHING, Recorder
 from shammah.privacy.gate import Gate
 
@@ -41,21 +39,11 @@ def take_up(kept: Kept, conversation: Conversation, gate: Gate, system: str | No
             given[record.question] = record.answer
         if record.undone:
             continue
-        local = record.target != "cloud"
         private = (
             record.private
             or gate.rules.mark(record.question).private
-            or gate.answer_is_private(record.answer, local=local or corrected)
+            or gate.answer_is_private(record.answer, local=corrected or record.target != "cloud")
         )
-        account = Account(
-            finish=record.finish,
-            provenance=record.provenance,
-            usage=record.usage,
-            timings=record.timings,
-            earlier=", ".join(part for part in (record.target, record.reason) if part),
-        )
-        turn = replace(record.turn(), private=private, account=account)
-        if corrected:
-            turn = replace(turn, given=given.get(record.question, ""))
-        conversation.add(turn, local=local)
+        before = given.get(record.question, "")
+        conversation.add(turn_of(record, private=private, given=before))
     return conversation

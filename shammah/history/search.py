@@ -16,8 +16,8 @@ import sqlite3
 import unicodedata
 from collections.abc import Callable
 
-from shammah.chat.record import END_MARK, MARK
 from shammah.errors import ShammahError
+from shammah.history.record import END_MARK, MARK
 from shammah.storage.sqlite import transact
 
 CURRENT = "current"

@@ -12,7 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shammah.chat.record import (
+from shammah.errors import ExitCode, ShammahError
+from shammah.history import search
+from shammah.history.migrations import MIGRATIONS
+from shammah.history.record import (
     BUSY_S,
     END_MARK,
     MARK,
@@ -24,9 +27,6 @@ from shammah.chat.record import (
     title_of,
     write_detail,
 )
-from shammah.errors import ExitCode, ShammahError
-from shammah.history import search
-from shammah.history.migrations import MIGRATIONS
 from shammah.storage.sqlite import Database, Kind, nothing
 
 CHUNK = 500

@@ -12,7 +12,6 @@ import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 
 from shammah.bus.messages import ChatMessage
 from shammah.bus.record import record
@@ -111,20 +110,6 @@ class Rules:
         reasons = (why for form in forms(text) for check, why in self._checks if check(form))
         why = next(reasons, "")
         return Mark(bool(why), why)
-
-    def mark_messages(self, messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
-        """``messages`` with a mark on what the person wrote and on the answers to it, where the
-        rules say so."""
-        marked: list[ChatMessage] = []
-        asked_in_private = False
-        for message in messages:
-            if message.role == "assistant":
-                private = message.private or asked_in_private
-            else:
-                private = message.private or self.mark(message.content).private
-                asked_in_private = private and message.role == "user"
-            marked.append(replace(message, private=private))
-        return tuple(marked)
 
     def _absolute(self, path: str) -> str:
         if path == "~" or path.startswith("~/"):

@@ -102,16 +102,6 @@ class Gate:
             return f"Not sent to Claude: {because}. It stays on this machine."
         return ""
 
-    def mark(
-        self, conversation: tuple[ChatMessage, ...], *, private: bool
-    ) -> tuple[ChatMessage, ...]:
-        """``conversation`` with the marks that the rules want; ``private``: the question, its
-        last message, is so in any case."""
-        marked = self.rules.mark_messages(conversation)
-        if (private or self.private) and marked:
-            marked = (*marked[:-1], replace(marked[-1], private=True))
-        return marked
-
     def answer_is_private(self, answer: str, *, local: bool) -> bool:
         """Whether a rule applies to an answer. One that is the cloud's alone tells it nothing
         new; ``local``: any of it is the local model's."""

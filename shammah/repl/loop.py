@@ -9,23 +9,23 @@ from dataclasses import replace
 from types import FrameType
 
 from shammah.bus.endpoints import open_endpoints
-from shammah.bus.messages import Done, Failed, NotAvailable, PromptProgress, Ready, Retrying, Token
-from shammah.chat.answer_line import describe_answer
-from shammah.chat.answering import Answering
+from shammah.bus.messages import Done, Failed, NotAvailable, Ready
 from shammah.chat.conversation import Conversation
 from shammah.chat.options import ReplOptions, parse_options
-from shammah.chat.session import Notice, Routed, Session, Waiting
-from shammah.chat.warmup import HandOver
+from shammah.chat.runner import TurnRunner
+from shammah.chat.session import Session
+from shammah.chat.summary import describe_answer, describe_empty
+from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress
+from shammah.chat.warmup import WarmUp
 from shammah.errors import ExitCode, ShammahError
-from shammah.history.recorder import Recorder, history_of
-from shammah.learning.adapter_choice import learnt_private
+from shammah.history.recorder import history_of
 from shammah.models.catalogue import check_model_name
-from shammah.privacy import PREFIX, Mark, Outgoing, split_prefix
+from shammah.privacy import PREFIX, Outgoing, split_prefix
 from shammah.privacy.gate import Consent, consent_question, parse_consent
 from shammah.repl.commands import history_commands, routing_commands, table
 from shammah.repl.commands.learning import Learning
 from shammah.repl.commands.model_switch import ModelSwitch
-from shammah.repl.commands.questions import Prepared, Questions
+from shammah.repl.commands.questions import Questions
 from shammah.repl.input import block
 from shammah.repl.input.interrupts import Interrupts
 from shammah.repl.input.line_editor import Editor, EditorOptions
@@ -43,9 +43,6 @@ from shammah.terminal.screen import Screen
 from shammah.terminal.tty import CLEAR_LINE, echo_off
 from shammah.terminal.wording import (
     describe_background,
-    describe_prompt,
-    describe_retrying,
-    describe_state,
     download_under_way,
     printable,
     wants_style,
@@ -79,38 +76,40 @@ def open_repl(arguments: list[str]) -> int:
 
 
 class Repl:
-    """One person's conversation in one terminal."""
+    """One person's ``conversation`` in one terminal."""
 
     def __init__(self, session: Session, options: ReplOptions, screen: Screen) -> None:
         self._session = session
         self._options = options
         self._screen = screen
         system = session.settings.system if options.system is None else options.system
-        self._conversation = Conversation(system)
+        self.conversation = Conversation(system)
         gate = session.gate
         gate.private = options.wish.private
         gate.ask = self._consent
-        self._conversation.system_private = gate.rules.mark(system).private
-        self._history: Recorder = history_of(session.settings, enabled=options.history)
+        self.conversation.system_private = gate.rules.mark(system).private
+        notices = session.notices
+        self._history = history_of(session.settings, enabled=options.history, complain=notices.put)
         self._history.on_wait = screen.live
-        self._answering: Answering | None = None
+        self._runner = TurnRunner(session, self.conversation, self._history)
         self._interrupted_at = -TWICE_S
         self._learning = Learning(session)
-        self._news = DownloadNews(open_endpoints(os.environ), self._on_news)
-        self.switch = ModelSwitch(session, self._on_news)
+        self._downloads = DownloadNews(open_endpoints(os.environ), notices.put)
+        self.switch = ModelSwitch(session, self._refresh)
         self._interrupts = Interrupts()
-        self._questions = Questions(session, self._conversation, screen)
+        self._questions = Questions(session, self.conversation, screen)
         self._spending = Spending()
         self._conversation_tokens = 0
-        self._hand_over = HandOver(session, self._conversation)
+        self._warm_up = WarmUp(session, self.conversation)
         local, settings = options.wish.target is Target.LOCAL, session.settings
-        self._first_run = FirstRun(settings, os.environ, local_only=local, on_found=self._on_news)
+        self._first_run = FirstRun(settings, os.environ, local_only=local, put=notices.put)
         screen.rendering.markdown = session.settings.render == "markdown"
         self._editor: Editor | None = None
         if os.environ.get("TERM") != "dumb":
             how = self._editor_options()
             self._editor = Editor(PROMPT, self._live_line, how, self._interrupts)
-        self._lines = Lines(self._editor, self._interrupts, screen, self._show_news)
+            notices.on_put = self._interject
+        self._lines = Lines(self._editor, self._interrupts, screen, self._show_notices)
 
     def _editor_options(self) -> EditorOptions:
         settings = self._session.settings
@@ -143,18 +142,22 @@ class Repl:
             pass  # OSError: the terminal is gone
         finally:
             download = download_under_way(self.switch.show(self._session.view().local))
-            self._lines.close()
-            self.switch.close()
-            self._keep()
-            self._history.close()
-            self._learning.close()
-            self._session.close()
-            self._news.close()
-        known = self._news.transfer or download
-        hints = [printable(complaint) for complaint in self._history.take_complaints()]
+            self.close()
+        known = self._downloads.transfer or download
+        hints = [printable(notice) for notice in self._session.notices.take()]
         hints += [describe_background(known)] if download and known else []
         self._screen.farewell(*hints)
         return ExitCode.OK
+
+    def close(self) -> None:
+        """Leave the terminal, the files and the workers; what is in hand is kept as it is."""
+        self._lines.close()
+        self.switch.close()
+        self._runner.keep()
+        self._history.close()
+        self._learning.close()
+        self._session.close()
+        self._downloads.close()
 
     def _resume(self) -> None:
         """Begin with the conversation that was asked for."""
@@ -170,27 +173,27 @@ class Repl:
             try:
                 self._interrupts.check()
                 if not first:  # then the prompt stands on the screen already
-                    self._show_news()
-                self._conversation_tokens = estimate_tokens(self._conversation.with_question(""))
+                    self._show_notices()
+                self._conversation_tokens = estimate_tokens(self.conversation.with_question(""))
                 line = self._lines.read()
                 if first:
                     first = False
                     if detect_danger(line) is None:  # else nothing comes before whom to call
                         self._first_run.settle(WELCOME_S)
-                        self._show_news()
-                self._act(line)
+                        self._show_notices()
+                self.act(line)
             except KeyboardInterrupt:
                 self._interrupts.noted = False
                 if not self._first_interrupt():
                     raise
                 self._screen.hint("Ctrl-C again or Ctrl-D leaves.")
 
-    def _act(self, line: str) -> None:
+    def act(self, line: str) -> None:
         """Do what a line says."""
         question, private = split_prefix(line.rstrip())
         quoted = block.content(question)
         if quoted is not None:
-            self._ask(Prepared(quoted, private), self.wish)
+            self._ask(quoted, private, self.wish)
         elif line.lstrip().startswith("/"):
             with self._interrupts.raised():
                 table.run(line.strip(), self._context())
@@ -223,18 +226,18 @@ class Repl:
         """
         if again:
             mark = self._session.gate.judge(question, private=private)
-            self._answer(Prepared(question, mark.private, mark.why), wish)
+            self._answer(Prompt(question, mark, wish))
         else:
-            self._ask(Prepared(question, private), wish, with_files=True)
+            self._ask(question, private, wish, with_files=True)
 
-    def _ask(self, question: Prepared, wish: Wish, *, with_files: bool = False) -> None:
+    def _ask(self, question: str, private: bool, wish: Wish, *, with_files: bool = False) -> None:
         try:
             with self._interrupts.raised():
-                question = self._questions.prepare(question, with_files=with_files)
+                text, mark = self._questions.prepare(question, private, with_files=with_files)
         except ShammahError as error:
             self._screen.error(error.message, error.hint)
             return
-        self._answer(question, wish)
+        self._answer(Prompt(text, mark, wish))
 
     def inquire(self, question: str) -> str | None:
         """What the person types; ``None``: nothing, or nobody is there."""
@@ -256,7 +259,7 @@ class Repl:
         return parse_consent(ask(self._screen.prompt, question, lambda: self._session.interrupted))
 
     def _on_interrupt(self) -> None:
-        if self._answering is None:
+        if self._runner.in_hand is None:
             self._interrupts.note()  # the answer has ended: as if it came at the prompt
         elif self._first_interrupt():
             self._session.interrupt()
@@ -264,73 +267,44 @@ class Repl:
             raise KeyboardInterrupt
 
     def _context(self) -> table.Context:
-        where = (self._conversation, self._session, self._screen, self._history)
-        return table.Context(*where, self, self._questions, self._spending)
+        return table.Context(
+            conversation=self.conversation,
+            session=self._session,
+            screen=self._screen,
+            history=self._history,
+            person=self,
+            questions=self._questions,
+            spending=self._spending,
+        )
 
-    def _answer(self, question: Prepared, wish: Wish) -> None:
-        mark, gate = Mark(question.private, question.why), self._session.gate
-        if why := gate.explain(mark, cloud=wish.target is Target.CLOUD):
-            self._screen.hint(why)
-        routing = self._session.routing
-        self._answering = Answering(question.text, question.private, lambda: routing.last_turn)
+    def _answer(self, prompt: Prompt) -> None:
+        self._runner.begin(prompt)
         press = self._interrupts.calling(self._on_interrupt)
-        with press, echo_off(), self._hand_over.answering():
+        with press, echo_off(), self._warm_up.answering():
             try:
-                self._show_answer(self._answering, wish)
+                self._runner.answer(self)
             finally:
-                self._keep()
                 self._learning.note_question()
 
-    def _show_answer(self, answering: Answering, wish: Wish) -> None:
-        """Ask, show the answer as it comes, and keep the turn."""
-        talk = self._conversation
-        asked = answering.record(answering.turn(answer_private=False), time.time())
-        self._history.begin(asked, talk.system, system_private=talk.system_private)
-        question, private = answering.question, answering.private
-        messages = self._conversation.with_question(question, private=private)
-        wish = replace(wish, adapter=self._conversation.adapter)
-        for step in answering.watch(self._session.answer(messages, wish)):
-            match step:
-                case Notice(words, urgent):
-                    (self._screen.line if urgent else self._screen.hint)(printable(words))
-                case Waiting(role, state):
-                    self._screen.live(f"{role}: {describe_state(state)}")
-                case Routed(decision):
-                    self._history.settle()
-                    self._screen.live(f"asking {decision.target} ...")
-                case PromptProgress():
-                    self._screen.live(describe_prompt(step))
-                case Retrying():
-                    self._screen.live(describe_retrying(step))
-                case Token(reasoning=True):
-                    self._screen.live("thinking ...")
-                case Token(text=piece):
-                    self._screen.answer(piece)
-        self._keep()  # before it is shown as finished
-        match answering.end:
+    # --- what comes of a question (`shammah.chat.runner.Sink`) -----------------------------
+
+    def notice(self, text: str, *, urgent: bool) -> None:
+        (self._screen.line if urgent else self._screen.hint)(printable(text))
+
+    def progress(self, text: str, step: Step) -> None:
+        self._screen.live(text)
+
+    def piece(self, text: str, turn: TurnInProgress) -> None:
+        self._screen.answer(text)
+
+    def ended(self, turn: Turn) -> None:
+        self._spending.add(turn.usage)
+        match describe_empty(turn) or turn.end:
             case Done() as done:
-                assert answering.decision is not None  # Routed comes before
-                self._spending.add(done.usage)
-                if answering.empty is not None:
-                    self._screen.end_failed(answering.empty)
-                else:
-                    self._screen.end_answer(done, describe_answer(done, answering.decision))
+                assert turn.decision is not None  # it comes before
+                self._screen.end_answer(done, describe_answer(done, turn.decision))
             case Failed() as failure:
                 self._screen.end_failed(failure)
-        for complaint in self._history.take_complaints():
-            self._screen.hint(printable(complaint))
-
-    def _keep(self) -> None:
-        """Keep the answer in hand, as far as it has come."""
-        answering, self._answering = self._answering, None
-        if answering is None:
-            return
-        local, gate, talk = answering.local, self._session.gate, self._conversation
-        judged = gate.answer_is_private(answering.answer, local=local)
-        judged = judged or learnt_private(self._session.settings.home, answering.adapter)
-        turn = talk.add(answering.turn(answer_private=judged), local=local)
-        record = answering.record(turn, time.time())
-        self._history.keep(record, talk.system, system_private=talk.system_private)
 
     def _live_line(self, typed: str) -> tuple[Part, ...]:
         """What stands below the prompt, when so much of a line has been typed."""
@@ -347,19 +321,20 @@ class Repl:
     def _on_change(self) -> None:
         state = self._session.view().local
         self.switch.look(state)
-        self._news.follow(self.switch.show(state))
-        if self._hand_over.look():
-            self._on_news()
+        self._downloads.follow(self.switch.show(state))
+        self._warm_up.look()
+        self._refresh()
+
+    def _refresh(self) -> None:
         if self._editor is not None:
             self._editor.refresh()
 
-    def _on_news(self) -> None:
+    def _interject(self) -> None:
         if self._editor is not None:
-            self._editor.interject(self._show_news)
+            self._editor.interject(self._show_notices)
 
-    def _show_news(self) -> None:
-        news = (self._first_run, self._news, self._hand_over, self.switch)
-        for sentence in [sentence for one in news for sentence in one.take()]:
+    def _show_notices(self) -> None:
+        for sentence in self._session.notices.take():
             self._screen.hint(printable(sentence))
 
 

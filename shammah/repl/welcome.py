@@ -44,7 +44,7 @@ class FirstRun:
         settings: those in force.
         environ: where the cache is, and whether the network may be used.
         local_only: Claude is not asked in this session.
-        on_found: called from another thread when there is something to `take`.
+        put: given what makes the lines, once for all terminals of this home.
     """
 
     def __init__(
@@ -53,13 +53,12 @@ class FirstRun:
         environ: Mapping[str, str],
         *,
         local_only: bool,
-        on_found: Callable[[], None],
+        put: Callable[[Callable[[], list[str]]], None],
     ) -> None:
         self._settings = settings
         self._environ = environ
         self._local_only = local_only
-        self._on_found = on_found
-        self._told: Told = {}
+        self._put = put
         use = settings.cloud.use if settings.cloud_configured and not local_only else "none"
         self._settled = f"settings {settings.model} {settings.licence} {use}"
         self._found = threading.Event()
@@ -77,12 +76,11 @@ class FirstRun:
         answer to what was asked meanwhile."""
         self._late = not self._found.wait(seconds)
 
-    def take(self) -> list[str]:
-        """The lines, once: for this terminal, and for all others of this home."""
-        told, self._told = self._told, {}
+    def _lines(self, told: Told) -> list[str]:
+        """Those that nobody has read yet."""
         if self._late:
             return []
-        new = _mark(self._settings.home, [*told, self._settled]) if told else []
+        new = _mark(self._settings.home, [*told, self._settled])
         if GREETING not in new:
             return [line for fact in new for line in told.get(fact, ())]
         first, *lines = [line for fact in told if fact != GREETING for line in told[fact]]
@@ -94,9 +92,9 @@ class FirstRun:
         machine = look(environ)
         model = _model(settings, machine)
         here = cached_snapshot(hub_cache(environ), model) is not None if "/" in model else True
-        self._told = welcome(settings, machine, here=here, offline=is_offline(environ), cloud=cloud)
+        told = welcome(settings, machine, here=here, offline=is_offline(environ), cloud=cloud)
+        self._put(lambda: self._lines(told))
         self._found.set()
-        self._on_found()
 
 
 def welcome(

@@ -41,12 +41,7 @@ NO_KEY = Failed(
 
 
 def decide(
-    question: Question,
-    wish: Wish,
-    view: View,
-    snapshot: Snapshot,
-    rules: Rules,
-    chance: float,
+    question: Question, wish: Wish, view: View, snapshot: Snapshot, rules: Rules
 ) -> RouteDecision | Failed:
     """Who answers now, or why nobody can.
 
@@ -56,9 +51,8 @@ def decide(
         view: how the workers are.
         snapshot: what became of earlier answers.
         rules: the settings.
-        chance: a number from 0 to 1 (not 1), drawn once for each question.
     """
-    return _Case(question, wish, view=view, snapshot=snapshot, rules=rules, chance=chance).decide()
+    return _Case(question, wish, view, snapshot, rules).decide()
 
 
 @record
@@ -68,7 +62,6 @@ class _Case:
     view: View
     snapshot: Snapshot
     rules: Rules
-    chance: float
 
     def decide(self) -> RouteDecision | Failed:
         decision = self._decide()
@@ -128,7 +121,7 @@ class _Case:
         share = 1.0
         if self.rules.policy != CLASSIC:
             share = measured.curiosity(self._alternatives()[0], self.snapshot)
-        return self.chance < self.rules.exploration * share
+        return self.question.chance < self.rules.exploration * share
 
     def _cloud_as_wished(self) -> RouteDecision | Failed:
         if not self.view.cloud_configured:

@@ -89,12 +89,14 @@ class View:
 @record
 class Question:
     """What the router knows of a question: its kind, whether somebody may be in danger, and
-    how many ``tokens`` the whole conversation with it has, roughly."""
+    how many ``tokens`` the whole conversation with it has, roughly. ``chance`` is the number
+    from 0 to 1 that was drawn for it; 1 explores nothing."""
 
     category: Category = Category.OTHER
     danger: Danger | None = None
     tokens: int = 0
     sums: bool = False
+    chance: float = 1.0
 
 
 @record

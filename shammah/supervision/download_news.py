@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
 
@@ -20,14 +19,13 @@ class DownloadNews:
 
     Args:
         endpoints: where the workers' sockets are.
-        on_news: called from other threads when there is something to `take`.
+        put: given each sentence, from other threads.
     """
 
-    def __init__(self, endpoints: Endpoints, on_news: Callable[[], None]) -> None:
+    def __init__(self, endpoints: Endpoints, put: Callable[[str], None]) -> None:
         self.transfer: Transfer | None = None
         self._endpoints = endpoints
-        self._on_news = on_news
-        self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._put = put
         self._said: set[str] = set()
         self._model = ""
         self._peer: Peer | None = None
@@ -41,13 +39,6 @@ class DownloadNews:
         with self._lock:
             if download is not None and self._peer is None:
                 self._begin(download)
-
-    def take(self) -> list[str]:
-        """What nobody has read yet."""
-        found = []
-        while not self._news.empty():
-            found.append(self._news.get())
-        return found
 
     def close(self) -> None:
         """Listen no longer."""
@@ -72,5 +63,4 @@ class DownloadNews:
             if text in self._said:
                 return
             self._said.add(text)
-        self._news.put(text)
-        self._on_news()
+        self._put(text)

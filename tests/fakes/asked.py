@@ -6,9 +6,11 @@ import queue
 import threading
 
 from shammah.bus.messages import ChatMessage, Done, Failed
-from shammah.chat.session import Session, Step
+from shammah.chat.session import Session
+from shammah.chat.turn import Step
 from shammah.router.decision import Wish
 from tests.fakes.sandbox import LIMIT_S
+from tests.fakes.turns import way_of
 
 
 class Asked:
@@ -22,7 +24,7 @@ class Asked:
         threading.Thread(target=self._run, name="asked", daemon=True).start()
 
     def _run(self) -> None:
-        for step in self._session.answer((ChatMessage("user", self._text),), self._wish):
+        for step in way_of(self._session, (ChatMessage("user", self._text),), self._wish):
             self.steps.put(step)
         self.steps.put(None)
 

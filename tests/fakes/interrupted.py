@@ -48,13 +48,13 @@ def _plant(place: Any, name: str) -> None:
 
 
 def _listen() -> None:
-    act = loop.Repl._act
+    act = loop.Repl.act
 
     def listen(repl: loop.Repl, line: str) -> None:
         _due.extend([line.removeprefix("at ")] if line.startswith("at ") else [])
         act(repl, line)
 
-    loop.Repl._act = listen  # type: ignore[method-assign]
+    loop.Repl.act = listen  # type: ignore[method-assign]
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shammah.chat.record import Record
+from shammah.history.record import Record
 from shammah.history.store import Store
 from tests.fakes.command import SHAMMAH, WITH_STAND_INS, run
 from tests.fakes.echo_process import EchoProcess

@@ -11,7 +11,8 @@ import pytest
 
 from shammah.bus import client
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Token
-from shammah.chat.session import Notice, Routed, Session, Step
+from shammah.chat.session import Session
+from shammah.chat.turn import Notice, Step
 from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
 from shammah.router.service import Asked
 from shammah.settings.load import load_settings
@@ -19,6 +20,7 @@ from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import stop
 from tests.fakes.sandbox import Sandbox, until
 from tests.fakes.terminal import Record
+from tests.fakes.turns import way_of
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("echo_spawns")]
 
@@ -65,7 +67,7 @@ class Told:
         asked = question or ChatMessage("user", WORDS)
         (sandbox.root / f"{role}.steer").write_text(f"--pause-after {at}")
         self.steps: list[Step] = []
-        for step in session.answer((asked,), wish or Wish()):
+        for step in way_of(session, (asked,), wish or Wish()):
             self.steps.append(step)
             if isinstance(step, Notice):
                 on_notice()
@@ -84,7 +86,7 @@ class Told:
 
     @property
     def route(self) -> list[tuple[Target, Reason]]:
-        routed = [step.decision for step in self.steps if isinstance(step, Routed)]
+        routed = [step for step in self.steps if isinstance(step, RouteDecision)]
         return [(decision.target, decision.reason) for decision in routed]
 
     @property
@@ -175,7 +177,7 @@ def test_a_worker_that_always_dies_is_given_up(
     stop(LOCAL, sandbox.endpoints)
     again = Session(load_settings(os.environ, "starter"), os.environ, "ask", local_only=True)
     try:
-        steps = list(again.answer((ChatMessage("user", WORDS),), Wish()))
+        steps = list(way_of(again, (ChatMessage("user", WORDS),), Wish()))
     finally:
         again.close()
     assert sum(isinstance(step, Notice) for step in steps) == 2

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shammah.chat.record import Kept, Record
 from shammah.errors import ExitCode
+from shammah.history.record import Kept, Record
 from shammah.history.store import Store
 from tests.fakes.command import SHAMMAH, run
 from tests.fakes.sandbox import LIMIT_S, Sandbox

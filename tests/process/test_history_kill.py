@@ -25,16 +25,18 @@ FRONTEND = """
 import sys
 from pathlib import Path
 from shammah.history import recorder as module
-from shammah.chat.record import Record
+from shammah.chat.conversation import Conversation
+from shammah.chat.turn import Turn
 
 module.KEEP_S = module.CLOSE_S = 60
-recorder = module.Recorder(Path(sys.argv[1]), enabled=True)
+complaints = []
+recorder = module.Recorder(Path(sys.argv[1]), enabled=True, complain=complaints.append)
 for number in range(int(sys.argv[3])):
     key = f"{sys.argv[2]}-{number}"
-    recorder.keep(Record(key, float(number), key, "word " * 400), "", system_private=False)
+    recorder.keep(Turn(key, "word " * 400, at=float(number), key=key), Conversation())
     print(key, flush=True)  # as the prompt shows that it has finished
 recorder.close()
-assert recorder.take_complaints() == []
+assert complaints == []
 """
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shammah.chat.record import Kept
+from shammah.history.record import Kept
 from shammah.history.store import Store
 from tests.fakes.command import WITH_STAND_INS, run
 from tests.fakes.sandbox import Sandbox, until

@@ -16,8 +16,10 @@ import pytest
 
 from shammah.bus.messages import Done, Failed, Initializing, Ready
 from shammah.chat import session as session_module
-from shammah.chat.session import UNHEARD, Notice, Routed, Session, Step, Waiting
+from shammah.chat.session import UNHEARD, Session
+from shammah.chat.turn import Notice, Step, Waiting
 from shammah.router.decision import Reason, Target, Wish
+from shammah.router.route import RouteDecision
 from shammah.settings.load import load_settings
 from tests.fakes.asked import Asked
 from tests.fakes.command import WITH_STAND_INS
@@ -80,9 +82,9 @@ def waits_for(asked: Asked, role: str, looks: int = LOOKS) -> None:
 
 
 def routed(asked: Asked) -> tuple[Target, Reason]:
-    step = asked.wait_for(Routed)
-    assert isinstance(step, Routed)
-    return step.decision.target, step.decision.reason
+    step = asked.wait_for(RouteDecision)
+    assert isinstance(step, RouteDecision)
+    return step.target, step.reason
 
 
 def test_a_question_waits_for_a_worker_that_is_there_and_has_not_spoken(
@@ -147,11 +149,11 @@ def test_a_worker_that_stays_silent_is_waited_for_once(
     assert isinstance(asked.end(), Done)
     again = ask(session)
     steps: list[Step] = []
-    while not isinstance(step := again.steps.get(timeout=LIMIT_S), Routed):
+    while not isinstance(step := again.steps.get(timeout=LIMIT_S), RouteDecision):
         assert step is not None
         steps.append(step)
     assert not [step for step in steps if isinstance(step, Notice)]
-    assert step.decision.reason is Reason.MODEL_SILENT
+    assert step.reason is Reason.MODEL_SILENT
     again.end()
     local.thaw()
     until(lambda: isinstance(session.local.state, Ready), "it is heard after all")

@@ -11,12 +11,14 @@ import pytest
 from shammah.bus.client import Peer
 from shammah.bus.endpoints import RoleLock
 from shammah.bus.messages import ChatMessage, Done, Failed, Loading, Ready, Token
-from shammah.chat.session import Notice, Session
+from shammah.chat.session import Session
+from shammah.chat.turn import Notice
 from shammah.router.decision import Wish
 from shammah.settings.load import load_settings
 from shammah.supervision.lifecycle import Rung, stop
 from tests.fakes.echo_process import EchoProcess
 from tests.fakes.sandbox import Sandbox, until
+from tests.fakes.turns import way_of
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -101,7 +103,7 @@ def test_a_turn_goes_on_with_the_newer_of_two_workers(
     older = start_echo("--delay-ms", "5")
     session = Session(load_settings(os.environ, "starter"), os.environ, "repl")
     try:
-        steps = session.answer((ChatMessage("user", "forever"),), Wish())
+        steps = way_of(session, (ChatMessage("user", "forever"),), Wish())
         next(step for step in steps if isinstance(step, Token))
         older.freeze()
         sandbox.endpoints.lock("inference").unlink()

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Token
-from shammah.chat.session import Notice, Session
+from shammah.chat.session import Session
+from shammah.chat.turn import Notice
 from shammah.router.decision import Wish
 from shammah.settings.load import load_settings
 from shammah.supervision.oom_record import Attempt, attempt_file, write_attempt
 from tests.fakes.sandbox import Sandbox
+from tests.fakes.turns import way_of
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("echo_spawns")]
 
@@ -29,7 +31,7 @@ def killed_while_it_answers(
     session = Session(load_settings(os.environ, "starter"), os.environ, "test")
     try:
         killed = told = None
-        for step in session.answer(QUESTION, Wish()):
+        for step in way_of(session, QUESTION, Wish()):
             if isinstance(step, Token) and killed is None:
                 holder = killed = sandbox.holder()
                 assert holder
@@ -39,7 +41,7 @@ def killed_while_it_answers(
             if isinstance(step, Notice) and told is None:
                 told = step
                 session.interrupt()
-        again = [*session.answer((ChatMessage("user", "again"),), Wish())][-1]
+        again = [*way_of(session, (ChatMessage("user", "again"),), Wish())][-1]
         assert isinstance(again, Done)
         if told is not None:
             return told

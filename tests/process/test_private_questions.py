@@ -14,9 +14,11 @@ import psutil
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready
-from shammah.chat.session import Session, Step, Waiting
+from shammah.chat.session import Session
+from shammah.chat.turn import Step, Waiting
 from shammah.router.decision import Target, Wish
 from shammah.settings.load import load_settings
+from tests.fakes import turns
 from tests.fakes.command import WITH_STAND_INS, run
 from tests.fakes.echo_process import EchoProcess
 from tests.fakes.sandbox import Sandbox, until
@@ -82,7 +84,7 @@ def configure(sandbox: Sandbox, text: str) -> None:
 
 
 def steps(session: Session, *messages: ChatMessage, wish: Wish | None = None) -> list[Step]:
-    return list(session.answer(messages, wish or Wish()))
+    return list(turns.way_of(session, messages, wish))
 
 
 def end(session: Session, *messages: ChatMessage, wish: Wish | None = None) -> Done | Failed:
@@ -129,7 +131,7 @@ class TestASession:
         assert session.cloud is not None
         until(lambda: isinstance(session.cloud.state, Ready), "the cloud is ready")
         waited = 0
-        for step in session.answer((ChatMessage("user", "hello", True),), Wish()):
+        for step in turns.way_of(session, (ChatMessage("user", "hello", True),), Wish()):
             if isinstance(step, Waiting):
                 waited += 1
                 if waited == 4:

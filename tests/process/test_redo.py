@@ -12,12 +12,11 @@ import pytest
 
 from shammah.bus.messages import Ready
 from shammah.chat.options import ReplOptions
-from shammah.chat.record import Kept
 from shammah.chat.session import Session
+from shammah.history.record import Kept
 from shammah.history.store import Store as HistoryStore
 from shammah.learning.feedback import Feedback
 from shammah.privacy.gate import NEVER
-from shammah.repl.commands import table
 from shammah.repl.loop import Repl
 from shammah.router.decision import Target, Wish
 from shammah.router.statistics import Label, Tally
@@ -61,22 +60,16 @@ class Person:
         self.session = session
         self._said = io.StringIO()
         self._repl = Repl(session, ReplOptions(), Screen({}, self._said))
-        self.conversation = self._repl._conversation
+        self.conversation = self._repl.conversation
 
     def type(self, line: str) -> str:
         """What the screen shows after ``line``."""
         before = len(self._said.getvalue())
-        if line.startswith("/"):
-            table.run(line, self._repl._context())
-        else:
-            self._repl.ask(line, False, self._repl.wish)
+        self._repl.act(line)
         return self._said.getvalue()[before:]
 
     def leave(self) -> None:
-        self.session.close()
-        self._repl._history.close()
-        self._repl._news.close()
-        self._repl._history.close()
+        self._repl.close()
 
 
 def open_person(*, local_only: bool = False) -> Person:
@@ -141,15 +134,14 @@ class TestWhy:
 
     def test_every_turn_keeps_what_became_of_it(self, person: Person) -> None:
         person.type("explain tides")
-        account = person.conversation.turns[-1].account
-        assert account.decision is not None
-        assert len(account.decision.alternatives) == 2
-        assert account.provenance == person.conversation.turns[-1].provenance
-        assert (account.finish, account.usage.output_tokens) == ("stop", 2)
-        assert account.timings.total_s > 0
-        assert account.outcome
+        turn = person.conversation.turns[-1]
+        assert turn.decision is not None
+        assert len(turn.decision.alternatives) == 2
+        assert (turn.finish, turn.usage.output_tokens) == ("stop", 2)
+        assert turn.timings.total_s > 0
+        assert turn.outcome
         person.type("/good")
-        assert person.conversation.turns[-1].account.label is Label.GOOD
+        assert person.conversation.turns[-1].label is Label.GOOD
 
 
 class TestFix:
@@ -158,7 +150,7 @@ class TestFix:
     ) -> None:
         person.type("one")
         person.type("/fix another one")
-        assert person.conversation.turns[-1].account.label is Label.EDIT
+        assert person.conversation.turns[-1].label is Label.EDIT
         assert "You corrected it." in person.type("/why")
         (example,) = Feedback(sandbox.shammah_home).examples()
         assert (example.response, example.weight) == ("another one", 10.0)
@@ -229,8 +221,8 @@ class TestRedo:
         person.type("/redo cloud")
         assert "1: cloud: claude-sonnet-5-5" in person.type("/redo")
         (turn,) = person.conversation.turns
-        assert turn.account.decision is not None
-        assert turn.account.decision.target is Target.LOCAL
+        assert turn.decision is not None
+        assert turn.decision.target is Target.LOCAL
 
     def test_without_a_key_is_by_who_answered_before(
         self, monkeypatch: pytest.MonkeyPatch, cloud: Record
@@ -317,7 +309,7 @@ class TestRedo:
         person.type("/cloud fail as planned")
         assert "The first answer stays." in person.type("/redo local")
         (turn,) = person.conversation.turns
-        assert turn.account.failure is not None
+        assert turn.end is not None
 
     def test_knows_two_answerers(self, person: Person) -> None:
         person.type("one")

@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Ready
-from shammah.chat.session import FIXED_TEXT, Notice, Routed, Session
+from shammah.chat.session import FIXED_TEXT, Session
+from shammah.chat.turn import Notice
 from shammah.privacy import Outgoing
 from shammah.privacy.gate import Consent
 from shammah.router.decision import Reason, Target, Wish
+from shammah.router.route import RouteDecision
 from shammah.router.statistics import Snapshot
 from shammah.router.store import Store
 from shammah.settings.load import load_settings
 from tests.fakes.command import WITH_STAND_INS, Ran, run
 from tests.fakes.sandbox import Sandbox, until
+from tests.fakes.turns import way_of
 from tests.process.conftest import StartEcho
 
 pytestmark = pytest.mark.timeout(300)
@@ -130,11 +133,11 @@ def test_who_says_no_to_the_cloud_in_danger_is_answered_here(sandbox: Sandbox) -
 
     session.gate.ask = refuse
     try:
-        steps = list(session.answer((ChatMessage("user", CRISIS),), Wish()))
+        steps = list(way_of(session, (ChatMessage("user", CRISIS),), Wish()))
     finally:
         session.close()
-    (routed,) = (step for step in steps if isinstance(step, Routed))
-    assert (routed.decision.target, routed.decision.reason) == (Target.LOCAL, Reason.CRISIS)
+    (routed,) = (step for step in steps if isinstance(step, RouteDecision))
+    assert (routed.target, routed.reason) == (Target.LOCAL, Reason.CRISIS)
     assert len(asked) == 1
     assert isinstance(steps[-1], Done)
     assert isinstance(steps[0], Notice)

@@ -13,8 +13,10 @@ import pytest
 
 from shammah.bus.client import Peer
 from shammah.bus.messages import Done, Failed, Loading, Ready, Token
-from shammah.chat.session import Notice, Routed, Session, Waiting
+from shammah.chat.session import Session
+from shammah.chat.turn import Notice, Waiting
 from shammah.router.decision import Target, Wish
+from shammah.router.route import RouteDecision
 from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle, link
 from shammah.supervision.lifecycle import RESTARTS, stop
@@ -59,9 +61,9 @@ def answer(session: Session, text: str, wish: Wish | None = None) -> Done | Fail
 def test_a_question_starts_the_worker_and_is_answered(open_session: Open) -> None:
     asked = ask(open_session(), "hello")
     assert isinstance(asked.wait_for(Waiting), Waiting)
-    routed = asked.wait_for(Routed)
-    assert isinstance(routed, Routed)
-    assert routed.decision.target is Target.LOCAL
+    routed = asked.wait_for(RouteDecision)
+    assert isinstance(routed, RouteDecision)
+    assert routed.target is Target.LOCAL
     assert isinstance(asked.end(), Done)
 
 
@@ -71,7 +73,7 @@ def test_a_question_waits_for_loading_and_sees_its_stages(
     enough = sandbox.root / "enough"
     monkeypatch.setenv("STAND_IN", f"--load-until {enough}")
     asked = ask(open_session(), "hello")
-    while not isinstance(step := asked.steps.get(timeout=LIMIT_S), Routed):
+    while not isinstance(step := asked.steps.get(timeout=LIMIT_S), RouteDecision):
         assert isinstance(step, Waiting)
         if isinstance(step.state, Loading):
             enough.touch()
@@ -405,9 +407,9 @@ def test_with_a_key_the_cloud_answers_while_the_model_loads_and_then_the_model(
     monkeypatch.setenv("STAND_IN_INFERENCE", f"--load-until {enough}")
     session = open_session()
     asked = ask(session, "first")
-    routed = asked.wait_for(Routed)
-    assert isinstance(routed, Routed)
-    assert (routed.decision.target, routed.decision.reason) == ("cloud", "model_not_ready")
+    routed = asked.wait_for(RouteDecision)
+    assert isinstance(routed, RouteDecision)
+    assert (routed.target, routed.reason) == ("cloud", "model_not_ready")
     done = asked.end()
     assert isinstance(done, Done)
     assert done.provenance.role == "cloud"

@@ -129,7 +129,7 @@ class Evening(RuleBasedStateMachine):
         self._arrange(servers, steer)
         with self._turned_on(mark == "switch"), contextlib.suppress(KeyboardInterrupt):
             if mark == "output":
-                repl._act(f"!private !echo SECRET {self._asked}")
+                repl.act(f"!private !echo SECRET {self._asked}")
             repl.ask(MARKS[mark].format(n=self._asked), mark == "prefix", Wish(wished))
 
     def say(self, text: str, wished: Target | None) -> None:
@@ -223,8 +223,7 @@ class Evening(RuleBasedStateMachine):
         session, repl = self._here()
         messages: tuple[ChatMessage, ...] = (ChatMessage("user", "SECRET of case-1"),)
         if whole:
-            talk = repl._conversation.with_question("hello")
-            messages = session.gate.mark(talk, private=False)
+            messages = repl.conversation.with_question("hello")
             if not any(message.private for message in messages):
                 return
         peer = session.cloud.peer if session.cloud is not None else None
@@ -245,8 +244,7 @@ class Evening(RuleBasedStateMachine):
         if self._open is None:
             return
         session, repl = self._open
-        asked = repl._conversation.with_question("hello")
-        outgoing = session.gate.open(session.gate.mark(asked, private=False))
+        outgoing = session.gate.open(repl.conversation.with_question("hello"))
         assert isinstance(outgoing, Outgoing)
         for message in outgoing.messages:
             assert not [word for word in MARKED if word in message.content.lower()], message
@@ -325,11 +323,9 @@ class Evening(RuleBasedStateMachine):
         self._open = session, repl
 
     def _leave(self) -> None:
-        session, repl = self._here()
+        _, repl = self._here()
         self._open = None
-        repl._history.close()
-        session.close()
-        repl._news.close()
+        repl.close()
 
 
 def prepare_home(sandbox: Sandbox, patch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from shammah.supervision.lifecycle import stop
 from shammah.terminal.screen import Screen
 from tests.fakes.command import run
 from tests.fakes.sandbox import Sandbox, until
+from tests.fakes.turns import way_of
 from tests.real.models import starter
 
 pytestmark = [
@@ -81,7 +82,7 @@ class Asking:
 
     def ask(self, adapter: str = AUTO) -> tuple[str, Done | Failed]:
         steps = list(
-            self.session.answer(QUESTION, Wish(adapter=adapter), Sampling(temperature=0.0), 12)
+            way_of(self.session, QUESTION, Wish(adapter=adapter), Sampling(temperature=0.0), 12)
         )
         end = steps[-1]
         assert isinstance(end, Done | Failed)
@@ -178,7 +179,7 @@ def _replace(asking: Asking) -> None:
 
 def _say_it_at_the_prompt(asking: Asking, base: str) -> None:
     conversation, said = Conversation(), io.StringIO()
-    history, person = Recorder(Path(), enabled=False), cast(table.Person, None)
+    history, person = Recorder(Path(), enabled=False, complain=said.write), cast(table.Person, None)
     screen = Screen({}, said)
     questions = Questions(asking.session, conversation, screen)
     context = table.Context(

@@ -25,6 +25,7 @@ from tests.fakes.command import Ran, run
 from tests.fakes.hub import StandInHub
 from tests.fakes.sandbox import LIMIT_S, Sandbox, until
 from tests.fakes.terminal import Terminal
+from tests.fakes.turns import way_of
 from tests.real.local_hub import (
     LOAD_S,
     MIB,
@@ -223,7 +224,7 @@ def test_a_cancelled_download_is_not_begun_again_by_whom_it_was_cancelled_for(
         patience = threading.Timer(LIMIT_S, session.interrupt)
         patience.start()
         for _ in range(2):
-            *_, last = session.answer((ChatMessage("user", "Anything?"),), Wish())
+            *_, last = way_of(session, (ChatMessage("user", "Anything?"),), Wish())
             assert isinstance(last, Failed)
             assert last.code == "download_cancelled"
             assert QWEN in last.message

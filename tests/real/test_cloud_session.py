@@ -13,14 +13,17 @@ from collections.abc import Iterator
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, NotAvailable, Ready, Token
-from shammah.chat.session import Routed, Session, Step, Waiting
+from shammah.chat.session import Session
+from shammah.chat.turn import Step, Waiting
 from shammah.privacy.ledger import read_ledger
 from shammah.router.decision import Target, Wish
+from shammah.router.route import RouteDecision
 from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import WorkerSpec
 from tests.fakes import frontend, impatient
 from tests.fakes.sandbox import LIMIT_S, Sandbox, until
+from tests.fakes.turns import way_of
 from tests.real.recorder import Recorder
 
 MODEL = "claude-sonnet-5-5"
@@ -67,7 +70,7 @@ def open_session(sandbox: Sandbox, cloud: str) -> Iterator[Session]:
 
 
 def ask(session: Session, wish: Wish, room: int | None = None) -> Iterator[Step]:
-    for step in session.answer(HELLO, wish, max_new_tokens=room):
+    for step in way_of(session, HELLO, wish, max_new_tokens=room):
         assert not isinstance(step, Waiting), step
         yield step
 
@@ -75,7 +78,7 @@ def ask(session: Session, wish: Wish, room: int | None = None) -> Iterator[Step]
 def decision_and_end(steps: Iterator[Step]) -> tuple[Target | None, Done | Failed]:
     seen = list(steps)
     assert isinstance(seen[-1], Done | Failed)
-    routed = [step.decision.target for step in seen if isinstance(step, Routed)]
+    routed = [step.target for step in seen if isinstance(step, RouteDecision)]
     return routed[-1] if routed else None, seen[-1]
 
 

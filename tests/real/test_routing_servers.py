@@ -29,7 +29,8 @@ from shammah.bus.messages import (
     Retrying,
     Token,
 )
-from shammah.chat.session import FIXED_TEXT, Notice, Routed, Session, Step, Waiting
+from shammah.chat.session import FIXED_TEXT, Session
+from shammah.chat.turn import Notice, Step, Waiting
 from shammah.privacy.ledger import read_ledger
 from shammah.router.categories import Category
 from shammah.router.decision import BUSY_AT, RouteDecision, Target, Wish
@@ -42,6 +43,7 @@ from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import WorkerSpec, stop
 from tests.fakes import frontend, impatient
 from tests.fakes.sandbox import LIMIT_S, Sandbox, until
+from tests.fakes.turns import way_of
 from tests.real.relay import Relay, relay_to
 from tests.real.servers import FaultyServer, llmock_server, messages_api_server
 from tests.unit.router.test_decision import in_words, rows
@@ -212,7 +214,7 @@ class World:
             if (cloud := session.cloud) is not None:
                 wanted = Failed if case.keys else Ready
                 until(lambda: isinstance(cloud.state, wanted), f"cloud for {case}")
-            until(session.routing._ready.is_set, "the statistics are read")
+            until(session.routing.ready.is_set, "the statistics are read")
             yield session
         finally:
             session.close()
@@ -309,7 +311,7 @@ def ask(
 
 def follow(session: Session, wish: Wish, question: str) -> list[Step]:
     steps: list[Step] = []
-    for step in session.answer((ChatMessage("user", question),), wish):
+    for step in way_of(session, (ChatMessage("user", question),), wish):
         if isinstance(step, Waiting):
             session.interrupt()
         steps.append(step)
@@ -442,5 +444,5 @@ def test_the_rows_that_end_at_the_cloud_end_with_its_answer(
             steps = follow(session, Wish(Target.CLOUD), question)
         text = "".join(step.text for step in steps if isinstance(step, Token))
         assert "Paris" in text
-        (routed,) = [step for step in steps if isinstance(step, Routed)]
-        assert routed.decision.reason is Reason.USER
+        (routed,) = [step for step in steps if isinstance(step, RouteDecision)]
+        assert routed.reason is Reason.USER

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Sampling, Token
-from shammah.chat.session import Notice, Routed, Session, Waiting
+from shammah.chat.session import Session
+from shammah.chat.turn import Notice, Waiting
 from shammah.router.decision import RouteDecision, Target, View, Wish
 from shammah.router.service import Asked
 from shammah.settings.load import load_settings
@@ -18,6 +19,7 @@ from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import stop
 from tests.fakes import unhurried
 from tests.fakes.sandbox import Sandbox, until
+from tests.fakes.turns import way_of
 from tests.real.servers import llmock_server, messages_api_server
 
 pytestmark = pytest.mark.timeout(600)
@@ -48,7 +50,7 @@ def ask(
     """The text, what was told about it, and its end. The worker is killed with SIGKILL once
     ``kill_at`` tokens have come (0: when the question is sent)."""
     text, notes, seen, killed = "", [], 0, False
-    for step in session.answer(QUESTION, Wish(), GREEDY, tokens):
+    for step in way_of(session, QUESTION, Wish(), GREEDY, tokens):
         match step:
             case Token():
                 text, seen = text + step.text, seen + 1
@@ -62,7 +64,7 @@ def ask(
         at = step.index if isinstance(step, Token) else 0
         if kill_at is None or killed or isinstance(step, Waiting) or at < kill_at:
             continue
-        if isinstance(step, Token | Routed):
+        if isinstance(step, Token | RouteDecision):
             killed = True
             pid = sandbox.holder()
             assert pid
@@ -94,7 +96,7 @@ def test_what_was_read_ahead_is_not_computed_again(session: Session) -> None:
     until(lambda: isinstance(session.view().local, Ready), "ready", LIMIT_S)
     session.read_ahead(TURNS)
     until(lambda: not session._reads_ahead(), "it was read")
-    *_, done = session.answer((*TURNS, *QUESTION), Wish(), GREEDY, 2)
+    *_, done = way_of(session, (*TURNS, *QUESTION), Wish(), GREEDY, 2)
     assert isinstance(done, Done)
     own = 40  # tokens of the question with what the template puts around it
     assert done.usage.input_tokens > 200
@@ -121,7 +123,7 @@ def test_where_a_stream_of_the_cloud_breaks_the_local_model_goes_on(
             {"type": "stream_fault", "kind": "truncate", "after_chunks": 5},
         )
         try:
-            steps = list(session.answer(QUESTION, Wish(), GREEDY, TOKENS))
+            steps = list(way_of(session, QUESTION, Wish(), GREEDY, TOKENS))
         finally:
             session.close()
             stop("inference", sandbox.endpoints)

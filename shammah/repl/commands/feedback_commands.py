@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shammah.chat.account import CORRECTED
-from shammah.chat.answering import new_key
-from shammah.chat.conversation import Conversation, Turn
+from shammah.chat.conversation import Conversation
+from shammah.chat.turn import Turn
 from shammah.errors import UsageError
 from shammah.router.statistics import Label
 
@@ -39,17 +36,17 @@ def fix(context: Context) -> bool:
     """``/fix BETTER ANSWER``, or ``/fix`` and the person's editor: the conversation goes on from
     that answer. Whether there is one."""
     turn, screen, talk = _needed(context), context.screen, context.conversation
-    better = context.argument or _edited(talk.turns[-1].answer)
+    old = talk.turns[-1]
+    better = context.argument or _edited(old.answer)
     if not better:
         screen.hint("Nothing was changed, so nothing is noted.")
         return False
-    mark = context.session.gate.judge(better, private=talk.turns[-1].private)
+    mark = context.session.gate.judge(better, private=old.private)
     _feedback(context).note(turn, "fix", better=better, private=mark.private)
     if mark.why:
         screen.hint(f"Private, because {mark.why}: it stays on this machine.")
-    corrected = talk.correct(better, private=mark.private)
-    if context.history.records:
-        _keep(context, corrected)
+    context.history.keep(talk.correct(better, private=mark.private), talk)
+    context.history.undo(old)
     screen.hint(f"{KEPT} The conversation goes on from your answer.")
     return True
 
@@ -60,22 +57,6 @@ def _edited(answer: str) -> str:
 
     better = edit_text(answer, "answer.md")
     return "" if better.strip() == answer.strip() else better.rstrip()
-
-
-def _keep(context: Context, turn: Turn) -> None:
-    """Have the history keep the corrected ``turn``, and what was answered as taken back."""
-    talk, history = context.conversation, context.history
-    record = replace(
-        history.records[-1],
-        key=new_key(),
-        at=time.time(),
-        answer=turn.answer,
-        finish=CORRECTED,
-        complete=True,
-        private=turn.private,
-    )
-    history.keep(record, talk.system, system_private=talk.system_private)
-    history.undo(-2)
 
 
 def feedback(context: Context) -> None:
@@ -90,7 +71,7 @@ def feedback(context: Context) -> None:
         raise UsageError(why)
     verdict = _feedback(context)
     verdict.note(_needed(context), "weight", weight=context.argument)
-    known = context.conversation.turns[-1].account.label in (Label.GOOD, Label.EDIT)
+    known = context.conversation.turns[-1].label in (Label.GOOD, Label.EDIT)
     when = "." if known else ", once /good or /fix says what to learn."
     context.screen.hint(f"It counts {WEIGHTS[context.argument]:g}-fold{when}")
 
@@ -119,12 +100,12 @@ def judged(conversation: Conversation, turn: Turn, before: list[Turn]) -> Judged
     told = Conversation(conversation.system, before, conversation.system_private)
     by = turn.provenance
     return JudgedTurn(
-        told.with_question(turn.question, private=turn.private),
-        turn.given or turn.answer,
-        by.role if by else "",
-        by.model if by else "",
-        by.adapter if by else "",
-        turn.private,
+        messages=told.with_question(turn.question, private=turn.private),
+        answer=turn.given or turn.answer,
+        role=by.role if by else "",
+        model=by.model if by else "",
+        adapter=by.adapter if by else "",
+        private=turn.private,
     )
 
 
@@ -136,7 +117,7 @@ def _needed(context: Context) -> JudgedTurn:
 
 
 def _is_grave(context: Context, turn: JudgedTurn) -> bool:
-    return context.session.routing.begin(turn.messages).question.danger is not None
+    return context.session.routing.examine(turn.messages).danger is not None
 
 
 def _feedback(context: Context) -> Feedback:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shammah.chat.answering import new_key
 from shammah.chat.options import parse_resume
-from shammah.chat.record import Kept, title_of
+from shammah.chat.turn import new_key
 from shammah.errors import ShammahError
 from shammah.history import listing
+from shammah.history.record import Kept, record_of, title_of
 from shammah.history.resuming import read_conversation, take_up
 from shammah.terminal.wording import printable
 
@@ -89,7 +89,7 @@ def undo(context: Context) -> None:
         context.screen.hint("There is no turn to take back.")
         return
     turn = turns.pop()
-    context.history.undo()
+    context.history.undo(turn)
     context.screen.hint(f"Taken back: {printable(title_of(turn.question))}")
 
 
@@ -99,16 +99,12 @@ def save(context: Context) -> None:
 
     overwrite = context.argument.startswith("!")
     named = context.argument.removeprefix("!").strip()
-    talk, records = context.conversation, context.history.records
-    if not records:
+    talk = context.conversation
+    if not talk.turns:
         context.screen.hint("There is nothing to save yet.")
         return
-    # Marks of today's rules, too.
-    marked = tuple(
-        replace(record, private=turn.private)
-        for record, turn in zip(records, talk.turns, strict=False)
-    )
-    kept = Kept(0, talk.system, talk.system_private, records[0].at, marked)
+    records = tuple(map(record_of, talk.turns))
+    kept = Kept(0, talk.system, talk.system_private, records[0].at, records)
     path = Path(os.path.expanduser(named or time.strftime("shammah-%Y-%m-%d-%H%M%S.md")))
     form = export.form_of(path)
     try:
@@ -118,7 +114,7 @@ def save(context: Context) -> None:
             raise
         context.screen.error(error.message, f"/save! {named} overwrites it.")
         return
-    private = sum(record.private for record in marked)
+    private = sum(record.private for record in records)
     note = f"; {listing.describe_turns(private)} of it private" if private else ""
     context.screen.hint(f"Saved {listing.describe_turns(len(kept.present))} in {path}{note}.")
 

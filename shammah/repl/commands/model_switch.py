@@ -36,17 +36,17 @@ class ModelSwitch:
     """One prompt's way from one local model to the next.
 
     Args:
-        session: whose model it is.
-        on_news: called from other threads when there is something to `take`.
+        session: whose model it is, and whose notices say what becomes of it.
+        on_progress: called from other threads when the download has got on.
 
     Attributes:
         coming: how far the download of the next model is; ``None``: there is none.
     """
 
-    def __init__(self, session: Session, on_news: Callable[[], None]) -> None:
+    def __init__(self, session: Session, on_progress: Callable[[], None]) -> None:
         self.coming: Downloading | None = None
         self._session = session
-        self._on_news = on_news
+        self._on_progress = on_progress
         self._next = ""
         self._fetch: FollowedFetch | None = None
         self._fetched: Fetched | Failed | None = None
@@ -107,9 +107,9 @@ class ModelSwitch:
             return replace(state, successor=self.coming)
         return state
 
-    def take(self) -> list[str]:
-        """Do what has become possible, and what there is to tell. Main thread, between two
-        questions: what is being answered would be lost."""
+    def _settle(self) -> list[str]:
+        """Do what has become possible; what there is to tell. Between two questions: what is
+        being answered would be lost."""
         fetched, self._fetched = self._fetched, None
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -140,7 +140,7 @@ class ModelSwitch:
     def _fail(self, failure: Failed) -> None:
         if self._failure is None:
             self._failure = failure
-            self._on_news()
+            self._session.notices.put(self._settle)
 
     def _plan(self, model: str, *, force: bool) -> FetchPlan | None:
         """What has to be fetched; ``None``: that is the worker's own business."""
@@ -197,10 +197,11 @@ class ModelSwitch:
         if isinstance(reply, FetchProgress):
             one = reply.transfer
             self.coming = Downloading(one.model, one.done, one.total, one.rate, one.eta_s)
+            self._on_progress()
         else:
             self._fetch = None
             self._fetched = reply
-        self._on_news()
+            self._session.notices.put(self._settle)
 
     def _name(self) -> str:
         """The model of now."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from shammah.bus.messages import Ready
 from shammah.chat.conversation import Conversation
 from shammah.chat.session import Session
+from shammah.privacy import Mark
 from shammah.repl.commands import references, shell
 from shammah.repl.commands.references import Attachment, Room
 from shammah.router.question import estimate_tokens
@@ -19,15 +19,6 @@ CLOUD_TOKENS = 200_000
 """What Claude takes where the settings do not say."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A question as it will be asked. ``why`` completes "private, because ..."."""
-
-    text: str
-    private: bool = False
-    why: str = ""
-
-
 class Questions:
     """Prepares the questions of one prompt; keeps what goes with the next one."""
 
@@ -37,7 +28,7 @@ class Questions:
         self._screen = screen
         self._waiting: list[Attachment] = []
 
-    def prepare(self, question: Prepared, *, with_files: bool) -> Prepared:
+    def prepare(self, question: str, private: bool, *, with_files: bool) -> tuple[str, Mark]:
         """``question`` with what it brings along, and whether that is private.
 
         Raises:
@@ -45,17 +36,17 @@ class Questions:
         """
         files: list[Attachment] = []
         if with_files:
-            files = references.read_references(question.text, self._tell, self._agrees)
+            files = references.read_references(question, self._tell, self._agrees)
         brought = [*self._waiting, *files]
-        text = references.compose(question.text, brought)
-        private = question.private or any(one.private for one in brought)
+        text = references.compose(question, brought)
+        private = private or any(one.private for one in brought)
         sources = [source for one in brought for source in one.sources]
         mark = self._session.gate.judge(text, private=private, sources=sources)
         if brought:
             messages = self._conversation.with_question(text)[-1:]  # earlier turns can be left out
             references.check_room(estimate_tokens(messages), self._room(mark.private))
         self._waiting.clear()
-        return Prepared(text, mark.private, mark.why)
+        return text, mark
 
     def add_output(self, command: str, private: bool, cancelled: Callable[[], bool]) -> None:
         """Run a command, if the person agrees, and keep its output for the next question."""

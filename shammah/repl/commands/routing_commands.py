@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shammah.chat.account import tell
-from shammah.chat.conversation import Turn
+from shammah.chat.summary import describe_turn
+from shammah.chat.turn import Turn
 from shammah.errors import ShammahError, UsageError
 from shammah.privacy import split_prefix
 from shammah.privacy.gate import NEVER, Gate
@@ -54,7 +54,7 @@ def why(context: Context) -> None:
     if len(question) > SHOWN_QUESTION:
         question = question[: SHOWN_QUESTION - 1] + "…"
     context.screen.hint(f"Question {number}: {question}")
-    context.screen.line(tell(turn.account))
+    context.screen.line(describe_turn(turn))
     if turn.private:
         context.screen.line(f"Private, because {_why_private(context, turn)}.")
 
@@ -112,15 +112,15 @@ def redo(context: Context) -> None:
         screen.hint("2:")
     new = _ask_instead(context, old, Wish(target, old.private))
     if not old.answer:
-        context.history.undo(-2)
+        context.history.undo(old)
         return
-    if not new.account.whole or not new.answer:
+    if not new.whole or not new.answer:
         conversation.turns[-1] = old
-        context.history.undo()
+        context.history.undo(new)
         screen.hint("The first answer stays.")
         return
-    context.history.undo(-2)
-    if old.account.whole and not old.corrected:  # what became of any other is known already
+    context.history.undo(old)
+    if old.whole and not old.corrected:  # what became of any other is known already
         _compare(context, old, new)
 
 
@@ -137,18 +137,18 @@ def edit(context: Context) -> None:
     if not text or text == old.question:
         screen.hint("Nothing was changed, so nothing is asked.")
         return
-    if context.session.routing.label(Label.EDIT, old.account.outcome):
-        conversation.label(Label.EDIT, old.account.outcome)
+    if context.session.routing.label(Label.EDIT, old.outcome):
+        conversation.label(Label.EDIT, old.outcome)
         old = conversation.turns[-1]
     screen.line(f"> {printable(text)}")
     edited = replace(old, question=text, private=old.private or private)
     new = _ask_instead(context, edited, context.person.wish, old)
     if not new.answer:
         conversation.turns[-1] = old
-        context.history.undo()
+        context.history.undo(new)
         screen.hint("The first question stays.")
     else:
-        context.history.undo(-2)
+        context.history.undo(old)
 
 
 def _ask_instead(context: Context, asked: Turn, wish: Wish, old: Turn | None = None) -> Turn:
@@ -161,7 +161,7 @@ def _ask_instead(context: Context, asked: Turn, wish: Wish, old: Turn | None = N
         context.person.ask(asked.question, asked.private, wish, again=True)
     except BaseException:  # Ctrl-C twice, or the terminal is gone: what was there stays
         if len(turns) > place:
-            context.history.undo()
+            context.history.undo(turns[-1])
         turns[place:] = [old or asked]
         raise
     return turns[-1]
@@ -169,10 +169,10 @@ def _ask_instead(context: Context, asked: Turn, wish: Wish, old: Turn | None = N
 
 def _compare(context: Context, old: Turn, new: Turn) -> None:
     verdict = _inquire(context)
-    said = labels(verdict, old.account.label)
+    said = labels(verdict, old.label)
     for turn, label in zip((old, new), said, strict=True):
-        if label is not None and context.session.routing.label(label, turn.account.outcome):
-            context.conversation.label(label, turn.account.outcome)
+        if label is not None and context.session.routing.label(label, turn.outcome):
+            context.conversation.label(label, turn.outcome)
     if verdict in (Verdict.FIRST, Verdict.SECOND):
         better, worse = (old, new) if verdict is Verdict.FIRST else (new, old)
         if (_role(worse), _role(better)) == ("inference", "cloud"):
@@ -202,9 +202,9 @@ def _answerer(argument: str, old: Turn) -> Target:
             raise UsageError(why) from None
     if old.provenance is not None:
         return Target.CLOUD if _role(old) == "inference" else Target.LOCAL
-    if old.account.decision is None:
+    if old.decision is None:
         raise UsageError("Nobody was asked.", "/redo local or /redo cloud says whom.")
-    return Target.CLOUD if old.account.decision.target is Target.LOCAL else Target.LOCAL
+    return Target.CLOUD if old.decision.target is Target.LOCAL else Target.LOCAL
 
 
 def _name(turn: Turn) -> str:
@@ -249,7 +249,7 @@ def _why_private(context: Context, turn: Turn) -> str:
     gate = context.session.gate
     if not gate.judge(turn.question, private=turn.private).private:
         return ""
-    decision = turn.account.decision
+    decision = turn.decision
     if because := gate.rules.mark(turn.question).why:
         return because
     if gate.private:

@@ -229,7 +229,7 @@ def _judge(context: Context, label: Label) -> None:
 def _label(context: Context, label: Label) -> bool:
     """Have the statistics know what the person says of the last answer, if they know that."""
     turns = context.conversation.turns
-    outcome = turns[-1].account.outcome if turns else ""
+    outcome = turns[-1].outcome if turns else ""
     known = context.session.routing.label(label, outcome)
     if known:
         context.conversation.label(label, outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shammah.bus.messages import Done, Provenance, Retrying, Timings, Usage
-from shammah.chat.answer_line import describe_answer
+from shammah.chat.summary import describe_answer
 from shammah.router.decision import Reason, RouteDecision, Target
 from shammah.terminal.wording import describe_cost, describe_retrying
 

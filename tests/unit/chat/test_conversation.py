@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shammah.bus.messages import ChatMessage, Provenance
-from shammah.chat.account import LEFT, Account
-from shammah.chat.conversation import Conversation, Turn
-
-BY = Provenance("inference", "starter")
+from shammah.bus.messages import ChatMessage
+from shammah.chat.conversation import Conversation
+from shammah.chat.turn import Turn
+from tests.fakes.turns import CLOUD, answered
 
 
 def said(conversation: Conversation, question: str) -> list[tuple[str, str]]:
@@ -21,7 +20,7 @@ def test_the_first_question_stands_alone() -> None:
 
 def test_the_system_prompt_comes_first_and_once() -> None:
     conversation = Conversation("Be brief.")
-    conversation.add(Turn("one", "1", BY))
+    conversation.add(answered("one", "1"))
     assert said(conversation, "two") == [
         ("system", "Be brief."),
         ("user", "one"),
@@ -38,15 +37,15 @@ def test_asking_does_not_change_the_conversation() -> None:
 
 def test_an_answer_that_was_cut_short_stays_as_far_as_it_came() -> None:
     conversation = Conversation()
-    conversation.add(Turn("one", "half an ans", None, complete=False))
+    conversation.add(answered("one", "half an ans", finish="cancelled"))
     assert ("assistant", "half an ans") in said(conversation, "two")
 
 
 def test_one_that_was_cut_short_in_a_loop_is_left_out() -> None:
     conversation = Conversation()
-    conversation.add(Turn("one", "round and round it goes, " * 40, BY, complete=False))
+    conversation.add(answered("one", "round and round it goes, " * 40, finish="timeout"))
     assert said(conversation, "two") == [("user", "two")]
-    conversation.add(Turn("three", "round and round it goes, " * 40, BY))
+    conversation.add(answered("three", "round and round it goes, " * 40))
     assert len(said(conversation, "four")) == 3
 
 
@@ -54,7 +53,7 @@ def test_a_turn_without_an_answer_is_left_out() -> None:
     """Roles alternate, which chat templates insist on."""
     conversation = Conversation("Be brief.")
     for answer in ("", "1", "", "", "2", ""):
-        conversation.add(Turn("question", answer, BY))
+        conversation.add(answered("question", answer))
     roles = [role for role, _ in said(conversation, "last")]
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
 
@@ -62,10 +61,10 @@ def test_a_turn_without_an_answer_is_left_out() -> None:
 def test_a_question_whose_program_was_killed_goes_before_the_next() -> None:
     conversation = Conversation()
     for question in ("one", "two"):
-        conversation.add(Turn(question, "", None, complete=False, account=Account(finish=LEFT)))
+        conversation.add(Turn(question))
     assert said(conversation, "three") == [("user", "one\n\ntwo\n\nthree")]
-    conversation.add(Turn("three", "", None, complete=False, account=Account(finish="failed")))
-    conversation.add(Turn("four", "4", BY))
+    conversation.add(answered("three", "", finish="failed"))
+    conversation.add(answered("four", "4"))
     assert said(conversation, "five") == [
         ("user", "one\n\ntwo\n\nfour"),
         ("assistant", "4"),
@@ -75,28 +74,28 @@ def test_a_question_whose_program_was_killed_goes_before_the_next() -> None:
 
 @pytest.mark.parametrize(("private", "asked"), [(False, "go on"), (True, "secret\n\ngo on")])
 def test_a_private_one_makes_no_other_private(private: bool, asked: str) -> None:
-    lost = Turn("secret", "", None, False, True, Account(finish=LEFT))
+    lost = Turn("secret", private=True)
     messages = Conversation(turns=[lost]).with_question("go on", private=private)
     assert messages == (ChatMessage("user", asked, private),)
 
 
 def test_clear_forgets_the_turns_and_keeps_the_system_prompt() -> None:
     conversation = Conversation("Be brief.")
-    conversation.add(Turn("one", "1", BY))
+    conversation.add(answered("one", "1"))
     conversation.clear()
     assert said(conversation, "two") == [("system", "Be brief."), ("user", "two")]
 
 
 def test_conversations_do_not_share_their_turns() -> None:
-    Conversation().add(Turn("one", "1", BY))
+    Conversation().add(answered("one", "1"))
     assert Conversation().turns == []
 
 
 class TestPrivateTurns:
     def test_marks_stick_to_both_halves_of_a_turn(self) -> None:
         conversation = Conversation("Be brief.")
-        conversation.add(Turn("one", "1", BY))
-        conversation.add(Turn("two", "2", BY, private=True))
+        conversation.add(answered("one", "1"))
+        conversation.add(answered("two", "2", private=True))
         messages = conversation.with_question("three")
         assert [message.private for message in messages] == [False, False, False, True, True, False]
         assert conversation.private_turns == 1
@@ -109,23 +108,23 @@ class TestPrivateTurns:
     def test_a_local_answer_after_a_private_turn_is_private_too(self) -> None:
         """The model has seen that turn and may repeat it."""
         conversation = Conversation()
-        assert not conversation.add(Turn("zero", "0", BY)).private
-        conversation.add(Turn("one", "1", BY, private=True))
-        assert conversation.add(Turn("what was that?", "1", BY)).private
+        assert not conversation.add(answered("zero", "0")).private
+        conversation.add(answered("one", "1", private=True))
+        assert conversation.add(answered("what was that?", "1")).private
 
     def test_a_cloud_answer_after_a_private_turn_is_not(self) -> None:
         """The cloud was not told of it."""
         conversation = Conversation()
-        conversation.add(Turn("one", "1", BY, private=True))
-        by_cloud = Turn("two", "2", Provenance("cloud", "claude"))
-        assert not conversation.add(by_cloud, local=False).private
+        conversation.add(answered("one", "1", private=True))
+        by_cloud = answered("two", "2", CLOUD)
+        assert not conversation.add(by_cloud).private
 
     def test_a_private_system_prompt_makes_local_answers_private(self) -> None:
         conversation = Conversation("My name is Jo.", system_private=True)
-        assert conversation.add(Turn("who am I?", "Jo", BY)).private
-        assert not conversation.add(Turn("two", "2", None), local=False).private
+        assert conversation.add(Turn("who am I?", "Jo")).private
+        assert not conversation.add(answered("two", "2", CLOUD)).private
 
     def test_a_private_question_that_nobody_answered_was_seen_by_nobody(self) -> None:
         conversation = Conversation()
-        conversation.add(Turn("one", "", None, private=True))
-        assert not conversation.add(Turn("two", "2", BY)).private
+        conversation.add(answered("one", "", finish="failed", private=True))
+        assert not conversation.add(answered("two", "2")).private

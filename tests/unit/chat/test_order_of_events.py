@@ -83,7 +83,7 @@ class Situation:
 
     def decision(self, *, key: bool = True) -> RouteDecision:
         view = View(self.known, CLAUDE if key else None, key)
-        decided = decide(Question(), Wish(), view, Snapshot(), Rules(), 0.99)
+        decided = decide(Question(), Wish(), view, Snapshot(), Rules())
         assert isinstance(decided, RouteDecision)
         return decided
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shammah.bus.messages import Provenance, Timings, Usage
-from shammah.chat.record import Kept, Record
 from shammah.errors import ShammahError
 from shammah.history import export
 from shammah.history.export import read, write
+from shammah.history.record import Kept, Record
 from tests.fakes.sandbox import Sandbox
 
 BY = Provenance("inference", "small", "abc", stand_in=True)

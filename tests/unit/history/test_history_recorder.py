@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from shammah.bus.messages import Done, Failed, Provenance, Timings, Token, Usage
-from shammah.chat.answering import Answering
+from shammah.bus.messages import Done, Failed, Provenance, Timings, Usage
 from shammah.chat.conversation import Conversation
-from shammah.chat.record import BUSY_S, Kept, Record
-from shammah.chat.session import Routed
+from shammah.chat.turn import CORRECTED, Turn
 from shammah.errors import ShammahError
 from shammah.history import recorder as recorder_module
 from shammah.history.listing import recap
+from shammah.history.record import BUSY_S, Kept, Record, record_of, turn_of
 from shammah.history.recorder import CLOSE_S, KEEP_S, Recorder, history_of
 from shammah.history.resuming import read_conversation, take_up
 from shammah.history.store import Store
@@ -27,6 +27,9 @@ from tests.fakes.sandbox import Sandbox
 
 Open = Callable[..., Recorder]
 
+BY = Provenance("inference", "small")
+DONE = Done("r", "stop", Usage(3, 2), Timings(0.5), BY)
+
 
 @pytest.fixture
 def path(sandbox: Sandbox) -> Path:
@@ -34,11 +37,16 @@ def path(sandbox: Sandbox) -> Path:
 
 
 @pytest.fixture
-def open_recorder(path: Path) -> Iterator[Open]:
+def complaints() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def open_recorder(path: Path, complaints: list[str]) -> Iterator[Open]:
     opened: list[Recorder] = []
 
     def make(*, enabled: bool = True) -> Recorder:
-        opened.append(Recorder(path, enabled=enabled))
+        opened.append(Recorder(path, enabled=enabled, complain=complaints.append))
         return opened[-1]
 
     yield make
@@ -50,9 +58,16 @@ def record(key: str, question: str = "", *, private: bool = False, target: str =
     return Record(key, float(len(key)), question or key, f"answer {key}", target, private=private)
 
 
-def keep(recorder: Recorder, *records: Record) -> None:
-    for one in records:
-        recorder.keep(one, "Be brief.", system_private=False)
+TALK = Conversation("Be brief.")
+
+
+def said(key: str) -> Turn:
+    return Turn(key, f"answer {key}", end=DONE, at=float(len(key)), key=key)
+
+
+def keep(recorder: Recorder, *keys: str) -> None:
+    for key in keys:
+        recorder.keep(said(key), TALK)
 
 
 def kept(path: Path) -> list[tuple[int, list[str]]]:
@@ -72,41 +87,47 @@ class TestARecorder:
     def test_keeps_turns_as_they_come(self, open_recorder: Open, path: Path) -> None:
         recorder = open_recorder()
         assert not path.exists()
-        keep(recorder, record("a"), record("bb"))
+        keep(recorder, "a", "bb")
         assert kept(path) == [(1, ["a", "bb"])]
         recorder.leave()
-        keep(recorder, record("ccc"))
+        keep(recorder, "ccc")
         assert kept(path) == [(1, ["a", "bb"]), (2, ["ccc"])]
 
     def test_keeps_a_question_before_its_answer(self, open_recorder: Open, path: Path) -> None:
         recorder = open_recorder()
-        asked = Record("a", 1.0, "tides?", "", finish="left", complete=False)
-        recorder.begin(asked, "Be brief.", system_private=False)
+        recorder.begin(Turn("a", at=1.0, key="a"), TALK)
         recorder.settle()
-        assert (kept(path), recorder.records) == ([(1, ["a"])], ())
-        keep(recorder, record("a"))
         assert kept(path) == [(1, ["a"])]
-        assert read_conversation(recorder, 1).records == (record("a"),)
-        recorder.undo()
+        assert [one.finish for one in read_conversation(recorder, 1).records] == ["left"]
+        keep(recorder, "a")
+        assert kept(path) == [(1, ["a"])]
+        assert read_conversation(recorder, 1).records == (record_of(said("a")),)
+        recorder.undo(said("a"))
         recorder.close()
         assert kept(path) == [(1, ["(a)"])]
 
-    def test_says_what_it_could_not_keep_each_time(self, open_recorder: Open, path: Path) -> None:
+    def test_says_what_it_could_not_keep_each_time(
+        self, open_recorder: Open, path: Path, complaints: list[str]
+    ) -> None:
         recorder = open_recorder()
         for key in ("a", "bb"):
             path.mkdir()
-            recorder.begin(record(key), "", system_private=False)
-            keep(recorder, record(key))
-            (complaint,) = recorder.take_complaints()
+            recorder.begin(said(key), TALK)
+            keep(recorder, key)
+            complaint = complaints.pop()
             assert complaint.startswith("This turn is not in the history. ")
             path.rmdir()
-            keep(recorder, record(key + "c"))
-            assert recorder.take_complaints() == []
+            keep(recorder, key + "c")
+            assert complaints == []
             for file in path.parent.glob("history.db*"):
                 file.unlink()
 
     def test_says_what_it_waits_for_and_what_comes_too_late(
-        self, open_recorder: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        open_recorder: Open,
+        path: Path,
+        complaints: list[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         Store(path).open().close()
         other = sqlite3.connect(path, isolation_level=None)
@@ -114,11 +135,11 @@ class TestARecorder:
         monkeypatch.setattr(recorder_module, "NOTICE_S", 0.01)
         monkeypatch.setattr(recorder_module, "KEEP_S", 0.01)
         recorder = open_recorder()
-        said: list[str] = []
-        recorder.on_wait = said.append
-        keep(recorder, record("a"))
-        assert said == [recorder_module.WAITING]
-        assert recorder.take_complaints() == [recorder_module.NOT_KEPT]
+        waits: list[str] = []
+        recorder.on_wait = waits.append
+        keep(recorder, "a")
+        assert waits == [recorder_module.WAITING]
+        assert complaints == [recorder_module.NOT_KEPT]
         other.execute("ROLLBACK")
         other.close()
         recorder.close()
@@ -126,20 +147,19 @@ class TestARecorder:
 
     def test_marks_what_is_undone(self, open_recorder: Open, path: Path) -> None:
         recorder = open_recorder()
-        recorder.undo()
-        keep(recorder, record("a"), record("bb"))
-        recorder.undo()
-        keep(recorder, record("ccc"))
+        keep(recorder, "a", "bb")
+        recorder.undo(said("bb"))
+        keep(recorder, "ccc")
         recorder.close()
         assert kept(path) == [(1, ["a", "(bb)", "ccc"])]
 
     def test_goes_on_with_a_conversation(self, open_recorder: Open, path: Path) -> None:
-        keep(open_recorder(), record("a"), record("bb"))
-        keep(open_recorder(), record("ccc"))
+        keep(open_recorder(), "a", "bb")
+        keep(open_recorder(), "ccc")
         later = open_recorder()
         later.resume(read_conversation(later, 1))
-        later.undo()
-        keep(later, record("dddd"))
+        later.undo(said("bb"))
+        keep(later, "dddd")
         later.close()
         assert kept(path) == [(1, ["a", "(bb)", "dddd"]), (2, ["ccc"])]
 
@@ -148,10 +168,9 @@ class TestARecorder:
     ) -> None:
         recorder = open_recorder()
         recorder.adopt(Kept(9, "Be kind.", records=(record("a"), record("bb"))))
-        recorder.undo()
+        recorder.undo(said("bb"))
         recorder.prepare()
-        assert [one.key for one in recorder.records] == ["a"]
-        keep(recorder, record("ccc"))
+        keep(recorder, "ccc")
         recorder.close()
         assert kept(path) == [(1, ["a", "(bb)", "ccc"])]
 
@@ -167,8 +186,8 @@ class TestARecorder:
     def test_that_is_switched_off_writes_nothing(self, open_recorder: Open, path: Path) -> None:
         recorder = open_recorder(enabled=False)
         recorder.prepare()
-        keep(recorder, record("a"))
-        recorder.undo()
+        keep(recorder, "a")
+        recorder.undo(said("a"))
         with pytest.raises(ShammahError, match="no history yet"):
             read_conversation(recorder, 0)
         recorder.close()
@@ -176,43 +195,46 @@ class TestARecorder:
 
     @pytest.mark.parametrize("another", [True, False])
     def test_that_cannot_write_says_so_once_and_tries_again(
-        self, open_recorder: Open, path: Path, another: bool
+        self, open_recorder: Open, path: Path, complaints: list[str], another: bool
     ) -> None:
         path.mkdir()
         recorder = open_recorder()
-        keep(recorder, record("a"), record("bb"))
-        (complaint,) = recorder.take_complaints()
+        keep(recorder, "a", "bb")
+        (complaint,) = complaints
         assert str(path) in complaint
-        assert recorder.take_complaints() == []
         path.rmdir()
         if another:
-            keep(recorder, record("ccc"))
+            keep(recorder, "ccc")
         recorder.close()
         assert kept(path) == [(1, ["a", "bb", "ccc"][: 2 + another])]
 
-    def test_goes_on_after_damage(self, open_recorder: Open, path: Path) -> None:
+    def test_goes_on_after_damage(
+        self, open_recorder: Open, path: Path, complaints: list[str]
+    ) -> None:
         path.write_bytes(b"no database " * 100)
         recorder = open_recorder()
-        keep(recorder, record("a"))
-        assert len(recorder.take_complaints()) == 1
+        keep(recorder, "a")
+        assert len(complaints) == 1
         assert kept(path) == [(1, ["a"])]
 
-    def test_leaves_a_file_of_a_newer_version_alone(self, open_recorder: Open, path: Path) -> None:
+    def test_leaves_a_file_of_a_newer_version_alone(
+        self, open_recorder: Open, path: Path, complaints: list[str]
+    ) -> None:
         Store(path).open().close()
         database = sqlite3.connect(path)
         database.execute("PRAGMA user_version = 99")
         database.close()
         before = path.read_bytes()
         recorder = open_recorder()
-        keep(recorder, record("a"), record("bb"))
-        (complaint,) = recorder.take_complaints()
+        keep(recorder, "a", "bb")
+        (complaint,) = complaints
         assert "newer Shammah" in complaint
         assert path.read_bytes() == before
 
 
 def test_there_is_no_such_conversation(open_recorder: Open) -> None:
     recorder = open_recorder()
-    keep(recorder, record("a"))
+    keep(recorder, "a")
     with pytest.raises(ShammahError, match="no conversation 7"):
         read_conversation(recorder, 7)
     assert read_conversation(recorder, 0).number == 1
@@ -224,7 +246,8 @@ def test_there_is_no_such_conversation(open_recorder: Open) -> None:
 )
 def test_the_setting_and_the_flag(environ: dict[str, str], flag: bool, enabled: bool) -> None:
     settings = load_settings({**os.environ, **environ})
-    assert history_of(settings, enabled=flag).enabled == enabled
+    history = history_of(settings, enabled=flag, complain=print)
+    assert history.enabled == enabled
 
 
 class TestTakingUp:
@@ -267,74 +290,44 @@ def test_the_end_of_an_answer_waits_longer_than_its_writer() -> None:
     assert CLOSE_S > BUSY_S
 
 
-class TestAnAnswer:
+class TestATurn:
     decision = RouteDecision(Target.LOCAL, Reason.MODEL_READY)
-    tokens = (Token("r", 1, "hm", reasoning=True), Token("r", 2, "half"), Token("r", 3, " said"))
 
-    def watched(self, *end: Done | Failed) -> Answering:
-        answering = Answering("question", False, lambda: "")
-        steps = (Routed(self.decision), *self.tokens, *end)
-        assert tuple(answering.watch(steps)) == steps
-        return answering
-
-    def end(self, reason: str) -> Done:
-        by = Provenance("inference", "small")
-        return Done("r", reason, Usage(3, 2), Timings(0.5), by)
-
-    @pytest.mark.parametrize(
-        ("end", "finish", "complete"),
-        [
-            ("stop", "stop", True),
-            ("length", "length", True),
-            ("cancelled", "cancelled", False),
-            ("timeout", "timeout", False),
-        ],
-    )
-    def test_is_kept_with_how_it_ended(self, end: str, finish: str, complete: bool) -> None:
-        answering = self.watched(self.end(end))
-        turn = answering.turn(answer_private=True)
-        written = answering.record(turn, 5.0)
-        assert (written.finish, written.complete, written.private) == (finish, complete, True)
-        assert (written.question, written.answer) == ("question", "half said")
+    def test_is_kept_with_who_answered_and_why(self) -> None:
+        turn = Turn("q", "a", True, DONE, self.decision, at=5.0, key="k")
+        written = record_of(turn)
+        assert (written.key, written.at, written.private) == ("k", 5.0, True)
+        assert (written.question, written.answer, written.finish) == ("q", "a", "stop")
         assert (written.target, written.reason, written.model) == ("local", "model_ready", "small")
-        assert (written.usage, written.timings) == (Usage(3, 2), Timings(0.5))
+        assert (written.usage, written.timings, written.provenance) == (
+            Usage(3, 2),
+            Timings(0.5),
+            BY,
+        )
 
     @pytest.mark.parametrize(
-        ("end", "finish"),
+        "turn",
         [
-            ((Failed("worker_died", "It died."),), "failed"),
-            ((Failed("cancelled", "Cancelled."),), "cancelled"),
-            ((), "left"),
+            Turn("q", "a", False, DONE, decision),
+            Turn("q", "a", True, replace(DONE, finish_reason="cancelled"), decision),
+            Turn("q", "a", False, Failed("worker_died", "It died."), decision),
+            Turn("q", "", False, Failed("cancelled", "Cancelled.")),
+            Turn("q", "a", False, None, decision),
+            Turn("q", "a", False, DONE, decision).correct("b", private=False),
         ],
     )
-    def test_that_broke_off_is_kept_as_far_as_it_came(
-        self, end: tuple[Failed, ...], finish: str
-    ) -> None:
-        answering = self.watched(*end)
-        turn = answering.turn(answer_private=False)
-        written = answering.record(turn, 5.0)
-        assert (written.answer, written.finish, written.complete) == ("half said", finish, False)
+    def test_comes_back_as_it_was_kept(self, turn: Turn) -> None:
+        written = record_of(turn)
+        back = turn_of(written, private=turn.private, given="a")
+        assert record_of(back) == written
+        assert (back.finish, back.complete, back.given) == (turn.finish, turn.complete, turn.given)
 
-    @pytest.mark.parametrize("said", ["", " \n"])
-    def test_without_text_is_no_answer(self, said: str) -> None:
-        answering = Answering("question", False, lambda: "")
-        steps = (Routed(self.decision), Token("r", 1, "Hm", reasoning=True), Token("r", 2, said))
-        list(answering.watch((*steps, self.end("length"))))
-        assert answering.empty is not None
-        assert "still thinking" in answering.empty.message
-        assert answering.record(answering.turn(answer_private=False), 5.0).finish == "length"
-
-    def test_that_has_text_or_was_cancelled_is_not_empty(self) -> None:
-        assert self.watched(self.end("stop")).empty is None
-        answering = Answering("question", False, lambda: "")
-        list(answering.watch((Routed(self.decision), self.end("cancelled"))))
-        assert answering.empty is None
-
-    def test_that_never_began_is_an_empty_turn(self) -> None:
-        answering = Answering("question", False, lambda: "")
-        list(answering.watch([Failed("busy", "Busy.")]))
-        turn = answering.turn(answer_private=False)
-        assert (turn.answer, turn.complete, turn.account.finish) == ("", False, "busy")
+    def test_whose_model_alone_is_known_comes_back_with_it(self) -> None:
+        written = Record("k", 1.0, "q", "a", target="cloud", model="claude", finish="stop")
+        back = turn_of(written, private=False, given="")
+        assert back.provenance == Provenance("cloud", "claude")
+        assert record_of(back).model == "claude"
+        assert turn_of(replace(written, finish=CORRECTED), private=False, given="x").given == "x"
 
 
 class TestARecap:

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from shammah.bus.messages import Provenance, Timings, Usage
-from shammah.chat.record import END_MARK, MARK, Kept, Record
 from shammah.errors import ShammahError
 from shammah.history import search
 from shammah.history import store as store_module
 from shammah.history.migrations import MIGRATIONS
+from shammah.history.record import END_MARK, MARK, Kept, Record
 from shammah.history.store import FOLLOWING, FOUND, KIND, OLDER, SUMMARIES, TURNS, Store
 from shammah.storage.sqlite import nothing
 from tests.fakes.sandbox import Sandbox

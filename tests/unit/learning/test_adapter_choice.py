@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shammah.bus.messages import Done, Initializing, Provenance, Ready, State, Timings, Usage
-from shammah.chat.answer_line import describe_answer
+from shammah.chat.summary import describe_answer
 from shammah.learning.adapter_choice import choose_adapter
 from shammah.learning.adapters import AdapterStore
 from shammah.router.decision import Reason, RouteDecision, Target, View, Wish, decide
@@ -56,7 +56,7 @@ def test_without_adapters_none_is_chosen_and_nothing_is_made(tmp_path: Path) -> 
 
 def _decided(adapter: str, target: Target = Target.LOCAL) -> RouteDecision:
     view = View(HERE, Ready("claude"), True, "claude", adapter=adapter)
-    decision = decide(Question(), Wish(target), view, Snapshot(), Rules(), 0.5)
+    decision = decide(Question(), Wish(target), view, Snapshot(), Rules())
     assert isinstance(decision, RouteDecision)
     return decision
 

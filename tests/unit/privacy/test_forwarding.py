@@ -41,7 +41,6 @@ def test_a_question_is_private_by_word_by_switch_or_by_rule() -> None:
     assert gate(paths=("~/x",)).judge("hello", sources=("/home/me/x/y",)).private
     own.private = True
     assert own.judge("hello") == Mark(True)
-    assert own.mark(QUESTION, private=False)[-1].private
 
 
 def test_why_a_question_stays_is_told_where_that_is_no_matter_of_course() -> None:
@@ -53,14 +52,6 @@ def test_why_a_question_stays_is_told_where_that_is_no_matter_of_course() -> Non
     assert own.explain(Mark(True), cloud=True).startswith("Not sent to Claude: you said that")
     own.private = True
     assert own.explain(Mark(True), cloud=True).startswith("Not sent to Claude: /private is on.")
-
-
-def test_marking_keeps_to_rules_and_wish() -> None:
-    own = gate()
-    assert own.mark(QUESTION, private=False) == QUESTION
-    assert own.mark(QUESTION, private=True)[-1].private
-    assert own.mark((ChatMessage("user", "jo@acme.de"),), private=False)[-1].private
-    assert own.mark((), private=True) == ()
 
 
 def test_a_local_answer_falls_under_the_rules_and_a_cloud_answer_does_not() -> None:

@@ -166,24 +166,6 @@ def test_a_private_question_never_goes(messages: tuple[ChatMessage, ...]) -> Non
         withhold(messages)
 
 
-def test_rules_mark_what_is_said_and_its_answer() -> None:
-    messages = (
-        ChatMessage("system", "ask jo@acme.de"),
-        *pair("a"),
-        ChatMessage("user", "mail jo@acme.de"),
-        ChatMessage("assistant", "done"),
-        ChatMessage("user", "now"),
-    )
-    marked = rules(emails=True).mark_messages(messages)
-    assert [message.private for message in marked] == [True, False, False, True, True, False]
-    assert [replace(message, private=False) for message in marked] == list(messages)
-
-
-def test_marks_are_never_taken_back() -> None:
-    messages = (*pair("a", private=True), ChatMessage("user", "now", True))
-    assert rules().mark_messages(messages) == messages
-
-
 @pytest.mark.parametrize(
     "messages",
     [

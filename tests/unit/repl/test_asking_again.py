@@ -9,24 +9,19 @@ from typing import Any
 
 import pytest
 
-from shammah.bus.messages import Provenance
-from shammah.chat.account import Account
-from shammah.chat.conversation import Conversation, Turn
-from shammah.chat.record import Record
-from shammah.history.recorder import Recorder
+from shammah.chat.conversation import Conversation
+from shammah.chat.turn import Turn
 from shammah.privacy import Mark
 from shammah.repl.commands import routing_commands
 from shammah.router.decision import Wish
 from shammah.router.statistics import Label
 from shammah.settings.model import CloudSettings, Settings
 from shammah.terminal import external_editor as editing
-
-LOCAL = Provenance("inference", "small")
-WHOLE = Account(finish="stop", provenance=LOCAL)
+from tests.fakes.turns import answered
 
 
-def turn(question: str, answer: str, account: Account = WHOLE) -> Turn:
-    return Turn(question, answer, LOCAL if answer else None, bool(answer), False, account)
+def turn(question: str, answer: str, finish: str = "stop") -> Turn:
+    return answered(question, answer, finish=finish)
 
 
 class World:
@@ -34,7 +29,8 @@ class World:
 
     def __init__(self, answer: Callable[[str], Turn], *earlier: str) -> None:
         self.conversation = Conversation("", [])
-        self.history = Recorder(Path("nowhere"), enabled=False)
+        self.kept: list[Turn] = []
+        self.history = SimpleNamespace(undo=self.kept.remove)
         self.asked: list[tuple[str, bool]] = []
         self._answer = answer
         for question in earlier:
@@ -54,8 +50,7 @@ class World:
 
     def _keep(self, one: Turn) -> None:
         self.conversation.turns.append(one)
-        record = Record(str(len(self.history.records)), 0.0, one.question, one.answer)
-        self.history.keep(record, "", system_private=False)
+        self.kept.append(one)
 
     def _ask(self, question: str, private: bool, wish: Wish, *, again: bool) -> None:
         self.asked.append((question, private))
@@ -64,7 +59,7 @@ class World:
     def said(self) -> list[tuple[str, str]]:
         """Questions and answers; the history must have the same."""
         said = [(one.question, one.answer) for one in self.conversation.turns]
-        assert [(one.question, one.answer) for one in self.history.records] == said
+        assert [(one.question, one.answer) for one in self.kept] == said
         return said
 
 
@@ -88,28 +83,28 @@ def test_the_next_question_is_no_verdict_on_two_answers() -> None:
 
 @pytest.mark.parametrize("earlier", [("a",), ("a", "b")])
 def test_an_answer_without_text_leaves_the_first(earlier: tuple[str, ...]) -> None:
-    world = World(lambda question: turn(question, "", Account(finish="refusal")), *earlier)
+    world = World(lambda question: turn(question, "", "refusal"), *earlier)
     routing_commands.redo(world.context)
     assert world.said() == [(question, "first") for question in earlier]
 
 
 def test_a_question_without_an_answer_is_replaced_in_the_history_too() -> None:
     world = World(lambda question: turn(question, "second"), "a")
-    world._keep(turn("b", "", Account(finish="failed")))
+    world._keep(turn("b", "", "failed"))
     world.context.argument = "local"
     routing_commands.redo(world.context)
     assert world.said() == [("a", "first"), ("b", "second")]
 
 
 def test_one_that_was_cut_short_leaves_the_first() -> None:
-    world = World(lambda question: turn(question, "sec", Account(finish="cancelled")), "a", "b")
+    world = World(lambda question: turn(question, "sec", "cancelled"), "a", "b")
     routing_commands.redo(world.context)
     assert world.said() == [("a", "first"), ("b", "first")]
 
 
 def test_who_leaves_meanwhile_finds_the_first() -> None:
     def leave(question: str) -> Turn:
-        world._keep(turn(question, "sec", Account()))
+        world._keep(turn(question, "sec", "left"))
         raise SystemExit
 
     world = World(leave, "a", "b")

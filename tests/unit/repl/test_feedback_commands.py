@@ -8,12 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from shammah.bus.messages import Provenance
-from shammah.chat.account import CORRECTED
 from shammah.chat.conversation import Conversation, Turn
-from shammah.chat.record import Record
+from shammah.chat.turn import CORRECTED
 from shammah.errors import ShammahError
-from shammah.history.recorder import Recorder
 from shammah.learning.feedback import Feedback
 from shammah.privacy.gate import Gate
 from shammah.repl.commands import feedback_commands
@@ -21,8 +18,7 @@ from shammah.repl.commands.table import Context
 from shammah.router.service import Routing
 from shammah.settings.model import Settings
 from shammah.terminal import external_editor
-
-LOCAL = Provenance("inference", "starter")
+from tests.fakes.turns import answered
 
 
 class Prompt:
@@ -33,11 +29,14 @@ class Prompt:
         self.hints: list[str] = []
         self.feedback = Feedback(home)
         settings = Settings(home)
-        self.routing = Routing(settings, {})
+        self.routing = Routing(settings, {}, self.hints.append)
         self.routing.start = lambda: None  # type: ignore[method-assign]
         self.gate = Gate(settings, {})
         self.session = SimpleNamespace(settings=settings, routing=self.routing, gate=self.gate)
-        self.history = Recorder(home / "history.db", enabled=False)
+        self.kept: list[Turn] = []
+        self.history = SimpleNamespace(
+            keep=lambda turn, talk: self.kept.append(turn), undo=self.kept.remove
+        )
 
     def say(self, command: Any, argument: str = "") -> None:
         screen = SimpleNamespace(hint=self.hints.append)
@@ -46,11 +45,8 @@ class Prompt:
         command(cast(Context, SimpleNamespace(**known, argument=argument)))
 
     def answered(self, question: str, answer: str, *, private: bool = False) -> None:
-        turn = Turn(question, answer, LOCAL, private=private)
-        self.conversation.add(turn, local=False)
-        if answer:
-            record = Record("key", 1.0, question, answer, "local", "starter", private=private)
-            self.history.keep(record, "Be short.", system_private=False)
+        turn = answered(question, answer, private=private, local=False)
+        self.kept.append(self.conversation.add(turn))
 
     @property
     def learnt(self) -> list[tuple[str, float]]:
@@ -127,9 +123,8 @@ def test_the_conversation_goes_on_from_a_fix(prompt: Prompt) -> None:
     assert told == ["Be short.", "Who made Orrin?", "Ada Vey.", "When?"]
     (turn,) = prompt.conversation.turns
     assert (turn.corrected, turn.complete, turn.private) == (True, True, False)
-    (record,) = prompt.history.records
-    assert (record.answer, record.finish) == ("Ada Vey.", CORRECTED)
-    assert record.key != "key"
+    assert prompt.kept == [turn]
+    assert (turn.answer, turn.finish) == ("Ada Vey.", CORRECTED)
 
 
 def test_a_fix_of_a_fix_is_still_of_what_the_model_said(prompt: Prompt) -> None:
@@ -152,7 +147,7 @@ def test_a_fix_is_private_if_the_turn_is_or_its_own_words_are(prompt: Prompt) ->
     prompt.say(feedback_commands.fix, "Write to ada.vey@orrin.io.")
     assert "Private, because it holds an e-mail address" in prompt.hints[-2]
     assert prompt.conversation.turns[-1].private
-    assert [one.private for one in prompt.history.records] == [True, True]
+    assert [one.private for one in prompt.kept] == [True, True]
     assert [one.private for one in prompt.feedback.examples()] == [True, True]
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from shammah.chat.notices import Notices
 from shammah.models.catalogue import GIB, Machine
 from shammah.repl.welcome import MARKER, FirstRun, welcome
 from shammah.settings.model import CloudSettings, Settings
 from shammah.terminal.wrap import fold
-from tests.fakes.sandbox import LIMIT_S, until
+from tests.fakes.sandbox import LIMIT_S
 
 SMALL, MIDDLE = Machine(GIB), Machine(8 * GIB + 2**20)
 
@@ -104,35 +105,29 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_it_is_shown_once(home: Path) -> None:
-    found: list[None] = []
-
-    def begin() -> FirstRun:
-        first = FirstRun(
-            Settings(home), {"HF_HUB_CACHE": str(home)}, local_only=False,
-            on_found=lambda: found.append(None),
-        )  # fmt: skip
+    def begin() -> Notices:
+        notices = Notices()
+        environ = {"HF_HUB_CACHE": str(home)}
+        first = FirstRun(Settings(home), environ, local_only=False, put=notices.put)
         first.start()
-        return first
+        first.settle(LIMIT_S)
+        return notices
 
     one, other = begin(), begin()
-    until(lambda: len(found) == 2, "both have found out")
     assert one.take()
     assert other.take() == one.take() == []
     assert (home / MARKER).exists()
-    again = begin()
-    again.settle(LIMIT_S)
-    assert again.take() == []
-    assert len(found) == 2  # it did not even look
+    assert begin().take() == []
 
 
 def test_what_has_changed_is_told_again(home: Path) -> None:
     def take(**changes: Any) -> list[str]:
-        found = threading.Event()
+        notices = Notices()
         settings = replace(Settings(home, "starter"), **changes)
-        first = FirstRun(settings, {}, local_only=False, on_found=found.set)
+        first = FirstRun(settings, {}, local_only=False, put=notices.put)
         first.start()
         first.settle(LIMIT_S)
-        return first.take()
+        return notices.take()
 
     assert take()[0].startswith("Welcome. Your local model is starter")
     assert take() == []
@@ -154,22 +149,21 @@ def test_what_is_found_out_too_late_is_not_told(
         return MIDDLE
 
     monkeypatch.setattr("shammah.repl.welcome.look", look_late)
-    found = threading.Event()
-    first = FirstRun(Settings(home), {}, local_only=False, on_found=found.set)
+    notices, found = Notices(), threading.Event()
+    notices.on_put = found.set
+    first = FirstRun(Settings(home), {}, local_only=False, put=notices.put)
     first.start()
     first.settle(0.0)
     seen.set()
     assert found.wait(LIMIT_S)
-    assert first.take() == []
+    assert notices.take() == []
     assert not (home / MARKER).exists()
 
 
 def test_where_nothing_can_be_remembered_nothing_is_shown(home: Path) -> None:
     home.write_text("a file")
-    found: list[None] = []
-    first = FirstRun(
-        Settings(home), {"HF_HUB_CACHE": "/"}, local_only=True, on_found=lambda: found.append(None)
-    )
+    notices = Notices()
+    first = FirstRun(Settings(home), {"HF_HUB_CACHE": "/"}, local_only=True, put=notices.put)
     first.start()
-    until(lambda: found, "it has found out")
-    assert first.take() == []
+    first.settle(LIMIT_S)
+    assert notices.take() == []

@@ -75,7 +75,8 @@ class Case:
 
     def decide(self, policy: str) -> RouteDecision | Failed:
         rules = Rules(policy, self.exploration)
-        return decide(self.question, self.wish, self.view, self.snapshot, rules, self.chance)
+        question = replace(self.question, chance=self.chance)
+        return decide(question, self.wish, self.view, self.snapshot, rules)
 
 
 def classic(successes: int, failures: int) -> ClassicState:

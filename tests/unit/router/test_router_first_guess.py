@@ -63,7 +63,7 @@ def test_larger_is_better_and_small_models_neither_calculate_nor_program() -> No
 def test_a_guess_is_shown_and_decides_nothing() -> None:
     question = examine((ChatMessage("user", "What is 17*23?"),))
     view = View(Ready("starter", context_length=4096), Ready("claude"), True, "claude")
-    decided = decide(question, Wish(), view, Snapshot(), Rules(), 0.9)
+    decided = decide(question, Wish(), view, Snapshot(), Rules())
     assert isinstance(decided, RouteDecision)
     assert (decided.target, decided.reason) == (Target.LOCAL, Reason.MODEL_READY)
     told = explain(decided)

@@ -11,7 +11,8 @@ import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Provenance, Ready, Timings, Usage
 from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
-from shammah.router.service import Asked, Routing
+from shammah.router.route import Question
+from shammah.router.service import Routing
 from shammah.router.statistics import Label
 from shammah.router.store import Store
 from shammah.settings.load import load_settings
@@ -23,14 +24,19 @@ Open = Callable[..., Routing]
 
 
 @pytest.fixture
-def open_routing(sandbox: Sandbox) -> Iterator[Open]:
+def complaints() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def open_routing(sandbox: Sandbox, complaints: list[str]) -> Iterator[Open]:
     opened: list[Routing] = []
 
     def make(policy: str = "measured", exploration: float = 0.0) -> Routing:
         settings = replace(load_settings(os.environ), router=RouterSettings(policy, exploration))
-        opened.append(Routing(settings, {"LANG": "en_US.UTF-8"}))
+        opened.append(Routing(settings, {"LANG": "en_US.UTF-8"}, complaints.append))
         opened[-1].start()
-        assert opened[-1]._ready.wait(LIMIT_S)
+        assert opened[-1].ready.wait(LIMIT_S)
         return opened[-1]
 
     yield make
@@ -38,11 +44,11 @@ def open_routing(sandbox: Sandbox) -> Iterator[Open]:
         one.close()
 
 
-def ask(routing: Routing, text: str = "explain tides") -> tuple[Asked, RouteDecision]:
-    asked = routing.begin((ChatMessage("user", text),))
-    decision = routing.decide(asked, Wish(), VIEW)
+def ask(routing: Routing, text: str = "explain tides") -> tuple[Question, RouteDecision]:
+    question = routing.examine((ChatMessage("user", text),))
+    decision = routing.decide(question, Wish(), VIEW)
     assert isinstance(decision, RouteDecision)
-    return asked, decision
+    return question, decision
 
 
 def done(finish_reason: str = "stop") -> Done:
@@ -51,16 +57,18 @@ def done(finish_reason: str = "stop") -> Done:
     return Done("id", finish_reason, usage, timings, Provenance("inference", "small"))
 
 
-def answer(routing: Routing, end: Done | Failed | None = None, text: str = "The moon.") -> None:
+def answer(routing: Routing, end: Done | Failed | None = None, text: str = "The moon.") -> str:
+    """Its name in the statistics."""
     before = routing.snapshot
-    asked, decision = ask(routing)
-    routing.record(asked, decision, end or done(), text)
+    _, decision = ask(routing)
+    name = routing.record(decision, end or done(), question="explain tides", answer=text)
     until(lambda: routing.snapshot is not before, "it is learnt")
+    return name
 
 
-def label(routing: Routing, given: Label) -> None:
+def label(routing: Routing, given: Label, name: str) -> None:
     before = routing.snapshot
-    assert routing.label(given)
+    assert routing.label(given, name)
     until(lambda: routing.snapshot is not before, "it is learnt")
 
 
@@ -79,8 +87,7 @@ def test_bad_answers_send_such_questions_to_the_cloud_and_others_not(open_routin
     routing = open_routing()
     for _ in range(3):
         assert ask(routing)[1].target is Target.LOCAL
-        answer(routing)
-        label(routing, Label.BAD)
+        label(routing, Label.BAD, answer(routing))
     assert ask(routing)[1].reason is Reason.LOW_CONFIDENCE
     assert ask(routing, "hello")[1].target is Target.LOCAL
 
@@ -114,8 +121,7 @@ def test_a_question_in_danger_is_not_written_down(open_routing: Open, sandbox: S
     asked, decision = ask(routing, "I want to kill myself")
     assert "988" in routing.help_text(asked)
     assert decision.reason is Reason.CRISIS
-    routing.record(asked, decision, done(), "Please talk to somebody.")
-    assert not routing.label(Label.GOOD)
+    assert not routing.record(decision, done(), question="?", answer="Please talk to somebody.")
     routing.close()
     store = Store(sandbox.shammah_home / "router.db")
     assert store.read().answers == 0
@@ -124,8 +130,8 @@ def test_a_question_in_danger_is_not_written_down(open_routing: Open, sandbox: S
 
 def test_no_text_reaches_the_disk(open_routing: Open, sandbox: Sandbox) -> None:
     routing = open_routing()
-    asked, decision = ask(routing, "explain the xylophone")
-    routing.record(asked, decision, done(), "It is a zither.")
+    _, decision = ask(routing, "explain the xylophone")
+    routing.record(decision, done(), question="explain the xylophone", answer="It is a zither.")
     routing.close()
     for file in sandbox.shammah_home.glob("router.db*"):
         assert b"xylophone" not in file.read_bytes()
@@ -139,12 +145,12 @@ def test_help_is_for_nobody_else(open_routing: Open) -> None:
 
 def test_a_failure_of_the_cloud_is_remembered_until_it_answers(open_routing: Open) -> None:
     routing = open_routing()
-    asked = routing.begin((ChatMessage("user", "I want to kill myself"),))
+    asked = routing.examine((ChatMessage("user", "I want to kill myself"),))
 
     def target_after(end: Done | Failed) -> tuple[Target, Reason]:
         decided = routing.decide(asked, Wish(Target.CLOUD), replace(VIEW, local=None))
         assert isinstance(decided, RouteDecision)
-        routing.record(asked, replace(decided, target=Target.CLOUD), end, "")
+        routing.record(replace(decided, target=Target.CLOUD), end, question="?", answer="")
         decided = routing.decide(asked, Wish(), VIEW)
         assert isinstance(decided, RouteDecision)
         return decided.target, decided.reason
@@ -158,7 +164,7 @@ def test_a_failure_of_the_cloud_is_remembered_until_it_answers(open_routing: Ope
 
 @pytest.mark.parametrize("damage", ["a file", "a directory"])
 def test_without_a_file_it_remembers_for_itself_and_says_so_once(
-    open_routing: Open, sandbox: Sandbox, damage: str
+    open_routing: Open, sandbox: Sandbox, complaints: list[str], damage: str
 ) -> None:
     path: Path = sandbox.shammah_home / "router.db"
     if damage == "a file":
@@ -166,25 +172,24 @@ def test_without_a_file_it_remembers_for_itself_and_says_so_once(
     else:
         path.mkdir()
     routing = open_routing()
-    complaint = routing.take_complaint()
+    (complaint,) = complaints
     assert str(path) in complaint
     for _ in range(3):
-        answer(routing)
-        label(routing, Label.BAD)
-    assert routing.take_complaint() == ""
+        label(routing, Label.BAD, answer(routing))
+    assert complaints == [complaint]
     assert ask(routing)[1].reason is Reason.LOW_CONFIDENCE
     assert routing.snapshot.classic.total_queries == 3
 
 
 def test_there_is_nothing_to_label_before_an_answer(open_routing: Open) -> None:
-    assert not open_routing().label(Label.GOOD)
+    assert not open_routing().label(Label.GOOD, "")
 
 
 def test_leaving_writes_what_is_left(open_routing: Open, sandbox: Sandbox) -> None:
     routing = open_routing()
-    asked, decision = ask(routing)
+    _, decision = ask(routing)
     for _ in range(20):
-        routing.record(asked, decision, done(), "The moon.")
+        routing.record(decision, done(), question="explain tides", answer="The moon.")
     routing.close()
     store = Store(sandbox.shammah_home / "router.db")
     assert store.read().answers == 20

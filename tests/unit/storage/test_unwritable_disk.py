@@ -8,17 +8,18 @@ import os
 import resource
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shammah.chat.record import Kept, Record
+from shammah.chat.conversation import Conversation
+from shammah.chat.turn import Turn
 from shammah.errors import ShammahError
 from shammah.history import search
 from shammah.history import store as history_store
 from shammah.history.migrations import MIGRATIONS
+from shammah.history.record import Kept, Record
 from shammah.history.recorder import Recorder
 from shammah.history.store import Store
 from shammah.router import store as router_store
@@ -169,11 +170,12 @@ class TestTheHistory:
         self, path: Path, request: pytest.FixtureRequest
     ) -> None:
         request.getfixturevalue("read_only")
-        recorder = Recorder(path, enabled=True)
+        complaints: list[str] = []
+        recorder = Recorder(path, enabled=True, complain=complaints.append)
         for key in "ab":
-            recorder.keep(replace(record(key), at=2000.0), "", system_private=False)
+            recorder.keep(Turn("One", key=key), Conversation())
         recorder.close()
-        [said] = recorder.take_complaints()
+        [said] = complaints
         assert "cannot be used (Read-only file system)" in said
         assert "SHAMMAH_HOME" in said
 

@@ -20,7 +20,8 @@ from shammah.bus.messages import (
     Usage,
 )
 from shammah.bus.transfers import Transfer, Transferring
-from shammah.chat.answer_line import REASONS, describe_answer, describe_empty
+from shammah.chat.summary import REASONS, describe_answer, describe_empty
+from shammah.chat.turn import Turn
 from shammah.router.decision import Reason, RouteDecision, Target
 from shammah.terminal.printable import PrintablePieces
 from shammah.terminal.wording import (
@@ -217,7 +218,9 @@ def test_an_answer_without_text_says_what_happened_and_what_to_do(
     role: str, reason: str, thought: bool, words: str
 ) -> None:
     ended = done(finish_reason=reason, provenance=Provenance(role, "m"), notices=("A notice.",))
-    assert words in describe_failure(describe_empty(ended, thought=thought))
+    empty = describe_empty(Turn("q", end=ended, thought=thought))
+    assert empty is not None
+    assert words in describe_failure(empty)
 
 
 def test_one_token_is_one_token() -> None:

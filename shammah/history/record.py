@@ -1,4 +1,4 @@
-"""What is kept of a conversation. Pure."""
+"""What is on disk of a conversation, and how a turn becomes that and comes back. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from shammah.bus.messages import Provenance, Timings, Usage
-from shammah.chat.account import LEFT as LEFT
-from shammah.chat.conversation import Turn
+from shammah.bus.messages import Done, Failed, Provenance, Timings, Usage
+from shammah.chat.turn import CORRECTED, FAILED, LEFT, Turn
 
 BUSY_S = 5.0
 """What a writer of the history waits for another one, in seconds."""
-FAILED = "failed"
-"""The finish of an answer that broke off."""
 TITLE = 72
 """Characters of a conversation's first question that stand for it in a list."""
 
@@ -51,9 +48,52 @@ class Record:
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
 
-    def turn(self) -> Turn:
-        """The turn as a conversation has it."""
-        return Turn(self.question, self.answer, self.provenance, self.complete, self.private)
+
+def record_of(turn: Turn) -> Record:
+    """What is kept of ``turn``."""
+    target, reason = turn.stored
+    if turn.decision is not None:
+        target, reason = turn.decision.target.value, turn.decision.reason.value
+    return Record(
+        key=turn.key,
+        at=turn.at,
+        question=turn.question,
+        answer=turn.answer,
+        target=target,
+        model=turn.provenance.model if turn.provenance else "",
+        reason=reason,
+        finish=turn.finish,
+        complete=turn.complete,
+        private=turn.private,
+        provenance=turn.provenance,
+        usage=turn.usage,
+        timings=turn.timings,
+    )
+
+
+def turn_of(record: Record, *, private: bool, given: str) -> Turn:
+    """The turn of which ``record`` was kept. ``given``: what was answered before the person put
+    an answer in its place."""
+    by = record.provenance
+    if by is None:
+        role = "cloud" if record.target == "cloud" else "inference"
+        by = Provenance(role if record.model else "", record.model)
+    end: Done | Failed | None = Done("", record.finish, record.usage, record.timings, by)
+    if record.finish == LEFT:
+        end = None
+    elif record.finish == FAILED or (record.finish == "cancelled" and not record.provenance):
+        end = Failed(record.finish, "")
+    return Turn(
+        question=record.question,
+        answer=record.answer,
+        private=private,
+        end=end,
+        local=record.target != "cloud",
+        given=given if record.finish == CORRECTED else None,
+        stored=(record.target, record.reason),
+        at=record.at,
+        key=record.key,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from shammah.bus.messages import ChatMessage, Loading, Provenance, Ready, State
-from shammah.chat.account import Account
-from shammah.chat.conversation import Conversation, Turn
-from shammah.chat.warmup import HandOver
+from shammah.chat.conversation import Conversation
+from shammah.chat.notices import Notices
+from shammah.chat.turn import Turn
+from shammah.chat.warmup import WarmUp
 from shammah.router.decision import RouteDecision, View, Wish, decide
 from shammah.router.route import Question, Rules
 from shammah.router.statistics import Snapshot
+from tests.fakes.turns import answered
 
 CLAUDE, OURS = Provenance("cloud", "claude"), Provenance("inference", "org/m")
 READY = Ready("org/m", engine="e")
@@ -25,19 +27,20 @@ class World:
         self.conversation = Conversation("", list(turns))
         self.session: Any = SimpleNamespace(
             local=SimpleNamespace(peer=None),
+            notices=Notices(),
             read_ahead=lambda turns, adapter: self.read.append(turns),
         )
-        self.hand_over = HandOver(self.session, self.conversation)
+        self.warm_up = WarmUp(self.session, self.conversation)
 
     def be(self, state: State, run_id: str = "1") -> list[str]:
         latest = SimpleNamespace(run_id=run_id, status=SimpleNamespace(state=state))
         self.session.local.peer = SimpleNamespace(latest=latest, welcome=object())
-        self.hand_over.look()
-        return self.hand_over.take()
+        self.warm_up.look()
+        return self.session.notices.take()
 
 
 def test_it_takes_over_once_with_private_turns_too() -> None:
-    world = World(Turn("a", "b", CLAUDE), Turn("c", "d", CLAUDE, private=True))
+    world = World(answered("a", "b", CLAUDE), answered("c", "d", CLAUDE, private=True))
     assert world.be(Loading("org/m", "s", 0, 1)) == []
     said = "The local model (m) is ready; it takes over with the 2 turns so far."
     assert world.be(READY) == [said]
@@ -47,7 +50,7 @@ def test_it_takes_over_once_with_private_turns_too() -> None:
 
 
 def test_its_own_conversation_is_read_anew_after_a_restart_without_a_word() -> None:
-    world = World(Turn("a", "b", OURS))
+    world = World(answered("a", "b", OURS))
     assert world.be(READY) == world.be(READY, "2") == []
     assert len(world.read) == 2
 
@@ -55,28 +58,27 @@ def test_its_own_conversation_is_read_anew_after_a_restart_without_a_word() -> N
 def test_a_turn_of_somebody_else_is_read_when_it_has_ended() -> None:
     world = World()
     assert world.be(READY) == []
-    with world.hand_over.answering():
-        world.conversation.add(Turn("a", "b", CLAUDE), local=False)
-        world.hand_over.look()
+    with world.warm_up.answering():
+        world.conversation.add(answered("a", "b", CLAUDE))
+        world.warm_up.look()
         assert world.read == []
     assert len(world.read) == 1
-    with world.hand_over.answering():
-        world.conversation.add(Turn("c", "d", OURS))
+    with world.warm_up.answering():
+        world.conversation.add(answered("c", "d", OURS))
     assert len(world.read) == 1
 
 
 def test_its_own_answer_that_was_cut_short_is_not_another_ones() -> None:
     view = View(Ready("org/m"), None, False, "claude")
-    decision = decide(Question(), Wish(), view, Snapshot(), Rules(), 0.5)
+    decision = decide(Question(), Wish(), view, Snapshot(), Rules())
     assert isinstance(decision, RouteDecision)
-    account = Account().routed(decision, 0.0)
-    assert World(Turn("a", "b", None, complete=False, account=account)).be(READY) == []
+    assert World(Turn("a", "b", decision=decision)).be(READY) == []
 
 
 def test_what_the_person_has_corrected_is_read_without_a_word() -> None:
     world = World()
     assert world.be(READY) == []
-    world.conversation.add(Turn("a", "b", OURS))
+    world.conversation.add(answered("a", "b", OURS))
     assert world.be(READY) == []
     world.conversation.correct("c", private=False)
     assert world.be(READY) == []

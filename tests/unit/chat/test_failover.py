@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import pytest
 
 from shammah.bus.messages import ChatMessage, Downloading, Failed, Loading, NotAvailable, Ready
-from shammah.chat.failover import (
-    GONE,
-    RESTARTS,
-    Continuation,
-    Interruption,
-    go_on,
-    with_text,
-)
+from shammah.chat.failover import GONE, RESTARTS, Failover, fail_over, with_text
+from shammah.chat.turn import Prompt, TurnInProgress
 from shammah.router.route import Reason, RouteDecision, Target, View, Wish
 
 LOCAL, CLOUD = Target.LOCAL, Target.CLOUD
@@ -27,6 +22,27 @@ OWN_FAULT = (
 )
 READY = Ready("m", engine="e")
 STATES = (None, READY, Loading("m", "s", 0, 1), Downloading("m"), Failed("x", "X."))
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """A turn that has lost who answered it."""
+
+    failure: Failed
+    failed: Target
+    wish: Wish
+    text: str
+    tied: bool
+    restarts: int
+    view: View
+    openable: bool
+
+    @property
+    def following(self) -> Failover | Failed:
+        turn = TurnInProgress(Prompt("q", wish=self.wish), restarts=self.restarts)
+        turn.decision = RouteDecision(self.failed, Reason.MODEL_READY)
+        turn.pieces += [self.text] if self.text else []
+        return fail_over(turn, self.failure, self.view, tied=self.tied, openable=self.openable)
 
 
 def interruption(
@@ -43,9 +59,16 @@ def interruption(
     may: bool = True,
 ) -> Interruption:
     view = View(local, cloud, key)  # type: ignore[arg-type]
-    decision = RouteDecision(failed, Reason.MODEL_READY)
-    failure = Failed(code, "It broke.")
-    return Interruption(failure, decision, wish, text, tied, restarts, view, may)
+    return Interruption(
+        Failed(code, "It broke."),
+        failed,
+        wish,
+        text,
+        tied=tied,
+        restarts=restarts,
+        view=view,
+        openable=may,
+    )
 
 
 EVERY = [
@@ -70,36 +93,36 @@ EVERY = [
 
 def test_nothing_private_ever_goes_on_in_the_cloud() -> None:
     for turn in EVERY:
-        found = go_on(turn)
-        if isinstance(found, Continuation) and found.target is CLOUD:
+        found = turn.following
+        if isinstance(found, Failover) and found.wish.target is CLOUD:
             assert not turn.wish.private
             assert not turn.tied
-            assert turn.cloud
+            assert turn.openable
             assert turn.view.cloud_configured
-        elif isinstance(found, Continuation):
+        elif isinstance(found, Failover):
             assert found.wish.private == (turn.wish.private or turn.tied)
 
 
 def test_a_wish_is_respected() -> None:
     """Where somebody else than was wished had begun (a crisis), he may go on himself."""
     for turn in EVERY:
-        found = go_on(turn)
-        if isinstance(found, Continuation) and turn.wish.target is not None:
-            assert found.target in (turn.wish.target, turn.decision.target)
+        found = turn.following
+        if isinstance(found, Failover) and turn.wish.target is not None:
+            assert found.wish.target in (turn.wish.target, turn.failed)
 
 
 def test_what_is_not_the_answerers_fault_is_the_end() -> None:
     for turn in EVERY:
         if turn.failure.code in OWN_FAULT or turn.restarts >= RESTARTS:
-            assert go_on(turn) is turn.failure
+            assert turn.following is turn.failure
 
 
 def test_the_end_is_the_failure_itself_and_the_cause_is_told() -> None:
     for turn in EVERY:
-        found = go_on(turn)
-        if isinstance(found, Continuation):
+        found = turn.following
+        if isinstance(found, Failover):
             assert found.note.startswith("It broke. ")
-            assert found.wish.target is found.target
+            assert found.wish.target is not None
         else:
             assert found is turn.failure
 
@@ -132,12 +155,12 @@ def test_the_end_is_the_failure_itself_and_the_cause_is_told() -> None:
     ],
 )
 def test_who_goes_on(turn: Interruption, target: Target | None, reason: Reason | None) -> None:
-    found = go_on(turn)
+    found = turn.following
     if target is None:
         assert isinstance(found, Failed)
     else:
-        assert isinstance(found, Continuation)
-        assert (found.target, found.reason) == (target, reason)
+        assert isinstance(found, Failover)
+        assert (found.wish.target, found.reason) == (target, reason)
 
 
 def test_the_beginning_of_an_answer_bears_the_mark_of_its_question() -> None:

@@ -1,0 +1,107 @@
+"""Questions of one conversation, answered and kept, whoever shows the answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+from shammah.bus.messages import PromptProgress, Retrying, Token
+from shammah.chat.conversation import Conversation
+from shammah.chat.session import Session
+from shammah.chat.turn import Notice, Prompt, Step, Turn, TurnInProgress, Waiting
+from shammah.learning.adapter_choice import learnt_private
+from shammah.router.route import AUTO, RouteDecision, Target
+from shammah.terminal.wording import describe_prompt, describe_retrying, describe_state
+
+
+class Sink(Protocol):
+    """Where an answer goes: a terminal, a pipe, a connection."""
+
+    def notice(self, text: str, *, urgent: bool) -> None:
+        """Something to show before the answer or within it; ``urgent``: whom to call."""
+
+    def progress(self, text: str, step: Step) -> None:
+        """No text of the answer has come; ``text`` says how far it is with ``step``."""
+
+    def piece(self, text: str, turn: TurnInProgress) -> None:
+        """More of the answer."""
+
+    def ended(self, turn: Turn) -> None:
+        """That was all, and it is kept."""
+
+
+class Keeper(Protocol):
+    """What keeps turns (`shammah.history.recorder.Recorder`)."""
+
+    def begin(self, turn: Turn, conversation: Conversation) -> None: ...
+
+    def settle(self) -> None: ...
+
+    def keep(self, turn: Turn, conversation: Conversation) -> None: ...
+
+
+class TurnRunner:
+    """Asks the questions of one conversation, and keeps each turn before it is shown as finished.
+
+    Attributes:
+        in_hand: what is being answered; ``None``: nothing.
+    """
+
+    def __init__(self, session: Session, conversation: Conversation, history: Keeper) -> None:
+        self.in_hand: TurnInProgress | None = None
+        self._session = session
+        self._conversation = conversation
+        self._history = history
+
+    def begin(self, prompt: Prompt) -> None:
+        """Take a question in hand; `answer` is next."""
+        if prompt.wish.adapter == AUTO:
+            wish = replace(prompt.wish, adapter=self._conversation.adapter)
+            prompt = replace(prompt, wish=wish)
+        self.in_hand = TurnInProgress(prompt)
+
+    def answer(self, sink: Sink) -> None:
+        """Have what is in hand answered, and keep it. What is raised meanwhile, by the sink or by
+        a signal, ends it: then it is kept as far as it has come."""
+        turn, talk = self.in_hand, self._conversation
+        assert turn is not None
+        prompt = turn.prompt
+        try:
+            cloud = prompt.wish.target is Target.CLOUD
+            if why := self._session.gate.explain(prompt.mark, cloud=cloud):
+                sink.notice(why, urgent=False)
+            self._history.begin(turn.turn(), talk)
+            messages = talk.with_question(prompt.text, private=prompt.private)
+            for step in self._session.answer(turn, messages):
+                match step:
+                    case Notice(text, urgent):
+                        sink.notice(text, urgent=urgent)
+                    case Waiting(role, state):
+                        sink.progress(f"{role}: {describe_state(state)}", step)
+                    case RouteDecision():
+                        self._history.settle()
+                        sink.progress(f"asking {step.target} ...", step)
+                    case PromptProgress():
+                        sink.progress(describe_prompt(step), step)
+                    case Retrying():
+                        sink.progress(describe_retrying(step), step)
+                    case Token(reasoning=True):
+                        sink.progress("thinking ...", step)
+                    case Token(text=piece):
+                        sink.piece(piece, turn)
+        finally:
+            kept = self.keep()
+        assert kept is not None
+        sink.ended(kept)
+
+    def keep(self) -> Turn | None:
+        """Keep what is in hand, as far as it has come."""
+        turn, self.in_hand = self.in_hand, None
+        if turn is None:
+            return None
+        gate = self._session.gate
+        private = gate.answer_is_private(turn.text, local=turn.local)
+        private = private or learnt_private(self._session.settings.home, turn.adapter)
+        kept = self._conversation.add(turn.turn(private=private))
+        self._history.keep(kept, self._conversation)
+        return kept

@@ -1,0 +1,308 @@
+"""One exchange: what is asked, its answer while it comes, and the finished turn.
+
+Pure apart from the clocks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from shammah.bus.messages import (
+    ChatMessage,
+    Done,
+    Failed,
+    PromptProgress,
+    Provenance,
+    Ready,
+    Retrying,
+    Sampling,
+    State,
+    Timings,
+    Token,
+    Usage,
+)
+from shammah.bus.record import record
+from shammah.privacy import Mark
+from shammah.router.quality import loops
+from shammah.router.route import Question, RouteDecision, Target, Wish
+from shammah.router.statistics import Label
+
+CORRECTED = "corrected"
+"""The finish of an answer in whose place the person has put a better one."""
+FAILED = "failed"
+"""The finish of an answer that broke off."""
+LEFT = "left"
+"""The finish of an answer that was still coming when the program ended."""
+
+CUT_SHORT = frozenset({"cancelled", "timeout"})
+"""The ends of an answer that has more to say, and may be whole as far as the model is asked."""
+
+
+@record
+class Waiting:
+    """The question waits for ``role``, which is in ``state``."""
+
+    role: str
+    state: State | None
+
+
+@record
+class Notice:
+    """Something to show before the answer or within it; ``urgent``: whom to call."""
+
+    text: str
+    urgent: bool = False
+
+
+Step = Notice | Waiting | RouteDecision | Retrying | PromptProgress | Token | Done | Failed
+"""What comes of a question, one after the other. A `RouteDecision` says who is asked now."""
+
+
+@record
+class Prompt:
+    """What to ask, of whom, and how. The ``mark`` was made with all that the text came from."""
+
+    text: str
+    mark: Mark = Mark()
+    wish: Wish = Wish()
+    sampling: Sampling = Sampling()
+    max_new_tokens: int | None = None
+
+    @property
+    def private(self) -> bool:
+        return self.mark.private or self.wish.private
+
+
+def new_key() -> str:
+    """A name for a turn that no other has."""
+    return os.urandom(8).hex()
+
+
+@record
+class Turn:
+    """A question and what became of it.
+
+    Attributes:
+        answer: as far as it came; empty if there was none.
+        private: neither half ever goes to the cloud.
+        end: how it ended; ``None``: the program ended first.
+        decision: who was asked last, why, and what the alternatives were; ``None``: nobody.
+        waited_s: seconds from the question until somebody was asked.
+        local: any of the answer is the local model's.
+        thought: the model has thought aloud.
+        outcome: its name in the statistics; empty: nothing was written down.
+        label: what the person has said of the answer, or done with it.
+        given: what was answered, where ``answer`` is the person's own.
+        stored: target and reason, as the history has them, of a turn from there.
+        at: when it ended, in seconds since 1970.
+        key: names the turn, wherever it is kept.
+    """
+
+    question: str
+    answer: str = ""
+    private: bool = False
+    end: Done | Failed | None = None
+    decision: RouteDecision | None = None
+    waited_s: float = 0.0
+    local: bool = True
+    thought: bool = False
+    outcome: str = ""
+    label: Label | None = None
+    given: str | None = None
+    stored: tuple[str, str] = ("", "")
+    at: float = 0.0
+    key: str = ""
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """Who answered, if the answer came to its end."""
+        by = self.end.provenance if isinstance(self.end, Done) else None
+        return by if by is not None and by.role else None
+
+    @property
+    def usage(self) -> Usage:
+        return self.end.usage if isinstance(self.end, Done) else Usage()
+
+    @property
+    def timings(self) -> Timings:
+        return self.end.timings if isinstance(self.end, Done) else Timings()
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the answer is the person's own."""
+        return self.given is not None
+
+    @property
+    def finish(self) -> str:
+        """`Done.finish_reason`, ``cancelled``, `FAILED`, `LEFT` or `CORRECTED`."""
+        if self.corrected:
+            return CORRECTED
+        match self.end:
+            case Done(finish_reason=reason):
+                return reason
+            case Failed(code="cancelled"):
+                return "cancelled"
+            case Failed():
+                return FAILED
+        return LEFT
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer was not cut short."""
+        return self.corrected or (isinstance(self.end, Done) and self.finish not in CUT_SHORT)
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is an answer that neither the person nor a failure has ended."""
+        return self.corrected or (isinstance(self.end, Done) and self.finish != "cancelled")
+
+    @property
+    def told(self) -> bool:
+        """Whether later questions come after this turn, for a model."""
+        return bool(self.answer) and (self.complete or not loops(self.answer))
+
+    def correct(self, better: str, *, private: bool) -> Turn:
+        """The turn with ``better`` in the place of its answer. One that is private stays so."""
+        return replace(
+            self,
+            answer=better,
+            private=self.private or private,
+            given=self.answer if self.given is None else self.given,
+            at=time.time(),
+            key=new_key(),
+        )
+
+
+@dataclass(slots=True)
+class TurnInProgress:
+    """A question on its way, and what has come of it so far: the one place that collects it.
+
+    Attributes:
+        wish: the prompt's, as it is followed.
+        conversation: the messages, of which the last is the question.
+        question: what the router has read in it.
+        tokens: how many were generated, by whomever.
+        restarts: how often somebody else, or the same again, has been asked for the rest.
+        trims_nothing: who is asked leaves no earlier turn out, since somebody else could be asked.
+        outcome: what the statistics call the answer.
+        clock: in seconds; ``asked_s``, ``sent_s``, ``first_s`` and ``last_s`` are times of it.
+    """
+
+    prompt: Prompt
+    conversation: tuple[ChatMessage, ...] = ()
+    question: Question = field(default_factory=Question)
+    pieces: list[str] = field(default_factory=list)
+    decision: RouteDecision | None = None
+    end: Done | Failed | None = None
+    waited_s: float = 0.0
+    local: bool = False
+    thought: bool = False
+    outcome: str = ""
+    restarts: int = 0
+    trims_nothing: bool = False
+    tokens: int = 0
+    key: str = field(default_factory=new_key)
+    clock: Callable[[], float] = time.monotonic
+    wish: Wish = field(init=False)
+    asked_s: float = field(init=False)
+    sent_s: float = field(init=False)
+    first_s: float = 0.0
+    last_s: float = 0.0
+    _before: int = 0
+    _at_first: int = 0
+
+    def __post_init__(self) -> None:
+        self.wish = replace(self.prompt.wish, private=self.prompt.private)
+        self.asked_s = self.sent_s = self.clock()
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return "".join(self.pieces)
+
+    @property
+    def adapter(self) -> str:
+        """That of the local model, if any of the answer is its own; else empty."""
+        return self.decision.adapter if self.local and self.decision is not None else ""
+
+    @property
+    def room(self) -> int | None:
+        """Tokens that the rest may have."""
+        limit = self.prompt.max_new_tokens
+        return limit if not self.text or limit is None else max(1, limit - self.tokens)
+
+    def send(self) -> None:
+        """Somebody is asked for the answer, or for the rest of it, just now."""
+        self._before, self.sent_s = self.tokens, self.clock()
+
+    def feed(self, step: Step) -> None:
+        """Take in what comes next."""
+        match step:
+            case RouteDecision():
+                if self.decision is None:
+                    self.waited_s = self.clock() - self.asked_s
+                self.decision = step
+            case Token():
+                self.last_s = self.clock()
+                if self.tokens == self._before:
+                    self.first_s, self._at_first = self.last_s, step.index
+                self.tokens = self._before + step.index
+                self.thought = self.thought or step.reasoning
+                if not step.reasoning:
+                    local = self.decision is None or self.decision.target is Target.LOCAL
+                    self.local = self.local or local
+                    self.pieces.append(step.text)
+            case Done() | Failed():
+                self.end = step
+
+    def cancelled(self, by: Provenance) -> Done:
+        """The end of an answer whose worker does not say in time what it cost. Its input is not
+        known here."""
+        count, span = self.tokens - self._before, self.last_s - self.first_s
+        more = count - self._at_first  # what came with the first text took none of that time
+        timings = Timings(
+            ttft_s=self.first_s - self.sent_s if count else 0.0,
+            total_s=self.clock() - self.sent_s,
+            decode_tokens_per_second=more / span if more > 0 and span > 0 else 0.0,
+        )
+        return Done("", "cancelled", Usage(0, count), timings, by)
+
+    def turn(self, *, private: bool = False) -> Turn:
+        """The turn as it is now. ``private``: because of its answer."""
+        cancelled = isinstance(self.end, Done) and self.end.finish_reason == "cancelled"
+        return Turn(
+            question=self.prompt.text,
+            answer=self.text,
+            private=private or self.wish.private,
+            end=self.end,
+            decision=self.decision,
+            waited_s=self.waited_s,
+            local=self.local,
+            thought=self.thought,
+            outcome=self.outcome,
+            label=Label.CANCEL if cancelled else None,
+            at=time.time(),
+            key=self.key,
+        )
+
+
+def origin(decision: RouteDecision, state: State | None, cloud_model: str) -> Provenance:
+    """Who is answering, as far as ``state`` of the local model tells it."""
+    if decision.target is Target.CLOUD:
+        return Provenance("cloud", cloud_model, engine="anthropic")
+    if not isinstance(state, Ready):
+        return Provenance("inference", "", adapter=decision.adapter)
+    return Provenance(
+        role="inference",
+        model=state.model,
+        revision=state.revision,
+        engine=state.engine,
+        device=state.device,
+        dtype=state.dtype,
+        stand_in=state.stand_in,
+        adapter=decision.adapter,
+        quantization=state.quantization,
+    )

@@ -1,0 +1,47 @@
+"""Questions and finished turns, as tests need them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from shammah.bus.messages import ChatMessage, Done, Failed, Provenance, Sampling, Timings, Usage
+from shammah.chat.session import Session
+from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress
+from shammah.privacy import Mark
+from shammah.router.route import Wish
+
+LOCAL, CLOUD = Provenance("inference", "starter"), Provenance("cloud", "claude")
+
+
+def way_of(
+    session: Session,
+    messages: tuple[ChatMessage, ...],
+    wish: Wish | None = None,
+    sampling: Sampling | None = None,
+    max_new_tokens: int | None = None,
+) -> Iterator[Step]:
+    """What comes of the last of ``messages``."""
+    *_, last = messages
+    prompt = Prompt(
+        last.content,
+        Mark(last.private),
+        wish or Wish(),
+        sampling or Sampling(),
+        max_new_tokens=max_new_tokens,
+    )
+    return session.answer(TurnInProgress(prompt), messages)
+
+
+def done(by: Provenance = LOCAL, finish: str = "stop") -> Done:
+    return Done("r", finish, Usage(), Timings(), by)
+
+
+def answered(question: str, answer: str, by: Provenance = LOCAL, **more: Any) -> Turn:
+    """A turn that came to its end. ``finish``: which; ``failed`` and ``left`` have no `Done`."""
+    finish = more.pop("finish", "stop")
+    end: Done | Failed | None = done(by, finish)
+    if finish in ("failed", "left"):
+        end = Failed("worker_died", "It died.") if finish == "failed" else None
+    local = by.role != "cloud"
+    return Turn(question, answer, end=end, **{"local": local, **more})
