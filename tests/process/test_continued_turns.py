@@ -14,7 +14,7 @@ from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Token
 from shammah.chat.session import Session
 from shammah.chat.turn import Notice, Step
 from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
-from shammah.router.service import Asked
+from shammah.router.route import Question
 from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import stop
@@ -116,7 +116,7 @@ def test_the_local_model_goes_on_where_a_worker_of_the_cloud_died(
 ) -> None:
     decide = session.routing.decide
 
-    def cloud_first(asked: Asked, wish: Wish, view: View) -> RouteDecision | Failed:
+    def cloud_first(asked: Question, wish: Wish, view: View) -> RouteDecision | Failed:
         """As after bad local answers."""
         return decide(asked, replace(wish, target=wish.target or Target.CLOUD), view)
 

@@ -13,7 +13,7 @@ from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Sampling, Tok
 from shammah.chat.session import Session
 from shammah.chat.turn import Notice, Waiting
 from shammah.router.decision import RouteDecision, Target, View, Wish
-from shammah.router.service import Asked
+from shammah.router.route import Question
 from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import stop
@@ -114,7 +114,7 @@ def test_where_a_stream_of_the_cloud_breaks_the_local_model_goes_on(
         session = Session(settings, os.environ, "ask")
         decide = session.routing.decide
 
-        def cloud_first(asked: Asked, wish: Wish, view: View) -> RouteDecision | Failed:
+        def cloud_first(asked: Question, wish: Wish, view: View) -> RouteDecision | Failed:
             return decide(asked, replace(wish, target=wish.target or Target.CLOUD), view)
 
         monkeypatch.setattr(session.routing, "decide", cloud_first)
