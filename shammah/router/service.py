@@ -59,7 +59,7 @@ class Routing:
     """Decides, and learns. `start` it when there is time, `close` it at the end.
 
     Args:
-        complain: told, from another thread, why nothing can be remembered, once, and what was mended.
+        complain: told from another thread: what was mended, and once why nothing is remembered.
 
     Attributes:
         ready: what is known has been read, or cannot be.

@@ -8,6 +8,7 @@ import os
 import resource
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
