@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shammah.history.record import Kept, Record
 
+from shammah.history.record import Kept, Record
 from shammah.history.store import Store as History
 from shammah.learning.adapters import AdapterStore
 from shammah.learning.feedback import Feedback
