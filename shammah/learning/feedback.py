@@ -6,7 +6,6 @@ to learn from. An answer that was called bad is never one: only what should have
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import time
@@ -19,7 +18,7 @@ from typing import Any, Literal
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
 from shammah.learning.examples import HIGH, MEDIUM, MOST_WEIGHT, NORMAL, ROLES, WEIGHTS, Example
-from shammah.storage.files import append_line
+from shammah.storage.files import append_line, open_file
 
 NAME = "feedback.jsonl"
 
@@ -142,9 +141,8 @@ class Feedback:
 
     def _lines(self) -> list[bytes]:
         try:
-            if self.path.is_fifo():  # it would wait for who writes to it
-                raise OSError(errno.EINVAL, "it is a pipe and no file")
-            return self.path.read_bytes().splitlines()
+            with open_file(self.path) as file:
+                return file.read().splitlines()
         except FileNotFoundError:
             return []
         except OSError as error:

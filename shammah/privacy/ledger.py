@@ -7,7 +7,6 @@ text of a conversation, only its length and SHA-256. Standard library only.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from shammah.errors import ShammahError
-from shammah.storage.files import append_line
+from shammah.storage.files import append_line, open_file
 
 NAME = "egress.jsonl"
 UNKNOWN = "unknown"
@@ -162,9 +161,7 @@ class Reader:
             ShammahError: ``egress_unreadable``.
         """
         try:
-            if self.path.is_fifo():  # it would wait for who writes to it
-                raise OSError(errno.EINVAL, "it is a pipe and no file")
-            with open(self.path, "rb") as file:
+            with open_file(self.path) as file:
                 if os.fstat(file.fileno()).st_size < self._offset:
                     self._offset = 0  # somebody has begun a new one
                 file.seek(self._offset)

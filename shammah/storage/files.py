@@ -14,6 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 ENDING = ".making"
 """Of the name of a draft."""
@@ -120,8 +121,7 @@ def append_line(path: Path, line: bytes, *, sync: bool = False) -> None:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o600)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
+        _refuse_pipe(descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
@@ -139,6 +139,21 @@ def append_line(path: Path, line: bytes, *, sync: bool = False) -> None:
         os.close(descriptor)
 
 
+def open_file(path: Path) -> BinaryIO:
+    """A file to read; a named pipe in its place would keep its reader waiting for ever.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        _refuse_pipe(descriptor)
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def sync_file(path: Path) -> None:
     """Wait until the disk has the content of a file or directory.
 
@@ -150,6 +165,11 @@ def sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _refuse_pipe(descriptor: int) -> None:
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EINVAL, "it is a pipe and no file")
 
 
 def _beginning(target: Path) -> str:

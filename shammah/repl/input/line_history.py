@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prompt_toolkit.history import History
 
-from shammah.storage.files import append_line, replace_file
+from shammah.storage.files import append_line, open_file, replace_file
 
 KEPT_BYTES = 256 * 1024
 """What is read at the start, from the end of the file."""
@@ -52,9 +52,7 @@ class LineHistory(History):
 
 def _read(path: Path) -> list[str]:
     try:
-        if not path.is_file():  # a pipe would wait for who writes to it
-            return []
-        with path.open("rb") as file:
+        with open_file(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - KEPT_BYTES))
             data = file.read()

@@ -6,15 +6,12 @@ import os
 import resource
 import stat
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shammah.storage.files import append_line, new_directory, new_file, replace_file
 from tests.fakes.sandbox import Sandbox
-
-Write = Callable[[Path], None]
 
 
 @pytest.fixture
@@ -136,5 +133,5 @@ class TestALine:
         """Where nobody would ever read it; nor is a reader waited for."""
         path.parent.mkdir()
         os.mkfifo(path)
-        with pytest.raises(OSError, match="not a regular file"):
+        with pytest.raises(OSError, match="a pipe and no file"):
             append_line(path, b"mine\n")

@@ -10,6 +10,7 @@ import pytest
 from shammah.errors import ShammahError
 from shammah.learning.feedback import Feedback
 from shammah.privacy.ledger import Reader
+from shammah.repl.input.line_history import LineHistory
 from shammah.storage.disk import open_log
 from shammah.supervision.oom_record import read_attempt
 
@@ -42,3 +43,10 @@ def test_feedback_says_so(tmp_path: Path) -> None:
 def test_the_ledger_says_so(pipe: Path) -> None:
     with pytest.raises(ShammahError, match="it is a pipe and no file"):
         list(Reader(pipe).read())
+
+
+def test_the_lines_of_the_prompt_are_none(pipe: Path) -> None:
+    lines = LineHistory(pipe, lambda line: True)
+    assert list(lines.load_history_strings()) == []
+    lines.store_string("typed")
+    assert list(lines.load_history_strings()) == ["typed"]
