@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from shammah.bus.record import record
 from shammah.errors import ExitCode, ShammahError
 from shammah.terminal.waiting import announced
 from shammah.terminal.wording import describe_size
@@ -21,16 +21,20 @@ UNKNOWN = None
 """A source that the system does not tell."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Attachment:
     """One text. ``sources`` are absolute paths that it came from, as named and as resolved (a
     privacy rule may be about either), or `UNKNOWN`; ``replaced`` counts bytes that were no
-    UTF-8."""
+    UTF-8. ``private``: the person said so. ``heading`` is what a model reads before the text;
+    empty: that it is a file of this name."""
 
     name: str
     text: str
     sources: tuple[str | None, ...] = ()
     replaced: int = 0
+    language: str = ""
+    private: bool = False
+    heading: str = ""
 
 
 def read_attachment(path: str, tell: Callable[[str], None]) -> Attachment:
@@ -106,13 +110,17 @@ def decode_text(data: bytes, name: str) -> tuple[str, int]:
     return data.decode("utf-8", "replace") if replaced else escaped, replaced
 
 
-def compose(question: str, attachments: list[Attachment], piped: Attachment | None) -> str:
-    """One question of the words, the files with their names, and what came through a pipe.
+def compose(
+    question: str, attachments: Sequence[Attachment], piped: Attachment | None = None
+) -> str:
+    """One question of the words, the attachments below their headings, and what came through a
+    pipe.
 
     All as it came, but for the last line's end: blanks at the beginning of a line may mean much.
     """
     parts = [question]
-    parts += [f"File {one.name}:\n{fence(one.text)}" for one in attachments]
+    for one in attachments:
+        parts.append(f"{one.heading or f'File {one.name}'}:\n{fence(one.text, one.language)}")
     parts += [piped.text] if piped else []
     return "\n\n".join(_without_end(part) for part in parts if part.strip())
 

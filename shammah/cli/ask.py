@@ -25,7 +25,7 @@ from shammah.errors import ExitCode
 from shammah.history.listing import describe_resumed
 from shammah.history.recorder import Recorder, history_of
 from shammah.history.resuming import read_conversation, take_up
-from shammah.privacy import UNCHECKED, Mark, Outgoing, split_prefix
+from shammah.privacy import Outgoing, split_prefix
 from shammah.privacy.gate import Consent, consent_question, parse_consent
 from shammah.router.decision import RouteDecision, Target, Wish
 from shammah.router.explanation import as_document
@@ -112,7 +112,8 @@ def ask(settings: Settings, question: Question) -> int:
 def _ask(session: Session, question: Question) -> int:
     settings = session.settings
     text, private = split_prefix(question.text)
-    mark = _judge(session, settings, question.sources, text, private or question.wish.private)
+    private = private or question.wish.private
+    mark = session.gate.judge(text, private=private, sources=question.sources)
     wish, limit = question.wish, question.max_new_tokens
     prompt = Prompt(text, mark, wish, question.sampling, max_new_tokens=limit)
     complain = session.notices.put
@@ -162,15 +163,6 @@ def _conversation(
     conversation = Conversation(settings.system if question.system is None else question.system)
     conversation.system_private = session.gate.rules.mark(conversation.system).private
     return conversation
-
-
-def _judge(
-    session: Session, settings: Settings, sources: Sources, text: str, private: bool
-) -> Mark:
-    if None in sources and settings.privacy.paths and not private:
-        return Mark(True, UNCHECKED)
-    known = [source for source in sources if source]
-    return session.gate.judge(text, private=private, sources=known)
 
 
 class _Output:

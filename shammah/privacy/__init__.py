@@ -88,14 +88,18 @@ class Rules:
         if self._paths:
             self._checks.append((self._names_path, "it names one of your paths (privacy.paths)"))
 
-    def mark(self, text: str, sources: Iterable[str] = ()) -> Mark:
-        """Whether ``text`` is private. ``sources``: absolute paths that it came from.
+    def mark(self, text: str, sources: Iterable[str | None] = ()) -> Mark:
+        """Whether ``text`` is private. ``sources``: absolute paths that it came from; ``None``:
+        the system does not tell one.
 
         Never raises: what cannot be checked is private.
         """
         try:
-            if any(self._covers(path) for path in (*sources, self._directory) if path):
+            paths = (*sources, self._directory)
+            if any(self._covers(path) for path in paths if path):
                 return Mark(True, "it comes from one of your paths (privacy.paths)")
+            if self._paths and None in paths:
+                return Mark(True, UNCHECKED)
             mark = self._known.get(text)
             if mark is None:
                 mark = self._examine(text)

@@ -82,9 +82,11 @@ class Gate:
         """Whether anything may be sent, if the person agrees where that is asked for."""
         return not self.never and (not self._asks or self._agreed or self.ask is not None)
 
-    def judge(self, question: str, *, private: bool = False, sources: Iterable[str] = ()) -> Mark:
+    def judge(
+        self, question: str, *, private: bool = False, sources: Iterable[str | None] = ()
+    ) -> Mark:
         """Whether ``question`` is private: because the person says so (then ``why`` is empty),
-        or by a rule. ``sources``: absolute paths that it came from."""
+        or by a rule. ``sources``: as `Rules.mark` has them."""
         if private or self.private:
             return Mark(True)
         return self.rules.mark(question, sources)

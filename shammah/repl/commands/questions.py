@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shammah.bus.messages import Ready
+from shammah.chat.attachments import Attachment, compose
 from shammah.chat.conversation import Conversation
 from shammah.chat.session import Session
 from shammah.privacy import Mark
 from shammah.repl.commands import references, shell
-from shammah.repl.commands.references import Attachment, Room
+from shammah.repl.commands.references import Room
 from shammah.router.question import estimate_tokens
 from shammah.terminal.confirm import confirm
 from shammah.terminal.screen import Screen
@@ -38,7 +39,7 @@ class Questions:
         if with_files:
             files = references.read_references(question, self._tell, self._agrees)
         brought = [*self._waiting, *files]
-        text = references.compose(question, brought)
+        text = compose(question, brought)
         private = private or any(one.private for one in brought)
         sources = [source for one in brought for source in one.sources]
         mark = self._session.gate.judge(text, private=private, sources=sources)
@@ -65,7 +66,8 @@ class Questions:
             self._screen.line("")
         gate = self._session.gate
         title = f"Output of `{command}` ({output.describe()})"
-        self._waiting.append(Attachment(title, output.text, private=private or gate.private))
+        private = private or gate.private
+        self._waiting.append(Attachment(title, output.text, private=private, heading=title))
         lines = len(output.text.splitlines())
         size = f"{lines:,} line{'' if lines == 1 else 's'}, {output.describe()}"
         self._screen.hint(f"This goes with your next question ({size}); /clear forgets it.")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shammah.chat.attachments import fence, read_attachment
+from shammah.chat.attachments import Attachment, read_attachment
 from shammah.errors import ShammahError
 from shammah.router.decision import LEAST_TOKENS
 from shammah.terminal.wording import printable
@@ -19,32 +19,11 @@ _AFTER_A_NAME = ".,;:!?)]}'\""
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
-    """``title`` is what a model reads before ``text``; ``sources`` are absolute paths it came
-    from. ``private``: the person said so."""
-
-    title: str
-    text: str
-    language: str = ""
-    sources: tuple[str, ...] = ()
-    private: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Room:
     """Tokens that each answerer can take; 0: not known, ``None``: it will not be asked."""
 
     local: int | None
     cloud: int | None
-
-
-def compose(question: str, attachments: Sequence[Attachment]) -> str:
-    """The question with everything that it brings along."""
-    return "\n\n".join([question, *map(_shown, attachments)])
-
-
-def _shown(attachment: Attachment) -> str:
-    return f"{attachment.title}:\n{fence(attachment.text, attachment.language)}"
 
 
 def read_references(
@@ -99,10 +78,8 @@ def read_file(path: Path, name: str, tell: Callable[[str], None]) -> Attachment:
         raise _refused(error.message, error.hint, error.code) from error
     if read.replaced:
         tell(f"{name}: {read.replaced:,} of its bytes are no UTF-8 and became \ufffd.")
-    language = path.suffix.removeprefix(".")
-    return Attachment(
-        f"File {name}", read.text, language, tuple(dict.fromkeys(filter(None, read.sources)))
-    )
+    sources = tuple(dict.fromkeys(read.sources))
+    return replace(read, name=name, language=path.suffix.removeprefix("."), sources=sources)
 
 
 def check_room(tokens: int, room: Room) -> None:

@@ -194,3 +194,9 @@ def test_the_door_lets_through_what_it_may() -> None:
 def test_the_prefix_counts_whatever_blank_follows(blank: str) -> None:
     assert split_prefix(f"!Private{blank}my door code") == ("my door code", True)
     assert split_prefix(f"  !private{blank}") == ("", True)
+
+
+def test_a_source_that_the_system_does_not_tell_may_be_one_of_the_paths() -> None:
+    assert rules(paths=("/secret",)).mark("hello", (None,)) == Mark(True, UNCHECKED)
+    assert not rules(paths=("/secret",)).mark("hello", ("/open",)).private
+    assert not rules().mark("hello", (None,)).private

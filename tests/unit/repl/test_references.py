@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from shammah.chat.attachments import Attachment, compose
 from shammah.errors import ShammahError
-from shammah.repl.commands.references import Attachment, Room, check_room, compose, read_references
+from shammah.repl.commands.references import Room, check_room, read_references
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def refusal(question: str) -> ShammahError:
 
 def test_several_files_each_once(files: Path, told: list[str]) -> None:
     found = read('compare @notes.txt, @"my notes.txt" and (see @code.py): @./notes.txt?', told)
-    assert [one.title for one in found] == ["File notes.txt", "File my notes.txt", "File code.py"]
+    assert [one.name for one in found] == ["notes.txt", "my notes.txt", "code.py"]
     assert found[0].text == "one\ntwo\n"
     assert found[0].sources[0] == str(files / "notes.txt")
     assert told == []
