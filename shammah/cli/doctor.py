@@ -102,6 +102,10 @@ def doctor(
     blocking = any(problem.blocking for problem in problems)
     document["problems"] = [asdict(problem) for problem in dict.fromkeys(problems)]
     document["ok"] = not blocking
+    parts = []
+    if bundle:
+        own = settings if known else None
+        parts = write_bundle(Path(bundle), document, own, home=settings.home, environ=environ)
     if as_json:
         print_json(document)
     else:
@@ -109,14 +113,7 @@ def doctor(
         for line, wrong in report(document):
             shown = fold(line, screen.columns, HANGING) if screen.terminal else line
             screen.error(shown) if wrong else screen.line(shown)
-    if bundle:
-        parts = write_bundle(
-            Path(bundle),
-            document,
-            settings if known else None,
-            home=settings.home,
-            environ=environ,
-        )
+    if parts:
         told = f"{bundle} holds {', '.join(parts)}. Look through it before you send it to anybody."
         Screen(environ, sys.stderr).line(printable(told))
     return ExitCode.FAILED if blocking else ExitCode.OK

@@ -17,6 +17,7 @@ from shammah.cli import models_plan, models_pull
 from shammah.cli.options import (
     Group,
     complete_model,
+    json_flag,
     json_option,
     licence_option,
     load_checked_settings,
@@ -76,7 +77,7 @@ def models() -> None:
 @revision_option
 @licence_option
 @click.option("--force", is_flag=True, help="Only warn if the disk or the memory is too small.")
-@json_option("One object; sizes in bytes.")
+@json_flag("One object; sizes in bytes.")
 def plan(model: str | None, revision: str, licence: str | None, force: bool, as_json: bool) -> int:
     """Show what MODEL would take: download, disk, time and memory. Fetches nothing.
 
@@ -100,7 +101,7 @@ def plan(model: str | None, revision: str, licence: str | None, force: bool, as_
 @click.option("--pause", "action", flag_value="pause", help="Pause the download.")
 @click.option("--resume", "action", flag_value="resume", help="Go on, as another pull does.")
 @click.option("--cancel", "action", flag_value="cancel", help="End it; what arrived is kept.")
-@click.option("--json", "as_json", is_flag=True, help="One object a model, failed or not.")
+@json_flag("One object a model, failed or not.")
 def pull(
     names: tuple[str, ...],
     revision: str,

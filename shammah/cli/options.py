@@ -48,6 +48,11 @@ def _with_examples(attributes: dict[str, Any]) -> dict[str, Any]:
     return {**attributes, "help": words, "epilog": epilog}
 
 
+def json_flag(words: str) -> Callable[[F], F]:
+    """``--json`` of a command whose own objects say what it could not do."""
+    return click.option("--json", "as_json", is_flag=True, help=words)
+
+
 def json_option(words: str, **empty: str) -> Callable[[Callable[P, int]], Callable[P, int]]:
     """``--json``: the command's ``as_json``.
 
@@ -65,7 +70,7 @@ def json_option(words: str, **empty: str) -> Callable[[Callable[P, int]], Callab
                     print_json({"error": describe_error(error), **empty})
                 raise
 
-        return click.option("--json", "as_json", is_flag=True, help=words)(run)
+        return json_flag(words)(run)
 
     return declare
 
