@@ -167,6 +167,9 @@ class Host:
         self._record("stopped")
         log.info("stopped: %s", self._stopping)
         self._sockets.close()
+        signal.set_wakeup_fd(-1)
+        self._wake_in.close()
+        self._wake_out.close()
 
     def _begin_stop(self, why: str) -> None:
         if self._stopping is None:
@@ -186,7 +189,7 @@ class Host:
             self._outlet.publish(Failed("internal", why, "Its log file says more."))
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: the loop has been woken already
+        with contextlib.suppress(OSError):  # full: it has been woken already; closed: it has left
             self._wake_in.send(b"\0")
 
     def _install_signals(self) -> None:

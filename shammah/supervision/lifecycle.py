@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 
@@ -61,12 +61,26 @@ RESTART_WINDOW_S = 60.0
 _LOG_LINE = re.compile(r"[-0-9]+ [:,0-9]+ ([A-Z]+) [a-z]+\[([0-9]+)\] ")
 """As `workers.logs` begins each: level and process."""
 
-_children: list[subprocess.Popen[bytes]] = []
-"""What this frontend has started and still runs: kept, so that the dead ones are reaped, and
-because Popen complains when it is dropped while its process lives on, as ours shall."""
 
-_children_lock = threading.Lock()
-"""A frontend's links start their workers side by side: one list must not replace the other."""
+class Children:
+    """The workers that this process has started and that still run: kept, so that the dead ones
+    are reaped, and because Popen complains when it is dropped while its process lives on, as
+    ours shall."""
+
+    def __init__(self) -> None:
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.Lock()  # links start their workers side by side
+
+    def add(self, child: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            self._running = [started for started in self._running if started.poll() is None]
+            self._running.append(child)
+
+    def __iter__(self) -> Iterator[subprocess.Popen[bytes]]:
+        return iter(tuple(self._running))
+
+
+children = Children()
 
 
 class RestartBudget:
@@ -151,8 +165,7 @@ def spawn(spec: WorkerSpec) -> subprocess.Popen[bytes]:
             f"The {spec.role} worker could not be started: {error.strerror}: {error.filename}.",
             "Check that this program exists and can be run; `shammah doctor` says more.",
         ) from error
-    with _children_lock:
-        _children[:] = [started for started in _children if started.poll() is None] + [child]
+    children.add(child)
     return child
 
 

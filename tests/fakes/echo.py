@@ -280,9 +280,9 @@ def main() -> int:
     if not lock.acquire():
         return ExitCode.ALREADY_RUNNING
     wanted = identity(settings, options.role, environ=os.environ)
-    host = Host(EchoService(wanted.model, options), wanted, endpoints, lock, options.keep_alive)
     if options.ignore_stop:
-        host._handlers[messages.Stop] = lambda peer, stop: None
+        messages.REQUESTS = tuple(kind for kind in messages.REQUESTS if kind is not messages.Stop)
+    host = Host(EchoService(wanted.model, options), wanted, endpoints, lock, options.keep_alive)
     host.run()
     return ExitCode.OK
 

@@ -54,7 +54,10 @@ class ScriptedWorker:
 
     def publish(self, *events: Event) -> None:
         for one in events:
-            self._events.send(codec.encode(one))
+            self.publish_bytes(codec.encode(one))
+
+    def publish_bytes(self, frame: bytes) -> None:
+        self._events.send(frame)
 
     def wait_subscriber(self) -> None:
         assert self._events.poll(LIMIT_S * 1000)

@@ -97,7 +97,7 @@ def join(sandbox: Sandbox) -> Iterator[Callable[[], Peer]]:
     for peer in peers:
         peer.close()
     lifecycle.stop("inference", sandbox.endpoints)
-    for child in lifecycle._children:
+    for child in lifecycle.children:
         child.wait(LIMIT_S)
 
 

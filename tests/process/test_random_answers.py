@@ -143,7 +143,7 @@ def worker(sandbox: Sandbox, tmp_path: Path) -> Iterator[lifecycle.Peer]:
     yield peer
     peer.close()
     lifecycle.stop("inference", sandbox.endpoints)
-    for child in lifecycle._children:
+    for child in lifecycle.children:
         child.wait(LIMIT_S)
 
 

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from shammah.bus import client, codec
 from shammah.bus.client import Peer
-from shammah.bus.messages import Done, Failed, Loading, Ready, Token
+from shammah.bus.connection import Connection
+from shammah.bus.messages import Detach, Done, Failed, Loading, Ready, Token
 from shammah.chat.session import Session
 from shammah.chat.turn import Notice, Waiting
 from shammah.router.decision import Target, Wish
@@ -142,7 +144,7 @@ def test_a_worker_that_was_stopped_is_not_started_until_it_is_needed(
     until(lambda: not session.local.attached, "the frontend has seen it")
     assert changes.acquire(timeout=LIMIT_S)
     assert sandbox.holder() is None
-    assert session.local._attaching is None
+    assert session.local.resting
     assert isinstance(answer(session, "two"), Done)
 
 
@@ -331,14 +333,18 @@ def test_take_over_ends_the_worker_of_the_others(
 
 
 def test_another_model_is_had_though_the_farewell_to_the_first_is_late(
-    open_session: Open, sandbox: Sandbox
+    open_session: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes another way than the next Hello: who comes first is not said."""
     session = open_session()
     assert isinstance(answer(session, "hello"), Done)
-    peer = session.local.peer
-    assert peer is not None
-    peer._transmit = lambda message: None  # type: ignore[method-assign]
+    send = Connection.send
+
+    def without_farewell(connection: Connection, frame: bytes) -> None:
+        if not isinstance(codec.decode(frame), Detach):
+            send(connection, frame)
+
+    monkeypatch.setattr(Connection, "send", without_farewell)
     session.use_model("0.5B")
     done = answer(session, "hello")
     assert isinstance(done, Done)
@@ -346,30 +352,42 @@ def test_another_model_is_had_though_the_farewell_to_the_first_is_late(
 
 
 def test_unload_does_not_end_what_another_has_just_attached_to(
-    open_session: Open, start_echo: StartEcho, connect: Connect
+    open_session: Open,
+    start_echo: StartEcho,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Though it has not heard of the other yet."""
     echo = start_echo()
     session = open_session()
     answer(session, "hello")
-    assert session.local.peer is not None
-    session.local.peer._on_event = lambda event: None  # type: ignore[method-assign]
+    monkeypatch.setattr(Connection, "events", lambda connection, **_: iter(()))
+    monkeypatch.setattr(client, "PING_S", 2 * LIMIT_S)  # a pong would tell it as well
     connect(program="repl")
     assert session.unload() == "Another terminal uses it: it stays."
     assert echo.alive()
 
 
 def test_unload_and_load_at_once_are_an_end_and_a_beginning(
-    open_session: Open, start_echo: StartEcho, sandbox: Sandbox
+    open_session: Open,
+    start_echo: StartEcho,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Though the connection's thread has not seen yet that the worker is gone."""
     echo = start_echo()
     session = open_session()
     answer(session, "hello")
-    peer, late = session.local.peer, threading.Event()
-    assert peer is not None
-    lose = peer._on_lost
-    peer._on_lost = lambda: late.wait(LIMIT_S) and lose()  # type: ignore[assignment, method-assign]
+    late = threading.Event()
+    changes = Connection.changes
+
+    def seen_late(connection: Connection) -> Iterator[bool]:
+        for up in changes(connection):
+            if not up:
+                late.wait(LIMIT_S)
+            yield up
+
+    monkeypatch.setattr(Connection, "changes", seen_late)
     try:
         assert "memory is free again" in session.unload()
         assert echo.wait() == 0
@@ -396,7 +414,7 @@ def test_a_worker_that_unload_had_to_kill_is_not_started_by_itself(
     assert "memory is free again" in session.unload()
     while not changes.get(timeout=LIMIT_S):
         pass  # until the loss was seen, and what it leads to has begun
-    assert session.local._attaching is None
+    assert session.local.resting
 
 
 def test_with_a_key_the_cloud_answers_while_the_model_loads_and_then_the_model(

@@ -306,12 +306,12 @@ class ScriptedEngine:
         self.steps += 1
         self.on_step(self.steps)
         request = self.turns.popleft()
-        result = self._advance(request)
+        result = self.advance(request)
         if result.finish_reason is None and result.failure is None:
             self.turns.append(request)
         return [result]
 
-    def _advance(self, request: SequenceRequest) -> StepResult:
+    def advance(self, request: SequenceRequest) -> StepResult:
         name = request.request_id
         at = self.done[name]
         prefilled = min(SCRIPTED_CHUNK, max(0, -at))

@@ -56,7 +56,7 @@ def make_evening(
     attaching = [t for t in threading.enumerate() if t.name.startswith("attach-")]
     for thread in attaching:
         thread.join(LIMIT_S)
-    for child in lifecycle._children:
+    for child in lifecycle.children:
         child.kill()
         child.wait()
 

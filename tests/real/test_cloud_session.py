@@ -47,7 +47,7 @@ def recorder(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reco
     for thread in threading.enumerate():  # one may be about to start a worker
         if thread.name.startswith("attach-"):
             thread.join(LIMIT_S)
-    for child in lifecycle._children:
+    for child in lifecycle.children:
         child.kill()
         child.wait()
     server.close()

@@ -71,7 +71,7 @@ def workers_end(sandbox: Sandbox) -> Iterator[None]:
     (sandbox.shammah_home / "kernels").symlink_to(KEPT_KERNELS)
     yield
     kill(sandbox)
-    for child in lifecycle._children:
+    for child in lifecycle.children:
         child.wait(LIMIT_S)
 
 

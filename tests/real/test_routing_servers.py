@@ -335,7 +335,7 @@ def spawns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for thread in [t for t in threading.enumerate() if t.name.startswith("attach-")]:
         thread.join(LIMIT_S)
-    for child in lifecycle._children:
+    for child in lifecycle.children:
         child.kill()
         child.wait()
 

@@ -17,7 +17,6 @@ import transformers
 from shammah.errors import ShammahError
 from shammah.models.catalogue import LocatedModel
 from tests.real.models import make_qwen2
-from workers.train import base_model
 from workers.train.adapter import LoRAAdapter
 from workers.train.base_model import Arithmetic, choose_arithmetic, load_base
 from workers.train.encoding import EncodedExample
@@ -56,7 +55,6 @@ def pretend(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
-    monkeypatch.setattr(base_model, "_CPU_INFO", tmp_path / "cpuinfo")
 
 
 @pytest.mark.parametrize(
@@ -81,15 +79,14 @@ def test_a_machine_computes_with_what_it_is_fast_at(
     expected: Arithmetic,
 ) -> None:
     pretend(monkeypatch, tmp_path, **machine)
-    assert choose_arithmetic(four_bit=four_bit) == expected
+    assert choose_arithmetic(four_bit=four_bit, cpu_info=tmp_path / "cpuinfo") == expected
 
 
 def test_a_kernel_that_tells_no_flags_has_32_bits(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pretend(monkeypatch, tmp_path)
-    (tmp_path / "cpuinfo").unlink()
-    assert choose_arithmetic() == Arithmetic("cpu", "float32")
+    assert choose_arithmetic(cpu_info=tmp_path / "nowhere") == Arithmetic("cpu", "float32")
 
 
 @pytest.mark.parametrize("mps", [False, True])

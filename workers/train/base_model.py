@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})$")
 _MANIFEST = "shammah-manifest.json"
-_CPU_INFO = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16 ")
 
 
@@ -117,7 +117,7 @@ def parameters_of(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.glob("*.safetensors")) // 2
 
 
-def choose_arithmetic(*, four_bit: bool = False) -> Arithmetic:
+def choose_arithmetic(*, four_bit: bool = False, cpu_info: Path = CPU_INFO) -> Arithmetic:
     """What this machine computes well: a GPU where there is one, 16 bits where it has them.
 
     Raises:
@@ -139,7 +139,7 @@ def choose_arithmetic(*, four_bit: bool = False) -> Arithmetic:
         )
     if torch.backends.mps.is_available():
         return Arithmetic("mps", "float32")
-    return Arithmetic("cpu", "bfloat16" if _cpu_has_bf16() else "float32")
+    return Arithmetic("cpu", "bfloat16" if _has_bf16(cpu_info) else "float32")
 
 
 def load_base(
@@ -196,10 +196,10 @@ def _check_bitsandbytes() -> None:
         ) from error
 
 
-def _cpu_has_bf16() -> bool:
+def _has_bf16(cpu_info: Path) -> bool:
     """Whether the processor multiplies numbers of 16 bits; where it cannot, they are slower."""
     try:
-        flags = _CPU_INFO.read_text()
+        flags = cpu_info.read_text()
     except OSError:
         return False
     return any(flag in flags for flag in _BF16_FLAGS)

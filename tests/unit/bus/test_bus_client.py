@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -30,6 +31,7 @@ from shammah.bus.messages import (
     Ping,
     Pong,
     Provenance,
+    Replayed,
     Reply,
     Request,
     Status,
@@ -98,6 +100,16 @@ class Clock:
         return self.now
 
 
+def all_heard(worker: ScriptedWorker, peer: Peer) -> None:
+    """Return when ``peer`` has heard all that was replied so far: what it asks for now comes
+    after that."""
+    with ThreadPoolExecutor(1) as other:
+        asked = other.submit(peer.request, GetStatus("status"), LIMIT_S)
+        worker.expect(GetStatus)
+        worker.reply(Replayed("status", (), True))
+        asked.result(LIMIT_S)
+
+
 def last(generation: client.Task) -> Reply:
     return list(generation)[-1]
 
@@ -145,7 +157,6 @@ class TestAGeneration:
     ) -> None:
         generation = peer.generate(QUESTION)
         asked = worker.expect(Generate).request_id
-        worker._context.linger = 1000
         worker.reply(done(asked))
         until(lambda: not generation.replies.empty(), "it has come")
         worker.close()
@@ -196,7 +207,7 @@ class TestAGeneration:
             clock.now += 1.0
             ping = worker.expect(Ping)
             worker.reply(Pong(ping.request_id, "run", True, progress))
-            until(lambda seen=progress: peer._progress == seen, "it has been heard")  # type: ignore[misc]
+            all_heard(worker, peer)
         worker.reply(done(asked))
         assert list(generation) == [done(asked)]
 
@@ -391,7 +402,7 @@ class TestEvents:
     ) -> None:  # fmt: skip
         worker.expect(Ping)
         worker.reply(Pong("p", "run", True, 1, event(7)))
-        until(lambda: peer._told, "it has been heard")
+        all_heard(worker, peer)
         worker.close()
         while changes.get(timeout=LIMIT_S) is not None:
             pass
@@ -423,7 +434,7 @@ class TestEvents:
         self, worker: ScriptedWorker, peer: Peer, changes: queue.SimpleQueue[Event | None]
     ) -> None:
         for frame in (b"", b"\xc1", codec.encode(Pong("p", "r", True, 1))):
-            worker._events.send(frame)
+            worker.publish_bytes(frame)
         worker.publish(event(2))
         assert [changes.get(timeout=LIMIT_S) for _ in range(2)] == [event(1), event(2)]
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from shammah.bus.messages import ChatMessage
+from shammah.bus.messages import Accepted, ChatMessage
+from shammah.bus.training import Train
+from shammah.learning import auto
 from shammah.learning.adapters import CONFIG, WEIGHTS, AdapterEntry, AdapterStore
 from shammah.learning.auto import AutoTraining, is_due, learnt_examples
 from shammah.learning.feedback import Feedback, JudgedTurn
@@ -56,8 +59,12 @@ def test_what_was_learnt_is_what_the_adapters_say(tmp_path: Path) -> None:
 def test_one_training_is_begun_for_the_same_examples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[None] = []
-    monkeypatch.setattr(AutoTraining, "_begin", lambda self: begun.append(None))
+    begun: list[Train] = []
+    worker = SimpleNamespace(
+        begin=lambda train: begun.append(train) or iter([Accepted(train.request_id)]),
+        close=lambda: None,
+    )
+    monkeypatch.setattr(auto, "connect", lambda *_: worker)
     learning = AutoTraining(Settings(tmp_path, train=ASKED), lambda: "starter", lambda: 1e6)
     assert not learning.look()
     feedback = Feedback(tmp_path)

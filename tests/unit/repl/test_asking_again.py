@@ -34,7 +34,7 @@ class World:
         self.asked: list[tuple[str, bool]] = []
         self._answer = answer
         for question in earlier:
-            self._keep(turn(question, "first"))
+            self.keep(turn(question, "first"))
         gate = SimpleNamespace(judge=lambda *_, **__: Mark(False), private=False, never=False)
         quiet = SimpleNamespace(**{name: lambda _: None for name in ("answer", "hint", "line")})
         routing = SimpleNamespace(label=lambda *_: False)
@@ -48,13 +48,13 @@ class World:
             argument="",
         )
 
-    def _keep(self, one: Turn) -> None:
+    def keep(self, one: Turn) -> None:
         self.conversation.turns.append(one)
         self.kept.append(one)
 
     def _ask(self, question: str, private: bool, wish: Wish, *, again: bool) -> None:
         self.asked.append((question, private))
-        self._keep(self._answer(question))
+        self.keep(self._answer(question))
 
     def said(self) -> list[tuple[str, str]]:
         """Questions and answers; the history must have the same."""
@@ -90,7 +90,7 @@ def test_an_answer_without_text_leaves_the_first(earlier: tuple[str, ...]) -> No
 
 def test_a_question_without_an_answer_is_replaced_in_the_history_too() -> None:
     world = World(lambda question: turn(question, "second"), "a")
-    world._keep(turn("b", "", "failed"))
+    world.keep(turn("b", "", "failed"))
     world.context.argument = "local"
     routing_commands.redo(world.context)
     assert world.said() == [("a", "first"), ("b", "second")]
@@ -104,7 +104,7 @@ def test_one_that_was_cut_short_leaves_the_first() -> None:
 
 def test_who_leaves_meanwhile_finds_the_first() -> None:
     def leave(question: str) -> Turn:
-        world._keep(turn(question, "sec", "left"))
+        world.keep(turn(question, "sec", "left"))
         raise SystemExit
 
     world = World(leave, "a", "b")

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from shammah.bus.messages import Identity
-from shammah.supervision import lifecycle
-from shammah.supervision.lifecycle import WorkerSpec, spawn
+from shammah.supervision.lifecycle import Children
 
 LIMIT_S = 60.0
 
@@ -21,29 +15,23 @@ class Started:
 
     def __init__(self) -> None:
         self.polled, self.go_on = threading.Event(), threading.Event()
+        self.code: int | None = None
 
-    def poll(self) -> None:
+    def poll(self) -> int | None:
         if not self.polled.is_set():
             self.polled.set()
             self.go_on.wait(LIMIT_S)
+        return self.code
 
 
-def test_two_that_are_started_side_by_side_are_both_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_two_that_are_started_side_by_side_are_both_kept() -> None:
     """One that is forgotten while it runs is a warning, and a zombie when it ends."""
-    slow = Started()
-    made: list[Started] = []
-
-    def start(*_: Any, **__: Any) -> Started:
-        made.append(Started())
-        made[-1].polled.set()
-        return made[-1]
-
-    monkeypatch.setattr(subprocess, "Popen", start)
-    monkeypatch.setattr(lifecycle, "_children", [slow])
-    spec = WorkerSpec(Identity("cloud", "", ""), (), {}, tmp_path / "log")
-    first, second = (threading.Thread(target=spawn, args=(spec,)) for _ in range(2))
+    children: Any = Children()
+    slow, *made = Started(), Started(), Started()
+    for one in made:
+        one.polled.set()
+    children.add(slow)
+    first, second = (threading.Thread(target=children.add, args=(one,)) for one in made)
     first.start()
     assert slow.polled.wait(LIMIT_S)
     second.start()
@@ -51,5 +39,15 @@ def test_two_that_are_started_side_by_side_are_both_kept(
     slow.go_on.set()
     first.join(LIMIT_S)
     second.join(LIMIT_S)
-    kept: list[object] = list(lifecycle._children)
-    assert kept == [slow, *made]
+    assert list(children) == [slow, *made]
+
+
+def test_one_that_has_ended_is_forgotten_when_the_next_starts() -> None:
+    children: Any = Children()
+    ended, running, last = Started(), Started(), Started()
+    for one in (ended, running):
+        one.polled.set()
+        children.add(one)
+    ended.code = 0
+    children.add(last)
+    assert list(children) == [running, last]

@@ -92,17 +92,20 @@ def test_the_more_urgent_comes_first_and_equals_take_turns() -> None:
     slots = Slots(1)
     order: list[str] = []
     threads = []
+    waiting: set[str] = set()
 
     def take(name: str, priority: int) -> None:
-        with slots.taken(priority, no_check):
+        with slots.taken(priority, lambda: waiting.add(name)):
             order.append(name)
 
+    def waits(name: str) -> bool:
+        slots.wake()
+        return name in waiting
+
     with slots.taken(0, no_check):
-        for count, (name, priority) in enumerate(
-            [("low", 0), ("low again", 0), ("urgent", 5)], start=1
-        ):
+        for name, priority in (("low", 0), ("low again", 0), ("urgent", 5)):
             threads.append(in_thread(lambda name=name, priority=priority: take(name, priority)))  # type: ignore[misc]
-            until(lambda count=count: len(slots._waiting) == count)  # type: ignore[misc]
+            until(lambda name=name: waits(name))  # type: ignore[misc]
         assert slots.outranked(0)
         assert not slots.outranked(5)
     assert all(ended(thread) for thread in threads)

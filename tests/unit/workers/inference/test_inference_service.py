@@ -35,7 +35,6 @@ from shammah.errors import ShammahError
 from shammah.models.catalogue import GIB, Machine
 from shammah.settings.model import InferenceSettings, Settings
 from shammah.supervision.download import FetchReply
-from tests.fakes.sandbox import until
 from tests.real.adapters import write_adapter
 from tests.real.models import (
     CONTEXT_LENGTH,
@@ -47,7 +46,7 @@ from tests.real.models import (
 from workers.inference import service as service_module
 from workers.inference.answer import Answer
 from workers.inference.engine import FinishReason, StepResult
-from workers.inference.inbox import Arrival
+from workers.inference.inbox import Arrival, Inbox
 from workers.inference.service import InferenceService
 from workers.inference.startup import bootstrap
 from workers.inference.text.chat import ChatFormat
@@ -283,9 +282,9 @@ def test_a_prompt_may_leave_room_for_one_token(directory: Path, answer: list[int
 
 def test_a_failed_sequence_leaves_the_others(directory: Path, answer: list[int]) -> None:
     with _running(directory, answer, loaded=False) as run:
-        advance = run.engine._advance
+        advance = run.engine.advance
         failure = ShammahError("out_of_memory", "full", "less")
-        run.engine._advance = lambda r: (
+        run.engine.advance = lambda r: (
             StepResult("a", failure=failure) if r.request_id == "a" else advance(r)
         )
         run.ask("a")
@@ -304,8 +303,8 @@ def test_an_answer_that_cannot_be_decoded_fails_alone(
     directory: Path, answer: list[int], finish: FinishReason | None
 ) -> None:
     with _running(directory, answer, loaded=False) as run:
-        advance = run.engine._advance
-        run.engine._advance = lambda r: (
+        advance = run.engine.advance
+        run.engine.advance = lambda r: (
             StepResult("a", 0, 1, (NO_TOKEN,), finish)
             if r.request_id == "a" and run.engine.done["a"] == 3
             else advance(r)
@@ -513,6 +512,8 @@ def _standing_in(
 def test_a_stand_in_ends_its_answers_and_the_next_question_waits_for_the_real_model(
     directory: Path, answer: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    held, hold = threading.Event(), Inbox.hold
+    monkeypatch.setattr(Inbox, "hold", lambda inbox: (hold(inbox), held.set()))
     with _standing_in(directory, answer, monkeypatch) as (run, source, engines):
         first = run.until(lambda said: isinstance(said, Ready))
         assert isinstance(first, Ready)
@@ -523,7 +524,7 @@ def test_a_stand_in_ends_its_answers_and_the_next_question_waits_for_the_real_mo
             # In the midst of the answer the other model arrives, and a question for it.
             if step == 2:
                 source.arrived.set()
-                until(lambda: run.service._inbox._held, "the inbox is held")
+                assert held.wait(PATIENCE_S)
                 run.ask("b")
                 went_on.set()
 

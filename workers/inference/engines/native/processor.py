@@ -19,8 +19,8 @@ from shammah.models.cgroups import cpu_limits
 
 _NEEDED = ("AVX2", "FMA", "F16C")
 _X86 = ("x86_64", "AMD64")
-_CPU_INFO = Path("/proc/cpuinfo")
-_CPUS = Path("/sys/devices/system/cpu")
+CPU_INFO = Path("/proc/cpuinfo")
+CPUS = Path("/sys/devices/system/cpu")
 _SYSCTL = ["/usr/sbin/sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features"]
 
 
@@ -36,13 +36,13 @@ def obstacle() -> str:
     return ""
 
 
-def features() -> frozenset[str]:
+def features(cpu_info: Path = CPU_INFO) -> frozenset[str]:
     """The instruction sets of this processor, in capitals; none if the system does not tell."""
     try:
         if sys.platform == "darwin":
             told = subprocess.run(_SYSCTL, capture_output=True, text=True, check=True, timeout=5)
             return frozenset(told.stdout.upper().split())
-        for line in _CPU_INFO.read_text().splitlines():
+        for line in cpu_info.read_text().splitlines():
             name, _, values = line.partition(":")
             if name.strip() == "flags":
                 return frozenset(values.upper().split())
@@ -51,7 +51,7 @@ def features() -> frozenset[str]:
     return frozenset()
 
 
-def usable_cores() -> int:
+def usable_cores(cpus: Path = CPUS) -> int:
     """Cores this process may use, at least 1.
 
     Those of its affinity mask, a second thread of the same core not counted since it only gets
@@ -59,23 +59,23 @@ def usable_cores() -> int:
     one that is throttled use the quota up.
     """
     quotas = [int(limit) for limit in cpu_limits()]
-    return max(1, min([_cores(), *quotas]))
+    return max(1, min([_cores(cpus), *quotas]))
 
 
-def _cores() -> int:
+def _cores(cpus: Path) -> int:
     every = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     if not hasattr(os, "sched_getaffinity"):
         return every
     allowed = os.sched_getaffinity(0)
-    return min(len({_siblings(cpu) for cpu in allowed}), len(allowed))
+    return min(len({_siblings(cpus / f"cpu{cpu}") for cpu in allowed}), len(allowed))
 
 
-def _siblings(cpu: int) -> str:
+def _siblings(cpu: Path) -> str:
     """What names the core that a CPU is a thread of."""
     try:
-        return (_CPUS / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+        return (cpu / "topology/thread_siblings_list").read_text().strip()
     except (OSError, ValueError):
-        return str(cpu)
+        return cpu.name
 
 
 def _listed(names: tuple[str, ...] | list[str]) -> str:

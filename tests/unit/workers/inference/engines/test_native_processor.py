@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from shammah.models.cgroups import cpu_limits
 from shammah.settings.model import InferenceSettings
 from workers.inference.engines.native import processor
 from workers.inference.engines.native.architecture import supports
+from workers.inference.engines.native.processor import features
 from workers.inference.engines.native.runner import NativeRunner
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.startup import choice
@@ -32,7 +34,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def make(flags: str, kind: str = "x86_64") -> None:
         path = tmp_path / "cpuinfo"
         path.write_text(f"processor\t: 0\n{flags}")
-        monkeypatch.setattr(processor, "_CPU_INFO", path)
+        monkeypatch.setattr(processor, "features", partial(features, path))
         monkeypatch.setattr(platform, "machine", lambda: kind)
         monkeypatch.setattr(sys, "platform", "linux")
 
@@ -112,10 +114,9 @@ def cores(
         place = tmp_path / f"cpu{cpu}" / "topology"
         place.mkdir(parents=True)
         (place / "thread_siblings_list").write_text(f"{text}\n")
-    monkeypatch.setattr(processor, "_CPUS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: allowed, raising=False)
     monkeypatch.setattr(processor, "cpu_limits", lambda: list(quotas))
-    return processor.usable_cores()
+    return processor.usable_cores(tmp_path)
 
 
 TWO_THREADS_EACH = {0: "0,4", 1: "1,5", 2: "2,6", 3: "3,7", 4: "0,4", 5: "1,5", 6: "2,6", 7: "3,7"}

@@ -25,7 +25,6 @@ from shammah.models.catalogue import GIB, Machine
 from shammah.settings.model import InferenceSettings, Settings
 from shammah.supervision.download import FetchReply
 from shammah.terminal.wording import describe_state
-from tests.fakes.sandbox import until
 from tests.real.models import CONTEXT_LENGTH, write_checkpoint, write_manifest
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.packages.checkpoint import Checkpoint
@@ -98,6 +97,7 @@ class LiveSource:
 
     def __init__(self) -> None:
         self.fetched: list[str] = []
+        self.heard = 0  # replies that were dealt with
         self.started: Callable[[], None] = lambda: None
         self._replies: queue.SimpleQueue[FetchReply] = queue.SimpleQueue()
 
@@ -119,6 +119,7 @@ class LiveSource:
         while True:
             reply = self._replies.get(timeout=PATIENCE_S)
             yield reply
+            self.heard += 1
             if not isinstance(reply, FetchProgress):
                 return
 
@@ -325,6 +326,35 @@ def test_nothing_stands_in_where_there_is_no_starter(
     assert isinstance(states[-1], NotAvailable)
 
 
+class QuickAcquisition(Acquisition):
+    """Begun, it has said already why it does not come."""
+
+    def __init__(
+        self,
+        source: LiveSource,
+        model_id: str,
+        *,
+        missed: Callable[[Failed], None],
+        done: Callable[[Path | Failed], None],
+        **options: Any,
+    ) -> None:
+        self._told = threading.Event()
+
+        def note_missed(failure: Failed) -> None:
+            missed(failure)
+            self._told.set()
+
+        def note_done(result: Path | Failed) -> None:
+            done(result)
+            self._told.set()
+
+        super().__init__(source, model_id, missed=note_missed, done=note_done, **options)
+
+    def start(self) -> None:
+        super().start()
+        assert self._told.wait(PATIENCE_S)
+
+
 class StandIn:
     """A bootstrap with a starter, and a source that says what the test puts into it."""
 
@@ -406,13 +436,7 @@ def test_a_successor_that_is_given_up_before_the_stand_in_is_looked_at(
 ) -> None:
     """A download worker that runs already says at once that there is no network."""
     world = StandIn(tmp_path)
-    begin = Acquisition.start
-
-    def begin_and_fail(acquisition: Acquisition) -> None:
-        begin(acquisition)
-        until(lambda: world.bootstrap._note, "it has been told")
-
-    monkeypatch.setattr(Acquisition, "start", begin_and_fail)
+    monkeypatch.setattr(bootstrap, "Acquisition", QuickAcquisition)
     world.source.say(Failed(code, "It is no use.", "Wait."))
     model = world.bootstrap.run()
     assert model is not None

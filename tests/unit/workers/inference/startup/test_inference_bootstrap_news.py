@@ -87,7 +87,7 @@ def test_how_far_the_successor_is_was_told_while_the_stand_in_loaded(
 
     def load() -> None:
         source.say(progress(40))
-        until(lambda: bootstrap._successor, "it was heard", PATIENCE_S)
+        until(lambda: source.heard, "it was heard", PATIENCE_S)
         told.set()
 
     bootstrap = make_bootstrap(
