@@ -498,7 +498,6 @@ KERNELS = {
 """What is compiled: a call in it becomes machine code, and knows positions alone."""
 
 CROWDED: dict[str, int] = {
-    "shammah.repl.commands.help": 1,
     "shammah.settings.environment": 1,
     "workers.train.importing": 3,
     "workers.train.loss": 1,

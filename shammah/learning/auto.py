@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 
 from shammah.bus.client import new_request_id
@@ -48,21 +49,29 @@ class AutoTraining:
     Args:
         settings: whose.
         model: which model is to learn, as in the settings.
-        idle_s: seconds since the last question.
+        clock: seconds, for how long nothing was asked.
     """
 
     def __init__(
-        self, settings: Settings, model: Callable[[], str], idle_s: Callable[[], float]
+        self,
+        settings: Settings,
+        model: Callable[[], str],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._model = model
-        self._idle_s = idle_s
+        self._clock = clock
+        self._asked_s = clock()
         self._asked = 0
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="auto-training", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def note_question(self) -> None:
+        """One was asked just now."""
+        self._asked_s = self._clock()
 
     def close(self) -> None:
         """Begin nothing more; a training that has begun goes on."""
@@ -80,7 +89,7 @@ class AutoTraining:
             return False
         count = len(feedback.examples())
         learnt = max(self._asked, learnt_examples(AdapterStore(self._settings.home)))
-        if not is_due(self._settings.train, count, learnt, self._idle_s()):
+        if not is_due(self._settings.train, count, learnt, self._clock() - self._asked_s):
             return False
         self._asked = count  # whatever becomes of it, not again for the same
         self._begin()

@@ -7,6 +7,7 @@ import signal
 import time
 from dataclasses import replace
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from shammah.bus.endpoints import open_endpoints
 from shammah.bus.messages import Done, Failed, NotAvailable, Ready
@@ -23,7 +24,6 @@ from shammah.models.catalogue import check_model_name
 from shammah.privacy import PREFIX, Outgoing, split_prefix
 from shammah.privacy.gate import Consent, consent_question, parse_consent
 from shammah.repl.commands import history_commands, routing_commands, table
-from shammah.repl.commands.learning import Learning
 from shammah.repl.commands.model_switch import ModelSwitch
 from shammah.repl.commands.questions import Questions
 from shammah.repl.input import block
@@ -47,6 +47,9 @@ from shammah.terminal.wording import (
     printable,
     wants_style,
 )
+
+if TYPE_CHECKING:
+    from shammah.learning.auto import AutoTraining
 
 LINES_FILE = "prompt_history.jsonl"
 WELCOME_S = 1.0
@@ -93,7 +96,7 @@ class Repl:
         self._history.on_wait = screen.live
         self._runner = TurnRunner(session, self.conversation, self._history)
         self._interrupted_at = -TWICE_S
-        self._learning = Learning(session)
+        self._training: AutoTraining | None = None
         self._downloads = DownloadNews(open_endpoints(os.environ), notices.put)
         self.switch = ModelSwitch(session, self._refresh)
         self._interrupts = Interrupts()
@@ -134,7 +137,7 @@ class Repl:
             signal.signal(number, _leave)
         self._session.watch(self._on_change)
         self._session.start()
-        self._learning.start()
+        self._learn()
         try:
             self._resume()
             self._loop()
@@ -155,9 +158,19 @@ class Repl:
         self.switch.close()
         self._runner.keep()
         self._history.close()
-        self._learning.close()
+        if self._training is not None:
+            self._training.close()
         self._session.close()
         self._downloads.close()
+
+    def _learn(self) -> None:
+        """Begin trainings in the background, if that is switched on."""
+        settings = self._session.settings
+        if settings.train.auto:
+            from shammah.learning.auto import AutoTraining
+
+            self._training = AutoTraining(settings, lambda: self._session.settings.model)
+            self._training.start()
 
     def _resume(self) -> None:
         """Begin with the conversation that was asked for."""
@@ -284,7 +297,8 @@ class Repl:
             try:
                 self._runner.answer(self)
             finally:
-                self._learning.note_question()
+                if self._training is not None:
+                    self._training.note_question()
 
     # --- what comes of a question (`shammah.chat.runner.Sink`) -----------------------------
 

@@ -10,8 +10,15 @@ GROUPS = {
     "Answers": ("why", "redo", "edit", "good", "bad", "fix", "feedback", "undo", "raw"),
     "Conversation": ("system", "clear", "save", "load", "history", "resume", "compact"),
     "Who answers": (
-        *("private", "local", "cloud", "model", "models", "adapter"),
-        *("unload", "join", "takeover"),
+        "private",
+        "local",
+        "cloud",
+        "model",
+        "models",
+        "adapter",
+        "unload",
+        "join",
+        "takeover",
     ),
 }
 """Title to commands in order; those that there are not are left out."""

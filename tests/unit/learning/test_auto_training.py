@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,7 +66,8 @@ def test_one_training_is_begun_for_the_same_examples(
         close=lambda: None,
     )
     monkeypatch.setattr(auto, "connect", lambda *_: worker)
-    learning = AutoTraining(Settings(tmp_path, train=ASKED), lambda: "starter", lambda: 1e6)
+    times = itertools.chain([0.0], itertools.repeat(1e6))
+    learning = AutoTraining(Settings(tmp_path, train=ASKED), lambda: "starter", lambda: next(times))
     assert not learning.look()
     feedback = Feedback(tmp_path)
     for number in range(5):
