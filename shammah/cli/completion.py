@@ -10,9 +10,6 @@ from shammah.cli.options import declare
 from shammah.errors import ExitCode
 from shammah.terminal.invocation import program
 
-VARIABLE = "_SHAMMAH_COMPLETE"
-"""Set by the script in the shell; `shammah.__main__` looks at it, too."""
-
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -28,11 +25,11 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> int:
     """Print the script that completes commands, options, models and settings."""
-    from shammah.cli.main import main
+    from shammah.cli.main import COMPLETION, main
 
     found = get_completion_class(shell)
     assert found is not None  # click has one for each of `SHELLS`
-    click.echo(found(main, {}, program(), VARIABLE).source())
+    click.echo(found(main, {}, program(), COMPLETION).source())
     return ExitCode.OK
 
 

@@ -35,6 +35,9 @@ COMMANDS = {
 }
 """Each is in the module of its name (`ask` in `ask_command`), and so called there."""
 
+COMPLETION = "_SHAMMAH_COMPLETE"
+"""Set by the script in the shell; `shammah.__main__` looks at it, too."""
+
 EXAMPLE = 'shammah ask "What is a monad?"'
 VALUE_EXAMPLES = {
     "--model": "shammah --model starter",
@@ -74,11 +77,13 @@ def run(arguments: list[str]) -> int:
     """Run a command line and return the exit status; never a traceback for what is expected."""
     try:
         mend_streams()  # it writes what is still to be written
-        if "_SHAMMAH_COMPLETE" in os.environ:
+        if COMPLETION in os.environ:
             from shammah.cli.completion import declare_prompt_options
 
             declare_prompt_options(main)
-        result = main.main(arguments, prog_name=program(), standalone_mode=False)
+        result = main.main(
+            arguments, prog_name=program(), complete_var=COMPLETION, standalone_mode=False
+        )
         sys.stdout.flush()
         return int(result or ExitCode.OK)
     except ShammahError as error:

@@ -10,7 +10,8 @@ import pytest
 from click.shell_completion import get_completion_class
 
 from shammah.chat.prompt_options import FLAGS, VALUES
-from shammah.cli.completion import SHELLS, VARIABLE
+from shammah.cli.completion import SHELLS
+from shammah.cli.main import COMPLETION as VARIABLE
 from tests.fakes.command import SHAMMAH, run
 from tests.fakes.sandbox import Sandbox
 from tests.fakes.terminal import Terminal
@@ -241,6 +242,17 @@ def test_zsh_and_fish_are_answered_in_their_own_form(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(VARIABLE, f"{name}_complete")
         monkeypatch.setenv("COMP_CWORD", "1" if name == "zsh" else "comp")
         assert run().out.startswith(first)
+
+
+def test_one_that_no_shell_finds_by_its_name_completes_as_well(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SHAMMAH_PROGRAM")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv(VARIABLE, "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "shammah comp")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert run().out == "plain,completion\n"
 
 
 def test_every_option_of_the_prompt_is_completed(shell: str) -> None:
