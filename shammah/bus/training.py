@@ -155,7 +155,7 @@ class TrainProgress:
 @record
 class Trained:
     """The adapter is there. ``verdict`` is ``accepted`` or ``refused``, ``why`` a sentence;
-    ``serves``: it answers from the next question on. ``notices`` are sentences that people
+    ``serves``: it answers from your next question. ``notices`` are sentences that people
     should read."""
 
     request_id: str

@@ -92,7 +92,7 @@ def read_bounded(file: Readable, name: str, limit: int = MAX_BYTES) -> bytes:
 
 
 def decode_text(data: bytes, name: str) -> tuple[str, int]:
-    """The text in ``data``, and how many of its bytes are no UTF-8 and became U+FFFD.
+    """The text in ``data``, and how many of its bytes are not UTF-8 and became U+FFFD.
 
     Raises:
         ShammahError: ``file_not_text``, for what has a NUL byte.

@@ -75,7 +75,8 @@ def parse_resume(number: str | None, *, newest: bool) -> int | None:
         raise UsageError("--continue contradicts --resume.", "Give one of them.")
     if not number.isascii() or not number.isdigit() or not 0 < int(number) < 2**63:
         raise UsageError(
-            f"{number!r:.40} is no conversation's number.", "`shammah history list` shows them."
+            f"{number!r:.40} is not a conversation's number.",
+            "`shammah history list` shows them.",
         )
     return int(number)
 

@@ -28,9 +28,9 @@ def read_schema(path: str | None) -> str:
     try:
         schema = json.loads(read_attachment(path, functools.partial(echo, err=True)).text)
     except ValueError as error:
-        raise _invalid(f"{path} is no JSON: {error}.") from error
+        raise _invalid(f"{path} is not JSON: {error}.") from error
     if not isinstance(schema, dict):
-        raise _invalid(f"{path} holds no JSON object.")
+        raise _invalid(f"{path} does not hold a JSON object.")
     return json.dumps(schema, ensure_ascii=False)
 
 

@@ -60,7 +60,7 @@ def describe_answer(done: Done, decision: RouteDecision) -> str:
     """Who answered and why, and how fast, in one line."""
     by, timings = done.provenance, done.timings
     who = f"{decision.target}: {by.model}" + (f" with {by.adapter}" if by.adapter else "")
-    who += ", a small stand-in" if by.stand_in else ""
+    who += ", a small fallback model" if by.stand_in else ""
     tokens = done.usage.output_tokens
     parts = [who, REASONS[decision.reason], f"{tokens} token" + ("" if tokens == 1 else "s")]
     if timings.decode_tokens_per_second:
@@ -157,7 +157,7 @@ def _describe_origin(by: Provenance) -> str:
     numbers = describe_numbers(by.dtype, by.quantization)
     facts = [fact for fact in (by.engine, by.device, numbers) if fact]
     if by.stand_in:
-        facts.append("a small stand-in")
+        facts.append("a small fallback model")
     adapter = f" with the adapter {by.adapter}" if by.adapter else ""
     origin = f"The answer is by {by.model}{revision}{adapter}"
     return origin + (f" ({', '.join(facts)})." if facts else ".")

@@ -120,7 +120,7 @@ def show(name: str, as_json: bool) -> int:
 @click.option("--force", is_flag=True, help="Also one that the gate has refused.")
 @click.option("--model", "-m", metavar="MODEL", help="With base: of which model.")
 def use(name: str, force: bool, model: str | None) -> int:
-    """Let NAME serve its base model from the next question on; base: none.
+    """Let NAME serve its base model from your next question; base: none.
 
     Examples:
       shammah adapters use house-style
@@ -131,10 +131,10 @@ def use(name: str, force: bool, model: str | None) -> int:
     if name == BASE:
         base = _which(store, model)
         store.use_base(base)
-        echo(f"{base} answers without an adapter from the next question on.")
+        echo(f"{base} answers without an adapter from your next question.")
         return ExitCode.OK
     entry = store.use(name, force=force)
-    echo(f"{entry.base_model} answers with {name} from the next question on.")
+    echo(f"{entry.base_model} answers with {name} from your next question.")
     return ExitCode.OK
 
 
@@ -150,7 +150,7 @@ def rollback(model: str | None) -> int:
     base = _which(store, model)
     entry = store.rollback(base)
     how = f"with {entry.name}" if entry else "without an adapter"
-    echo(f"{base} answers {how} again, from the next question on.")
+    echo(f"{base} answers {how} again, from your next question.")
     return ExitCode.OK
 
 

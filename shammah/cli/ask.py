@@ -92,7 +92,7 @@ def read_question(
     for name, count in replaced.items():
         if count:
             amount = f"{count} byte" + ("" if count == 1 else "s")
-            echo(f"{name}: {amount} of it are no UTF-8.", err=True)
+            echo(f"{name}: {amount} of it are not UTF-8.", err=True)
     sources = tuple(source for one in brought for source in one.sources)
     return compose(words, attachments, given), sources
 

@@ -58,7 +58,7 @@ def config() -> None:
 
 
 @config.command()
-@click.option("--changed", is_flag=True, help="Only what is not as it comes.")
+@click.option("--changed", is_flag=True, help="Only what differs from its default.")
 @model_option
 @licence_option
 @json_option("For programs.")
@@ -82,7 +82,7 @@ def show(changed: bool, model: str | None, licence: str | None, as_json: bool) -
     for text, whence in lines:
         echo(f"{text:{width}}  # {whence}")
     if not values:
-        echo("Every setting is as it comes.")
+        echo("All settings are at their defaults.")
     return ExitCode.OK
 
 
@@ -140,7 +140,7 @@ def validate(as_json: bool) -> int:
     else:
         _tell(faults)
         if not faults:
-            there = "is right" if file.exists() else "does not exist: every setting is as it comes"
+            there = "is right" if file.exists() else "does not exist: all settings are defaults"
             echo(f"{file} {there}.")
     return ExitCode.FAILED if faults else ExitCode.OK
 

@@ -115,7 +115,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _as_typed(message: str) -> str:
-    """``message`` with bytes that are no UTF-8 as people write them, where it quotes them."""
+    """``message`` with bytes that are not UTF-8 as people write them, where it quotes them."""
     return re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", message)
 
 

@@ -154,7 +154,7 @@ def describe_trained(trained: Trained) -> list[str]:
     lines += trained.notices
     if trained.serves:
         lines.append(
-            f"{trained.model} answers with it from the next question on; `shammah adapters "
+            f"{trained.model} answers with it from your next question; `shammah adapters "
             "rollback` takes it back."
         )
     else:

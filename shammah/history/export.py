@@ -116,12 +116,12 @@ def read_file(path: Path) -> str:
         if path.stat().st_size > LARGEST:
             raise _unreadable(path, f"it is larger than {LARGEST >> 20} MiB")
         if not path.is_file():
-            raise _unreadable(path, "it is no file")
+            raise _unreadable(path, "it is not a file")
         # As it is: an end of line inside a text is part of it.
         with path.open(encoding="utf-8-sig", newline="") as file:
             return file.read()
     except UnicodeDecodeError as error:
-        raise _unreadable(path, "it is no text in UTF-8") from error
+        raise _unreadable(path, "it is not UTF-8 text") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from error
 

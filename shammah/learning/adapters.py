@@ -189,7 +189,7 @@ class AdapterStore:
         return None if differs else entry
 
     def use(self, name: str, *, force: bool = False) -> AdapterEntry:
-        """Let an adapter serve its base model from the next question on.
+        """Let an adapter serve its base model from your next question.
 
         Raises:
             ShammahError: ``adapter_not_found``; ``adapter_refused``: the gate has not accepted

@@ -129,7 +129,7 @@ def read_config(path: Path) -> str:
     """
     try:
         if path.is_fifo():  # without a writer it would keep us for ever
-            raise _invalid(path, "it is a pipe and no file")
+            raise _invalid(path, "it is a pipe, not a file")
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
         if len(data) > MAX_CONFIG_BYTES:
@@ -138,7 +138,7 @@ def read_config(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:
-        raise _invalid(path, "it is no text in UTF-8") from error
+        raise _invalid(path, "it is not UTF-8 text") from error
     except OSError as error:
         raise _invalid(path, f"it cannot be read ({error.strerror})") from error
 

@@ -169,7 +169,7 @@ def sync_file(path: Path) -> None:
 
 def _refuse_pipe(descriptor: int) -> None:
     if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-        raise OSError(errno.EINVAL, "it is a pipe and no file")
+        raise OSError(errno.EINVAL, "it is a pipe, not a file")
 
 
 def _beginning(target: Path) -> str:

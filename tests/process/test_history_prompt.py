@@ -230,7 +230,7 @@ class TestTheCommands:
         command(terminal, "/history carp", re.escape("\x1b[1mcarpenters"))
         command(terminal, "/history nothing", "Nothing was found")
         command(terminal, "/resume 9", "There is no conversation 9")
-        command(terminal, "/resume one", "no conversation's number")
+        command(terminal, "/resume one", "is not a conversation")
         command(terminal, "/resume 1", "Continuing conversation 1 of .*2 turns")
         ask(terminal, "and?")
         assert local.conversations[-1][0] == ("user", "about walruses")

@@ -211,19 +211,19 @@ def _halve(tensors: dict[str, Any]) -> None:
         (_pickle, "adapter_unsupported", "a pickle: reading one runs what is in it"),
         (lambda d: (d / CONFIG).unlink(), "adapter_damaged", f"There is no {CONFIG}"),
         (lambda d: (d / CONFIG).write_text("{"), "adapter_damaged", "is not JSON"),
-        (lambda d: (d / CONFIG).write_text("[]"), "adapter_damaged", "is no object"),
+        (lambda d: (d / CONFIG).write_text("[]"), "adapter_damaged", "is not a JSON object"),
         (lambda d: (d / WEIGHTS).write_bytes(b"x" * 99), "adapter_damaged", WEIGHTS),
         (_configure(use_dora=True), "adapter_unsupported", "it uses use_dora"),
         (_configure(peft_type="IA3"), "adapter_unsupported", "its peft_type is 'IA3'"),
         (_configure(modules_to_save=["lm_head"]), "adapter_unsupported", "modules_to_save"),
         (_configure(r=8), "adapter_invalid", "size mismatch"),
-        (_rewrite(_spoil), "adapter_damaged", "numbers that are none"),
+        (_rewrite(_spoil), "adapter_damaged", "NaN or infinite numbers"),
         (_rewrite(_halve), "adapter_damaged", "lacks one of its two matrices"),
         (_rewrite(lambda t: t.clear()), "adapter_damaged", "is empty"),
         (
             _rewrite(lambda t: _rename(t, "lora_A", "lora_embedding_A")),
             "adapter_unsupported",
-            "no matrix of LoRA",
+            "not a LoRA matrix",
         ),
         (
             _rewrite(lambda t: _rename(t, "layers.0.", "layers.70.")),
@@ -233,7 +233,7 @@ def _halve(tensors: dict[str, Any]) -> None:
         (
             _rewrite(lambda t: _rename(t, "self_attn.q_proj", "input_layernorm")),
             "adapter_unsupported",
-            "no linear layer",
+            "not a linear layer",
         ),
         (
             _rewrite(lambda t: _rename(t, "self_attn.q_proj", "mlp.gate_proj")),

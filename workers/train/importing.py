@@ -109,7 +109,7 @@ def take_copy(source: Path, target: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _damaged(f"{CONFIG} is not JSON ({error})") from error
     if not isinstance(config, dict):
-        raise _damaged(f"{CONFIG} is no object")
+        raise _damaged(f"{CONFIG} is not a JSON object")
     if why := describe_misfit(config):
         raise _unsupported(why)
     return config
@@ -132,11 +132,11 @@ def read_shapes(weights: Path) -> dict[str, tuple[int, int, int]]:
                 tensor = file.get_tensor(key)
                 match = KEY.fullmatch(key)
                 if match is None or tensor.ndim != 2:
-                    raise _unsupported(f"it holds {key}, which is no matrix of LoRA")
+                    raise _unsupported(f"it holds {key}, which is not a LoRA matrix")
                 if tensor.dtype not in kinds:
                     raise _unsupported(f"{key} is stored as {tensor.dtype}")
                 if not tensor.isfinite().all():
-                    raise _damaged(f"{key} holds numbers that are none")
+                    raise _damaged(f"{key} holds NaN or infinite numbers")
                 found.setdefault(match[1], {})[match[2]] = tuple(tensor.shape)
     except (SafetensorError, OSError) as error:
         raise _damaged(f"{WEIGHTS}: {error}") from error
@@ -164,7 +164,7 @@ def check_fit(base: Any, name: str, shapes: Mapping[str, tuple[int, int, int]]) 
         elif isinstance(layer, Conv1D):
             sizes = (layer.weight.shape[0], layer.weight.shape[1])
         else:
-            raise _unsupported(f"it adapts {module}, which is no linear layer")
+            raise _unsupported(f"it adapts {module}, which is not a linear layer")
         if (inputs, outputs) != sizes:
             both = "{}x{}, and {} has {}x{}".format(inputs, outputs, name, *sizes)
             raise _wrong_base(name, f"its {module} is of {both}")

@@ -112,7 +112,7 @@ def judged(conversation: Conversation, turn: Turn, before: list[Turn]) -> Judged
 def _needed(context: Context) -> JudgedTurn:
     turn = last_turn(context)
     if turn is None:
-        raise UsageError("There is no answer to note it of.")
+        raise UsageError("There is no answer to rate yet.")
     return turn
 
 

@@ -77,7 +77,7 @@ def read_file(path: Path, name: str, tell: Callable[[str], None]) -> Attachment:
     except ShammahError as error:
         raise _refused(error.message, error.hint, error.code) from error
     if read.replaced:
-        tell(f"{name}: {read.replaced:,} of its bytes are no UTF-8 and became \ufffd.")
+        tell(f"{name}: {read.replaced:,} of its bytes are not UTF-8 and became \ufffd.")
     sources = tuple(dict.fromkeys(read.sources))
     return replace(read, name=name, language=path.suffix.removeprefix("."), sources=sources)
 

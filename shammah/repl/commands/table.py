@@ -221,9 +221,9 @@ def _fix(context: Context) -> None:
 
 def _judge(context: Context, label: Label) -> None:
     if _label(context, label):
-        context.screen.hint("Noted; it counts when such a question comes again.")
+        context.screen.hint("Noted. This will count when you ask something similar.")
     else:
-        context.screen.hint("There is no answer to note it of.")
+        context.screen.hint("There is no answer to rate yet.")
 
 
 def _label(context: Context, label: Label) -> bool:

@@ -69,7 +69,7 @@ def test_a_file_is_read_and_bad_ones_are_told(tmp_path: Path) -> None:
     file.write_text(json.dumps(SCHEMA, indent=2))
     assert json.loads(read_schema(str(file))) == SCHEMA
     assert read_schema(None) == ""
-    for wrong, why in (("{", "is no JSON"), ("[1]", "holds no JSON object")):
+    for wrong, why in (("{", "is not JSON"), ("[1]", "does not hold a JSON object")):
         file.write_text(wrong)
         with pytest.raises(ShammahError, match=why) as caught:
             read_schema(str(file))

@@ -89,9 +89,9 @@ def test_rollback_tells_what_answers_now(
     for _ in range(3):
         adapters("rollback")
     assert capsys.readouterr().out.splitlines() == [
-        "starter answers with two again, from the next question on.",
-        "starter answers with one again, from the next question on.",
-        "starter answers without an adapter again, from the next question on.",
+        "starter answers with two again, from your next question.",
+        "starter answers with one again, from your next question.",
+        "starter answers without an adapter again, from your next question.",
     ]
 
 

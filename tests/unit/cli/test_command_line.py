@@ -150,7 +150,7 @@ def test_what_goes_on_and_is_kept(arguments: list[str], resume: int | None, hist
 
 @pytest.mark.parametrize("number", ["", "0", "-1", "one", "1.5", "٣", "9" * 30, "1 "])
 def test_what_is_no_number_of_a_conversation(number: str) -> None:
-    with pytest.raises(ShammahError, match="no conversation's number") as refusal:
+    with pytest.raises(ShammahError, match="is not a conversation's number") as refusal:
         parse_options(["--resume", number])
     assert refusal.value.exit_code == ExitCode.USAGE
 

@@ -88,7 +88,7 @@ def test_bytes_that_are_no_text_are_told(files: Path, told: list[str]) -> None:
     (files / "latin").write_bytes(b"caf\xe9")
     (found,) = read("@latin", told)
     assert found.text == "caf\ufffd"
-    assert told == ["latin: 1 of its bytes are no UTF-8 and became \ufffd."]
+    assert told == ["latin: 1 of its bytes are not UTF-8 and became \ufffd."]
 
 
 def test_a_file_that_is_too_large_is_not_read(files: Path) -> None:

@@ -154,7 +154,7 @@ class TestAModelOnDisk:
 class TestWhatIsWrong:
     def test_a_pipe_is_not_waited_for(self, sandbox: Sandbox) -> None:
         os.mkfifo(home_directory(os.environ) / "config.toml")
-        with pytest.raises(ShammahError, match="it is a pipe and no file"):
+        with pytest.raises(ShammahError, match="it is a pipe, not a file"):
             load_settings(os.environ)
 
     def test_what_has_no_end_is_not_read(self, sandbox: Sandbox) -> None:
@@ -168,7 +168,7 @@ class TestWhatIsWrong:
             ("nonsense", "it is not TOML"),
             ("model = ", "it is not TOML"),
             ("[cloud]\n[cloud]", "it is not TOML"),
-            (b"\xff\xfe", "it is no text in UTF-8"),
+            (b"\xff\xfe", "it is not UTF-8 text"),
             ("model = 3", "model must be text, not 3"),
             ('[inference]\nmax_new_tokens = "many"', "must be a whole number, not 'many'"),
             ("[inference]\nmax_new_tokens = 1.5", "must be a whole number, not 1.5"),

@@ -133,5 +133,5 @@ class TestALine:
         """Where nobody would ever read it; nor is a reader waited for."""
         path.parent.mkdir()
         os.mkfifo(path)
-        with pytest.raises(OSError, match="a pipe and no file"):
+        with pytest.raises(OSError, match="a pipe, not a file"):
             append_line(path, b"mine\n")

@@ -36,12 +36,12 @@ def test_no_attempt_is_read_from_one(pipe: Path) -> None:
 
 def test_feedback_says_so(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "feedback.jsonl")
-    with pytest.raises(ShammahError, match="it is a pipe and no file"):
+    with pytest.raises(ShammahError, match="it is a pipe, not a file"):
         Feedback(tmp_path).verdicts()
 
 
 def test_the_ledger_says_so(pipe: Path) -> None:
-    with pytest.raises(ShammahError, match="it is a pipe and no file"):
+    with pytest.raises(ShammahError, match="it is a pipe, not a file"):
         list(Reader(pipe).read())
 
 

@@ -113,7 +113,7 @@ def read_adapter(entry: AdapterEntry, key: str) -> Adapter:
     for tensor_key, numbers in tensors.items():
         match = KEY.fullmatch(tensor_key)
         if match is None or numbers.ndim != 2:
-            raise unsupported(entry.name, f"it holds {tensor_key}, which is no matrix of LoRA")
+            raise unsupported(entry.name, f"it holds {tensor_key}, which is not a LoRA matrix")
         found.setdefault(match[1], {})[match[2]] = numbers
     if not found:
         raise damaged(entry.name, f"{WEIGHTS} is empty")
@@ -127,7 +127,7 @@ def _read_config(entry: AdapterEntry) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(entry.name, f"{CONFIG} cannot be read ({error})") from error
     if not isinstance(config, dict):
-        raise damaged(entry.name, f"{CONFIG} is no object")
+        raise damaged(entry.name, f"{CONFIG} is not a JSON object")
     return config
 
 
@@ -140,7 +140,7 @@ def _low_rank(
     if down.shape[0] != up.shape[1] or not down.size or not up.size:
         raise damaged(name, f"{module} has matrices {down.shape} and {up.shape}, which do not fit")
     if not (np.isfinite(down).all() and np.isfinite(up).all()):
-        raise damaged(name, f"{module} holds numbers that are none")
+        raise damaged(name, f"{module} holds NaN or infinite numbers")
     return LowRank(down, up * np.float32(_scale(name, config, module, down.shape[0])))
 
 

@@ -94,7 +94,7 @@ class ModuleAdapters:
         sizes = _sizes(module)
         if sizes is None:
             kind = type(module).__name__
-            raise unsupported(adapter.name, f"it adapts {name}, which is no linear layer ({kind})")
+            raise unsupported(adapter.name, f"it adapts {name}, which is not linear ({kind})")
         low_rank = adapter.layers[name]
         found = (low_rank.down.shape[1], low_rank.up.shape[0])
         if found != sizes:
