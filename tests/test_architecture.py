@@ -542,3 +542,61 @@ def test_a_crowded_call_is_found(call: str) -> None:
     assert crowded(Module("m", Path("m.py"), ast.parse(call), frozenset())) == 1
     fine = ast.parse("f(1, 2, 3, 4, 5, b=6), g(*x), (*x, 1)")
     assert crowded(Module("m", Path("m.py"), fine, frozenset())) == 0
+
+
+# --- tests go through doors ---------------------------------------------------------------
+
+TOUCHES: dict[str, int] = {}
+"""Files of tests that still reach into something private, and how often. Only ever gets shorter."""
+
+PUBLIC_THOUGH_MARKED = {"_exit", "_replace", "_asdict", "_fields", "_make"}
+"""Of `os` and of named tuples."""
+
+
+def touches(tree: ast.Module) -> int:
+    """How often private names of others are read, replaced or imported: each is something that a
+    test cannot pass in or see, and breaks when only the inside changes."""
+    return sum(_is_touch(node) for node in ast.walk(tree))
+
+
+def _is_touch(node: ast.AST) -> bool:
+    if isinstance(node, ast.Attribute):
+        own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+        return _is_private(node.attr) and not own
+    if isinstance(node, ast.Call):
+        called = node.func
+        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        named = [arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant)]
+        return name in ("setattr", "getattr", "delattr", "patch", "object") and any(
+            isinstance(one, str) and _is_private(one.rpartition(".")[2]) for one in named
+        )
+    if isinstance(node, ast.ImportFrom):
+        ours = (node.module or "").partition(".")[0] in ("shammah", "workers")
+        return ours and any(_is_private(alias.name) for alias in node.names)
+    return False
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in PUBLIC_THOUGH_MARKED
+
+
+def test_no_test_reaches_into_what_is_private() -> None:
+    files = {path.relative_to(ROOT).as_posix(): path for path in ROOT.glob("tests/**/*.py")}
+    found = {name: touches(ast.parse(path.read_text("utf-8"))) for name, path in files.items()}
+    assert {name: count for name, count in found.items() if count} == TOUCHES
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [
+        "peer._told",
+        "patch.setattr(doctor, '_run', f)",
+        "patch.setattr('workers.network._refused', {})",
+        "getattr(runner, '_model')",
+        "from workers.network import _refused",
+    ],
+)
+def test_a_touch_is_found(touch: str) -> None:
+    assert touches(ast.parse(touch)) == 1
+    fine = "self._x, os._exit(1), turn._replace(a=1), a.__dict__, patch.setattr(a, 'b', f)"
+    assert touches(ast.parse(fine)) == 0

@@ -17,7 +17,8 @@ import httpx2
 
 from shammah.settings.network import Proxy, read_proxies
 
-_refused: dict[str, Proxy] = {}
+refused: dict[str, Proxy] = {}
+"""Proxies that were taken out of this process's environment, by what would go through them."""
 
 
 class UnusableProxyError(httpx2.ProxyError):
@@ -47,10 +48,10 @@ def mounts(environ: MutableMapping[str, str] = os.environ) -> dict[str, _Refusin
         if proxy.why:
             for variable in (f"{scheme}_proxy", f"{scheme}_proxy".upper()):
                 environ.pop(variable, None)
-            _refused[f"{scheme}://"] = proxy
+            refused[f"{scheme}://"] = proxy
         elif environ[proxy.variable] != proxy.url:
             environ[proxy.variable] = proxy.url
-    return {pattern: _Refusing(proxy) for pattern, proxy in _refused.items()}
+    return {pattern: _Refusing(proxy) for pattern, proxy in refused.items()}
 
 
 def ssl_context() -> ssl.SSLContext:

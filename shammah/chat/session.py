@@ -145,7 +145,7 @@ class Session:
         configured = self.cloud is not None and not self._declined
         peer = self.local.peer
         active = peer.latest.status.active if peer is not None and peer.latest is not None else 0
-        active -= min(active, self._reads_ahead())
+        active -= min(active, self.reads_ahead())
         model = self.settings.cloud.model
         return View(
             self.local.state,
@@ -171,7 +171,7 @@ class Session:
                 name = choose_adapter(self.settings.home, adapter, self.local.state)
                 self._ahead = peer.begin(Prefill(new_request_id(), turns, name))
 
-    def _reads_ahead(self) -> bool:
+    def reads_ahead(self) -> bool:
         """Whether the local model is at it; a question need not wait for that."""
         if self._ahead is not None and self._ahead.ended():
             self._ahead = None

@@ -269,7 +269,7 @@ def _examination(environ: Mapping[str, str], model: str | None, licence: str | N
     command += ["--model", model] if model else []
     command += ["--licence", licence] if licence else []
     try:
-        found: Part = json.loads(_run(command, environ))
+        found: Part = json.loads(run_child(command, environ))
         return found
     except (ShammahError, OSError, ValueError) as error:
         hint = "Set Shammah up again: scripts/run does it."
@@ -277,7 +277,9 @@ def _examination(environ: Mapping[str, str], model: str | None, licence: str | N
         return {"examination": {"error": told}}
 
 
-def _run(command: list[str], environ: Mapping[str, str], limit: float = EXAMINATION_S) -> bytes:
+def run_child(
+    command: list[str], environ: Mapping[str, str], limit: float = EXAMINATION_S
+) -> bytes:
     """What ``command`` prints; while it takes long, a line says so.
 
     Raises:

@@ -135,11 +135,8 @@ class Repl:
         self._interrupts.install()
         for number in (signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, _leave)
-        self._session.watch(self._on_change)
-        self._session.start()
-        self._learn()
         try:
-            self._resume()
+            self.start()
             self._loop()
         except (EOFError, KeyboardInterrupt, SystemExit, OSError):
             pass  # OSError: the terminal is gone
@@ -172,8 +169,11 @@ class Repl:
             self._training = AutoTraining(settings, lambda: self._session.settings.model)
             self._training.start()
 
-    def _resume(self) -> None:
-        """Begin with the conversation that was asked for."""
+    def start(self) -> None:
+        """Begin with the workers, and with the conversation that was asked for."""
+        self._session.watch(self._on_change)
+        self._session.start()
+        self._learn()
         if self._options.resume is not None:
             os.write(1, b"\n" if self._editor is None else CLEAR_LINE)
             history_commands.begin(self._context(), self._options.resume, self._options.system)

@@ -73,7 +73,6 @@ class Routing:
         self.ready = threading.Event()
         self._path = settings.home / "router.db"
         self._environ = environ
-        self._dice = random.Random()
         self._complain = complain
         self._failed = False
         self._writer = BackgroundWriter("routing", self._close_store)
@@ -91,7 +90,7 @@ class Routing:
     def examine(self, conversation: tuple[ChatMessage, ...]) -> Question:
         """Read a question; its help text is `help_text`."""
         self.start()
-        return replace(examine(conversation), chance=self._dice.random())
+        return replace(examine(conversation), chance=random.random())
 
     def help_text(self, question: Question) -> str:
         """Whom to call; empty when nobody seems to be in danger."""

@@ -195,6 +195,6 @@ def test_an_interrupt_ends_a_restart(session: Session, sandbox: Sandbox) -> None
 def test_turns_are_read_ahead(session: Session, sandbox: Sandbox) -> None:
     turns = (ChatMessage("user", "secret", True), ChatMessage("assistant", "yes", True))
     session.read_ahead(turns)
-    until(lambda: not session._reads_ahead(), "read")
+    until(lambda: not session.reads_ahead(), "read")
     ahead = Record(sandbox.root / "inference.ahead")
     assert ahead.conversations == [[("user", "secret"), ("assistant", "yes")]]

@@ -59,17 +59,17 @@ class Person:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._said = io.StringIO()
-        self._repl = Repl(session, ReplOptions(), Screen({}, self._said))
-        self.conversation = self._repl.conversation
+        self.repl = Repl(session, ReplOptions(), Screen({}, self._said))
+        self.conversation = self.repl.conversation
 
     def type(self, line: str) -> str:
         """What the screen shows after ``line``."""
         before = len(self._said.getvalue())
-        self._repl.act(line)
+        self.repl.act(line)
         return self._said.getvalue()[before:]
 
     def leave(self) -> None:
-        self._repl.close()
+        self.repl.close()
 
 
 def open_person(*, local_only: bool = False) -> Person:
@@ -265,14 +265,14 @@ class TestRedo:
     ) -> None:
         match first:
             case "!private":
-                person._repl.ask("secret", True, Wish())
+                person.repl.ask("secret", True, Wish())
             case "/private":
                 person.type("/private on")
                 person.type("secret")
             case "rule":
                 person.type("mail jo@acme.de")
             case "repeated":
-                person._repl.ask("secret", True, Wish())
+                person.repl.ask("secret", True, Wish())
                 person.type("what was that?")
         before = list(person.conversation.turns)
         assert f"Not sent: this turn is private, because {why}." in person.type("/redo cloud")

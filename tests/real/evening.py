@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
+import random
 import shlex
 import signal
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from shammah.learning.adapters import CONFIG, WEIGHTS, AdapterEntry, AdapterStor
 from shammah.privacy import Outgoing
 from shammah.privacy.ledger import NAME as LEDGER
 from shammah.privacy.ledger import read_ledger
-from shammah.repl.commands import history_commands, questions, table
+from shammah.repl.commands import questions
 from shammah.repl.loop import Repl
 from shammah.router.decision import Target, Wish
 from shammah.settings.load import load_settings
@@ -202,16 +203,14 @@ class Evening(RuleBasedStateMachine):
 
     def leave_and_resume(self) -> None:
         self._leave()
-        self._begin("")
-        history_commands.begin(self._here()[1]._context(), 0, None)
+        self._begin("", resume=0)
 
     def leave_and_change(self) -> None:
         """The conversation goes on, with a local model that behaves otherwise."""
         self._leave()
         before = self._locals.index(os.environ["STAND_IN_INFERENCE"])
         self._use_local(self._locals[(before + 1) % len(self._locals)])
-        self._begin("")
-        history_commands.begin(self._here()[1]._context(), 0, None)
+        self._begin("", resume=0)
 
     def kill(self) -> None:
         if (holder := self._sandbox.holder("cloud")) and self._may_crash():
@@ -253,7 +252,7 @@ class Evening(RuleBasedStateMachine):
     def the_door_has_nothing_to_refuse(self) -> None:
         """The frontend's gate is whole by itself."""
         if self._open is not None:
-            shown = self._open[1]._screen._stream.getvalue()  # type: ignore[attr-defined]
+            shown = self._shown.getvalue()
             assert not [words for words in AT_DOOR if words in shown], shown
 
     @invariant()
@@ -287,7 +286,7 @@ class Evening(RuleBasedStateMachine):
 
     def _command(self, line: str) -> None:
         with contextlib.suppress(KeyboardInterrupt):
-            table.run(line, self._here()[1]._context())
+            self._here()[1].act(line)
 
     def _arrange(self, servers: list[str], steer: str) -> None:
         self._recorder.behaviours = list(servers)
@@ -310,14 +309,15 @@ class Evening(RuleBasedStateMachine):
             stop("inference", self._sandbox.endpoints)
             os.environ["STAND_IN_INFERENCE"] = options
 
-    def _begin(self, system: str) -> None:
-        screen = Watching(os.environ, io.StringIO())
+    def _begin(self, system: str, resume: int | None = None) -> None:
+        self._shown = io.StringIO()
+        screen = Watching(os.environ, self._shown)
         session = Session(load_settings(os.environ, "starter"), os.environ, "repl")
         screen.session = session
-        session.routing._dice.seed(self._asked)
-        repl = Repl(session, ReplOptions(system=system), screen)
-        session.watch(repl._on_change)
-        session.start()
+        random.seed(self._asked)
+        options = ReplOptions(system=None if resume is not None else system, resume=resume)
+        repl = Repl(session, options, screen)
+        repl.start()
         known = (Ready, Loading, NotAvailable)
         until(lambda: isinstance(session.local.state, known), "the local model's state is known")
         self._open = session, repl

@@ -21,9 +21,11 @@ from shammah.errors import ShammahError
 from shammah.learning.adapters import ACCEPTED, AdapterEntry, AdapterStore
 from tests.real.models import make_tokenizer
 from tests.real.test_native_models import (
+    OPENED,
     SMALL,
     Stages,
     decode_all,
+    kept_kernels,
     load,
     make_model,
     reference,
@@ -31,6 +33,7 @@ from tests.real.test_native_models import (
     some_tokens,
 )
 from workers.inference.engine import LoadSettings
+from workers.inference.engines.native.architecture import read_architecture
 from workers.inference.engines.native.runner import NativeRunner
 from workers.inference.engines.transformers.runner import TransformersRunner
 from workers.inference.packages.adapter_file import Adapter, read_adapter
@@ -186,7 +189,7 @@ def test_quantised_layers_of_transformers_are_adapted(
     with torch.inference_mode():
         for name, module in base.named_modules():
             if isinstance(module, torch.nn.Linear):
-                held = runner._model.get_submodule(name)
+                held = runner.model.get_submodule(name)
                 kind = next(held.parameters()).dtype if name == "lm_head" else torch.float32
                 module.weight.copy_(held(torch.eye(module.in_features, dtype=kind)).T.float())
     entry = llama.entries[2]
@@ -332,9 +335,15 @@ def test_a_mixed_batch_of_transformers_is_as_close_as_alone(llama: Made) -> None
     assert differs(together, np.array(alone)) < CLOSE
 
 
-def test_steps_with_adapters_and_without_are_one_machine_code(native: NativeRunner) -> None:
+def test_steps_with_adapters_and_without_are_one_machine_code(
+    native: NativeRunner, llama: Made
+) -> None:
     """They are refused if the code is not for them: one must not be used unseen."""
+    from workers.inference.engines.native.computation import Computation, prepare_kernels
+    from workers.inference.engines.native.kv_memory import KVMemory
     from workers.inference.engines.native.machine_code import MachineCode, kinds_of
+    from workers.inference.engines.native.rows import Rows
+    from workers.inference.engines.native.team import Team
 
     seen: list[str] = []
     check = MachineCode.check
@@ -343,11 +352,26 @@ def test_steps_with_adapters_and_without_are_one_machine_code(native: NativeRunn
         seen.append(kinds_of(operands))
         check(code, operands)
 
+    architecture = read_architecture(llama.checkpoint)
+    adapter = read_adapter(llama.entries[0], "one")
+    team = Team(2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MachineCode, "check", note)
-        for slots, keys in (([0, 1], ["rank8", ""]), ([0], [])):
-            native._computation._checked = False
-            native.decode(slots, [0] * len(slots), [1] * len(slots), keys)
+        for slots, keys in (([0, 1], ["one", ""]), ([0], [])):
+            computation = Computation(
+                prepare_kernels(kept_kernels()),
+                architecture,
+                quantization=native.quantization,
+                model=OPENED[native],
+                team=team,
+                rows=8,
+                answers=8,
+            )
+            computation.adapters.add(adapter)
+            count = len(slots)
+            rows = Rows(slots, [0] * count, tokens=[1] * count, run=1, answers=count, adapters=keys)
+            computation.step(KVMemory(architecture, 2, 4), rows)
+    team.close()
     assert len(seen) == 2
     assert len(set(seen)) == 1
 

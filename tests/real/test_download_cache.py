@@ -27,7 +27,7 @@ from tests.real.test_download_faults import make as make
 from tests.real.test_download_faults import setup as setup
 from workers import manifest as manifests
 from workers.download import cache as caches
-from workers.download.downloads import Downloads
+from workers.download import downloads as transfers
 from workers.download.layout import RepositoryCache
 from workers.download.snapshot import BadFile
 from workers.manifest import manifest_path
@@ -148,19 +148,24 @@ def test_the_manifest_comes_last(setup: Setup, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_after_a_power_failure_files_are_hashed_but_not_fetched(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    boot_id = tmp_path / "boot_id"
-    boot_id.write_text("before")
-    monkeypatch.setattr(manifests, "_BOOT_ID", boot_id)
-    with monkeypatch.context() as killed:
-        killed.setattr(Downloads, "_settle", lambda *_arguments: None)
+    def starts(system: str) -> None:
+        for module in (manifests, transfers):
+            monkeypatch.setattr(module, "boot_id", lambda: system)
+
+    def fail(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    starts("before")
+    with monkeypatch.context() as broken:
+        broken.setattr(transfers, "sync_file", fail)
         snapshot = setup.fetch()
     asked = len(setup.hub.asked)
     unsettled = manifest_path(snapshot).read_text()
     assert json.loads(unsettled)["unsynced_boot"] == "before"
     assert setup.downloads().complete(MODEL) == snapshot
-    boot_id.write_text("after")
+    starts("after")
     assert setup.downloads().complete(MODEL) is None
     assert setup.downloads().fetch(MODEL) == snapshot
     assert len(setup.hub.asked) == asked

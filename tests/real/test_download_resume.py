@@ -21,11 +21,13 @@ from shammah.errors import ShammahError
 from tests.real.test_download_faults import FILES, MODEL, SEGMENT, SIZE, TOTAL, WEIGHTS, Setup
 from tests.real.test_download_faults import _quiet_library as _quiet_library
 from tests.real.test_download_faults import make as make
+from workers.download import downloads as transfers
 from workers.download.control import Control
 from workers.download.downloads import Downloads
 from workers.download.limits import MIB, Limits
 from workers.download.part import held_bytes
 from workers.download.progress import Progress
+from workers.download.slots import Slots
 from workers.listing import RemoteFile
 
 pytestmark = pytest.mark.timeout(400)
@@ -352,7 +354,11 @@ def test_two_threads_of_one_process_share_one_transfer(make: Callable[..., Setup
     assert setup.hub.sent_bytes == TOTAL
 
 
-def test_what_somebody_waits_for_comes_first(make: Callable[..., Setup]) -> None:
+def test_what_somebody_waits_for_comes_first(
+    make: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = Slots(1)
+    monkeypatch.setattr(transfers, "Slots", lambda count: slots)
     setup = make(rate=2 * MIB)
     old = setup.hub.main
     setup.hub.publish({**FILES, WEIGHTS: random.Random(9).randbytes(4 * SEGMENT)})
@@ -361,7 +367,7 @@ def test_what_somebody_waits_for_comes_first(make: Callable[..., Setup]) -> None
     patient = Background(setup, downloads, old)
     until(lambda: setup.hub.sent[WEIGHTS] >= SEGMENT)
     urgent = Background(setup, downloads, priority=1)
-    until(lambda: downloads._environment.slots.outranked(0))
+    until(lambda: slots.outranked(0))
     hold.allow(6 * SEGMENT)  # enough for the urgent one, and too little for the other
     setup.check_whole(urgent.join())
     assert patient.result is None

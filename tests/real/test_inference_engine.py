@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,10 +196,13 @@ def test_decoding_sequences_share_one_pass(
     engine: BatchedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    decode = engine._runner.decode
-    monkeypatch.setattr(
-        engine._runner, "decode", lambda *batch: (rows.append(len(batch[0])), decode(*batch))[1]
-    )
+    decode = TransformersRunner.decode
+
+    def count(runner: TransformersRunner, slots: list[int], *batch: Any) -> Any:
+        rows.append(len(slots))
+        return decode(runner, slots, *batch)
+
+    monkeypatch.setattr(TransformersRunner, "decode", count)
     _run(engine, *(_request(str(n), (n + 1, n + 2), 12) for n in range(4)))
     assert max(rows) == 4
     assert sum(rows) == 4 * 11
@@ -301,15 +306,16 @@ def test_memory_that_runs_out_ends_one_sequence(
     engine: BatchedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = _run(engine, _request("b"))["b"]
-    runner = engine._runner
-    prefill = runner.prefill
+    prefill = TransformersRunner.prefill
 
-    def fail_for_long(slot: int, start: int, tokens: tuple[int, ...], adapter: str) -> Any:
+    def fail_for_long(
+        runner: TransformersRunner, slot: int, start: int, tokens: tuple[int, ...], adapter: str
+    ) -> Any:
         if len(tokens) == CHUNK:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return prefill(slot, start, tokens, adapter)
+        return prefill(runner, slot, start, tokens, adapter)
 
-    monkeypatch.setattr(runner, "prefill", fail_for_long)
+    monkeypatch.setattr(TransformersRunner, "prefill", fail_for_long)
     engine.submit(_request("a", UNSEEN[::-1]))
     engine.submit(_request("b"))
     results = [result for _ in range(21) for result in engine.step()]
@@ -451,9 +457,24 @@ def _chosen(free: float, *, device: str = "cpu", **options: Any) -> tuple[str, s
 
 
 @pytest.fixture
-def quantizable(monkeypatch: pytest.MonkeyPatch) -> None:
+def quantizable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Half of the weights can be; 4 bits can be had."""
-    monkeypatch.setattr(quantization, "_count", lambda checkpoint: (GIB, GIB))
+    sides = [2**15, 2**15]
+    header = json.dumps(
+        {
+            "model.embed_tokens.weight": {"dtype": "U8", "shape": sides, "data_offsets": [0, GIB]},
+            "model.layers.0.weight": {
+                "dtype": "U8",
+                "shape": sides,
+                "data_offsets": [GIB, 2 * GIB],
+            },
+        }
+    ).encode()
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(file.tell() + 2 * GIB)  # a hole, which takes no room
+    monkeypatch.setitem(globals(), "LARGE", replace(LARGE, weights=(path,)))
     for module in (quantization, placement):
         monkeypatch.setattr(module, "is_available", lambda name: True)
 
@@ -488,7 +509,8 @@ class TestQuantization:
     def test_fewer_bits_are_for_where_nothing_better_fits(self) -> None:
         for device in ("cuda", "mps"):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(placement, "_computes_bfloat16", lambda device: True)
+                patch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+                patch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: True)
                 assert _chosen(4.5, device=device) == ("bfloat16", "")
                 assert _chosen(4.4, device=device) == ("bfloat16", "int8")
                 with pytest.raises(ShammahError, match=rf"3\.6 GiB in 8-bit .* on {device}"):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import psutil
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 from shammah.errors import ShammahError
 from tests.real.models import make_tokenizer
 from workers.inference.engine import LoadSettings
+from workers.inference.engines.native import packed_model
+from workers.inference.engines.native.architecture import read_architecture
 from workers.inference.engines.native.runner import QUANTIZATIONS, NativeRunner, supports
 from workers.inference.packages.checkpoint import Checkpoint, inspect_checkpoint
 
@@ -107,12 +110,25 @@ def load(
     checkpoint: Checkpoint, quantized: Path, threads: int = 2, quantization: str = "int8"
 ) -> NativeRunner:
     runner = NativeRunner(quantized, kept_kernels(), threads)
-    facts = runner.load(checkpoint, LoadSettings(quantization=quantization), Stages())
+    open_model = packed_model.open_model
+
+    def open_and_note(*given: Any, **options: Any) -> Any:
+        opened = open_model(*given, **options)
+        OPENED[runner] = opened[0]
+        return opened
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed_model, "open_model", open_and_note)
+        facts = runner.load(checkpoint, LoadSettings(quantization=quantization), Stages())
     assert facts.quantization == quantization
     return runner
 
 
-def held_weights(runner: NativeRunner) -> dict[str, NDArray[np.float32]]:
+OPENED: WeakKeyDictionary[NativeRunner, Any] = WeakKeyDictionary()
+"""What `load` has opened for its runners: the packed weights that they compute with."""
+
+
+def held_weights(checkpoint: Checkpoint, runner: NativeRunner) -> dict[str, NDArray[np.float32]]:
     """The weights that the runner computes with, under transformers' names."""
     from workers.inference.engines.native.layout import padded
     from workers.inference.engines.native.packing import unpack
@@ -120,8 +136,8 @@ def held_weights(runner: NativeRunner) -> dict[str, NDArray[np.float32]]:
     from workers.inference.engines.native.small_packing import unpack_small
 
     found: dict[str, NDArray[np.float32]] = {}
-    for matrix in matrices(runner._architecture, runner.quantization):
-        held = getattr(runner._computation._model, matrix.name)
+    for matrix in matrices(read_architecture(checkpoint), runner.quantization):
+        held = getattr(OPENED[runner], matrix.name)
         shape = (matrix.channels, matrix.inputs)
         for place, layer in enumerate(matrix.layers):
             if held.bits == 4:
@@ -144,7 +160,7 @@ def reference(checkpoint: Checkpoint, runner: NativeRunner) -> Any:
         checkpoint.directory, dtype=torch.float32
     )
     with torch.no_grad():
-        for name, weights in held_weights(runner).items():
+        for name, weights in held_weights(checkpoint, runner).items():
             model.get_parameter(name).copy_(torch.from_numpy(weights))
     return model
 

@@ -50,17 +50,19 @@ class Loaded:
     engine: BatchedEngine
     facts: EngineFacts
     observer: Observer
+    runner: TransformersRunner
 
     @property
     def model(self) -> Any:
-        return self.engine._runner._model  # type: ignore[attr-defined]
+        return self.runner.model
 
 
 def _load(directory: Path, quantization: str, home: Path, **options: Any) -> Loaded:
-    engine, observer = BatchedEngine(TransformersRunner()), Observer()
+    runner, observer = TransformersRunner(), Observer()
+    engine = BatchedEngine(runner)
     settings = LoadSettings("cpu", quantization=quantization, home=home, **options)
     facts = engine.load(inspect_checkpoint(directory), settings, observer)
-    return Loaded(engine, facts, observer)
+    return Loaded(engine, facts, observer, runner)
 
 
 def _answer(engine: BatchedEngine, *prompts: list[int], count: int = 20) -> list[list[int]]:
@@ -314,7 +316,7 @@ def test_memory_is_given_back_after_each_matrix_that_is_quantized(
     made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[int] = []
-    monkeypatch.setattr(weights, "_give_back", lambda: given.append(1))
+    monkeypatch.setattr(weights, "release_freed_memory", lambda: given.append(1))
     first = _load(made["llama"], "int8", tmp_path)
     assert len(given) == first.observer.advanced > 20
     _load(made["llama"], "int8", tmp_path)
@@ -384,5 +386,5 @@ def test_experts_are_not_promised_to_be_smaller(tmp_path: Path) -> None:
 
 
 def test_logits_are_numbers(first: dict[str, Loaded]) -> None:
-    runner: Any = first["int8"].engine._runner
+    runner = first["int8"].runner
     assert np.isfinite(runner.prefill(0, 0, [1, 2, 3])).all()

@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,6 +33,7 @@ from shammah.bus.messages import (
 from shammah.chat.session import FIXED_TEXT, Session
 from shammah.chat.turn import Notice, Step, Waiting
 from shammah.privacy.ledger import read_ledger
+from shammah.router import service
 from shammah.router.categories import Category
 from shammah.router.decision import BUSY_AT, RouteDecision, Target, Wish
 from shammah.router.measured import PATIENCE_S
@@ -159,13 +161,13 @@ class World:
     ) -> None:
         self._sandbox = sandbox
         self._patch = patch
-        self._faulty = faulty
+        self.faulty = faulty
         self._network = network
         self._workers: tuple[str, str] | None = None
 
     def land(self, case: Case) -> str:
         """The decision in words, after it was looked at that the question did go there."""
-        self._arrange(case)
+        self.arrange(case)
         with self._held(case), self.session(case) as session:
             if case.local == "model silent":
                 session.local.note_silence()
@@ -206,7 +208,8 @@ class World:
     def session(self, case: Case) -> Iterator[Session]:
         """With everybody's state known, and the dice loaded."""
         session = Session(load_settings(os.environ, MODEL), os.environ, "ask")
-        session.routing._dice.random = lambda: 0.0 if self._drawn(case) else 0.999  # type: ignore
+        dice = SimpleNamespace(random=lambda: 0.0 if self._drawn(case) else 0.999)
+        self._patch.setattr(service, "random", dice)
         try:
             session.start()
             state = LOCAL_STATES[case.local][1] if case.local else Ready
@@ -245,8 +248,8 @@ class World:
             return "word " * 8000
         return QUESTION
 
-    def _arrange(self, case: Case) -> None:
-        self._faulty.reset()
+    def arrange(self, case: Case) -> None:
+        self.faulty.reset()
         self.know(case.known, case.policy, 0.0 if "exploration 0" in case.parts else 0.05)
         if self._workers == (case.keys, case.local):
             return
@@ -261,7 +264,7 @@ class World:
     def _break_cloud(self, session: Session, case: Case) -> None:
         """For real: a question that fails, at a server or at the network."""
         if "cloud failed lately" in case.parts:
-            self._faulty.script({"type": "fail", "status": 401})
+            self.faulty.script({"type": "fail", "status": 401})
             _, end = ask(session, Wish(Target.CLOUD), "hello")
             assert isinstance(end, Failed)
             assert end.code == "cloud_key_rejected"
@@ -408,13 +411,13 @@ def test_after_every_fault_the_next_question_lands_where_it_should(
     """The local model is ready and known to be bad, so that Claude would be asked."""
     monkeypatch.setenv("READ_TIMEOUT_S", "6")  # what the server may take on a slow machine
     case = Case("bad", "measured", "", ("bad",))
-    world._arrange(case)
+    world.arrange(case)
     ended = {}
     for name, script, _, _ in FAULTS:
         world.know(BAD)
         with world.session(case) as session:
-            world._faulty.reset()
-            world._faulty.script(*script)
+            world.faulty.reset()
+            world.faulty.script(*script)
             steps = follow(session, Wish(Target.CLOUD), QUESTION)
             told = [step for step in steps if isinstance(step, Retrying | Notice)]
             end = steps[-1]

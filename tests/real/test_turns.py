@@ -95,7 +95,7 @@ def test_what_was_read_ahead_is_not_computed_again(session: Session) -> None:
     session.start(cloud=False)
     until(lambda: isinstance(session.view().local, Ready), "ready", LIMIT_S)
     session.read_ahead(TURNS)
-    until(lambda: not session._reads_ahead(), "it was read")
+    until(lambda: not session.reads_ahead(), "it was read")
     *_, done = way_of(session, (*TURNS, *QUESTION), Wish(), GREEDY, 2)
     assert isinstance(done, Done)
     own = 40  # tokens of the question with what the template puts around it

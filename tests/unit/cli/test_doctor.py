@@ -56,7 +56,7 @@ def _missing(stand_in: dict[str, Any] | None) -> dict[str, Any]:
 def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the child process says; a test may change it."""
     said: dict[str, Any] = json.loads(json.dumps(FOUND))
-    monkeypatch.setattr(doctor, "_run", lambda *rest: json.dumps(said))
+    monkeypatch.setattr(doctor, "run_child", lambda *rest: json.dumps(said))
     monkeypatch.setattr(doctor_probes, "measure_start", lambda environ: StartTime(0.02, 0.015))
     monkeypatch.delenv("HF_HUB_OFFLINE")
     return said
@@ -263,7 +263,7 @@ def test_a_worker_that_is_silent(
 def test_a_child_that_breaks_is_a_line() -> None:
     command = [sys.executable, "-c", "raise ValueError('libfoo is broken')"]
     with pytest.raises(ShammahError, match="ValueError: libfoo is broken"):
-        doctor._run(command, os.environ)
+        doctor.run_child(command, os.environ)
 
 
 def test_a_child_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_child_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(doctor.Screen, "live", lambda screen, text: said.append(text))
     command = [sys.executable, "-c", "import signal; signal.pause()"]
     with pytest.raises(ShammahError, match="took over"):
-        doctor._run(command, os.environ, limit=0.2)
+        doctor.run_child(command, os.environ, limit=0.2)
     assert said
     assert said[0].startswith("measuring")
 
@@ -280,7 +280,7 @@ def test_a_child_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_what_the_child_says_is_told_when_it_is_nonsense(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_run", lambda *rest: b"not JSON")
+    monkeypatch.setattr(doctor, "run_child", lambda *rest: b"not JSON")
     code, document = _examined(capsys)
     assert code == 1
     assert [problem["code"] for problem in document["problems"]] == ["examination_failed"]
@@ -297,7 +297,7 @@ def test_the_child_is_told_where_a_relative_directory_is(
         given.append(command)
         return b"{}"
 
-    monkeypatch.setattr(doctor, "_run", run)
+    monkeypatch.setattr(doctor, "run_child", run)
     shammah(["doctor", "--model", "./mine", "--json"])
     assert str(sandbox.root / "mine") in given[0]
     capsys.readouterr()

@@ -29,7 +29,9 @@ PLANTED = (
 @pytest.fixture(autouse=True)
 def planted(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home full of what must not leave it."""
-    monkeypatch.setattr(doctor, "_run", lambda *rest: json.dumps({"model": {"name": "starter"}}))
+    monkeypatch.setattr(
+        doctor, "run_child", lambda *rest: json.dumps({"model": {"name": "starter"}})
+    )
     monkeypatch.setattr(doctor_probes, "measure_start", lambda environ: StartTime(0.02, 0.015))
     monkeypatch.setenv("HF_TOKEN", "hf_planted")
     monkeypatch.setenv("HF_ENDPOINT", "https://me:planted-url@hub.example")

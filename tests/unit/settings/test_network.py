@@ -85,7 +85,7 @@ class TestClients:
 
     @pytest.fixture(autouse=True)
     def forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("workers.network._refused", {})
+        monkeypatch.setattr("workers.network.refused", {})
 
     def client(self) -> httpx2.Client:
         return httpx2.Client(mounts=mounts(), verify=ssl_context(), timeout=5)

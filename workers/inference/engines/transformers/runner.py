@@ -53,7 +53,8 @@ class TransformersRunner:
 
     def __init__(self) -> None:
         self.limits = LIMITS["cpu"]
-        self._model: Any = None
+        self.model: Any = None
+        """The module that computes; some of its layers may be quantised."""
         self._device = "cpu"
         self._options: dict[str, Any] = {}
         self._memory: _SlotMemory | _OwnCaches
@@ -92,12 +93,12 @@ class TransformersRunner:
             checkpoint.directory, checkpoint.model_type, checkpoint.architecture
         )
         observer.stage("read weights")
-        self._model, note = weights.read_weights(
+        self.model, note = weights.read_weights(
             model_class, checkpoint, form, device=self._device, observer=observer, home=home
         )
         from workers.inference.engines.transformers.module_adapters import ModuleAdapters
 
-        self._adapters = ModuleAdapters(self._model, self._device)
+        self._adapters = ModuleAdapters(self.model, self._device)
         if "logits_to_keep" in inspect.signature(model_class.forward).parameters:
             self._options["logits_to_keep"] = 1
         observer.stage("warm up")
@@ -116,7 +117,7 @@ class TransformersRunner:
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer
 
-        cache = DynamicCache(config=self._model.config)
+        cache = DynamicCache(config=self.model.config)
         self._forward([list(range(_WARM_UP))], cache)
         logits = self._forward([[0]], cache)
         if not np.isfinite(logits).all():
@@ -125,8 +126,8 @@ class TransformersRunner:
             self._memory = _SlotMemory(cache)
         else:
             # Windows and recurrent states: nothing of it can be shared or taken back.
-            log.info("%s has a cache of its own kind", type(self._model).__name__)
-            self._memory = _OwnCaches(self._model.config, cache)
+            log.info("%s has a cache of its own kind", type(self.model).__name__)
+            self._memory = _OwnCaches(self.model.config, cache)
             self.limits = RunnerLimits(
                 self.limits.batch, self.limits.chunk, self.limits.shared_chunk, reuses=False
             )
@@ -139,11 +140,11 @@ class TransformersRunner:
         """
         from workers.model_classes import check_finite
 
-        check_finite(self._model)
+        check_finite(self.model)
         if not np.isfinite(logits.max()):  # minus infinity: a token that is never to be chosen
             raise ShammahError(
                 "model_unsupported",
-                f"The model computes NaN or infinite numbers in {self._model.dtype}.",
+                f"The model computes NaN or infinite numbers in {self.model.dtype}.",
                 "Set inference.dtype to float32.",
             )
 
@@ -220,8 +221,8 @@ class TransformersRunner:
                 first = torch.tensor(starts, device=self._device)
                 positions = first[:, None] + torch.arange(ids.shape[1], device=self._device)
                 options["position_ids"] = positions
-                options["attention_mask"] = _mask(positions, self._model.dtype)
-            output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, **options)
+                options["attention_mask"] = _mask(positions, self.model.dtype)
+            output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **options)
             logits: Logits = output.logits[:, -1].float().cpu().numpy()
             return logits
 

@@ -76,7 +76,7 @@ def read_weights(
 
         def advance() -> None:
             read()
-            _give_back()
+            release_freed_memory()
 
         with observed(advance):
             model = _quantized(model_class, checkpoint.directory, dtype, **options)
@@ -89,7 +89,7 @@ def _quantized(model_class: Any, directory: Path, dtype: torch.dtype, **options:
     return model
 
 
-def _give_back() -> None:
+def release_freed_memory() -> None:
     """Let the system have freed memory again, where glibc would hold on to it.
 
     What is left of a matrix is smaller, and lies where it was: the next matrix does not fit
