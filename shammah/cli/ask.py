@@ -225,6 +225,8 @@ class _Output:
                 return
             case Waiting(state=None) if not self._screen.terminal:  # or every log would have it
                 return
+            case Waiting(state=Failed()):  # what has failed is said at the end, once
+                return
             case PromptProgress() if not self._screen.terminal:
                 if now - self._said_prompt < PROGRESS_S:
                     return

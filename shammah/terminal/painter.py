@@ -23,6 +23,9 @@ WIDEST = 100
 REST = 2.0
 """After a repaint this many times its time passes before the next, so that a very long block
 (a table of hundreds of rows) does not eat the processor that the model computes with."""
+LONG = 4096
+"""Characters of such a block. A shorter one is painted with each piece: what a rest held back
+would stay unseen for as long as the model pauses."""
 
 Write = Callable[[str], None]
 Size = Callable[[], tuple[int, int]]
@@ -93,7 +96,7 @@ class LaidOutAnswer:
     def feed(self, piece: str) -> None:
         self._source += self._pieces.feed(piece)
         began = self._clock()
-        if began >= self._next_paint:
+        if len(self._source) < LONG or began >= self._next_paint:
             self._paint(self._renderer.presentable(self._source))
             ended = self._clock()
             self._next_paint = ended + REST * (ended - began)

@@ -99,7 +99,7 @@ def test_a_token_is_sent_without_a_look_at_everything_else(
             looked.append(service.looks)
 
     serve(act)
-    assert looked == [looked[0]] * TOKENS
+    assert looked[-1] - looked[0] <= 2  # what else woke it, not one for each token
 
 
 def test_tokens_without_end_keep_nobody_from_being_looked_at(

@@ -47,7 +47,9 @@ def test_a_file_that_was_damaged_on_the_disk_is_told_and_fetched_alone(setup: Se
         manifest.unlink()
     sent = setup.hub.sent_bytes
     (notice,) = watched(setup)[-1].notices
-    assert notice.startswith(f"{WEIGHTS} was damaged on the disk (its hash was wrong): it was put")
+    assert notice.startswith(
+        f"{WEIGHTS} was damaged on the disk (its hash was wrong): it was moved"
+    )
     assert "quarantine" in notice
     assert (setup.root / "shammah" / "quarantine" / blob.name).exists()
     assert setup.hub.sent_bytes - sent == len(FILES[WEIGHTS])

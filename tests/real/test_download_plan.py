@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shammah.errors import ShammahError
+from tests.fakes.sandbox import until
 from tests.real.test_download_faults import FILES, LATER, MODEL, TOTAL, WEIGHTS, Setup
 from tests.real.test_download_faults import _quiet_library as _quiet_library
 from tests.real.test_download_faults import make as make
@@ -26,7 +27,7 @@ def test_only_the_configuration_is_fetched(setup: Setup) -> None:
     plan, config = setup.downloads().describe(MODEL)
     assert (plan.total, plan.missing, plan.licence) == (TOTAL, TOTAL, "apache-2.0")
     assert config == CONFIG
-    assert setup.hub.sent == {"config.json": len(CONFIG)}
+    until(lambda: setup.hub.sent == {"config.json": len(CONFIG)}, "the server has counted it")
     assert [asked.path for asked in setup.hub.asked] == ["revision", "tree", "config.json"]
     assert not setup.cache.exists()
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shammah.terminal.markdown import Markdown
-from shammah.terminal.painter import LaidOutAnswer, RawAnswer, Rendering
+from shammah.terminal.painter import LONG, LaidOutAnswer, RawAnswer, Rendering
 from tests.fakes.screen import Picture
 
 MARKDOWN = Markdown()
@@ -233,14 +233,25 @@ def test_whatever_is_written_it_is_all_the_same_in_pieces(letters: list[str], si
 
 
 def test_an_expensive_repaint_is_followed_by_a_rest() -> None:
-    """And what came in the rest is there at the end."""
+    """Of a long block; and what came in the rest is there at the end."""
+    times = iter(range(1000))
+    writes: list[str] = []
+    answer = LaidOutAnswer(MARKDOWN, writes.append, lambda: (80, 24), lambda: float(next(times)))
+    long = "word " * (LONG // 5 + 1)
+    for piece in (long, *"abcdefgh"):
+        answer.feed(piece)
+    assert len(writes) < 8
+    answer.finish()
+    assert "".join(writes).endswith("abcdefgh")
+
+
+def test_a_short_one_is_painted_with_each_piece() -> None:
+    """However long a repaint took: the model may pause, and nothing else would show the rest."""
     times = iter(range(1000))
     writes: list[str] = []
     answer = LaidOutAnswer(MARKDOWN, writes.append, lambda: (80, 24), lambda: float(next(times)))
     for letter in "abcdefgh":
         answer.feed(letter)
-    assert len(writes) < 8
-    answer.finish()
     assert "".join(writes) == "abcdefgh"
 
 
