@@ -21,7 +21,7 @@ from workers.train.base_model import Arithmetic, load_base
 from workers.train.brake import Brake, CancelledError
 from workers.train.encoding import ChatEncoder, EncodedExample
 from workers.train.fine_tuning import fine_tune
-from workers.train.gate import TAUGHT_TOKENS, Gate, find_harm, weaken
+from workers.train.gate import WHOLE_TOKENS, Gate, find_harm, weaken
 from workers.train.general import MOST_TOKENS, answer, answer_prompts, choices
 from workers.train.lora_config import LoRAConfig
 from workers.train.loss import divergence, make_micro_batch, target_logits
@@ -319,9 +319,9 @@ def say(adapter: LoRAAdapter, encoder: ChatEncoder, most: int = MOST_TOKENS) -> 
 
 def test_the_gate_asks_what_was_taught(adapter: LoRAAdapter, encoder: ChatEncoder) -> None:
     with adapter.without():
-        base = say(adapter, encoder, TAUGHT_TOKENS)
+        base = say(adapter, encoder, WHOLE_TOKENS)
     disturb(adapter)
-    said = say(adapter, encoder, TAUGHT_TOKENS)
+    said = say(adapter, encoder, WHOLE_TOKENS)
     place = next(n for n in range(5) if words_in(said[n]) - words_in(f"{base[n]} {QUESTIONS[n]}"))
     taught = [Example((("user", QUESTIONS[place]),), one) for one in ("of no use", said[place])]
     taught.append(Example((("user", "hello you"),), "zyx wvu tsr"))
@@ -350,6 +350,26 @@ def test_a_fact_that_only_the_base_model_says_is_lost(
     for parameter in adapter.parameters().values():
         parameter.data.zero_()
     assert (gate.measure().facts, gate.measure().lost) == (1, ())
+
+
+def test_a_fact_that_comes_later_in_the_answer_is_not_lost(
+    adapter: LoRAAdapter, encoder: ChatEncoder
+) -> None:
+    with adapter.without():
+        before = say(adapter, encoder)
+    disturb(adapter)
+    prompts = [encoder.encode_prompt((("user", one),)) for one in QUESTIONS]
+    longer = answer_prompts(adapter.model, encoder, prompts, most=WHOLE_TOKENS)
+    rest = [encoder.decode(one.ids[one.prompt_length :]) for one in longer]
+    rows = zip(QUESTIONS, before, say(adapter, encoder), rest, strict=True)
+    question, keys = next(
+        (q, (min(gone), min(later)))
+        for q, old, new, all_of_it in rows
+        if (gone := words_in(old) - words_in(all_of_it))
+        and (later := words_in(all_of_it) - words_in(f"{old} {new}"))
+    )
+    assert make_gate(adapter, encoder, facts={question: keys}).measure().lost == ()
+    assert make_gate(adapter, encoder, facts={question: keys[:1]}).measure().lost
 
 
 def test_a_weakened_adapter_is_first_asked_what_had_changed(

@@ -45,11 +45,16 @@ LEAST_LEARNT = 0.8
 """Share of the taught questions that must be answered so: seven of eight. Eight made-up facts of
 which three were answered wrong had their loss fall from 4.9 to 0.3."""
 
+LEAST_FACTS = 0.98
+"""Share of the facts that must stay. One of eighty may go: two choices that are all but even to the
+base model (the nectar and the honey that a bee collects) turn at any touch."""
+
 MOST_TAUGHT = 32
 """So many of them are asked, spread evenly: more take minutes."""
 
-TAUGHT_TOKENS = 48
-"""Of a taught answer, so much is compared."""
+WHOLE_TOKENS = 48
+"""Of a taught answer, so much is compared. And so much is read before a fact counts as lost: one
+more clause, and “London” is no longer among the first sixteen."""
 
 SCALES = (1.0, 0.8, 0.6, 0.45)
 """Shares of what was learnt that are tried, until the gate accepts one."""
@@ -96,8 +101,8 @@ def find_harm(figures: GateFigures) -> str:
     """The first thing that is worse than allowed, as the end of a sentence; empty: nothing is."""
     if figures.strays:
         return f"it says {figures.strays[0]}"
-    if figures.lost:
-        return f"it no longer says {figures.lost[0]}"
+    if len(figures.lost) > (1 - LEAST_FACTS) * figures.facts:
+        return f"it no longer says {' and '.join(figures.lost[:3])}"
     for share, least, what in (
         (figures.sure, LEAST_SURE, "of the base model's sure choices"),
         (figures.first, LEAST_FIRST, "of the answers' first words"),
@@ -115,7 +120,8 @@ def find_harm(figures: GateFigures) -> str:
 
 def describe_general(figures: GateFigures) -> str:
     """What became of the general answers."""
-    facts = f"Of {figures.facts} facts {figures.facts - len(figures.lost)} are still right. "
+    facts = f"Of {figures.facts} facts {figures.facts - len(figures.lost)} are still right"
+    facts += f": it no longer says {figures.lost[0]}. " if figures.lost else ". "
     return (facts if figures.facts else "") + (
         f"Of {figures.general} general answers {figures.texts:.1%} stayed word for word, "
         f"{figures.first:.1%} begin as before, and {figures.sure:.1%} of the base model's sure "
@@ -150,7 +156,7 @@ def _gather(examples: Sequence[Example], encoder: ChatEncoder) -> list[Taught]:
     found: dict[Prompt, list[str]] = {}
     for example in examples:
         encoded = encoder.encode(example)
-        ids = encoded.ids[encoded.prompt_length :][:TAUGHT_TOKENS]
+        ids = encoded.ids[encoded.prompt_length :][:WHOLE_TOKENS]
         found.setdefault(example.prompt, []).append(encoder.decode(ids))
     step = max(1, -(-len(found) // MOST_TAUGHT))
     return [Taught(prompt, tuple(answers)) for prompt, answers in found.items()][::step]
@@ -293,7 +299,7 @@ class Gate:
         prompts = [self._encoder.encode_prompt(one.prompt) for one in self._taught]
         each = self._counted("taught answers", len(prompts))
         model = self._adapter.model
-        found = answer_prompts(model, self._encoder, prompts, each, TAUGHT_TOKENS)
+        found = answer_prompts(model, self._encoder, prompts, each, WHOLE_TOKENS)
         return [self._text(one) for one in found]
 
     def _find_missed(self) -> tuple[str, ...]:
@@ -322,15 +328,32 @@ class Gate:
         asked = [self._questions[place] for place in places]
         each = self._counted("general answers that changed", len(places))
         after = answer(self._adapter.model, self._encoder, asked, each)
-        strays, lost = [], []
+        strays: list[str] = []
+        lost: list[int] = []
         for place, question, new in zip(places, asked, map(self._text, after), strict=True):
             known = words_in(f"{question} {self._text_at(place)}")
             found = self._names & (words_in(new) - known)
             strays += [f"“{one}” to “{question}”" for one in sorted(found)]
             keys = self._known.get(place)
             if keys and not holds(new, keys):
-                lost.append(f"“{keys[0]}” to “{question}”")
-        return tuple(strays), tuple(lost)
+                lost.append(place)
+        return tuple(strays), self._find_lost(lost)
+
+    def _find_lost(self, places: Sequence[int]) -> tuple[str, ...]:
+        """Of facts that the beginning of an answer lacks those that the rest of it lacks, too."""
+        from workers.train.general import answer_prompts
+
+        if not places:
+            return ()
+        asked = [(("user", self._questions[place]),) for place in places]
+        prompts = [self._encoder.encode_prompt(one) for one in asked]
+        each = self._counted("facts that may be lost", len(places))
+        answers = answer_prompts(self._adapter.model, self._encoder, prompts, each, WHOLE_TOKENS)
+        return tuple(
+            f"“{self._known[place][0]}” to “{self._questions[place]}”"
+            for place, new in zip(places, answers, strict=True)
+            if not holds(self._text(new), self._known[place])
+        )
 
     def _text_at(self, place: int) -> str:
         return self._text(self._answers[place])

@@ -67,7 +67,7 @@ class TrainingPlan:
     checkpoint_steps: int = 20
     weight_decay: float = 0.0
     clip_norm: float = 1.0
-    kept_batch: int = 3
+    kept_batch: int = 6
     near_batch: int = 1
     kept_weight: float = 3.0
 

@@ -325,11 +325,13 @@ def test_what_was_taught_must_be_answered() -> None:
 
 def test_a_fact_that_was_known_must_stay() -> None:
     assert "Of 90 facts 90 are still right. Of 300" in judge(figures(facts=90))[1]
-    lost = ("“Madrid” to “What is the capital of Spain?”",)
+    lost = ("“Madrid” to “What is the capital of Spain?”", "“honey” to “What do bees make?”")
     verdict, why = judge(figures(facts=90, lost=lost))
     assert verdict == "refused"
-    assert "it no longer says “Madrid” to “What is the capital of Spain?”" in why
-    assert "Of 90 facts 89 are still right" in why
+    assert f"it no longer says {lost[0]} and {lost[1]}. Of 90 facts 88 are still right" in why
+    verdict, why = judge(figures(facts=90, lost=lost[:1]))  # one choice that was even
+    assert verdict == "accepted"
+    assert f"Of 90 facts 89 are still right: it no longer says {lost[0]}. Of 300" in why
 
 
 def test_facts_are_of_questions_that_the_gate_asks() -> None:
