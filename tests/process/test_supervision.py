@@ -196,10 +196,12 @@ class TestEnsure:
     def test_a_runtime_directory_that_cannot_be_used_any_more_is_said_in_words(
         self, ensured: Ensure, sandbox: Sandbox
     ) -> None:
-        sandbox.endpoints.lock("inference").mkdir()
+        lock = sandbox.endpoints.lock("inference")
+        lock.mkdir()
         with pytest.raises(ShammahError) as failed:
             ensured()
-        assert "inference.lock: Is a directory." in failed.value.message
+        lock.rmdir()
+        assert "inference.lock: it is not a regular file." in failed.value.message
         assert "Errno" not in str(failed.value)
 
     def test_a_worker_that_runs_and_does_not_answer_is_an_error(
