@@ -9,9 +9,9 @@ import sys
 from collections.abc import MutableMapping
 
 _PATHS = (
-    *("SHAMMAH_HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"),
-    *("HF_ASSETS_CACHE", "HF_TOKEN_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR"),
-)
+    "SHAMMAH_HOME XDG_CACHE_HOME HF_HOME HF_HUB_CACHE HUGGINGFACE_HUB_CACHE HF_ASSETS_CACHE "
+    "HF_TOKEN_PATH SSL_CERT_FILE SSL_CERT_DIR TMPDIR"
+).split()
 
 
 def prepare(environ: MutableMapping[str, str]) -> None:

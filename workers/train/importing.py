@@ -77,7 +77,11 @@ def import_adapter(
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         training = _tell_origin(config) | {"examples": figures.held_out}
         entry = AdapterEntry(
-            *(asked.adapter, Path(), located.name, revision_of(located.directory), now),
+            asked.adapter,
+            Path(),
+            located.name,
+            revision_of(located.directory),
+            now,
             training=training,
             gate=asdict(figures) | {"why": why},
             verdict=verdict,
@@ -88,7 +92,14 @@ def import_adapter(
                 shutil.copyfile(copy / name, directory / name)
 
         store.add(entry, fill)
-    return Imported(asked.request_id, asked.adapter, located.name, verdict, why, figures)
+    return Imported(
+        asked.request_id,
+        asked.adapter,
+        model=located.name,
+        verdict=verdict,
+        why=why,
+        figures=figures,
+    )
 
 
 def take_copy(source: Path, target: Path) -> dict[str, Any]:
@@ -189,11 +200,11 @@ def _judge(
     gate = Gate(
         adapter,
         encoder,
-        gate_questions(),
-        held_out,
-        names,
-        plan.micro_tokens,
-        tell,
+        questions=gate_questions(),
+        held_out=held_out,
+        names=names,
+        micro_tokens=plan.micro_tokens,
+        tell=tell,
         facts=gate_facts(),
     )
     return gate.measure()

@@ -63,10 +63,10 @@ def make_micro_batch(examples: Sequence[EncodedExample], device: str = "cpu") ->
     return MicroBatch(
         torch.tensor([ids], device=device),
         torch.tensor([positions], device=device),
-        torch.tensor(places, device=device),
-        torch.tensor(targets, device=device),
-        torch.tensor(shares, dtype=torch.float64),
-        torch.tensor(owners),
+        places=torch.tensor(places, device=device),
+        targets=torch.tensor(targets, device=device),
+        shares=torch.tensor(shares, dtype=torch.float64),
+        owners=torch.tensor(owners),
     )
 
 

@@ -103,7 +103,15 @@ def prepare_lesson(train: Train, settings: Settings, environ: Mapping[str, str])
     learnt, held_out = split_examples(examples, train.seed)
     paraphrased = not held_out
     held_out = held_out or paraphrase(learnt)
-    return Lesson(located, learnt, held_out, config, plan, source, paraphrased)
+    return Lesson(
+        located,
+        learnt,
+        held_out=held_out,
+        config=config,
+        plan=plan,
+        source=source,
+        paraphrased=paraphrased,
+    )
 
 
 class TrainingRun:
@@ -170,21 +178,21 @@ class TrainingRun:
         return Trained(
             self._train.request_id,
             entry.name,
-            lesson.located.name,
-            verdict,
-            why,
-            figures,
-            LossCurve(
+            model=lesson.located.name,
+            verdict=verdict,
+            why=why,
+            figures=figures,
+            curve=LossCurve(
                 tuple(curve.losses),
                 tuple(step for step, _ in curve.held_out),
                 tuple(loss for _, loss in curve.held_out),
             ),
-            len(lesson.learnt),
-            0 if lesson.paraphrased else len(lesson.held_out),
-            seconds,
-            self.progress.tokens_per_second,
-            serves,
-            tuple(self.notices),
+            examples=len(lesson.learnt),
+            held_out=0 if lesson.paraphrased else len(lesson.held_out),
+            seconds=seconds,
+            tokens_per_second=self.progress.tokens_per_second,
+            serves=serves,
+            notices=tuple(self.notices),
         )
 
     def report(self, report: Report) -> None:
@@ -257,7 +265,9 @@ class TrainingRun:
         if frugal:
             self.notices.append("Layers were computed twice, because memory is short.")
         version = f"{located.name} {revision_of(located.directory)} {arithmetic}"
-        return Loaded(base, encoder, version, learnt, held_out, frugal)
+        return Loaded(
+            base, encoder, version=version, learnt=learnt, held_out=held_out, frugal=frugal
+        )
 
     def _teach(self, lesson: Lesson, loaded: Loaded) -> Trainer:
         from workers.train.fine_tuning import fine_tune
@@ -307,11 +317,11 @@ class TrainingRun:
             gate = Gate(
                 trainer.adapter,
                 loaded.encoder,
-                gate_questions(),
-                trainer.held_out,
-                names_in(lesson.given, loaded.encoder.is_word),
-                trainer.plan.micro_tokens,
-                self._looked,
+                questions=gate_questions(),
+                held_out=trainer.held_out,
+                names=names_in(lesson.given, loaded.encoder.is_word),
+                micro_tokens=trainer.plan.micro_tokens,
+                tell=self._looked,
                 paraphrased=lesson.paraphrased,
                 taught=taught,
                 facts=gate_facts(),

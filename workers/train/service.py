@@ -55,21 +55,7 @@ class Run(Protocol):
     def execute(self) -> Trained: ...
 
 
-MakeRun = Callable[
-    [Train, Settings, Mapping[str, str], Brake, Callable[[TrainingProgress], None], Outlet], Run
-]
-
-
-def make_run(
-    train: Train,
-    settings: Settings,
-    environ: Mapping[str, str],
-    brake: Brake,
-    tell: Callable[[TrainingProgress], None],
-    outlet: Outlet,
-) -> Run:
-    """A real one."""
-    return TrainingRun(train, settings, environ, brake, tell, outlet.advance)
+MakeRun = Callable[[Train, Brake, Callable[[TrainingProgress], None], Outlet], Run]
 
 
 class TrainService:
@@ -80,7 +66,7 @@ class TrainService:
         environ: of this process.
         endpoints: where the inference worker's events come from.
         on_battery: whether the machine runs on battery.
-        make_run: what does the work.
+        make_run: what does the work; ``None``: a real training.
     """
 
     def __init__(
@@ -89,13 +75,13 @@ class TrainService:
         environ: Mapping[str, str],
         endpoints: Endpoints,
         on_battery: Callable[[], bool] | None = None,
-        make_run: MakeRun = make_run,
+        make_run: MakeRun | None = None,
     ) -> None:
         self._settings = settings
         self._environ = dict(environ)  # libraries are told things through the real one
         self._endpoints = endpoints
         self._on_battery = on_battery or runs_on_battery
-        self._make_run = make_run
+        self._make_run = make_run or self._real_run
         self._inbox: queue.SimpleQueue[training.Request | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._withdrawn: set[str] = set()
@@ -170,13 +156,29 @@ class TrainService:
         with Surroundings(self._endpoints, brake, lambda: False):
             return import_adapter(asked, self._settings, self._environ, advance)
 
+    def _real_run(
+        self,
+        train: Train,
+        brake: Brake,
+        tell: Callable[[TrainingProgress], None],
+        outlet: Outlet,
+    ) -> Run:
+        return TrainingRun(
+            train,
+            self._settings,
+            environ=self._environ,
+            brake=brake,
+            tell=tell,
+            advance=outlet.advance,
+        )
+
     def _train(self, train: Train, brake: Brake, outlet: Outlet) -> Trained:
         def tell(progress: TrainingProgress) -> None:
             progress = replace(progress, adapter=train.name)
             outlet.reply(TrainProgress(train.request_id, progress))
             outlet.publish(Training(progress))
 
-        run = self._make_run(train, self._settings, self._environ, brake, tell, outlet)
+        run = self._make_run(train, brake, tell, outlet)
         tell(run.progress)
         battery = (lambda: False) if train.on_battery else self._on_battery
         with Surroundings(self._endpoints, brake, battery):

@@ -285,10 +285,10 @@ class Trainer:
             Report(
                 self.step,
                 self.steps,
-                self.curve.losses[-1] if self.curve.losses else None,
-                self.curve.held_out[-1][1] if self.curve.held_out else None,
-                rate,
-                left / rate if rate else None,
+                loss=self.curve.losses[-1] if self.curve.losses else None,
+                held_out=self.curve.held_out[-1][1] if self.curve.held_out else None,
+                tokens_per_second=rate,
+                eta_s=left / rate if rate else None,
             )
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,8 +82,6 @@ class Running:
     def _make(
         self,
         train: Train,
-        settings: Settings,
-        environ: Mapping[str, str],
         brake: Brake,
         tell: Callable[[TrainingProgress], None],
         outlet: Outlet,
