@@ -77,7 +77,8 @@ class Terminal:
 
     def wait_answer(self) -> str:
         """Up to the line that says who has answered."""
-        return self.expect(r"(local|cloud): [^\r]*\r\n")
+        # The editor, which may be loading, shows the cursor once more whenever it is made.
+        return self.expect(r"(local|cloud): [^\r]*\r\n").replace("\x1b[?12l\x1b[?25h", "")
 
     def end(self) -> int:
         """Wait until it has ended; its exit status (128 + n: signal n)."""
