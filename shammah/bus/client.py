@@ -52,7 +52,7 @@ STALL_S = 120.0
 One step is one token or one prefill chunk; the slowest machine does one in a few seconds."""
 
 TICK_MS = 100
-STARTED_ANEW = "Ask again: it is being restarted."
+RESTARTING = "Ask again: it is being restarted."
 
 
 def new_request_id() -> str:
@@ -377,7 +377,7 @@ class Peer:
             self._fail_all("worker_died", f"The {self.role} worker {what}.")
         self._on_change(None)
 
-    def _fail_all(self, code: str, message: str, hint: str = STARTED_ANEW) -> None:
+    def _fail_all(self, code: str, message: str, hint: str = RESTARTING) -> None:
         for request_id in list(self._tasks):
             self._fail(request_id, code, message, hint)
 

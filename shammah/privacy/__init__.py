@@ -57,7 +57,7 @@ class Rules:
     """The rules of ``[privacy]``, compiled.
 
     Args:
-        settings: which rules there are; checked by `shammah.settings.model.load_settings`.
+        settings: which rules there are; checked by `shammah.settings.load.load_settings`.
         home: what ``~`` stands for; empty: nothing.
         directory: where the person works; relative paths in a text begin there.
     """

@@ -26,7 +26,6 @@ class BlobStore:
     ) -> None:
         self.repository = repository
         self.listing = listing
-        self.quarantined: list[Path] = []
         self._trusted = trusted
 
     def has(self, file: RemoteFile) -> bool:
@@ -48,7 +47,7 @@ class BlobStore:
             for left in part_paths(self.repository.parts, file):  # by whom was killed meanwhile
                 left.unlink(missing_ok=True)
             return True
-        self.quarantined.append(self.repository.quarantine(blob))
+        self.repository.quarantine(blob)
         return False
 
     @contextlib.contextmanager

@@ -7,7 +7,7 @@ the same scheduling, prefix reuse and sampling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -122,6 +122,3 @@ class Runner(Protocol):
         Returns:
             The logits after each: (len(slots), vocabulary).
         """
-
-
-MakeRunner = Callable[[], Runner]

@@ -10,7 +10,7 @@ from typing import Any
 
 import peft
 import torch
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 
 from shammah.errors import ShammahError
@@ -107,16 +107,6 @@ class LoRAAdapter:
             self.model, save_embedding_layers=False
         )
         return {name: one.detach().clone() for name, one in found.items()}
-
-    def put_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Have what `state` has returned."""
-        result: Any = set_peft_model_state_dict(self.model, state)
-        if result.unexpected_keys:
-            raise ShammahError(
-                "adapter_invalid",
-                f"The adapter has {result.unexpected_keys[0]}, which the model does not.",
-                "It was made for another model.",
-            )
 
     def remove(self) -> Any:
         """Take the adapter out of the base model, which is returned as it was."""
