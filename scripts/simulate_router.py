@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from shammah.bus.messages import Ready  # noqa: E402
 from shammah.router.categories import Category  # noqa: E402
 from shammah.router.classic import ClassicState  # noqa: E402
-from shammah.router.decision import Reason, RouteDecision, Target, View, Wish, decide  # noqa: E402
+from shammah.router.decision import Override, Reason, RouteDecision, Target, View, decide  # noqa: E402
 from shammah.router.route import Arm, Question, Rules  # noqa: E402
 from shammah.router.statistics import (  # noqa: E402
     Label,
@@ -127,7 +127,7 @@ def simulate(rules: Rules, seed: int, questions: int) -> Run:
         if number % CONVERSATION == 0 or dice.random() < 0.3:
             category = dice.choices(kinds, weights)[0]
         question = Question(category, chance=dice.random())
-        decision = decide(question, Wish(), view, memory.snapshot, rules)
+        decision = decide(question, Override(), view, memory.snapshot, rules)
         assert isinstance(decision, RouteDecision)
         pleases = dice.random() < (truth[category] if decision.target is Target.LOCAL else CLOUD)
         memory.learn(_outcome(decision, pleases, dice))

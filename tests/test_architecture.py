@@ -489,8 +489,8 @@ def test_an_editor_before_its_time_is_found(copy: Path) -> None:
 MOST_POSITIONAL = 5
 
 KERNELS = {
-    "workers.inference.engines.native.small_packing",
-    "workers.inference.engines.native.small_products",
+    "workers.inference.engines.native.int4_packing",
+    "workers.inference.engines.native.int4_products",
 } | {
     f"workers.inference.engines.native.{name}"
     for name in "adaptation attention lanes pairs products step".split()

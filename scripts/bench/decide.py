@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from shammah.bus.messages import ChatMessage, Ready
 from shammah.router.categories import Category
-from shammah.router.decision import Target, View, Wish, decide
+from shammah.router.decision import Override, Target, View, decide
 from shammah.router.question import examine
 from shammah.router.route import Arm, Reason, Rules
 from shammah.router.statistics import Label, Outcome
@@ -65,16 +65,16 @@ def measure(path: Path, rounds: int) -> dict[str, float]:
     read_s = time.perf_counter() - began
     view = View(Ready(MODELS[0]), Ready(MODELS[1]), True, MODELS[1])
     conversation = (ChatMessage("user", QUESTION),)
-    rules, wish = Rules(), Wish()
+    rules, override = Rules(), Override()
     database = sqlite3.connect(path)
 
     def whole() -> object:
-        return decide(examine(conversation), wish, view, snapshot, rules)
+        return decide(examine(conversation), override, view, snapshot, rules)
 
     question = examine(conversation)
 
     def alone() -> object:
-        return decide(question, wish, view, snapshot, rules)
+        return decide(question, override, view, snapshot, rules)
 
     def select() -> object:
         return database.execute("SELECT label FROM outcomes WHERE turn = 'turn-9'").fetchone()

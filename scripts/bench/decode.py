@@ -133,10 +133,10 @@ class Native:
         matrices = [x for x in model._replace(embedding=None) if hasattr(x, "scales")]
         arrays = [a for matrix in matrices for a in (matrix.weights, matrix.scales)]
         parts = [
-            np.array_split(a.reshape(-1).view(np.int64), self._runner._team.size) for a in arrays
+            np.array_split(a.reshape(-1).view(np.int64), self._runner._pool.size) for a in arrays
         ]
         taken = seconds(
-            lambda: self._runner._team.run(lambda member: [p[member].sum() for p in parts])
+            lambda: self._runner._pool.run(lambda member: [p[member].sum() for p in parts])
         )
         size = sum(a.nbytes for a in arrays)
         return size, size / taken / 1e9

@@ -43,8 +43,8 @@ import zmq
 from shammah.bus import codec
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.endpoints import Endpoints, open_endpoints
-from shammah.bus.enquiry import ask_status
 from shammah.bus.messages import ChatMessage, ClientInfo, GetStatus, Ready
+from shammah.bus.probe import ask_status
 from shammah.models.catalogue import select_model, starter_directory, total_memory
 
 ROOT = Path(__file__).resolve().parents[2]

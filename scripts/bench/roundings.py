@@ -206,9 +206,9 @@ def round_activations(size: int) -> Callable[..., Any]:
 
 def of_ours(quantization: str, architecture: Any) -> dict[str, Rounding]:
     """How each tensor is rounded."""
+    from workers.inference.engines.native.int4_packing import pack_int4, unpack_int4
     from workers.inference.engines.native.packing import pack, unpack
     from workers.inference.engines.native.packing_plan import matrices
-    from workers.inference.engines.native.small_packing import pack_small, unpack_small
 
     def eight(matrix: Floats) -> Floats:
         return unpack(*pack(matrix), *matrix.shape)
@@ -217,7 +217,7 @@ def of_ours(quantization: str, architecture: Any) -> dict[str, Rounding]:
         return eight(matrix) + eight(matrix - eight(matrix))
 
     def four(matrix: Floats) -> Floats:
-        return unpack_small(*pack_small(matrix), *matrix.shape)
+        return unpack_int4(*pack_int4(matrix), *matrix.shape)
 
     found: dict[str, Rounding] = {}
     for matrix in matrices(architecture, quantization):

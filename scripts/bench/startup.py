@@ -37,7 +37,7 @@ from pathlib import Path
 import psutil
 
 from shammah.bus.messages import Provenance, Timings, Usage
-from shammah.history.record import Kept, Record
+from shammah.history.record import Record, StoredConversation
 from shammah.history.recorder import NAME as HISTORY
 from shammah.history.store import Store
 
@@ -187,7 +187,7 @@ def fill(home: Path, turns: int) -> None:
     begun = time.time() - 60 * turns
     for number in range(turns):
         if number % TURNS_OF_A_CONVERSATION == 0:
-            conversation = Kept(0)
+            conversation = StoredConversation(0)
         question, answer = (" ".join(chance.choices(words, k=size)) for size in (12, 80))
         record = Record(
             *(f"{number:016x}", begun + 60 * number, question, answer),
@@ -196,7 +196,7 @@ def fill(home: Path, turns: int) -> None:
             usage=Usage(20, 100),
             timings=Timings(0.0, 0.1, 1.0, 500.0, 100.0),
         )
-        conversation = Kept(store.add(record, conversation))
+        conversation = StoredConversation(store.add(record, conversation))
     store.close()
     for name, size in HOME_FILES.items():
         line = json.dumps(" ".join(chance.choices(words, k=12))) + "\n"

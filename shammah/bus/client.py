@@ -59,7 +59,7 @@ def new_request_id() -> str:
     return os.urandom(8).hex()
 
 
-def is_news(event: Event, newest: Mapping[str, Event]) -> bool:
+def is_notice(event: Event, newest: Mapping[str, Event]) -> bool:
     """Whether ``event`` is later than what was heard of its run; ``newest``: by run. Pure."""
     known = newest.get(event.run_id)
     return known is None or known.seq < event.seq
@@ -325,7 +325,7 @@ class Peer:
             self.welcome, self.refusal = welcome, None
             self._changed.notify_all()
         event = welcome.event
-        if not is_news(event, self._newest):  # later ones have come by their own way already
+        if not is_notice(event, self._newest):  # later ones have come by their own way already
             event = self._newest[event.run_id]
         self._newest[event.run_id] = self.latest = event
         self._on_change(event)
@@ -356,7 +356,7 @@ class Peer:
         task.replies.put(reply)
 
     def _on_event(self, event: Event) -> None:
-        if not is_news(event, self._newest):
+        if not is_notice(event, self._newest):
             return
         self._newest[event.run_id] = event
         if self.welcome is None or self.welcome.event.run_id == event.run_id:

@@ -29,7 +29,7 @@ from shammah.bus.states import NotAvailable as NotAvailable
 from shammah.bus.states import Ready as Ready
 from shammah.bus.states import State as State
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Compared on both sides in Hello/Welcome; independent of the package version. Raised when
 an older peer would misunderstand a newer one, not when a field with a default is added."""
 
@@ -96,7 +96,7 @@ class Provenance:
     engine: str = ""
     device: str = ""
     dtype: str = ""
-    stand_in: bool = False
+    fallback: bool = False
     adapter: str = ""
     quantization: str = ""
 

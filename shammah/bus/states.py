@@ -43,7 +43,7 @@ class Loading:
 class Ready:
     """Questions are answered now, with these facts learnt while loading.
 
-    ``context_length`` is in tokens (0: not known, as for the cloud). ``stand_in`` marks a
+    ``context_length`` is in tokens (0: not known, as for the cloud). ``fallback`` marks a
     smaller model that answers in the place of a bigger one; ``successor`` is that one while
     its bytes arrive, ``missing`` names it when it could not be downloaded. ``why`` says how
     device, dtype and quantization were chosen; ``note`` is a sentence that people should read
@@ -57,7 +57,7 @@ class Ready:
     quantization: str = ""
     context_length: int = 0
     engine: str = ""
-    stand_in: bool = False
+    fallback: bool = False
     successor: Downloading | None = None
     note: str = ""
     why: str = ""

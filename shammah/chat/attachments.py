@@ -37,7 +37,7 @@ class Attachment:
     heading: str = ""
 
 
-def read_attachment(path: str, tell: Callable[[str], None]) -> Attachment:
+def read_attachment(path: str, report: Callable[[str], None]) -> Attachment:
     """The text of the file (or named pipe) ``path``.
 
     Args:
@@ -48,9 +48,9 @@ def read_attachment(path: str, tell: Callable[[str], None]) -> Attachment:
     """
     named = os.path.abspath(os.path.expanduser(path))
     try:
-        with announced(tell, f"Waiting for a program that writes to {path}."):
+        with announced(report, f"Waiting for a program that writes to {path}."):
             file = open(named, "rb", buffering=0)  # noqa: SIM115 - closed below
-        with file, announced(tell, f"Waiting for the end of {path}."):
+        with file, announced(report, f"Waiting for the end of {path}."):
             if stat.S_ISDIR(os.fstat(file.fileno()).st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             data = read_bounded(file, path)

@@ -1,4 +1,4 @@
-"""The conversation, owned by the frontend and the same for every answerer. Pure."""
+"""The conversation, owned by the frontend and the same for every backend. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A turn whose answerer has failed: whether it goes on, and where. Pure.
+"""A turn whose backend has failed: whether it goes on, and where. Pure.
 
-The text so far goes along, and the next answerer adds to it. docs/ROUTING.md has the rules.
+The text so far goes along, and the next backend adds to it. docs/ROUTING.md has the rules.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import replace
 from shammah.bus.messages import ChatMessage, Downloading, Failed, NotAvailable
 from shammah.bus.record import record
 from shammah.chat.turn import TurnInProgress
-from shammah.router.route import Reason, Target, View, Wish
+from shammah.router.route import Override, Reason, Target, View
 
 RESTARTS = 2
 """For one turn. What fails a third time would fail a fourth."""
@@ -47,7 +47,7 @@ _UNABLE = frozenset(
         "out_of_memory",
     }
 )
-"""The same answerer would fail again, the other one need not."""
+"""The same backend would fail again, the other one need not."""
 
 TOO_LONG = "context_too_long"
 """The local model has counted: Claude holds more."""
@@ -57,11 +57,11 @@ TOO_LONG = "context_too_long"
 class Failover:
     """Whom to ask for the rest, for which reason, and what the person should read about it.
 
-    ``wish`` is the one to route by: it has a target, and its ``private`` holds for the text so
+    ``override`` is the one to route by: it has a target, and its ``private`` holds for the text so
     far, too.
     """
 
-    wish: Wish
+    override: Override
     reason: Reason
     note: str
 
@@ -84,19 +84,19 @@ def fail_over(
     assert turn.decision is not None
     if turn.restarts >= RESTARTS or failure.code not in GONE | _BROKEN | _UNABLE | {TOO_LONG}:
         return failure
-    failed, wish = turn.decision.target, turn.wish
-    private = wish.private or tied
+    failed, override = turn.decision.target, turn.override
+    private = override.private or tied
     for target in (_other(failed), failed):
         if target is Target.CLOUD and (private or not openable or not view.cloud_configured):
             continue
-        if target is not failed and wish.target not in (None, target):
+        if target is not failed and override.target not in (None, target):
             continue
         if _can(turn, failure, view, target):
             reason = turn.decision.reason
             if target is not failed:
                 reason = _REASONS.get(failure.code, _OF_THE_OTHER[target])
-            wish = replace(wish, target=target, private=private)
-            return Failover(wish, reason, _note(turn, failure, target))
+            override = replace(override, target=target, private=private)
+            return Failover(override, reason, _note(turn, failure, target))
     return failure
 
 

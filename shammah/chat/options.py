@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from shammah.chat.prompt_options import FLAGS, VALUES
 from shammah.errors import UsageError
 from shammah.models.licences import LICENCES
-from shammah.router.decision import Target, Wish
+from shammah.router.decision import Override, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class ReplOptions:
     model: str | None = None
     licence: str | None = None
     system: str | None = None
-    wish: Wish = field(default_factory=Wish)
+    override: Override = field(default_factory=Override)
     resume: int | None = None
     history: bool = True
 
@@ -57,7 +57,7 @@ def read_options(values: Mapping[str, str | None], flags: set[str]) -> ReplOptio
         model=values.get("--model"),
         licence=licence,
         system=values.get("--system"),
-        wish=parse_wish(flags),
+        override=parse_override(flags),
         resume=parse_resume(values.get("--resume"), newest="--continue" in flags),
         history="--no-history" not in flags,
     )
@@ -81,7 +81,7 @@ def parse_resume(number: str | None, *, newest: bool) -> int | None:
     return int(number)
 
 
-def parse_wish(flags: set[str]) -> Wish:
+def parse_override(flags: set[str]) -> Override:
     """The wish that ``--local``, ``--cloud`` and ``--private`` state.
 
     Raises:
@@ -91,4 +91,4 @@ def parse_wish(flags: set[str]) -> Wish:
     if local and "--cloud" in flags:
         raise UsageError("--cloud contradicts --local and --private.", "Give one of them.")
     target = Target.LOCAL if local else Target.CLOUD if "--cloud" in flags else None
-    return Wish(target, private="--private" in flags)
+    return Override(target, private="--private" in flags)

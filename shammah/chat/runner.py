@@ -55,9 +55,9 @@ class TurnRunner:
 
     def begin(self, prompt: Prompt) -> None:
         """Take a question in hand; `answer` is next."""
-        if prompt.wish.adapter == AUTO:
-            wish = replace(prompt.wish, adapter=self._conversation.adapter)
-            prompt = replace(prompt, wish=wish)
+        if prompt.override.adapter == AUTO:
+            override = replace(prompt.override, adapter=self._conversation.adapter)
+            prompt = replace(prompt, override=override)
         self.in_hand = TurnInProgress(prompt)
 
     def answer(self, sink: Sink) -> None:
@@ -67,7 +67,7 @@ class TurnRunner:
         assert turn is not None
         prompt = turn.prompt
         try:
-            cloud = prompt.wish.target is Target.CLOUD
+            cloud = prompt.override.target is Target.CLOUD
             if why := self._session.gate.explain(prompt.mark, cloud=cloud):
                 sink.notice(why, urgent=False)
             self._history.begin(turn.turn(), talk)

@@ -36,8 +36,8 @@ from shammah.chat.turn import Notice, Step, TurnInProgress, Waiting, origin
 from shammah.errors import ShammahError
 from shammah.learning.adapter_choice import choose_adapter, learnt_private
 from shammah.privacy import Outgoing
-from shammah.privacy.gate import DECLINED, NEVER, Gate, tell_left_out
-from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
+from shammah.privacy.gate import DECLINED, NEVER, Gate, report_left_out
+from shammah.router.decision import Override, Reason, RouteDecision, Target, View
 from shammah.router.route import AUTO
 from shammah.router.service import Routing
 from shammah.settings.model import Settings
@@ -156,14 +156,14 @@ class Session:
             local_silent=self.local.silent,
         )
 
-    def preview(self, wish: Wish, tokens: int, view: View) -> RouteDecision | Failed:
+    def preview(self, override: Override, tokens: int, view: View) -> RouteDecision | Failed:
         """Who would answer now, if the conversation has so many ``tokens``. Waits for nothing."""
-        private = wish.private or self.gate.private
-        return self.routing.preview(replace(wish, private=private), tokens, view)
+        private = override.private or self.gate.private
+        return self.routing.preview(replace(override, private=private), tokens, view)
 
     def read_ahead(self, turns: tuple[ChatMessage, ...], adapter: str = AUTO) -> None:
         """Have the local model, which is ready, read ``turns`` before the next question comes.
-        It may see everything, private turns too. ``adapter``: as `Wish` has it. From any
+        It may see everything, private turns too. ``adapter``: as `Override` has it. From any
         thread; waits for nothing."""
         peer = self.local.peer
         if peer is not None and self.local.attached:
@@ -181,7 +181,7 @@ class Session:
         """One question's way: Notice..., Waiting..., RouteDecision, Retrying... or
         PromptProgress..., Token..., then exactly one Done or Failed; ``turn`` has taken in each.
 
-        If the answerer fails and somebody goes on, all of that comes once more before the
+        If the backend fails and somebody goes on, all of that comes once more before the
         end. `interrupt` ends it early, also one from before.
 
         Args:
@@ -198,29 +198,29 @@ class Session:
 
     def _ways(self, turn: TurnInProgress, conversation: tuple[ChatMessage, ...]) -> Iterator[Step]:
         *before, last = conversation
-        asked_in_private = turn.wish.private or last.private
+        asked_in_private = turn.override.private or last.private
         private = self.gate.judge(last.content, private=asked_in_private).private
-        wish = turn.wish = replace(turn.wish, private=private)
+        override = turn.override = replace(turn.override, private=private)
         turn.conversation = (*before, replace(last, private=private))
         turn.question = self.routing.examine(turn.conversation)
         if contacts := self.routing.help_text(turn.question):
             yield Notice(contacts, urgent=True)
-        if wish.target is Target.CLOUD and not private and self.gate.never:
+        if override.target is Target.CLOUD and not private and self.gate.never:
             yield NEVER
             return
-        opened = yield from self._open(turn, wish, turn.conversation)
+        opened = yield from self._open(turn, override, turn.conversation)
         while not isinstance(opened, Failed):
             yield opened[0]
             end = yield from self._generate(turn, *opened)
             if isinstance(end, Done):
                 yield end
                 return
-            opened = yield from self._go_on(turn, opened[0], end)
-        yield from self._end_unanswered(turn, self._advise(opened, wish))
+            opened = yield from self._fail_over(turn, opened[0], end)
+        yield from self._end_unanswered(turn, self._advise(opened, override))
 
-    def _advise(self, failure: Failed, wish: Wish) -> Failed:
+    def _advise(self, failure: Failed, override: Override) -> Failed:
         """``failure`` with what only this frontend knows of the way out."""
-        kept = wish.target is not Target.LOCAL or wish.private or self.gate.never
+        kept = override.target is not Target.LOCAL or override.private or self.gate.never
         if failure.code != TOO_LONG or kept or not self.settings.cloud_configured:
             return failure
         option = "--cloud" if self._client.program == "ask" else "/cloud"
@@ -238,10 +238,10 @@ class Session:
         yield Done("", "stop", Usage(), Timings(), Provenance(LOCAL_ROLE, FIXED_TEXT))
 
     def _open(
-        self, turn: TurnInProgress, wish: Wish, conversation: tuple[ChatMessage, ...]
+        self, turn: TurnInProgress, override: Override, conversation: tuple[ChatMessage, ...]
     ) -> Generator[Step, None, Opened | Failed]:
         """Who answers, and what it may be told."""
-        routed = yield from self._route(turn, wish)
+        routed = yield from self._route(turn, override)
         if isinstance(routed, Failed):
             return routed
         decision, peer = routed
@@ -250,9 +250,9 @@ class Session:
             outgoing = self.gate.open(conversation)
         if outgoing == DECLINED and self.interrupted:
             return CANCELLED
-        if outgoing == DECLINED and wish.target is None:
+        if outgoing == DECLINED and override.target is None:
             self._declined = True
-            wait_for_local = replace(wish, target=Target.LOCAL)
+            wait_for_local = replace(override, target=Target.LOCAL)
             return (yield from self._open(turn, wait_for_local, conversation))
         if isinstance(outgoing, Failed):
             return outgoing
@@ -261,7 +261,7 @@ class Session:
     def _generate(
         self, turn: TurnInProgress, decision: RouteDecision, peer: Peer, outgoing: Outgoing
     ) -> Generator[Step, None, Done | Failed]:
-        """Have one answerer answer, or go on; how that ended."""
+        """Have one backend answer, or go on; how that ended."""
         turn.trims_nothing = self._could_leave(turn, decision)
         task = peer.generate(
             outgoing.messages,
@@ -284,19 +284,19 @@ class Session:
                 turn.outcome = self.routing.record(
                     decision, reply, question=question, answer=turn.text
                 )
-                return reply if isinstance(reply, Failed) else tell_left_out(reply, outgoing)
+                return reply if isinstance(reply, Failed) else report_left_out(reply, outgoing)
             if isinstance(reply, Retrying | PromptProgress | Token):
                 yield reply
         raise AssertionError("a task ends with Done or Failed")
 
     def _could_leave(self, turn: TurnInProgress, decision: RouteDecision) -> bool:
         """Whether the cloud could have the question if it is too long for the local model."""
-        view, wish = self.view(), turn.wish
+        view, override = self.view(), turn.override
         able = view.cloud_configured and not isinstance(view.cloud, Failed | NotAvailable)
-        free = wish.target is None and not wish.private and self.gate.openable
+        free = override.target is None and not override.private and self.gate.openable
         return decision.target is Target.LOCAL and able and free and not turn.restarts
 
-    def _go_on(
+    def _fail_over(
         self, turn: TurnInProgress, decision: RouteDecision, failure: Failed
     ) -> Generator[Step, None, Opened | Failed]:
         """Find somebody for the rest of a turn."""
@@ -309,19 +309,19 @@ class Session:
             if failure.code != TOO_LONG or not turn.trims_nothing:
                 return following
             turn.restarts += 1  # then without its earliest turns
-            here = replace(turn.wish, target=Target.LOCAL)
+            here = replace(turn.override, target=Target.LOCAL)
             opened = yield from self._open(turn, here, turn.conversation)
             return opened if isinstance(opened, Failed) else _because(opened, decision.reason)
         # Who answers somebody in danger, if anybody, is seen when it is found.
         yield Notice(failure.message if turn.question.danger else following.note)
         if failure.code in HUNG:
-            again = following.wish.target is decision.target
+            again = following.override.target is decision.target
             yield from self._end_hung(decision.target, wait=again)
         conversation = with_text(turn.conversation, turn.text, tied=tied)
-        opened = yield from self._open(turn, following.wish, conversation)
+        opened = yield from self._open(turn, following.override, conversation)
         if opened == DECLINED and not self._interrupted:
             self._declined = True
-            return (yield from self._go_on(turn, decision, failure))
+            return (yield from self._fail_over(turn, decision, failure))
         turn.restarts += 1
         return opened if isinstance(opened, Failed) else _because(opened, following.reason)
 
@@ -377,18 +377,18 @@ class Session:
         return self.local
 
     def _route(
-        self, turn: TurnInProgress, wish: Wish
+        self, turn: TurnInProgress, override: Override
     ) -> Generator[Step, None, tuple[RouteDecision, Peer] | Failed]:
         """Wait until somebody can answer; who, why and the connection to it."""
         self.start(
-            local=wish.private or wish.target is not Target.CLOUD,
-            cloud=not wish.private and wish.target is not Target.LOCAL,
+            local=override.private or override.target is not Target.CLOUD,
+            cloud=not override.private and override.target is not Target.LOCAL,
         )
         looks = 0
         while not self._interrupted:
             view = self.view()
-            adapter = choose_adapter(self.settings.home, wish.adapter, view.local)
-            decision = self.routing.decide(turn.question, wish, replace(view, adapter=adapter))
+            adapter = choose_adapter(self.settings.home, override.adapter, view.local)
+            decision = self.routing.decide(turn.question, override, replace(view, adapter=adapter))
             if isinstance(decision, Failed):
                 return decision
             link = self._link(decision.target)

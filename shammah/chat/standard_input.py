@@ -26,7 +26,7 @@ _BEGUN = (
 
 
 def read_input(
-    tell: Callable[[str], None], *, asked: bool = False, wanted: bool = False
+    report: Callable[[str], None], *, asked: bool = False, wanted: bool = False
 ) -> Attachment | None:
     """The text that standard input has, with the file that it comes from.
 
@@ -45,10 +45,10 @@ def read_input(
         if fcntl.fcntl(0, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
             return None
         if asked and not wanted and stat.S_ISREG(mode) and os.lseek(0, 0, os.SEEK_CUR):
-            tell(_BEGUN)
+            report(_BEGUN)
             return None
         waiting = f"Waiting for the end of standard input ({_kind(mode)}); -n ignores it."
-        with announced(tell, waiting):
+        with announced(report, waiting):
             data = read_bounded(_Patient(), NAME)
     except OSError as error:
         why = f"{NAME} cannot be read: {error.strerror}."

@@ -60,7 +60,7 @@ def describe_answer(done: Done, decision: RouteDecision) -> str:
     """Who answered and why, and how fast, in one line."""
     by, timings = done.provenance, done.timings
     who = f"{decision.target}: {by.model}" + (f" with {by.adapter}" if by.adapter else "")
-    who += ", a small fallback model" if by.stand_in else ""
+    who += ", a small fallback model" if by.fallback else ""
     tokens = done.usage.output_tokens
     parts = [who, REASONS[decision.reason], f"{tokens} token" + ("" if tokens == 1 else "s")]
     if timings.decode_tokens_per_second:
@@ -156,7 +156,7 @@ def _describe_origin(by: Provenance) -> str:
     revision = f" at {by.revision[:12]}" if by.revision else ""
     numbers = describe_numbers(by.dtype, by.quantization)
     facts = [fact for fact in (by.engine, by.device, numbers) if fact]
-    if by.stand_in:
+    if by.fallback:
         facts.append("a small fallback model")
     adapter = f" with the adapter {by.adapter}" if by.adapter else ""
     origin = f"The answer is by {by.model}{revision}{adapter}"

@@ -27,7 +27,7 @@ from shammah.bus.messages import (
 from shammah.bus.record import record
 from shammah.privacy import Mark
 from shammah.router.quality import loops
-from shammah.router.route import Question, RouteDecision, Target, Wish
+from shammah.router.route import Override, Question, RouteDecision, Target
 from shammah.router.statistics import Label
 
 CORRECTED = "corrected"
@@ -67,13 +67,13 @@ class Prompt:
 
     text: str
     mark: Mark = Mark()
-    wish: Wish = Wish()
+    override: Override = Override()
     sampling: Sampling = Sampling()
     max_new_tokens: int | None = None
 
     @property
     def private(self) -> bool:
-        return self.mark.private or self.wish.private
+        return self.mark.private or self.override.private
 
 
 def new_key() -> str:
@@ -206,7 +206,7 @@ class TurnInProgress:
     tokens: int = 0
     key: str = field(default_factory=new_key)
     clock: Callable[[], float] = time.monotonic
-    wish: Wish = field(init=False)
+    override: Override = field(init=False)
     asked_s: float = field(init=False)
     sent_s: float = field(init=False)
     first_s: float = 0.0
@@ -215,7 +215,7 @@ class TurnInProgress:
     _at_first: int = 0
 
     def __post_init__(self) -> None:
-        self.wish = replace(self.prompt.wish, private=self.prompt.private)
+        self.override = replace(self.prompt.override, private=self.prompt.private)
         self.asked_s = self.sent_s = self.clock()
 
     @property
@@ -276,7 +276,7 @@ class TurnInProgress:
         return Turn(
             question=self.prompt.text,
             answer=self.text,
-            private=private or self.wish.private,
+            private=private or self.override.private,
             end=self.end,
             decision=self.decision,
             waited_s=self.waited_s,
@@ -302,7 +302,7 @@ def origin(decision: RouteDecision, state: State | None, cloud_model: str) -> Pr
         engine=state.engine,
         device=state.device,
         dtype=state.dtype,
-        stand_in=state.stand_in,
+        fallback=state.fallback,
         adapter=decision.adapter,
         quantization=state.quantization,
     )

@@ -37,7 +37,7 @@ class WarmUp:
             if self._answering or event is None or not isinstance(event.status.state, Ready):
                 return
             ready = event.status.state
-            if ready.stand_in and self._session.cloud is not None:
+            if ready.fallback and self._session.cloud is not None:
                 return  # Claude goes on, until the model itself is here
             turns = [turn for turn in self._conversation.turns if turn.told]
             holder = event.run_id, ready.model

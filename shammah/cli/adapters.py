@@ -60,7 +60,7 @@ def list_(as_json: bool) -> int:
     """
     store = _store()
     entries = store.entries()
-    serving = {entry.name for entry in map(store.in_service, store.served_models()) if entry}
+    serving = {entry.name for entry in map(store.active, store.served_models()) if entry}
     if as_json:
         for entry in entries:
             print_json(_document(entry, serves=entry.name in serving))
@@ -92,7 +92,7 @@ def show(name: str, as_json: bool) -> int:
     """
     store = _store()
     entry = store.get(name)
-    served = store.in_service(entry.base_model)
+    served = store.active(entry.base_model)
     serves = served is not None and served.name == name
     if as_json:
         print_json(_document(entry, serves=serves))

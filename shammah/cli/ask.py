@@ -24,10 +24,10 @@ from shammah.cli.termination import TerminatedError, raising_terminated
 from shammah.errors import ExitCode
 from shammah.history.listing import describe_resumed
 from shammah.history.recorder import Recorder, history_of
-from shammah.history.resuming import read_conversation, take_up
+from shammah.history.resuming import read_conversation, resume_conversation
 from shammah.privacy import Outgoing, split_prefix
 from shammah.privacy.gate import Consent, consent_question, parse_consent
-from shammah.router.decision import RouteDecision, Target, Wish
+from shammah.router.decision import Override, RouteDecision, Target
 from shammah.router.explanation import as_document
 from shammah.settings.model import Settings
 from shammah.supervision.secrets import take_secrets
@@ -57,7 +57,7 @@ class Question:
 
     text: str
     system: str | None
-    wish: Wish
+    override: Override
     sampling: Sampling
     max_new_tokens: int | None
     as_json: bool
@@ -79,14 +79,14 @@ def read_question(
     Raises:
         ShammahError: a file that cannot be had, is too long or no text; so for a pipe.
     """
-    tell = Screen(os.environ, sys.stderr).hint
+    report = Screen(os.environ, sys.stderr).hint
     words, no_text = decode_text((words or "").encode("utf-8", "surrogateescape"), "The question")
-    brought = [read_attachment(file, tell) for file in files if file != "-"]
+    brought = [read_attachment(file, report) for file in files if file != "-"]
     attachments = list(brought)
     given = None
     if piped or "-" in files:
         asked = bool(brought or words.strip())
-        given = read_input(tell, asked=asked, wanted="-" in files)
+        given = read_input(report, asked=asked, wanted="-" in files)
         brought += [given] if given else []
     replaced = {"The question": no_text} | {one.name: one.replaced for one in brought}
     for name, count in replaced.items():
@@ -100,7 +100,7 @@ def read_question(
 def ask(settings: Settings, question: Question) -> int:
     """Answer and return the exit status."""
     environ = take_secrets(os.environ)
-    session = Session(settings, environ, "ask", local_only=question.wish.target is Target.LOCAL)
+    session = Session(settings, environ, "ask", local_only=question.override.target is Target.LOCAL)
     try:
         signal.signal(signal.SIGINT, lambda number, frame: session.interrupt())
         with raising_terminated():  # time to keep the turn
@@ -112,10 +112,10 @@ def ask(settings: Settings, question: Question) -> int:
 def _ask(session: Session, question: Question) -> int:
     settings = session.settings
     text, private = split_prefix(question.text)
-    private = private or question.wish.private
+    private = private or question.override.private
     mark = session.gate.judge(text, private=private, sources=question.sources)
-    wish, limit = question.wish, question.max_new_tokens
-    prompt = Prompt(text, mark, wish, question.sampling, max_new_tokens=limit)
+    override, limit = question.override, question.max_new_tokens
+    prompt = Prompt(text, mark, override, question.sampling, max_new_tokens=limit)
     complain = session.notices.put
     history = history_of(settings, enabled=question.history, complain=complain)
     try:
@@ -156,7 +156,7 @@ def _conversation(
     """
     if question.resume is not None:
         kept = read_conversation(history, question.resume)
-        conversation = take_up(kept, Conversation(), session.gate, question.system)
+        conversation = resume_conversation(kept, Conversation(), session.gate, question.system)
         history.resume(kept)
         echo(describe_resumed(kept, f"Continuing conversation {kept.number}"), err=True)
         return conversation

@@ -91,7 +91,7 @@ def ask(
         asking.Question(
             text=text,
             system=options.system,
-            wish=replace(options.wish, adapter=adapter),
+            override=replace(options.override, adapter=adapter),
             sampling=Sampling(temperature=temperature, schema=read_schema(schema)),
             max_new_tokens=max_tokens,
             as_json=as_json,

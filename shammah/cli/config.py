@@ -138,7 +138,7 @@ def validate(as_json: bool) -> int:
         told = [describe_error(fault) for fault in faults]
         print_json({"file": str(file), "ok": not faults, "problems": told})
     else:
-        _tell(faults)
+        _report(faults)
         if not faults:
             there = "is right" if file.exists() else "does not exist: all settings are defaults"
             echo(f"{file} {there}.")
@@ -168,7 +168,7 @@ def find_faults(environ: Mapping[str, str], text: str, file: Path) -> list[Shamm
     return faults
 
 
-def _tell(faults: list[ShammahError]) -> None:
+def _report(faults: list[ShammahError]) -> None:
     for fault in faults:
         echo(f"{fault.message} {fault.hint}".rstrip(), err=True)
 
@@ -307,7 +307,7 @@ def edit() -> int:
                 faults = [error]
             if not faults:
                 return _take(file, copied, before, first)
-            _tell(faults)
+            _report(faults)
             if not (sys.stdin.isatty() and confirm("Edit it again?", enter=True)):
                 echo(f"{file} is as it was; what you wrote is in {copied}.", err=True)
                 return ExitCode.FAILED

@@ -26,8 +26,8 @@ import psutil
 from shammah import __version__
 from shammah.bus.codec import to_document
 from shammah.bus.endpoints import ROLES, lock_holder, open_endpoints
-from shammah.bus.enquiry import GONE, ask_status
 from shammah.bus.messages import Failed, NotAvailable
+from shammah.bus.probe import GONE, ask_status
 from shammah.cli.doctor_bundle import check_place, write_bundle
 from shammah.cli.doctor_choices import list_choices
 from shammah.cli.doctor_probes import Problem, network_problems, probe_network, probe_start
@@ -345,11 +345,11 @@ def _judge_model(document: Part, *, cloud: bool) -> Iterator[Problem]:
         why = f"{model['name']} needs {model['needed'] / GIB:.1f} GiB, more than is free now."
         hint = "End other programs, or choose a smaller model: `shammah models use 0.5B`."
         yield Problem("memory_low", why, hint, blocking=False)
-    stand_in = model.get("stand_in") or {}
-    if error := stand_in.get("error"):
+    fallback = model.get("fallback") or {}
+    if error := fallback.get("error"):
         yield Problem(error["code"], error["message"], error["hint"], not cloud)
     if model.get("here") is False and document["hub"]["offline"]:
-        answers = cloud or (bool(stand_in) and "error" not in stand_in)
+        answers = cloud or (bool(fallback) and "error" not in fallback)
         yield Problem(
             "model_missing",
             f"{model['name']} is not on this disk, and HF_HUB_OFFLINE forbids a download.",

@@ -19,7 +19,7 @@ from typing import Any
 
 from shammah.bus import codec
 from shammah.bus.endpoints import ROLES, lock_holder, open_endpoints
-from shammah.bus.enquiry import ask_events
+from shammah.bus.probe import ask_events
 from shammah.errors import ShammahError
 from shammah.privacy import Rules
 from shammah.settings.model import SECRET, Settings, value_of

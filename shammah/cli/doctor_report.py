@@ -115,10 +115,10 @@ def _model(model: Part) -> Iterator[tuple[str, str]]:
         return
     here = "here, but not verified" if model["present"] else "not on this disk"
     yield "model", f"{model['name']}, {here}"
-    stand_in = model["stand_in"]
-    if stand_in and "error" not in stand_in:
-        yield "meanwhile", f"{stand_in['name']} ({stand_in['directory']})"
-        yield from _computed(stand_in)
+    fallback = model["fallback"]
+    if fallback and "error" not in fallback:
+        yield "meanwhile", f"{fallback['name']} ({fallback['directory']})"
+        yield from _computed(fallback)
 
 
 def _computed(model: Part) -> Iterator[tuple[str, str]]:

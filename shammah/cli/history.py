@@ -16,7 +16,7 @@ from shammah.cli.since import Moment
 from shammah.errors import ExitCode, ShammahError, UsageError
 from shammah.history import export as exporting
 from shammah.history import listing
-from shammah.history.record import END_MARK, MARK, Kept
+from shammah.history.record import END_MARK, MARK, StoredConversation
 from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
 from shammah.history.store import Store
 from shammah.settings.load import home_directory
@@ -237,7 +237,7 @@ def _agree(store: Store, numbers: list[int], question: str) -> bool:
     return confirm(question)
 
 
-def _conversations(store: Store | None, numbers: tuple[int, ...]) -> Iterator[Kept]:
+def _conversations(store: Store | None, numbers: tuple[int, ...]) -> Iterator[StoredConversation]:
     if numbers:
         yield from (_read(store, number) for number in numbers)
     elif store is not None:
@@ -247,7 +247,7 @@ def _conversations(store: Store | None, numbers: tuple[int, ...]) -> Iterator[Ke
                 yield kept
 
 
-def _read(store: Store | None, number: int) -> Kept:
+def _read(store: Store | None, number: int) -> StoredConversation:
     if store is None:
         raise ShammahError("history_unknown", NOTHING, HOW_IT_FILLS)
     return store.get(number)

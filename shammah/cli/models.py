@@ -266,7 +266,7 @@ def _whereabouts(settings: Settings) -> str:
         machine.memory,
         hub_cache(os.environ),
         starter_directory(),
-        stand_in=False,
+        fallback=False,
         is_whole=is_whole,
         permissive=settings.permissive,
         gpu_memory=machine.gpu_memory,

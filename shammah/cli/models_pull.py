@@ -125,7 +125,7 @@ class Pull:
                 )
             case FetchProgress(transfer=transfer):
                 if model not in self._latest and transfer.phase == "paused":
-                    self._go_on(model)
+                    self._fail_over(model)
                 self._latest[model] = transfer
                 self._screen.show(transfer)
             case Fetched():
@@ -137,7 +137,7 @@ class Pull:
                     self._screen.say(f"{model}: {message} {hint}".rstrip())
                 self._ended[model] = reply
 
-    def _go_on(self, model: str) -> None:
+    def _fail_over(self, model: str) -> None:
         try:
             self._resume(model)
         except ShammahError as error:

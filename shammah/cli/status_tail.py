@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from shammah.bus import codec
 from shammah.bus.endpoints import Endpoints, lock_holder
-from shammah.bus.enquiry import GONE, ask_events, ask_status
 from shammah.bus.messages import Event
+from shammah.bus.probe import GONE, ask_events, ask_status
 from shammah.bus.transfers import Transferring
 from shammah.cli.status_once import QUIET, not_running
 from shammah.errors import ExitCode, ShammahError

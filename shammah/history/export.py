@@ -15,7 +15,7 @@ from typing import Any
 
 from shammah.chat.turn import CORRECTED
 from shammah.errors import ExitCode, ShammahError, UsageError
-from shammah.history.record import Kept, Record, detail, read_detail, title_of
+from shammah.history.record import Record, StoredConversation, detail, read_detail, title_of
 from shammah.storage.files import new_file
 
 FORMAT, VERSION = "shammah-conversation", 1
@@ -42,7 +42,7 @@ def form_of(path: Path) -> str:
     return form
 
 
-def write(kept: Kept, form: str) -> str:
+def write(kept: StoredConversation, form: str) -> str:
     """``kept`` in a form that `form_of` names."""
     return write_json(kept) + "\n" if form == "jsonl" else write_markdown(kept)
 
@@ -68,7 +68,7 @@ def write_file(path: Path, parts: Iterable[str], *, overwrite: bool) -> int:
     return count
 
 
-def write_markdown(kept: Kept) -> str:
+def write_markdown(kept: StoredConversation) -> str:
     """A document; turns that were undone are not in it."""
     title = title_of(kept.present[0].question) if kept.present else "A conversation"
     parts = [f"# {title}"]
@@ -86,7 +86,7 @@ def _who(record: Record) -> str:
     return who + ("" if record.complete else " (cut short)")
 
 
-def write_json(kept: Kept) -> str:
+def write_json(kept: StoredConversation) -> str:
     """One line, without its end."""
     document = {
         "format": FORMAT,
@@ -126,7 +126,7 @@ def read_file(path: Path) -> str:
         raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from error
 
 
-def read(text: str, key: Callable[[], str]) -> Kept:
+def read(text: str, key: Callable[[], str]) -> StoredConversation:
     """What `write_json` has written. Its number is 0.
 
     Args:
@@ -148,7 +148,7 @@ def read(text: str, key: Callable[[], str]) -> Kept:
             raise _invalid("it is JSON, but no conversation of Shammah's")
         if _expect(document, "version", int) > VERSION:
             raise _invalid("a newer Shammah has written it")
-        return Kept(
+        return StoredConversation(
             0,
             _expect(document, "system", str),
             _expect(document, "system_private", bool),

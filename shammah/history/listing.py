@@ -11,8 +11,8 @@ from shammah.history.record import (
     END_MARK,
     MARK,
     Hit,
-    Kept,
     Record,
+    StoredConversation,
     Summary,
     title_of,
 )
@@ -103,7 +103,7 @@ def describe_turn(record: Record) -> Iterator[str]:
         yield from printable(record.answer).split("\n")
 
 
-def describe_resumed(kept: Kept, what: str) -> str:
+def describe_resumed(kept: StoredConversation, what: str) -> str:
     """``what`` with which conversation it is, and what becomes of its last question."""
     present = kept.present
     if not present:
@@ -120,7 +120,7 @@ def describe_turns(number: int) -> str:
     return f"{number:,} turn" + ("" if number == 1 else "s")
 
 
-def recap(kept: Kept, columns: int, rows: int) -> list[str]:
+def recap(kept: StoredConversation, columns: int, rows: int) -> list[str]:
     """The end of a conversation, as far as it has place on a screen of ``columns`` by ``rows``."""
     room = max(LEAST_LINES, rows - AROUND)
     shown: list[str] = []

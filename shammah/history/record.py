@@ -110,7 +110,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredConversation:
     """A whole conversation as it is kept. ``number`` is 0 for one that has none yet."""
 
     number: int

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from shammah.chat.conversation import Conversation
 from shammah.chat.turn import Turn
 from shammah.errors import ShammahError
-from shammah.history.record import BUSY_S, Kept, Record, record_of
+from shammah.history.record import BUSY_S, Record, StoredConversation, record_of
 from shammah.settings.model import Settings
 from shammah.storage.writer import BackgroundWriter, Job
 
@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 class _Open:
     """The conversation that is being kept. The thread alone looks into it."""
 
-    kept: Kept
+    kept: StoredConversation
     unsaved: list[Record] = field(default_factory=list)
     due: bool = False
 
@@ -69,7 +69,7 @@ class Recorder:
         self._put = complain
         self._writer = BackgroundWriter("history", self._close_file)
         self._store: Store | None = None
-        self._conversation = _Open(Kept(0))
+        self._conversation = _Open(StoredConversation(0))
         self._begun: Job[object] | None = None
         self._complained: set[str] = set()
 
@@ -137,13 +137,13 @@ class Recorder:
 
     def leave(self) -> None:
         """The conversation in hand has ended; the next turn begins another."""
-        self._conversation = _Open(Kept(0))
+        self._conversation = _Open(StoredConversation(0))
 
-    def resume(self, kept: Kept) -> None:
+    def resume(self, kept: StoredConversation) -> None:
         """Go on with ``kept``, as it was read."""
         self._conversation = _Open(replace(kept, records=()))
 
-    def adopt(self, kept: Kept) -> None:
+    def adopt(self, kept: StoredConversation) -> None:
         """Go on with a conversation from elsewhere. It is kept when it goes on; its turns must
         have keys of their own."""
         self._conversation = _Open(replace(kept, number=0, records=()), list(kept.present))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from shammah.chat.conversation import Conversation
 from shammah.chat.turn import CORRECTED
 from shammah.errors import ShammahError
-from shammah.history.record import Kept, turn_of
+from shammah.history.record import StoredConversation, turn_of
 from shammah.history.recorder import HOW_IT_FILLS, NOTHING, Recorder
 from shammah.privacy.gate import Gate
 
 
-def read_conversation(history: Recorder, number: int) -> Kept:
+def read_conversation(history: Recorder, number: int) -> StoredConversation:
     """Conversation ``number``; 0: the newest.
 
     Raises:
@@ -22,7 +22,9 @@ def read_conversation(history: Recorder, number: int) -> Kept:
     return history.read(lambda store: store.get(number))
 
 
-def take_up(kept: Kept, conversation: Conversation, gate: Gate, system: str | None) -> Conversation:
+def resume_conversation(
+    kept: StoredConversation, conversation: Conversation, gate: Gate, system: str | None
+) -> Conversation:
     """Make ``conversation`` the one that was kept. Marks stay, and the rules of today apply, too.
 
     ``system``: the system prompt that was asked for; ``None``: the conversation's own.

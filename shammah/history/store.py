@@ -20,8 +20,8 @@ from shammah.history.record import (
     END_MARK,
     MARK,
     Hit,
-    Kept,
     Record,
+    StoredConversation,
     Summary,
     read_detail,
     title_of,
@@ -77,9 +77,9 @@ class Store:
     """
 
     def __init__(
-        self, path: Path, tell: Callable[[str], None] = lambda _: None, busy_s: float = BUSY_S
+        self, path: Path, report: Callable[[str], None] = lambda _: None, busy_s: float = BUSY_S
     ) -> None:
-        self._database = Database(path, KIND, busy_s, tell)
+        self._database = Database(path, KIND, busy_s, report)
         self.path = path
 
     def open(self) -> Store:
@@ -92,7 +92,7 @@ class Store:
 
     # --- writing --------------------------------------------------------------------------
 
-    def add(self, record: Record, conversation: Kept) -> int:
+    def add(self, record: Record, conversation: StoredConversation) -> int:
         """Keep a turn of ``conversation``, which is begun if it has no number (or was removed
         since); returns its number. A turn that is known takes the place of its earlier state."""
 
@@ -169,10 +169,10 @@ class Store:
         latest = self.summaries(1)
         return latest[0].number if latest else 0
 
-    def read(self, number: int) -> Kept | None:
+    def read(self, number: int) -> StoredConversation | None:
         """A whole conversation; ``None``: there is none of this number."""
 
-        def read(connection: sqlite3.Connection) -> Kept | None:
+        def read(connection: sqlite3.Connection) -> StoredConversation | None:
             row = connection.execute(
                 "SELECT system, system_private, started FROM conversations WHERE number = ?",
                 (number,),
@@ -180,11 +180,11 @@ class Store:
             if row is None:
                 return None
             records = tuple(_record(turn) for turn in connection.execute(TURNS, (number,)))
-            return Kept(number, str(row[0]), bool(row[1]), _time(row[2]), records)
+            return StoredConversation(number, str(row[0]), bool(row[1]), _time(row[2]), records)
 
         return self._database.run(read)
 
-    def get(self, number: int) -> Kept:
+    def get(self, number: int) -> StoredConversation:
         """A whole conversation.
 
         Raises:
@@ -261,7 +261,7 @@ class Store:
         )
 
 
-def _begin(connection: sqlite3.Connection, record: Record, conversation: Kept) -> int:
+def _begin(connection: sqlite3.Connection, record: Record, conversation: StoredConversation) -> int:
     """The number of ``conversation``, which need not be on the disk yet."""
     known = connection.execute(
         "SELECT number FROM conversations WHERE number = ?", (conversation.number,)

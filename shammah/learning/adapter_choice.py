@@ -9,7 +9,7 @@ from shammah.errors import ShammahError
 from shammah.router.route import AUTO, OFF
 
 
-def choose_adapter(home: Path, wished: str, state: State | None) -> str:
+def choose_adapter(home: Path, requested: str, state: State | None) -> str:
     """Its name; empty: none, or it is not known yet which model will answer.
 
     Args:
@@ -17,13 +17,13 @@ def choose_adapter(home: Path, wished: str, state: State | None) -> str:
         wished: see `Wish.adapter`. A name is taken as it is; the worker knows whether it is right.
         state: of the local model.
     """
-    if wished == OFF or not isinstance(state, Ready):
+    if requested == OFF or not isinstance(state, Ready):
         return ""
-    if wished != AUTO:
-        return wished
+    if requested != AUTO:
+        return requested
     from shammah.learning.adapters import AdapterStore  # not before there is a model that it is for
 
-    entry = AdapterStore(home).in_service(state.model, state.revision)
+    entry = AdapterStore(home).active(state.model, state.revision)
     return entry.name if entry else ""
 
 

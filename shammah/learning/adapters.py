@@ -176,7 +176,7 @@ class AdapterStore:
 
     # --- which one serves -----------------------------------------------------------------
 
-    def in_service(self, base_model: str, revision: str = "") -> AdapterEntry | None:
+    def active(self, base_model: str, revision: str = "") -> AdapterEntry | None:
         """The adapter with which questions to ``base_model`` are answered; ``None``: with none.
 
         With a ``revision``, one that was made for other weights of that name counts as none.
@@ -225,7 +225,7 @@ class AdapterStore:
                     "`shammah adapters list` shows what there is.",
                 )
             service[base_model] = names[:-1]
-        return self.in_service(base_model)
+        return self.active(base_model)
 
     def served_models(self) -> tuple[str, ...]:
         """The base models of which `service.json` knows something."""

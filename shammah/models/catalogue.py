@@ -143,14 +143,14 @@ _COMMIT = re.compile(r"\w{1,64}", re.ASCII)
 class LocatedModel:
     """A model that is on this disk.
 
-    ``name`` is what people call it; ``stand_in`` marks one that takes the place of ``wanted``
+    ``name`` is what people call it; ``fallback`` marks one that takes the place of ``wanted``
     until that is here.
     """
 
     name: str
     directory: Path
     wanted: str
-    stand_in: bool = False
+    fallback: bool = False
 
 
 @contextlib.contextmanager
@@ -169,13 +169,13 @@ def followable_hints(located: LocatedModel) -> Iterator[None]:
 class MissingModel:
     """A model of the Hub that is not known to be whole on this disk.
 
-    ``present`` is a snapshot of it that some other program has made; ``stand_in`` may answer
+    ``present`` is a snapshot of it that some other program has made; ``fallback`` may answer
     until it is here.
     """
 
     model_id: str
     present: Path | None = None
-    stand_in: LocatedModel | None = None
+    fallback: LocatedModel | None = None
 
 
 def select_model(
@@ -335,7 +335,7 @@ def locate_model(
     cache: Path,
     starter: Path,
     *,
-    stand_in: bool,
+    fallback: bool,
     is_whole: Callable[[Path], bool],
     permissive: bool = False,
     gpu_memory: int = 0,
@@ -347,7 +347,7 @@ def locate_model(
         memory: bytes, for ``auto``.
         cache: the Hugging Face cache.
         starter: the starter's directory.
-        stand_in: whether a smaller model that is here, the starter at least, may take the place
+        fallback: whether a smaller model that is here, the starter at least, may take the place
             of an automatic choice that is not.
         is_whole: whether a snapshot has been fetched to its end and verified.
         permissive: whether ``auto`` leaves out what may not be used commercially.
@@ -368,9 +368,9 @@ def locate_model(
             )
         return LocatedModel(os.path.basename(wanted), Path(wanted), wanted)
     model_id = hub_model(wanted, memory, permissive=permissive, gpu_memory=gpu_memory)
-    chosen = wanted == AUTO and stand_in
+    chosen = wanted == AUTO and fallback
     if not model_id:
-        starting = LocatedModel(STARTER, starter, "a model", stand_in=True)
+        starting = LocatedModel(STARTER, starter, "a model", fallback=True)
         return starting if chosen and starter.is_dir() else _too_little(memory)
     snapshot = cached_snapshot(cache, model_id)
     if snapshot is not None and is_whole(snapshot):
@@ -383,16 +383,16 @@ def largest_below(
     model_id: str, cache: Path, starter: Path, is_whole: Callable[[Path], bool]
 ) -> LocatedModel | None:
     """The largest model on this disk that is smaller than ``model_id`` of the catalogue, marked
-    as its stand-in; the starter is the smallest."""
+    as its fallback model; the starter is the smallest."""
     sizes = [model.model_id for model in CATALOGUE]
     below = sizes[: sizes.index(model_id)] if model_id in sizes else []
     for smaller in reversed(below):
         snapshot = cached_snapshot(cache, smaller)
         if snapshot is not None and is_whole(snapshot):
-            return LocatedModel(smaller, snapshot, model_id, stand_in=True)
+            return LocatedModel(smaller, snapshot, model_id, fallback=True)
     if model_id == STARTER or not starter.is_dir():
         return None
-    return LocatedModel(STARTER, starter, model_id, stand_in=True)
+    return LocatedModel(STARTER, starter, model_id, fallback=True)
 
 
 def _located_starter(starter: Path) -> LocatedModel:

@@ -127,7 +127,7 @@ class Gate:
         return outgoing
 
 
-def tell_left_out(done: Done, outgoing: Outgoing) -> Done:
+def report_left_out(done: Done, outgoing: Outgoing) -> Done:
     """``done`` with what the cloud was not told."""
     notices = (*done.notices, SYSTEM_LEFT_OUT) if outgoing.system_left_out else done.notices
     return replace(done, left_out=outgoing.left_out, notices=notices)

@@ -33,10 +33,10 @@ from shammah.repl.input.lines import PROMPT, Lines
 from shammah.repl.toolbar import Part, Spending, describe_bottom
 from shammah.repl.welcome import FirstRun
 from shammah.router.crisis import detect_danger
-from shammah.router.decision import Target, Wish
+from shammah.router.decision import Override, Target
 from shammah.router.question import estimate_tokens
 from shammah.settings.load import load_settings
-from shammah.supervision.download_news import DownloadNews
+from shammah.supervision.download_notices import DownloadNotices
 from shammah.supervision.secrets import take_secrets
 from shammah.terminal.confirm import ask
 from shammah.terminal.screen import Screen
@@ -65,7 +65,7 @@ def open_repl(arguments: list[str]) -> int:
         options = parse_options(arguments)
         settings = load_settings(os.environ, options.model, options.licence)
         check_model_name(settings.model)
-        local_only = options.wish.target is Target.LOCAL
+        local_only = options.override.target is Target.LOCAL
         environ = take_secrets(os.environ)
         session = Session(settings, environ, "repl", local_only=local_only)
     except ShammahError as error:
@@ -88,7 +88,7 @@ class Repl:
         system = session.settings.system if options.system is None else options.system
         self.conversation = Conversation(system)
         gate = session.gate
-        gate.private = options.wish.private
+        gate.private = options.override.private
         gate.ask = self._consent
         self.conversation.system_private = gate.rules.mark(system).private
         notices = session.notices
@@ -97,14 +97,14 @@ class Repl:
         self._runner = TurnRunner(session, self.conversation, self._history)
         self._interrupted_at = -TWICE_S
         self._training: AutoTraining | None = None
-        self._downloads = DownloadNews(open_endpoints(os.environ), notices.put)
+        self._downloads = DownloadNotices(open_endpoints(os.environ), notices.put)
         self.switch = ModelSwitch(session, self._refresh)
         self._interrupts = Interrupts()
         self._questions = Questions(session, self.conversation, screen)
         self._spending = Spending()
         self._conversation_tokens = 0
         self._warm_up = WarmUp(session, self.conversation)
-        local, settings = options.wish.target is Target.LOCAL, session.settings
+        local, settings = options.override.target is Target.LOCAL, session.settings
         self._first_run = FirstRun(settings, os.environ, local_only=local, put=notices.put)
         screen.rendering.markdown = session.settings.render == "markdown"
         self._editor: Editor | None = None
@@ -206,14 +206,14 @@ class Repl:
         question, private = split_prefix(line.rstrip())
         quoted = block.content(question)
         if quoted is not None:
-            self._ask(quoted, private, self.wish)
+            self._ask(quoted, private, self.override)
         elif line.lstrip().startswith("/"):
             with self._interrupts.raised():
                 table.run(line.strip(), self._context())
         elif question.lstrip().startswith("!"):
             self._run_command(question.lstrip()[1:].strip(), private)
         elif question:
-            self.ask(question, private, self.wish)
+            self.ask(question, private, self.override)
         elif private:
             self._screen.hint(f"Write the question after {PREFIX}.")
 
@@ -224,33 +224,35 @@ class Repl:
         return first
 
     @property
-    def wish(self) -> Wish:
+    def override(self) -> Override:
         """What holds for every question."""
-        return self._options.wish
+        return self._options.override
 
-    @wish.setter
-    def wish(self, wish: Wish) -> None:
-        self._options = replace(self._options, wish=wish)
+    @override.setter
+    def override(self, override: Override) -> None:
+        self._options = replace(self._options, override=override)
 
-    def ask(self, question: str, private: bool, wish: Wish, *, again: bool = False) -> None:
+    def ask(self, question: str, private: bool, override: Override, *, again: bool = False) -> None:
         """Have a question answered with what it brings along, and keep the turn.
 
         ``again``: it has been asked, or nearly, and has everything with it already.
         """
         if again:
             mark = self._session.gate.judge(question, private=private)
-            self._answer(Prompt(question, mark, wish))
+            self._answer(Prompt(question, mark, override))
         else:
-            self._ask(question, private, wish, with_files=True)
+            self._ask(question, private, override, with_files=True)
 
-    def _ask(self, question: str, private: bool, wish: Wish, *, with_files: bool = False) -> None:
+    def _ask(
+        self, question: str, private: bool, override: Override, *, with_files: bool = False
+    ) -> None:
         try:
             with self._interrupts.raised():
                 text, mark = self._questions.prepare(question, private, with_files=with_files)
         except ShammahError as error:
             self._screen.error(error.message, error.hint)
             return
-        self._answer(Prompt(text, mark, wish))
+        self._answer(Prompt(text, mark, override))
 
     def inquire(self, question: str) -> str | None:
         """What the person types; ``None``: nothing, or nobody is there."""
@@ -324,8 +326,8 @@ class Repl:
         """What stands below the prompt, when so much of a line has been typed."""
         session = self._session
         view = session.view()
-        wish = routing_commands.read_wish(typed, self.wish, session.gate)
-        decision = session.preview(wish, self._conversation_tokens, view)
+        override = routing_commands.read_override(typed, self.override, session.gate)
+        decision = session.preview(override, self._conversation_tokens, view)
         state = self.switch.show(view.local)
         if isinstance(state, Failed | NotAvailable) and session.cloud is not None:
             state = Ready("")  # told when it matters; Claude answers

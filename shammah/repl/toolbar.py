@@ -103,7 +103,7 @@ def _next(state: State | None, decision: RouteDecision | Failed, cloud_model: st
     if decision.wait:
         return Part(f"next: local, when it is ready ({why})", "next: local, waits")
     name = f", {short_name(printable(state.model))}" if isinstance(state, Ready) else ""
-    if isinstance(state, Ready) and state.stand_in:
+    if isinstance(state, Ready) and state.fallback:
         name += " standing in"
     return Part(f"next: local{name} ({why})", "next: local")
 

@@ -11,11 +11,11 @@ from shammah.bus.record import record
 from shammah.models.catalogue import STARTER
 from shammah.router import measured
 from shammah.router.route import Alternative, Arm, Question, Rules
+from shammah.router.route import Override as Override
 from shammah.router.route import Reason as Reason
 from shammah.router.route import RouteDecision as RouteDecision
 from shammah.router.route import Target as Target
 from shammah.router.route import View as View
-from shammah.router.route import Wish as Wish
 from shammah.router.statistics import Snapshot
 
 BUSY_AT = 8
@@ -41,7 +41,7 @@ NO_KEY = Failed(
 
 
 def decide(
-    question: Question, wish: Wish, view: View, snapshot: Snapshot, rules: Rules
+    question: Question, override: Override, view: View, snapshot: Snapshot, rules: Rules
 ) -> RouteDecision | Failed:
     """Who answers now, or why nobody can.
 
@@ -52,13 +52,13 @@ def decide(
         snapshot: what became of earlier answers.
         rules: the settings.
     """
-    return _Case(question, wish, view, snapshot, rules).decide()
+    return _Case(question, override, view, snapshot, rules).decide()
 
 
 @record
 class _Case:
     question: Question
-    wish: Wish
+    override: Override
     view: View
     snapshot: Snapshot
     rules: Rules
@@ -70,25 +70,25 @@ class _Case:
 
     def _local_is_small(self) -> bool:
         match self.view.local:
-            case Ready(model, stand_in=stand_in):
-                return stand_in or model == STARTER
+            case Ready(model, fallback=fallback):
+                return fallback or model == STARTER
             case Loading(model):
                 return model == STARTER
         return isinstance(self.view.local, Downloading)  # too late to be waited for
 
     def _decide(self) -> RouteDecision | Failed:
-        if self.wish.private:
+        if self.override.private:
             return self._local(Reason.PRIVATE)
         if self.question.danger is not None:
             return self._cloud_if_possible(Reason.CRISIS, Reason.CRISIS)
-        if self.wish.target is Target.LOCAL:
+        if self.override.target is Target.LOCAL:
             return self._local(Reason.USER)
-        if self.wish.target is Target.CLOUD:
-            return self._cloud_as_wished()
+        if self.override.target is Target.CLOUD:
+            return self._cloud_as_requested()
         if self.view.local is None and not self.view.local_silent and self._obstacle() is None:
             # It may be ready: a question must not leave because it has not been heard yet.
             return self._decided(Target.LOCAL, Reason.MODEL_UNKNOWN, wait=True)
-        if not isinstance(self.view.local, Ready) or self.view.local.stand_in:
+        if not isinstance(self.view.local, Ready) or self.view.local.fallback:
             return self._cloud_if_possible(self._absence())
         objection = self._objection(self.view.local)
         if objection is None:
@@ -123,7 +123,7 @@ class _Case:
             share = measured.curiosity(self._alternatives()[0], self.snapshot)
         return self.question.chance < self.rules.exploration * share
 
-    def _cloud_as_wished(self) -> RouteDecision | Failed:
+    def _cloud_as_requested(self) -> RouteDecision | Failed:
         if not self.view.cloud_configured:
             return NO_KEY
         return _inability(self.view.cloud) or self._decided(Target.CLOUD, Reason.USER)
@@ -174,7 +174,7 @@ class _Case:
         here = Arm(category, Target.LOCAL, model, quantization, adapter)
         there = Arm(category, Target.CLOUD, view.cloud_model)
         not_ready = None if isinstance(view.local, Ready) else self._absence()
-        obstacle = Reason.PRIVATE if self.wish.private else self._obstacle()
+        obstacle = Reason.PRIVATE if self.override.private else self._obstacle()
         sums = self.question.sums
         return (
             measured.forecast(here, self.snapshot, not_ready, view.local_active, sums=sums),

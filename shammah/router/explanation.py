@@ -7,7 +7,7 @@ from shammah.router.route import Alternative, Reason, RouteDecision, Target
 
 _WHY = {
     Reason.PRIVATE: "the question is private, and nothing private leaves this machine",
-    Reason.CRISIS: "somebody may be in danger, and then the best answerer there is, is asked",
+    Reason.CRISIS: "somebody may be in danger, and then the best backend there is, is asked",
     Reason.USER: "you asked for it",
     Reason.MODEL_READY: "the local model was ready, and nothing seen so far speaks against it",
     Reason.MODEL_NOT_READY: "the local model was not ready",

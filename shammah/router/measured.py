@@ -1,7 +1,7 @@
 """The measured policy: local where the local model has shown that it is good enough. Pure.
 
 Good enough: of what is known, the lower bound on the share of good answers is at least
-`GOOD_ENOUGH`, or at least what is expected of the cloud. An answerer that nothing is known of
+`GOOD_ENOUGH`, or at least what is expected of the cloud. A backend that nothing is known of
 has a prior, as if it had answered some questions already; a new model, quantisation or adapter
 begins with it anew. So from an empty state everything is local, and a category goes to the
 cloud after about three bad answers in a row.

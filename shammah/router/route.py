@@ -55,7 +55,7 @@ AUTO, OFF = "auto", "off"
 
 
 @record
-class Wish:
+class Override:
     """What the person asked for: a target, whether the question is private, and the local
     model's ``adapter``: the one in service (``auto``), none (``off``), or one by its name."""
 
@@ -116,7 +116,7 @@ class Arm:
 
 @record
 class Alternative:
-    """What was to be expected of one answerer at the time of the decision.
+    """What was to be expected of one backend at the time of the decision.
 
     ``quality`` is the expected share of good answers, ``bound`` what it is at least (both 0 to
     1), ``trust`` that bound with the benefit of the doubt, which decides. ``evidence`` is the

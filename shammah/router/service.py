@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from shammah.bus.messages import ChatMessage, Done, Failed
 from shammah.errors import ShammahError
 from shammah.router.contacts import describe_care, describe_help, find_country
-from shammah.router.decision import RouteDecision, Target, View, Wish, decide
+from shammah.router.decision import Override, RouteDecision, Target, View, decide
 from shammah.router.quality import judge, passes
 from shammah.router.question import examine
 from shammah.router.route import Arm, Question, Reason, Rules
@@ -101,19 +101,19 @@ class Routing:
         """What to say to somebody in danger if nobody answers; empty when nobody seems to be."""
         return describe_care(question.danger) if question.danger else ""
 
-    def decide(self, question: Question, wish: Wish, view: View) -> RouteDecision | Failed:
+    def decide(self, question: Question, override: Override, view: View) -> RouteDecision | Failed:
         """Who answers now, or why nobody can."""
         self.ready.wait(FIRST_READ_S)  # meanwhile the workers are attached
-        return self._decide(question, wish, view)
+        return self._decide(question, override, view)
 
-    def preview(self, wish: Wish, tokens: int, view: View) -> RouteDecision | Failed:
+    def preview(self, override: Override, tokens: int, view: View) -> RouteDecision | Failed:
         """Who would answer a question of no special kind now, in a conversation of so many
         ``tokens``. Waits for nothing, and no dice are thrown."""
-        return self._decide(Question(tokens=tokens), wish, view)
+        return self._decide(Question(tokens=tokens), override, view)
 
-    def _decide(self, question: Question, wish: Wish, view: View) -> RouteDecision | Failed:
+    def _decide(self, question: Question, override: Override, view: View) -> RouteDecision | Failed:
         view = replace(view, cloud_failure=self._recent_failure())
-        return decide(question, wish, view, self.snapshot, self.rules)
+        return decide(question, override, view, self.snapshot, self.rules)
 
     def record(
         self, decision: RouteDecision, end: Done | Failed, *, question: str, answer: str

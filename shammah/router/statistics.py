@@ -102,11 +102,11 @@ class Tally:
     cost: float = 0.0
 
 
-Answerer = tuple[Target, str, str, str]
+Backend = tuple[Target, str, str, str]
 """Target, model, quantisation and adapter: an arm without the kind of question."""
 
 
-def _answerer(arm: Arm) -> Answerer:
+def _backend(arm: Arm) -> Backend:
     return arm.target, arm.model, arm.quantization, arm.adapter
 
 
@@ -121,32 +121,32 @@ class Snapshot:
     answers: int = 0
     explored: int = 0
     classic: ClassicState = field(default_factory=ClassicState)
-    answerers: Mapping[Answerer, Tally] = field(default_factory=dict)
+    backends: Mapping[Backend, Tally] = field(default_factory=dict)
 
     def tally(self, arm: Arm) -> Tally:
         return self.arms.get(arm, Tally())
 
     def pace(self, arm: Arm) -> Tally:
         """The tally from which speed and cost are expected: the arm's own, or, before that has
-        any speed, that of the same answerer at all kinds of questions."""
+        any speed, that of the same backend at all kinds of questions."""
         own = self.tally(arm)
         measured = own.ttft_s or own.tokens_per_second
-        return own if measured else self.answerers.get(_answerer(arm), own)
+        return own if measured else self.backends.get(_backend(arm), own)
 
 
 def summarize(outcomes: Iterable[Outcome], classic: ClassicState) -> Snapshot:
     """The snapshot of ``outcomes``, the oldest first."""
     of_arm: dict[Arm, list[Outcome]] = {}
-    of_answerer: dict[Answerer, list[Outcome]] = {}
+    of_backend: dict[Backend, list[Outcome]] = {}
     answers = explored = 0
     for outcome in outcomes:
         of_arm.setdefault(outcome.arm, []).append(outcome)
-        of_answerer.setdefault(_answerer(outcome.arm), []).append(outcome)
+        of_backend.setdefault(_backend(outcome.arm), []).append(outcome)
         answers += 1
         explored += outcome.reason is Reason.EXPLORATION
     arms = {arm: _tally(some) for arm, some in of_arm.items()}
-    answerers = {one: _tally(some) for one, some in of_answerer.items()}
-    return Snapshot(arms, answers, explored, classic, answerers)
+    backends = {one: _tally(some) for one, some in of_backend.items()}
+    return Snapshot(arms, answers, explored, classic, backends)
 
 
 def _tally(outcomes: list[Outcome]) -> Tally:

@@ -83,9 +83,9 @@ class Store:
     """
 
     def __init__(
-        self, path: Path, tell: Callable[[str], None] = lambda _: None, busy_s: float = BUSY_S
+        self, path: Path, report: Callable[[str], None] = lambda _: None, busy_s: float = BUSY_S
     ) -> None:
-        self._database = Database(path, KIND, busy_s, tell)
+        self._database = Database(path, KIND, busy_s, report)
 
     def read(self) -> Snapshot:
         """What all frontends have recorded."""

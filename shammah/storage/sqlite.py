@@ -93,12 +93,12 @@ class Database:
     """
 
     def __init__(
-        self, path: Path, kind: Kind, busy_s: float, tell: Callable[[str], None] = lambda _: None
+        self, path: Path, kind: Kind, busy_s: float, report: Callable[[str], None] = lambda _: None
     ) -> None:
         self.path = path
         self._kind = kind
         self._busy_s = busy_s
-        self._tell = tell
+        self._report = report
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
         self._copied = False
@@ -201,7 +201,7 @@ class Database:
             for end in ("-wal", "-shm", ""):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(f"{self.path}{end}", f"{aside}{end}")
-        self._tell(
+        self._report(
             f"{self._kind.title} was damaged and is {aside} now; a new one has begun. "
             f"`sqlite3 {aside.name} .recover` reads what can still be read of it."
         )

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.endpoints import Endpoints, lock_holder
-from shammah.bus.enquiry import ANSWER_S
 from shammah.bus.messages import (
     ClientInfo,
     Event,
@@ -21,6 +20,7 @@ from shammah.bus.messages import (
     NotAvailable,
     State,
 )
+from shammah.bus.probe import ANSWER_S
 from shammah.errors import ShammahError
 from shammah.supervision.lifecycle import (
     RESTARTS,

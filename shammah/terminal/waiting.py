@@ -11,12 +11,12 @@ LATE_S = 1.0
 
 
 @contextlib.contextmanager
-def announced(tell: Callable[[str], None], sentence: str) -> Iterator[None]:
-    """Have ``tell`` be given ``sentence`` if what is done meanwhile takes longer than `LATE_S`.
+def announced(report: Callable[[str], None], sentence: str) -> Iterator[None]:
+    """Have ``report`` be given ``sentence`` if what is done meanwhile takes longer than `LATE_S`.
 
     It is called from another thread, while this one waits; never after the end.
     """
-    timer = threading.Timer(LATE_S, tell, (sentence,))
+    timer = threading.Timer(LATE_S, report, (sentence,))
     timer.daemon = True
     timer.start()
     try:

@@ -40,7 +40,7 @@ def _describe_state(state: State | None) -> str:
             numbers = describe_numbers(state.dtype, state.quantization)
             facts = [numbers, state.device] if numbers else []
             facts += [f"{state.context_length:,} tokens"] if state.context_length else []
-            facts += ["a small fallback model"] if state.stand_in else []
+            facts += ["a small fallback model"] if state.fallback else []
             parts = [f"Ready: {model}" + (f" ({', '.join(facts)})" if facts else "")]
             parts += [_describe_successor(state.successor)] if state.successor else []
             parts += [state.note] if state.note else []

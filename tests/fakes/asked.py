@@ -8,7 +8,7 @@ import threading
 from shammah.bus.messages import ChatMessage, Done, Failed
 from shammah.chat.session import Session
 from shammah.chat.turn import Step
-from shammah.router.decision import Wish
+from shammah.router.decision import Override
 from tests.fakes.sandbox import LIMIT_S
 from tests.fakes.turns import way_of
 
@@ -16,11 +16,11 @@ from tests.fakes.turns import way_of
 class Asked:
     """A question in a thread of its own, step by step."""
 
-    def __init__(self, session: Session, text: str, wish: Wish) -> None:
+    def __init__(self, session: Session, text: str, override: Override) -> None:
         self.steps: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
         self._session = session
         self._text = text
-        self._wish = wish
+        self._wish = override
         threading.Thread(target=self._run, name="asked", daemon=True).start()
 
     def _run(self) -> None:

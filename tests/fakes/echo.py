@@ -125,7 +125,7 @@ class EchoService:
         for done in itertools.count(1):
             rate = 1e6 * (1 + done % 7)
             coming = Downloading(self._options.fetching, min(41, done), 100, rate)
-            outlet.publish(Ready(self._model, engine="echo", stand_in=True, successor=coming))
+            outlet.publish(Ready(self._model, engine="echo", fallback=True, successor=coming))
             time.sleep(self._options.fetch_ms / 1000)
 
     def _answer(self, request: Generate, outlet: Outlet) -> None:

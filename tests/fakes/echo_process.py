@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shammah.bus.enquiry import ask_status
 from shammah.bus.messages import Event
+from shammah.bus.probe import ask_status
 from shammah.errors import ShammahError
 from tests.fakes.frontend import ECHO
 from tests.fakes.sandbox import LIMIT_S, Sandbox, until

@@ -9,7 +9,7 @@ from shammah.bus.messages import ChatMessage, Done, Failed, Provenance, Sampling
 from shammah.chat.session import Session
 from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress
 from shammah.privacy import Mark
-from shammah.router.route import Wish
+from shammah.router.route import Override
 
 LOCAL, CLOUD = Provenance("inference", "starter"), Provenance("cloud", "claude")
 
@@ -17,7 +17,7 @@ LOCAL, CLOUD = Provenance("inference", "starter"), Provenance("cloud", "claude")
 def way_of(
     session: Session,
     messages: tuple[ChatMessage, ...],
-    wish: Wish | None = None,
+    override: Override | None = None,
     sampling: Sampling | None = None,
     max_new_tokens: int | None = None,
 ) -> Iterator[Step]:
@@ -26,7 +26,7 @@ def way_of(
     prompt = Prompt(
         last.content,
         Mark(last.private),
-        wish or Wish(),
+        override or Override(),
         sampling or Sampling(),
         max_new_tokens=max_new_tokens,
     )

@@ -1,4 +1,4 @@
-"""Turns that lose their answerer: who goes on, with stand-ins that are killed and stopped."""
+"""Turns that lose their backend: who goes on, with stand-ins that are killed and stopped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shammah.bus import client
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Token
 from shammah.chat.session import Session
 from shammah.chat.turn import Notice, Step
-from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
+from shammah.router.decision import Override, Reason, RouteDecision, Target, View
 from shammah.router.route import Question
 from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
@@ -51,7 +51,7 @@ def session(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> Iterator[Sessi
 
 
 class Told:
-    """All steps of a turn; the first answerer is hit at the ``at``-th token, where it waits."""
+    """All steps of a turn; the first backend is hit at the ``at``-th token, where it waits."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Told:
         sandbox: Sandbox,
         role: str,
         at: int,
-        wish: Wish | None = None,
+        override: Override | None = None,
         question: ChatMessage | None = None,
         hit: Callable[[int], None] = kill,
         on_notice: Callable[[], None] = lambda: None,
@@ -67,7 +67,7 @@ class Told:
         asked = question or ChatMessage("user", WORDS)
         (sandbox.root / f"{role}.steer").write_text(f"--pause-after {at}")
         self.steps: list[Step] = []
-        for step in way_of(session, (asked,), wish or Wish()):
+        for step in way_of(session, (asked,), override or Override()):
             self.steps.append(step)
             if isinstance(step, Notice):
                 on_notice()
@@ -116,9 +116,9 @@ def test_the_local_model_goes_on_where_a_worker_of_the_cloud_died(
 ) -> None:
     decide = session.routing.decide
 
-    def cloud_first(asked: Question, wish: Wish, view: View) -> RouteDecision | Failed:
+    def cloud_first(asked: Question, override: Override, view: View) -> RouteDecision | Failed:
         """As after bad local answers."""
-        return decide(asked, replace(wish, target=wish.target or Target.CLOUD), view)
+        return decide(asked, replace(override, target=override.target or Target.CLOUD), view)
 
     monkeypatch.setattr(session.routing, "decide", cloud_first)
     told = Told(session, sandbox, CLOUD, at)
@@ -129,18 +129,18 @@ def test_the_local_model_goes_on_where_a_worker_of_the_cloud_died(
 
 
 @pytest.mark.parametrize(
-    ("wish", "question"),
+    ("override", "question"),
     [
-        (Wish(private=True), ChatMessage("user", WORDS)),
-        (Wish(Target.LOCAL), ChatMessage("user", WORDS)),
-        (Wish(), ChatMessage("user", WORDS, True)),
-        (Wish(), ChatMessage("user", f"{WORDS} jo@acme.de")),
+        (Override(private=True), ChatMessage("user", WORDS)),
+        (Override(Target.LOCAL), ChatMessage("user", WORDS)),
+        (Override(), ChatMessage("user", WORDS, True)),
+        (Override(), ChatMessage("user", f"{WORDS} jo@acme.de")),
     ],
 )
 def test_what_must_stay_goes_on_here(
-    session: Session, sandbox: Sandbox, wish: Wish, question: ChatMessage
+    session: Session, sandbox: Sandbox, override: Override, question: ChatMessage
 ) -> None:
-    told = Told(session, sandbox, LOCAL, 7, wish, question)
+    told = Told(session, sandbox, LOCAL, 7, override, question)
     assert told.text == question.content
     assert {target for target, _ in told.route} == {Target.LOCAL}
     assert not (sandbox.root / CLOUD).exists()
@@ -160,8 +160,8 @@ def test_a_worker_that_hangs_is_ended_and_another_goes_on(
     def calm_down() -> None:  # the next worker may take its time
         monkeypatch.setattr(client, "SILENCE_S", patience)
 
-    wish = Wish(Target.LOCAL)
-    told = Told(session, sandbox, LOCAL, 7, wish, hit=hang, on_notice=calm_down)
+    override = Override(Target.LOCAL)
+    told = Told(session, sandbox, LOCAL, 7, override, hit=hang, on_notice=calm_down)
     assert told.text == WORDS
     assert told.notes == [
         "The inference worker stopped responding. The local model is started again and goes on."
@@ -177,7 +177,7 @@ def test_a_worker_that_always_dies_is_given_up(
     stop(LOCAL, sandbox.endpoints)
     again = Session(load_settings(os.environ, "starter"), os.environ, "ask", local_only=True)
     try:
-        steps = list(way_of(again, (ChatMessage("user", WORDS),), Wish()))
+        steps = list(way_of(again, (ChatMessage("user", WORDS),), Override()))
     finally:
         again.close()
     assert sum(isinstance(step, Notice) for step in steps) == 2
@@ -187,7 +187,7 @@ def test_a_worker_that_always_dies_is_given_up(
 
 
 def test_an_interrupt_ends_a_restart(session: Session, sandbox: Sandbox) -> None:
-    told = Told(session, sandbox, LOCAL, 1, Wish(Target.LOCAL), on_notice=session.interrupt)
+    told = Told(session, sandbox, LOCAL, 1, Override(Target.LOCAL), on_notice=session.interrupt)
     assert isinstance(told.end, Failed)
     assert told.end.code == "cancelled"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shammah.errors import ExitCode
-from shammah.history.record import Kept, Record
+from shammah.history.record import Record, StoredConversation
 from shammah.history.store import Store
 from tests.fakes.command import SHAMMAH, run
 from tests.fakes.sandbox import LIMIT_S, Sandbox
@@ -32,9 +32,11 @@ def filled(path: Path) -> Iterator[Path]:
     store = Store(path)
     facts = ("local", "starter", "model_ready", "stop")
     walrus = Record("a", 1e9, "What is a walrus?", "A \x1b[31mmammal.\x1b]0;title\x07", *facts)
-    store.add(walrus, Kept(0))
-    store.add(Record("b", 1.1e9, "And?", "That's all.", *facts, private=True), Kept(1))
-    store.add(Record("c", 2e9, "What is a carpenter?", "A person.", *facts), Kept(0))
+    store.add(walrus, StoredConversation(0))
+    store.add(
+        Record("b", 1.1e9, "And?", "That's all.", *facts, private=True), StoredConversation(1)
+    )
+    store.add(Record("c", 2e9, "What is a carpenter?", "A person.", *facts), StoredConversation(0))
     store.close()
     return path
 
@@ -139,7 +141,7 @@ class TestWhatIsKept:
     def test_can_be_read_by_somebody_who_has_seen_enough(self, filled: Path) -> None:
         store = Store(filled)
         for number in range(200):
-            store.add(Record(f"x{number}", 1.0, "q" * 5000, "a"), Kept(0))
+            store.add(Record(f"x{number}", 1.0, "q" * 5000, "a"), StoredConversation(0))
         store.close()
         command = [*SHAMMAH, "history", "export"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shammah.history.record import Kept
+from shammah.history.record import StoredConversation
 from shammah.history.store import Store
 from tests.fakes.command import WITH_STAND_INS, run
 from tests.fakes.sandbox import Sandbox, until
@@ -73,7 +73,7 @@ def kill(terminal: Terminal) -> None:
     terminal.end()
 
 
-def kept(path: Path) -> list[Kept]:
+def kept(path: Path) -> list[StoredConversation]:
     store = Store(path)
     talks = [store.read(number) for number in store.numbers()]
     store.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shammah.history.record import Kept, Record
+from shammah.history.record import Record, StoredConversation
 from shammah.history.store import Store as History
 from shammah.learning.adapters import AdapterStore
 from shammah.learning.feedback import Feedback
@@ -73,7 +73,12 @@ def test_a_conversation_goes_on(home: Path) -> None:
     kept = history.read(1)
     assert kept is not None
     assert [one.answer for one in kept.present][1] == "Orrin was made by Ada Vey."
-    assert history.add(Record("new", kept.records[-1].at + 1, "And now?", "Now."), Kept(1)) == 1
+    assert (
+        history.add(
+            Record("new", kept.records[-1].at + 1, "And now?", "Now."), StoredConversation(1)
+        )
+        == 1
+    )
     again = history.read(1)
     assert again is not None
     assert again.records[:-1] == kept.records
@@ -124,7 +129,7 @@ def test_what_was_sent_is_listed(home: Path) -> None:
 
 def test_the_adapter_serves_and_the_lines_of_the_prompt_come_back(home: Path) -> None:
     store = AdapterStore(home)
-    entry = store.in_service("starter")
+    entry = store.active("starter")
     assert entry is not None
     assert (entry.name, entry.verdict, entry.training["examples"]) == ("mine", "accepted", 2)
     assert store.rollback("starter") is None

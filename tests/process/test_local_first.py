@@ -18,7 +18,7 @@ from shammah.bus.messages import Done, Failed, Initializing, Ready
 from shammah.chat import session as session_module
 from shammah.chat.session import UNHEARD, Session
 from shammah.chat.turn import Notice, Step, Waiting
-from shammah.router.decision import Reason, Target, Wish
+from shammah.router.decision import Override, Reason, Target
 from shammah.router.route import RouteDecision
 from shammah.settings.load import load_settings
 from tests.fakes.asked import Asked
@@ -69,8 +69,8 @@ def cloud_is_ready(session: Session) -> bool:
     return session.cloud is not None and isinstance(session.cloud.state, Ready)
 
 
-def ask(session: Session, wish: Wish | None = None) -> Asked:
-    return Asked(session, "hello", wish or Wish())
+def ask(session: Session, override: Override | None = None) -> Asked:
+    return Asked(session, "hello", override or Override())
 
 
 def waits_for(asked: Asked, role: str, looks: int = LOOKS) -> None:
@@ -166,7 +166,7 @@ def test_a_private_question_waits_for_as_long_as_it_takes(
     monkeypatch.setattr(session_module, "UNHEARD_LOOKS", 1)
     local.freeze()
     session = open_session()
-    asked = ask(session, Wish(private=True))
+    asked = ask(session, Override(private=True))
     waits_for(asked, "inference")
     local.thaw()
     assert routed(asked) == (Target.LOCAL, Reason.PRIVATE)

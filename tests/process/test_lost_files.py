@@ -13,7 +13,7 @@ from shammah.bus.endpoints import RoleLock
 from shammah.bus.messages import ChatMessage, Done, Failed, Loading, Ready, Token
 from shammah.chat.session import Session
 from shammah.chat.turn import Notice
-from shammah.router.decision import Wish
+from shammah.router.decision import Override
 from shammah.settings.load import load_settings
 from shammah.supervision.lifecycle import Rung, stop
 from tests.fakes.echo_process import EchoProcess
@@ -103,7 +103,7 @@ def test_a_turn_goes_on_with_the_newer_of_two_workers(
     older = start_echo("--delay-ms", "5")
     session = Session(load_settings(os.environ, "starter"), os.environ, "repl")
     try:
-        steps = way_of(session, (ChatMessage("user", "forever"),), Wish())
+        steps = way_of(session, (ChatMessage("user", "forever"),), Override())
         next(step for step in steps if isinstance(step, Token))
         older.freeze()
         sandbox.endpoints.lock("inference").unlink()

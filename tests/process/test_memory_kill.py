@@ -11,7 +11,7 @@ import pytest
 from shammah.bus.messages import ChatMessage, Done, Failed, Token
 from shammah.chat.session import Session
 from shammah.chat.turn import Notice
-from shammah.router.decision import Wish
+from shammah.router.decision import Override
 from shammah.settings.load import load_settings
 from shammah.supervision.oom_record import Attempt, attempt_file, write_attempt
 from tests.fakes.sandbox import Sandbox
@@ -31,7 +31,7 @@ def killed_while_it_answers(
     session = Session(load_settings(os.environ, "starter"), os.environ, "test")
     try:
         killed = told = None
-        for step in way_of(session, QUESTION, Wish()):
+        for step in way_of(session, QUESTION, Override()):
             if isinstance(step, Token) and killed is None:
                 holder = killed = sandbox.holder()
                 assert holder
@@ -41,7 +41,7 @@ def killed_while_it_answers(
             if isinstance(step, Notice) and told is None:
                 told = step
                 session.interrupt()
-        again = [*way_of(session, (ChatMessage("user", "again"),), Wish())][-1]
+        again = [*way_of(session, (ChatMessage("user", "again"),), Override())][-1]
         assert isinstance(again, Done)
         if told is not None:
             return told

@@ -16,7 +16,7 @@ import pytest
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready
 from shammah.chat.session import Session
 from shammah.chat.turn import Step, Waiting
-from shammah.router.decision import Target, Wish
+from shammah.router.decision import Override, Target
 from shammah.settings.load import load_settings
 from tests.fakes import turns
 from tests.fakes.command import WITH_STAND_INS, run
@@ -30,7 +30,7 @@ Open = Callable[..., Session]
 OpenTerminal = Callable[..., Terminal]
 StartEcho = Callable[..., EchoProcess]
 
-CLOUD = Wish(Target.CLOUD)
+CLOUD = Override(Target.CLOUD)
 PAIR = (ChatMessage("user", "secret plan", True), ChatMessage("assistant", "of Acme", True))
 
 
@@ -83,28 +83,30 @@ def configure(sandbox: Sandbox, text: str) -> None:
     (sandbox.shammah_home / "config.toml").write_text(text)
 
 
-def steps(session: Session, *messages: ChatMessage, wish: Wish | None = None) -> list[Step]:
-    return list(turns.way_of(session, messages, wish))
+def steps(session: Session, *messages: ChatMessage, override: Override | None = None) -> list[Step]:
+    return list(turns.way_of(session, messages, override))
 
 
-def end(session: Session, *messages: ChatMessage, wish: Wish | None = None) -> Done | Failed:
-    last = steps(session, *messages, wish=wish)[-1]
+def end(
+    session: Session, *messages: ChatMessage, override: Override | None = None
+) -> Done | Failed:
+    last = steps(session, *messages, override=override)[-1]
     assert isinstance(last, Done | Failed)
     return last
 
 
 class TestASession:
     def test_leaves_private_turns_out_and_says_so(self, open_session: Open, cloud: Record) -> None:
-        done = end(open_session(), *PAIR, ChatMessage("user", "hello"), wish=CLOUD)
+        done = end(open_session(), *PAIR, ChatMessage("user", "hello"), override=CLOUD)
         assert isinstance(done, Done)
         assert done.left_out == 1
         assert cloud.conversations == [[("user", "hello")]]
 
     @pytest.mark.parametrize(
-        ("question", "wish"),
+        ("question", "override"),
         [
             (ChatMessage("user", "hello", True), CLOUD),
-            (ChatMessage("user", "hello"), Wish(Target.CLOUD, private=True)),
+            (ChatMessage("user", "hello"), Override(Target.CLOUD, private=True)),
             (ChatMessage("user", "mail jo@acme.de"), CLOUD),
         ],
     )
@@ -114,10 +116,10 @@ class TestASession:
         local: Record,
         sandbox: Sandbox,
         question: ChatMessage,
-        wish: Wish,
+        override: Override,
     ) -> None:
         """Whoever calls it, whatever is wished: by mark, by wish, by rule."""
-        done = end(open_session(), question, wish=wish)
+        done = end(open_session(), question, override=override)
         assert isinstance(done, Done)
         assert done.provenance.role == "inference"
         assert set(sandbox.holders()) == {"inference"}
@@ -131,7 +133,7 @@ class TestASession:
         assert session.cloud is not None
         until(lambda: isinstance(session.cloud.state, Ready), "the cloud is ready")
         waited = 0
-        for step in turns.way_of(session, (ChatMessage("user", "hello", True),), Wish()):
+        for step in turns.way_of(session, (ChatMessage("user", "hello", True),), Override()):
             if isinstance(step, Waiting):
                 waited += 1
                 if waited == 4:
@@ -156,7 +158,7 @@ class TestASession:
         session = open_session()
         session.start()
         assert isinstance(end(session, ChatMessage("user", "hello")), Done)
-        refused = end(session, ChatMessage("user", "hello"), wish=CLOUD)
+        refused = end(session, ChatMessage("user", "hello"), override=CLOUD)
         assert isinstance(refused, Failed)
         assert refused.code == "cloud_switched_off"
         assert set(sandbox.holders()) == {"inference"}

@@ -13,12 +13,12 @@ import pytest
 from shammah.bus.messages import Ready
 from shammah.chat.options import ReplOptions
 from shammah.chat.session import Session
-from shammah.history.record import Kept
+from shammah.history.record import StoredConversation
 from shammah.history.store import Store as HistoryStore
 from shammah.learning.feedback import Feedback
 from shammah.privacy.gate import NEVER
 from shammah.repl.loop import Repl
-from shammah.router.decision import Target, Wish
+from shammah.router.decision import Override, Target
 from shammah.router.statistics import Label, Tally
 from shammah.router.store import Store
 from shammah.settings.load import load_settings
@@ -189,7 +189,7 @@ class TestFix:
         assert not person.conversation.turns[-1].corrected
 
 
-def read_history(sandbox: Sandbox) -> Kept:
+def read_history(sandbox: Sandbox) -> StoredConversation:
     """The only conversation, when everything is written."""
     store = HistoryStore(sandbox.shammah_home / "history.db")
     try:
@@ -265,14 +265,14 @@ class TestRedo:
     ) -> None:
         match first:
             case "!private":
-                person.repl.ask("secret", True, Wish())
+                person.repl.ask("secret", True, Override())
             case "/private":
                 person.type("/private on")
                 person.type("secret")
             case "rule":
                 person.type("mail jo@acme.de")
             case "repeated":
-                person.repl.ask("secret", True, Wish())
+                person.repl.ask("secret", True, Override())
                 person.type("what was that?")
         before = list(person.conversation.turns)
         assert f"Not sent: this turn is private, because {why}." in person.type("/redo cloud")

@@ -13,7 +13,7 @@ from shammah.chat.session import FIXED_TEXT, Session
 from shammah.chat.turn import Notice
 from shammah.privacy import Outgoing
 from shammah.privacy.gate import Consent
-from shammah.router.decision import Reason, Target, Wish
+from shammah.router.decision import Override, Reason, Target
 from shammah.router.route import RouteDecision
 from shammah.router.statistics import Snapshot
 from shammah.router.store import Store
@@ -133,7 +133,7 @@ def test_who_says_no_to_the_cloud_in_danger_is_answered_here(sandbox: Sandbox) -
 
     session.gate.ask = refuse
     try:
-        steps = list(way_of(session, (ChatMessage("user", CRISIS),), Wish()))
+        steps = list(way_of(session, (ChatMessage("user", CRISIS),), Override()))
     finally:
         session.close()
     (routed,) = (step for step in steps if isinstance(step, RouteDecision))

@@ -17,7 +17,7 @@ from shammah.bus.connection import Connection
 from shammah.bus.messages import Detach, Done, Failed, Loading, Ready, Token
 from shammah.chat.session import Session
 from shammah.chat.turn import Notice, Waiting
-from shammah.router.decision import Target, Wish
+from shammah.router.decision import Override, Target
 from shammah.router.route import RouteDecision
 from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle, link
@@ -52,12 +52,12 @@ def open_session() -> Iterator[Open]:
         session.close()
 
 
-def ask(session: Session, text: str, wish: Wish | None = None) -> Asked:
-    return Asked(session, text, wish or Wish())
+def ask(session: Session, text: str, override: Override | None = None) -> Asked:
+    return Asked(session, text, override or Override())
 
 
-def answer(session: Session, text: str, wish: Wish | None = None) -> Done | Failed:
-    return ask(session, text, wish).end()
+def answer(session: Session, text: str, override: Override | None = None) -> Done | Failed:
+    return ask(session, text, override).end()
 
 
 def test_a_question_starts_the_worker_and_is_answered(open_session: Open) -> None:
@@ -443,7 +443,7 @@ def test_a_private_question_never_starts_the_cloud(
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1")
     session = open_session()
-    done = answer(session, "secret", Wish(Target.LOCAL, private=True))
+    done = answer(session, "secret", Override(Target.LOCAL, private=True))
     assert isinstance(done, Done)
     assert set(sandbox.holders()) == {"inference"}
 
@@ -452,7 +452,7 @@ def test_a_question_for_the_cloud_does_not_start_the_model(
     open_session: Open, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1")
-    done = answer(open_session(), "hello", Wish(Target.CLOUD))
+    done = answer(open_session(), "hello", Override(Target.CLOUD))
     assert isinstance(done, Done)
     assert set(sandbox.holders()) == {"cloud"}
 

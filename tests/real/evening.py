@@ -30,7 +30,7 @@ from shammah.privacy.ledger import NAME as LEDGER
 from shammah.privacy.ledger import read_ledger
 from shammah.repl.commands import questions
 from shammah.repl.loop import Repl
-from shammah.router.decision import Target, Wish
+from shammah.router.decision import Override, Target
 from shammah.settings.load import load_settings
 from shammah.supervision.lifecycle import stop
 from shammah.terminal import external_editor
@@ -120,23 +120,23 @@ class Evening(RuleBasedStateMachine):
 
     @rule(
         mark=st.sampled_from(("plain", "plain", *MARKS)),
-        wished=st.sampled_from((None, Target.CLOUD, Target.LOCAL, Target.LOCAL)),
+        requested=st.sampled_from((None, Target.CLOUD, Target.LOCAL, Target.LOCAL)),
         servers=st.lists(st.sampled_from(SERVERS), min_size=1, max_size=3),
         steer=st.sampled_from(STEERS),
     )
-    def ask(self, mark: str, wished: Target | None, servers: list[str], steer: str = "") -> None:
+    def ask(self, mark: str, requested: Target | None, servers: list[str], steer: str = "") -> None:
         self._asked += 1
         _, repl = self._here()
         self._arrange(servers, steer)
         with self._turned_on(mark == "switch"), contextlib.suppress(KeyboardInterrupt):
             if mark == "output":
                 repl.act(f"!private !echo SECRET {self._asked}")
-            repl.ask(MARKS[mark].format(n=self._asked), mark == "prefix", Wish(wished))
+            repl.ask(MARKS[mark].format(n=self._asked), mark == "prefix", Override(requested))
 
-    def say(self, text: str, wished: Target | None) -> None:
+    def say(self, text: str, requested: Target | None) -> None:
         """Ask something that is in no list."""
         self._arrange([], "")
-        self._here()[1].ask(text, False, Wish(wished))
+        self._here()[1].ask(text, False, Override(requested))
 
     def knock_with(self, text: str) -> Failed:
         """What the cloud worker says to a question without a mark, from a frontend without a

@@ -22,7 +22,7 @@ from shammah.models.catalogue import STARTER
 from shammah.repl.commands import table
 from shammah.repl.commands.questions import Questions
 from shammah.repl.toolbar import Spending
-from shammah.router.decision import Wish
+from shammah.router.decision import Override
 from shammah.router.route import AUTO, OFF
 from shammah.router.store import Store
 from shammah.settings.load import load_settings
@@ -82,7 +82,7 @@ class Asking:
 
     def ask(self, adapter: str = AUTO) -> tuple[str, Done | Failed]:
         steps = list(
-            way_of(self.session, QUESTION, Wish(adapter=adapter), Sampling(temperature=0.0), 12)
+            way_of(self.session, QUESTION, Override(adapter=adapter), Sampling(temperature=0.0), 12)
         )
         end = steps[-1]
         assert isinstance(end, Done | Failed)
@@ -92,7 +92,7 @@ class Asking:
         """The text; that the answer says what it came from is looked at."""
         text, end = self.ask(adapter)
         assert isinstance(end, Done), end
-        serving = self.store.in_service(STARTER)
+        serving = self.store.active(STARTER)
         named = "" if adapter == OFF else adapter
         expected = (serving.name if serving else "") if adapter == AUTO else named
         assert end.provenance.adapter == expected

@@ -343,7 +343,7 @@ def test_steps_with_adapters_and_without_are_one_machine_code(
     from workers.inference.engines.native.kv_memory import KVMemory
     from workers.inference.engines.native.machine_code import MachineCode, kinds_of
     from workers.inference.engines.native.rows import Rows
-    from workers.inference.engines.native.team import Team
+    from workers.inference.engines.native.thread_pool import ThreadPool
 
     seen: list[str] = []
     check = MachineCode.check
@@ -354,7 +354,7 @@ def test_steps_with_adapters_and_without_are_one_machine_code(
 
     architecture = read_architecture(llama.checkpoint)
     adapter = read_adapter(llama.entries[0], "one")
-    team = Team(2)
+    pool = ThreadPool(2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MachineCode, "check", note)
         for slots, keys in (([0, 1], ["one", ""]), ([0], [])):
@@ -363,7 +363,7 @@ def test_steps_with_adapters_and_without_are_one_machine_code(
                 architecture,
                 quantization=native.quantization,
                 model=OPENED[native],
-                team=team,
+                pool=pool,
                 rows=8,
                 answers=8,
             )
@@ -371,7 +371,7 @@ def test_steps_with_adapters_and_without_are_one_machine_code(
             count = len(slots)
             rows = Rows(slots, [0] * count, tokens=[1] * count, run=1, answers=count, adapters=keys)
             computation.step(KVMemory(architecture, 2, 4), rows)
-    team.close()
+    pool.close()
     assert len(seen) == 2
     assert len(set(seen)) == 1
 

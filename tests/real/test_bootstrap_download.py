@@ -114,7 +114,7 @@ def wait_successor(watch: Watch, model_id: str) -> None:
 
     def look() -> bool:
         match watch.states[-1:]:
-            case [Ready(stand_in=False, model=model)]:
+            case [Ready(fallback=False, model=model)]:
                 return bool(model == model_id)
             case [Ready(note=note)]:
                 assert not note
@@ -143,14 +143,14 @@ def test_the_starter_answers_until_the_model_chosen_by_memory_is_here(
     hub.fault(WEIGHTS, "hook", at=1000, times=None, call=lambda: released.wait(LOAD_S))
     try:
         first = provenance_of_answer()
-        assert (first["model"], first["stand_in"]) == ("starter", True)
+        assert (first["model"], first["fallback"]) == ("starter", True)
         wanted = selected.model_id
         until(lambda: under_way(watch.now().status.state, wanted), "bytes arrive", LOAD_S)
     finally:
         released.set()
     wait_successor(watch, selected.model_id)
     second = provenance_of_answer()
-    assert (second["model"], second["stand_in"]) == (selected.model_id, False)
+    assert (second["model"], second["fallback"]) == (selected.model_id, False)
     assert second["revision"] == hub.main
     assert hub.sent_bytes == size_of(hub)
 
@@ -210,7 +210,7 @@ def test_without_a_hub_the_starter_answers_and_says_why(watch: Watch) -> None:
         return state if isinstance(state, Ready) and state.note else None
 
     ready = until(noted, "the failure is told", LOAD_S)
-    assert ready.stand_in
+    assert ready.fallback
     assert ready.successor is None
     assert "is not here" in ready.note
     assert "the connection was refused" in ready.note

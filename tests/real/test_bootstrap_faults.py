@@ -18,7 +18,7 @@ import pytest
 
 from shammah.bus.messages import ChatMessage, Downloading, Failed, Ready
 from shammah.chat.session import Session
-from shammah.router.decision import Wish
+from shammah.router.decision import Override
 from shammah.settings.load import load_settings
 from shammah.supervision import link
 from tests.fakes.command import Ran, run
@@ -224,7 +224,7 @@ def test_a_cancelled_download_is_not_begun_again_by_whom_it_was_cancelled_for(
         patience = threading.Timer(LIMIT_S, session.interrupt)
         patience.start()
         for _ in range(2):
-            *_, last = way_of(session, (ChatMessage("user", "Anything?"),), Wish())
+            *_, last = way_of(session, (ChatMessage("user", "Anything?"),), Override())
             assert isinstance(last, Failed)
             assert last.code == "download_cancelled"
             assert QWEN in last.message

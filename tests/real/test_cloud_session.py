@@ -16,7 +16,7 @@ from shammah.bus.messages import ChatMessage, Done, Failed, NotAvailable, Ready,
 from shammah.chat.session import Session
 from shammah.chat.turn import Step, Waiting
 from shammah.privacy.ledger import read_ledger
-from shammah.router.decision import Target, Wish
+from shammah.router.decision import Override, Target
 from shammah.router.route import RouteDecision
 from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
@@ -28,7 +28,7 @@ from tests.real.recorder import Recorder
 
 MODEL = "claude-sonnet-5-5"
 HELLO = (ChatMessage("user", "hello"),)
-CLOUD = Wish(Target.CLOUD)
+CLOUD = Override(Target.CLOUD)
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def open_session(sandbox: Sandbox, cloud: str) -> Iterator[Session]:
         session.close()
 
 
-def ask(session: Session, wish: Wish, room: int | None = None) -> Iterator[Step]:
-    for step in way_of(session, HELLO, wish, max_new_tokens=room):
+def ask(session: Session, override: Override, room: int | None = None) -> Iterator[Step]:
+    for step in way_of(session, HELLO, override, max_new_tokens=room):
         assert not isinstance(step, Waiting), step
         yield step
 
@@ -104,7 +104,7 @@ def test_nothing_is_sent_once_the_day_has_cost_its_budget(
         target, end = decision_and_end(ask(session, CLOUD))
         assert isinstance(end, Failed)
         assert "Claude has cost $1.40 today" in end.message
-        target, end = decision_and_end(ask(session, Wish()))
+        target, end = decision_and_end(ask(session, Override()))
         assert target is Target.LOCAL  # it is there, and the cloud is out of the question
         assert isinstance(end, Done)
         # The door itself, for a frontend that would not listen.

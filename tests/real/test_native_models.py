@@ -130,10 +130,10 @@ OPENED: WeakKeyDictionary[NativeRunner, Any] = WeakKeyDictionary()
 
 def held_weights(checkpoint: Checkpoint, runner: NativeRunner) -> dict[str, NDArray[np.float32]]:
     """The weights that the runner computes with, under transformers' names."""
+    from workers.inference.engines.native.int4_packing import unpack_int4
     from workers.inference.engines.native.layout import padded
     from workers.inference.engines.native.packing import unpack
     from workers.inference.engines.native.packing_plan import matrices
-    from workers.inference.engines.native.small_packing import unpack_small
 
     found: dict[str, NDArray[np.float32]] = {}
     for matrix in matrices(read_architecture(checkpoint), runner.quantization):
@@ -142,7 +142,7 @@ def held_weights(checkpoint: Checkpoint, runner: NativeRunner) -> dict[str, NDAr
         for place, layer in enumerate(matrix.layers):
             if held.bits == 4:
                 arrays = held.weights[place], held.scales[place], held.units[place]
-                every = unpack_small(*arrays, *shape)
+                every = unpack_int4(*arrays, *shape)
             else:
                 every = unpack(held.weights[place], held.scales[place], *shape)
             begin = 0

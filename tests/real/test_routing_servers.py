@@ -35,7 +35,7 @@ from shammah.chat.turn import Notice, Step, Waiting
 from shammah.privacy.ledger import read_ledger
 from shammah.router import service
 from shammah.router.categories import Category
-from shammah.router.decision import BUSY_AT, RouteDecision, Target, Wish
+from shammah.router.decision import BUSY_AT, Override, RouteDecision, Target
 from shammah.router.measured import PATIENCE_S
 from shammah.router.route import Arm, Reason
 from shammah.router.statistics import Label, Outcome
@@ -127,10 +127,10 @@ class Case:
         return next((part for part in self.parts if part in ("no key", "cloud broken")), "")
 
     @property
-    def wish(self) -> Wish:
-        wished = {"local wished": Target.LOCAL, "cloud wished": Target.CLOUD}
-        target = next((wished[part] for part in self.parts if part in wished), None)
-        return Wish(target, private="private" in self.parts)
+    def override(self) -> Override:
+        requested = {"local wished": Target.LOCAL, "cloud wished": Target.CLOUD}
+        target = next((requested[part] for part in self.parts if part in requested), None)
+        return Override(target, private="private" in self.parts)
 
     @property
     def known(self) -> list[Outcome]:
@@ -174,7 +174,7 @@ class World:
             self._break_cloud(session, case)
             sent = self.sent()
             with self._queue(session, BUSY_AT if "many questions ahead" in case.parts else 0):
-                decided, end = ask(session, case.wish, self._question(case))
+                decided, end = ask(session, case.override, self._question(case))
             role = end.provenance.role if isinstance(end, Done) else end.code
             if isinstance(end, Done) and end.provenance.model == FIXED_TEXT:
                 assert self.sent() == sent, case
@@ -265,12 +265,12 @@ class World:
         """For real: a question that fails, at a server or at the network."""
         if "cloud failed lately" in case.parts:
             self.faulty.script({"type": "fail", "status": 401})
-            _, end = ask(session, Wish(Target.CLOUD), "hello")
+            _, end = ask(session, Override(Target.CLOUD), "hello")
             assert isinstance(end, Failed)
             assert end.code == "cloud_key_rejected"
         if "network lost lately" in case.parts:
             self._network.go_down()
-            _, end = ask(session, Wish(Target.CLOUD), "hello")
+            _, end = ask(session, Override(Target.CLOUD), "hello")
             self._network.come_up()
             assert isinstance(end, Failed)
             assert end.code == "cloud_unreachable"
@@ -293,7 +293,7 @@ class World:
 
 
 def ask(
-    session: Session, wish: Wish, question: str
+    session: Session, override: Override, question: str
 ) -> tuple[RouteDecision | Failed, Done | Failed]:
     """The decision and the end; a question that waits is cancelled."""
     decided: list[RouteDecision | Failed] = []
@@ -305,16 +305,16 @@ def ask(
 
     session.routing.decide = listen  # type: ignore[method-assign]
     try:
-        steps = follow(session, wish, question)
+        steps = follow(session, override, question)
     finally:
         session.routing.decide = decide  # type: ignore[method-assign]
     assert isinstance(steps[-1], Done | Failed)
     return decided[-1], steps[-1]
 
 
-def follow(session: Session, wish: Wish, question: str) -> list[Step]:
+def follow(session: Session, override: Override, question: str) -> list[Step]:
     steps: list[Step] = []
-    for step in way_of(session, (ChatMessage("user", question),), wish):
+    for step in way_of(session, (ChatMessage("user", question),), override):
         if isinstance(step, Waiting):
             session.interrupt()
         steps.append(step)
@@ -418,13 +418,13 @@ def test_after_every_fault_the_next_question_lands_where_it_should(
         with world.session(case) as session:
             world.faulty.reset()
             world.faulty.script(*script)
-            steps = follow(session, Wish(Target.CLOUD), QUESTION)
+            steps = follow(session, Override(Target.CLOUD), QUESTION)
             told = [step for step in steps if isinstance(step, Retrying | Notice)]
             end = steps[-1]
             assert isinstance(end, Done | Failed)
             assert bool(told) is isinstance(end, Done), name
             how = end.finish_reason if isinstance(end, Done) else end.code
-            decided, _ = ask(session, Wish(), QUESTION)
+            decided, _ = ask(session, Override(), QUESTION)
             assert isinstance(decided, RouteDecision)
             ended[name] = (how, decided.reason.value)
     assert ended == {name: (how, reason) for name, _, how, reason in FAULTS}
@@ -444,7 +444,7 @@ def test_the_rows_that_end_at_the_cloud_end_with_its_answer(
         case = next(case for case in chosen if case.trigger == "cloud wished")
         with world.session(case) as session:
             question = "What is the capital of France?"
-            steps = follow(session, Wish(Target.CLOUD), question)
+            steps = follow(session, Override(Target.CLOUD), question)
         text = "".join(step.text for step in steps if isinstance(step, Token))
         assert "Paris" in text
         (routed,) = [step for step in steps if isinstance(step, RouteDecision)]

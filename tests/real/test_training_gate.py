@@ -276,7 +276,7 @@ def test_an_adapter_that_changes_nothing_keeps_everything(
     adapter: LoRAAdapter, encoder: ChatEncoder
 ) -> None:
     told: list[str] = []
-    figures = make_gate(adapter, encoder, tell=told.append).measure()
+    figures = make_gate(adapter, encoder, report=told.append).measure()
     assert (figures.first, figures.texts, figures.sure) == (1.0, 1.0, 1.0)
     assert figures.held_out_after == pytest.approx(figures.held_out_before)
     assert (figures.general, figures.strays) == (len(QUESTIONS), ())

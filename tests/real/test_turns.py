@@ -12,7 +12,7 @@ import pytest
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Sampling, Token
 from shammah.chat.session import Session
 from shammah.chat.turn import Notice, Waiting
-from shammah.router.decision import RouteDecision, Target, View, Wish
+from shammah.router.decision import Override, RouteDecision, Target, View
 from shammah.router.route import Question
 from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
@@ -50,7 +50,7 @@ def ask(
     """The text, what was told about it, and its end. The worker is killed with SIGKILL once
     ``kill_at`` tokens have come (0: when the question is sent)."""
     text, notes, seen, killed = "", [], 0, False
-    for step in way_of(session, QUESTION, Wish(), GREEDY, tokens):
+    for step in way_of(session, QUESTION, Override(), GREEDY, tokens):
         match step:
             case Token():
                 text, seen = text + step.text, seen + 1
@@ -97,7 +97,7 @@ def test_what_was_read_ahead_is_not_computed_again(session: Session) -> None:
     until(lambda: isinstance(session.view().local, Ready), "ready", LIMIT_S)
     session.read_ahead(TURNS)
     until(lambda: not session.reads_ahead(), "it was read")
-    *_, done = way_of(session, (*TURNS, *QUESTION), Wish(), GREEDY, 2)
+    *_, done = way_of(session, (*TURNS, *QUESTION), Override(), GREEDY, 2)
     assert isinstance(done, Done)
     own = 40  # tokens of the question with what the template puts around it
     assert done.usage.input_tokens > 200
@@ -115,8 +115,8 @@ def test_where_a_stream_of_the_cloud_breaks_the_local_model_goes_on(
         session = Session(settings, os.environ, "ask")
         decide = session.routing.decide
 
-        def cloud_first(asked: Question, wish: Wish, view: View) -> RouteDecision | Failed:
-            return decide(asked, replace(wish, target=wish.target or Target.CLOUD), view)
+        def cloud_first(asked: Question, override: Override, view: View) -> RouteDecision | Failed:
+            return decide(asked, replace(override, target=override.target or Target.CLOUD), view)
 
         monkeypatch.setattr(session.routing, "decide", cloud_first)
         faulty.script(
@@ -124,7 +124,7 @@ def test_where_a_stream_of_the_cloud_breaks_the_local_model_goes_on(
             {"type": "stream_fault", "kind": "truncate", "after_chunks": 5},
         )
         try:
-            steps = list(way_of(session, QUESTION, Wish(), GREEDY, TOKENS))
+            steps = list(way_of(session, QUESTION, Override(), GREEDY, TOKENS))
         finally:
             session.close()
             stop("inference", sandbox.endpoints)

@@ -1,4 +1,4 @@
-"""An answer that goes on where another answerer stopped. Pure.
+"""An answer that goes on where another backend stopped. Pure.
 
 The Messages API takes no beginning of an answer from us: today's models refuse a conversation
 that ends with the assistant. So the person asks to go on. A model begins a reply neither with a
@@ -30,7 +30,7 @@ in the same sentence, in the same language and form. Nothing before it, no comme
 <last_words>{anchor}</last_words>"""
 
 
-def ask_to_go_on(begun: str) -> ChatMessage:
+def ask_to_continue(begun: str) -> ChatMessage:
     """The question that follows the beginning of an answer."""
     return ChatMessage("user", _INSTRUCTION.format(anchor=find_anchor(begun)))
 
@@ -45,7 +45,7 @@ def split_begun(messages: Sequence[ChatMessage]) -> tuple[Sequence[ChatMessage],
     begun = messages[-1].content
     if not begun.strip():
         return messages[:-1], begun
-    return (*messages, ask_to_go_on(begun)), begun
+    return (*messages, ask_to_continue(begun)), begun
 
 
 def find_anchor(begun: str) -> str:

@@ -130,7 +130,7 @@ class Question:
         outcome = "answered"
         try:
             await self._server.read(call, exchange, self._reading, self._take)
-            self._tell(self._joint.finish())
+            self._report(self._joint.finish())
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
@@ -145,9 +145,9 @@ class Question:
                 self._settle(outcome, exchange.status)
 
     def _take(self, event: RawMessageStreamEvent) -> None:
-        self._tell(self._joint.add(self._reading.take(event)))
+        self._report(self._joint.add(self._reading.take(event)))
 
-    def _tell(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         if text:
             self._shown = True
             self._reply(Token(self._request.request_id, self._reading.pieces, text))

@@ -48,7 +48,7 @@ NO_KEY = NotAvailable(
 )
 
 
-class Answerer(Protocol):
+class Backend(Protocol):
     """What answers: `workers.cloud.claude.Claude`."""
 
     async def answer(
@@ -62,7 +62,7 @@ class Answerer(Protocol):
     async def close(self) -> None: ...
 
 
-def connect(settings: Settings) -> Answerer:
+def connect(settings: Settings) -> Backend:
     """Import the SDK (1 to 2 s of CPU) and make a client; opens no connection."""
     from workers.cloud.claude import Claude
 
@@ -80,7 +80,7 @@ class CloudService:
     def __init__(
         self,
         settings: Settings,
-        connect: Callable[[Settings], Answerer] = connect,
+        connect: Callable[[Settings], Backend] = connect,
     ) -> None:
         self._all_settings = settings
         self._settings = settings.cloud
@@ -88,7 +88,7 @@ class CloudService:
         self._connect = connect
         self._loop = asyncio.new_event_loop()
         self._stop_asked = asyncio.Event()
-        self._answerer: asyncio.Future[Answerer | Failed] = self._loop.create_future()
+        self._backend: asyncio.Future[Backend | Failed] = self._loop.create_future()
         self._tasks: dict[str, asyncio.Task[Done | Failed]] = {}
         self._outlet: Outlet
 
@@ -130,21 +130,21 @@ class CloudService:
         while self._tasks:
             await asyncio.wait(self._tasks.values())
         await asyncio.wait([loading])
-        answerer = self._answerer.result() if self._answerer.done() else None
-        if answerer is not None and not isinstance(answerer, Failed):
-            await answerer.close()
+        backend = self._backend.result() if self._backend.done() else None
+        if backend is not None and not isinstance(backend, Failed):
+            await backend.close()
 
     async def _load(self) -> None:
         absent = NEVER if self._settings.use == "never" else NO_KEY
         if absent is NEVER or not self._settings.api_key.strip():
             self._outlet.publish(absent)
-            self._answerer.set_result(Failed("not_available", absent.reason, absent.hint))
+            self._backend.set_result(Failed("not_available", absent.reason, absent.hint))
             return
         try:
             await self._await_budget()
             self._outlet.publish(Loading(self._settings.model, "import anthropic", 0, 1))
             _check_key(self._settings.api_key.strip())
-            answerer = await self._loop.run_in_executor(None, self._connect, self._all_settings)
+            backend = await self._loop.run_in_executor(None, self._connect, self._all_settings)
         except ShammahError as error:
             self._fail(Failed(error.code, error.message, error.hint))
         except Exception as error:
@@ -158,7 +158,7 @@ class CloudService:
                 )
             )
         else:
-            self._answerer.set_result(answerer)
+            self._backend.set_result(backend)
             self._outlet.publish(Ready(model=self._settings.model, engine=ENGINE))
             await self._watch_budget()
 
@@ -194,7 +194,7 @@ class CloudService:
             await asyncio.sleep(BUDGET_POLL_S)
 
     def _fail(self, failure: Failed) -> None:
-        self._answerer.set_result(failure)
+        self._backend.set_result(failure)
         self._outlet.publish(failure)
 
     def _start(self, request: Generate, arrived_s: float) -> None:
@@ -209,11 +209,11 @@ class CloudService:
             task.cancel()
 
     async def _answer(self, request: Generate, arrived_s: float) -> Done | Failed:
-        answerer = await asyncio.shield(self._answerer)
-        if isinstance(answerer, Failed):
-            return replace(answerer, request_id=request.request_id)
+        backend = await asyncio.shield(self._backend)
+        if isinstance(backend, Failed):
+            return replace(backend, request_id=request.request_id)
         outlet = self._outlet
-        return await answerer.answer(request, outlet.reply, arrived_s, outlet.advance)
+        return await backend.answer(request, outlet.reply, arrived_s, outlet.advance)
 
     def _finish(self, request_id: str, arrived_s: float, task: asyncio.Task[Done | Failed]) -> None:
         """The one place where a request ends, however its task ended."""

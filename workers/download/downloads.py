@@ -378,7 +378,7 @@ class Downloads:
 def _teller(on_progress: Observer | None, model_id: str) -> Callable[[str], None]:
     """Says what a download waits for of which nothing else is known yet."""
 
-    def tell(why: str) -> None:
+    def report(why: str) -> None:
         if on_progress is not None:
             on_progress(
                 Progress(
@@ -394,4 +394,4 @@ def _teller(on_progress: Observer | None, model_id: str) -> Callable[[str], None
                 )
             )
 
-    return tell
+    return report

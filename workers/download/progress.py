@@ -131,7 +131,7 @@ class Meter:
                 self._received_s = self._clock()
                 self._flowed(received)
             last = held > 0 and not self._missing()
-            self._tell(at_once=last or (was_waiting and received > 0))
+            self._report(at_once=last or (was_waiting and received > 0))
 
     def lost(self, path: str) -> None:
         """A file is fetched again from its beginning."""
@@ -142,7 +142,7 @@ class Meter:
         """Something that people should know."""
         with self._lock:
             self._notices.append(text)
-            self._tell(at_once=True)
+            self._report(at_once=True)
 
     def waiting(self, why: str, wait_s: float) -> None:
         """A connection brings nothing for ``wait_s`` from now on. Told if none brings any."""
@@ -151,7 +151,7 @@ class Meter:
             if now_s + wait_s >= self._wait.until_s:  # several may wait: the longest counts
                 self._wait = _Wait(why, now_s + wait_s, self._received)
             if self._detail(now_s):
-                self._tell(at_once=True)
+                self._report(at_once=True)
 
     def resumed(self) -> None:
         """What was not received during a pause says nothing about the rate."""
@@ -163,7 +163,7 @@ class Meter:
     def tick(self) -> None:
         """Time has passed: tell so, if nothing else was told."""
         with self._lock:
-            self._tell()
+            self._report()
 
     def verified(self, path: str) -> None:
         """A file is whole and right."""
@@ -171,12 +171,12 @@ class Meter:
             count = self._counts[path]
             self._hold(count, count.size)
             count.verified = True
-            self._tell()
+            self._report()
 
     def finish(self) -> None:
         """Tell the last state, however short ago the one before was."""
         with self._lock:
-            self._tell(at_once=True)
+            self._report(at_once=True)
 
     def missing(self) -> int:
         """Bytes that are not there."""
@@ -210,7 +210,7 @@ class Meter:
         count.shown = max(count.shown, count.held)
         return count.held - before
 
-    def _tell(self, *, at_once: bool = False) -> None:
+    def _report(self, *, at_once: bool = False) -> None:
         now_s = self._clock()
         due = self._sent_s is None or now_s - self._sent_s >= INTERVAL_S
         if not (due or at_once):

@@ -206,9 +206,9 @@ class DownloadService:
                 notices=progress.notices,
                 detail=progress.detail,
             )
-            self._tell(job)
+            self._report(job)
 
-    def _tell(self, job: _Job) -> None:
+    def _report(self, job: _Job) -> None:
         for request_id in list(job.requests):
             self._outlet.reply(FetchProgress(request_id, job.transfer))
         self._publish()
@@ -251,16 +251,16 @@ class DownloadService:
                 case _:
                     why = f"A download can be paused, resumed or cancelled, not {request.action!r}."
                     raise ShammahError("protocol", why)
-            self._tell_steered(job)
+            self._report_steered(job)
         return Steered(request.request_id)
 
-    def _tell_steered(self, job: _Job) -> None:
+    def _report_steered(self, job: _Job) -> None:
         # Nothing arrives during a pause that would tell of it.
         with job.telling:
             known = "running" if job.transfer.total else "waiting"
             phase = "paused" if job.control.paused else known
             job.transfer = replace(job.transfer, phase=phase, rate=0.0, eta_s=None, detail="")
-            self._tell(job)
+            self._report(job)
 
     def _verify(self, request: VerifyModel) -> Verified:
         from workers.download.control import Control

@@ -63,7 +63,7 @@ class Serving:
             engine=ready.engine,
             device=ready.device,
             dtype=ready.dtype,
-            stand_in=ready.stand_in,
+            fallback=ready.fallback,
             quantization=ready.quantization,
         )
         self._ahead = ReadingAhead(model, self._provenance, outlet.reply, clock, self._adapter)
@@ -195,7 +195,7 @@ class Serving:
         answer = self._answers.pop(request_id, None)
         if answer is not None:
             self._engine.cancel(request_id)
-            self._tell(answer.rest())
+            self._report(answer.rest())
             self._outlet.reply(answer.done(reason, self._clock(), self._provenance_of(answer)))
 
     def _end_overdue(self) -> None:
@@ -242,7 +242,7 @@ class Serving:
             self._outlet.reply(progress)
         elif not tokens:
             self._outlet.advance()
-        self._tell(tokens)
+        self._report(tokens)
         if answer.stopped:
             self._end(result.request_id, "stop")
         elif result.finish_reason is not None:
@@ -253,12 +253,12 @@ class Serving:
     def _provenance_of(self, answer: Answer) -> Provenance:
         return replace(self._provenance, adapter=answer.adapter)
 
-    def _tell(self, tokens: tuple[Token, ...]) -> None:
+    def _report(self, tokens: tuple[Token, ...]) -> None:
         for token in tokens:
             self._outlet.reply(token)
 
     def _fail(self, request_id: str, error: ShammahError) -> None:
         answer = self._answers.pop(request_id, None)
         if answer is not None:
-            self._tell(answer.rest())
+            self._report(answer.rest())
         self._outlet.reply(Failed(error.code, error.message, error.hint, request_id))

@@ -65,7 +65,7 @@ def locate(wanted: str, settings: Settings, environ: Mapping[str, str]) -> Locat
         machine.memory,
         hub_cache(environ),
         starter_directory(),
-        stand_in=False,
+        fallback=False,
         is_whole=is_complete,
         permissive=settings.permissive,
         gpu_memory=machine.gpu_memory,

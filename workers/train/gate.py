@@ -186,7 +186,7 @@ class Gate:
         held_out: Sequence[EncodedExample],
         names: frozenset[str],
         micro_tokens: int,
-        tell: Callable[[str], object] = lambda detail: None,
+        report: Callable[[str], object] = lambda detail: None,
         *,
         paraphrased: bool = False,
         taught: Sequence[Example] = (),
@@ -200,7 +200,7 @@ class Gate:
         self._held_out = held_out
         self._names = names
         self._micro_tokens = micro_tokens
-        self._tell = tell
+        self._report = report
         self._taught = _gather(taught, encoder)
         self._suspects: Sequence[int] = ()
         with adapter.without():
@@ -315,8 +315,8 @@ class Gate:
 
         if not self._held_out:
             return 0.0
-        tell = lambda: self._tell("held-out examples")  # noqa: E731
-        return mean_loss(self._adapter.model, self._held_out, self._micro_tokens, tell)
+        report = lambda: self._report("held-out examples")  # noqa: E731
+        return mean_loss(self._adapter.model, self._held_out, self._micro_tokens, report)
 
     def _read(self, places: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What is wrong with the general answers that changed: names of the examples that were
@@ -362,7 +362,7 @@ class Gate:
         return self._encoder.decode(answered.ids[answered.prompt_length :])
 
     def _counted(self, what: str, of: int) -> Callable[[int], object]:
-        return lambda count: self._tell(f"{what}, {count} of {of}")
+        return lambda count: self._report(f"{what}, {count} of {of}")
 
 
 def weaken(gate: Gate, adapter: LoRAAdapter) -> GateFigures:

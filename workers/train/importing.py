@@ -75,7 +75,7 @@ def import_adapter(
         figures = _judge(base, located, copy, given, advance)
         verdict, why = judge(figures)
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        training = _tell_origin(config) | {"examples": figures.held_out}
+        training = _report_origin(config) | {"examples": figures.held_out}
         entry = AdapterEntry(
             asked.adapter,
             Path(),
@@ -196,7 +196,7 @@ def _judge(
     encoder = ChatEncoder.load(located.directory)
     held_out, _ = encode_all(encoder, given[-MOST_EXAMPLES:], plan.max_tokens)
     names = names_in(given, encoder.is_word)
-    adapter, tell = load_lora(base, directory), lambda detail: advance()
+    adapter, report = load_lora(base, directory), lambda detail: advance()
     gate = Gate(
         adapter,
         encoder,
@@ -204,7 +204,7 @@ def _judge(
         held_out=held_out,
         names=names,
         micro_tokens=plan.micro_tokens,
-        tell=tell,
+        report=report,
         facts=gate_facts(),
     )
     return gate.measure()
@@ -227,7 +227,7 @@ def _check_memory(located: LocatedModel, arithmetic: Arithmetic) -> None:
         )
 
 
-def _tell_origin(config: Mapping[str, Any]) -> dict[str, Any]:
+def _report_origin(config: Mapping[str, Any]) -> dict[str, Any]:
     modules = config.get("target_modules") or []
     return {
         "source": IMPORTED,

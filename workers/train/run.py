@@ -132,7 +132,7 @@ class TrainingRun:
         settings: Settings,
         environ: Mapping[str, str],
         brake: Brake,
-        tell: Callable[[TrainingProgress], None],
+        report: Callable[[TrainingProgress], None],
         advance: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -141,7 +141,7 @@ class TrainingRun:
         self._environ = environ
         self._brake = brake
         brake.on_wait = self.on_wait
-        self._tell = tell
+        self._report = report
         self._clock = clock
         self.advance = advance
         self.progress = TrainingProgress(train.model)
@@ -234,7 +234,7 @@ class TrainingRun:
 
     def _show(self, **changes: Any) -> None:
         self.progress = replace(self.progress, **changes)
-        self._tell(self.progress)
+        self._report(self.progress)
 
     def _load(self, lesson: Lesson) -> Loaded:
         """Everything in its place: base model, encoded examples."""
@@ -321,7 +321,7 @@ class TrainingRun:
                 held_out=trainer.held_out,
                 names=names_in(lesson.given, loaded.encoder.is_word),
                 micro_tokens=trainer.plan.micro_tokens,
-                tell=self._looked,
+                report=self._looked,
                 paraphrased=lesson.paraphrased,
                 taught=taught,
                 facts=gate_facts(),

@@ -160,7 +160,7 @@ class TrainService:
         self,
         train: Train,
         brake: Brake,
-        tell: Callable[[TrainingProgress], None],
+        report: Callable[[TrainingProgress], None],
         outlet: Outlet,
     ) -> Run:
         return TrainingRun(
@@ -168,18 +168,18 @@ class TrainService:
             self._settings,
             environ=self._environ,
             brake=brake,
-            tell=tell,
+            report=report,
             advance=outlet.advance,
         )
 
     def _train(self, train: Train, brake: Brake, outlet: Outlet) -> Trained:
-        def tell(progress: TrainingProgress) -> None:
+        def report(progress: TrainingProgress) -> None:
             progress = replace(progress, adapter=train.name)
             outlet.reply(TrainProgress(train.request_id, progress))
             outlet.publish(Training(progress))
 
-        run = self._make_run(train, brake, tell, outlet)
-        tell(run.progress)
+        run = self._make_run(train, brake, report, outlet)
+        report(run.progress)
         battery = (lambda: False) if train.on_battery else self._on_battery
         with Surroundings(self._endpoints, brake, battery):
             return run.execute()

@@ -12,8 +12,8 @@ from shammah.chat.options import parse_resume
 from shammah.chat.turn import new_key
 from shammah.errors import ShammahError
 from shammah.history import listing
-from shammah.history.record import Kept, record_of, title_of
-from shammah.history.resuming import read_conversation, take_up
+from shammah.history.record import StoredConversation, record_of, title_of
+from shammah.history.resuming import read_conversation, resume_conversation
 from shammah.terminal.wording import printable
 
 if TYPE_CHECKING:
@@ -70,12 +70,12 @@ def resume(context: Context) -> None:
 
 def _resume(context: Context, number: int, system: str | None) -> None:
     kept = read_conversation(context.history, number)
-    take_up(kept, context.conversation, context.session.gate, system)
+    resume_conversation(kept, context.conversation, context.session.gate, system)
     context.history.resume(kept)
     _show(context, kept, f"Continuing conversation {kept.number}")
 
 
-def _show(context: Context, kept: Kept, what: str) -> None:
+def _show(context: Context, kept: StoredConversation, what: str) -> None:
     columns, rows = context.screen.size
     for line in listing.recap(kept, columns, rows):
         context.screen.hint(line)
@@ -104,7 +104,7 @@ def save(context: Context) -> None:
         context.screen.hint("There is nothing to save yet.")
         return
     records = tuple(map(record_of, talk.turns))
-    kept = Kept(0, talk.system, talk.system_private, records[0].at, records)
+    kept = StoredConversation(0, talk.system, talk.system_private, records[0].at, records)
     path = Path(os.path.expanduser(named or time.strftime("shammah-%Y-%m-%d-%H%M%S.md")))
     form = export.form_of(path)
     try:
@@ -129,6 +129,6 @@ def load(context: Context) -> None:
     if context.session.gate.rules.mark("", sources).private:
         records = tuple(replace(record, private=True) for record in kept.records)
         kept = replace(kept, records=records, system_private=True)
-    take_up(kept, context.conversation, context.session.gate, None)
+    resume_conversation(kept, context.conversation, context.session.gate, None)
     context.history.adopt(kept)
     _show(context, kept, "Continuing the saved conversation")

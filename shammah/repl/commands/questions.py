@@ -37,7 +37,7 @@ class Questions:
         """
         files: list[Attachment] = []
         if with_files:
-            files = references.read_references(question, self._tell, self._agrees)
+            files = references.read_references(question, self._report, self._agrees)
         brought = [*self._waiting, *files]
         text = compose(question, brought)
         private = private or any(one.private for one in brought)
@@ -87,7 +87,7 @@ class Questions:
     def _agrees(self, question: str, cancelled: Callable[[], bool] = lambda: False) -> bool:
         return confirm(question, show=self._screen.prompt, cancelled=cancelled)
 
-    def _tell(self, sentence: str) -> None:
+    def _report(self, sentence: str) -> None:
         self._screen.hint(printable(sentence))
 
     def _show(self, text: str) -> None:

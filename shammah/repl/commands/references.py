@@ -20,14 +20,14 @@ _AFTER_A_NAME = ".,;:!?)]}'\""
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Tokens that each answerer can take; 0: not known, ``None``: it will not be asked."""
+    """Tokens that each backend can take; 0: not known, ``None``: it will not be asked."""
 
     local: int | None
     cloud: int | None
 
 
 def read_references(
-    question: str, tell: Callable[[str], None], agrees: Callable[[str], bool]
+    question: str, report: Callable[[str], None], agrees: Callable[[str], bool]
 ) -> list[Attachment]:
     """The files that ``question`` names.
 
@@ -51,21 +51,21 @@ def read_references(
             path = Path(stripped).expanduser() if stripped else path
             name = stripped or name
         if path.is_file() or (path.exists() and ("/" in name or not path.is_dir())):
-            found.setdefault(str(path.absolute()), read_file(path, name, tell))
+            found.setdefault(str(path.absolute()), read_file(path, name, report))
         elif match[1] or match[2] or name.startswith(("/", "./", "../", "~/")):
             raise _refused(f"There is no file {name!r:.200}.", "Tab completes names after @.")
         elif path.is_dir():
-            tell(f"{name} is a directory: it is sent as text.")
+            report(f"{name} is a directory: it is sent as text.")
         elif _FILE_NAME.search(name):
             if not agrees(f"There is no file {printable(name):.200}. Send it as text?"):
                 raise _refused("Not sent.", "Tab completes names after @.")
         elif "/" in name or "." in name:
-            tell(f"There is no file {name}: it is sent as text.")
+            report(f"There is no file {name}: it is sent as text.")
     return list(found.values())
 
 
-def read_file(path: Path, name: str, tell: Callable[[str], None]) -> Attachment:
-    """The text of a file. ``tell`` is given a sentence about what of it is no text.
+def read_file(path: Path, name: str, report: Callable[[str], None]) -> Attachment:
+    """The text of a file. ``report`` is given a sentence about what of it is no text.
 
     Raises:
         ShammahError: it is no text file, is too large or cannot be read.
@@ -73,11 +73,11 @@ def read_file(path: Path, name: str, tell: Callable[[str], None]) -> Attachment:
     if not path.is_file():  # a pipe without a writer would keep us for ever
         raise _refused(f"{name} is a directory." if path.is_dir() else f"{name} is no file.")
     try:
-        read = read_attachment(str(path), tell)
+        read = read_attachment(str(path), report)
     except ShammahError as error:
         raise _refused(error.message, error.hint, error.code) from error
     if read.replaced:
-        tell(f"{name}: {read.replaced:,} of its bytes are not UTF-8 and became \ufffd.")
+        report(f"{name}: {read.replaced:,} of its bytes are not UTF-8 and became \ufffd.")
     sources = tuple(dict.fromkeys(read.sources))
     return replace(read, name=name, language=path.suffix.removeprefix("."), sources=sources)
 

@@ -12,27 +12,29 @@ from shammah.privacy import split_prefix
 from shammah.privacy.gate import NEVER, Gate
 from shammah.repl.commands import feedback_commands
 from shammah.router.comparison import QUESTION, Verdict, labels, parse_verdict
-from shammah.router.decision import NO_KEY, Reason, Target, Wish
+from shammah.router.decision import NO_KEY, Override, Reason, Target
 from shammah.router.statistics import Label
 from shammah.terminal.wording import printable
 
 if TYPE_CHECKING:
     from shammah.repl.commands.table import Context
 
-SHOWN_WISH = 4000
+SHOWN_OVERRIDE = 4000
 """Characters of a line that is being typed that are looked at, ten times a second: 1 ms."""
 SHOWN_QUESTION = 60
 """Characters of a question that are repeated."""
 
 
-def read_wish(typed: str, wish: Wish, gate: Gate) -> Wish:
-    """What a line asks for that is being typed, where ``wish`` holds for every question."""
+def read_override(typed: str, override: Override, gate: Gate) -> Override:
+    """What a line asks for that is being typed, where ``override`` holds for every question."""
     for target in Target:
         command = f"/{target} "
         if typed.startswith(command):
-            typed, wish = typed.removeprefix(command), replace(wish, target=target)
-    question, private = split_prefix(typed[:SHOWN_WISH])
-    return replace(wish, private=gate.judge(question, private=private or wish.private).private)
+            typed, override = typed.removeprefix(command), replace(override, target=target)
+    question, private = split_prefix(typed[:SHOWN_OVERRIDE])
+    return replace(
+        override, private=gate.judge(question, private=private or override.private).private
+    )
 
 
 def why(context: Context) -> None:
@@ -66,14 +68,16 @@ def local(context: Context) -> None:
         if argument == "off":
             _check_cloud(context)
         if argument:
-            person.wish = Wish(Target.LOCAL if argument == "on" else None, person.wish.private)
-        if person.wish.target is Target.LOCAL:
+            person.override = Override(
+                Target.LOCAL if argument == "on" else None, person.override.private
+            )
+        if person.override.target is Target.LOCAL:
             context.screen.hint("The local model answers everything, until /local off.")
         else:
             context.screen.hint("Each question goes to the local model or to Claude; /why tells.")
         return
     question, private = split_prefix(argument)
-    person.ask(question, private, Wish(Target.LOCAL, person.wish.private))
+    person.ask(question, private, Override(Target.LOCAL, person.override.private))
 
 
 def cloud(context: Context) -> None:
@@ -83,7 +87,7 @@ def cloud(context: Context) -> None:
     _check_cloud(context)
     _check_key(context)
     question, private = split_prefix(context.argument)
-    context.person.ask(question, private, Wish(Target.CLOUD, context.person.wish.private))
+    context.person.ask(question, private, Override(Target.CLOUD, context.person.override.private))
 
 
 def redo(context: Context) -> None:
@@ -95,7 +99,7 @@ def redo(context: Context) -> None:
     if not conversation.turns:
         raise UsageError("Nothing was asked yet.")
     old = conversation.turns[-1]
-    target = _answerer(context.argument, old)
+    target = _backend(context.argument, old)
     if target is Target.CLOUD:
         try:
             _check_cloud(context)
@@ -110,7 +114,7 @@ def redo(context: Context) -> None:
         screen.hint(f"1: {_name(old)}")
         screen.answer(printable(old.answer))
         screen.hint("2:")
-    new = _ask_instead(context, old, Wish(target, old.private))
+    new = _ask_instead(context, old, Override(target, old.private))
     if not old.answer:
         context.history.undo(old)
         return
@@ -142,7 +146,7 @@ def edit(context: Context) -> None:
         old = conversation.turns[-1]
     screen.line(f"> {printable(text)}")
     edited = replace(old, question=text, private=old.private or private)
-    new = _ask_instead(context, edited, context.person.wish, old)
+    new = _ask_instead(context, edited, context.person.override, old)
     if not new.answer:
         conversation.turns[-1] = old
         context.history.undo(new)
@@ -151,14 +155,16 @@ def edit(context: Context) -> None:
         context.history.undo(old)
 
 
-def _ask_instead(context: Context, asked: Turn, wish: Wish, old: Turn | None = None) -> Turn:
+def _ask_instead(
+    context: Context, asked: Turn, override: Override, old: Turn | None = None
+) -> Turn:
     """Ask what ``asked`` asks in the place of the last turn, ``old`` if that is another; the new
     turn."""
     turns = context.conversation.turns
     place = len(turns) - 1
     turns.pop()
     try:
-        context.person.ask(asked.question, asked.private, wish, again=True)
+        context.person.ask(asked.question, asked.private, override, again=True)
     except BaseException:  # Ctrl-C twice, or the terminal is gone: what was there stays
         if len(turns) > place:
             context.history.undo(turns[-1])
@@ -193,7 +199,7 @@ def _role(turn: Turn) -> str:
     return turn.provenance.role if turn.provenance is not None else ""
 
 
-def _answerer(argument: str, old: Turn) -> Target:
+def _backend(argument: str, old: Turn) -> Target:
     if argument:
         try:
             return Target(argument)

@@ -17,7 +17,7 @@ from shammah.repl.commands import feedback_commands, history_commands, routing_c
 from shammah.repl.commands.model_switch import ModelSwitch
 from shammah.repl.commands.questions import Questions
 from shammah.repl.toolbar import Spending, describe_spending
-from shammah.router.decision import Wish
+from shammah.router.decision import Override
 from shammah.router.route import AUTO, OFF
 from shammah.router.statistics import Label
 from shammah.settings.model import Settings
@@ -29,13 +29,13 @@ from shammah.terminal.wording import describe_state, printable
 class Person(Protocol):
     """Who gives the commands.
 
-    ``wish`` is what holds for every question, ``switch`` takes another local model.
+    ``override`` is what holds for every question, ``switch`` takes another local model.
     """
 
-    wish: Wish
+    override: Override
     switch: ModelSwitch
 
-    def ask(self, question: str, private: bool, wish: Wish, *, again: bool = False) -> None:
+    def ask(self, question: str, private: bool, override: Override, *, again: bool = False) -> None:
         """Have a question answered with what it brings along, and the turn kept.
 
         ``again``: it has been asked, or nearly, and has everything with it already.
@@ -140,9 +140,9 @@ def _adapter(context: Context) -> None:
     conversation, screen = context.conversation, context.screen
     store = AdapterStore(context.session.settings.home)
     state = context.session.view().local
-    wished = context.argument
-    if wished:
-        conversation.adapter = wished if wished in (AUTO, OFF) else store.get(wished).name
+    requested = context.argument
+    if requested:
+        conversation.adapter = requested if requested in (AUTO, OFF) else store.get(requested).name
     if conversation.adapter == OFF:
         screen.hint("This conversation is answered without an adapter.")
     elif conversation.adapter != AUTO:
@@ -151,7 +151,7 @@ def _adapter(context: Context) -> None:
         screen.hint(f"The adapter in service answers: {serving}.")
     else:
         screen.hint("No adapter is in service: the model answers by itself.")
-    if not wished:
+    if not requested:
         screen.hint(f"/adapter NAME, /adapter off, /adapter auto. {store.known()}")
 
 

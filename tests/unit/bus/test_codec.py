@@ -271,7 +271,7 @@ def test_values_at_the_edges_come_back_equal() -> None:
         "stop",
         Usage(0, 2**64 - 1),
         Timings(float("inf"), -0.0, 1e308, 5e-324, 0.1 + 0.2),
-        Provenance("cloud", "\0\u2028\U0010ffff", stand_in=True),
+        Provenance("cloud", "\0\u2028\U0010ffff", fallback=True),
         ("", "é" * 70_000),
     )
     assert decode(encode(done)) == done

@@ -10,7 +10,7 @@ import pytest
 from shammah.bus.messages import ChatMessage, Downloading, Failed, Loading, NotAvailable, Ready
 from shammah.chat.failover import GONE, RESTARTS, Failover, fail_over, with_text
 from shammah.chat.turn import Prompt, TurnInProgress
-from shammah.router.route import Reason, RouteDecision, Target, View, Wish
+from shammah.router.route import Override, Reason, RouteDecision, Target, View
 
 LOCAL, CLOUD = Target.LOCAL, Target.CLOUD
 BROKEN = ("cloud_interrupted", "cloud_truncated", "cloud_timeout", "cloud_overloaded")
@@ -30,7 +30,7 @@ class Interruption:
 
     failure: Failed
     failed: Target
-    wish: Wish
+    override: Override
     text: str
     tied: bool
     restarts: int
@@ -39,7 +39,7 @@ class Interruption:
 
     @property
     def following(self) -> Failover | Failed:
-        turn = TurnInProgress(Prompt("q", wish=self.wish), restarts=self.restarts)
+        turn = TurnInProgress(Prompt("q", override=self.override), restarts=self.restarts)
         turn.decision = RouteDecision(self.failed, Reason.MODEL_READY)
         turn.pieces += [self.text] if self.text else []
         return fail_over(turn, self.failure, self.view, tied=self.tied, openable=self.openable)
@@ -48,7 +48,7 @@ class Interruption:
 def interruption(
     code: str = "worker_died",
     failed: Target = LOCAL,
-    wish: Wish = Wish(),  # noqa: B008
+    override: Override = Override(),  # noqa: B008
     text: str = "so far",
     *,
     tied: bool = False,
@@ -62,7 +62,7 @@ def interruption(
     return Interruption(
         Failed(code, "It broke."),
         failed,
-        wish,
+        override,
         text,
         tied=tied,
         restarts=restarts,
@@ -76,7 +76,7 @@ EVERY = [
     for some in itertools.product(
         (*GONE, *BROKEN, *UNABLE, *OWN_FAULT),
         Target,
-        [Wish(target, private) for target in (None, *Target) for private in (False, True)],
+        [Override(target, private) for target in (None, *Target) for private in (False, True)],
         ("", "so far"),
     )
     for tied, restarts, cloud, local, key, may in itertools.product(
@@ -94,21 +94,21 @@ EVERY = [
 def test_nothing_private_ever_goes_on_in_the_cloud() -> None:
     for turn in EVERY:
         found = turn.following
-        if isinstance(found, Failover) and found.wish.target is CLOUD:
-            assert not turn.wish.private
+        if isinstance(found, Failover) and found.override.target is CLOUD:
+            assert not turn.override.private
             assert not turn.tied
             assert turn.openable
             assert turn.view.cloud_configured
         elif isinstance(found, Failover):
-            assert found.wish.private == (turn.wish.private or turn.tied)
+            assert found.override.private == (turn.override.private or turn.tied)
 
 
 def test_a_wish_is_respected() -> None:
     """Where somebody else than was wished had begun (a crisis), he may go on himself."""
     for turn in EVERY:
         found = turn.following
-        if isinstance(found, Failover) and turn.wish.target is not None:
-            assert found.wish.target in (turn.wish.target, turn.failed)
+        if isinstance(found, Failover) and turn.override.target is not None:
+            assert found.override.target in (turn.override.target, turn.failed)
 
 
 def test_what_is_not_the_answerers_fault_is_the_end() -> None:
@@ -122,7 +122,7 @@ def test_the_end_is_the_failure_itself_and_the_cause_is_told() -> None:
         found = turn.following
         if isinstance(found, Failover):
             assert found.note.startswith("It broke. ")
-            assert found.wish.target is not None
+            assert found.override.target is not None
         else:
             assert found is turn.failure
 
@@ -133,25 +133,25 @@ def test_the_end_is_the_failure_itself_and_the_cause_is_told() -> None:
         (interruption(), CLOUD, Reason.MODEL_NOT_READY),
         (interruption(key=False), LOCAL, Reason.MODEL_READY),
         (interruption(may=False), LOCAL, Reason.MODEL_READY),
-        (interruption(wish=Wish(LOCAL)), LOCAL, Reason.MODEL_READY),
-        (interruption(wish=Wish(private=True)), LOCAL, Reason.MODEL_READY),
+        (interruption(override=Override(LOCAL)), LOCAL, Reason.MODEL_READY),
+        (interruption(override=Override(private=True)), LOCAL, Reason.MODEL_READY),
         (interruption(tied=True), LOCAL, Reason.MODEL_READY),
         (interruption(cloud=NotAvailable("n")), LOCAL, Reason.MODEL_READY),
         (interruption("generation_failed"), CLOUD, Reason.MODEL_NOT_READY),
         (interruption("generation_failed", key=False), None, None),
         (interruption("context_too_long", text=""), CLOUD, Reason.CONTEXT_TOO_LONG),
         (interruption("context_too_long", key=False), None, None),
-        (interruption("context_too_long", wish=Wish(private=True)), None, None),
-        (interruption("context_too_long", wish=Wish(LOCAL)), None, None),
+        (interruption("context_too_long", override=Override(private=True)), None, None),
+        (interruption("context_too_long", override=Override(LOCAL)), None, None),
         (interruption("context_too_long", cloud=NotAvailable("n")), None, None),
         (interruption("cloud_truncated", CLOUD), LOCAL, Reason.CLOUD_FAILED),
         (interruption("cloud_truncated", CLOUD, local=None), LOCAL, Reason.CLOUD_FAILED),
         (interruption("cloud_truncated", CLOUD, local=Downloading("m")), CLOUD, Reason.MODEL_READY),
-        (interruption("cloud_truncated", CLOUD, Wish(CLOUD)), CLOUD, Reason.MODEL_READY),
-        (interruption("cloud_truncated", CLOUD, Wish(CLOUD), ""), None, None),
-        (interruption("worker_died", CLOUD, Wish(CLOUD), ""), CLOUD, Reason.MODEL_READY),
+        (interruption("cloud_truncated", CLOUD, Override(CLOUD)), CLOUD, Reason.MODEL_READY),
+        (interruption("cloud_truncated", CLOUD, Override(CLOUD), ""), None, None),
+        (interruption("worker_died", CLOUD, Override(CLOUD), ""), CLOUD, Reason.MODEL_READY),
         (interruption("cloud_key_rejected", CLOUD, text=""), LOCAL, Reason.CLOUD_FAILED),
-        (interruption("cloud_key_rejected", CLOUD, Wish(CLOUD)), None, None),
+        (interruption("cloud_key_rejected", CLOUD, Override(CLOUD)), None, None),
     ],
 )
 def test_who_goes_on(turn: Interruption, target: Target | None, reason: Reason | None) -> None:
@@ -160,7 +160,7 @@ def test_who_goes_on(turn: Interruption, target: Target | None, reason: Reason |
         assert isinstance(found, Failed)
     else:
         assert isinstance(found, Failover)
-        assert (found.wish.target, found.reason) == (target, reason)
+        assert (found.override.target, found.reason) == (target, reason)
 
 
 def test_the_beginning_of_an_answer_bears_the_mark_of_its_question() -> None:

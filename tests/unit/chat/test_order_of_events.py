@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from shammah.bus.client import is_news
+from shammah.bus.client import is_notice
 from shammah.bus.messages import Event, Initializing, Loading, Ready, State, Status
-from shammah.router.decision import RouteDecision, Target, View, Wish, decide
+from shammah.router.decision import Override, RouteDecision, Target, View, decide
 from shammah.router.route import Question, Rules
 from shammah.router.statistics import Snapshot
 from shammah.supervision.link import known_state
@@ -76,14 +76,14 @@ class Situation:
         return {event.run_id: event for event in self.newest}
 
     def hears(self, event: Event) -> Situation:
-        if not is_news(event, self.heard):
+        if not is_notice(event, self.heard):
             return self
         newest = self.heard | {event.run_id: event}
         return replace(self, newest=tuple(newest[run] for run in sorted(newest)))
 
     def decision(self, *, key: bool = True) -> RouteDecision:
         view = View(self.known, CLAUDE if key else None, key)
-        decided = decide(Question(), Wish(), view, Snapshot(), Rules())
+        decided = decide(Question(), Override(), view, Snapshot(), Rules())
         assert isinstance(decided, RouteDecision)
         return decided
 

@@ -15,7 +15,7 @@ from shammah.chat.runner import TurnRunner
 from shammah.chat.turn import Notice, Prompt, Step, Turn, TurnInProgress, Waiting
 from shammah.privacy import Mark
 from shammah.privacy.gate import Gate
-from shammah.router.route import Reason, RouteDecision, Target, Wish
+from shammah.router.route import Override, Reason, RouteDecision, Target
 from shammah.settings.model import Settings
 from tests.fakes.turns import answered, done
 
@@ -118,7 +118,7 @@ def test_what_is_raised_ends_it_and_what_has_come_is_kept(tmp_path: Path) -> Non
 def test_marks_are_those_of_the_prompt_and_of_the_turns(tmp_path: Path) -> None:
     world = World((LOCAL, Token("r", 1, "mail jo@acme.de"), done()), tmp_path)
     world.conversation.add(answered("a", "b", private=True))
-    world.ask(Prompt("q", Mark(True, "it is so"), Wish(Target.CLOUD)))
+    world.ask(Prompt("q", Mark(True, "it is so"), Override(Target.CLOUD)))
     assert [one.private for one in world.asked[0]] == [True, True, True]
     assert world.log[0] == "notice Private, because it is so: it stays on this machine."
     world.conversation.clear()

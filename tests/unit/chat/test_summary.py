@@ -11,7 +11,7 @@ from shammah.bus.messages import Done, Failed, Provenance, Ready, Timings, Usage
 from shammah.chat.conversation import Conversation
 from shammah.chat.summary import describe_turn
 from shammah.chat.turn import Turn
-from shammah.router.decision import RouteDecision, Target, View, Wish, decide
+from shammah.router.decision import Override, RouteDecision, Target, View, decide
 from shammah.router.explanation import as_document
 from shammah.router.route import Arm, Question, Rules
 from shammah.router.statistics import Label, Snapshot, Tally
@@ -24,7 +24,7 @@ DONE = Done("r", "stop", Usage(20, 7), Timings(0.0, 0.31, 0.9, 0.0, 21.4), BY)
 
 def decided(snapshot: Snapshot | None = None) -> RouteDecision:
     view = View(Ready("starter", context_length=4096), Ready("claude"), True, "claude")
-    decision = decide(Question(), Wish(), view, snapshot or Snapshot(), Rules())
+    decision = decide(Question(), Override(), view, snapshot or Snapshot(), Rules())
     assert isinstance(decision, RouteDecision)
     return decision
 

@@ -99,7 +99,7 @@ def test_what_has_text_or_was_cancelled_is_not_empty() -> None:
 
 def test_what_is_private_stays_so() -> None:
     secret = TurnInProgress(Prompt("q", Mark(True)))
-    assert secret.wish.private
+    assert secret.override.private
     assert secret.turn().private
     assert TurnInProgress(Prompt("q")).turn(private=True).private
 
@@ -147,7 +147,7 @@ def test_who_it_was_is_known_from_the_state() -> None:
         Target.LOCAL, Reason.MODEL_READY, alternatives=(Alternative(arm, 0.9, 0.8, 0.0),)
     )
     ready = Ready(
-        "small", "abc", "cpu", "float32", engine="native", stand_in=True, quantization="int8"
+        "small", "abc", "cpu", "float32", engine="native", fallback=True, quantization="int8"
     )
     by = Provenance("inference", "small", "abc", "native", "cpu", "float32", True, "mine", "int8")
     assert origin(decision, ready, "claude") == by

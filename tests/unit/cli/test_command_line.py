@@ -10,11 +10,11 @@ import click
 import pytest
 
 from shammah.__main__ import opens_repl
-from shammah.chat.options import ReplOptions, parse_options, parse_wish
+from shammah.chat.options import ReplOptions, parse_options, parse_override
 from shammah.chat.prompt_options import FLAGS, VALUES
 from shammah.cli import main
 from shammah.errors import ExitCode, ShammahError
-from shammah.router.decision import Target, Wish
+from shammah.router.decision import Override, Target
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_an_empty_argument_does_not_open_the_prompt() -> None:
 )
 def test_options_with_values(arguments: list[str], model: str | None, system: str | None) -> None:
     options = parse_options(arguments)
-    assert (options.model, options.wish) == (model, Wish())
+    assert (options.model, options.override) == (model, Override())
     assert (options.system or None) == (system or None)
 
 
@@ -119,18 +119,18 @@ def test_an_empty_system_prompt_is_not_the_same_as_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "wish"),
+    ("flags", "override"),
     [
-        (set(), Wish()),
-        ({"--local"}, Wish(Target.LOCAL)),
-        ({"--cloud"}, Wish(Target.CLOUD)),
-        ({"--private"}, Wish(Target.LOCAL, private=True)),
-        ({"--private", "--local"}, Wish(Target.LOCAL, private=True)),
+        (set(), Override()),
+        ({"--local"}, Override(Target.LOCAL)),
+        ({"--cloud"}, Override(Target.CLOUD)),
+        ({"--private"}, Override(Target.LOCAL, private=True)),
+        ({"--private", "--local"}, Override(Target.LOCAL, private=True)),
     ],
 )
-def test_wishes(flags: set[str], wish: Wish) -> None:
-    assert parse_wish(flags) == wish
-    assert parse_options(sorted(flags)).wish == wish
+def test_wishes(flags: set[str], override: Override) -> None:
+    assert parse_override(flags) == override
+    assert parse_options(sorted(flags)).override == override
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_the_newest_contradicts_a_number() -> None:
 @pytest.mark.parametrize("other", [{"--local"}, {"--private"}, {"--local", "--private"}])
 def test_the_cloud_contradicts_staying_here(other: set[str]) -> None:
     with pytest.raises(ShammahError, match="contradicts") as refusal:
-        parse_wish({"--cloud", *other})
+        parse_override({"--cloud", *other})
     assert refusal.value.exit_code == ExitCode.USAGE
 
 

@@ -48,8 +48,8 @@ FOUND: dict[str, Any] = {
 BROKEN = {"error": {"code": "examination_failed", "message": "ImportError: no torch", "hint": ""}}
 
 
-def _missing(stand_in: dict[str, Any] | None) -> dict[str, Any]:
-    return {"name": "Qwen/X", "here": False, "present": False, "stand_in": stand_in}
+def _missing(fallback: dict[str, Any] | None) -> dict[str, Any]:
+    return {"name": "Qwen/X", "here": False, "present": False, "fallback": fallback}
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_configuration_that_is_wrong(
 
 
 @pytest.mark.parametrize(
-    ("stand_in", "offline", "key", "code", "blocking"),
+    ("fallback", "offline", "key", "code", "blocking"),
     [
         (None, True, "", 1, [True]),
         (COMPUTED, True, "", 0, [False]),
@@ -198,7 +198,7 @@ def test_a_model_that_is_not_here(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     found: dict[str, Any],
-    stand_in: dict[str, Any] | None,
+    fallback: dict[str, Any] | None,
     offline: bool,
     key: str,
     code: int,
@@ -206,13 +206,13 @@ def test_a_model_that_is_not_here(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", str(int(offline)))
     monkeypatch.setenv("ANTHROPIC_API_KEY", key)
-    found["model"] = _missing(stand_in)
+    found["model"] = _missing(fallback)
     ended, document = _examined(capsys, "auto")
     assert ended == code
     assert [problem["blocking"] for problem in document["problems"]] == blocking
     text = _text(capsys, "auto")[1]
     assert "model       Qwen/X, not on this disk" in text
-    assert ("meanwhile   starter" in text) == (stand_in is COMPUTED)
+    assert ("meanwhile   starter" in text) == (fallback is COMPUTED)
     assert ("HF_HUB_OFFLINE forbids a download" in text) == offline
 
 

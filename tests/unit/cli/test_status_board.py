@@ -35,7 +35,7 @@ def drawn(board: Board, width: int, height: int, *, colors: bool = False) -> lis
 
 def busy() -> Board:
     board = Board(ROLES)
-    board.take("inference", event(1, Ready("starter", stand_in=True, successor=COMING)), NOW)
+    board.take("inference", event(1, Ready("starter", fallback=True, successor=COMING)), NOW)
     transfers = tuple(Transfer(f"acme/model-{n}", "main", "running", n, 10) for n in range(3))
     board.take("download", event(2, Transferring(transfers)), NOW)
     board.take("cloud", event(3, Failed("x", "The key was rejected. " * 9)), NOW)

@@ -17,10 +17,10 @@ from shammah.bus.messages import Provenance, Timings, Usage
 from shammah.errors import ShammahError
 from shammah.history import export
 from shammah.history.export import read, write
-from shammah.history.record import Kept, Record
+from shammah.history.record import Record, StoredConversation
 from tests.fakes.sandbox import Sandbox
 
-BY = Provenance("inference", "small", "abc", stand_in=True)
+BY = Provenance("inference", "small", "abc", fallback=True)
 
 
 def key() -> str:
@@ -40,18 +40,18 @@ TEXTS = st.text(st.characters(codec="utf-8"))
 @given(turns=st.lists(st.tuples(TEXTS, TEXTS, st.booleans()), max_size=3), system=TEXTS)
 def test_what_was_written_is_read_again(turns: list[tuple[str, str, bool]], system: str) -> None:
     records = tuple(record(asked, told, private=private) for asked, told, private in turns)
-    kept = Kept(7, system, True, 999.5, records)
+    kept = StoredConversation(7, system, True, 999.5, records)
     assert read(write(kept, "jsonl"), key) == replace(kept, number=0)
 
 
 def test_turns_that_were_undone_are_in_json_alone() -> None:
-    kept = Kept(7, records=(record("a", "1"), replace(record("b", "2"), undone=True)))
+    kept = StoredConversation(7, records=(record("a", "1"), replace(record("b", "2"), undone=True)))
     assert len(read(write(kept, "jsonl"), key).records) == 2
     assert write(kept, "markdown").count("## You") == 1
 
 
 def test_each_turn_gets_a_key_of_its_own() -> None:
-    kept = Kept(7, records=(record("a", "1"), record("b", "2")))
+    kept = StoredConversation(7, records=(record("a", "1"), record("b", "2")))
     numbers = itertools.count()
     again = read(write(kept, "jsonl"), lambda: str(next(numbers)))
     assert [one.key for one in again.records] == ["0", "1"]
@@ -60,14 +60,14 @@ def test_each_turn_gets_a_key_of_its_own() -> None:
 def test_markdown_is_questions_and_answers_and_nothing_else() -> None:
     first = record("What are\ntides?", "The moon.", private=True)
     records = (first, replace(record("And?", ""), complete=False), replace(first, undone=True))
-    assert write(Kept(7, "Be brief.", records=records), "markdown") == (
+    assert write(StoredConversation(7, "Be brief.", records=records), "markdown") == (
         "# What are tides?\n\n## You (private)\n\nWhat are\ntides?\n\n## small\n\nThe moon.\n\n"
         "## You\n\nAnd?\n\n## small (cut short)\n\n*No answer.*\n"
     )
-    assert write(Kept(7), "markdown") == "# A conversation\n"
+    assert write(StoredConversation(7), "markdown") == "# A conversation\n"
 
 
-GOOD = json.loads(write(Kept(7, records=(record("a", "1"),)), "jsonl"))
+GOOD = json.loads(write(StoredConversation(7, records=(record("a", "1"),)), "jsonl"))
 TURN = GOOD["turns"][0]
 
 
@@ -90,8 +90,8 @@ TURN = GOOD["turns"][0]
         json.dumps({**GOOD, "turns": [{name: TURN[name] for name in TURN if name != "private"}]}),
         json.dumps({**GOOD, "turns": [{**TURN, "at": 3}]}),
         json.dumps({**GOOD, "turns": [{**TURN, "usage": {"cost": "much"}}]}),
-        write(Kept(7), "jsonl") * 2,
-        write(Kept(7, records=(record("a", "1"),)), "markdown"),
+        write(StoredConversation(7), "jsonl") * 2,
+        write(StoredConversation(7, records=(record("a", "1"),)), "markdown"),
     ],
 )
 def test_anything_else_is_refused_in_words(text: str) -> None:

@@ -16,9 +16,9 @@ from shammah.chat.turn import CORRECTED, Turn
 from shammah.errors import ShammahError
 from shammah.history import recorder as recorder_module
 from shammah.history.listing import recap
-from shammah.history.record import BUSY_S, Kept, Record, record_of, turn_of
+from shammah.history.record import BUSY_S, Record, StoredConversation, record_of, turn_of
 from shammah.history.recorder import CLOSE_S, KEEP_S, Recorder, history_of
-from shammah.history.resuming import read_conversation, take_up
+from shammah.history.resuming import read_conversation, resume_conversation
 from shammah.history.store import Store
 from shammah.privacy.gate import Gate
 from shammah.router.decision import Reason, RouteDecision, Target
@@ -167,7 +167,7 @@ class TestARecorder:
         self, open_recorder: Open, path: Path
     ) -> None:
         recorder = open_recorder()
-        recorder.adopt(Kept(9, "Be kind.", records=(record("a"), record("bb"))))
+        recorder.adopt(StoredConversation(9, "Be kind.", records=(record("a"), record("bb"))))
         recorder.undo(said("bb"))
         recorder.prepare()
         keep(recorder, "ccc")
@@ -178,7 +178,7 @@ class TestARecorder:
         self, open_recorder: Open, path: Path
     ) -> None:
         recorder = open_recorder()
-        recorder.adopt(Kept(9, records=(record("a"),)))
+        recorder.adopt(StoredConversation(9, records=(record("a"),)))
         recorder.prepare()
         recorder.close()
         assert kept(path) == []
@@ -258,30 +258,37 @@ class TestTakingUp:
     def test_keeps_the_marks(self, sandbox: Sandbox) -> None:
         records = (record("a"), record("b", private=True), record("c", target="cloud"), record("d"))
         talk = Conversation()
-        take_up(Kept(1, records=records), talk, self.gate(sandbox.shammah_home), None)
+        resume_conversation(
+            StoredConversation(1, records=records), talk, self.gate(sandbox.shammah_home), None
+        )
         # d: a local model has seen b, and may repeat it.
         assert [turn.private for turn in talk.turns] == [False, True, False, True]
 
     def test_applies_the_rules_of_today(self, sandbox: Sandbox) -> None:
         gate = self.gate(sandbox.shammah_home, '[privacy]\nwords = ["walrus"]')
         talk = Conversation()
-        kept = Kept(1, "You are a walrus.", records=(record("a", "Walrus?"),))
-        take_up(kept, talk, gate, None)
+        kept = StoredConversation(1, "You are a walrus.", records=(record("a", "Walrus?"),))
+        resume_conversation(kept, talk, gate, None)
         assert talk.system_private
         assert talk.turns[0].private
 
     def test_takes_the_system_prompt_that_was_asked_for(self, sandbox: Sandbox) -> None:
         gate, talk = self.gate(sandbox.shammah_home), Conversation("before")
-        kept = Kept(1, "Be brief.", system_private=True, records=(record("a"),))
-        take_up(kept, talk, gate, None)
+        kept = StoredConversation(1, "Be brief.", system_private=True, records=(record("a"),))
+        resume_conversation(kept, talk, gate, None)
         assert (talk.system, talk.system_private) == ("Be brief.", True)
-        take_up(kept, talk, gate, "Be kind.")
+        resume_conversation(kept, talk, gate, "Be kind.")
         assert (talk.system, talk.system_private, len(talk.turns)) == ("Be kind.", False, 1)
 
     def test_leaves_out_what_was_undone(self, sandbox: Sandbox) -> None:
         gone = Record("b", 0.0, "b", "b", undone=True)
         talk = Conversation()
-        take_up(Kept(1, records=(record("a"), gone)), talk, self.gate(sandbox.shammah_home), None)
+        resume_conversation(
+            StoredConversation(1, records=(record("a"), gone)),
+            talk,
+            self.gate(sandbox.shammah_home),
+            None,
+        )
         assert [turn.question for turn in talk.turns] == ["a"]
 
 
@@ -331,7 +338,7 @@ class TestATurn:
 
 
 class TestARecap:
-    talk = Kept(1, records=tuple(record(f"turn {number}") for number in range(9)))
+    talk = StoredConversation(1, records=tuple(record(f"turn {number}") for number in range(9)))
 
     def test_shows_the_end_as_far_as_there_is_room(self) -> None:
         lines = recap(self.talk, 80, 12)
@@ -347,7 +354,9 @@ class TestARecap:
     @pytest.mark.parametrize("wide", ["x" * 2000, "語" * 1000, "a\n" * 2000, "\x1b[2J"])
     @pytest.mark.parametrize(("columns", "rows"), [(200, 50), (40, 10), (1, 1)])
     def test_never_fills_more_than_the_screen(self, wide: str, columns: int, rows: int) -> None:
-        lines = recap(Kept(1, records=(Record("a", 0.0, wide, wide, "local"),)), columns, rows)
+        lines = recap(
+            StoredConversation(1, records=(Record("a", 0.0, wide, wide, "local"),)), columns, rows
+        )
         cells = [sum(2 if c == "語" else 1 for c in line) for line in lines]
         assert sum(max(1, -(-cell // columns)) for cell in cells) <= max(3, rows - 3)
         assert "\x1b" not in "".join(lines)

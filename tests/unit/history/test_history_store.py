@@ -18,13 +18,13 @@ from shammah.errors import ShammahError
 from shammah.history import search
 from shammah.history import store as store_module
 from shammah.history.migrations import MIGRATIONS
-from shammah.history.record import END_MARK, MARK, Kept, Record
+from shammah.history.record import END_MARK, MARK, Record, StoredConversation
 from shammah.history.store import FOLLOWING, FOUND, KIND, OLDER, SUMMARIES, TURNS, Store
 from shammah.storage.sqlite import nothing
 from tests.fakes.sandbox import Sandbox
 
-BY = Provenance("inference", "small", "abc", "native", "cpu", "bfloat16", stand_in=True)
-NEW = Kept(0, "Be brief.", True)
+BY = Provenance("inference", "small", "abc", "native", "cpu", "bfloat16", fallback=True)
+NEW = StoredConversation(0, "Be brief.", True)
 
 
 def record(key: str, question: str = "What are tides?", answer: str = "The moon.") -> Record:
@@ -45,7 +45,7 @@ def store(path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def read(store: Store, number: int) -> Kept:
+def read(store: Store, number: int) -> StoredConversation:
     kept = store.read(number)
     assert kept is not None
     return kept
@@ -62,7 +62,9 @@ class TestTurns:
         number = store.add(first, NEW)
         assert store.add(second, replace(NEW, number=number)) == number
         other = Store(path)
-        assert read(other, number) == Kept(number, "Be brief.", True, 1000.5, (first, second))
+        assert read(other, number) == StoredConversation(
+            number, "Be brief.", True, 1000.5, (first, second)
+        )
         other.close()
 
     def test_are_kept_once(self, store: Store) -> None:
@@ -84,7 +86,7 @@ class TestTurns:
 
     def test_that_are_undone_stay_and_are_marked(self, store: Store) -> None:
         number = store.add(record("a"), NEW)
-        store.add(record("b"), Kept(number))
+        store.add(record("b"), StoredConversation(number))
         for _ in range(2):
             store.undo("b")
         kept = read(store, number)
@@ -100,7 +102,7 @@ class TestTurns:
 
     @pytest.mark.parametrize("text", ["\udcff raw byte", "a\0b", "\ud83d", "☃" * 3])
     def test_can_hold_any_text(self, store: Store, text: str) -> None:
-        number = store.add(record("a", text, text), Kept(0, text))
+        number = store.add(record("a", text, text), StoredConversation(0, text))
         stored = text.encode("utf-8", "replace").decode()
         assert read(store, number).records[0].answer == stored
 
@@ -109,7 +111,7 @@ def test_conversations_are_listed_by_their_last_turn(store: Store) -> None:
     one = store.add(replace(record("a", "one\nline"), at=1.0), NEW)
     two = store.add(replace(record("b", "x" * 100), at=2.0), NEW)
     assert [summary.number for summary in store.summaries(10)] == [two, one]
-    store.add(replace(record("c", "three"), at=3.0), Kept(one))
+    store.add(replace(record("c", "three"), at=3.0), StoredConversation(one))
     latest, other = store.summaries(10)
     assert (latest.number, latest.turns, latest.title) == (one, 2, "one line")
     assert (latest.started, latest.latest) == (1.0, 3.0)
@@ -259,7 +261,9 @@ class TestRemoving:
         numbers = {}
         for number, token in enumerate(tokens):
             text = f"{token} " * 50
-            numbers[number] = store.add(record(str(number), text, text), Kept(0, text))
+            numbers[number] = store.add(
+                record(str(number), text, text), StoredConversation(0, text)
+            )
         store.close()
         assert all(token[4:].encode() in path.read_bytes() for token in tokens)
         store = Store(path)
@@ -303,7 +307,7 @@ class TestTheFile:
             patch.setattr(search, "add", lambda connection, number: None)
             old = Store(path)
             number = old.add(record("a", "walrus"), NEW)
-            old.add(record("b", "carpenter"), Kept(number))
+            old.add(record("b", "carpenter"), StoredConversation(number))
             old.close()
             assert tables(path).isdisjoint({"facts", "words"})
         store = Store(path)

@@ -11,7 +11,7 @@ from shammah.bus.messages import Done, Initializing, Provenance, Ready, State, T
 from shammah.chat.summary import describe_answer
 from shammah.learning.adapter_choice import choose_adapter
 from shammah.learning.adapters import AdapterStore
-from shammah.router.decision import Reason, RouteDecision, Target, View, Wish, decide
+from shammah.router.decision import Override, Reason, RouteDecision, Target, View, decide
 from shammah.router.explanation import explain
 from shammah.router.route import AUTO, OFF, Question, Rules
 from shammah.router.statistics import Snapshot
@@ -30,7 +30,7 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("wished", "state", "chosen"),
+    ("requested", "state", "chosen"),
     [
         (AUTO, HERE, "tidy"),
         (AUTO, Ready("starter", "r2"), ""),
@@ -44,9 +44,9 @@ def home(tmp_path: Path) -> Path:
     ],
 )
 def test_the_wish_decides_then_what_serves(
-    wished: str, state: State | None, chosen: str, home: Path
+    requested: str, state: State | None, chosen: str, home: Path
 ) -> None:
-    assert choose_adapter(home, wished, state) == chosen
+    assert choose_adapter(home, requested, state) == chosen
 
 
 def test_without_adapters_none_is_chosen_and_nothing_is_made(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_without_adapters_none_is_chosen_and_nothing_is_made(tmp_path: Path) -> 
 
 def _decided(adapter: str, target: Target = Target.LOCAL) -> RouteDecision:
     view = View(HERE, Ready("claude"), True, "claude", adapter=adapter)
-    decision = decide(Question(), Wish(target), view, Snapshot(), Rules())
+    decision = decide(Question(), Override(target), view, Snapshot(), Rules())
     assert isinstance(decision, RouteDecision)
     return decision
 

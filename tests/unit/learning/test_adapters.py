@@ -49,7 +49,7 @@ def store(tmp_path: Path) -> AdapterStore:
 
 def test_an_empty_home_has_no_adapters(store: AdapterStore) -> None:
     assert store.entries() == ()
-    assert store.in_service("starter") is None
+    assert store.active("starter") is None
     assert not store.directory.exists()
 
 
@@ -110,12 +110,12 @@ def test_a_failure_while_it_is_written_leaves_nothing(store: AdapterStore) -> No
 def test_the_one_in_service_is_of_its_base_model_alone(store: AdapterStore) -> None:
     add(store, "tidy")
     store.use("tidy")
-    found = store.in_service("starter")
+    found = store.active("starter")
     assert found is not None
     assert found.name == "tidy"
-    assert store.in_service("other/model") is None
-    assert store.in_service("starter", "r1") == found
-    assert store.in_service("starter", "r2") is None
+    assert store.active("other/model") is None
+    assert store.active("starter", "r1") == found
+    assert store.active("starter", "r2") is None
 
 
 @pytest.mark.parametrize("verdict", [REFUSED, "unjudged"])
@@ -123,9 +123,9 @@ def test_only_what_was_accepted_serves_unless_forced(store: AdapterStore, verdic
     add(store, "poison", verdict=verdict)
     with pytest.raises(ShammahError, match="so it does not serve"):
         store.use("poison")
-    assert store.in_service("starter") is None
+    assert store.active("starter") is None
     store.use("poison", force=True)
-    assert store.in_service("starter") is not None
+    assert store.active("starter") is not None
 
 
 def test_rollback_goes_back_step_by_step(store: AdapterStore) -> None:
@@ -134,7 +134,7 @@ def test_rollback_goes_back_step_by_step(store: AdapterStore) -> None:
     for name in ("one", "two", "two"):
         store.use(name)
     store.use_base("starter")
-    assert store.in_service("starter") is None
+    assert store.active("starter") is None
     served = [store.rollback("starter") for _ in range(3)]
     assert [entry and entry.name for entry in served] == ["two", "one", None]
     with pytest.raises(ShammahError, match="Nothing served"):
@@ -159,9 +159,9 @@ def test_a_damaged_table_means_that_nothing_serves(store: AdapterStore) -> None:
     store.use("one")
     for text in ("", "[]", '{"models": {"starter": []}}', '{"models": {"starter": [1]}}', "\xff"):
         (store.directory / "service.json").write_text(text, "latin-1")
-        assert store.in_service("starter") is None
+        assert store.active("starter") is None
     store.use("one")
-    assert store.in_service("starter") is not None
+    assert store.active("starter") is not None
 
 
 def test_damaged_facts_make_no_entry(store: AdapterStore) -> None:

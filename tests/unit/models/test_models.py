@@ -328,14 +328,14 @@ class TestWhereAModelLies:
         return directory
 
     def locate(
-        self, wanted: str, cache: Path, starter: Path, gib: float = 4, stand_in: bool = False
+        self, wanted: str, cache: Path, starter: Path, gib: float = 4, fallback: bool = False
     ) -> LocatedModel | MissingModel | NotAvailable:
         return locate_model(
             wanted,
             int(gib * GIB),
             cache,
             starter,
-            stand_in=stand_in,
+            fallback=fallback,
             is_whole=lambda snapshot: (snapshot / "config.json").exists(),
         )
 
@@ -370,44 +370,44 @@ class TestWhereAModelLies:
         assert refusal.value.code == "model_unknown"
 
     @pytest.mark.parametrize("wanted", ["0.5B", "0.5b", CACHED])
-    @pytest.mark.parametrize("stand_in", [False, True])
-    def test_what_is_cached(self, cache: Path, starter: Path, wanted: str, stand_in: bool) -> None:
-        found = self.locate(wanted, cache, starter, stand_in=stand_in)
+    @pytest.mark.parametrize("fallback", [False, True])
+    def test_what_is_cached(self, cache: Path, starter: Path, wanted: str, fallback: bool) -> None:
+        found = self.locate(wanted, cache, starter, fallback=fallback)
         assert isinstance(found, LocatedModel)
-        assert (found.name, found.wanted, found.stand_in) == (CACHED, CACHED, False)
+        assert (found.name, found.wanted, found.fallback) == (CACHED, CACHED, False)
         assert found.directory == cached_snapshot(cache, CACHED)
 
     @pytest.mark.parametrize("wanted", ["7B", "acme/tiny"])
-    @pytest.mark.parametrize("stand_in", [False, True])
+    @pytest.mark.parametrize("fallback", [False, True])
     def test_nothing_stands_in_for_what_was_named(
-        self, cache: Path, starter: Path, wanted: str, stand_in: bool
+        self, cache: Path, starter: Path, wanted: str, fallback: bool
     ) -> None:
-        found = self.locate(wanted, cache, starter, stand_in=stand_in)
+        found = self.locate(wanted, cache, starter, fallback=fallback)
         assert found == MissingModel(model_id_of(wanted))
 
     def test_a_half_snapshot_is_named_but_not_trusted(self, cache: Path, starter: Path) -> None:
         found = locate_model(
-            "auto", 4 * GIB, cache, starter, stand_in=True, is_whole=lambda snapshot: False
+            "auto", 4 * GIB, cache, starter, fallback=True, is_whole=lambda snapshot: False
         )
-        starting = LocatedModel("starter", starter, CACHED, stand_in=True)
+        starting = LocatedModel("starter", starter, CACHED, fallback=True)
         assert found == MissingModel(CACHED, cached_snapshot(cache, CACHED), starting)
 
     def test_the_automatic_choice_where_it_is_cached(self, cache: Path, starter: Path) -> None:
-        found = self.locate("auto", cache, starter, gib=4, stand_in=True)
+        found = self.locate("auto", cache, starter, gib=4, fallback=True)
         assert isinstance(found, LocatedModel)
-        assert (found.name, found.stand_in) == (CACHED, False)
+        assert (found.name, found.fallback) == (CACHED, False)
 
     def test_the_starter_stands_in_for_a_choice_that_is_not_here(
         self, cache: Path, starter: Path
     ) -> None:
         chosen = "Qwen/Qwen2.5-3B-Instruct"
-        found = self.locate("auto", cache.parent / "none", starter, gib=16, stand_in=True)
+        found = self.locate("auto", cache.parent / "none", starter, gib=16, fallback=True)
         assert found == MissingModel(chosen, None, LocatedModel("starter", starter, chosen, True))
 
     def test_or_a_larger_one_that_is(self, cache: Path, starter: Path) -> None:
         chosen, snapshot = "Qwen/Qwen2.5-3B-Instruct", cached_snapshot(cache, CACHED)
         assert snapshot is not None
-        found = self.locate("auto", cache, starter, gib=16, stand_in=True)
+        found = self.locate("auto", cache, starter, gib=16, fallback=True)
         assert found == MissingModel(chosen, None, LocatedModel(CACHED, snapshot, chosen, True))
 
     @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ class TestWhereAModelLies:
         def located(wanted: str) -> LocatedModel | MissingModel | NotAvailable:
             return locate_model(
                 *(wanted, 16 * GIB, cache, starter),
-                stand_in=False,
+                fallback=False,
                 is_whole=lambda snapshot: True,
                 **options,
             )
@@ -431,16 +431,16 @@ class TestWhereAModelLies:
         assert hub_model("3B", 16 * GIB, **options) == model_id_of("3B")
 
     def test_and_where_memory_is_too_little_for_any(self, cache: Path, starter: Path) -> None:
-        found = self.locate("auto", cache, starter, gib=1, stand_in=True)
+        found = self.locate("auto", cache, starter, gib=1, fallback=True)
         assert isinstance(found, LocatedModel)
-        assert (found.name, found.stand_in) == ("starter", True)
+        assert (found.name, found.fallback) == ("starter", True)
 
     def test_it_does_not_where_it_may_not_or_is_not_there(self, cache: Path, starter: Path) -> None:
         missing = MissingModel("Qwen/Qwen2.5-3B-Instruct")
         assert self.locate("auto", cache, starter, gib=16) == missing
         starter.rmdir()
         empty = cache.parent / "none"
-        assert self.locate("auto", empty, starter, gib=16, stand_in=True) == missing
+        assert self.locate("auto", empty, starter, gib=16, fallback=True) == missing
 
     def test_too_little_memory_is_said_in_gib(self, cache: Path, starter: Path) -> None:
         found = self.locate("auto", cache, starter, gib=1.5)

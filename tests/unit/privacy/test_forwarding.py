@@ -18,7 +18,7 @@ from shammah.privacy.gate import (
     Gate,
     consent_question,
     parse_consent,
-    tell_left_out,
+    report_left_out,
 )
 from shammah.settings.load import home_directory
 from shammah.settings.model import CloudSettings, PrivacySettings, Settings
@@ -120,9 +120,9 @@ def test_only_a_clear_yes_is_one(line: str | None, consent: Consent) -> None:
 
 
 def test_what_was_left_out_is_told() -> None:
-    told = tell_left_out(DONE, Outgoing(QUESTION, 2, system_left_out=True))
+    told = report_left_out(DONE, Outgoing(QUESTION, 2, system_left_out=True))
     assert (told.left_out, told.notices) == (2, ("One.", SYSTEM_LEFT_OUT))
-    assert tell_left_out(DONE, Outgoing(QUESTION)) == DONE
+    assert report_left_out(DONE, Outgoing(QUESTION)) == DONE
 
 
 def test_where_nobody_can_be_asked_the_gate_cannot_be_opened() -> None:

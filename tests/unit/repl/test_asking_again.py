@@ -13,7 +13,7 @@ from shammah.chat.conversation import Conversation
 from shammah.chat.turn import Turn
 from shammah.privacy import Mark
 from shammah.repl.commands import routing_commands
-from shammah.router.decision import Wish
+from shammah.router.decision import Override
 from shammah.router.statistics import Label
 from shammah.settings.model import CloudSettings, Settings
 from shammah.terminal import external_editor as editing
@@ -44,7 +44,7 @@ class World:
             history=self.history,
             session=SimpleNamespace(gate=gate, cloud=object(), routing=routing, settings=settings),
             screen=quiet,
-            person=SimpleNamespace(ask=self._ask, inquire=lambda _: None, wish=Wish()),
+            person=SimpleNamespace(ask=self._ask, inquire=lambda _: None, override=Override()),
             argument="",
         )
 
@@ -52,7 +52,7 @@ class World:
         self.conversation.turns.append(one)
         self.kept.append(one)
 
-    def _ask(self, question: str, private: bool, wish: Wish, *, again: bool) -> None:
+    def _ask(self, question: str, private: bool, override: Override, *, again: bool) -> None:
         self.asked.append((question, private))
         self.keep(self._answer(question))
 

@@ -6,9 +6,9 @@ import pytest
 
 from shammah.bus.messages import Downloading, Failed, Loading, Ready, Usage
 from shammah.privacy.gate import Gate
-from shammah.repl.commands.routing_commands import read_wish
+from shammah.repl.commands.routing_commands import read_override
 from shammah.repl.toolbar import Part, Spending, describe_bottom, fit
-from shammah.router.decision import Reason, RouteDecision, Target, Wish
+from shammah.router.decision import Override, Reason, RouteDecision, Target
 from shammah.settings.model import Settings
 from tests.fakes.sandbox import Sandbox
 
@@ -42,7 +42,7 @@ def test_what_is_coming_comes_first() -> None:
 
 def test_a_stand_in_says_so_and_that_the_download_failed() -> None:
     alone = RouteDecision(Target.LOCAL, Reason.NO_CLOUD)
-    ready = Ready("starter", stand_in=True, missing="Qwen/Qwen2.5-3B-Instruct")
+    ready = Ready("starter", fallback=True, missing="Qwen/Qwen2.5-3B-Instruct")
     assert line(ready, alone, 200) == (
         "local model: Qwen2.5-3B-Instruct could not be downloaded   "
         "next: local, starter standing in (no cloud is configured)"
@@ -75,19 +75,21 @@ def test_a_model_that_was_unloaded_is_not_coming() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "wish"),
+    ("typed", "override"),
     [
-        ("What is 2+2?", Wish()),
-        ("!private What is 2+2?", Wish(private=True)),
-        ("write to bob@acme-corp.de", Wish(private=True)),
-        ("/local What is 2+2?", Wish(Target.LOCAL)),
-        ("/cloud What is 2+2?", Wish(Target.CLOUD)),
-        ("/cloud !private What is 2+2?", Wish(Target.CLOUD, private=True)),
-        ("/why", Wish()),
+        ("What is 2+2?", Override()),
+        ("!private What is 2+2?", Override(private=True)),
+        ("write to bob@acme-corp.de", Override(private=True)),
+        ("/local What is 2+2?", Override(Target.LOCAL)),
+        ("/cloud What is 2+2?", Override(Target.CLOUD)),
+        ("/cloud !private What is 2+2?", Override(Target.CLOUD, private=True)),
+        ("/why", Override()),
     ],
 )
-def test_the_line_that_is_being_typed_counts(sandbox: Sandbox, typed: str, wish: Wish) -> None:
+def test_the_line_that_is_being_typed_counts(
+    sandbox: Sandbox, typed: str, override: Override
+) -> None:
     gate = Gate(Settings(sandbox.home, "starter"), {})
-    assert read_wish(typed, Wish(), gate) == wish
+    assert read_override(typed, Override(), gate) == override
     gate.private = True
-    assert read_wish(typed, Wish(), gate).private
+    assert read_override(typed, Override(), gate).private

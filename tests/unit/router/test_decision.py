@@ -28,11 +28,11 @@ from shammah.router.decision import (
     BUSY_AT,
     NO_KEY,
     UNFIT,
+    Override,
     Reason,
     RouteDecision,
     Target,
     View,
-    Wish,
     decide,
 )
 from shammah.router.explanation import explain
@@ -44,7 +44,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "ROUTING.md"
 POLICIES = ("measured", "classic")
 
 READY, CLAUDE = Ready("small", context_length=4096), Ready("claude")
-STANDING_IN = Ready("starter", context_length=4096, stand_in=True, successor=Downloading("m"))
+STANDING_IN = Ready("starter", context_length=4096, fallback=True, successor=Downloading("m"))
 COMING = (None, Initializing(), Downloading("m"), Loading("m", "weights"))
 LOST_LOCAL = (Failed("internal", "Broken.", "Look."), NotAvailable("No model.", "Fetch it."))
 LOST_CLOUD = (Failed("cloud", "No cloud.", ""), NotAvailable("No key.", ""))
@@ -67,7 +67,7 @@ class Case:
     """A situation of the table; as it is here, nothing is known and everybody can answer."""
 
     question: Question = field(default_factory=Question)
-    wish: Wish = field(default_factory=Wish)
+    override: Override = field(default_factory=Override)
     view: View = EVERYBODY
     snapshot: Snapshot = field(default_factory=Snapshot)
     exploration: float = 0.05
@@ -76,7 +76,7 @@ class Case:
     def decide(self, policy: str) -> RouteDecision | Failed:
         rules = Rules(policy, self.exploration)
         question = replace(self.question, chance=self.chance)
-        return decide(question, self.wish, self.view, self.snapshot, rules)
+        return decide(question, self.override, self.view, self.snapshot, rules)
 
 
 def classic(successes: int, failures: int) -> ClassicState:
@@ -93,10 +93,10 @@ BAD = known(Tally(8, 8.0, 2.0), classic(2, 6))
 SLOW = Tally(ttft_s=PATIENCE_S + 1)
 
 TRIGGERS: dict[str, dict[str, Any]] = {
-    "private": {"wish": Wish(private=True)},
+    "private": {"override": Override(private=True)},
     "crisis": {"question": Question(danger=Danger.SELF_HARM)},
-    "local wished": {"wish": Wish(Target.LOCAL)},
-    "cloud wished": {"wish": Wish(Target.CLOUD)},
+    "local wished": {"override": Override(Target.LOCAL)},
+    "cloud wished": {"override": Override(Target.CLOUD)},
     "no key": {"cloud": None, "cloud_configured": False, "cloud_model": ""},
     "model not heard yet": {"local": None},
     "model silent": {"local": None, "local_silent": True},
@@ -131,7 +131,7 @@ def case_of(trigger: str) -> Case:
     for part in parts:
         changes |= TRIGGERS[part]
     if "private" in parts and "cloud wished" in parts:
-        changes["wish"] = Wish(Target.CLOUD, private=True)
+        changes["override"] = Override(Target.CLOUD, private=True)
     seen = {name for name in changes if name in View.__dataclass_fields__}
     view = replace(EVERYBODY, **{name: changes.pop(name) for name in seen})
     return replace(Case(), view=view, **changes)
@@ -195,7 +195,7 @@ CASES = st.builds(
         st.none() | st.sampled_from(Danger),
         st.integers(0, 10_000),
     ),
-    st.builds(Wish, st.none() | st.sampled_from(Target), st.booleans()),
+    st.builds(Override, st.none() | st.sampled_from(Target), st.booleans()),
     st.builds(
         View,
         STATES,
@@ -227,7 +227,7 @@ CASES = st.builds(
 @given(CASES, st.sampled_from(POLICIES))
 def test_what_is_private_never_goes_to_the_cloud(case: Case, policy: str) -> None:
     for target in (None, *Target):
-        decided = replace(case, wish=Wish(target, private=True)).decide(policy)
+        decided = replace(case, override=Override(target, private=True)).decide(policy)
         if isinstance(decided, RouteDecision):
             assert (decided.target, decided.reason) == (Target.LOCAL, Reason.PRIVATE)
         elif decided == UNFIT:
@@ -239,32 +239,32 @@ def test_what_is_private_never_goes_to_the_cloud(case: Case, policy: str) -> Non
 @given(CASES, st.sampled_from(POLICIES))
 def test_every_decision_is_sound(case: Case, policy: str) -> None:
     decided = case.decide(policy)
-    view, wish = case.view, case.wish
+    view, override = case.view, case.override
     cloud_usable = view.cloud_configured and failure_of(view.cloud) is None
     local_lost = failure_of(view.local) is not None
     match decided:
         case RouteDecision(Target.CLOUD, _, wait):
             assert cloud_usable
             assert not wait
-            assert not wish.private
-            assert wish.target is not Target.LOCAL or case.question.danger
+            assert not override.private
+            assert override.target is not Target.LOCAL or case.question.danger
             known = view.local is not None or view.local_silent
-            assert known or wish.target is Target.CLOUD or case.question.danger
+            assert known or override.target is Target.CLOUD or case.question.danger
         case RouteDecision(Target.LOCAL, _, wait):
             assert not local_lost
             assert wait is not isinstance(view.local, Ready)
-            assert wish.private or wish.target is not Target.CLOUD or case.question.danger
+            assert override.private or override.target is not Target.CLOUD or case.question.danger
         case Failed() if decided == UNFIT:
             assert case.question.danger
         case Failed():
-            assert not cloud_usable or wish.private or wish.target is Target.LOCAL
-            assert local_lost or wish.target is Target.CLOUD
+            assert not cloud_usable or override.private or override.target is Target.LOCAL
+            assert local_lost or override.target is Target.CLOUD
     assert case.decide(policy) == decided
 
 
 @given(CASES)
 def test_nobody_in_danger_gets_a_weak_answer_while_there_is_a_better_one(case: Case) -> None:
-    case = replace(case, question=Question(danger=Danger.ABUSE), wish=Wish())
+    case = replace(case, question=Question(danger=Danger.ABUSE), override=Override())
     view = replace(case.view, cloud_configured=True, cloud=CLAUDE, cloud_failure=None)
     decided = replace(case, view=view).decide("measured")
     assert isinstance(decided, RouteDecision)
@@ -281,7 +281,7 @@ def test_nobody_in_danger_is_answered_by_the_fallback_model_or_an_adapter(
         assert decided.adapter == ""
         local = view.local
         assert not isinstance(local, Downloading)
-        assert not isinstance(local, Ready) or not (local.stand_in or local.model == "starter")
+        assert not isinstance(local, Ready) or not (local.fallback or local.model == "starter")
         assert not isinstance(local, Loading) or local.model != "starter"
 
 
@@ -328,9 +328,9 @@ def test_without_a_wish_and_without_statistics(
 
 
 def test_a_wish_for_the_cloud_says_why_it_cannot_be_had() -> None:
-    wished = replace(Case(), wish=Wish(Target.CLOUD))
-    assert replace(wished, view=View(READY, None, False)).decide("measured") is NO_KEY
-    broken = replace(wished, view=View(READY, LOST_CLOUD[0], True))
+    requested = replace(Case(), override=Override(Target.CLOUD))
+    assert replace(requested, view=View(READY, None, False)).decide("measured") is NO_KEY
+    broken = replace(requested, view=View(READY, LOST_CLOUD[0], True))
     assert broken.decide("measured") == LOST_CLOUD[0]
 
 
@@ -362,5 +362,7 @@ def test_the_values_of_target_and_reason_are_what_json_shows() -> None:
 def test_no_view_and_wish_is_without_an_end(policy: str) -> None:
     for local, cloud in itertools.product(LOCAL_STATES, CLOUD_STATES):
         for target, private in itertools.product((None, *Target), (False, True)):
-            case = replace(Case(), view=View(local, cloud, True), wish=Wish(target, private))
+            case = replace(
+                Case(), view=View(local, cloud, True), override=Override(target, private)
+            )
             assert isinstance(case.decide(policy), RouteDecision | Failed)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Provenance, Ready, Timings, Usage
-from shammah.router.decision import Reason, RouteDecision, Target, View, Wish
+from shammah.router.decision import Override, Reason, RouteDecision, Target, View
 from shammah.router.route import Question
 from shammah.router.service import Routing
 from shammah.router.statistics import Label
@@ -46,7 +46,7 @@ def open_routing(sandbox: Sandbox, complaints: list[str]) -> Iterator[Open]:
 
 def ask(routing: Routing, text: str = "explain tides") -> tuple[Question, RouteDecision]:
     question = routing.examine((ChatMessage("user", text),))
-    decision = routing.decide(question, Wish(), VIEW)
+    decision = routing.decide(question, Override(), VIEW)
     assert isinstance(decision, RouteDecision)
     return question, decision
 
@@ -148,10 +148,10 @@ def test_a_failure_of_the_cloud_is_remembered_until_it_answers(open_routing: Ope
     asked = routing.examine((ChatMessage("user", "I want to kill myself"),))
 
     def target_after(end: Done | Failed) -> tuple[Target, Reason]:
-        decided = routing.decide(asked, Wish(Target.CLOUD), replace(VIEW, local=None))
+        decided = routing.decide(asked, Override(Target.CLOUD), replace(VIEW, local=None))
         assert isinstance(decided, RouteDecision)
         routing.record(replace(decided, target=Target.CLOUD), end, question="?", answer="")
-        decided = routing.decide(asked, Wish(), VIEW)
+        decided = routing.decide(asked, Override(), VIEW)
         assert isinstance(decided, RouteDecision)
         return decided.target, decided.reason
 

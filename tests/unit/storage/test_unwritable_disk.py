@@ -20,7 +20,7 @@ from shammah.errors import ShammahError
 from shammah.history import search
 from shammah.history import store as history_store
 from shammah.history.migrations import MIGRATIONS
-from shammah.history.record import Kept, Record
+from shammah.history.record import Record, StoredConversation
 from shammah.history.recorder import Recorder
 from shammah.history.store import Store
 from shammah.router import store as router_store
@@ -31,7 +31,7 @@ from tests.fakes.sandbox import Sandbox
 from tests.unit.history.test_history_store import record
 from tests.unit.router.test_router_store import outcome
 
-NEW = Kept(0)
+NEW = StoredConversation(0)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def full() -> Iterator[None]:
 def keep(path: Path, *records: Record) -> None:
     store, number = Store(path), 0
     for one in records:
-        number = store.add(one, Kept(number))
+        number = store.add(one, StoredConversation(number))
     store.close()
 
 
@@ -105,7 +105,7 @@ class TestTheHistory:
         """As after a kill; or while somebody else, who can, writes."""
         keep(path, record("a", "One"))
         writer = Store(path)
-        writer.add(record("b", "Two"), Kept(writer.newest()))
+        writer.add(record("b", "Two"), StoredConversation(writer.newest()))
         request.getfixturevalue("read_only")
         assert questions(path) == ["One", "Two"]
         writer.close()
@@ -162,8 +162,8 @@ class TestTheHistory:
         with full():
             assert store.newest() == 1
             with pytest.raises(ShammahError):
-                store.add(record("b", "Two"), Kept(1))
-        store.add(record("b", "Two"), Kept(1))
+                store.add(record("b", "Two"), StoredConversation(1))
+        store.add(record("b", "Two"), StoredConversation(1))
         store.close()
         assert questions(path) == ["One", "Two"]
 

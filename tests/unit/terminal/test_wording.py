@@ -57,9 +57,9 @@ ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\x08\x7f\r"
             "Ready: m (int8 weights computed in float32, cpu)",
         ),
         (Ready("m", context_length=8192), "Ready: m (8,192 tokens)"),
-        (Ready("m", stand_in=True), "Ready: m (a small fallback model)"),
+        (Ready("m", fallback=True), "Ready: m (a small fallback model)"),
         (
-            Ready("starter", stand_in=True, successor=Downloading("acme/big", 41, 100)),
+            Ready("starter", fallback=True, successor=Downloading("acme/big", 41, 100)),
             "Ready: starter (a small fallback model) · fetching big: 41%, 0.0 of 0.0 MB",
         ),
         (
@@ -175,7 +175,7 @@ LOCAL = RouteDecision(Target.LOCAL, Reason.MODEL_READY)
             " · first token 0.12 s",
         ),
         (
-            done(provenance=Provenance("inference", "starter", stand_in=True)),
+            done(provenance=Provenance("inference", "starter", fallback=True)),
             "local: starter, a small fallback model · the local model is ready · 20 tokens",
         ),
     ],

@@ -15,7 +15,7 @@ class _Held:
     used: int = 0
 
 
-class Shelf:
+class AdapterCache:
     """The adapters of one runner, by their keys.
 
     Args:

@@ -20,7 +20,7 @@ from workers.inference.memory import check_context, is_out_of_memory, kv_budget
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.runner import Logits, Runner
-from workers.inference.scheduling.adapter_cache import BUDGET_BYTES, Shelf
+from workers.inference.scheduling.adapter_cache import BUDGET_BYTES, AdapterCache
 from workers.inference.scheduling.sampler import Sampler
 from workers.inference.scheduling.scheduler import Plan, Scheduler, Sequence
 from workers.inference.scheduling.slots import Slots
@@ -52,7 +52,7 @@ class BatchedEngine:
         self._samplers: dict[str, Sampler] = {}
         self._slots = Slots(0, 0, reuses=False)
         self._speculation = Speculation(0)
-        self._shelf = Shelf(BUDGET_BYTES, runner.drop_adapter)
+        self._shelf = AdapterCache(BUDGET_BYTES, runner.drop_adapter)
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""How the local model comes up: find it, have it fetched, load it, replace a stand-in by it.
+"""How the local model comes up: find it, have it fetched, load it, replace a fallback model by it.
 
 The states on the way are `transition`'s.
 """
@@ -55,7 +55,7 @@ REPAIRABLE = ("model_corrupt", "model_incomplete")
 
 
 def retry_pauses() -> Iterator[float]:
-    """Seconds between attempts at a Hub that cannot be reached, while a stand-in answers."""
+    """Seconds between attempts at a Hub that cannot be reached, while a fallback model answers."""
     return itertools.chain((60.0, 120.0, 240.0), itertools.repeat(600.0))
 
 
@@ -124,8 +124,9 @@ class Bootstrap:
         return self._guard(self._run)
 
     def replace(self) -> LoadedModel | None:
-        """The stand-in's successor, now that its bytes are here; the stand-in again, if that
-        cannot be loaded. The stand-in's own memory must have been let go of."""
+        """Load the successor whose bytes are here; the fallback again if that fails.
+
+        The fallback's own memory must have been freed before."""
         gc.collect()
         return self._guard(self._replace)
 
@@ -167,7 +168,7 @@ class Bootstrap:
             self._machine.memory,
             hub_cache(self._environ),
             starter_directory(),
-            stand_in=True,
+            fallback=True,
             is_whole=is_complete,
             permissive=self._settings.permissive,
             gpu_memory=self._machine.gpu_memory,
@@ -185,9 +186,9 @@ class Bootstrap:
         self._missing = missing
         if self._source is None:
             return self._end_without(missing, _offline(missing.model_id))
-        if missing.stand_in is not None:
+        if missing.fallback is not None:
             self._acquire(self._source, missing, () if missing.present else retry_pauses())
-            return self._load(missing.stand_in)
+            return self._load(missing.fallback)
         self._signal(Progressed(missing.model_id, 0, 0))
         acquisition = self._acquire(self._source, missing, ())
         self._prepare()  # seconds, while bytes arrive
@@ -220,16 +221,16 @@ class Bootstrap:
         log.warning("%s: %s", missing.model_id, failure)
         if missing.present is not None and _is_loadable(missing.present):
             return self._load(LocatedModel(missing.model_id, missing.present, missing.model_id))
-        if missing.stand_in is not None:
+        if missing.fallback is not None:
             self._note, self._lost = _why_not(missing.model_id, failure), missing.model_id
-            return self._load(missing.stand_in)
+            return self._load(missing.fallback)
         self._signal(_end(missing.model_id, failure))
         return None
 
     def _replace(self) -> LoadedModel | None:
         missing, acquisition = self._missing, self._acquisition
         assert missing is not None
-        assert missing.stand_in is not None
+        assert missing.fallback is not None
         assert acquisition is not None
         result = acquisition.result()
         self._successor, self._lost = None, ""
@@ -240,7 +241,7 @@ class Bootstrap:
         except ShammahError as error:
             log.warning("the successor cannot be loaded: %s %s", error.code, error)
             self._note = f"{missing.model_id}: {error}"
-            return self._load(missing.stand_in)
+            return self._load(missing.fallback)
 
     def _smaller(self, located: LocatedModel) -> LocatedModel | None:
         """What may answer where memory is too little for the automatic choice."""
@@ -250,7 +251,7 @@ class Bootstrap:
         smaller = largest_below(located.name, cache, starter_directory(), is_complete)
         if smaller is None or smaller.name == STARTER:
             return smaller
-        return replace(smaller, stand_in=located.stand_in)
+        return replace(smaller, fallback=located.fallback)
 
     def _load_or_repair(self, located: LocatedModel) -> LoadedModel:
         try:
@@ -279,9 +280,9 @@ class Bootstrap:
     def _loaded(self, ready: Ready) -> Ready:
         """The model answers; what was told meanwhile of its successor is not lost."""
         with self._lock:
-            successor = self._successor if ready.stand_in else None
+            successor = self._successor if ready.fallback else None
             note = " ".join(part for part in (ready.note, self._note) if part)
-            lost = self._lost if ready.stand_in else ""
+            lost = self._lost if ready.fallback else ""
             ready = replace(ready, note=note, successor=successor, missing=lost)
             self._enter(Loaded(ready))
             return ready
@@ -306,12 +307,12 @@ class Bootstrap:
             self._enter(Progressed(*facts))
 
     def _acquired(self, result: Path | Failed) -> None:
-        """The wait is over; whoever has no stand-in waits for the result itself."""
+        """The wait is over; whoever has no fallback model waits for the result itself."""
         missing = self._missing
         if missing is None:
             return
         lost = result if isinstance(result, Failed) and missing.present is None else None
-        if missing.stand_in is not None:
+        if missing.fallback is not None:
             if lost is None:
                 self._replacement_due()
             else:
@@ -320,14 +321,14 @@ class Bootstrap:
             self._signal(_end(missing.model_id, lost))  # now, not after the imports
 
     def _missed(self, failure: Failed) -> None:
-        """A stand-in's successor does not come, or not yet."""
+        """A fallback model's successor does not come, or not yet."""
         with self._lock:
             assert self._missing is not None  # it is what has been asked for
             self._lost = self._missing.model_id
             self._note = _why_not(self._lost, failure)
             self._successor = None
             if isinstance(self.state, Initializing | Downloading):
-                return  # the stand-in is about to be loaded, and tells it: see `_loaded`
+                return  # the fallback model is about to be loaded, and tells it: see `_loaded`
             self._enter(Unavailable(self._note, "", self._lost))
 
 

@@ -131,21 +131,21 @@ def _model(settings: Settings, environ: Mapping[str, str]) -> Part:
         machine.memory,
         hub_cache(environ),
         starter_directory(),
-        stand_in=True,
+        fallback=True,
         is_whole=is_complete,
         permissive=settings.permissive,
         gpu_memory=machine.gpu_memory,
     )
     if isinstance(found, MissingModel):
-        stand_in = found.stand_in
-        computed = _guarded(lambda: _computed(stand_in, settings, machine)) if stand_in else None
+        fallback = found.fallback
+        computed = _guarded(lambda: _computed(fallback, settings, machine)) if fallback else None
         present = found.present is not None
-        return {"name": found.model_id, "here": False, "present": present, "stand_in": computed}
+        return {"name": found.model_id, "here": False, "present": present, "fallback": computed}
     if not isinstance(found, LocatedModel):
         raise ShammahError("memory_too_small", found.reason, found.hint)
     computed = _computed(found, settings, machine)
-    if found.stand_in:
-        return {"name": found.wanted, "here": False, "present": False, "stand_in": computed}
+    if found.fallback:
+        return {"name": found.wanted, "here": False, "present": False, "fallback": computed}
     return {"here": True, **computed}
 
 

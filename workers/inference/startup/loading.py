@@ -224,5 +224,5 @@ def _ready(located: LocatedModel, checkpoint: Checkpoint, facts: EngineFacts) ->
         engine=facts.engine,
         note=" ".join(one for one in (*checkpoint.notices, facts.note) if one),
         why=facts.why,
-        stand_in=located.stand_in,
+        fallback=located.fallback,
     )

@@ -153,10 +153,10 @@ def measure_bandwidth(size: int = READ_BYTES) -> float:
     threads = os.cpu_count() or 1
     parts = np.array_split(np.ones(size // 4, np.int32), threads)
     best = float("inf")
-    with ThreadPoolExecutor(threads) as team:
+    with ThreadPoolExecutor(threads) as pool:
         for _ in range(4):
             began = time.perf_counter()
-            list(team.map(np.maximum.reduce, parts))
+            list(pool.map(np.maximum.reduce, parts))
             best = min(best, time.perf_counter() - began)
     return size / best / 1e9
 

@@ -54,7 +54,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """There is no model to load, or none for the stand-in to give way to (``model`` could not be
+    """There is no model to load, or none to replace the fallback (``model`` could not be
     downloaded); nothing is broken."""
 
     reason: str
@@ -81,9 +81,9 @@ class IllegalTransitionError(Exception):
 def transition(state: GeneratorState, signal: Signal) -> GeneratorState:
     """The state after ``signal``.
 
-    A terminal state stays whatever comes late, and so does a model that is nobody's stand-in.
-    A stand-in keeps answering while its successor's bytes arrive. What is told about them
-    while the stand-in itself is being loaded changes nothing.
+    A terminal state stays whatever comes late, and so does a model that is nobody's fallback model.
+    A fallback model keeps answering while its successor's bytes arrive. What is told about them
+    while the fallback model itself is being loaded changes nothing.
 
     Raises:
         IllegalTransitionError: the signal makes no sense in ``state``.
@@ -91,7 +91,7 @@ def transition(state: GeneratorState, signal: Signal) -> GeneratorState:
     if isinstance(state, TERMINAL):
         return state
     match state, signal:
-        case Ready(stand_in=False), _:
+        case Ready(fallback=False), _:
             return state
         case _, Broke(code, message, hint):
             return Failed(code, message, hint)

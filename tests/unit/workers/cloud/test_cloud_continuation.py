@@ -1,4 +1,4 @@
-"""The joint between two answerers: nothing twice, nothing missing."""
+"""The joint between two backends: nothing twice, nothing missing."""
 
 from __future__ import annotations
 

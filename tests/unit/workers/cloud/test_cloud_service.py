@@ -1,4 +1,4 @@
-"""The cloud service around a scripted answerer: no SDK, no network."""
+"""The cloud service around a scripted backend: no SDK, no network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from shammah.settings.load import home_directory
 from shammah.settings.model import CloudSettings, Settings
 from workers.cloud import service
 from workers.cloud.budget import Budget
-from workers.cloud.service import NEVER, Answerer, CloudService
+from workers.cloud.service import NEVER, Backend, CloudService
 from workers.service import Outlet
 
 LIMIT_S = 60.0
@@ -278,7 +278,7 @@ def test_a_second_cancel_does_not_break_off_the_closing(
     running.service.submit(question("r2"))
     assert [running.next().request_id, running.next().request_id] == ["r2", "r2"]
     scripted.may_close.set()
-    # What the answerer gives after closing, not what the service gives for a dead task.
+    # What the backend gives after closing, not what the service gives for a dead task.
     assert running.next().usage == Usage(1, 1)
 
 
@@ -296,15 +296,15 @@ def test_a_late_cancel_changes_nothing(running: Running) -> None:
 class SlowImport:
     """A `connect` that lasts until it is let go."""
 
-    def __init__(self, answerer: Answerer) -> None:
+    def __init__(self, backend: Backend) -> None:
         self.begun = threading.Event()
         self.let_go = threading.Event()
-        self._answerer = answerer
+        self._backend = backend
 
-    def __call__(self, settings: Settings) -> Answerer:
+    def __call__(self, settings: Settings) -> Backend:
         self.begun.set()
         assert self.let_go.wait(LIMIT_S)
-        return self._answerer
+        return self._backend
 
 
 def test_what_is_asked_before_the_start_and_during_the_import(scripted: Scripted) -> None:
@@ -392,7 +392,7 @@ def test_a_bug_fails_one_request_and_is_logged_without_what_was_asked(
 def test_a_client_that_cannot_be_made(
     error: Exception, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def connect(_: Settings) -> Answerer:
+    def connect(_: Settings) -> Backend:
         raise error
 
     service = CloudService(settings(), connect)

@@ -517,7 +517,7 @@ def test_a_stand_in_ends_its_answers_and_the_next_question_waits_for_the_real_mo
     with _standing_in(directory, answer, monkeypatch) as (run, source, engines):
         first = run.until(lambda said: isinstance(said, Ready))
         assert isinstance(first, Ready)
-        assert first.stand_in
+        assert first.fallback
         went_on = threading.Event()
 
         def during(step: int) -> None:
@@ -534,7 +534,7 @@ def test_a_stand_in_ends_its_answers_and_the_next_question_waits_for_the_real_mo
         assert went_on.is_set()
         assert isinstance(ended, Done)
         assert (ended.finish_reason, run.text("a")) == ("stop", ANSWER)
-        assert ended.provenance.stand_in
+        assert ended.provenance.fallback
         run.until(lambda said: isinstance(said, Loading))
         assert engines[1].submitted == []
         engines[1].loading.set()

@@ -37,11 +37,11 @@ class ScriptedRun:
     """Steps until it is told that this is enough, asking the brake before each."""
 
     def __init__(
-        self, train: Train, brake: Brake, tell: Callable[[TrainingProgress], None]
+        self, train: Train, brake: Brake, report: Callable[[TrainingProgress], None]
     ) -> None:
         self.train = train
         self.brake = brake
-        self.tell = tell
+        self.report = report
         self.progress = TrainingProgress(train.model)
         self.enough = threading.Event()
         self.steps = 0
@@ -50,7 +50,7 @@ class ScriptedRun:
     def on_wait(self, why: str | None) -> None:
         if why is not None:
             phase = "paused" if why else "training"
-            self.tell(TrainingProgress(self.train.model, phase, why))
+            self.report(TrainingProgress(self.train.model, phase, why))
 
     def execute(self) -> Trained:
         if self.train.name == "wrong":
@@ -83,10 +83,10 @@ class Running:
         self,
         train: Train,
         brake: Brake,
-        tell: Callable[[TrainingProgress], None],
+        report: Callable[[TrainingProgress], None],
         outlet: Outlet,
     ) -> ScriptedRun:
-        self.runs.append(ScriptedRun(train, brake, tell))
+        self.runs.append(ScriptedRun(train, brake, report))
         return self.runs[-1]
 
     def until(self, wanted: Callable[[Message], bool]) -> Message:

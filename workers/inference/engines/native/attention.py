@@ -41,7 +41,7 @@ from workers.inference.engines.native.lanes import (
     sum_of,
 )
 from workers.inference.engines.native.layout import LANES
-from workers.inference.engines.native.operands import CHUNK, TILE, Cache, Desk, Queries
+from workers.inference.engines.native.operands import CHUNK, TILE, Cache, Queries, Scratch
 from workers.inference.engines.native.phases import finish_item, next_item, wait_for_all
 
 _LIMIT = np.float32(87)
@@ -77,7 +77,7 @@ def attend(
     cache: Cache,
     queries: Queries,
     heads: NDArray[np.float32],
-    desk: Desk,
+    scratch: Scratch,
     out: NDArray[np.float32],
 ) -> None:
     """A phase: each row of ``out`` is the attention of its ``heads``, one after the other."""
@@ -92,16 +92,16 @@ def attend(
         for t in range(TILE):
             query = min(tile * TILE + t, queries.run * group - 1)
             row, head = first + query // group, kv_head * group + query % group
-            desk.places[member, t] = (row * heads.shape[1] + head) * size
-            desk.ends[member, t] = queries.positions[row] + 1
+            scratch.places[member, t] = (row * heads.shape[1] + head) * size
+            scratch.ends[member, t] = queries.positions[row] + 1
         slot = queries.slots[first]
         keys, values = cache.keys[slot, layer, kv_head], cache.values[slot, layer, kv_head]
-        _attend_tile(member, keys, values, heads, desk)
+        _attend_tile(member, keys, values, heads, scratch)
         for t in range(TILE):
-            place = desk.places[member, t]
+            place = scratch.places[member, t]
             row, column = place // (heads.shape[1] * size), place % (heads.shape[1] * size)
             for d in range(size):
-                out[row, column + d] = desk.mixed[member, t, d] / desk.sums[member, t]
+                out[row, column + d] = scratch.mixed[member, t, d] / scratch.sums[member, t]
         finish_item(counters, phase)
         item = next_item(counters, phase)
     wait_for_all(counters, phase, items)
@@ -113,47 +113,47 @@ def _attend_tile(
     keys: NDArray[np.uint16],
     values: NDArray[np.uint16],
     heads: NDArray[np.float32],
-    desk: Desk,
+    scratch: Scratch,
 ) -> None:
     """``mixed / sums`` is the attention of the four queries at ``places``."""
-    places, weights, mixed = desk.places[member], desk.weights[member], desk.mixed[member]
+    places, weights, mixed = scratch.places[member], scratch.weights[member], scratch.mixed[member]
     for t in range(TILE):
-        desk.highest[member, t], desk.sums[member, t] = _LOWEST_SCORE, np.float32(0)
+        scratch.highest[member, t], scratch.sums[member, t] = _LOWEST_SCORE, np.float32(0)
         for d in range(mixed.shape[1]):
             mixed[t, d] = 0
-    end = desk.ends[member, TILE - 1]
+    end = scratch.ends[member, TILE - 1]
     for start in range(0, end, CHUNK):
         count = min(CHUNK, end - start)
         _scores(keys, start // LANES, count, heads, places, weights)
         for t in range(TILE):
-            seen = max(0, min(count, desk.ends[member, t] - start))
-            _weigh(member, t, seen, count, desk)
+            seen = max(0, min(count, scratch.ends[member, t] - start))
+            _weigh(member, t, seen, count, scratch)
         _mix(values, start, count, weights, mixed)
 
 
 @compiled
-def _weigh(member: int, t: int, seen: int, count: int, desk: Desk) -> None:
+def _weigh(member: int, t: int, seen: int, count: int, scratch: Scratch) -> None:
     """Make weights of the scores that a query sees, and zeros of the others."""
     at = (member * TILE + t) * CHUNK
-    scores, mixed = desk.weights[member, t], desk.mixed[member, t]
+    scores, mixed = scratch.weights[member, t], scratch.mixed[member, t]
     whole = (seen + LANES - 1) // LANES * LANES
     for j in range(seen, whole):
         scores[j] = _LOWEST_SCORE
-    before = desk.highest[member, t]
+    before = scratch.highest[member, t]
     highest = spread(before)
     for j in range(0, whole, LANES):
-        highest = larger(highest, load_floats(desk.weights, at + j))
+        highest = larger(highest, load_floats(scratch.weights, at + j))
     after = largest_of(highest)
     total = no_floats()
     for j in range(0, whole, LANES):
-        weights = exponential(load_floats(desk.weights, at + j) - after)
-        store_floats(desk.weights, at + j, weights)
+        weights = exponential(load_floats(scratch.weights, at + j) - after)
+        store_floats(scratch.weights, at + j, weights)
         total = total + weights
     for j in range(seen, count):
         scores[j] = 0
     shrink = first_of(exponential(spread(before - after)))
-    desk.highest[member, t] = after
-    desk.sums[member, t] = desk.sums[member, t] * shrink + sum_of(total)
+    scratch.highest[member, t] = after
+    scratch.sums[member, t] = scratch.sums[member, t] * shrink + sum_of(total)
     for d in range(mixed.shape[0]):
         mixed[d] *= shrink
 

@@ -20,9 +20,9 @@ from workers.inference.engines.native.machine_code import (
     words_of,
 )
 from workers.inference.engines.native.operands import Batch, Model, Operands, Queries
-from workers.inference.engines.native.packed_model import make_room, model_of_zeros
+from workers.inference.engines.native.packed_model import make_buffers, model_of_zeros
 from workers.inference.engines.native.rows import Rows
-from workers.inference.engines.native.team import Team
+from workers.inference.engines.native.thread_pool import ThreadPool
 from workers.inference.runner import Logits
 
 _SMALLEST = Architecture(
@@ -51,15 +51,15 @@ class Computation:
         architecture: Architecture,
         quantization: str,
         model: Model,
-        team: Team,
+        pool: ThreadPool,
         rows: int,
         answers: int,
     ) -> None:
         self._code = code
         self._architecture = architecture
         self._model = model
-        self._team = team
-        self._room = make_room(architecture, quantization, rows, answers, team.size)
+        self._pool = pool
+        self._room = make_buffers(architecture, quantization, rows, answers, pool.size)
         self._same_words = np.array(words_of((self._model, self._room)), np.int64)
         self._checked = False
         self.adapters = HeldAdapters(architecture)
@@ -84,7 +84,7 @@ class Computation:
         others = np.array(words_of(operands[2:]), np.int64)
         words = np.concatenate((self._same_words, others))
         address = address_of(words)
-        self._team.run(lambda member: self._code(member, address))
+        self._pool.run(lambda member: self._code(member, address))
         return self._room.logits[: rows.answers, :vocabulary]
 
 
@@ -107,9 +107,9 @@ def _compile(directory: Path) -> Compiled:
     numbers = np.zeros(1, np.int64)
     queries = Queries(1, 1, numbers, numbers)
     batch = Batch(numbers, queries, *a.rotations(numbers), 1, HeldAdapters(a).none)
-    model, room = model_of_zeros(a, "int4"), make_room(a, "int4", 1, 1, 1)
+    model, buffers = model_of_zeros(a, "int4"), make_buffers(a, "int4", 1, 1, 1)
     cache, counters = KVMemory(a, 1, 1).cache, new_counters(phases(1, adapted=False))
-    operands = Operands(model, room, cache, counters, batch)
+    operands = Operands(model, buffers, cache, counters, batch)
     return Compiled(kinds_of(operands), compiler.emit(step, operands))
 
 

@@ -32,7 +32,7 @@ from __future__ import annotations
 GROUP = 64
 """Of 8-bit weights, and of activations."""
 
-SMALL_GROUP = 32
+INT4_GROUP = 32
 """Of 4-bit weights."""
 
 PANEL = 16
@@ -52,4 +52,4 @@ def padded(count: int, to: int) -> int:
 def packed_sizes(channels: int, inputs: int, bits: int = 8) -> tuple[int, int]:
     """How many bytes of weights, and scales, a matrix of (channels, inputs) has when packed."""
     weights = padded(channels, PANEL) * padded(inputs, GROUP)
-    return weights * bits // 8, weights // (GROUP if bits == 8 else SMALL_GROUP)
+    return weights * bits // 8, weights // (GROUP if bits == 8 else INT4_GROUP)

@@ -67,7 +67,7 @@ class Queries(NamedTuple):
     positions: NDArray[np.int64]
 
 
-class Desk(NamedTuple):
+class Scratch(NamedTuple):
     """Where the members of a team work: (members, TILE, ...)."""
 
     places: NDArray[np.int64]  # where a query begins in ``heads`` and ``out``
@@ -78,8 +78,8 @@ class Desk(NamedTuple):
     sums: NDArray[np.float32]
 
 
-def make_desk(members: int, head_size: int) -> Desk:
-    return Desk(
+def make_scratch(members: int, head_size: int) -> Scratch:
+    return Scratch(
         places=np.zeros((members, TILE), np.int64),
         ends=np.zeros((members, TILE), np.int64),
         weights=np.zeros((members, TILE, CHUNK), np.float32),
@@ -123,7 +123,7 @@ class Model(NamedTuple):
     head_norms: NDArray[np.float32]  # (layers, 2 or 0, head size): of q and of k
 
 
-class Room(NamedTuple):
+class Buffers(NamedTuple):
     """Where a step works: one row for each row of the step."""
 
     hidden: NDArray[np.float32]  # (rows, hidden): x above
@@ -137,7 +137,7 @@ class Room(NamedTuple):
     narrow: Activations  # of normed
     heads: Activations  # of attended
     wide: Activations  # of silu(gate) * up
-    desk: Desk
+    scratch: Scratch
 
 
 class Batch(NamedTuple):
@@ -155,7 +155,7 @@ class Operands(NamedTuple):
     """All of it; what stays the same from step to step comes first."""
 
     model: Model
-    room: Room
+    buffers: Buffers
     cache: Cache
     counters: Counters
     batch: Batch

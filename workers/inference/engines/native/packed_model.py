@@ -14,8 +14,14 @@ from numpy.typing import NDArray
 from shammah.errors import ShammahError
 from workers.inference.engines.native import compiler
 from workers.inference.engines.native.architecture import Architecture
-from workers.inference.engines.native.layout import GROUP, LANES, PANEL, SMALL_GROUP, padded
-from workers.inference.engines.native.operands import Activations, Matrix, Model, Room, make_desk
+from workers.inference.engines.native.layout import GROUP, INT4_GROUP, LANES, PANEL, padded
+from workers.inference.engines.native.operands import (
+    Activations,
+    Buffers,
+    Matrix,
+    Model,
+    make_scratch,
+)
 from workers.inference.engines.native.packing_plan import matrices, parts
 from workers.inference.engines.native.quantized_file import (
     UNWRITABLE,
@@ -120,14 +126,14 @@ def _model(found: dict[str, NDArray[Any]], architecture: Architecture, quantizat
     )
 
 
-def make_room(
+def make_buffers(
     architecture: Architecture, quantization: str, rows: int, answers: int, members: int
-) -> Room:
+) -> Buffers:
     """Room for a team's steps of up to ``rows`` rows with logits for up to ``answers``."""
     a = architecture
     channels = {matrix.name: matrix.channels for matrix in matrices(a, quantization)}
     heads = padded(a.heads * a.head_size, GROUP)
-    return Room(
+    return Buffers(
         hidden=_zeros(rows, padded(a.hidden, GROUP)),
         normed=_zeros(rows, padded(a.hidden, GROUP)),
         qk=_zeros(rows, channels["qk"]),
@@ -139,7 +145,7 @@ def make_room(
         narrow=_activations(rows, a.hidden),
         heads=_activations(rows, heads),
         wide=_activations(rows, a.intermediate),
-        desk=make_desk(members, padded(a.head_size, LANES)),
+        scratch=make_scratch(members, padded(a.head_size, LANES)),
     )
 
 
@@ -150,4 +156,4 @@ def _zeros(*shape: int) -> NDArray[np.float32]:
 def _activations(rows: int, inputs: int) -> Activations:
     groups = padded(inputs, GROUP) // GROUP
     numbers = np.zeros((rows, groups * GROUP), np.int16)
-    return Activations(numbers, _zeros(rows, groups), _zeros(rows, groups * GROUP // SMALL_GROUP))
+    return Activations(numbers, _zeros(rows, groups), _zeros(rows, groups * GROUP // INT4_GROUP))

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from workers.inference.engines.native.compiler import compiled
 from workers.inference.engines.native.counters import Counters
+from workers.inference.engines.native.int4_products import AHEAD, int4_panel
 from workers.inference.engines.native.lanes import (
     Vector,
     larger,
@@ -39,7 +40,7 @@ from workers.inference.engines.native.lanes import (
     store_floats,
     store_rounded,
 )
-from workers.inference.engines.native.layout import GROUP, LANES, SMALL_GROUP
+from workers.inference.engines.native.layout import GROUP, INT4_GROUP, LANES
 from workers.inference.engines.native.operands import Activations, Matrix
 from workers.inference.engines.native.pairs import (
     add_scaled,
@@ -51,7 +52,6 @@ from workers.inference.engines.native.pairs import (
 )
 from workers.inference.engines.native.phases import finish_item, next_item, wait_for_all
 from workers.inference.engines.native.processor import features
-from workers.inference.engines.native.small_products import AHEAD, small_panel
 
 _STEPS = np.float32(32767)
 _ZERO_STEP = np.float32(-1 / 16)
@@ -79,7 +79,7 @@ def quantize_group(x: NDArray[np.float32], row: int, group: int, into: Activatio
         store_rounded(into.numbers, at + k, load_floats(x, first + k), factor)
     for half in range(2):
         total = 0
-        for k in range(half * SMALL_GROUP, (half + 1) * SMALL_GROUP):
+        for k in range(half * INT4_GROUP, (half + 1) * INT4_GROUP):
             total += into.numbers[row, group * GROUP + k]
         into.zeros[row, 2 * group + half] = np.float32(total) * (step * _ZERO_STEP)
 
@@ -123,7 +123,7 @@ def begin_projecting(
                 if matrix.bits == 8:
                     _panel(weights, scales, numbers, steps, begin, last, panel, out, matrix.adds)
                 else:
-                    small_panel(
+                    int4_panel(
                         weights,
                         scales,
                         units,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN
 from workers.inference.engines.native.architecture import Architecture
+from workers.inference.engines.native.int4_packing import pack_int4
 from workers.inference.engines.native.layout import PANEL, packed_sizes, padded
 from workers.inference.engines.native.packing import pack, unpack
 from workers.inference.engines.native.packing_plan import (
@@ -29,7 +30,6 @@ from workers.inference.engines.native.packing_plan import (
     vectors,
 )
 from workers.inference.engines.native.quantized_file import PartWriter
-from workers.inference.engines.native.small_packing import pack_small
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.packages.safetensors_header import Tensor, read_header
 from workers.model_classes import not_finite
@@ -179,7 +179,7 @@ def _pack_source(
         at = channel + begin
         weights_at, scales_at = packed_sizes(at, matrix.inputs, matrix.bits)
         if matrix.bits == 4:
-            weights, scales, units = pack_small(block)
+            weights, scales, units = pack_int4(block)
             writer.write(f"{matrix.name}.units", place, at, units)
         else:
             weights, scales = pack(block)

@@ -21,7 +21,7 @@ from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.native import compiler, processor
 from workers.inference.engines.native.architecture import Architecture, read_architecture, supports
 from workers.inference.engines.native.rows import Rows
-from workers.inference.engines.native.team import Team
+from workers.inference.engines.native.thread_pool import ThreadPool
 from workers.inference.memory import check_weights, conversation_bytes
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
@@ -89,11 +89,11 @@ class NativeRunner:
         """``quantized`` and ``kernels``: where packed weights and machine code are kept, if not
         in the home. ``threads``: 0 for one a core."""
         self._quantized, self._given_kernels = quantized, kernels
-        self._team = Team(threads or processor.usable_cores())
+        self._pool = ThreadPool(threads or processor.usable_cores())
 
     def close(self) -> None:
         """End the threads; nothing else may be called then."""
-        self._team.close()
+        self._pool.close()
 
     # --- loading --------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class NativeRunner:
         from workers.inference.engines.native.packed_model import open_model
 
         directory = self._quantized or (settings.home or home_directory(os.environ)) / "quantized"
-        a, team = self._architecture, self._team
+        a, pool = self._architecture, self._pool
         advance = observer.advance
         model, note = open_model(
             checkpoint,
@@ -140,7 +140,7 @@ class NativeRunner:
             quantization=quantization,
             directory=directory,
             kernels=self._kernels,
-            threads=team.size,
+            threads=pool.size,
             advance=advance,
         )
         observer.stage("warm up")
@@ -149,13 +149,13 @@ class NativeRunner:
             a,
             quantization=quantization,
             model=model,
-            team=team,
+            pool=pool,
             rows=LIMITS.chunk,
             answers=LIMITS.batch,
         )
         self.reserve(1, 1)
         self.prefill(0, 0, [0])
-        log.info("%s in %s bit, %d threads", checkpoint.architecture, bits, self._team.size)
+        log.info("%s in %s bit, %d threads", checkpoint.architecture, bits, self._pool.size)
         why = WHY[quantization]
         return EngineFacts(self.engine, "cpu", "float32", quantization, why=why, note=note)
 

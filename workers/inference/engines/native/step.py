@@ -41,10 +41,10 @@ from workers.inference.engines.native.operands import (
     Activations,
     Adapters,
     Batch,
+    Buffers,
     Cache,
     Model,
     Operands,
-    Room,
 )
 from workers.inference.engines.native.phases import finish_item, next_item, wait_for_all
 from workers.inference.engines.native.products import (
@@ -65,41 +65,51 @@ def step(member: int, operands: Operands) -> None:
 
     Called by every member of a team, who share the work.
     """
-    model, room, cache, counters, batch = operands
+    model, buffers, cache, counters, batch = operands
     queries, rows, adapters = batch.queries, batch.queries.rows, batch.adapters
     layers = model.attention_norm.shape[0]
-    _embed(counters, 0, model, batch.tokens, rows, room.hidden)
+    _embed(counters, 0, model, batch.tokens, rows, buffers.hidden)
     for i in range(layers):
         p = 1 + i * PHASES_OF_A_LAYER
-        _normalize(counters, p, room.hidden, rows, model.attention_norm[i], model.eps, room)
-        items = begin_projecting(counters, p + 1, model.qk, i, room.narrow, rows, room.qk)
-        project(counters, p + 2, model.v, i, room.narrow, rows, room.v)
+        _normalize(counters, p, buffers.hidden, rows, model.attention_norm[i], model.eps, buffers)
+        items = begin_projecting(counters, p + 1, model.qk, i, buffers.narrow, rows, buffers.qk)
+        project(counters, p + 2, model.v, i, buffers.narrow, rows, buffers.v)
         wait_for_all(counters, p + 1, items)
         if adapters.used:
-            _adapt(counters, i, layers, _Q, adapters, room, rows)
-        _rotate(counters, p + 3, i, model, cache, batch, room)
-        attend(member, counters, p + 4, i, cache, queries, room.queries, room.desk, room.attended)
-        _quantize(counters, p + 5, room.attended, rows, room.heads)
-        project(counters, p + 6, model.output, i, room.heads, rows, room.hidden)
+            _adapt(counters, i, layers, _Q, adapters, buffers, rows)
+        _rotate(counters, p + 3, i, model, cache, batch, buffers)
+        attend(
+            member,
+            counters,
+            p + 4,
+            i,
+            cache,
+            queries,
+            buffers.queries,
+            buffers.scratch,
+            buffers.attended,
+        )
+        _quantize(counters, p + 5, buffers.attended, rows, buffers.heads)
+        project(counters, p + 6, model.output, i, buffers.heads, rows, buffers.hidden)
         if adapters.used:
-            _adapt(counters, i, layers, _O, adapters, room, rows)
-        _normalize(counters, p + 7, room.hidden, rows, model.mlp_norm[i], model.eps, room)
-        project(counters, p + 8, model.gate_up, i, room.narrow, rows, room.gate_up)
+            _adapt(counters, i, layers, _O, adapters, buffers, rows)
+        _normalize(counters, p + 7, buffers.hidden, rows, model.mlp_norm[i], model.eps, buffers)
+        project(counters, p + 8, model.gate_up, i, buffers.narrow, rows, buffers.gate_up)
         if adapters.used:
-            _adapt(counters, i, layers, _GATE, adapters, room, rows)
-        _activate(counters, p + 9, room.gate_up, rows, room.wide)
+            _adapt(counters, i, layers, _GATE, adapters, buffers, rows)
+        _activate(counters, p + 9, buffers.gate_up, rows, buffers.wide)
         place, inner = model.down_places[i], model.down.weights.shape[0]
         if place < inner:
-            project(counters, p + 10, model.down, place, room.wide, rows, room.hidden)
+            project(counters, p + 10, model.down, place, buffers.wide, rows, buffers.hidden)
         else:
             outer = model.outer_down
-            project(counters, p + 10, outer, place - inner, room.wide, rows, room.hidden)
+            project(counters, p + 10, outer, place - inner, buffers.wide, rows, buffers.hidden)
         if adapters.used:
-            _adapt(counters, i, layers, _DOWN, adapters, room, rows)
+            _adapt(counters, i, layers, _DOWN, adapters, buffers, rows)
     p = 1 + layers * PHASES_OF_A_LAYER
-    last, answers = room.hidden[rows - batch.answers :], batch.answers
-    _normalize(counters, p, last, answers, model.final_norm, model.eps, room)
-    project(counters, p + 1, model.head, 0, room.narrow, answers, room.logits)
+    last, answers = buffers.hidden[rows - batch.answers :], batch.answers
+    _normalize(counters, p, last, answers, model.final_norm, model.eps, buffers)
+    project(counters, p + 1, model.head, 0, buffers.narrow, answers, buffers.logits)
 
 
 @compiled
@@ -109,26 +119,26 @@ def _adapt(
     layers: int,
     first: int,
     adapters: Adapters,
-    room: Room,
+    buffers: Buffers,
     rows: int,
 ) -> None:
     """Phases: what adapters add to the products that begin with target ``first``."""
     p = 3 + layers * PHASES_OF_A_LAYER + layer * ADAPTED * ADAPTING_PHASES
-    narrow, wide = room.normed.shape[1], room.gate_up.shape[1] // 2
+    narrow, wide = buffers.normed.shape[1], buffers.gate_up.shape[1] // 2
     if first == _Q:
-        adapt(counters, p, adapters, layer, _Q, 2, room.normed, narrow, rows, room.qk)
+        adapt(counters, p, adapters, layer, _Q, 2, buffers.normed, narrow, rows, buffers.qk)
         p += ADAPTING_PHASES
-        adapt(counters, p, adapters, layer, _V, 1, room.normed, narrow, rows, room.v)
+        adapt(counters, p, adapters, layer, _V, 1, buffers.normed, narrow, rows, buffers.v)
     elif first == _O:
         p += 2 * ADAPTING_PHASES
-        heads = room.attended.shape[1]
-        adapt(counters, p, adapters, layer, _O, 1, room.attended, heads, rows, room.hidden)
+        heads = buffers.attended.shape[1]
+        adapt(counters, p, adapters, layer, _O, 1, buffers.attended, heads, rows, buffers.hidden)
     elif first == _GATE:
         p += 3 * ADAPTING_PHASES
-        adapt(counters, p, adapters, layer, _GATE, 2, room.normed, narrow, rows, room.gate_up)
+        adapt(counters, p, adapters, layer, _GATE, 2, buffers.normed, narrow, rows, buffers.gate_up)
     else:
         p += 4 * ADAPTING_PHASES  # silu(gate) * up lies where the gate was
-        adapt(counters, p, adapters, layer, _DOWN, 1, room.gate_up, wide, rows, room.hidden)
+        adapt(counters, p, adapters, layer, _DOWN, 1, buffers.gate_up, wide, rows, buffers.hidden)
 
 
 @compiled
@@ -165,18 +175,18 @@ def _normalize(
     rows: int,
     weight: NDArray[np.float32],
     eps: float,
-    room: Room,
+    buffers: Buffers,
 ) -> None:
     """A phase: ``narrow`` is the RMSNorm of the first ``rows`` rows of ``hidden``."""
     size = weight.shape[0]
     row = next_item(counters, phase)
     while row < rows:
-        x, normed = hidden[row], room.normed[row]
+        x, normed = hidden[row], buffers.normed[row]
         scale = _inverse_root_mean_square(x[:size], eps)
         for k in range(size):
             normed[k] = x[k] * scale * weight[k]
-        for group in range(room.narrow.steps.shape[1]):
-            quantize_group(room.normed, row, group, room.narrow)
+        for group in range(buffers.narrow.steps.shape[1]):
+            quantize_group(buffers.normed, row, group, buffers.narrow)
         finish_item(counters, phase)
         row = next_item(counters, phase)
     wait_for_all(counters, phase, rows)
@@ -198,11 +208,11 @@ def _rotate(
     model: Model,
     cache: Cache,
     batch: Batch,
-    room: Room,
+    buffers: Buffers,
 ) -> None:
     """A phase: from q, k and v to ``queries`` ready for attention, and keys and values kept."""
     queries = batch.queries
-    heads, size = room.queries.shape[1], room.queries.shape[2]
+    heads, size = buffers.queries.shape[1], buffers.queries.shape[2]
     kv_heads = cache.keys.shape[2]
     k_at = _padded(heads * size)
     rest_at = _padded(kv_heads * size)
@@ -210,7 +220,7 @@ def _rotate(
     row = next_item(counters, phase)
     while row < queries.rows:
         slot, position = queries.slots[row], queries.positions[row]
-        qk, v, q = room.qk[row], room.v[row], room.queries[row]
+        qk, v, q = buffers.qk[row], buffers.v[row], buffers.queries[row]
         if model.bias.shape[1]:
             for c in range(qk.shape[0]):
                 qk[c] += model.bias[layer, c]

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from workers.inference.engines.native import compiler
-from workers.inference.engines.native.team import Team
+from workers.inference.engines.native.thread_pool import ThreadPool
 
 
 def helpers() -> list[threading.Thread]:
@@ -22,31 +22,31 @@ def helpers() -> list[threading.Thread]:
 
 
 def test_every_member_works_once() -> None:
-    team = Team(4)
+    pool = ThreadPool(4)
     seen: list[tuple[int, str]] = []
-    team.run(lambda member: seen.append((member, threading.current_thread().name)))
-    team.run(lambda member: seen.append((member, threading.current_thread().name)))
+    pool.run(lambda member: seen.append((member, threading.current_thread().name)))
+    pool.run(lambda member: seen.append((member, threading.current_thread().name)))
     assert sorted(member for member, _ in seen) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert len({name for _, name in seen}) == 4
-    team.close()
+    pool.close()
 
 
 def test_an_error_of_a_helper_is_raised_and_the_team_goes_on() -> None:
-    team = Team(2)
+    pool = ThreadPool(2)
 
     def fail(member: int) -> None:
         if member == 1:
             raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        team.run(fail)
-    team.run(lambda member: None)
-    team.close()
+        pool.run(fail)
+    pool.run(lambda member: None)
+    pool.close()
 
 
 def test_after_an_error_nobody_is_left_at_the_work() -> None:
     """Or the next work would begin while that one goes on."""
-    team, failed, ended = Team(3), threading.Event(), threading.Event()
+    pool, failed, ended = ThreadPool(3), threading.Event(), threading.Event()
 
     def fail(member: int) -> None:
         if member == 1:
@@ -58,17 +58,17 @@ def test_after_an_error_nobody_is_left_at_the_work() -> None:
             ended.set()
 
     with pytest.raises(ValueError, match="no"):
-        team.run(fail)
+        pool.run(fail)
     assert ended.is_set()
     seen: list[int] = []
-    team.run(seen.append)
+    pool.run(seen.append)
     assert sorted(seen) == [0, 1, 2]
-    team.close()
+    pool.close()
 
 
 def test_threads_end_with_the_team() -> None:
     before = len(helpers())
-    closed, forgotten = Team(3), Team(2)
+    closed, forgotten = ThreadPool(3), ThreadPool(2)
     assert len(helpers()) == before + 3
     closed.close()
     del forgotten
@@ -103,11 +103,11 @@ def test_items_are_done_once_and_phases_follow_each_other(members: int) -> None:
         wait_for_all(counters, 1, items)
 
     kernel = numba.njit(nogil=True)(double_then_sum)
-    team = Team(members)
+    pool = ThreadPool(members)
     for items in (0, 1, 7, 1000):
         numbers, sums = np.arange(items, dtype=np.int64), np.zeros(items, np.int64)
         counters = new_counters(2)
-        team.run(lambda _, n=numbers, s=sums, c=counters: kernel(c, n, s))
+        pool.run(lambda _, n=numbers, s=sums, c=counters: kernel(c, n, s))
         assert (numbers == 2 * np.arange(items)).all()
         assert (sums == items * (items - 1)).all()
-    team.close()
+    pool.close()

@@ -36,7 +36,7 @@ from workers.inference.packages.adapter_file import (
     key_of,
     read_adapter,
 )
-from workers.inference.scheduling.adapter_cache import Shelf
+from workers.inference.scheduling.adapter_cache import AdapterCache
 from workers.inference.scheduling.slots import COPY_FROM, Placement, Slots
 
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -214,9 +214,9 @@ def test_other_numbers_have_another_key(tmp_path: Path) -> None:
 # --- keeping ------------------------------------------------------------------------------
 
 
-def _kept(budget: int) -> tuple[Shelf, list[str]]:
+def _kept(budget: int) -> tuple[AdapterCache, list[str]]:
     dropped: list[str] = []
-    return Shelf(budget, dropped.append), dropped
+    return AdapterCache(budget, dropped.append), dropped
 
 
 def test_what_was_unused_for_longest_makes_room() -> None:

@@ -310,7 +310,7 @@ def test_the_starter_stands_in_for_the_automatic_choice(tmp_path: Path, starter:
     environ = {"HF_HUB_CACHE": str(tmp_path / "empty")}
     model, _, _ = _run(Settings(tmp_path, "auto"), environ=environ)
     assert model is not None
-    assert model.ready.stand_in
+    assert model.ready.fallback
     assert model.ready.model == "starter"
     assert SMALLEST in model.ready.note
     assert model.ready.missing == SMALLEST
@@ -386,7 +386,7 @@ def test_the_stand_in_answers_at_once_and_then_gives_way(tmp_path: Path, starter
     world = StandIn(tmp_path)
     model = world.bootstrap.run()
     assert model is not None
-    assert model.ready.stand_in
+    assert model.ready.fallback
     world.source.say(progress(10))
     state = world.until(lambda state: isinstance(state, Ready) and state.successor)
     assert isinstance(state, Ready)
@@ -396,7 +396,7 @@ def test_the_stand_in_answers_at_once_and_then_gives_way(tmp_path: Path, starter
     assert world.due.wait(PATIENCE_S)
     successor = world.bootstrap.replace()
     assert successor is not None
-    assert (successor.ready.model, successor.ready.stand_in) == (SMALLEST, False)
+    assert (successor.ready.model, successor.ready.fallback) == (SMALLEST, False)
 
 
 def test_a_successor_that_cannot_be_loaded_leaves_the_stand_in(
@@ -411,7 +411,7 @@ def test_a_successor_that_cannot_be_loaded_leaves_the_stand_in(
     assert world.due.wait(PATIENCE_S)
     model = world.bootstrap.replace()
     assert model is not None
-    assert model.ready.stand_in
+    assert model.ready.fallback
     assert "It needs too much." in model.ready.note
     assert model.ready.missing == ""  # it is here
 
@@ -424,7 +424,7 @@ def test_a_successor_that_never_comes_leaves_the_stand_in_with_the_reason(
     world.source.say(Failed("model_gated", "It is gated.", "Log in."))
     state = world.until(lambda state: isinstance(state, Ready) and state.note)
     assert isinstance(state, Ready)
-    assert state.stand_in
+    assert state.fallback
     assert "It is gated. Log in." in state.note
     assert state.missing == SMALLEST
     assert not world.due.is_set()
@@ -442,7 +442,7 @@ def test_a_successor_that_is_given_up_before_the_stand_in_is_looked_at(
     assert model is not None
     state = world.until(lambda state: not isinstance(state, Downloading | Loading))
     assert isinstance(state, Ready)
-    assert (state, state.stand_in, state.successor) == (model.ready, True, None)
+    assert (state, state.fallback, state.successor) == (model.ready, True, None)
     assert "It is no use. Wait." in state.note
     assert state.missing == SMALLEST
     world.bootstrap.stop()

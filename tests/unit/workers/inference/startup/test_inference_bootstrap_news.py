@@ -98,7 +98,7 @@ def test_how_far_the_successor_is_was_told_while_the_stand_in_loaded(
     assert model is not None
     ready = states[-1]
     assert isinstance(ready, Ready)
-    assert ready.stand_in
+    assert ready.fallback
     assert ready.successor is not None
     assert (ready.successor.done, ready.successor.total) == (40, 100)
     bootstrap.stop()

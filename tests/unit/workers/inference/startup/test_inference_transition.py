@@ -29,7 +29,7 @@ from workers.inference.startup.transition import (
 )
 
 READY = Ready("m", context_length=8)
-STAND_IN = Ready("starter", stand_in=True, note="old")
+STAND_IN = Ready("starter", fallback=True, note="old")
 
 STATE: dict[str, GeneratorState] = {
     "initializing": Initializing(),
@@ -74,8 +74,8 @@ ALLOWED: dict[tuple[str, type], GeneratorState] = {
     ("loading", Unavailable): STATE["loading"],
     # what was begun cannot be loaded, and another is
     ("loading", Located): _LOADING,
-    ("standing in", Progressed): Ready("starter", stand_in=True, successor=_ARRIVED),
-    ("standing in", Unavailable): Ready("starter", stand_in=True, note="offline go online"),
+    ("standing in", Progressed): Ready("starter", fallback=True, successor=_ARRIVED),
+    ("standing in", Unavailable): Ready("starter", fallback=True, note="offline go online"),
     ("standing in", Located): _LOADING,
     ("standing in", Broke): _BROKEN,
 }

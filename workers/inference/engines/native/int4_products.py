@@ -19,7 +19,7 @@ from workers.inference.engines.native.lanes import (
     no_floats,
     store_floats,
 )
-from workers.inference.engines.native.layout import LANES, SMALL_GROUP
+from workers.inference.engines.native.layout import INT4_GROUP, LANES
 from workers.inference.engines.native.pairs import (
     add_sixteenths,
     floats_of,
@@ -38,15 +38,15 @@ from workers.inference.engines.native.pairs import (
     spread_pair,
 )
 
-_BLOCKS, _HALF = SMALL_GROUP // 8, SMALL_GROUP // 2
+_BLOCKS, _HALF = INT4_GROUP // 8, INT4_GROUP // 2
 AHEAD = 2048
 """Bytes between the weights in use and those that are sent for. What the processor foresees by
 itself ends with a page."""
-_BLOCK_BYTES, _GROUP_BYTES = 4 * LANES, SMALL_GROUP * LANES // 2
+_BLOCK_BYTES, _GROUP_BYTES = 4 * LANES, INT4_GROUP * LANES // 2
 
 
 @compiled
-def small_panel(
+def int4_panel(
     weights: NDArray[np.int8],
     scales: NDArray[np.uint16],
     units: NDArray[np.float32],
@@ -84,7 +84,7 @@ def _times_one(
 ) -> None:
     groups = zeros.shape[1]
     at, scale_at = panel * groups * _GROUP_BYTES, panel * groups * LANES
-    x_at = row * groups * SMALL_GROUP
+    x_at = row * groups * INT4_GROUP
     y = no_floats()
     for group in range(groups):
         total, sixteenfold = no_ints(), no_ints()
@@ -148,7 +148,7 @@ def _times_four(
         y1 = _add_group(y1, total1, scale, zero, steps, zeros, row1, group)
         y2 = _add_group(y2, total2, scale, zero, steps, zeros, row2, group)
         y3 = _add_group(y3, total3, scale, zero, steps, zeros, row3, group)
-        x0, x1, x2, x3 = x0 + SMALL_GROUP, x1 + SMALL_GROUP, x2 + SMALL_GROUP, x3 + SMALL_GROUP
+        x0, x1, x2, x3 = x0 + INT4_GROUP, x1 + INT4_GROUP, x2 + INT4_GROUP, x3 + INT4_GROUP
         at, scale_at = at + _GROUP_BYTES, scale_at + LANES
     _finish(out, row, panel, y0, units, adding)
     if row1 > row:

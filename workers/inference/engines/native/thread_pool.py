@@ -47,7 +47,7 @@ class _Helper:
             self._done.release()
 
 
-class Team:
+class ThreadPool:
     """``size`` threads, the caller's included. One thread at a time may call it."""
 
     def __init__(self, size: int) -> None:

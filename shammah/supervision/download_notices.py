@@ -12,7 +12,7 @@ from shammah.bus.transfers import Transfer, Transferring
 from shammah.terminal.wording import download_under_way
 
 
-class DownloadNews:
+class DownloadNotices:
     """Listens from when the local model is being fetched. Holds no lease and starts nothing.
 
     ``transfer`` is the last that was heard of the model.

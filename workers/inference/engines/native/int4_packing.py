@@ -26,9 +26,9 @@ from workers.inference.engines.native.lanes import (
 )
 from workers.inference.engines.native.layout import (
     GROUP,
+    INT4_GROUP,
     LANES,
     PANEL,
-    SMALL_GROUP,
     packed_sizes,
     padded,
 )
@@ -41,7 +41,7 @@ _TRIES = 21
 """The group's whole width is taken for 14, 14.1 ... 16 steps."""
 
 
-def pack_small(
+def pack_int4(
     matrix: NDArray[np.float32],
 ) -> tuple[NDArray[np.int8], NDArray[np.uint16], NDArray[np.float32]]:
     """The packed weights, scales and units of a matrix of (channels, inputs), all flat."""
@@ -52,12 +52,12 @@ def pack_small(
     weights, scales = packed_sizes(channels, inputs, 4)
     words, codes = np.zeros(weights // 2, np.uint16), np.zeros(scales, np.uint16)
     units = np.zeros(channels, np.float32)
-    lines = np.zeros((inputs // SMALL_GROUP, 2, PANEL), np.float32)
-    _pack(columns, words, codes, units, lines, np.zeros((SMALL_GROUP, PANEL), np.float32))
+    lines = np.zeros((inputs // INT4_GROUP, 2, PANEL), np.float32)
+    _pack(columns, words, codes, units, lines, np.zeros((INT4_GROUP, PANEL), np.float32))
     return words.view(np.int8), codes, units
 
 
-def unpack_small(
+def unpack_int4(
     weights: NDArray[np.int8],
     scales: NDArray[np.uint16],
     units: NDArray[np.float32],
@@ -66,9 +66,9 @@ def unpack_small(
 ) -> NDArray[np.float32]:
     """The matrix that is computed with in place of the one that was packed."""
     panels, width = padded(channels, PANEL) // PANEL, padded(inputs, GROUP)
-    words = weights.view(np.uint16).reshape(panels, -1, 1, 1, SMALL_GROUP // 8, PANEL, 2)
+    words = weights.view(np.uint16).reshape(panels, -1, 1, 1, INT4_GROUP // 8, PANEL, 2)
     numbers = (words >> np.array([[0, 4], [8, 12]], np.uint16).reshape(2, 2, 1, 1, 1)) & 15
-    numbers = numbers.transpose(0, 5, 1, 2, 4, 3, 6).reshape(panels, PANEL, -1, SMALL_GROUP)
+    numbers = numbers.transpose(0, 5, 1, 2, 4, 3, 6).reshape(panels, PANEL, -1, INT4_GROUP)
     codes = scales.reshape(panels, -1, PANEL, 1).transpose(0, 2, 1, 3)
     zeros = (codes >> 8).astype(np.float32) / _PARTS
     steps = (codes & 255) * units.reshape(panels, PANEL, 1, 1)
@@ -91,13 +91,13 @@ def _pack(
     for panel in range(panels):
         largest = no_floats()
         for g in range(groups):
-            at = (panel * groups + g) * SMALL_GROUP * LANES
+            at = (panel * groups + g) * INT4_GROUP * LANES
             _fit(columns, at, lines, 2 * g * LANES, group)
             largest = larger(largest, load_floats(lines, 2 * g * LANES))
         unit = largest / _MOST_STEPS
         store_floats(units, panel * LANES, unit)
         for g in range(groups):
-            at = (panel * groups + g) * SMALL_GROUP * LANES
+            at = (panel * groups + g) * INT4_GROUP * LANES
             scale_at = (panel * groups + g) * LANES
             _round(columns, at, lines, 2 * g * LANES, unit, scales, scale_at, group)
             _interleave(group, words, at // 4)
@@ -118,23 +118,23 @@ def _fit(
     negative, if it went past the place of zero.
     """
     lowest, highest = no_floats(), no_floats()
-    for k in range(SMALL_GROUP):
+    for k in range(INT4_GROUP):
         lowest = smaller(lowest, load_floats(columns, at + k * LANES))
         highest = larger(highest, load_floats(columns, at + k * LANES))
     width = highest - lowest
     inverse = where_larger(width, no_floats(), spread(np.float32(1)) / width, no_floats())
     sum_u = no_floats()
-    for k in range(SMALL_GROUP):
+    for k in range(INT4_GROUP):
         u = (load_floats(columns, at + k * LANES) - lowest) * inverse
         store_floats(group, k * LANES, u)
         sum_u = sum_u + u
-    zero, count = (no_floats() - lowest) * inverse, np.float32(SMALL_GROUP)
+    zero, count = (no_floats() - lowest) * inverse, np.float32(INT4_GROUP)
     # For numbers that are all the same, through which no one line leads.
     least, scale, offset = spread(np.float32(1e30)), width / _LARGEST, zero * width
     for attempt in range(_TRIES):
         factor = _FIRST_STEPS + _WIDER * np.float32(attempt)
         sum_q, sum_qq, sum_qu = no_floats(), no_floats(), no_floats()
-        for k in range(SMALL_GROUP):
+        for k in range(INT4_GROUP):
             u = load_floats(group, k * LANES)
             q = smaller(rounded(u * factor), spread(_LARGEST))
             sum_q = sum_q + q
@@ -173,7 +173,7 @@ def _round(
     zero = rounded(load_floats(lines, line_at + LANES) * inverse * _PARTS)
     zero = smaller(zero, spread(_MOST_STEPS))
     store_rounded(scales, scale_at, scale + zero * np.float32(256), np.float32(1))
-    for k in range(SMALL_GROUP):
+    for k in range(INT4_GROUP):
         number = load_floats(columns, at + k * LANES) * inverse + zero / _PARTS
         number = larger(smaller(rounded(number), spread(_LARGEST)), nothing)
         store_floats(group, k * LANES, number)
@@ -182,7 +182,7 @@ def _round(
 @compiled
 def _interleave(group: NDArray[np.float32], words: NDArray[np.uint16], at: int) -> None:
     """Put a group's numbers of 0 to 15 into words, from ``words[at]``."""
-    for first in range(0, SMALL_GROUP // 2, 4):
+    for first in range(0, INT4_GROUP // 2, 4):
         for channel in range(PANEL):
             for k in range(first, first + 2):
                 word = np.int64(0)

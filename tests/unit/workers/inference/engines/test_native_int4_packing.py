@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from workers.inference.engines.native import compiler
-from workers.inference.engines.native.layout import GROUP, SMALL_GROUP, packed_sizes, padded
+from workers.inference.engines.native.layout import GROUP, INT4_GROUP, packed_sizes, padded
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,9 +22,9 @@ def _kernels() -> None:
 
 @pytest.fixture
 def packing() -> Any:
-    from workers.inference.engines.native import small_packing
+    from workers.inference.engines.native import int4_packing
 
-    return small_packing
+    return int4_packing
 
 
 def random_matrix(*shape: int) -> NDArray[np.float32]:
@@ -34,13 +34,13 @@ def random_matrix(*shape: int) -> NDArray[np.float32]:
 @pytest.mark.parametrize("shape", [(16, 64), (1, 1), (17, 65), (50, 200), (160, 640)])
 def test_what_is_lost_is_little(packing: Any, shape: tuple[int, int]) -> None:
     matrix = random_matrix(*shape)
-    weights, scales, units = packing.pack_small(matrix)
+    weights, scales, units = packing.pack_int4(matrix)
     assert (weights.nbytes, len(scales)) == packed_sizes(*shape, 4)
     assert len(units) == padded(shape[0], 16)
-    found = packing.unpack_small(weights, scales, units, *shape)
+    found = packing.unpack_int4(weights, scales, units, *shape)
     assert found.shape == shape
-    for first in range(0, shape[1], SMALL_GROUP):
-        group = slice(first, first + SMALL_GROUP)
+    for first in range(0, shape[1], INT4_GROUP):
+        group = slice(first, first + INT4_GROUP)
         ends = matrix[:, group].min(1).clip(max=0), matrix[:, group].max(1).clip(min=0)
         step = ((ends[1] - ends[0]) / 15)[:, None]
         assert (abs(found - matrix)[:, group] <= 1.6 * step + 1e-9).all()
@@ -51,8 +51,8 @@ def test_what_is_lost_is_little(packing: Any, shape: tuple[int, int]) -> None:
 
 def test_the_order_is_that_of_the_description(packing: Any) -> None:
     matrix = random_matrix(32, 128)
-    weights, scales, units = packing.pack_small(matrix)
-    found = packing.unpack_small(weights, scales, units, 32, 128)
+    weights, scales, units = packing.pack_int4(matrix)
+    found = packing.unpack_int4(weights, scales, units, 32, 128)
     words = weights.view(np.uint16).reshape(2, 4, 4, 16, 2)
     codes = scales.reshape(2, 4, 16)
     for channel, k in ((0, 0), (1, 1), (17, 64), (31, 127), (20, 99), (5, 30)):
@@ -73,7 +73,7 @@ def test_zeros_and_extremes_are_kept(packing: Any) -> None:
     matrix[3] = 0.5
     matrix[4, :32] = 1e-4 * np.random.default_rng(0).normal(size=32)
     matrix[4, 32] = 100
-    found = packing.unpack_small(*packing.pack_small(matrix), 5, 96)
+    found = packing.unpack_int4(*packing.pack_int4(matrix), 5, 96)
     assert np.isfinite(found).all()
     assert (found[0] == 0).all()
     assert found[1, 5] == pytest.approx(1e-30, rel=0.01)
@@ -87,7 +87,7 @@ def test_weights_on_a_grid_of_sixteen_are_exact(packing: Any) -> None:
     whole = np.random.default_rng(0).integers(0, 16, (32, 64)).astype(np.float32)
     whole[:, ::32], whole[:, 1::32] = 0, 15
     matrix = (whole - 5) * np.float32(2**-9)
-    found = packing.unpack_small(*packing.pack_small(matrix), 32, 64)
+    found = packing.unpack_int4(*packing.pack_int4(matrix), 32, 64)
     assert np.allclose(found, matrix, rtol=1e-6, atol=1e-9)
 
 
@@ -98,14 +98,14 @@ def test_products_are_those_of_the_unpacked_weights(packing: Any, adds: bool) ->
 
     channels, inputs, rows = 80, 200, 7
     width = padded(inputs, GROUP)
-    weights, scales, units = packing.pack_small(random_matrix(channels, inputs))
+    weights, scales, units = packing.pack_int4(random_matrix(channels, inputs))
     matrix = Matrix(4, weights[None], scales[None], units[None], adds)
-    held = packing.unpack_small(weights, scales, units, channels, inputs).astype(np.float64)
+    held = packing.unpack_int4(weights, scales, units, channels, inputs).astype(np.float64)
     x = np.zeros((rows, width), np.float32)
     x[:, :inputs] = np.random.default_rng(2).normal(0, 3, (rows, inputs))
 
     def make(count: int) -> Activations:
-        shapes = ((count, width // GROUP), (count, width // SMALL_GROUP))
+        shapes = ((count, width // GROUP), (count, width // INT4_GROUP))
         steps, zeros = (np.zeros(shape, np.float32) for shape in shapes)
         return Activations(np.zeros((count, width), np.int16), steps, zeros)
 

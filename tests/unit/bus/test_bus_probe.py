@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import pytest
 
-from shammah.bus import enquiry
+from shammah.bus import probe
 from shammah.bus.endpoints import Endpoints
-from shammah.bus.enquiry import ask_events, ask_status
 from shammah.bus.messages import Event, Failed, GetStatus, Replay, Replayed
+from shammah.bus.probe import ask_events, ask_status
 from shammah.errors import ShammahError
 from tests.fakes.sandbox import LIMIT_S, Sandbox
 from tests.fakes.scripted_worker import ScriptedWorker, event
@@ -45,7 +45,7 @@ class Asking(threading.Thread):
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enquiry, "ANSWER_S", LIMIT_S)
+    monkeypatch.setattr(probe, "ANSWER_S", LIMIT_S)
 
 
 @pytest.mark.usefixtures("patient")
@@ -98,13 +98,13 @@ class TestAnEnquiry:
         worker.close()
         error = asking.end()
         assert isinstance(error, ShammahError)
-        assert error.code == enquiry.GONE
+        assert error.code == probe.GONE
 
     def test_is_sent_again_to_the_worker_that_follows(
         self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         holders = iter((1, 1))
-        monkeypatch.setattr(enquiry, "lock_holder", lambda path: next(holders, 2))
+        monkeypatch.setattr(probe, "lock_holder", lambda path: next(holders, 2))
         worker = ScriptedWorker(sandbox)
         asking = Asking(ask_status, sandbox.endpoints)
         worker.expect(GetStatus)  # unread, as it were
@@ -117,7 +117,7 @@ class TestAnEnquiry:
 def test_silence_is_an_error_that_says_what_to_do(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enquiry, "ANSWER_S", 0.05)
+    monkeypatch.setattr(probe, "ANSWER_S", 0.05)
     with pytest.raises(ShammahError) as silent:
         ask_status(sandbox.endpoints, "inference")
     assert silent.value.code == "worker_silent"
