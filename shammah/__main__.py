@@ -9,6 +9,9 @@ import os
 import sys
 
 PROMPT = b"> "
+SWITCH_S = 0.0005
+"""How long a thread may hold the interpreter while another waits for it. With Python's own 5 ms a
+key or a Ctrl-C waits up to that for each thread that hears workers or writes a file."""
 _PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 """As `shammah.terminal.paste` has them, which is not to be imported yet."""
 
@@ -51,6 +54,7 @@ def _open_prompt(arguments: list[str]) -> int:
         # traceback, or vanish.
         _signal.signal(_signal.SIGINT, _leave_at_once)
         os.write(1, _PASTE_ON + PROMPT if _knows_marks() else PROMPT)
+        sys.setswitchinterval(SWITCH_S)
         from shammah.settings.environment import prepare
 
         prepare(os.environ)

@@ -89,6 +89,8 @@ class TurnRunner:
                         sink.progress("thinking ...", step)
                     case Token(text=piece):
                         sink.piece(piece, turn)
+                        if turn.local and len(turn.pieces) == 1:  # while nobody waits for us
+                            self._session.gate.rules.prepare()
         finally:
             kept = self.keep()
         assert kept is not None

@@ -45,9 +45,9 @@ from shammah.supervision.lifecycle import lend_hub_token, stop, worker_spec
 from shammah.supervision.link import Link
 from shammah.supervision.oom_record import attempt_file, forget_attempt
 
-CANCEL_S = 0.5
-"""So long a cancelled answer waits for its worker's own count. A step may take longer, and the
-person wants the prompt back."""
+CANCEL_S = {Target.LOCAL: 0.0, Target.CLOUD: 0.5}
+"""How long a cancelled answer waits for its worker's own count. Of a local answer every token that
+was shown is counted here, and the person wants the prompt back; Claude's worker knows the cost."""
 
 WAIT_S = 0.5
 """How often a waiting question looks again even if nothing was heard."""
@@ -90,6 +90,7 @@ class Session:
         self._on_change: Callable[[], None] = lambda: None
         self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._generation: Task | None = None
+        self._cancel_s = 0.0
         self._ahead: Task | None = None
         self._interrupted = False
         self.environ = environ
@@ -272,8 +273,9 @@ class Session:
         )
         self._generation = task
         turn.send()
+        self._cancel_s = CANCEL_S[decision.target]
         if self._interrupted:
-            task.cancel(CANCEL_S)
+            task.cancel(self._cancel_s)
         for reply in task:
             if isinstance(reply, Done | Failed):
                 self._generation = None
@@ -347,7 +349,7 @@ class Session:
         self._interrupted = True
         self._signals.put(None)
         if self._generation is not None:
-            self._generation.cancel(CANCEL_S)
+            self._generation.cancel(self._cancel_s)
 
     @property
     def interrupted(self) -> bool:

@@ -53,6 +53,10 @@ def split_word(line: str) -> tuple[str, str]:
     return head, indent + rest[0].rstrip()
 
 
+PREPARING = "In 1999 it was 12 m, at x @ y (a = b)."
+"""A text that no rule applies to, with what the quick looks before the slow patterns look for."""
+
+
 class Rules:
     """The rules of ``[privacy]``, compiled.
 
@@ -109,6 +113,11 @@ class Rules:
             return mark
         except Exception:  # a rule that breaks must not open the gate
             return Mark(True, UNCHECKED)
+
+    def prepare(self) -> None:
+        """Compile the patterns that most texts never reach, so that the first one that does, such
+        as an answer with a year in it, is not kept waiting (about 15 ms)."""
+        self._examine(PREPARING)
 
     def _examine(self, text: str) -> Mark:
         reasons = (why for form in forms(text) for check, why in self._checks if check(form))
