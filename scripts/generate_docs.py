@@ -17,11 +17,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from shammah import errors
-from shammah.bus import messages
+from shammah.bus import codec, messages
 from shammah.cli.main import main as cli
 from shammah.settings import model
 from shammah.settings.model import ENVIRONMENT, Settings
@@ -85,15 +86,13 @@ def exit_codes() -> str:
 def message_table() -> str:
     """Every message of the bus with its fields."""
     rows = ["| message | kind | fields | meaning |", "|---|---|---|---|"]
-    kinds = (
-        ("request", messages.REQUESTS),
-        ("reply", messages.REPLIES),
-        ("state", messages.STATES),
-        ("value", messages.VALUES),
-    )
-    for kind, classes in kinds:
+    unions = {"request": messages.Request, "reply": messages.Reply, "state": messages.State}
+    kinds: dict[str, list[type]] = {kind: [*get_args(one)] for kind, one in unions.items()}
+    known = [cls for classes in kinds.values() for cls in classes]
+    kinds["value"] = [cls for cls in codec.TABLE.values() if cls not in known]
+    for kind, classes in kinds.items():
         for cls in classes:
-            if kind == "reply" and cls in messages.STATES:
+            if kind == "reply" and cls in kinds["state"]:
                 continue  # Failed stands among the states
             shown = ", ".join(f"`{field.name}`" for field in fields(cls))
             words = (cls.__doc__ or "").split("\n\n")[0]

@@ -28,10 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from shammah.bus.messages import Ready  # noqa: E402
-from shammah.router.categories import Category  # noqa: E402
 from shammah.router.classic import ClassicState  # noqa: E402
 from shammah.router.decision import Override, Reason, RouteDecision, Target, View, decide  # noqa: E402
-from shammah.router.route import Arm, Question, Rules  # noqa: E402
+from shammah.router.question import Category  # noqa: E402
+from shammah.router.route import Arm, Question  # noqa: E402
 from shammah.router.statistics import (  # noqa: E402
     Label,
     Outcome,
@@ -39,6 +39,7 @@ from shammah.router.statistics import (  # noqa: E402
     Tally,
     learn_classic,
 )
+from shammah.settings.model import RouterSettings  # noqa: E402
 
 QUESTIONS = 4000
 CONVERSATION = 5
@@ -70,9 +71,9 @@ PASSES = {True: 0.97, False: 0.45}
 """How often the original's text heuristic passes an answer."""
 
 ROUTERS = {
-    "measured": Rules("measured", 0.05),
-    "classic": Rules("classic", 0.05),
-    "original": Rules("classic", 0.0),
+    "measured": RouterSettings("measured", 0.05),
+    "classic": RouterSettings("classic", 0.05),
+    "original": RouterSettings("classic", 0.0),
 }
 """``original``: the classic policy without exploration."""
 
@@ -115,7 +116,7 @@ class Memory:
         self.classic = learn_classic(self.classic, outcome)
 
 
-def simulate(rules: Rules, seed: int, questions: int) -> Run:
+def simulate(rules: RouterSettings, seed: int, questions: int) -> Run:
     """One person's questions, with a change of the model in the middle."""
     dice, run, memory = random.Random(seed), Run(), Memory()
     kinds, weights = list(SHARES), list(SHARES.values())

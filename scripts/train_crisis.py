@@ -24,8 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from shammah.router.crisis import Danger, list_features  # noqa: E402
-from shammah.router.crisis_weights import DATA, NONE  # noqa: E402
+from shammah.router.crisis import NONE, WEIGHTS, Danger, list_features  # noqa: E402
 
 NAMES = [NONE, *(danger.value for danger in Danger)]
 LEAST_SEEN, L2, STEP, MOMENTUM, ROUNDS = 3, 1e-3, 4.0, 0.9, 500
@@ -82,11 +81,11 @@ def digest(sentences: list[tuple[str, str]]) -> str:
 def main() -> int:
     sentences = list(read_sentences())
     if "--check" in sys.argv:
-        return int(json.loads(DATA.read_text("utf-8"))["learnt_from"] != digest(sentences))
+        return int(json.loads(WEIGHTS.read_text("utf-8"))["learnt_from"] != digest(sentences))
     learnt = {"learnt_from": digest(sentences), **learn(sentences)}
     text = json.dumps(learnt, ensure_ascii=False, separators=(",", ":"))
-    DATA.write_text(text.replace("],", "],\n") + "\n", "utf-8")
-    print(f"{len(learnt['weights'])} features in {DATA}")
+    WEIGHTS.write_text(text.replace("],", "],\n") + "\n", "utf-8")
+    print(f"{len(learnt['weights'])} features in {WEIGHTS}")
     return 0
 
 

@@ -53,3 +53,16 @@ class UsageError(ShammahError):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__("usage", message, hint, exit_code=ExitCode.USAGE)
+
+
+def schema_not_enforced(subject: str) -> ShammahError:
+    """Refuse a JSON schema that ``subject``, which begins the sentence, cannot enforce.
+
+    Only Claude's own API does, while it chooses tokens. The local model could at best be asked to
+    keep to one, and a program that reads the answer would break on the day when it does not.
+    """
+    return ShammahError(
+        "schema_not_enforced",
+        f"{subject} cannot hold an answer to a schema.",
+        "Claude's own API can: set ANTHROPIC_API_KEY, and ask without --local and --private.",
+    )

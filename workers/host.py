@@ -26,15 +26,13 @@ import shammah
 from shammah.bus import codec, messages
 from shammah.bus.endpoints import Endpoints, RoleLock
 from shammah.bus.messages import (
-    ENDS,
-    STATES,
     WORK,
-    WORK_REPLIES,
     Accepted,
     Cancel,
     Detach,
     Detached,
     Done,
+    Ended,
     Failed,
     GetStatus,
     Hello,
@@ -215,7 +213,7 @@ class Host:
             if len(frames) != 1:
                 raise codec.ProtocolError(f"A message has {len(frames)} frames instead of one.")
             message = codec.decode(frames[0])
-            if not isinstance(message, messages.REQUESTS):
+            if not isinstance(message, messages.Request):
                 raise codec.ProtocolError(
                     f"A {type(message).__name__} is not a request.",
                     getattr(message, "request_id", ""),
@@ -349,9 +347,9 @@ class Host:
 
     def _pass_on(self, message: WorkReply | State) -> None:
         # Failed is both: the end of a request if it names one, else a state.
-        if isinstance(message, WORK_REPLIES) and message.request_id:
+        if isinstance(message, WorkReply) and message.request_id:
             self._answer(message)
-        elif isinstance(message, STATES):
+        elif isinstance(message, State):
             self._enter(message)
 
     def _break_off(self, request_id: str, error: Exception, peer: bytes = b"") -> None:
@@ -389,7 +387,7 @@ class Host:
         peer = self._owners.get(reply.request_id)
         if peer is not None:
             self._send(peer, reply)
-        if isinstance(reply, ENDS) and self._end(reply.request_id):
+        if isinstance(reply, Ended) and self._end(reply.request_id):
             what = type(reply).__name__.lower()
             if isinstance(reply, Done):
                 what = reply.finish_reason

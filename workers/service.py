@@ -44,7 +44,7 @@ class Service(Protocol[WorkOf]):
         """Work until `stop`, on the work thread."""
 
     def submit(self, request: WorkOf, client: str) -> None:
-        """Take a request. It must end in exactly one of ``ENDS`` on the outlet.
+        """Take a request. It must end in exactly one of `Ended` on the outlet.
 
         ``client`` is another one for each frontend."""
 

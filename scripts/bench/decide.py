@@ -23,12 +23,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from shammah.bus.messages import ChatMessage, Ready
-from shammah.router.categories import Category
 from shammah.router.decision import Override, Target, View, decide
 from shammah.router.question import examine
-from shammah.router.route import Arm, Reason, Rules
+from shammah.router.route import Arm, Category, Reason
 from shammah.router.statistics import Label, Outcome
 from shammah.router.store import KEPT, Store
+from shammah.settings.model import RouterSettings
 
 MODELS = [f"model-{number}" for number in range(10)]
 QUESTION = (
@@ -65,7 +65,7 @@ def measure(path: Path, rounds: int) -> dict[str, float]:
     read_s = time.perf_counter() - began
     view = View(Ready(MODELS[0]), Ready(MODELS[1]), True, MODELS[1])
     conversation = (ChatMessage("user", QUESTION),)
-    rules, override = Rules(), Override()
+    rules, override = RouterSettings(), Override()
     database = sqlite3.connect(path)
 
     def whole() -> object:

@@ -15,16 +15,18 @@ from typing import Any
 
 import msgpack
 
-from shammah.bus import messages
+from shammah.bus import messages, training, transfers
 from shammah.bus.endpoints import MAX_FRAME_BYTES as MAX_FRAME_BYTES
 from shammah.bus.messages import Message
 from shammah.errors import ShammahError
 
-_TABLE: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (*messages.VALUES, *messages.STATES, *messages.REQUESTS, *messages.REPLIES)
+TABLE: dict[str, type] = {
+    name: cls
+    for module in (messages, transfers, training)
+    for name, cls in vars(module).items()
+    if isinstance(cls, type) and is_dataclass(cls)
 }
-_TOP_LEVEL = {cls.__name__ for cls in (*messages.REQUESTS, *messages.REPLIES)}
+_TOP_LEVEL = {cls.__name__ for cls in typing.get_args(Message)}
 
 Decoder = Callable[[Any], Any]
 
@@ -78,7 +80,7 @@ def to_document(message: Any) -> dict[str, Any]:
 
 def _to_map(value: Any) -> dict[str, Any]:
     name = type(value).__name__
-    if _TABLE.get(name) is not type(value):
+    if TABLE.get(name) is not type(value):
         raise TypeError(f"{name} is not a message")
     document = {field.name: getattr(value, field.name) for field in fields(typing.cast(Any, value))}
     document["type"] = name
@@ -86,7 +88,7 @@ def _to_map(value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if type(value).__name__ in _TABLE:
+    if type(value).__name__ in TABLE:
         return {key: _plain(item) for key, item in _to_map(value).items()}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
@@ -96,7 +98,7 @@ def _plain(value: Any) -> Any:
 def _decode_map(document: Any) -> Any:
     if not isinstance(document, dict) or not isinstance(document.get("type"), str):
         raise ValueError("a map with a type is needed")
-    cls = _TABLE.get(document["type"])
+    cls = TABLE.get(document["type"])
     if cls is None:
         raise ValueError(f"unknown type {document['type']!r:.60}")
     arguments = {}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import zmq
 
-from shammah.bus import codec, messages
+from shammah.bus import codec
 from shammah.bus.endpoints import SOCKET_MAX_BYTES, Endpoints
 from shammah.bus.messages import Event, Reply
 
@@ -131,5 +131,5 @@ def _decoded(frames: Iterable[bytes]) -> Iterator[Reply]:
             message = codec.decode(frame)
         except codec.ProtocolError:
             continue  # a newer worker's message that we do not know
-        if isinstance(message, messages.REPLIES):
+        if isinstance(message, Reply):
             yield message

@@ -1,7 +1,7 @@
 """Every message that crosses a process boundary. Standard library only.
 
-Those of the download and the train worker and the states have modules of their own,
-`transfers`, `training` and `states`; the table of all is here.
+Those of the download and the train worker have modules of their own, `transfers` and `training`;
+the unions at the end are all that may be sent.
 
 On the wire a message is one MessagePack map: its fields, plus ``type`` = the class name
 (`codec`). Maps rather than arrays, so that a field can be added with a default without
@@ -18,20 +18,98 @@ All times are seconds.
 
 from __future__ import annotations
 
+from types import UnionType
+
 from shammah.bus import training, transfers
 from shammah.bus.record import record
-from shammah.bus.states import STATES as STATES
-from shammah.bus.states import Downloading as Downloading
-from shammah.bus.states import Failed as Failed
-from shammah.bus.states import Initializing as Initializing
-from shammah.bus.states import Loading as Loading
-from shammah.bus.states import NotAvailable as NotAvailable
-from shammah.bus.states import Ready as Ready
-from shammah.bus.states import State as State
+from shammah.bus.training import Training
+from shammah.bus.transfers import Transferring
 
 PROTOCOL = 4
 """Compared on both sides in Hello/Welcome; independent of the package version. Raised when
 an older peer would misunderstand a newer one, not when a field with a default is added."""
+
+
+# --- how a worker is ------------------------------------------------------------------------
+#
+# An inference worker goes ``Initializing -> Downloading -> Loading -> Ready``; beside them stand
+# `NotAvailable` and `Failed`. A download worker is `Transferring`, a train worker `Training`
+# (what, or nothing).
+
+
+@record
+class Initializing:
+    """The process is up; nothing is decided yet."""
+
+
+@record
+class Downloading:
+    """Bytes are arriving, ``rate`` a second. ``total`` is 0 and ``eta_s`` ``None`` while they
+    are not known."""
+
+    model: str
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+    eta_s: float | None = None
+
+
+@record
+class Loading:
+    """``stage`` names the work in hand; ``done`` of ``total`` stages are finished."""
+
+    model: str
+    stage: str
+    done: int = 0
+    total: int = 0
+
+
+@record
+class Ready:
+    """Questions are answered now, with these facts learnt while loading.
+
+    ``context_length`` is in tokens (0: not known, as for the cloud). ``fallback`` marks a
+    smaller model that answers in the place of a bigger one; ``successor`` is that one while
+    its bytes arrive, ``missing`` names it when it could not be downloaded. ``why`` says how
+    device, dtype and quantization were chosen; ``note`` is a sentence that people should read
+    (why there is no successor, what was repaired).
+    """
+
+    model: str
+    revision: str = ""
+    device: str = ""
+    dtype: str = ""
+    quantization: str = ""
+    context_length: int = 0
+    engine: str = ""
+    fallback: bool = False
+    successor: Downloading | None = None
+    note: str = ""
+    why: str = ""
+    missing: str = ""
+
+
+@record
+class NotAvailable:
+    """Nothing is broken, but this worker cannot answer (no key; no model, no network)."""
+
+    reason: str
+    hint: str = ""
+
+
+@record
+class Failed:
+    """Something broke: the end of a request, or (with no ``request_id``) a worker's state."""
+
+    code: str
+    message: str
+    hint: str = ""
+    request_id: str = ""
+
+
+State = (
+    Initializing | Downloading | Loading | Ready | NotAvailable | Failed | Transferring | Training
+)
 
 
 # --- values inside messages ---------------------------------------------------------------
@@ -363,26 +441,13 @@ WorkReply = GenerationReply | transfers.Reply | training.Reply
 Reply = Welcome | Pong | Detached | Event | Replayed | Stopping | WorkReply
 Message = Request | Reply
 
-VALUES = (
-    (ChatMessage, Sampling, Usage, Timings, Provenance, Identity, ClientInfo, Status)
-    + transfers.VALUES
-    + training.VALUES
-)
-WORK = {
-    "inference": (Generate, Prefill),
-    "cloud": (Generate,),
-    "download": transfers.REQUESTS,
-    "train": training.REQUESTS,
+Ended = Done | Failed | transfers.Ended | training.Ended
+"""The replies that end a request for work."""
+
+WORK: dict[str, type | UnionType] = {
+    "inference": Generate | Prefill,
+    "cloud": Generate,
+    "download": transfers.Request,
+    "train": training.Request,
 }
 """The requests that are a role's work; every role answers the others."""
-REQUESTS = (
-    (Hello, Ping, Detach, GetStatus, Replay, Generate, Prefill, Cancel, Stop)
-    + transfers.REQUESTS
-    + training.REQUESTS
-)
-ENDS = (Done, Failed, *transfers.ENDS, *training.ENDS)
-"""The replies that end a request for work."""
-WORK_REPLIES = (
-    (Accepted, Token, PromptProgress, Retrying, Done, Failed) + transfers.REPLIES + training.REPLIES
-)
-REPLIES = (Welcome, Pong, Detached, Event, Replayed, Stopping, *WORK_REPLIES)

@@ -197,10 +197,5 @@ class Imported:
 
 Request = Train | MergeAdapter | ImportAdapter
 Reply = TrainProgress | Trained | Merged | Imported
-
-VALUES = (TrainingProgress, GateFigures, LossCurve)
-STATES = (Training,)
-REQUESTS = (Train, MergeAdapter, ImportAdapter)
-REPLIES = (TrainProgress, Trained, Merged, Imported)
-ENDS = (Trained, Merged, Imported)
+Ended = Trained | Merged | Imported
 """The replies that end their request (as Failed does)."""

@@ -223,10 +223,5 @@ class Removed:
 
 Request = Fetch | PlanFetch | SteerFetch | VerifyModel | ListModels | RemoveModel
 Reply = FetchProgress | Fetched | FetchPlan | Steered | Verified | ModelList | Removed
-
-VALUES = (FileTransfer, Transfer, CachedModel, BadFile, PlannedFile)
-STATES = (Transferring,)
-REQUESTS = (Fetch, PlanFetch, SteerFetch, VerifyModel, ListModels, RemoveModel)
-REPLIES = (FetchProgress, Fetched, FetchPlan, Steered, Verified, ModelList, Removed)
-ENDS = (Fetched, FetchPlan, Steered, Verified, ModelList, Removed)
+Ended = Fetched | FetchPlan | Steered | Verified | ModelList | Removed
 """The replies that end their request (as Failed does)."""

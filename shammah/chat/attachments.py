@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -62,6 +63,25 @@ def read_attachment(path: str, report: Callable[[str], None]) -> Attachment:
         ) from error
     text, replaced = decode_text(data, path)
     return Attachment(path, text, (named, os.path.realpath(named)), replaced)
+
+
+def read_schema(path: str | None, report: Callable[[str], None]) -> str:
+    """The JSON schema in the file ``path``, as JSON in one line; empty for none.
+
+    Raises:
+        ShammahError: ``schema_invalid``, or as `read_attachment`.
+    """
+    if path is None:
+        return ""
+    hint = 'A schema is like {"type": "object", "properties": ...}; see json-schema.org.'
+    try:
+        schema = json.loads(read_attachment(path, report).text)
+        why = "" if isinstance(schema, dict) else f"{path} does not hold a JSON object."
+    except ValueError as error:
+        why = f"{path} is not JSON: {error}."
+    if why:
+        raise ShammahError("schema_invalid", why, hint, exit_code=ExitCode.USAGE)
+    return json.dumps(schema, ensure_ascii=False)
 
 
 class Readable(Protocol):

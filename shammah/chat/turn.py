@@ -26,9 +26,8 @@ from shammah.bus.messages import (
 )
 from shammah.bus.record import record
 from shammah.privacy import Mark
-from shammah.router.quality import loops
 from shammah.router.route import Override, Question, RouteDecision, Target
-from shammah.router.statistics import Label
+from shammah.router.statistics import Label, loops
 
 CORRECTED = "corrected"
 """The finish of an answer in whose place the person has put a better one."""

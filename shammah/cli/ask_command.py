@@ -3,6 +3,7 @@ options need not load."""
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
@@ -71,10 +72,11 @@ def ask(
     Exit status: 0 answered, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 no reader.
     """
     from shammah.bus.messages import Sampling
+    from shammah.chat.attachments import read_schema
     from shammah.chat.options import read_options
-    from shammah.chat.schema import read_schema
     from shammah.cli import ask as asking
     from shammah.privacy import split_prefix
+    from shammah.terminal.output import echo
 
     if schema is not None and (given["local"] or given["private"]):
         raise click.UsageError("--schema is enforced by Claude alone; leave out --local.")
@@ -82,6 +84,7 @@ def ask(
     spelled = {f"--{name.replace('_', '-')}": value for name, value in given.items()}
     flags = {name for name, value in spelled.items() if value is True}
     options = read_options(spelled, flags)
+    report = functools.partial(echo, err=True)
     settings = load_checked_settings(options.model, options.licence)
     text, sources = asking.read_question(question, files, piped=not no_stdin)
     if not split_prefix(text)[0].strip():
@@ -92,7 +95,7 @@ def ask(
             text=text,
             system=options.system,
             override=replace(options.override, adapter=adapter),
-            sampling=Sampling(temperature=temperature, schema=read_schema(schema)),
+            sampling=Sampling(temperature=temperature, schema=read_schema(schema, report)),
             max_new_tokens=max_tokens,
             as_json=as_json,
             stream=not no_stream,

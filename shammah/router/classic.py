@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from shammah.bus.record import record
-from shammah.router.categories import Category
+from shammah.router.route import Category
 
 WARM_UP = 10
 ADAPT_FROM = 50

@@ -3,7 +3,7 @@ file: the phrases are data (``data/crisis.json``, which says how they are writte
 
 The original looked for 27 phrases as substrings: prices that "shoot up" and an "overdose" in a
 question about pharmacology were crises. Here a phrase has a person in it, a figure of speech in
-the same sentence takes it back, and what no phrase finds is weighed (`crisis_weights`). What a
+the same sentence takes it back, and what no phrase finds is weighed. What a
 person says about ending their own life is believed, "lol" or not.
 """
 
@@ -11,15 +11,30 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 
 from shammah.bus.record import record
-from shammah.router.crisis_weights import CLASSES, NONE, read_features, weigh
 
 DATA = Path(__file__).with_name("data") / "crisis.json"
+WEIGHTS = DATA.with_name("crisis_weights.json")
+"""Made by ``scripts/train_crisis.py`` from labelled sentences. The phrases are sure but find
+only what somebody thought of; the weights find two thirds of the rest."""
+
+NONE = "none"
+LEAST = 0.6
+"""How sure that it is not nothing. Ordinary text never came near it (docs/ROUTING.md)."""
+
+SPOKEN = 100
+"""What the words with a meaning of their own must add up to, in hundredths: "I am", which most
+cries for help begin with, says nothing by itself."""
+
+CLASSES = ("PERSON", "PILLS", "WEAPON", "MACHINE", "GAME", "HIT", "SEXUAL", "THEMSELF", "CLOSE")
+"""The names of ``crisis.json`` whose words count as one."""
 
 GAP = r"(?:\S+ ){0,4}?"
 READ = 32_000
@@ -197,3 +212,47 @@ def _alternatives(element: str) -> list[str]:
 def _elements(phrase: str) -> list[str]:
     """``(a|b c) .. d``: three elements."""
     return re.findall(r"!?\([^)]*\)|\S+", phrase)
+
+
+def read_features(words: list[str], classes: Mapping[str, str]) -> set[str]:
+    """Words, pairs, and pairs with one word between them; of a class, its name.
+
+    Args:
+        words: of one sentence.
+        classes: word to the name of its class.
+    """
+    named = ["^", *(classes.get(word, word) for word in words), "$"]
+    pairs = {f"{one} {other}" for one, other in pairwise(named)}
+    gaps = {f"{one} _ {other}" for one, other in zip(named, named[2:], strict=False)}
+    return set(named[1:-1]) | pairs | gaps
+
+
+def weigh(features: set[str], common: frozenset[str]) -> str:
+    """The name of the likeliest danger, or `NONE`.
+
+    Softmax over the sums of the known features' weights, divided by the root of their number.
+
+    Args:
+        features: of one sentence.
+        common: words that speak for no danger, alone or with each other.
+    """
+    names, bias, weights = _weights()
+    known = [weights[one] for one in features if one in weights]
+    scale = 100.0 * math.sqrt(max(len(known), 1))
+    sums = [
+        bias[each] / 100.0 + sum(one[each] for one in known) / scale for each in range(len(names))
+    ]
+    highest = max(sums)
+    odds = [math.exp(one - highest) for one in sums]
+    if 1.0 - odds[0] / sum(odds) < LEAST:
+        return NONE
+    likeliest = max(range(1, len(names)), key=odds.__getitem__)
+    telling = [one for one in features & weights.keys() if not common.issuperset(one.split())]
+    spoken = sum(weights[one][likeliest] - weights[one][0] for one in telling)
+    return names[likeliest] if spoken > SPOKEN else NONE
+
+
+@functools.cache
+def _weights() -> tuple[list[str], list[int], dict[str, list[int]]]:
+    document = json.loads(WEIGHTS.read_text("utf-8"))
+    return document["names"], document["bias"], document["weights"]

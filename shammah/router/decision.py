@@ -10,13 +10,14 @@ from shammah.bus.messages import Downloading, Failed, Loading, NotAvailable, Rea
 from shammah.bus.record import record
 from shammah.models.catalogue import STARTER
 from shammah.router import measured
-from shammah.router.route import Alternative, Arm, Question, Rules
+from shammah.router.route import Alternative, Arm, Question
 from shammah.router.route import Override as Override
 from shammah.router.route import Reason as Reason
 from shammah.router.route import RouteDecision as RouteDecision
 from shammah.router.route import Target as Target
 from shammah.router.route import View as View
 from shammah.router.statistics import Snapshot
+from shammah.settings.model import RouterSettings
 
 BUSY_AT = 8
 """A local model with so many questions in hand is busy, however fast it was."""
@@ -41,7 +42,7 @@ NO_KEY = Failed(
 
 
 def decide(
-    question: Question, override: Override, view: View, snapshot: Snapshot, rules: Rules
+    question: Question, override: Override, view: View, snapshot: Snapshot, rules: RouterSettings
 ) -> RouteDecision | Failed:
     """Who answers now, or why nobody can.
 
@@ -61,7 +62,7 @@ class _Case:
     override: Override
     view: View
     snapshot: Snapshot
-    rules: Rules
+    rules: RouterSettings
 
     def decide(self) -> RouteDecision | Failed:
         decision = self._decide()

@@ -7,8 +7,21 @@ from enum import StrEnum
 
 from shammah.bus.messages import Failed, State
 from shammah.bus.record import record
-from shammah.router.categories import Category
 from shammah.router.crisis import Danger
+
+
+class Category(StrEnum):
+    """The names of the original (`QueryCategory`)."""
+
+    GREETING = "greeting"
+    DEFINITION = "definition"
+    HOW_TO = "how_to"
+    EXPLANATION = "explanation"
+    CODE = "code"
+    DEBUGGING = "debugging"
+    COMPARISON = "comparison"
+    OPINION = "opinion"
+    OTHER = "other"
 
 
 class Target(StrEnum):
@@ -158,11 +171,3 @@ class RouteDecision:
         """What the target answers with beside its model; empty: nothing."""
         chosen = self.alternative(self.target)
         return chosen.arm.adapter if chosen else ""
-
-
-@record
-class Rules:
-    """What the settings say: the policy's name, and the share of questions to explore with."""
-
-    policy: str = "measured"
-    exploration: float = 0.05

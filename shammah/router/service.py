@@ -19,10 +19,17 @@ from shammah.bus.messages import ChatMessage, Done, Failed
 from shammah.errors import ShammahError
 from shammah.router.contacts import describe_care, describe_help, find_country
 from shammah.router.decision import Override, RouteDecision, Target, View, decide
-from shammah.router.quality import judge, passes
 from shammah.router.question import examine
-from shammah.router.route import Arm, Question, Reason, Rules
-from shammah.router.statistics import Label, Outcome, Snapshot, learn_classic, summarize
+from shammah.router.route import Arm, Question, Reason
+from shammah.router.statistics import (
+    Label,
+    Outcome,
+    Snapshot,
+    judge,
+    learn_classic,
+    passes,
+    summarize,
+)
 from shammah.settings.model import Settings
 from shammah.storage.writer import BackgroundWriter
 
@@ -69,7 +76,7 @@ class Routing:
         self, settings: Settings, environ: Mapping[str, str], complain: Callable[[str], None]
     ) -> None:
         self.snapshot = Snapshot()
-        self.rules = Rules(settings.router.policy, settings.router.exploration)
+        self._rules = settings.router
         self.ready = threading.Event()
         self._path = settings.home / "router.db"
         self._environ = environ
@@ -113,7 +120,7 @@ class Routing:
 
     def _decide(self, question: Question, override: Override, view: View) -> RouteDecision | Failed:
         view = replace(view, cloud_failure=self._recent_failure())
-        return decide(question, override, view, self.snapshot, self.rules)
+        return decide(question, override, view, self.snapshot, self._rules)
 
     def record(
         self, decision: RouteDecision, end: Done | Failed, *, question: str, answer: str

@@ -13,9 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shammah.router.categories import Category
 from shammah.router.classic import CategoryCount, ClassicState
-from shammah.router.route import Arm, Reason, Target
+from shammah.router.route import Arm, Category, Reason, Target
 from shammah.router.statistics import Label, Outcome, Snapshot, learn_classic, summarize
 from shammah.storage.sqlite import Database, Kind, Step
 

@@ -15,8 +15,10 @@ answer cannot be sent.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
+import operator
 import os
 import queue
 import shlex
@@ -24,6 +26,7 @@ import signal
 import sys
 import threading
 import time
+import typing
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -281,7 +284,8 @@ def main() -> int:
         return ExitCode.ALREADY_RUNNING
     wanted = identity(settings, options.role, environ=os.environ)
     if options.ignore_stop:
-        messages.REQUESTS = tuple(kind for kind in messages.REQUESTS if kind is not messages.Stop)
+        kept = [kind for kind in typing.get_args(messages.Request) if kind is not messages.Stop]
+        messages.Request = functools.reduce(operator.or_, kept)  # type: ignore[misc]
     host = Host(EchoService(wanted.model, options), wanted, endpoints, lock, options.keep_alive)
     host.run()
     return ExitCode.OK

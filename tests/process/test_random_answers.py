@@ -17,11 +17,11 @@ import pytest
 
 from shammah.bus.client import new_request_id
 from shammah.bus.messages import (
-    ENDS,
     Accepted,
     Cancel,
     ChatMessage,
     ClientInfo,
+    Ended,
     Event,
     Failed,
     Generate,
@@ -100,7 +100,7 @@ class Client:
         self.pieces += 1
         if isinstance(message, Token):
             self.texts[message.request_id] += message.text
-        elif isinstance(message, ENDS):
+        elif isinstance(message, Ended):
             self.ends[message.request_id] += 1
             self.current = None
             if isinstance(message, Failed):

@@ -21,7 +21,7 @@ WRITERS, ANSWERS = 4, 60
 WRITER = """
 import sys
 from pathlib import Path
-from shammah.router.categories import Category
+from shammah.router.route import Category
 from shammah.router.route import Arm, Reason, Target
 from shammah.router.statistics import Label, Outcome
 from shammah.router.store import Store

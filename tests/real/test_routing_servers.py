@@ -34,10 +34,9 @@ from shammah.chat.session import FIXED_TEXT, Session
 from shammah.chat.turn import Notice, Step, Waiting
 from shammah.privacy.ledger import read_ledger
 from shammah.router import service
-from shammah.router.categories import Category
 from shammah.router.decision import BUSY_AT, Override, RouteDecision, Target
 from shammah.router.measured import PATIENCE_S
-from shammah.router.route import Arm, Reason
+from shammah.router.route import Arm, Category, Reason
 from shammah.router.statistics import Label, Outcome
 from shammah.router.store import Store
 from shammah.settings.load import load_settings

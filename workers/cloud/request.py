@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from shammah.bus.messages import ChatMessage, Generate, Sampling
-from shammah.chat.schema import load_schema, not_enforced
-from shammah.errors import ShammahError
+from shammah.errors import ShammahError, schema_not_enforced
 from shammah.settings.model import CloudSettings
 from workers.cloud.continuation import split_begun
 from workers.cloud.models import estimate_tokens, model_of
@@ -96,7 +96,7 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
             ``schema_not_enforced``, when the answer shall fit a schema and nobody sees to it.
     """
     if request.sampling.schema and not peer.is_anthropic:
-        raise not_enforced(peer.subject)
+        raise schema_not_enforced(peer.subject)
     extra_body, notices = _sampling(request.sampling, peer)
     model = model_of(settings)
     max_tokens = request.max_new_tokens or settings.max_tokens
@@ -107,7 +107,7 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
     )
     messages, begun = split_begun(request.messages)
     if begun and request.sampling.schema:
-        raise not_enforced("An answer that broke off and goes on")
+        raise schema_not_enforced("An answer that broke off and goes on")
     turns = _turns(messages)
     room = model.context - max_tokens - estimate_tokens(system)
     # Whoever goes on needs the question and the beginning of the answer.
@@ -126,7 +126,7 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
         # The API refuses stop sequences that are blank.
         stop=tuple(stop for stop in request.sampling.stop if stop.strip()),
         extra_body=extra_body,
-        schema=load_schema(request.sampling.schema) if request.sampling.schema else None,
+        schema=json.loads(request.sampling.schema) if request.sampling.schema else None,
         notices=notices,
     )
 

@@ -37,7 +37,7 @@ from shammah.bus.messages import (
     Usage,
 )
 
-TOP_LEVEL = (*messages.REQUESTS, *messages.REPLIES)
+TOP_LEVEL = typing.get_args(messages.Message)
 
 # Built field by field: `st.from_type` does not know how long a tuple may be, nor what fits
 # into 64 bits.

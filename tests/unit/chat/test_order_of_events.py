@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from shammah.bus.client import is_notice
 from shammah.bus.messages import Event, Initializing, Loading, Ready, State, Status
 from shammah.router.decision import Override, RouteDecision, Target, View, decide
-from shammah.router.route import Question, Rules
+from shammah.router.route import Question
 from shammah.router.statistics import Snapshot
+from shammah.settings.model import RouterSettings
 from shammah.supervision.link import known_state
 
 RUNS = 2
@@ -83,7 +84,7 @@ class Situation:
 
     def decision(self, *, key: bool = True) -> RouteDecision:
         view = View(self.known, CLAUDE if key else None, key)
-        decided = decide(Question(), Override(), view, Snapshot(), Rules())
+        decided = decide(Question(), Override(), view, Snapshot(), RouterSettings())
         assert isinstance(decided, RouteDecision)
         return decided
 

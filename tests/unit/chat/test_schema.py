@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Sampling
-from shammah.chat.schema import read_schema
+from shammah.chat.attachments import read_schema
 from shammah.cli.main import main
 from shammah.errors import ShammahError
 from shammah.settings.model import CloudSettings
@@ -67,12 +67,12 @@ def test_the_local_model_refuses() -> None:
 def test_a_file_is_read_and_bad_ones_are_told(tmp_path: Path) -> None:
     file = tmp_path / "city.json"
     file.write_text(json.dumps(SCHEMA, indent=2))
-    assert json.loads(read_schema(str(file))) == SCHEMA
-    assert read_schema(None) == ""
+    assert json.loads(read_schema(str(file), print)) == SCHEMA
+    assert read_schema(None, print) == ""
     for wrong, why in (("{", "is not JSON"), ("[1]", "does not hold a JSON object")):
         file.write_text(wrong)
         with pytest.raises(ShammahError, match=why) as caught:
-            read_schema(str(file))
+            read_schema(str(file), print)
         assert (caught.value.code, caught.value.exit_code) == ("schema_invalid", 2)
 
 

@@ -13,8 +13,9 @@ from shammah.chat.summary import describe_turn
 from shammah.chat.turn import Turn
 from shammah.router.decision import Override, RouteDecision, Target, View, decide
 from shammah.router.explanation import as_document
-from shammah.router.route import Arm, Question, Rules
+from shammah.router.route import Arm, Question
 from shammah.router.statistics import Label, Snapshot, Tally
+from shammah.settings.model import RouterSettings
 
 BY = Provenance(
     *("inference", "starter", "0123456789abcdef", "native", "cpu", "float32"), quantization="int8"
@@ -24,7 +25,7 @@ DONE = Done("r", "stop", Usage(20, 7), Timings(0.0, 0.31, 0.9, 0.0, 21.4), BY)
 
 def decided(snapshot: Snapshot | None = None) -> RouteDecision:
     view = View(Ready("starter", context_length=4096), Ready("claude"), True, "claude")
-    decision = decide(Question(), Override(), view, snapshot or Snapshot(), Rules())
+    decision = decide(Question(), Override(), view, snapshot or Snapshot(), RouterSettings())
     assert isinstance(decision, RouteDecision)
     return decision
 

@@ -11,8 +11,9 @@ from shammah.chat.notices import Notices
 from shammah.chat.turn import Turn
 from shammah.chat.warmup import WarmUp
 from shammah.router.decision import Override, RouteDecision, View, decide
-from shammah.router.route import Question, Rules
+from shammah.router.route import Question
 from shammah.router.statistics import Snapshot
+from shammah.settings.model import RouterSettings
 from tests.fakes.turns import answered
 
 CLAUDE, OURS = Provenance("cloud", "claude"), Provenance("inference", "org/m")
@@ -70,7 +71,7 @@ def test_a_turn_of_somebody_else_is_read_when_it_has_ended() -> None:
 
 def test_its_own_answer_that_was_cut_short_is_not_another_ones() -> None:
     view = View(Ready("org/m"), None, False, "claude")
-    decision = decide(Question(), Override(), view, Snapshot(), Rules())
+    decision = decide(Question(), Override(), view, Snapshot(), RouterSettings())
     assert isinstance(decision, RouteDecision)
     assert World(Turn("a", "b", decision=decision)).be(READY) == []
 

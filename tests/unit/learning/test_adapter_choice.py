@@ -13,8 +13,9 @@ from shammah.learning.adapter_choice import choose_adapter
 from shammah.learning.adapters import AdapterStore
 from shammah.router.decision import Override, Reason, RouteDecision, Target, View, decide
 from shammah.router.explanation import explain
-from shammah.router.route import AUTO, OFF, Question, Rules
+from shammah.router.route import AUTO, OFF, Question
 from shammah.router.statistics import Snapshot
+from shammah.settings.model import RouterSettings
 from tests.real.adapters import write_adapter
 
 HERE = Ready("starter", "r1")
@@ -56,7 +57,7 @@ def test_without_adapters_none_is_chosen_and_nothing_is_made(tmp_path: Path) -> 
 
 def _decided(adapter: str, target: Target = Target.LOCAL) -> RouteDecision:
     view = View(HERE, Ready("claude"), True, "claude", adapter=adapter)
-    decision = decide(Question(), Override(target), view, Snapshot(), Rules())
+    decision = decide(Question(), Override(target), view, Snapshot(), RouterSettings())
     assert isinstance(decision, RouteDecision)
     return decision
 

@@ -21,7 +21,6 @@ from shammah.bus.messages import (
     Ready,
     State,
 )
-from shammah.router.categories import Category
 from shammah.router.classic import CategoryCount, ClassicState
 from shammah.router.crisis import Danger
 from shammah.router.decision import (
@@ -37,8 +36,9 @@ from shammah.router.decision import (
 )
 from shammah.router.explanation import explain
 from shammah.router.measured import PATIENCE_S
-from shammah.router.route import Arm, Question, Rules
+from shammah.router.route import Arm, Category, Question
 from shammah.router.statistics import Snapshot, Tally
+from shammah.settings.model import RouterSettings
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "ROUTING.md"
 POLICIES = ("measured", "classic")
@@ -74,7 +74,7 @@ class Case:
     chance: float = NEVER_DRAWN
 
     def decide(self, policy: str) -> RouteDecision | Failed:
-        rules = Rules(policy, self.exploration)
+        rules = RouterSettings(policy, self.exploration)
         question = replace(self.question, chance=self.chance)
         return decide(question, self.override, self.view, self.snapshot, rules)
 

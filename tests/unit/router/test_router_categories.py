@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shammah.router.categories import Category, categorize
+from shammah.router.question import Category, categorize
 from tests.data import DATA
 
 FILE = DATA / "categories.tsv"

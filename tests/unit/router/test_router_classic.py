@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shammah.router.categories import Category
 from shammah.router.classic import CategoryCount, ClassicState
+from shammah.router.route import Category
 from shammah.router.store import read_classic, write_classic
 from tests.data import DATA
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from shammah.bus.messages import ChatMessage, Ready
-from shammah.router.categories import Category
 from shammah.router.decision import Override, Reason, RouteDecision, Target, View, decide
 from shammah.router.explanation import explain
-from shammah.router.first_guess import guess_quality, is_sum, size_of
-from shammah.router.question import examine
-from shammah.router.route import Arm, Rules
+from shammah.router.measured import guess_quality, size_of
+from shammah.router.question import examine, is_sum
+from shammah.router.route import Arm, Category
 from shammah.router.statistics import Snapshot
+from shammah.settings.model import RouterSettings
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_larger_is_better_and_small_models_neither_calculate_nor_program() -> No
 def test_a_guess_is_shown_and_decides_nothing() -> None:
     question = examine((ChatMessage("user", "What is 17*23?"),))
     view = View(Ready("starter", context_length=4096), Ready("claude"), True, "claude")
-    decided = decide(question, Override(), view, Snapshot(), Rules())
+    decided = decide(question, Override(), view, Snapshot(), RouterSettings())
     assert isinstance(decided, RouteDecision)
     assert (decided.target, decided.reason) == (Target.LOCAL, Reason.MODEL_READY)
     told = explain(decided)

@@ -9,18 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shammah.router.categories import Category
 from shammah.router.classic import ClassicState
 from shammah.router.measured import GOOD_ENOUGH, curiosity, forecast, objection
-from shammah.router.quality import judge, passes, score
-from shammah.router.route import Arm, Reason, Target
+from shammah.router.route import Arm, Category, Reason, Target
 from shammah.router.statistics import (
     TIMINGS,
     Label,
     Outcome,
     Snapshot,
     Tally,
+    judge,
     learn_classic,
+    passes,
+    score,
     summarize,
     wilson,
 )

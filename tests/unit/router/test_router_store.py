@@ -13,9 +13,8 @@ import pytest
 
 from shammah.errors import ShammahError
 from shammah.router import store as store_module
-from shammah.router.categories import Category
 from shammah.router.classic import ClassicState
-from shammah.router.route import Arm, Reason, Target
+from shammah.router.route import Arm, Category, Reason, Target
 from shammah.router.statistics import Label, Outcome, learn_classic, summarize
 from shammah.router.store import KIND, MIGRATIONS, Store
 from tests.fakes.sandbox import Sandbox

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shammah.bus.messages import Sampling
-from shammah.chat.schema import not_enforced
-from shammah.errors import ShammahError
+from shammah.errors import ShammahError, schema_not_enforced
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ def plan_sampling(asked: Sampling, defaults: SamplingPlan) -> SamplingPlan:
         ShammahError: ``sampling_invalid``, naming the value, or ``schema_not_enforced``.
     """
     if asked.schema:
-        raise not_enforced("The local model")
+        raise schema_not_enforced("The local model")
     temperature = _take(asked.temperature, defaults.temperature)
     top_p = _take(asked.top_p, defaults.top_p)
     top_k = _take(asked.top_k, defaults.top_k)
