@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from shammah.chat.summary import REASONS
 from shammah.chat.turn import CORRECTED, FAILED, LEFT
 from shammah.history.record import (
     END_MARK,
@@ -16,7 +15,8 @@ from shammah.history.record import (
     Summary,
     title_of,
 )
-from shammah.router.decision import Reason
+from shammah.router.explanation import REASONS
+from shammah.router.route import Reason
 from shammah.terminal.wording import printable
 from shammah.terminal.wrap import cells, cut, fold
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from shammah.bus.messages import Downloading, Failed, Loading, Ready, State, Usage
 from shammah.bus.record import record
-from shammah.chat.summary import REASONS
-from shammah.router.decision import RouteDecision, Target
+from shammah.router.explanation import REASONS
+from shammah.router.route import RouteDecision, Target
 from shammah.terminal.wording import (
     describe_coming,
     describe_cost,

@@ -45,7 +45,7 @@ class TestAnAnswer:
         ended = run(*ASK, "hello there, Zürich ☃")
         assert (ended.code, ended.out) == (0, "hello there, Zürich ☃\n")
         assert "local: starter" in ended.err
-        assert "the local model is ready" in ended.err
+        assert "local model ready" in ended.err
 
     def test_in_a_pipe_has_no_escape_codes(self) -> None:
         ended = run(*ASK, "hello")

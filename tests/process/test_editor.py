@@ -298,7 +298,7 @@ class TestSizes:
         window.ask("The quick brown fox jumps over the lazy dog and sleeps")
         window.shows(r"sleeps\n(.*\n)*local: starter(.*\n)+>(.*\n)*next: local")
         if columns == 200:
-            assert "next: local, starter (the local model is ready)" in window.shows("next")
+            assert "next: local, starter (local model ready)" in window.shows("next")
         window.ask("/help")
         window.shows("Ctrl-D leaves")
         assert all(len(line) <= columns for line in window.picture.lines)

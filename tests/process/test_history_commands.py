@@ -76,7 +76,7 @@ class TestWhatIsKept:
     def test_is_shown(self) -> None:
         shown = history("show", "1")
         assert "> What is a walrus?\nA [31mmammal." in shown
-        assert "local: starter · the local model is ready" in shown
+        assert "local: starter · local model ready" in shown
         assert "· private" in shown
         document = json.loads(history("show", "1", "--json"))
         assert document["turns"][0]["answer"].startswith("A \x1b[31m")

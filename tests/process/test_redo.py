@@ -103,12 +103,12 @@ class TestWhy:
         person.type("/cloud explain the moon")
         told = person.type("/why")
         assert "Question 2: explain the moon" in told
-        assert "Claude answered, because you asked for it." in told
-        assert re.search(r"local \(starter\): \d+% good answers expected, at least \d+%", told)
-        assert re.search(r"cloud \(claude-sonnet-5-5\): \d+% good answers expected", told)
+        assert "Answered by Claude: as you asked." in told
+        assert re.search(r"local \(starter\): estimated \d+% good answers \(\d+% worst case", told)
+        assert re.search(r"cloud \(claude-sonnet-5-5\): estimated \d+% good answers", told)
         told = person.type("/why 1")
         assert "Question 1: explain tides" in told
-        assert "The local model answered, because" in told
+        assert "Answered locally: " in told
         assert "There is no question '3'. 1 to 2 were asked." in person.type("/why 3")
         assert "There is no question 'x'" in person.type("/why x")
 
@@ -125,8 +125,8 @@ class TestWhy:
     def test_tells_of_one_that_failed(self, person: Person) -> None:
         person.type("fail as planned")
         told = person.type("/why")
-        assert "The local model answered, because" in told
-        assert "It failed: as planned" in told
+        assert "Answered locally: " in told
+        assert "Failed: as planned" in told
 
     def test_has_nothing_to_tell_before_a_question(self, person: Person) -> None:
         assert "Nothing was asked yet." in person.type("/why")
@@ -373,10 +373,10 @@ class TestLocalAndCloud:
         person.type("/local on")
         assert "until /local off" in person.type("/local")
         person.type("one")
-        assert "because you asked for it" in person.type("/why")
+        assert "as you asked" in person.type("/why")
         person.type("/local off")
         person.type("two")
-        assert "you asked for it" not in person.type("/why")
+        assert "as you asked" not in person.type("/why")
 
     def test_a_prompt_without_cloud_says_so(self) -> None:
         one = open_person(local_only=True)

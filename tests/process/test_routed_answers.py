@@ -86,7 +86,7 @@ def test_somebody_in_danger_reads_whom_to_call_before_the_answer(path: Path) -> 
     ended = run("ask", "--model", "starter", CRISIS, command=WITH_STAND_INS)
     assert ended.code == 0
     assert "988" in ended.err
-    assert ended.err.index("988") < ended.err.index("somebody may be in danger")
+    assert ended.err.index("988") < ended.err.index("someone may be in danger")
     assert "cloud: " in ended.err
     assert learnt(path).answers == 0
 

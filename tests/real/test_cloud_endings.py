@@ -29,7 +29,7 @@ def recorder(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reco
 @pytest.mark.parametrize(
     ("ending", "status", "answer", "finish", "told"),
     [
-        ("nothing", 1, "", "stop", "Claude ended its answer without any text."),
+        ("nothing", 1, "", "stop", "Claude returned no text."),
         ("decline", 1, "", "refusal", "Claude refused to answer."),
         ("cut at once", 1, "", "length", "Claude reached the limit of 2 tokens"),
         ("cut", 0, "half an", "length", "cut at the length limit"),

@@ -36,32 +36,31 @@ def lines(end: Done | Failed | None = DONE, **more: Any) -> list[str]:
 
 def test_an_answer_is_told_with_its_decision_and_its_course() -> None:
     told = lines(decision=decided(), waited_s=1.25)
-    assert told[0].startswith("The local model answered, because")
-    assert told[2].startswith("  local (starter): 30% good answers expected")
-    assert told[4].startswith("  cloud (claude): 95% good answers expected")
-    assert "cost not known then" in told[5]
+    assert told[0].startswith("Answered locally: ")
+    assert told[2].startswith("  local (starter): estimated 30% good answers")
+    assert told[4].startswith("  cloud (claude): estimated 95% good answers")
+    assert "cost unknown" in told[5]
     assert told[6] == (
-        "It waited 1.2 s to be asked, first token after 0.31 s, took 0.9 s, 21 tok/s, "
-        "20 tokens in, 7 out."
+        "Queued 1.2 s, first token 0.31 s, 0.9 s in total, 21 tok/s, 20 tokens in, 7 out."
     )
     numbers = "int8 weights computed in float32"
-    assert told[7] == f"The answer is by starter at 0123456789ab (native, cpu, {numbers})."
+    assert told[7] == f"Model: starter at 0123456789ab (native, cpu, {numbers})."
     assert len(told) == 8
 
 
 def test_a_failure_is_told_with_its_decision() -> None:
     told = lines(Failed("cloud_overloaded", "It is overloaded.", "Ask later."), decision=decided())
-    assert told[0].startswith("The local model answered")
-    assert told[-1] == "It failed: It is overloaded. Ask later."
+    assert told[0].startswith("Answered locally")
+    assert told[-1] == "Failed: It is overloaded. Ask later."
 
 
 def test_a_question_that_nobody_was_asked_is_told() -> None:
     assert lines(Failed("not_available", "No model.", "Fetch it.")) == [
-        "Nobody was asked.",
-        "It failed: No model. Fetch it.",
+        "Not sent to any model.",
+        "Failed: No model. Fetch it.",
     ]
     cancelled = lines(Failed("cancelled", "Cancelled."))
-    assert cancelled == ["Nobody was asked.", "You cancelled it."]
+    assert cancelled == ["Not sent to any model.", "You cancelled it."]
 
 
 @pytest.mark.parametrize("label", [one for one in Label if not one.startswith(("text", "broken"))])
@@ -72,7 +71,7 @@ def test_what_the_person_said_is_told(label: Label) -> None:
 def test_the_adapter_that_answered_is_told() -> None:
     by = Provenance("inference", "starter", adapter="orrin")
     told = lines(replace(DONE, provenance=by))
-    assert "The answer is by starter with the adapter orrin." in told
+    assert "Model: starter with the adapter orrin." in told
 
 
 def test_a_server_s_words_cannot_steer_the_terminal() -> None:
@@ -104,9 +103,9 @@ def test_what_is_not_kept_of_a_turn_from_the_history_is_not_told() -> None:
     stored = ("local", "user")
     done = Done("", "stop", Usage(), DONE.timings, BY)
     told = lines(done, stored=stored)
-    assert told[0] == "From the history, where it was decided so: local, user."
-    assert told[1].startswith("It took 0.9 s, first token after 0.31 s, 21 tok/s")
+    assert told[0] == "From the history: local, user."
+    assert told[1].startswith("First token 0.31 s, 0.9 s in total, 21 tok/s")
     untimed = lines(replace(done, timings=Timings()), stored=stored)
-    assert untimed[1].startswith("It was answered, 0 tokens")
+    assert untimed[1].startswith("0 tokens in")
     assert lines(done, stored=stored, given="b")[-1] == "You corrected it."
     assert lines(Failed("failed", ""), stored=stored) == told[:1]

@@ -27,7 +27,7 @@ def line(
 def test_when_all_is_well_it_says_who_answers_and_what_was_spent() -> None:
     spending = Spending()
     assert line(Ready("starter"), LOCAL, 200, spending) == (
-        "next: local, starter (the local model is ready)"
+        "next: local, starter (local model ready)"
     )
     spending.add(Usage(1000, 234, cost=0.0021))
     assert line(Ready("starter"), LOCAL, 200, spending).endswith("   1,234 tokens · $0.0021")
@@ -36,7 +36,7 @@ def test_when_all_is_well_it_says_who_answers_and_what_was_spent() -> None:
 def test_what_is_coming_comes_first() -> None:
     assert line(FETCHING, CLOUD, 200) == (
         "local model: Downloading Qwen/Qwen2.5-3B-Instruct: 41%, 0.4 of 1.0 GB, 24.0 MB/s, "
-        "1 min 12 s left   next: claude (the local model is not ready)"
+        "1 min 12 s left   next: claude (local model not ready)"
     )
 
 
@@ -45,7 +45,7 @@ def test_a_stand_in_says_so_and_that_the_download_failed() -> None:
     ready = Ready("starter", fallback=True, missing="Qwen/Qwen2.5-3B-Instruct")
     assert line(ready, alone, 200) == (
         "local model: Qwen2.5-3B-Instruct could not be downloaded   "
-        "next: local, starter standing in (no cloud is configured)"
+        "next: local, starter standing in (no cloud configured)"
     )
     assert line(ready, alone, 40) == "download failed   next: local"
 

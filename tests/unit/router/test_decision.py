@@ -34,7 +34,7 @@ from shammah.router.decision import (
     View,
     decide,
 )
-from shammah.router.explanation import explain
+from shammah.router.explanation import REASONS, explain
 from shammah.router.measured import PATIENCE_S
 from shammah.router.route import Arm, Category, Question
 from shammah.router.statistics import Snapshot, Tally
@@ -175,7 +175,7 @@ def test_every_trigger_is_explained_in_words(policy: str) -> None:
         if isinstance(decided, RouteDecision):
             words = explain(decided)
             assert words.count("\n") == 5
-            assert "because" in words
+            assert REASONS[decided.reason] in words
 
 
 # --- in every case ------------------------------------------------------------------------
@@ -345,7 +345,7 @@ def test_the_alternatives_tell_what_was_known() -> None:
     assert local.bound < local.quality
     assert local.ttft_s == 3.0  # one question is before it
     assert (cloud.arm, cloud.cost, cloud.obstacle) == (THERE, 0.004, None)
-    assert "$0.0040 an answer" in explain(decided)
+    assert "$0.0040 per answer" in explain(decided)
     assert decided.alternative(Target.CLOUD) == cloud
 
 

@@ -67,5 +67,5 @@ def test_a_guess_is_shown_and_decides_nothing() -> None:
     assert isinstance(decided, RouteDecision)
     assert (decided.target, decided.reason) == (Target.LOCAL, Reason.MODEL_READY)
     told = explain(decided)
-    assert "local (starter): 2% good answers expected, at least 0% (a guess, no data)" in told
-    assert "asked until its answers speak against it" in told
+    assert "local (starter): estimated 2% good answers (0% worst case; no data yet)" in told
+    assert "trusted until its answers say otherwise" in told

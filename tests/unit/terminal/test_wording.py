@@ -20,9 +20,10 @@ from shammah.bus.messages import (
     Usage,
 )
 from shammah.bus.transfers import Transfer, Transferring
-from shammah.chat.summary import REASONS, describe_answer, describe_empty
+from shammah.chat.summary import describe_answer, describe_empty
 from shammah.chat.turn import Turn
-from shammah.router.decision import Reason, RouteDecision, Target
+from shammah.router.explanation import REASONS
+from shammah.router.route import Reason, RouteDecision, Target
 from shammah.terminal.printable import PrintablePieces
 from shammah.terminal.wording import (
     describe_background,
@@ -168,15 +169,14 @@ LOCAL = RouteDecision(Target.LOCAL, Reason.MODEL_READY)
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (done(), "local: starter · the local model is ready · 20 tokens"),
+        (done(), "local: starter · local model ready · 20 tokens"),
         (
             done(timings=Timings(ttft_s=0.123, decode_tokens_per_second=31.26)),
-            "local: starter · the local model is ready · 20 tokens · 31.3 tok/s"
-            " · first token 0.12 s",
+            "local: starter · local model ready · 20 tokens · 31.3 tok/s · first token 0.12 s",
         ),
         (
             done(provenance=Provenance("inference", "starter", fallback=True)),
-            "local: starter, a small fallback model · the local model is ready · 20 tokens",
+            "local: starter, a small fallback model · local model ready · 20 tokens",
         ),
     ],
 )
@@ -192,8 +192,8 @@ def test_an_answer_in_one_line(answer: Done, words: str) -> None:
         ("length", "cut at the length limit"),
         ("refusal", "refused"),
         ("timeout", "cut at the time limit"),
-        ("tool_call", "ended by calling a tool"),
-        ("other", "ended for an unknown reason"),
+        ("tool_call", "ended with a tool call"),
+        ("other", "stopped for an unknown reason"),
     ],
 )
 def test_an_answer_that_ended_otherwise_says_so(reason: str, ending: str) -> None:
@@ -206,12 +206,17 @@ def test_an_answer_that_ended_otherwise_says_so(reason: str, ending: str) -> Non
         ("inference", "length", True, "limit of 20 tokens before it began to answer: it was still"),
         ("inference", "length", True, "Raise --max-tokens, or inference.max_new_tokens"),
         ("cloud", "length", False, "before it began to answer. Raise --max-tokens, or cloud.max"),
-        ("cloud", "refusal", False, "Claude refused to answer. Ask in other words, or ask the l"),
-        ("inference", "refusal", False, "The local model refused to answer. Ask in other words."),
+        ("cloud", "refusal", False, "Claude refused to answer. Rephrase the question, or use --l"),
+        (
+            "inference",
+            "refusal",
+            False,
+            "local model refused to answer. Rephrase the question.",
+        ),
         ("cloud", "tool_call", False, "Claude called a tool instead of answering"),
-        ("cloud", "stop", False, "Claude ended its answer without any text. Ask again"),
-        ("inference", "stop", True, "The local model ended its answer without any text, after th"),
-        ("cloud", "other", False, "for an unknown reason. A notice. Ask again."),
+        ("cloud", "stop", False, "Claude returned no text. Ask again"),
+        ("inference", "stop", True, "The local model returned no text after thinking."),
+        ("cloud", "other", False, "for an unknown reason. A notice. Ask again, or"),
     ],
 )
 def test_an_answer_without_text_says_what_happened_and_what_to_do(
