@@ -487,11 +487,8 @@ def test_an_editor_before_its_time_is_found(copy: Path) -> None:
 MOST_POSITIONAL = 5
 
 KERNELS = {
-    "workers.inference.engines.native.int4_packing",
-    "workers.inference.engines.native.int4_products",
-} | {
     f"workers.inference.engines.native.{name}"
-    for name in "adaptation attention lanes pairs products step".split()
+    for name in "adaptation attention int4_packing lanes pairs products step".split()
 }
 """What is compiled: a call in it becomes machine code, and knows positions alone."""
 

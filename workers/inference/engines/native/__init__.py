@@ -2,6 +2,6 @@
 
 Read in this order: `architecture` (what is computed), `layout`, `packing` and `int4_packing` (how
 weights of 8 and of 4 bits lie in memory), `quantized_file`, `lanes` and `pairs` (sixteen numbers at
-a time), `products`, `int4_products`, `attention` and `step` (the computation), `pool` and `phases`
-(how threads share it), `processor` (where it runs), `runner` (the interface).
+a time), `products`, `attention` and `step` (the computation), `thread_pool` and `phases` (how
+threads share it), `processor` (where it runs), `runner` (the interface).
 """

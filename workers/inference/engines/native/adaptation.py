@@ -19,11 +19,15 @@ from numpy.typing import NDArray
 from workers.inference.engines.native.compiler import compiled
 from workers.inference.engines.native.counters import Counters
 from workers.inference.engines.native.lanes import (
+    Rows,
+    add,
     add_multiplied,
     add_product,
     load_floats,
     load_floats_at,
-    no_floats,
+    no_floats_of,
+    place,
+    store_float,
     store_floats,
     sum_of,
 )
@@ -34,6 +38,7 @@ from workers.inference.engines.native.phases import finish_item, next_item, wait
 _A, _B, _RANK = range(3)
 _PANELS = 4
 """Panels of an item: 64 channels."""
+_FOUR = tuple(range(4))
 _ROWS = 16
 """Rows for which a part of A stays in the nearest cache."""
 
@@ -51,14 +56,16 @@ def adapt(
     rows: int,
     out: NDArray[np.float32],
 ) -> None:
-    """Two phases: add their part to the products of ``count`` targets, which lie in ``out``.
+    """Two phases, if any row has an adapter: add their part to the products of ``count`` targets,
+    which lie in ``out``.
 
     Args:
         first: the first of the targets.
         x: their common input, of ``inputs`` numbers in whole groups.
     """
-    _reduce(counters, phase, adapters, layer, first, count, x, inputs, rows)
-    _expand(counters, phase + 1, adapters, layer, first, count, rows, out)
+    if adapters.used:
+        _reduce(counters, phase, adapters, layer, first, count, x, inputs, rows)
+        _expand(counters, phase + 1, adapters, layer, first, count, rows, out)
 
 
 @compiled
@@ -104,18 +111,11 @@ def _times_a(
     into: int,
 ) -> None:
     """Four rows of A times a row of ``x``."""
-    total0, total1, total2, total3 = no_floats(), no_floats(), no_floats(), no_floats()
+    total = no_floats_of(_FOUR)
     for k in range(0, inputs, LANES):
-        numbers = load_floats(x, x_at + k)
-        total0 = add_multiplied(total0, load_floats_at(address, at + k), numbers)
-        total1 = add_multiplied(total1, load_floats_at(address, at + inputs + k), numbers)
-        total2 = add_multiplied(total2, load_floats_at(address, at + 2 * inputs + k), numbers)
-        total3 = add_multiplied(total3, load_floats_at(address, at + 3 * inputs + k), numbers)
-    row, column = into // low.shape[1], into % low.shape[1]
-    low[row, column] = sum_of(total0)
-    low[row, column + 1] = sum_of(total1)
-    low[row, column + 2] = sum_of(total2)
-    low[row, column + 3] = sum_of(total3)
+        ranks = load_floats_at(address, place(_FOUR, inputs, at + k))
+        total = add_multiplied(total, ranks, load_floats(x, x_at + k))
+    store_float(low, place(_FOUR, 1, into), sum_of(total))
 
 
 @compiled
@@ -168,24 +168,26 @@ def _times_b(
 ) -> None:
     """Some panels of B times a row of ``low``, added to a row of ``out``; four together, or one."""
     while end - panel >= _PANELS:
-        total0, total1, total2, total3 = no_floats(), no_floats(), no_floats(), no_floats()
-        at0 = panel * rank * LANES
-        at1, at2, at3 = at0 + rank * LANES, at0 + 2 * rank * LANES, at0 + 3 * rank * LANES
-        for r in range(rank):
-            k = r * LANES
-            total0 = add_product(total0, low, low_at + r, load_floats_at(address, at0 + k))
-            total1 = add_product(total1, low, low_at + r, load_floats_at(address, at1 + k))
-            total2 = add_product(total2, low, low_at + r, load_floats_at(address, at2 + k))
-            total3 = add_product(total3, low, low_at + r, load_floats_at(address, at3 + k))
-        to = out_at + panel * LANES
-        store_floats(out, to, load_floats(out, to) + total0)
-        store_floats(out, to + LANES, load_floats(out, to + LANES) + total1)
-        store_floats(out, to + 2 * LANES, load_floats(out, to + 2 * LANES) + total2)
-        store_floats(out, to + 3 * LANES, load_floats(out, to + 3 * LANES) + total3)
+        _add_panels(address, rank, place(_FOUR, 1, panel), low, low_at, out, out_at)
         panel += _PANELS
-    for p in range(panel, end):
-        total = no_floats()
-        for r in range(rank):
-            floats = load_floats_at(address, (p * rank + r) * LANES)
-            total = add_product(total, low, low_at + r, floats)
-        store_floats(out, out_at + p * LANES, load_floats(out, out_at + p * LANES) + total)
+    for last in range(panel, end):
+        _add_panels(address, rank, last, low, low_at, out, out_at)
+
+
+@compiled
+def _add_panels(
+    address: int,
+    rank: int,
+    panels: Rows,
+    low: NDArray[np.float32],
+    low_at: int,
+    out: NDArray[np.float32],
+    out_at: int,
+) -> None:
+    """One panel, or a tuple of panels together."""
+    total = no_floats_of(panels)
+    for r in range(rank):
+        channels = load_floats_at(address, place(panels, rank * LANES, r * LANES))
+        total = add_product(total, low, low_at + r, channels)
+    to = place(panels, LANES, out_at)
+    store_floats(out, to, add(load_floats(out, to), total))

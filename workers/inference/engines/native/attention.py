@@ -33,6 +33,8 @@ from workers.inference.engines.native.lanes import (
     load_floats,
     load_halves,
     no_floats,
+    no_floats_of,
+    place,
     power_of_two,
     rounded,
     smaller,
@@ -44,6 +46,7 @@ from workers.inference.engines.native.layout import LANES
 from workers.inference.engines.native.operands import CHUNK, TILE, Cache, Queries, Scratch
 from workers.inference.engines.native.phases import finish_item, next_item, wait_for_all
 
+_TILE = tuple(range(TILE))
 _LIMIT = np.float32(87)
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -169,21 +172,14 @@ def _scores(
 ) -> None:
     """``scores[t, j] = query t . key (block * LANES + j)`` for j < count, rounded up to LANES."""
     size = keys.shape[1]
-    q0, q1, q2, q3 = places[0], places[1], places[2], places[3]
+    queries = (places[0], places[1], places[2], places[3])
     at = block * size * LANES
     for j in range(0, count, LANES):
-        s0, s1, s2, s3 = no_floats(), no_floats(), no_floats(), no_floats()
+        found = no_floats_of(queries)
         for d in range(size):
-            k = load_halves(keys, at)
-            s0 = add_product(s0, heads, q0 + d, k)
-            s1 = add_product(s1, heads, q1 + d, k)
-            s2 = add_product(s2, heads, q2 + d, k)
-            s3 = add_product(s3, heads, q3 + d, k)
+            found = add_product(found, heads, place(queries, 1, d), load_halves(keys, at))
             at += LANES
-        store_floats(scores, j, s0)
-        store_floats(scores, CHUNK + j, s1)
-        store_floats(scores, 2 * CHUNK + j, s2)
-        store_floats(scores, 3 * CHUNK + j, s3)
+        store_floats(scores, place(_TILE, CHUNK, j), found)
 
 
 @compiled
@@ -197,17 +193,9 @@ def _mix(
     """``mixed[t] += weights[t, j] * value (start + j)`` for every j < count."""
     size = mixed.shape[1]
     for d in range(0, size, LANES):
-        m0, m1 = load_floats(mixed, d), load_floats(mixed, size + d)
-        m2, m3 = load_floats(mixed, 2 * size + d), load_floats(mixed, 3 * size + d)
+        total = load_floats(mixed, place(_TILE, size, d))
         at = d * values.shape[1] + start * LANES
         for j in range(count):
-            v = load_halves(values, at)
-            m0 = add_product(m0, weights, j, v)
-            m1 = add_product(m1, weights, CHUNK + j, v)
-            m2 = add_product(m2, weights, 2 * CHUNK + j, v)
-            m3 = add_product(m3, weights, 3 * CHUNK + j, v)
+            total = add_product(total, weights, place(_TILE, CHUNK, j), load_halves(values, at))
             at += LANES
-        store_floats(mixed, d, m0)
-        store_floats(mixed, size + d, m1)
-        store_floats(mixed, 2 * size + d, m2)
-        store_floats(mixed, 3 * size + d, m3)
+        store_floats(mixed, place(_TILE, size, d), total)

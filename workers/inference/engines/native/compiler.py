@@ -7,6 +7,7 @@ function anew when its own file has changed, but not when a function that it cal
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -93,17 +94,19 @@ def emit(function: Callable[..., Any], operands: Any) -> bytes:
     import llvmlite.binding as llvm  # type: ignore[import-untyped]
     import numba
     from numba import types
+    from numba.extending import intrinsic
 
     kind = numba.typeof(operands)  # type: ignore[no-untyped-call]
 
-    @operation
-    def read(typing: Any, address: Any) -> Any:
+    def load(typing: Any, address: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             model = context.data_model_manager[kind]
             pointer = builder.bitcast(arguments[0], model.get_data_type().as_pointer())
             return model.load_from_data_pointer(builder, pointer, _WORD)
 
         return kind(types.voidptr), generate
+
+    read = cast(Callable[..., Any], intrinsic(load))
 
     def call(member: int, address: int) -> None:
         function(member, read(address))
@@ -136,11 +139,58 @@ def compiled_freely(function: Kernel) -> Kernel:
     return _inner(function, fastmath=True)
 
 
-def operation(define: Callable[..., Any]) -> Callable[..., Any]:
-    """An operation for kernels, defined by the LLVM instructions that it becomes."""
+def operation(result: Any, *kinds: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make an operation for kernels of a function that emits its LLVM instructions.
+
+    The function gets an LLVM builder and the values of the arguments; of an array it gets the
+    address of the first number.
+
+    An argument may also be a tuple, one value for each of several rows. The operation is then
+    done for each row, with the arguments that are no tuples the same for all, and gives a tuple.
+    So one source computes a row alone and several together, in the same order.
+
+    Args:
+        result: numba's type of it.
+        kinds: of the arguments; `types.Array` for an array of any kind.
+    """
+    from numba import types
     from numba.extending import intrinsic
 
-    return cast(Callable[..., Any], intrinsic(define))
+    def define(emit: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(emit)
+        def typed(typing: Any, *given: Any) -> Any:
+            rows = max((len(one) for one in given if isinstance(one, types.UniTuple)), default=0)
+
+            def of_rows(kind: Any) -> Any:
+                return types.UniTuple(kind, rows)  # type: ignore[no-untyped-call]
+
+            def expected(kind: Any, one: Any) -> Any:
+                if kind is types.Array:
+                    return one
+                return of_rows(kind) if isinstance(one, types.UniTuple) else kind
+
+            def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+                def of_row(row: int, kind: Any, value: Any) -> Any:
+                    if isinstance(kind, types.Array):
+                        return context.make_array(kind)(context, builder, value).data
+                    if isinstance(kind, types.UniTuple):
+                        return builder.extract_value(value, row)
+                    return value
+
+                done = [
+                    emit(builder, *map(of_row, [row] * len(values), signature.args, values))
+                    for row in range(rows or 1)
+                ]
+                if result is types.void:
+                    return context.get_dummy_value()
+                return context.make_tuple(builder, signature.return_type, done) if rows else done[0]
+
+            returned = of_rows(result) if rows and result is not types.void else result
+            return returned(*map(expected, kinds, given)), generate
+
+        return cast(Callable[..., Any], intrinsic(typed))
+
+    return define
 
 
 def _inner(function: Kernel, fastmath: bool) -> Kernel:

@@ -13,11 +13,8 @@ TAKEN, FINISHED, ROW = 0, 8, 16
 
 PHASES_OF_A_LAYER = 11
 
-ADAPTING_PHASES = 2
-"""Of each call of `adaptation.adapt`."""
-
-ADAPTED = 5
-"""Calls of it in a layer."""
+ADAPTING_PHASES = 10
+"""Of a layer: two for each call of `adaptation.adapt`."""
 
 
 def new_counters(phases: int) -> Counters:
@@ -26,5 +23,4 @@ def new_counters(phases: int) -> Counters:
 
 def phases(layers: int, *, adapted: bool) -> int:
     """How many phases `step.step` has; those of adapters come after all others."""
-    more = ADAPTED * ADAPTING_PHASES if adapted else 0
-    return 3 + (PHASES_OF_A_LAYER + more) * layers
+    return 3 + (PHASES_OF_A_LAYER + (ADAPTING_PHASES if adapted else 0)) * layers

@@ -5,7 +5,8 @@ LLVM vector each, and every operation is a line or two of LLVM instructions, whi
 the width of the machine's registers. So a kernel says exactly what is computed and in which
 order, and no loop depends on what a vectoriser makes of it.
 
-`Floats` can be added, subtracted, multiplied and divided, also by a float32.
+`Floats` can be added, subtracted, multiplied and divided, also by a float32. All other
+operations also take tuples, for several rows at once (see `compiler.operation`).
 
 Arrays are addressed by element, without checks. Numbers of 16 bits are kept as uint16: bfloat16,
 the upper half of a float32, for scales, and float16 (IEEE 754) for keys and values.
@@ -27,7 +28,14 @@ from workers.inference.engines.native.compiler import operation
 from workers.inference.engines.native.layout import LANES
 
 Vector = Any
-"""A value of a type that is defined here, in annotations."""
+"""A value of a type that is defined here, in annotations; or a tuple, one for each row."""
+
+Rows = Any
+"""In annotations: the number of one row, or a tuple of those that are computed together."""
+
+Builder = Any
+Value = Any
+"""LLVM's, in the annotations of operations."""
 
 _SHORT, _INT = ir.IntType(16), ir.IntType(32)
 _FLOAT = ir.FloatType()
@@ -53,13 +61,12 @@ Ints = _Vector("Ints", _INT, LANES)
 Pairs = _Vector("Pairs", _SHORT, 2 * LANES)
 
 
-def address_of(context: Any, builder: Any, kind: Any, array: Any, at: Any, wanted: ir.Type) -> Any:
-    """A pointer to element ``at`` of an array of this ``kind``, as a pointer to ``wanted``."""
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [at]), wanted.as_pointer())
+def pointer(builder: Builder, array: Value, at: Value, wanted: ir.Type) -> Value:
+    """The address of element ``at`` of an array, as one of something ``wanted``."""
+    return builder.bitcast(builder.gep(array, [at]), wanted.as_pointer())
 
 
-def repeated(builder: Any, value: Any) -> Any:
+def repeated(builder: Builder, value: Value) -> Value:
     """A vector of sixteen times ``value``."""
     vector = ir.VectorType(value.type, LANES)
     nothing = ir.Constant(vector, ir.Undefined)
@@ -67,19 +74,24 @@ def repeated(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(first, nothing, ir.Constant(Ints.vector, [0] * LANES))
 
 
-def _call(builder: Any, function: str, arguments: list[Any], result: ir.Type) -> Any:
-    """Call LLVM's own function of this name for `Floats`."""
-    kind = ir.FunctionType(result, [Floats.vector] * len(arguments))
+def constant(number: int, vector: ir.VectorType = Ints.vector) -> Value:
+    """A vector of whole numbers that are all the same."""
+    return ir.Constant(vector, [number] * vector.count)
+
+
+def fused(builder: Builder, left: Value, right: Value, added: Value) -> Value:
+    """``left * right + added``, rounded once."""
+    return _call(builder, "llvm.fma", left, right, added)
+
+
+def _call(builder: Builder, function: str, *arguments: Value, result: Any = None) -> Value:
+    """Call LLVM's own function of this name for `Floats`; its result is `Floats`, too."""
+    kind = ir.FunctionType(result or Floats.vector, [Floats.vector] * len(arguments))
     name = f"{function}.v{LANES}f32"
     called = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
         builder.module, kind, name
     )
     return builder.call(called, arguments)
-
-
-def fused(builder: Any, left: Any, right: Any, added: Any) -> Any:
-    """``left * right + added``, rounded once."""
-    return _call(builder, "llvm.fma", [left, right, added], Floats.vector)
 
 
 def _define(symbol: Callable[..., Any], instruction: str) -> None:
@@ -103,240 +115,195 @@ _define(operator.mul, "fmul")
 _define(operator.truediv, "fdiv")
 
 
-@operation
-def no_floats(typing: Any) -> Any:
-    """Sixteen float32 zeros."""
-    return Floats(), lambda *_: ir.Constant(Floats.vector, None)
+# --- places of rows -----------------------------------------------------------------------
 
 
-@operation
-def add_product(typing: Any, total: Any, factors: Any, at: Any, floats: Any) -> Any:
-    """``total + factors[at] * floats``, rounded once."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        total, factors, at, floats = arguments
-        where = address_of(context, builder, signature.args[1], factors, at, _FLOAT)
-        return fused(builder, repeated(builder, builder.load(where)), floats, total)
-
-    return Floats(Floats, factors, types.intp, Floats), generate
+@operation(types.intp, types.intp, types.intp, types.intp)
+def following(builder: Builder, count: Value, first: Value, last: Value) -> Value:
+    """``first + count``, but not past ``last``."""
+    number = builder.add(first, count)
+    return builder.select(builder.icmp_signed("<", number, last), number, last)
 
 
-@operation
-def add_multiplied(typing: Any, total: Any, left: Any, right: Any) -> Any:
-    """``total + left * right``, rounded once."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        total, left, right = arguments
-        return fused(builder, left, right, total)
-
-    return Floats(Floats, Floats, Floats), generate
+@operation(types.intp, types.intp, types.intp, types.intp)
+def place(builder: Builder, row: Value, width: Value, column: Value) -> Value:
+    """Where ``[row, column]`` lies in an array with rows of ``width``."""
+    return builder.add(builder.mul(row, width), column)
 
 
-@operation
-def load_halves(typing: Any, array: Any, at: Any) -> Any:
-    """The sixteen float16 from ``array[at]``."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        halves = ir.VectorType(ir.HalfType(), LANES)
-        where = address_of(context, builder, signature.args[0], arguments[0], arguments[1], halves)
-        return builder.fpext(builder.load(where, align=2), Floats.vector)
-
-    return Floats(array, types.intp), generate
+# --- from and to memory -------------------------------------------------------------------
 
 
-@operation
-def load_floats(typing: Any, array: Any, at: Any) -> Any:
+@operation(Floats, types.Array, types.intp)
+def load_floats(builder: Builder, array: Value, at: Value) -> Value:
     """The sixteen float32 from ``array[at]``."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        where = address_of(
-            context, builder, signature.args[0], arguments[0], arguments[1], Floats.vector
-        )
-        return builder.load(where, align=4)
-
-    return Floats(array, types.intp), generate
+    return builder.load(pointer(builder, array, at, Floats.vector), align=4)
 
 
-@operation
-def load_floats_at(typing: Any, address: Any, at: Any) -> Any:
+@operation(Floats, types.int64, types.intp)
+def load_floats_at(builder: Builder, address: Value, at: Value) -> Value:
     """The sixteen float32 from number ``at`` of those that lie at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address, at = arguments
-        floats = builder.inttoptr(address, _FLOAT.as_pointer())
-        where = builder.bitcast(builder.gep(floats, [at]), Floats.vector.as_pointer())
-        return builder.load(where, align=4)
-
-    return Floats(types.int64, types.intp), generate
+    floats = builder.inttoptr(address, _FLOAT.as_pointer())
+    return builder.load(pointer(builder, floats, at, Floats.vector), align=4)
 
 
-@operation
-def larger(typing: Any, left: Any, right: Any) -> Any:
-    """The larger number in each lane."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        left, right = arguments
-        return builder.select(builder.fcmp_ordered(">", left, right), left, right)
-
-    return Floats(Floats, Floats), generate
+@operation(Floats, types.Array, types.intp)
+def load_halves(builder: Builder, array: Value, at: Value) -> Value:
+    """The sixteen float16 from ``array[at]``."""
+    where = pointer(builder, array, at, ir.VectorType(ir.HalfType(), LANES))
+    return builder.fpext(builder.load(where, align=2), Floats.vector)
 
 
-@operation
-def smaller(typing: Any, left: Any, right: Any) -> Any:
-    """The smaller number in each lane."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        left, right = arguments
-        return builder.select(builder.fcmp_ordered("<", left, right), left, right)
-
-    return Floats(Floats, Floats), generate
+@operation(types.float32, types.Array, types.intp)
+def load_float(builder: Builder, array: Value, at: Value) -> Value:
+    """The float32 at ``array[at]``."""
+    return builder.load(pointer(builder, array, at, _FLOAT))
 
 
-@operation
-def where_larger(typing: Any, left: Any, right: Any, yes: Any, no: Any) -> Any:
-    """``yes`` in the lanes where ``left`` is larger than ``right``, else ``no``."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        left, right, yes, no = arguments
-        return builder.select(builder.fcmp_ordered(">", left, right), yes, no)
-
-    return Floats(Floats, Floats, Floats, Floats), generate
-
-
-@operation
-def spread(typing: Any, number: Any) -> Any:
-    """Sixteen times the number."""
-    return Floats(types.float32), lambda _, builder, __, given: repeated(builder, given[0])
-
-
-@operation
-def rounded(typing: Any, floats: Any) -> Any:
-    """The nearest whole numbers."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _call(builder, "llvm.rint", arguments, Floats.vector)
-
-    return Floats(Floats), generate
-
-
-@operation
-def power_of_two(typing: Any, floats: Any) -> Any:
-    """Two to the power of whole numbers from -126 to 127."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def ints(number: int) -> Any:
-            return ir.Constant(Ints.vector, [number] * LANES)
-
-        exponents = builder.add(builder.fptosi(arguments[0], Ints.vector), ints(127))
-        return builder.bitcast(builder.shl(exponents, ints(23)), Floats.vector)
-
-    return Floats(Floats), generate
-
-
-@operation
-def magnitudes(typing: Any, floats: Any) -> Any:
-    """The numbers without their signs."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _call(builder, "llvm.fabs", arguments, Floats.vector)
-
-    return Floats(Floats), generate
-
-
-@operation
-def first_of(typing: Any, floats: Any) -> Any:
-    """The number in the first lane."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.extract_element(arguments[0], ir.Constant(_INT, 0))
-
-    return types.float32(Floats), generate
-
-
-@operation
-def sum_of(typing: Any, floats: Any) -> Any:
-    """The sum of the sixteen numbers, from the first to the last."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        total: Any = ir.Constant(_FLOAT, 0.0)
-        for lane in range(LANES):
-            total = builder.fadd(
-                total, builder.extract_element(arguments[0], ir.Constant(_INT, lane))
-            )
-        return total
-
-    return types.float32(Floats), generate
-
-
-@operation
-def largest_of(typing: Any, floats: Any) -> Any:
-    """The largest of the sixteen numbers."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _call(builder, "llvm.vector.reduce.fmax", arguments, _FLOAT)
-
-    return types.float32(Floats), generate
-
-
-@operation
-def store_floats(typing: Any, array: Any, at: Any, floats: Any) -> Any:
+@operation(types.void, types.Array, types.intp, Floats)
+def store_floats(builder: Builder, array: Value, at: Value, floats: Value) -> None:
     """Put the sixteen numbers at ``array[at]``."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, at, floats = arguments
-        where = address_of(context, builder, signature.args[0], array, at, Floats.vector)
-        builder.store(floats, where, align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, Floats), generate
+    builder.store(floats, pointer(builder, array, at, Floats.vector), align=4)
 
 
-@operation
-def float_of_bits(typing: Any, bits: Any) -> Any:
-    """The float32 that is written with the bits of an int32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], _FLOAT)
-
-    return types.float32(types.int32), generate
+@operation(types.void, types.Array, types.intp, types.float32)
+def store_float(builder: Builder, array: Value, at: Value, number: Value) -> None:
+    """Put the number at ``array[at]``."""
+    builder.store(number, pointer(builder, array, at, _FLOAT))
 
 
-@operation
-def half_of_float(typing: Any, number: Any) -> Any:
-    """The bits of the float16 nearest to a float32; too large ones become the largest."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number = arguments[0]
-        for order, limit in (("<", _LARGEST_HALF), (">", -_LARGEST_HALF)):
-            bound = ir.Constant(_FLOAT, limit)
-            inside = builder.fcmp_ordered(order, number, bound)
-            number = builder.select(inside, number, bound)
-        return builder.bitcast(builder.fptrunc(number, ir.HalfType()), _SHORT)
-
-    return types.uint16(types.float32), generate
-
-
-@operation
-def bits_of_float(typing: Any, number: Any) -> Any:
-    """The bits of a float32, as an int32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], _INT)
-
-    return types.int32(types.float32), generate
-
-
-@operation
-def store_rounded(typing: Any, array: Any, at: Any, floats: Any, factor: Any) -> Any:
+@operation(types.void, types.Array, types.intp, Floats, types.float32)
+def store_rounded(builder: Builder, array: Value, at: Value, floats: Value, factor: Value) -> None:
     """Put the sixteen numbers, times ``factor`` and rounded to int16, at ``array[at]``."""
+    numbers = builder.fmul(floats, repeated(builder, factor))
+    whole = builder.fptosi(_call(builder, "llvm.rint", numbers), Ints.vector)
+    shorts = ir.VectorType(_SHORT, LANES)
+    builder.store(builder.trunc(whole, shorts), pointer(builder, array, at, shorts), align=2)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, at, floats, factor = arguments
-        numbers = builder.fmul(floats, repeated(builder, factor))
-        whole = builder.fptosi(_call(builder, "llvm.rint", [numbers], Floats.vector), Ints.vector)
-        shorts = ir.VectorType(_SHORT, LANES)
-        where = address_of(context, builder, signature.args[0], array, at, shorts)
-        builder.store(builder.trunc(whole, shorts), where, align=2)
-        return context.get_dummy_value()
 
-    return types.void(array, types.intp, Floats, types.float32), generate
+# --- sixteen numbers ----------------------------------------------------------------------
+
+
+@operation(Floats)
+def no_floats(builder: Builder) -> Value:
+    """Sixteen float32 zeros."""
+    return ir.Constant(Floats.vector, None)
+
+
+@operation(Floats, types.intp)
+def no_floats_of(builder: Builder, row: Value) -> Value:
+    """Sixteen float32 zeros for each row."""
+    return ir.Constant(Floats.vector, None)
+
+
+@operation(Floats, types.float32)
+def spread(builder: Builder, number: Value) -> Value:
+    """Sixteen times the number."""
+    return repeated(builder, number)
+
+
+@operation(Floats, Floats, Floats)
+def add(builder: Builder, left: Value, right: Value) -> Value:
+    """``left + right``."""
+    return builder.fadd(left, right)
+
+
+@operation(Floats, Floats, types.float32)
+def times(builder: Builder, floats: Value, factor: Value) -> Value:
+    """``floats * factor``."""
+    return builder.fmul(floats, repeated(builder, factor))
+
+
+@operation(Floats, Floats, types.Array, types.intp, Floats)
+def add_product(builder: Builder, total: Value, factors: Value, at: Value, floats: Value) -> Value:
+    """``total + factors[at] * floats``, rounded once."""
+    factor = builder.load(pointer(builder, factors, at, _FLOAT))
+    return fused(builder, repeated(builder, factor), floats, total)
+
+
+@operation(Floats, Floats, Floats, Floats)
+def add_multiplied(builder: Builder, total: Value, left: Value, right: Value) -> Value:
+    """``total + left * right``, rounded once."""
+    return fused(builder, left, right, total)
+
+
+@operation(Floats, Floats, Floats)
+def larger(builder: Builder, left: Value, right: Value) -> Value:
+    """The larger number in each lane."""
+    return builder.select(builder.fcmp_ordered(">", left, right), left, right)
+
+
+@operation(Floats, Floats, Floats)
+def smaller(builder: Builder, left: Value, right: Value) -> Value:
+    """The smaller number in each lane."""
+    return builder.select(builder.fcmp_ordered("<", left, right), left, right)
+
+
+@operation(Floats, Floats, Floats, Floats, Floats)
+def where_larger(builder: Builder, left: Value, right: Value, yes: Value, no: Value) -> Value:
+    """``yes`` in the lanes where ``left`` is larger than ``right``, else ``no``."""
+    return builder.select(builder.fcmp_ordered(">", left, right), yes, no)
+
+
+@operation(Floats, Floats)
+def rounded(builder: Builder, floats: Value) -> Value:
+    """The nearest whole numbers."""
+    return _call(builder, "llvm.rint", floats)
+
+
+@operation(Floats, Floats)
+def power_of_two(builder: Builder, floats: Value) -> Value:
+    """Two to the power of whole numbers from -126 to 127."""
+    exponents = builder.add(builder.fptosi(floats, Ints.vector), constant(127))
+    return builder.bitcast(builder.shl(exponents, constant(23)), Floats.vector)
+
+
+@operation(Floats, Floats)
+def magnitudes(builder: Builder, floats: Value) -> Value:
+    """The numbers without their signs."""
+    return _call(builder, "llvm.fabs", floats)
+
+
+@operation(types.float32, Floats)
+def first_of(builder: Builder, floats: Value) -> Value:
+    """The number in the first lane."""
+    return builder.extract_element(floats, ir.Constant(_INT, 0))
+
+
+@operation(types.float32, Floats)
+def sum_of(builder: Builder, floats: Value) -> Value:
+    """The sum of the sixteen numbers, from the first to the last."""
+    total: Any = ir.Constant(_FLOAT, 0.0)
+    for lane in range(LANES):
+        total = builder.fadd(total, builder.extract_element(floats, ir.Constant(_INT, lane)))
+    return total
+
+
+@operation(types.float32, Floats)
+def largest_of(builder: Builder, floats: Value) -> Value:
+    """The largest of the sixteen numbers."""
+    return _call(builder, "llvm.vector.reduce.fmax", floats, result=_FLOAT)
+
+
+# --- one number ---------------------------------------------------------------------------
+
+
+@operation(types.float32, types.int32)
+def float_of_bits(builder: Builder, bits: Value) -> Value:
+    """The float32 that is written with the bits of an int32."""
+    return builder.bitcast(bits, _FLOAT)
+
+
+@operation(types.int32, types.float32)
+def bits_of_float(builder: Builder, number: Value) -> Value:
+    """The bits of a float32, as an int32."""
+    return builder.bitcast(number, _INT)
+
+
+@operation(types.uint16, types.float32)
+def half_of_float(builder: Builder, number: Value) -> Value:
+    """The bits of the float16 nearest to a float32; too large ones become the largest."""
+    for order, limit in (("<", _LARGEST_HALF), (">", -_LARGEST_HALF)):
+        bound = ir.Constant(_FLOAT, limit)
+        number = builder.select(builder.fcmp_ordered(order, number, bound), number, bound)
+    return builder.bitcast(builder.fptrunc(number, ir.HalfType()), _SHORT)

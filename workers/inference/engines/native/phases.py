@@ -23,27 +23,17 @@ _PATIENCE = 2000
 _yield_processor = types.ExternalFunction("sched_yield", types.int32())
 
 
-@operation
-def _add_one(typing: Any, array: Any, at: Any) -> Any:
+@operation(types.int64, types.Array, types.intp)
+def _add_one(builder: Any, array: Any, at: Any) -> Any:
     """Add one to ``array[at]``, at once for all threads; the number before."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        one = ir.Constant(ir.IntType(64), 1)
-        return builder.atomic_rmw("add", builder.gep(data, [arguments[1]]), one, "acq_rel")
-
-    return types.int64(array, types.intp), generate
+    one = ir.Constant(ir.IntType(64), 1)
+    return builder.atomic_rmw("add", builder.gep(array, [at]), one, "acq_rel")
 
 
-@operation
-def _read(typing: Any, array: Any, at: Any) -> Any:
+@operation(types.int64, types.Array, types.intp)
+def _read(builder: Any, array: Any, at: Any) -> Any:
     """``array[at]`` as it is now; what was written before it got that value is visible."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.load_atomic(builder.gep(data, [arguments[1]]), "acquire", 8)
-
-    return types.int64(array, types.intp), generate
+    return builder.load_atomic(builder.gep(array, [at]), "acquire", 8)
 
 
 @compiled

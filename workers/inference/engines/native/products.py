@@ -18,8 +18,8 @@ and in 4 bits, where two small groups g share a step, and a zero point needs onl
 good as float32: what quality is lost is lost by the weights alone.
 
 Sixteen channels are one panel; its weights are read once, in order, for up to four rows of
-activations at a time, or eight where the processor has 32 registers for vectors. Every row is
-computed by the same operations in the same order, however many rows there are.
+activations at a time, or eight of 8 bits where the processor has 32 registers for vectors. Every
+row is computed by the same operations in the same order, however many rows there are.
 """
 
 from __future__ import annotations
@@ -29,26 +29,39 @@ from numpy.typing import NDArray
 
 from workers.inference.engines.native.compiler import compiled
 from workers.inference.engines.native.counters import Counters
-from workers.inference.engines.native.int4_products import AHEAD, int4_panel
 from workers.inference.engines.native.lanes import (
-    Vector,
+    Rows,
+    add_multiplied,
+    add_product,
+    following,
     larger,
     largest_of,
+    load_float,
     load_floats,
     magnitudes,
     no_floats,
+    no_floats_of,
+    place,
     store_floats,
     store_rounded,
+    times,
 )
 from workers.inference.engines.native.layout import GROUP, INT4_GROUP, LANES
 from workers.inference.engines.native.operands import Activations, Matrix
 from workers.inference.engines.native.pairs import (
     add_scaled,
+    floats_of,
+    high_bytes,
     load_weights,
+    load_words,
+    low_bytes,
     multiply_pairs,
-    no_ints,
+    nibbles_0,
+    nibbles_1,
+    nibbles_2,
+    nibbles_3,
+    no_ints_of,
     prefetch,
-    spread_pair,
 )
 from workers.inference.engines.native.phases import finish_item, next_item, wait_for_all
 from workers.inference.engines.native.processor import features
@@ -59,8 +72,13 @@ _PANELS = 4
 """Panels of an item: 64 channels."""
 _EIGHT_FIT = "AVX512F" in features()
 """Whether eight sums stay in registers. They are 3 to 23 % faster then than twice four."""
+_FOUR, _EIGHT = tuple(range(4)), tuple(range(8))
 _ROWS = 16
 """Rows whose activations stay in the nearest cache while a panel after the other passes."""
+_AHEAD = 2048
+"""Bytes between the weights in use and those that are prefetched. What the processor foresees
+itself ends with a page."""
+_BLOCKS, _HALF, _BLOCK_BYTES = INT4_GROUP // 8, INT4_GROUP // 2, 4 * LANES
 
 
 @compiled
@@ -111,8 +129,8 @@ def begin_projecting(
 ) -> int:
     """`project`, without waiting for the items that others have taken; how many there are."""
     weights, scales, units = matrix.weights[layer], matrix.scales[layer], matrix.units[layer]
-    numbers, steps, zeros = x.numbers, x.steps, x.zeros
-    panels = weights.size * 8 // (LANES * numbers.shape[1] * matrix.bits)
+    own = Matrix(matrix.bits, weights, scales, units, matrix.adds)
+    panels = weights.size * 8 // (LANES * x.numbers.shape[1] * matrix.bits)
     items: int = (panels + _PANELS - 1) // _PANELS
     item = next_item(counters, phase)
     while item < items:
@@ -120,22 +138,7 @@ def begin_projecting(
         for begin in range(0, rows, _ROWS):
             last = min(rows, begin + _ROWS)
             for panel in range(first, end):
-                if matrix.bits == 8:
-                    _panel(weights, scales, numbers, steps, begin, last, panel, out, matrix.adds)
-                else:
-                    int4_panel(
-                        weights,
-                        scales,
-                        units,
-                        numbers,
-                        steps,
-                        zeros,
-                        begin,
-                        last,
-                        panel,
-                        out,
-                        matrix.adds,
-                    )
+                _panel(own, x, begin, last, panel, out)
         finish_item(counters, phase)
         item = next_item(counters, phase)
     return items
@@ -143,162 +146,94 @@ def begin_projecting(
 
 @compiled
 def _panel(
-    weights: NDArray[np.int8],
-    scales: NDArray[np.uint16],
-    numbers: NDArray[np.int16],
-    steps: NDArray[np.float32],
+    matrix: Matrix,
+    x: Activations,
     row: int,
     end: int,
     panel: int,
     out: NDArray[np.float32],
-    adding: bool,
 ) -> None:
     """One panel's channels for the rows from ``row`` to ``end``: as many at a time as fit."""
     while row < end:
         if end - row == 1:
-            _times_one(weights, scales, numbers, steps, row, panel, out, adding)
+            _times(matrix, x, row, panel, out)
             row += 1
-        elif _EIGHT_FIT and end - row >= 8:
-            _times_eight(weights, scales, numbers, steps, row, panel, out, adding)
+        elif _EIGHT_FIT and matrix.bits == 8 and end - row >= 8:
+            _times_int8(matrix, x, following(_EIGHT, row, end - 1), panel, out)
             row += 8
         else:
-            _times_four(weights, scales, numbers, steps, row, end, panel, out, adding)
+            # When there are fewer, the last is computed more than once.
+            _times(matrix, x, following(_FOUR, row, end - 1), panel, out)
             row += 4
 
 
 @compiled
-def _times_one(
-    weights: NDArray[np.int8],
-    scales: NDArray[np.uint16],
-    numbers: NDArray[np.int16],
-    steps: NDArray[np.float32],
-    row: int,
-    panel: int,
-    out: NDArray[np.float32],
-    adding: bool,
+def _times(
+    matrix: Matrix, x: Activations, rows: Rows, panel: int, out: NDArray[np.float32]
 ) -> None:
-    groups = steps.shape[1]
+    if matrix.bits == 8:
+        _times_int8(matrix, x, rows, panel, out)
+    else:
+        _times_int4(matrix, x, rows, panel, out)
+
+
+@compiled
+def _times_int8(
+    matrix: Matrix, x: Activations, rows: Rows, panel: int, out: NDArray[np.float32]
+) -> None:
+    """One panel's channels for one row, or for a tuple of rows together."""
+    weights, scales, groups = matrix.weights, matrix.scales, x.steps.shape[1]
     at, scale_at = panel * groups * GROUP * LANES, panel * groups * LANES
-    x_at = row * groups * GROUP
-    out_at = row * out.shape[1] + panel * LANES
-    y = load_floats(out, out_at) if adding else no_floats()
+    out_at = place(rows, out.shape[1], panel * LANES)
+    y = load_floats(out, out_at) if matrix.adds else no_floats_of(rows)
+    k = 0
     for group in range(groups):
-        total = no_ints()
+        total = no_ints_of(rows)
         for _ in range(GROUP // 2):
-            prefetch(weights, at + AHEAD)
-            total = multiply_pairs(total, load_weights(weights, at), spread_pair(numbers, x_at))
+            prefetch(weights, at + _AHEAD)
+            x_at = place(rows, groups * GROUP, k)
+            total = multiply_pairs(total, load_weights(weights, at), x.numbers, x_at)
             at += 2 * LANES
-            x_at += 2
-        y = add_scaled(y, total, scales, scale_at, steps[row, group])
+            k += 2
+        step = load_float(x.steps, place(rows, groups, group))
+        y = add_scaled(y, total, scales, scale_at, step)
         scale_at += LANES
     store_floats(out, out_at, y)
 
 
 @compiled
-def _times_four(
-    weights: NDArray[np.int8],
-    scales: NDArray[np.uint16],
-    numbers: NDArray[np.int16],
-    steps: NDArray[np.float32],
-    row: int,
-    end: int,
-    panel: int,
-    out: NDArray[np.float32],
-    adding: bool,
+def _times_int4(
+    matrix: Matrix, x: Activations, rows: Rows, panel: int, out: NDArray[np.float32]
 ) -> None:
-    """As `_times_one`, for four rows; when there are fewer, the last is computed again."""
-    row1, row2, row3 = min(row + 1, end - 1), min(row + 2, end - 1), min(row + 3, end - 1)
-    groups = steps.shape[1]
-    at, scale_at = panel * groups * GROUP * LANES, panel * groups * LANES
-    inputs, channels = groups * GROUP, out.shape[1]
-    x0, x1, x2, x3 = row * inputs, row1 * inputs, row2 * inputs, row3 * inputs
-    out0, out1 = row * channels + panel * LANES, row1 * channels + panel * LANES
-    out2, out3 = row2 * channels + panel * LANES, row3 * channels + panel * LANES
-    y0, y1, y2, y3 = no_floats(), no_floats(), no_floats(), no_floats()
-    if adding:
-        y0, y1 = load_floats(out, out0), load_floats(out, out1)
-        y2, y3 = load_floats(out, out2), load_floats(out, out3)
-    k = 0
+    """As `_times_int8`."""
+    weights, scales, groups = matrix.weights, matrix.scales, x.zeros.shape[1]
+    inputs = x.numbers.shape[1]
+    at, scale_at = panel * groups * _BLOCKS * _BLOCK_BYTES, panel * groups * LANES
+    y = no_floats_of(rows)
     for group in range(groups):
-        total0, total1, total2, total3 = no_ints(), no_ints(), no_ints(), no_ints()
-        for _ in range(GROUP // 2):
-            prefetch(weights, at + AHEAD)
-            w = load_weights(weights, at)
-            total0 = multiply_pairs(total0, w, spread_pair(numbers, x0 + k))
-            total1 = multiply_pairs(total1, w, spread_pair(numbers, x1 + k))
-            total2 = multiply_pairs(total2, w, spread_pair(numbers, x2 + k))
-            total3 = multiply_pairs(total3, w, spread_pair(numbers, x3 + k))
-            at += 2 * LANES
-            k += 2
-        y0 = add_scaled(y0, total0, scales, scale_at, steps[row, group])
-        y1 = add_scaled(y1, total1, scales, scale_at, steps[row1, group])
-        y2 = add_scaled(y2, total2, scales, scale_at, steps[row2, group])
-        y3 = add_scaled(y3, total3, scales, scale_at, steps[row3, group])
-        scale_at += LANES
-    store_floats(out, out0, y0)
-    store_floats(out, out1, y1)
-    store_floats(out, out2, y2)
-    store_floats(out, out3, y3)
-
-
-@compiled
-def _times_eight(
-    weights: NDArray[np.int8],
-    scales: NDArray[np.uint16],
-    numbers: NDArray[np.int16],
-    steps: NDArray[np.float32],
-    row: int,
-    panel: int,
-    out: NDArray[np.float32],
-    adding: bool,
-) -> None:
-    """As `_times_one`, for eight rows."""
-    groups, channels = steps.shape[1], out.shape[1]
-    at, scale_at = panel * groups * GROUP * LANES, panel * groups * LANES
-    inputs = groups * GROUP
-    x, y = row * inputs, row * channels + panel * LANES
-    y0, y1 = _begin(out, y, adding), _begin(out, y + channels, adding)
-    y2, y3 = _begin(out, y + 2 * channels, adding), _begin(out, y + 3 * channels, adding)
-    y4, y5 = _begin(out, y + 4 * channels, adding), _begin(out, y + 5 * channels, adding)
-    y6, y7 = _begin(out, y + 6 * channels, adding), _begin(out, y + 7 * channels, adding)
-    for group in range(groups):
-        t0, t1, t2, t3 = no_ints(), no_ints(), no_ints(), no_ints()
-        t4, t5, t6, t7 = no_ints(), no_ints(), no_ints(), no_ints()
-        for _ in range(GROUP // 2):
-            prefetch(weights, at + AHEAD)
-            w = load_weights(weights, at)
-            t0 = multiply_pairs(t0, w, spread_pair(numbers, x))
-            t1 = multiply_pairs(t1, w, spread_pair(numbers, x + inputs))
-            t2 = multiply_pairs(t2, w, spread_pair(numbers, x + 2 * inputs))
-            t3 = multiply_pairs(t3, w, spread_pair(numbers, x + 3 * inputs))
-            t4 = multiply_pairs(t4, w, spread_pair(numbers, x + 4 * inputs))
-            t5 = multiply_pairs(t5, w, spread_pair(numbers, x + 5 * inputs))
-            t6 = multiply_pairs(t6, w, spread_pair(numbers, x + 6 * inputs))
-            t7 = multiply_pairs(t7, w, spread_pair(numbers, x + 7 * inputs))
-            at, x = at + 2 * LANES, x + 2
-        y0 = add_scaled(y0, t0, scales, scale_at, steps[row, group])
-        y1 = add_scaled(y1, t1, scales, scale_at, steps[row + 1, group])
-        y2 = add_scaled(y2, t2, scales, scale_at, steps[row + 2, group])
-        y3 = add_scaled(y3, t3, scales, scale_at, steps[row + 3, group])
-        y4 = add_scaled(y4, t4, scales, scale_at, steps[row + 4, group])
-        y5 = add_scaled(y5, t5, scales, scale_at, steps[row + 5, group])
-        y6 = add_scaled(y6, t6, scales, scale_at, steps[row + 6, group])
-        y7 = add_scaled(y7, t7, scales, scale_at, steps[row + 7, group])
-        scale_at += LANES
-    _store_four(out, y, channels, y0, y1, y2, y3)
-    _store_four(out, y + 4 * channels, channels, y4, y5, y6, y7)
-
-
-@compiled
-def _begin(out: NDArray[np.float32], at: int, adding: bool) -> Vector:
-    return load_floats(out, at) if adding else no_floats()
-
-
-@compiled
-def _store_four(
-    out: NDArray[np.float32], at: int, channels: int, y0: Vector, y1: Vector, y2: Vector, y3: Vector
-) -> None:
-    store_floats(out, at, y0)
-    store_floats(out, at + channels, y1)
-    store_floats(out, at + 2 * channels, y2)
-    store_floats(out, at + 3 * channels, y3)
+        total = no_ints_of(rows)
+        k = group * INT4_GROUP
+        # Two of a word's four numbers at a time, so that all that is in use stays in registers.
+        for block in range(_BLOCKS):
+            prefetch(weights, at + block * _BLOCK_BYTES + _AHEAD)
+            words = load_words(weights, at + block * _BLOCK_BYTES)
+            x_at = place(rows, inputs, k + 4 * block)
+            total = multiply_pairs(total, nibbles_0(words), x.numbers, x_at)
+            x_at = place(rows, inputs, k + 4 * block + 2)
+            total = multiply_pairs(total, nibbles_1(words), x.numbers, x_at)
+        for block in range(_BLOCKS):
+            words = load_words(weights, at + block * _BLOCK_BYTES)
+            x_at = place(rows, inputs, k + 4 * block + _HALF)
+            total = multiply_pairs(total, nibbles_2(words), x.numbers, x_at)
+            x_at = place(rows, inputs, k + 4 * block + _HALF + 2)
+            total = multiply_pairs(total, nibbles_3(words), x.numbers, x_at)
+        scale = low_bytes(scales, scale_at)
+        step = load_float(x.steps, place(rows, x.steps.shape[1], group // 2))
+        y = add_multiplied(y, floats_of(total), times(scale, step))
+        zero = scale * high_bytes(scales, scale_at)
+        y = add_product(y, x.zeros, place(rows, groups, group), zero)
+        at, scale_at = at + _BLOCKS * _BLOCK_BYTES, scale_at + LANES
+    out_at = place(rows, out.shape[1], panel * LANES)
+    before = load_floats(out, out_at) if matrix.adds else no_floats_of(rows)
+    unit = load_floats(matrix.units, panel * LANES)
+    store_floats(out, out_at, add_multiplied(before, y, unit))

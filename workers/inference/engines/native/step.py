@@ -24,7 +24,6 @@ from workers.inference.engines.native.adaptation import adapt
 from workers.inference.engines.native.attention import attend, exponential
 from workers.inference.engines.native.compiler import compiled, compiled_freely
 from workers.inference.engines.native.counters import (
-    ADAPTED,
     ADAPTING_PHASES,
     PHASES_OF_A_LAYER,
     Counters,
@@ -39,7 +38,6 @@ from workers.inference.engines.native.lanes import (
 from workers.inference.engines.native.layout import GROUP, LANES, PANEL
 from workers.inference.engines.native.operands import (
     Activations,
-    Adapters,
     Batch,
     Buffers,
     Cache,
@@ -68,15 +66,18 @@ def step(member: int, operands: Operands) -> None:
     model, buffers, cache, counters, batch = operands
     queries, rows, adapters = batch.queries, batch.queries.rows, batch.adapters
     layers = model.attention_norm.shape[0]
+    narrow, wide = buffers.normed.shape[1], buffers.gate_up.shape[1] // 2
+    heads = buffers.attended.shape[1]
     _embed(counters, 0, model, batch.tokens, rows, buffers.hidden)
     for i in range(layers):
         p = 1 + i * PHASES_OF_A_LAYER
+        q = 3 + layers * PHASES_OF_A_LAYER + i * ADAPTING_PHASES
         _normalize(counters, p, buffers.hidden, rows, model.attention_norm[i], model.eps, buffers)
         items = begin_projecting(counters, p + 1, model.qk, i, buffers.narrow, rows, buffers.qk)
         project(counters, p + 2, model.v, i, buffers.narrow, rows, buffers.v)
         wait_for_all(counters, p + 1, items)
-        if adapters.used:
-            _adapt(counters, i, layers, _Q, adapters, buffers, rows)
+        adapt(counters, q, adapters, i, _Q, 2, buffers.normed, narrow, rows, buffers.qk)
+        adapt(counters, q + 2, adapters, i, _V, 1, buffers.normed, narrow, rows, buffers.v)
         _rotate(counters, p + 3, i, model, cache, batch, buffers)
         attend(
             member,
@@ -91,12 +92,10 @@ def step(member: int, operands: Operands) -> None:
         )
         _quantize(counters, p + 5, buffers.attended, rows, buffers.heads)
         project(counters, p + 6, model.output, i, buffers.heads, rows, buffers.hidden)
-        if adapters.used:
-            _adapt(counters, i, layers, _O, adapters, buffers, rows)
+        adapt(counters, q + 4, adapters, i, _O, 1, buffers.attended, heads, rows, buffers.hidden)
         _normalize(counters, p + 7, buffers.hidden, rows, model.mlp_norm[i], model.eps, buffers)
         project(counters, p + 8, model.gate_up, i, buffers.narrow, rows, buffers.gate_up)
-        if adapters.used:
-            _adapt(counters, i, layers, _GATE, adapters, buffers, rows)
+        adapt(counters, q + 6, adapters, i, _GATE, 2, buffers.normed, narrow, rows, buffers.gate_up)
         _activate(counters, p + 9, buffers.gate_up, rows, buffers.wide)
         place, inner = model.down_places[i], model.down.weights.shape[0]
         if place < inner:
@@ -104,41 +103,12 @@ def step(member: int, operands: Operands) -> None:
         else:
             outer = model.outer_down
             project(counters, p + 10, outer, place - inner, buffers.wide, rows, buffers.hidden)
-        if adapters.used:
-            _adapt(counters, i, layers, _DOWN, adapters, buffers, rows)
+        # silu(gate) * up lies where the gate was.
+        adapt(counters, q + 8, adapters, i, _DOWN, 1, buffers.gate_up, wide, rows, buffers.hidden)
     p = 1 + layers * PHASES_OF_A_LAYER
     last, answers = buffers.hidden[rows - batch.answers :], batch.answers
     _normalize(counters, p, last, answers, model.final_norm, model.eps, buffers)
     project(counters, p + 1, model.head, 0, buffers.narrow, answers, buffers.logits)
-
-
-@compiled
-def _adapt(
-    counters: Counters,
-    layer: int,
-    layers: int,
-    first: int,
-    adapters: Adapters,
-    buffers: Buffers,
-    rows: int,
-) -> None:
-    """Phases: what adapters add to the products that begin with target ``first``."""
-    p = 3 + layers * PHASES_OF_A_LAYER + layer * ADAPTED * ADAPTING_PHASES
-    narrow, wide = buffers.normed.shape[1], buffers.gate_up.shape[1] // 2
-    if first == _Q:
-        adapt(counters, p, adapters, layer, _Q, 2, buffers.normed, narrow, rows, buffers.qk)
-        p += ADAPTING_PHASES
-        adapt(counters, p, adapters, layer, _V, 1, buffers.normed, narrow, rows, buffers.v)
-    elif first == _O:
-        p += 2 * ADAPTING_PHASES
-        heads = buffers.attended.shape[1]
-        adapt(counters, p, adapters, layer, _O, 1, buffers.attended, heads, rows, buffers.hidden)
-    elif first == _GATE:
-        p += 3 * ADAPTING_PHASES
-        adapt(counters, p, adapters, layer, _GATE, 2, buffers.normed, narrow, rows, buffers.gate_up)
-    else:
-        p += 4 * ADAPTING_PHASES  # silu(gate) * up lies where the gate was
-        adapt(counters, p, adapters, layer, _DOWN, 1, buffers.gate_up, wide, rows, buffers.hidden)
 
 
 @compiled
