@@ -97,6 +97,8 @@ def fail_over(
                 reason = _REASONS.get(failure.code, _OF_THE_OTHER[target])
             override = replace(override, target=target, private=private)
             return Failover(override, reason, _note(turn, failure, target))
+    if failure.code == TOO_LONG and turn.trims_nothing:  # then without its earliest turns
+        return Failover(replace(override, target=Target.LOCAL), turn.decision.reason, "")
     return failure
 
 

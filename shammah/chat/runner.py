@@ -9,7 +9,6 @@ from shammah.bus.messages import PromptProgress, Retrying, Token
 from shammah.chat.conversation import Conversation
 from shammah.chat.session import Session
 from shammah.chat.turn import Notice, Prompt, Step, Turn, TurnInProgress, Waiting
-from shammah.learning.adapter_choice import learnt_private
 from shammah.router.route import AUTO, RouteDecision, Target
 from shammah.terminal.wording import describe_prompt, describe_retrying, describe_state
 
@@ -54,11 +53,13 @@ class TurnRunner:
         self._history = history
 
     def begin(self, prompt: Prompt) -> None:
-        """Take a question in hand; `answer` is next."""
-        if prompt.override.adapter == AUTO:
-            override = replace(prompt.override, adapter=self._conversation.adapter)
-            prompt = replace(prompt, override=override)
-        self.in_hand = TurnInProgress(prompt)
+        """Take a question in hand, with its mark; `answer` is next."""
+        override = prompt.override
+        if override.adapter == AUTO:
+            override = replace(override, adapter=self._conversation.adapter)
+        private = prompt.private or override.private
+        mark = self._session.gate.judge(prompt.text, private=private, sources=prompt.sources)
+        self.in_hand = TurnInProgress(replace(prompt, override=override), mark)
 
     def answer(self, sink: Sink) -> None:
         """Have what is in hand answered, and keep it. What is raised meanwhile, by the sink or by
@@ -68,10 +69,10 @@ class TurnRunner:
         prompt = turn.prompt
         try:
             cloud = prompt.override.target is Target.CLOUD
-            if why := self._session.gate.explain(prompt.mark, cloud=cloud):
+            if why := self._session.gate.explain(turn.mark, cloud=cloud):
                 sink.notice(why, urgent=False)
             self._history.begin(turn.turn(), talk)
-            messages = talk.with_question(prompt.text, private=prompt.private)
+            messages = talk.with_question(prompt.text, private=turn.override.private)
             for step in self._session.answer(turn, messages):
                 match step:
                     case Notice(text, urgent):
@@ -101,9 +102,7 @@ class TurnRunner:
         turn, self.in_hand = self.in_hand, None
         if turn is None:
             return None
-        gate = self._session.gate
-        private = gate.answer_is_private(turn.text, local=turn.local)
-        private = private or learnt_private(self._session.settings.home, turn.adapter)
+        private = self._session.answer_is_private(turn)
         kept = self._conversation.add(turn.turn(private=private))
         self._history.keep(kept, self._conversation)
         return kept

@@ -11,7 +11,7 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from shammah.bus.client import Peer, Task, new_request_id
@@ -31,7 +31,6 @@ from shammah.bus.messages import (
     Usage,
 )
 from shammah.chat.failover import HUNG, TOO_LONG, fail_over, with_text
-from shammah.chat.notices import Notices
 from shammah.chat.turn import Notice, Step, TurnInProgress, Waiting, origin
 from shammah.errors import ShammahError
 from shammah.learning.adapter_choice import choose_adapter, learnt_private
@@ -71,7 +70,42 @@ UNHEARD = Notice(
 
 
 Opened = tuple[RouteDecision, Peer, Outgoing]
-"""Who answers, the connection to it, and what it is told."""
+"""Who answers, the connection to it, and what it is sent."""
+
+Notified = str | Callable[[], Iterable[str]]
+
+
+class Notices:
+    """Sentences that any thread puts, and that are shown between two questions.
+
+    Attributes:
+        on_put: called by the thread that puts, after each.
+    """
+
+    def __init__(self) -> None:
+        self.on_put: Callable[[], None] = lambda: None
+        self._waiting: queue.SimpleQueue[Notified] = queue.SimpleQueue()
+
+    def put(self, notice: Notified) -> None:
+        """Have a sentence shown, or those that a function returns; it is called by the thread that
+        shows them, so that what it does disturbs no answer."""
+        self._waiting.put(notice)
+        self.on_put()
+
+    def take(self) -> list[str]:
+        """What has not been shown yet, in its order."""
+        found: list[str] = []
+        while not self._waiting.empty():
+            notice = self._waiting.get()
+            found += [notice] if isinstance(notice, str) else notice()
+        return found
+
+
+class _UnansweredError(Exception):
+    """Nobody answers; ``failure`` says why."""
+
+    def __init__(self, failure: Failed) -> None:
+        self.failure = failure
 
 
 class Session:
@@ -182,42 +216,42 @@ class Session:
         """One question's way: Notice..., Waiting..., RouteDecision, Retrying... or
         PromptProgress..., Token..., then exactly one Done or Failed; ``turn`` has taken in each.
 
-        If the backend fails and somebody goes on, all of that comes once more before the
-        end. `interrupt` ends it early, also one from before.
+        If a backend fails and another continues, all of that comes once more before the end.
+        `interrupt` ends it early, also one from before.
 
         Args:
             turn: begun just now.
-            conversation: ends with the question; what comes before it has its marks.
+            conversation: ends with the question; every message has its mark.
         """
         self._declined = False
         try:
-            for step in self._ways(turn, conversation):
+            for step in self._steps(turn, conversation):
                 turn.feed(step)
                 yield step
         finally:
             self._interrupted = False  # not at the beginning: it may have come by then
 
-    def _ways(self, turn: TurnInProgress, conversation: tuple[ChatMessage, ...]) -> Iterator[Step]:
-        *before, last = conversation
-        asked_in_private = turn.override.private or last.private
-        private = self.gate.judge(last.content, private=asked_in_private).private
-        override = turn.override = replace(turn.override, private=private)
-        turn.conversation = (*before, replace(last, private=private))
-        turn.question = self.routing.examine(turn.conversation)
+    def answer_is_private(self, turn: TurnInProgress) -> bool:
+        """Whether the answer so far must stay here, whatever was asked."""
+        if self.gate.answer_is_private(turn.text, local=turn.local):
+            return True
+        return learnt_private(self.settings.home, turn.adapter)
+
+    def _steps(self, turn: TurnInProgress, conversation: tuple[ChatMessage, ...]) -> Iterator[Step]:
+        turn.conversation, override = conversation, turn.override
+        turn.question = self.routing.examine(conversation)
         if contacts := self.routing.help_text(turn.question):
             yield Notice(contacts, urgent=True)
-        if override.target is Target.CLOUD and not private and self.gate.never:
+        if override.target is Target.CLOUD and not override.private and self.gate.never:
             yield NEVER
             return
-        opened = yield from self._open(turn, override, turn.conversation)
-        while not isinstance(opened, Failed):
-            yield opened[0]
-            end = yield from self._generate(turn, *opened)
-            if isinstance(end, Done):
-                yield end
-                return
-            opened = yield from self._fail_over(turn, opened[0], end)
-        yield from self._end_unanswered(turn, self._advise(opened, override))
+        try:
+            opened = yield from self._open(turn, override, conversation)
+            while isinstance(end := (yield from self._generate(turn, *opened)), Failed):
+                opened = yield from self._fail_over(turn, opened[0], end)
+            yield end
+        except _UnansweredError as unanswered:
+            yield from self._end_unanswered(turn, self._advise(unanswered.failure, override))
 
     def _advise(self, failure: Failed, override: Override) -> Failed:
         """``failure`` with what only this frontend knows of the way out."""
@@ -225,11 +259,10 @@ class Session:
         if failure.code != TOO_LONG or kept or not self.settings.cloud_configured:
             return failure
         option = "--cloud" if self._client.program == "ask" else "/cloud"
-        hint = f"{failure.hint} Or ask Claude, which holds more, with {option}."
-        return replace(failure, hint=hint)
+        return replace(failure, hint=f"{failure.hint} Or ask Claude with {option}; it holds more.")
 
     def _end_unanswered(self, turn: TurnInProgress, failure: Failed) -> Iterator[Step]:
-        """Somebody in danger gets an answer in any case."""
+        """Someone in danger gets an answer in any case."""
         text = self.routing.care_text(turn.question)
         if not text or turn.text or failure.code == CANCELLED.code:
             yield failure
@@ -240,56 +273,49 @@ class Session:
 
     def _open(
         self, turn: TurnInProgress, override: Override, conversation: tuple[ChatMessage, ...]
-    ) -> Generator[Step, None, Opened | Failed]:
-        """Who answers, and what it may be told."""
-        routed = yield from self._route(turn, override)
-        if isinstance(routed, Failed):
-            return routed
-        decision, peer = routed
-        outgoing: Outgoing | Failed = Outgoing(conversation)
-        if decision.target is Target.CLOUD:
-            outgoing = self.gate.open(conversation)
-        if outgoing == DECLINED and self.interrupted:
-            return CANCELLED
+    ) -> Generator[Step, None, Opened]:
+        """Wait for a backend, and for consent to send it what it is sent."""
+        decision, peer = yield from self._route(turn, override)
+        if decision.target is Target.LOCAL:
+            return decision, peer, Outgoing(conversation)
+        outgoing = self.gate.open(conversation)
+        if outgoing == DECLINED and self._interrupted:
+            raise _UnansweredError(CANCELLED)
         if outgoing == DECLINED and override.target is None:
             self._declined = True
             wait_for_local = replace(override, target=Target.LOCAL)
             return (yield from self._open(turn, wait_for_local, conversation))
         if isinstance(outgoing, Failed):
-            return outgoing
+            raise _UnansweredError(outgoing)
         return decision, peer, outgoing
 
     def _generate(
         self, turn: TurnInProgress, decision: RouteDecision, peer: Peer, outgoing: Outgoing
     ) -> Generator[Step, None, Done | Failed]:
-        """Have one backend answer, or go on; how that ended."""
+        """Have one backend answer, or continue an answer; how that ended."""
+        yield decision
         turn.trims_nothing = self._could_leave(turn, decision)
-        task = peer.generate(
+        task = self._generation = peer.generate(
             outgoing.messages,
             turn.prompt.sampling,
             turn.room,
             decision.adapter,
             whole=turn.trims_nothing,
         )
-        self._generation = task
         turn.send()
         self._cancel_s = CANCEL_S[decision.target]
         if self._interrupted:
             task.cancel(self._cancel_s)
         for reply in task:
-            if isinstance(reply, Done | Failed):
-                self._generation = None
-                if isinstance(reply, Failed) and reply.code == CANCELLED.code:
-                    model = self.settings.cloud.model
-                    reply = turn.cancelled(origin(decision, self.local.state, model))
-                question = turn.conversation[-1].content
-                turn.outcome = self.routing.record(
-                    decision, reply, question=question, answer=turn.text
-                )
-                return reply if isinstance(reply, Failed) else report_left_out(reply, outgoing)
             if isinstance(reply, Retrying | PromptProgress | Token):
                 yield reply
-        raise AssertionError("a task ends with Done or Failed")
+        self._generation = None
+        if isinstance(reply, Failed) and reply.code == CANCELLED.code:
+            reply = turn.cancelled(origin(decision, self.local.state, self.settings.cloud.model))
+        assert isinstance(reply, Done | Failed), "a task ends with one"
+        question = turn.conversation[-1].content
+        turn.outcome = self.routing.record(decision, reply, question=question, answer=turn.text)
+        return reply if isinstance(reply, Failed) else report_left_out(reply, outgoing)
 
     def _could_leave(self, turn: TurnInProgress, decision: RouteDecision) -> bool:
         """Whether the cloud could have the question if it is too long for the local model."""
@@ -300,36 +326,34 @@ class Session:
 
     def _fail_over(
         self, turn: TurnInProgress, decision: RouteDecision, failure: Failed
-    ) -> Generator[Step, None, Opened | Failed]:
-        """Find somebody for the rest of a turn."""
+    ) -> Generator[Step, None, Opened]:
+        """Find a backend for the rest of a turn."""
         private = any(message.private for message in turn.conversation)
-        taught = learnt_private(self.settings.home, decision.adapter)
-        told = private or taught or self.gate.answer_is_private(turn.text, local=True)
-        tied = turn.local and told
+        tied = turn.local and (private or self.answer_is_private(turn))
         following = fail_over(turn, failure, self.view(), tied=tied, openable=self.gate.openable)
         if isinstance(following, Failed):
-            if failure.code != TOO_LONG or not turn.trims_nothing:
-                return following
-            turn.restarts += 1  # then without its earliest turns
-            here = replace(turn.override, target=Target.LOCAL)
-            opened = yield from self._open(turn, here, turn.conversation)
-            return opened if isinstance(opened, Failed) else _because(opened, decision.reason)
-        # Who answers somebody in danger, if anybody, is seen when it is found.
-        yield Notice(failure.message if turn.question.danger else following.note)
+            raise _UnansweredError(following)
+        if following.note:
+            # Who answers someone in danger, if anybody, is seen when it is found.
+            yield Notice(failure.message if turn.question.danger else following.note)
         if failure.code in HUNG:
             again = following.override.target is decision.target
             yield from self._end_hung(decision.target, wait=again)
         conversation = with_text(turn.conversation, turn.text, tied=tied)
-        opened = yield from self._open(turn, following.override, conversation)
-        if opened == DECLINED and not self._interrupted:
+        try:
+            opened = yield from self._open(turn, following.override, conversation)
+        except _UnansweredError as unanswered:
+            if unanswered.failure != DECLINED or self._interrupted:
+                raise
             self._declined = True
             return (yield from self._fail_over(turn, decision, failure))
         turn.restarts += 1
-        return opened if isinstance(opened, Failed) else _because(opened, following.reason)
+        return replace(opened[0], reason=following.reason), *opened[1:]
 
     def _end_hung(self, target: Target, *, wait: bool) -> Iterator[Step]:
         """End a worker that does nothing any more, so that a new one can take its place."""
-        link = self._link(target)
+        link = self.cloud if target is Target.CLOUD else self.local
+        assert link is not None, "it has answered"
         role, peer = link.spec.role, link.peer
 
         def end() -> None:
@@ -373,15 +397,10 @@ class Session:
             lambda: lend_hub_token(settings, environ, self._endpoints, self._client),
         )
 
-    def _link(self, target: Target) -> Link:
-        if target is Target.CLOUD and self.cloud is not None:
-            return self.cloud
-        return self.local
-
     def _route(
         self, turn: TurnInProgress, override: Override
-    ) -> Generator[Step, None, tuple[RouteDecision, Peer] | Failed]:
-        """Wait until somebody can answer; who, why and the connection to it."""
+    ) -> Generator[Step, None, tuple[RouteDecision, Peer]]:
+        """Wait until a backend can answer; which, why, and the connection to it."""
         self.start(
             local=override.private or override.target is not Target.CLOUD,
             cloud=not override.private and override.target is not Target.LOCAL,
@@ -392,8 +411,9 @@ class Session:
             adapter = choose_adapter(self.settings.home, override.adapter, view.local)
             decision = self.routing.decide(turn.question, override, replace(view, adapter=adapter))
             if isinstance(decision, Failed):
-                return decision
-            link = self._link(decision.target)
+                raise _UnansweredError(decision)
+            link = self.cloud if decision.target is Target.CLOUD else self.local
+            assert link is not None, "the view had a cloud"
             peer = link.peer
             if not decision.wait and peer is not None and link.attached:
                 return decision, peer
@@ -407,15 +427,11 @@ class Session:
                 if looks == UNHEARD_LOOKS and not self.local.silent:
                     self.local.note_silence()
                     yield UNHEARD
-        return CANCELLED
+        raise _UnansweredError(CANCELLED)
 
     def _changed(self) -> None:
         self._signals.put(None)
         self._on_change()
-
-
-def _because(opened: Opened, reason: Reason) -> Opened:
-    return replace(opened[0], reason=reason), *opened[1:]
 
 
 def _terminal() -> str:

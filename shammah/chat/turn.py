@@ -62,17 +62,15 @@ Step = Notice | Waiting | RouteDecision | Retrying | PromptProgress | Token | Do
 
 @record
 class Prompt:
-    """What to ask, of whom, and how. The ``mark`` was made with all that the text came from."""
+    """What to ask, of whom, and how. ``private``: the person says so. ``sources``: where the text
+    came from, as `shammah.privacy.Rules.mark` has them."""
 
     text: str
-    mark: Mark = Mark()
+    private: bool = False
+    sources: tuple[str | None, ...] = ()
     override: Override = Override()
     sampling: Sampling = Sampling()
     max_new_tokens: int | None = None
-
-    @property
-    def private(self) -> bool:
-        return self.mark.private or self.override.private
 
 
 def new_key() -> str:
@@ -180,7 +178,8 @@ class TurnInProgress:
     """A question on its way, and what has come of it so far: the one place that collects it.
 
     Attributes:
-        wish: the prompt's, as it is followed.
+        mark: whether the question is private, and by which rule.
+        override: the prompt's, with that.
         conversation: the messages, of which the last is the question.
         question: what the router has read in it.
         tokens: how many were generated, by whomever.
@@ -191,6 +190,7 @@ class TurnInProgress:
     """
 
     prompt: Prompt
+    mark: Mark
     conversation: tuple[ChatMessage, ...] = ()
     question: Question = field(default_factory=Question)
     pieces: list[str] = field(default_factory=list)
@@ -214,7 +214,8 @@ class TurnInProgress:
     _at_first: int = 0
 
     def __post_init__(self) -> None:
-        self.override = replace(self.prompt.override, private=self.prompt.private)
+        private = self.mark.private or self.prompt.override.private
+        self.override = replace(self.prompt.override, private=private)
         self.asked_s = self.sent_s = self.clock()
 
     @property

@@ -112,10 +112,14 @@ def ask(settings: Settings, question: Question) -> int:
 def _ask(session: Session, question: Question) -> int:
     settings = session.settings
     text, private = split_prefix(question.text)
-    private = private or question.override.private
-    mark = session.gate.judge(text, private=private, sources=question.sources)
-    override, limit = question.override, question.max_new_tokens
-    prompt = Prompt(text, mark, override, question.sampling, max_new_tokens=limit)
+    prompt = Prompt(
+        text,
+        private,
+        question.sources,
+        question.override,
+        question.sampling,
+        max_new_tokens=question.max_new_tokens,
+    )
     complain = session.notices.put
     history = history_of(settings, enabled=question.history, complain=complain)
     try:

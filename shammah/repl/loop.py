@@ -238,8 +238,7 @@ class Repl:
         ``again``: it has been asked, or nearly, and has everything with it already.
         """
         if again:
-            mark = self._session.gate.judge(question, private=private)
-            self._answer(Prompt(question, mark, override))
+            self._answer(Prompt(question, private, override=override))
         else:
             self._ask(question, private, override, with_files=True)
 
@@ -248,11 +247,13 @@ class Repl:
     ) -> None:
         try:
             with self._interrupts.raised():
-                text, mark = self._questions.prepare(question, private, with_files=with_files)
+                text, private, sources = self._questions.prepare(
+                    question, private, with_files=with_files
+                )
         except ShammahError as error:
             self._screen.error(error.message, error.hint)
             return
-        self._answer(Prompt(text, mark, override))
+        self._answer(Prompt(text, private, sources, override))
 
     def inquire(self, question: str) -> str | None:
         """What the person types; ``None``: nothing, or nobody is there."""

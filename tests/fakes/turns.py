@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Provenance, Sampling, Timings, Usage
 from shammah.chat.session import Session
 from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress
-from shammah.privacy import Mark
 from shammah.router.route import Override
 
 LOCAL, CLOUD = Provenance("inference", "starter"), Provenance("cloud", "claude")
@@ -22,15 +22,16 @@ def way_of(
     max_new_tokens: int | None = None,
 ) -> Iterator[Step]:
     """What comes of the last of ``messages``."""
-    *_, last = messages
+    *before, last = messages
+    mark = session.gate.judge(last.content, private=last.private)
+    messages = (*before, replace(last, private=mark.private))
     prompt = Prompt(
         last.content,
-        Mark(last.private),
-        override or Override(),
-        sampling or Sampling(),
+        override=override or Override(),
+        sampling=sampling or Sampling(),
         max_new_tokens=max_new_tokens,
     )
-    return session.answer(TurnInProgress(prompt), messages)
+    return session.answer(TurnInProgress(prompt, mark), messages)
 
 
 def done(by: Provenance = LOCAL, finish: str = "stop") -> Done:

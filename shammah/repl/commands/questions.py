@@ -8,7 +8,6 @@ from shammah.bus.messages import Ready
 from shammah.chat.attachments import Attachment, compose
 from shammah.chat.conversation import Conversation
 from shammah.chat.session import Session
-from shammah.privacy import Mark
 from shammah.repl.commands import references, shell
 from shammah.repl.commands.references import Room
 from shammah.router.question import estimate_tokens
@@ -29,8 +28,11 @@ class Questions:
         self._screen = screen
         self._waiting: list[Attachment] = []
 
-    def prepare(self, question: str, private: bool, *, with_files: bool) -> tuple[str, Mark]:
-        """``question`` with what it brings along, and whether that is private.
+    def prepare(
+        self, question: str, private: bool, *, with_files: bool
+    ) -> tuple[str, bool, tuple[str | None, ...]]:
+        """``question`` with what it brings along, whether the person says that any of it is
+        private, and where it came from.
 
         Raises:
             ShammahError: something cannot be taken along; nothing is to be asked then.
@@ -41,13 +43,13 @@ class Questions:
         brought = [*self._waiting, *files]
         text = compose(question, brought)
         private = private or any(one.private for one in brought)
-        sources = [source for one in brought for source in one.sources]
-        mark = self._session.gate.judge(text, private=private, sources=sources)
+        sources = tuple(source for one in brought for source in one.sources)
         if brought:
             messages = self._conversation.with_question(text)[-1:]  # earlier turns can be left out
+            mark = self._session.gate.judge(text, private=private, sources=sources)
             references.check_room(estimate_tokens(messages), self._room(mark.private))
         self._waiting.clear()
-        return text, mark
+        return text, private, sources
 
     def add_output(self, command: str, private: bool, cancelled: Callable[[], bool]) -> None:
         """Run a command, if the person agrees, and keep its output for the next question."""

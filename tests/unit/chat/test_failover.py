@@ -10,6 +10,7 @@ import pytest
 from shammah.bus.messages import ChatMessage, Downloading, Failed, Loading, NotAvailable, Ready
 from shammah.chat.failover import GONE, RESTARTS, Failover, fail_over, with_text
 from shammah.chat.turn import Prompt, TurnInProgress
+from shammah.privacy import Mark
 from shammah.router.route import Override, Reason, RouteDecision, Target, View
 
 LOCAL, CLOUD = Target.LOCAL, Target.CLOUD
@@ -39,7 +40,7 @@ class Interruption:
 
     @property
     def following(self) -> Failover | Failed:
-        turn = TurnInProgress(Prompt("q", override=self.override), restarts=self.restarts)
+        turn = TurnInProgress(Prompt("q", override=self.override), Mark(), restarts=self.restarts)
         turn.decision = RouteDecision(self.failed, Reason.MODEL_READY)
         turn.pieces += [self.text] if self.text else []
         return fail_over(turn, self.failure, self.view, tied=self.tied, openable=self.openable)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shammah.chat.notices import Notices
+from shammah.chat.session import Notices
 
 
 def test_each_is_taken_once_and_each_put_is_told() -> None:

@@ -13,7 +13,6 @@ from shammah.bus.messages import ChatMessage, Token
 from shammah.chat.conversation import Conversation
 from shammah.chat.runner import TurnRunner
 from shammah.chat.turn import Notice, Prompt, Step, Turn, TurnInProgress, Waiting
-from shammah.privacy import Mark
 from shammah.privacy.gate import Gate
 from shammah.router.route import Override, Reason, RouteDecision, Target
 from shammah.settings.model import Settings
@@ -39,8 +38,11 @@ class World:
         self.log: list[str] = []
         self.turns: list[Turn] = []
         self._steps = steps
+        gate = Gate(Settings(home), {})
         session: Any = SimpleNamespace(
-            gate=Gate(Settings(home), {}), settings=Settings(home), answer=self._answer
+            gate=gate,
+            answer=self._answer,
+            answer_is_private=lambda turn: gate.answer_is_private(turn.text, local=turn.local),
         )
         self.conversation = Conversation()
         self.runner = TurnRunner(session, self.conversation, self)
@@ -118,9 +120,12 @@ def test_what_is_raised_ends_it_and_what_has_come_is_kept(tmp_path: Path) -> Non
 def test_marks_are_those_of_the_prompt_and_of_the_turns(tmp_path: Path) -> None:
     world = World((LOCAL, Token("r", 1, "mail jo@acme.de"), done()), tmp_path)
     world.conversation.add(answered("a", "b", private=True))
-    world.ask(Prompt("q", Mark(True, "it is so"), Override(Target.CLOUD)))
+    world.ask(Prompt("jo@acme.de", override=Override(Target.CLOUD)))
     assert [one.private for one in world.asked[0]] == [True, True, True]
-    assert world.log[0] == "notice Private, because it is so: it stays on this machine."
+    assert world.log[0] == (
+        "notice Private, because it holds an e-mail address (privacy.emails): "
+        "it stays on this machine."
+    )
     world.conversation.clear()
     world.ask(Prompt("q"))
     assert [one.private for one in world.asked[1]] == [False]

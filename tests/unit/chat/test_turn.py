@@ -26,7 +26,7 @@ def times(*seconds: float) -> Callable[[], float]:
 
 
 def fed(steps: Iterable[Step], clock: Callable[[], float] | None = None) -> TurnInProgress:
-    turn = TurnInProgress(Prompt("question"), clock=clock or times(0.0))
+    turn = TurnInProgress(Prompt("question"), Mark(), clock=clock or times(0.0))
     turn.send()
     for step in steps:
         turn.feed(step)
@@ -98,14 +98,14 @@ def test_what_has_text_or_was_cancelled_is_not_empty() -> None:
 
 
 def test_what_is_private_stays_so() -> None:
-    secret = TurnInProgress(Prompt("q", Mark(True)))
+    secret = TurnInProgress(Prompt("q"), Mark(True))
     assert secret.override.private
     assert secret.turn().private
-    assert TurnInProgress(Prompt("q")).turn(private=True).private
+    assert TurnInProgress(Prompt("q"), Mark()).turn(private=True).private
 
 
 def test_the_rest_has_the_room_that_is_left() -> None:
-    turn = TurnInProgress(Prompt("q", max_new_tokens=10))
+    turn = TurnInProgress(Prompt("q", max_new_tokens=10), Mark())
     turn.feed(LOCAL)
     assert turn.room == 10
     turn.feed(Token("r", 8, "a"))

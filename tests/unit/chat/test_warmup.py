@@ -7,7 +7,7 @@ from typing import Any
 
 from shammah.bus.messages import ChatMessage, Loading, Provenance, Ready, State
 from shammah.chat.conversation import Conversation
-from shammah.chat.notices import Notices
+from shammah.chat.session import Notices
 from shammah.chat.turn import Turn
 from shammah.chat.warmup import WarmUp
 from shammah.router.decision import Override, RouteDecision, View, decide

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shammah.chat.notices import Notices
+from shammah.chat.session import Notices
 from shammah.models.catalogue import GIB, Machine
 from shammah.repl.welcome import MARKER, FirstRun, welcome
 from shammah.settings.model import CloudSettings, Settings
