@@ -170,11 +170,11 @@ class _Case:
 
     def _alternatives(self) -> tuple[Alternative, Alternative]:
         category, view = self.question.category, self.view
-        model, quantization = measured.name_model(view)
+        known = view.local if isinstance(view.local, Ready) else Ready("")
         adapter = "" if self.question.danger else view.adapter  # taught something else
-        here = Arm(category, Target.LOCAL, model, quantization, adapter)
+        here = Arm(category, Target.LOCAL, known.model, known.quantization, adapter)
         there = Arm(category, Target.CLOUD, view.cloud_model)
-        not_ready = None if isinstance(view.local, Ready) else self._absence()
+        not_ready = None if known is view.local else self._absence()
         obstacle = Reason.PRIVATE if self.override.private else self._obstacle()
         sums = self.question.sums
         return (

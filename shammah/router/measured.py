@@ -3,7 +3,7 @@
 Good enough: of what is known, the lower bound on the share of good answers is at least
 `GOOD_ENOUGH`, or at least what is expected of the cloud. A backend that nothing is known of
 has a prior, as if it had answered some questions already; a new model, quantisation or adapter
-begins with it anew. So from an empty state everything is local, and a category goes to the
+begins with it again. So from an empty state everything is local, and a category goes to the
 cloud after about three bad answers in a row.
 """
 
@@ -13,10 +13,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from shammah.bus.messages import Ready
-from shammah.bus.record import record
 from shammah.models.catalogue import STARTER
-from shammah.router.route import Alternative, Arm, Category, Reason, Target, View
+from shammah.router.route import Alternative, Arm, Category, Reason, Target
 from shammah.router.statistics import Snapshot, wilson
 
 Z = 1.0
@@ -30,14 +28,8 @@ DOUBTFUL, KNOWN_BAD = 3.0, 0.1
 much less one that is not."""
 
 
-@record
-class Prior:
-    successes: float
-    trials: float
-
-
-PRIORS = {Target.LOCAL: Prior(9.0, 10.0), Target.CLOUD: Prior(19.0, 20.0)}
-
+PRIORS = {Target.LOCAL: (9.0, 10.0), Target.CLOUD: (19.0, 20.0)}
+"""Good answers, of how many, that a backend begins with."""
 
 # --- how good a model's answers probably are while nobody has judged any: by its size -------------
 #
@@ -69,15 +61,15 @@ def forecast(
 ) -> Alternative:
     """What is to be expected of an arm; ``ahead`` questions come before this one; ``sums``: it is
     to calculate."""
-    tally, prior = snapshot.tally(arm), PRIORS[arm.target]
-    trials = prior.trials + tally.trials
-    trust, _ = wilson(prior.successes + tally.successes, trials, Z)
-    successes = prior.trials * guess_quality(arm, sums=sums) + tally.successes
-    low, _ = wilson(successes, trials, Z)
+    tally, (successes, trials) = snapshot.tally(arm), PRIORS[arm.target]
+    guessed = trials * guess_quality(arm, sums=sums) + tally.successes
+    trials += tally.trials
+    trust, _ = wilson(successes + tally.successes, trials, Z)
+    low, _ = wilson(guessed, trials, Z)
     pace = snapshot.pace(arm)
     return Alternative(
         arm,
-        successes / trials,
+        guessed / trials,
         bound=low,
         evidence=tally.trials,
         ttft_s=pace.ttft_s * (1 + ahead),
@@ -99,17 +91,9 @@ def objection(local: Alternative, cloud: Alternative) -> Reason | None:
 
 def curiosity(local: Alternative, snapshot: Snapshot) -> float:
     """How many times the usual exploration an arm that is not good enough deserves."""
-    tally, prior = snapshot.tally(local.arm), PRIORS[Target.LOCAL]
-    successes, trials = prior.successes + tally.successes, prior.trials + tally.trials
-    _, high = wilson(successes, trials, Z)
+    tally, (successes, trials) = snapshot.tally(local.arm), PRIORS[Target.LOCAL]
+    _, high = wilson(successes + tally.successes, trials + tally.trials, Z)
     return DOUBTFUL if high >= GOOD_ENOUGH else KNOWN_BAD
-
-
-def name_model(view: View) -> tuple[str, str]:
-    """The local model and its quantisation, as far as they are known."""
-    if isinstance(view.local, Ready):
-        return view.local.model, view.local.quantization
-    return "", ""
 
 
 def guess_quality(arm: Arm, *, sums: bool) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from shammah.bus.messages import Failed, State
@@ -125,6 +125,11 @@ class Arm:
     model: str
     quantization: str = ""
     adapter: str = ""
+
+    @property
+    def backend(self) -> Arm:
+        """The same for every kind of question."""
+        return replace(self, category=Category.OTHER)
 
 
 @record

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shammah.bus.messages import ChatMessage, Done, Failed
+from shammah.bus.messages import ChatMessage, Done, Failed, Timings, Usage
 from shammah.errors import ShammahError
 from shammah.router.contacts import describe_care, describe_help, find_country
 from shammah.router.decision import Override, RouteDecision, Target, View, decide
@@ -206,25 +206,25 @@ class Routing:
 def _outcome(
     arm: Arm, reason: Reason, end: Done | Failed, *, question: str, answer: str
 ) -> Outcome:
-    turn, now = os.urandom(8).hex(), time.time()
-    if isinstance(end, Failed):
-        cancelled = end.code == "cancelled"
-        label, finish = (Label.CANCEL, "cancelled") if cancelled else (Label.BROKEN, "failed")
-        return Outcome(
-            turn, now, arm, reason, finish, label=label, passed=None if cancelled else False
-        )
-    cancelled = end.finish_reason == "cancelled"
+    failed = isinstance(end, Failed)
+    finish = end.code if isinstance(end, Failed) else end.finish_reason
+    usage, timings = (Usage(), Timings()) if isinstance(end, Failed) else (end.usage, end.timings)
+    label, passed = Label.CANCEL, None
+    if finish != "cancelled":
+        label = Label.BROKEN if failed else judge(answer, finish)
+        passed = not failed and passes(question, answer)
+        finish = "failed" if failed else finish
     return Outcome(
-        turn=turn,
-        at=now,
+        turn=os.urandom(8).hex(),
+        at=time.time(),
         arm=arm,
         reason=reason,
-        finish=end.finish_reason,
-        label=Label.CANCEL if cancelled else judge(answer, end.finish_reason),
-        passed=None if cancelled else passes(question, answer),
-        ttft_s=end.timings.ttft_s,
-        tokens_per_second=end.timings.decode_tokens_per_second,
-        input_tokens=end.usage.input_tokens,
-        output_tokens=end.usage.output_tokens,
-        cost=end.usage.cost or 0.0,
+        finish=finish,
+        label=label,
+        passed=passed,
+        ttft_s=timings.ttft_s,
+        tokens_per_second=timings.decode_tokens_per_second,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost=usage.cost or 0.0,
     )

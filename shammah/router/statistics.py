@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 
 from shammah.bus.record import record
 from shammah.router.classic import ClassicState
@@ -103,26 +105,19 @@ class Tally:
     cost: float = 0.0
 
 
-Backend = tuple[Target, str, str, str]
-"""Target, model, quantisation and adapter: an arm without the kind of question."""
-
-
-def _backend(arm: Arm) -> Backend:
-    return arm.target, arm.model, arm.quantization, arm.adapter
-
-
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that a decision needs to know of the past.
 
-    ``explored`` of the ``answers`` were given to the local model against the numbers.
+    ``explored`` of the ``answers`` were given to the local model against the numbers;
+    ``backends``: by `Arm.backend`.
     """
 
     arms: Mapping[Arm, Tally] = field(default_factory=dict)
     answers: int = 0
     explored: int = 0
     classic: ClassicState = field(default_factory=ClassicState)
-    backends: Mapping[Backend, Tally] = field(default_factory=dict)
+    backends: Mapping[Arm, Tally] = field(default_factory=dict)
 
     def tally(self, arm: Arm) -> Tally:
         return self.arms.get(arm, Tally())
@@ -132,22 +127,25 @@ class Snapshot:
         any speed, that of the same backend at all kinds of questions."""
         own = self.tally(arm)
         measured = own.ttft_s or own.tokens_per_second
-        return own if measured else self.backends.get(_backend(arm), own)
+        return own if measured else self.backends.get(arm.backend, own)
 
 
 def summarize(outcomes: Iterable[Outcome], classic: ClassicState) -> Snapshot:
     """The snapshot of ``outcomes``, the oldest first."""
+    outcomes = list(outcomes)
     of_arm: dict[Arm, list[Outcome]] = {}
-    of_backend: dict[Backend, list[Outcome]] = {}
-    answers = explored = 0
+    of_backend: dict[Arm, list[Outcome]] = {}
     for outcome in outcomes:
         of_arm.setdefault(outcome.arm, []).append(outcome)
-        of_backend.setdefault(_backend(outcome.arm), []).append(outcome)
-        answers += 1
-        explored += outcome.reason is Reason.EXPLORATION
-    arms = {arm: _tally(some) for arm, some in of_arm.items()}
-    backends = {one: _tally(some) for one, some in of_backend.items()}
-    return Snapshot(arms, answers, explored, classic, backends)
+    for arm, some in of_arm.items():
+        of_backend.setdefault(arm.backend, []).extend(some)
+    return Snapshot(
+        {arm: _tally(some) for arm, some in of_arm.items()},
+        len(outcomes),
+        sum(one.reason is Reason.EXPLORATION for one in outcomes),
+        classic,
+        {one: _tally(sorted(some, key=attrgetter("at"))) for one, some in of_backend.items()},
+    )
 
 
 def _tally(outcomes: list[Outcome]) -> Tally:
@@ -242,7 +240,7 @@ def score(question: str, answer: str) -> float:
     found -= 0.3 * (len(text) < 20)
     found -= 0.1 * (len(text) > 5000)
     threes = list(zip(words, words[1:], words[2:], strict=False))
-    found -= 0.4 * (len(threes) - len(set(threes)) >= 2 and _most(threes) >= 3)
+    found -= 0.4 * (len(threes) - len(set(threes)) >= 2 and max(Counter(threes).values()) >= 3)
     found -= 0.3 * (not text.endswith((".", "!", "?", ")", '"', "'", "```")))
     found += 0.1 * ("```" in text)
     sentences = [one for one in re.split(r"[.!?]+", text) if one.strip()]
@@ -251,10 +249,3 @@ def score(question: str, answer: str) -> float:
     met = sum(word in text.lower() for word in asked)
     found += 0.3 * (bool(asked) and met >= 0.3 * len(asked))
     return min(1.0, max(0.0, found))
-
-
-def _most(some: list[tuple[str, str, str]]) -> int:
-    counts: dict[tuple[str, str, str], int] = {}
-    for one in some:
-        counts[one] = counts.get(one, 0) + 1
-    return max(counts.values(), default=0)

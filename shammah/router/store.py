@@ -9,7 +9,7 @@ import functools
 import json
 import sqlite3
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,9 @@ KEPT = 2000
 """Of so many answers the outcomes are kept: people and models change."""
 BUSY_S = 2.0
 
-_COLUMNS = tuple(
-    "turn at category target model quantization adapter reason finish label passed ttft_s "
-    "tokens_per_second input_tokens output_tokens cost".split()
-)
-_OF_THE_ARM = ("category", "target", "model", "quantization", "adapter")
+_ARM = tuple(one.name for one in fields(Arm))
+_OTHER = tuple(one.name for one in fields(Outcome) if one.name != "arm")
+_TEXTS = ("turn", "reason", "finish", "label")
 
 
 def _keep_outcomes(database: sqlite3.Connection) -> None:
@@ -91,7 +89,8 @@ class Store:
 
         def read(database: sqlite3.Connection) -> Snapshot:
             rows = database.execute(
-                f"SELECT {', '.join(_COLUMNS)} FROM outcomes ORDER BY number DESC LIMIT ?", (KEPT,)
+                f"SELECT {', '.join(_ARM + _OTHER)} FROM outcomes ORDER BY number DESC LIMIT ?",
+                (KEPT,),
             ).fetchall()
             return summarize(map(_outcome, reversed(rows)), _read_classic(database))
 
@@ -101,10 +100,11 @@ class Store:
         """Record an answer, and what the classic policy learns from it."""
 
         def add(database: sqlite3.Connection) -> None:
+            row = asdict(outcome)
+            row |= row.pop("arm")
             added = database.execute(
-                f"INSERT OR IGNORE INTO outcomes ({', '.join(_COLUMNS)}) "
-                f"VALUES ({', '.join('?' * len(_COLUMNS))})",
-                _row(outcome),
+                f"INSERT OR IGNORE INTO outcomes ({', '.join(row)}) VALUES (:{', :'.join(row)})",
+                row,
             )
             if not added.rowcount:
                 return
@@ -131,37 +131,21 @@ class Store:
         self._database.close()
 
 
-def _row(outcome: Outcome) -> tuple[object, ...]:
-    values = {name: getattr(outcome, name, None) for name in _COLUMNS}
-    values |= {name: getattr(outcome.arm, name) for name in _OF_THE_ARM}
-    return tuple(values.values())
-
-
 def _outcome(row: tuple[Any, ...]) -> Outcome:
-    turn, at, category, target, model, quantization, adapter, reason, finish, label, *rest = row
-    passed, ttft_s, tokens_per_second, input_tokens, output_tokens, cost = rest
-    for one in (at, ttft_s, tokens_per_second, input_tokens, output_tokens, cost):
-        if not isinstance(one, int | float):
+    arm, values = row[: len(_ARM)], dict(zip(_OTHER, row[len(_ARM) :], strict=True))
+    for name, value in values.items():
+        if name in _TEXTS:
+            values[name] = str(value)
+        elif name != "passed" and not isinstance(value, int | float):
             raise TypeError("a number is none")
-    return Outcome(
-        turn=str(turn),
-        at=at,
-        arm=_arm(str(category), str(target), str(model), str(quantization), str(adapter)),
-        reason=Reason(str(reason)),
-        finish=str(finish),
-        label=Label(str(label)),
-        passed=None if passed is None else bool(passed),
-        ttft_s=ttft_s,
-        tokens_per_second=tokens_per_second,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cost=cost,
-    )
+    values["reason"], values["label"] = Reason(values["reason"]), Label(values["label"])
+    values["passed"] = None if values["passed"] is None else bool(values["passed"])
+    return Outcome(arm=_arm(*map(str, arm)), **values)
 
 
 @functools.lru_cache(maxsize=1000)
-def _arm(category: str, target: str, model: str, quantization: str, adapter: str) -> Arm:
-    return Arm(Category(category), Target(target), model, quantization, adapter)
+def _arm(category: str, target: str, *rest: str) -> Arm:
+    return Arm(Category(category), Target(target), *rest)
 
 
 def _read_classic(database: sqlite3.Connection) -> ClassicState:
