@@ -92,9 +92,9 @@ def opens_repl(arguments: list[str]) -> bool:
     """Whether the command line asks for the prompt."""
     if not arguments or not arguments[0].startswith("-"):
         return not arguments
-    from shammah.chat.prompt_options import opens_prompt
+    from shammah.chat.prompt_options import read_arguments
 
-    return opens_prompt(arguments)
+    return read_arguments(arguments) is not None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A turn whose backend has failed: whether it goes on, and where. Pure.
+"""Failover: which backend continues a turn when one has failed, if any. Pure.
 
 The text so far goes along, and the next backend adds to it. docs/ROUTING.md has the rules.
 """
@@ -16,10 +16,10 @@ RESTARTS = 2
 """For one turn. What fails a third time would fail a fourth."""
 
 HUNG = frozenset({"worker_silent", "worker_stalled"})
-"""The process is there, and must be ended before another takes its place."""
+"""The process still runs, and must be ended before another takes its place."""
 
 GONE = HUNG | {"worker_died", "worker_lost"}
-"""The worker itself is gone; a new one may do it. (One that was stopped, was by somebody.)"""
+"""The worker itself is gone; a new one may do it. (A stopped one was stopped on purpose.)"""
 
 _BROKEN = frozenset(
     {
@@ -34,7 +34,7 @@ _BROKEN = frozenset(
         "cloud_unreachable",
     }
 )
-"""The cloud has broken off. Before any text its worker has tried again already."""
+"""The cloud broke off. Before any text its worker has already tried again."""
 
 _UNABLE = frozenset(
     {
@@ -50,15 +50,14 @@ _UNABLE = frozenset(
 """The same backend would fail again, the other one need not."""
 
 TOO_LONG = "context_too_long"
-"""The local model has counted: Claude holds more."""
+"""The local model has counted the tokens; Claude holds more."""
 
 
 @record
 class Failover:
-    """Whom to ask for the rest, for which reason, and what the person should read about it.
+    """Which backend continues, why, and what the person should read about it (empty: nothing).
 
-    ``override`` is the one to route by: it has a target, and its ``private`` holds for the text so
-    far, too.
+    ``override`` is the one to route by: it has a target; ``private`` covers the text so far.
     """
 
     override: Override
@@ -69,14 +68,14 @@ class Failover:
 def fail_over(
     turn: TurnInProgress, failure: Failed, view: View, *, tied: bool, openable: bool
 ) -> Failover | Failed:
-    """Who answers the rest; the failure itself if nobody should.
+    """Choose the backend for the rest of a turn; return the failure itself if there is none.
 
-    First the other one, who is at hand; the one that has failed again if the other may not, or
-    cannot, and if it is not the question's own fault.
+    First the other backend, which is at hand; then the one that failed, if the other may not or
+    cannot answer and the question itself is not at fault.
 
     Args:
-        turn: what has lost whom it was sent to.
-        failure: how.
+        turn: its last decision names the backend that failed.
+        failure: how it failed.
         view: how the workers are now.
         tied: the text so far must not leave this machine (then it is not empty).
         openable: whether the gate to the cloud can be opened at all.
@@ -84,32 +83,30 @@ def fail_over(
     assert turn.decision is not None
     if turn.restarts >= RESTARTS or failure.code not in GONE | _BROKEN | _UNABLE | {TOO_LONG}:
         return failure
-    failed, override = turn.decision.target, turn.override
+    failed, reason, override = turn.decision.target, turn.decision.reason, turn.override
     private = override.private or tied
-    for target in (_other(failed), failed):
+    for target in sorted(Target, key=lambda one: one is failed):
         if target is Target.CLOUD and (private or not openable or not view.cloud_configured):
             continue
         if target is not failed and override.target not in (None, target):
             continue
         if _can(turn, failure, view, target):
-            reason = turn.decision.reason
-            if target is not failed:
-                reason = _REASONS.get(failure.code, _OF_THE_OTHER[target])
+            if target is not failed and failure.code == TOO_LONG:
+                reason = Reason.CONTEXT_TOO_LONG
+            elif target is not failed:
+                local = failed is Target.LOCAL
+                reason = Reason.MODEL_NOT_READY if local else Reason.CLOUD_FAILED
             override = replace(override, target=target, private=private)
             return Failover(override, reason, _note(turn, failure, target))
     if failure.code == TOO_LONG and turn.trims_nothing:  # then without its earliest turns
-        return Failover(replace(override, target=Target.LOCAL), turn.decision.reason, "")
+        return Failover(replace(override, target=Target.LOCAL), reason, "")
     return failure
-
-
-_OF_THE_OTHER = {Target.CLOUD: Reason.MODEL_NOT_READY, Target.LOCAL: Reason.CLOUD_FAILED}
-_REASONS = {TOO_LONG: Reason.CONTEXT_TOO_LONG}
 
 
 def with_text(
     conversation: tuple[ChatMessage, ...], text: str, *, tied: bool
 ) -> tuple[ChatMessage, ...]:
-    """``conversation`` with the beginning of its answer, for whoever goes on."""
+    """``conversation`` with the beginning of its answer, for the backend that continues."""
     if not text:
         return conversation
     private = tied or conversation[-1].private
@@ -127,15 +124,11 @@ def _can(turn: TurnInProgress, failure: Failed, view: View, target: Target) -> b
 
 def _note(turn: TurnInProgress, failure: Failed, target: Target) -> str:
     assert turn.decision is not None
-    who = "Claude" if target is Target.CLOUD else "The local model"
+    backend = "Claude" if target is Target.CLOUD else "The local model"
     if target is not turn.decision.target:
-        how = "goes on" if turn.text else "answers instead"
+        how = "continues" if turn.text else "answers instead"
     elif target is Target.LOCAL:
-        how = "is started again and goes on" if turn.text else "is started again"
+        how = "restarts and continues" if turn.text else "restarts"
     else:
-        how = "is asked to go on" if turn.text else "is asked again"
-    return f"{failure.message} {who} {how}."
-
-
-def _other(target: Target) -> Target:
-    return Target.LOCAL if target is Target.CLOUD else Target.CLOUD
+        how = "is asked to continue" if turn.text else "is asked again"
+    return f"{failure.message} {backend} {how}."

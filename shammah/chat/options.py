@@ -1,11 +1,11 @@
-"""The REPL's own command line. Parsed after the prompt is on the screen, without click."""
+"""What the options of the prompt and of ``shammah ask`` mean."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from shammah.chat.prompt_options import FLAGS, VALUES
+from shammah.chat.prompt_options import read_arguments
 from shammah.errors import UsageError
 from shammah.models.licences import LICENCES
 from shammah.router.decision import Override, Target
@@ -27,21 +27,14 @@ class ReplOptions:
 
 
 def parse_options(arguments: list[str]) -> ReplOptions:
-    """The options that `prompt_options.opens_prompt` let through.
+    """The options of a command line that opens the prompt.
 
     Raises:
         ShammahError: see `read_options`.
     """
-    values: dict[str, str] = {}
-    flags: set[str] = set()
-    rest = iter(arguments)
-    for argument in rest:
-        name, equals, value = argument.partition("=")
-        if name in VALUES:
-            values[VALUES[name]] = value if equals else next(rest)
-        else:
-            flags.add(FLAGS[name])
-    return read_options(values, flags)
+    read = read_arguments(arguments)
+    assert read is not None, "it opens the prompt"
+    return read_options(*read)
 
 
 def read_options(values: Mapping[str, str | None], flags: set[str]) -> ReplOptions:
@@ -82,10 +75,10 @@ def parse_resume(number: str | None, *, newest: bool) -> int | None:
 
 
 def parse_override(flags: set[str]) -> Override:
-    """The wish that ``--local``, ``--cloud`` and ``--private`` state.
+    """What ``--local``, ``--cloud`` and ``--private`` ask for.
 
     Raises:
-        ShammahError: ``usage``, when ``--cloud`` meets one of the others.
+        ShammahError: ``usage``, for ``--cloud`` with one of the others.
     """
     local = bool(flags & {"--local", "--private"})
     if local and "--cloud" in flags:

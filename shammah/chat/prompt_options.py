@@ -24,19 +24,22 @@ FLAGS = {spelling: names[0] for names, value, _ in OPTIONS if not value for spel
 """Every spelling to the option."""
 
 
-def opens_prompt(arguments: list[str]) -> bool:
-    """Whether the command line names no command, and nothing but the prompt's options.
-
-    Values are not looked at: whether they are right can be said after the prompt.
-    """
+def read_arguments(arguments: list[str]) -> tuple[dict[str, str], set[str]] | None:
+    """The values and the flags of a command line, by the names of their options; ``None``: it has
+    anything else, such as a command. Whether a value is right can be said after the prompt."""
+    values: dict[str, str] = {}
+    flags: set[str] = set()
     rest = iter(arguments)
     for argument in rest:
-        if argument in VALUES:
-            if next(rest, None) is None:
-                return False
-        elif argument not in FLAGS and argument.partition("=")[0] not in VALUES:
-            return False
-    return True
+        name, equals, value = argument.partition("=")
+        if argument in FLAGS:
+            flags.add(FLAGS[argument])
+            continue
+        given = value if equals else next(rest, None)
+        if name not in VALUES or given is None:
+            return None
+        values[VALUES[name]] = given
+    return values, flags
 
 
 def describe_options(indent: int) -> str:

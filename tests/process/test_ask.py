@@ -338,7 +338,7 @@ def test_a_worker_that_dies_in_mid_answer_is_told_and_another_goes_on(
     answer, said = asking.communicate(timeout=LIMIT_S)
     assert asking.returncode == 0
     assert (first + answer).decode() == words + "\n"
-    assert b"The inference worker died. The local model is started again" in said
+    assert b"The inference worker died. The local model restarts" in said
 
 
 def test_progress_in_a_log_is_a_line_for_each_stage(

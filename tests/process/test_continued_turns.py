@@ -101,7 +101,7 @@ def test_claude_goes_on_where_the_local_model_died(
 ) -> None:
     told = Told(session, sandbox, LOCAL, at)
     assert told.text == WORDS
-    assert told.notes == ["The inference worker died. Claude goes on."]
+    assert told.notes == ["The inference worker died. Claude continues."]
     assert told.route == [
         (Target.LOCAL, Reason.MODEL_READY),
         (Target.CLOUD, Reason.MODEL_NOT_READY),
@@ -123,7 +123,7 @@ def test_the_local_model_goes_on_where_a_worker_of_the_cloud_died(
     monkeypatch.setattr(session.routing, "decide", cloud_first)
     told = Told(session, sandbox, CLOUD, at)
     assert told.text == WORDS
-    assert told.notes == ["The cloud worker died. The local model goes on."]
+    assert told.notes == ["The cloud worker died. The local model continues."]
     assert isinstance(told.end, Done)
     assert told.end.provenance.role == LOCAL
 
@@ -164,7 +164,7 @@ def test_a_worker_that_hangs_is_ended_and_another_goes_on(
     told = Told(session, sandbox, LOCAL, 7, override, hit=hang, on_notice=calm_down)
     assert told.text == WORDS
     assert told.notes == [
-        "The inference worker stopped responding. The local model is started again and goes on."
+        "The inference worker stopped responding. The local model restarts and continues."
     ]
     assert sandbox.holder() not in (None, hung)
 

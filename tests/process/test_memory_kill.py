@@ -19,7 +19,7 @@ from tests.fakes.turns import way_of
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("echo_spawns")]
 
-DIED = Notice("The inference worker died. The local model is started again and goes on.")
+DIED = Notice("The inference worker died. The local model restarts and continues.")
 QUESTION = (ChatMessage("user", "forever"),)
 
 

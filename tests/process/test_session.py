@@ -104,9 +104,7 @@ def test_a_worker_killed_in_mid_answer_is_started_again_and_goes_on(
     end = asked.end()
     assert isinstance(end, Done)
     assert end.finish_reason == "cancelled"
-    assert notice == Notice(
-        "The inference worker died. The local model is started again and goes on."
-    )
+    assert notice == Notice("The inference worker died. The local model restarts and continues.")
     assert text == ("forever one two " * 99)[: len(text)]
     assert sandbox.holder() != killed
 

@@ -136,7 +136,7 @@ def test_where_a_stream_of_the_cloud_breaks_the_local_model_goes_on(
     assert "".join(pieces).count("one two") == 1
     notes = [step.text for step in steps if isinstance(step, Notice)]
     assert len(notes) == 1
-    assert notes[0].endswith("The local model goes on.")
+    assert notes[0].endswith("The local model continues.")
 
 
 def test_where_the_local_model_dies_a_server_goes_on(
@@ -156,7 +156,7 @@ def test_where_the_local_model_dies_a_server_goes_on(
                 until(lambda: isinstance(session.view().cloud, Ready), "ready", LIMIT_S)
                 text, notes, done = ask(session, sandbox, kill_at, 100)
                 assert done.provenance.role == "cloud"
-                assert notes == ["The inference worker died. Claude goes on."]
+                assert notes == ["The inference worker died. Claude continues."]
                 assert text.strip()
         finally:
             session.close()
