@@ -79,7 +79,7 @@ class Rules:
             what = "it holds one of your words (privacy.words)"
             self._checks.append((_words(settings.words), what))
         if settings.patterns:
-            from shammah.privacy.patterns import Pattern  # most people have none
+            from shammah.settings.patterns import Pattern  # most people have none
 
             patterns = [Pattern(source) for source in settings.patterns]
             self._checks.append(

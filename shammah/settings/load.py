@@ -266,7 +266,7 @@ def _check_patterns(privacy: PrivacySettings, faults: list[Fault]) -> None:
         faults.append(Fault(("privacy", "paths"), "privacy.paths holds an empty path"))
     if not privacy.patterns:
         return
-    from shammah.privacy.patterns import Pattern, PatternError  # most people have none
+    from shammah.settings.patterns import Pattern, PatternError  # most people have none
 
     for source in privacy.patterns:
         try:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shammah.privacy import patterns
-from shammah.privacy.patterns import Pattern, PatternError
+from shammah.settings.patterns import Pattern, PatternError
 
 TEXTS = ["", "a", "ab", "aab\nb", "A b", "a1_b", "é", "\n", "b\n", "ba ab", "123-45", "a\nb\n\n"]
 
@@ -129,7 +129,7 @@ def test_no_pattern_no_engine() -> None:
         "import sys; from shammah.privacy import Rules;"
         "from shammah.settings.model import PrivacySettings;"
         "Rules(PrivacySettings(patterns={})).mark('hello');"
-        "print('shammah.privacy.patterns' in sys.modules)"
+        "print('shammah.settings.patterns' in sys.modules)"
     )
     for patterns_set, loaded in (("()", "False"), ("('geheim',)", "True")):
         done = subprocess.run(
