@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from shammah.bus import endpoints
+from shammah.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -354,6 +355,12 @@ def test_help_loads_neither_settings_nor_messages() -> None:
     assert not found & {"shammah.settings.model", "shammah.bus.messages", "shammah.storage.paths"}
     assert not found & {"shammah.terminal.wrap", "json", "shlex"}
     assert not tops(found) & ({"zmq", "msgpack"} | EDITOR - {"click"} | HEAVY)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_loads_only_its_declaration(command: str) -> None:
+    found = loaded(f"import shammah.cli.main as cli; cli.main.get_command(None, {command!r})")
+    assert not tops(found) & ({"zmq", "msgpack", "psutil", "sqlite3"} | EDITOR - {"click"} | HEAVY)
 
 
 def test_no_set_of_unicode_ranges_is_compiled_before_a_text_needs_it() -> None:

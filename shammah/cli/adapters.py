@@ -1,4 +1,4 @@
-"""``shammah adapters``: what was learnt, shown, chosen and taken back."""
+"""``shammah adapters``: list, show, choose, merge and share what was learnt."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from pathlib import Path
 
 import click
 
-from shammah.bus import codec
-from shammah.bus.client import new_request_id
-from shammah.bus.training import ImportAdapter, Imported, MergeAdapter, Merged
 from shammah.cli.options import Group, json_option, load_checked_settings
 from shammah.cli.train import EXAMPLES
 from shammah.errors import ExitCode, ShammahError
@@ -23,7 +20,6 @@ from shammah.learning.examples import read_examples
 from shammah.models.catalogue import model_id_of
 from shammah.settings.load import home_directory, load_settings
 from shammah.storage.files import new_directory
-from shammah.supervision.lifecycle import connect
 from shammah.terminal.output import echo, print_json
 from shammah.terminal.wording import printable
 
@@ -35,24 +31,24 @@ _NO_NAME = re.compile(r"[^a-z0-9._-]+")
 
 @click.group(cls=Group)
 def adapters() -> None:
-    """List, choose, take back, merge, export, import and remove what was learnt.
+    """List, choose, roll back, merge, export, import and remove adapters.
 
     Examples:
       shammah adapters list
       shammah adapters show house-style
       shammah adapters use house-style
       shammah adapters use base                the model without any adapter
-      shammah adapters rollback                what served before
+      shammah adapters rollback                back to the previous one
       shammah adapters merge house-style ./my-model
       shammah adapters export house-style ./house-style
-      shammah adapters import ./house-style    what peft or another program made
+      shammah adapters import ./house-style    made by PEFT or another program
     """
 
 
 @adapters.command("list")
 @json_option("One object an adapter.")
 def list_(as_json: bool) -> int:
-    """Show the adapters, and which one serves each base model.
+    """List the adapters, and which one each base model uses.
 
     Examples:
       shammah adapters list
@@ -65,7 +61,7 @@ def list_(as_json: bool) -> int:
         for entry in entries:
             print_json(_document(entry, serves=entry.name in serving))
     elif not entries:
-        echo("There are no adapters yet; `shammah train` makes one.")
+        echo("No adapters yet. To make one: `shammah train`.")
     else:
         width = max(len(entry.name) for entry in entries)
         for entry in entries:
@@ -76,7 +72,7 @@ def list_(as_json: bool) -> int:
                     f"{entry.base_model}"
                 )
             )
-        echo("* serves its base model.")
+        echo("* in use")
     return ExitCode.OK
 
 
@@ -84,7 +80,7 @@ def list_(as_json: bool) -> int:
 @click.argument("name")
 @json_option("One object.")
 def show(name: str, as_json: bool) -> int:
-    """Show how NAME was made, and the figures that it was judged by.
+    """Show how NAME was made and how it was judged.
 
     Examples:
       shammah adapters show house-style
@@ -100,7 +96,7 @@ def show(name: str, as_json: bool) -> int:
     rows = {
         "base model": f"{entry.base_model} {entry.base_revision[:12]}",
         "made": entry.created,
-        "serves": "yes" if serves else "no",
+        "in use": "yes" if serves else "no",
         "verdict": f"{entry.verdict}. {entry.gate.get('why', '')}",
         "directory": str(entry.directory),
         "sha256": entry.digest,
@@ -115,33 +111,33 @@ def show(name: str, as_json: bool) -> int:
     return ExitCode.OK
 
 
-@adapters.command(short_help="Let NAME serve its base model; base: none.")
+@adapters.command(short_help="Use NAME with its base model; base: no adapter.")
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also one that the gate has refused.")
-@click.option("--model", "-m", metavar="MODEL", help="With base: of which model.")
+@click.option("--force", is_flag=True, help="Use it even if the gate refused it.")
+@click.option("--model", "-m", metavar="MODEL", help="With base: which base model.")
 def use(name: str, force: bool, model: str | None) -> int:
-    """Let NAME serve its base model from your next question; base: none.
+    """Use NAME with its base model from your next question; base: no adapter.
 
     Examples:
       shammah adapters use house-style
-      shammah adapters use base               the model without any
+      shammah adapters use base               no adapter
       shammah adapters use house-style --force
     """
     store = _store()
     if name == BASE:
         base = _which(store, model)
         store.use_base(base)
-        echo(f"{base} answers without an adapter from your next question.")
+        echo(f"{base} uses no adapter from your next question.")
         return ExitCode.OK
     entry = store.use(name, force=force)
-    echo(f"{entry.base_model} answers with {name} from your next question.")
+    echo(f"{entry.base_model} uses {name} from your next question.")
     return ExitCode.OK
 
 
 @adapters.command()
-@click.option("--model", "-m", metavar="MODEL", help="Of which base model, if there are several.")
+@click.option("--model", "-m", metavar="MODEL", help="The base model, if there are several.")
 def rollback(model: str | None) -> int:
-    """Go back to what served before.
+    """Go back to the previous adapter.
 
     Examples:
       shammah adapters rollback
@@ -149,42 +145,45 @@ def rollback(model: str | None) -> int:
     store = _store()
     base = _which(store, model)
     entry = store.rollback(base)
-    how = f"with {entry.name}" if entry else "without an adapter"
-    echo(f"{base} answers {how} again, from your next question.")
+    echo(f"{base} uses {entry.name if entry else 'no adapter'} again, from your next question.")
     return ExitCode.OK
 
 
 @adapters.command("rm")
 @click.argument("name")
 def remove(name: str) -> int:
-    """Delete NAME; not while it serves.
+    """Delete NAME, unless it is in use.
 
     Examples:
       shammah adapters rm house-style
     """
     _store().remove(name)
-    echo(f"{name} is deleted.")
+    echo(f"Deleted {name}.")
     return ExitCode.OK
 
 
-@adapters.command(short_help="Write the base model with NAME worked in to DIRECTORY.")
+@adapters.command(short_help="Merge NAME into its base model, as DIRECTORY.")
 @click.argument("name")
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--model", "-m", metavar="MODEL", help="Where the base model is, if not by name.")
+@click.option("--model", "-m", metavar="MODEL", help="Directory or name of the base model.")
 def merge(name: str, directory: Path, model: str | None) -> int:
-    """Write the base model with NAME worked in to DIRECTORY, for --model DIRECTORY.
+    """Merge NAME into its base model, as DIRECTORY for --model DIRECTORY.
 
     Examples:
       shammah adapters merge house-style ./my-model
       shammah --model ./my-model
     """
+    from shammah.bus.client import new_request_id
+    from shammah.bus.training import MergeAdapter, Merged
+    from shammah.supervision.lifecycle import connect
+
     settings = load_settings(os.environ)
     entry = AdapterStore(settings.home).get(name)
     target = directory.absolute()
     base = load_settings(os.environ, model).model if model else ""
     with closing(connect(settings, "train", "adapters", os.environ)) as peer:
         peer.begin(MergeAdapter(new_request_id(), name, str(target), base)).end(Merged)
-    echo(f"{entry.base_model} with {name} is in {target}.")
+    echo(f"Wrote {entry.base_model} with {name} to {target}.")
     _warn_private(entry)
     return ExitCode.OK
 
@@ -201,7 +200,7 @@ def export(name: str, directory: Path) -> int:
     entry = _store().get(name)
     if directory.exists():
         raise ShammahError(
-            "directory_exists", f"{directory} exists already.", "Name a directory that does not."
+            "directory_exists", f"{directory} already exists.", "Choose another name."
         )
     try:
         with new_directory(directory) as made:
@@ -210,37 +209,39 @@ def export(name: str, directory: Path) -> int:
     except OSError as error:
         raise ShammahError(
             "directory_unwritable",
-            f"{directory} cannot be written ({error.strerror}).",
-            "Name another directory, or make room.",
+            f"Cannot write to {directory} ({error.strerror}).",
+            "Choose another directory, or free some space.",
         ) from error
-    echo(f"{name} is in {directory}, in PEFT's layout.")
+    echo(f"Exported {name} to {directory}, in PEFT's layout.")
     _warn_private(entry)
     return ExitCode.OK
 
 
-@adapters.command(
-    "import",
-    short_help="Check, judge and keep what another program has made.",
-)
+@adapters.command("import", short_help="Check, judge and store what another program made.")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--name", default="", help="Of the adapter here; default: the directory's.")
-@click.option("--model", "-m", metavar="MODEL", help="Its base model; default: as set.")
+@click.option("--name", default="", help="Name of the adapter; default: the directory's.")
+@click.option("--model", "-m", metavar="MODEL", help="The base model; default: as set.")
 @click.option("--examples", type=EXAMPLES, help="A JSONL file to judge it with.")
 @json_option("One object with verdict and figures.")
 def import_(
     directory: Path, name: str, model: str | None, examples: Path | None, as_json: bool
 ) -> int:
-    """Check, judge and keep a LoRA adapter that another program has made.
+    """Check, judge and store a LoRA adapter that another program made.
 
     Examples:
       shammah adapters import ./house-style
       shammah adapters import ./checkpoint-300 --name house-style --model starter
       shammah adapters import ./house-style --examples house-style.jsonl --json
-    DIRECTORY holds adapter_config.json and adapter_model.safetensors, as peft
-    saves them. It is judged as one of ours, with your feedback or the examples;
-    without any it is kept as unjudged.
-    Exit status: 0 it is here, 1 it failed or is here and refused, 2 wrong usage.
+    DIRECTORY holds adapter_config.json and adapter_model.safetensors, as PEFT
+    saves them. It is judged like your own adapters, with your feedback or the
+    examples; without any it is stored as unjudged.
+    Exit status: 0 imported, 1 failed or imported but refused, 2 wrong usage.
     """
+    from shammah.bus import codec
+    from shammah.bus.client import new_request_id
+    from shammah.bus.training import ImportAdapter, Imported
+    from shammah.supervision.lifecycle import connect
+
     settings = load_checked_settings(model)
     name = name or name_for(directory)
     AdapterStore(settings.home).check_new(name)
@@ -264,15 +265,14 @@ def import_(
         print_json(codec.to_document(reply))
     else:
         force = "" if reply.verdict == ACCEPTED else " --force"
-        echo(f"{reply.adapter} is here, an adapter of {reply.model}.")
+        echo(f"Imported {reply.adapter}, an adapter of {reply.model}.")
         echo(f"{reply.verdict.capitalize()}: {reply.why}")
-        echo(f"`shammah adapters use {reply.adapter}{force}` lets it serve.")
+        echo(f"To use it: `shammah adapters use {reply.adapter}{force}`.")
     return ExitCode.FAILED if reply.verdict == REFUSED else ExitCode.OK
 
 
 def describe_curve(points: Sequence[Sequence[float]], best_step: int | None) -> Iterator[str]:
-    """A line for each of ``points`` (a step and the loss after it, in nats a token), as long as
-    the loss is high."""
+    """Draw a bar for each of ``points`` (a step and the loss after it, in nats a token)."""
     most = max((loss for _, loss in points), default=0.0) or 1.0
     for step, loss in points:
         kept = "  kept" if step == best_step else ""
@@ -280,8 +280,7 @@ def describe_curve(points: Sequence[Sequence[float]], best_step: int | None) -> 
 
 
 def name_for(directory: Path) -> str:
-    """What an adapter from ``directory`` is called unless somebody says otherwise; it may still
-    be no name at all."""
+    """Return the default name of an adapter from ``directory``; it may be invalid."""
     return _NO_NAME.sub("-", directory.absolute().name.lower()).strip("-._")[:64]
 
 
@@ -289,8 +288,8 @@ def _warn_private(entry: AdapterEntry) -> None:
     count = entry.training.get("private_examples", 0)
     if count:
         echo(
-            f"{count} of its examples were private: whoever has the adapter may make it repeat "
-            "them. Do not give it away."
+            f"{count} of its examples were private: anyone with the adapter can make it repeat "
+            "them. Don't share it."
         )
 
 
@@ -299,7 +298,7 @@ def _store() -> AdapterStore:
 
 
 def _which(store: AdapterStore, model: str | None) -> str:
-    """The base model that is meant.
+    """Return the base model that is meant.
 
     Raises:
         ShammahError: ``base_model_unclear``.
@@ -309,11 +308,11 @@ def _which(store: AdapterStore, model: str | None) -> str:
     known = store.served_models()
     if len(known) == 1:
         return known[0]
-    several = f"There are several: {', '.join(known)}." if known else "No adapter has served yet."
+    several = f"There are several base models: {', '.join(known)}."
     raise ShammahError(
         "base_model_unclear",
-        several,
-        "Name one with --model." if known else "`shammah adapters list` shows what there is.",
+        several if known else "No adapter has been used yet.",
+        "Name one with --model." if known else "`shammah adapters list` shows the adapters.",
         exit_code=ExitCode.USAGE,
     )
 

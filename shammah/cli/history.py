@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,12 +19,14 @@ from shammah.history import export as exporting
 from shammah.history import listing
 from shammah.history.record import END_MARK, MARK, StoredConversation
 from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
-from shammah.history.store import Store
 from shammah.settings.load import home_directory
 from shammah.terminal.confirm import confirm
 from shammah.terminal.output import columns_of, echo, print_json
 from shammah.terminal.wording import printable, styled
 from shammah.terminal.wrap import broken, fold
+
+if TYPE_CHECKING:
+    from shammah.history.store import Store
 
 NUMBER = click.IntRange(1, 2**63 - 1)
 BOLD, DIM = "1", "2"
@@ -260,6 +263,8 @@ def _opened() -> Iterator[Store | None]:
     if not path.exists():
         yield None
         return
+    from shammah.history.store import Store  # SQLite, which no help needs
+
     store = Store(path, lambda sentence: echo(sentence, err=True))
     try:
         yield store

@@ -1,4 +1,4 @@
-"""``shammah stop``: end workers."""
+"""``shammah stop``: stop workers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import click
 from shammah.bus.endpoints import ROLES, open_endpoints
 from shammah.cli.options import Command
 from shammah.errors import ExitCode
-from shammah.supervision.lifecycle import stop as stop_worker
 from shammah.terminal.output import echo
 
 
 @click.command(cls=Command)
 @click.argument("role", required=False, type=click.Choice(ROLES))
 def stop(role: str | None) -> int:
-    """End the workers now: by request, then SIGTERM, then SIGKILL.
+    """Stop workers now: by request, then SIGTERM, then SIGKILL.
 
     Examples:
       shammah stop              all workers
       shammah stop inference    only the local model
     """
+    from shammah.supervision import lifecycle
+
     endpoints = open_endpoints(os.environ)
     stopped = False
     for name in [role] if role else ROLES:
-        rung = stop_worker(name, endpoints)
+        rung = lifecycle.stop(name, endpoints)
         if rung is not None:
             stopped = True
             echo(f"{name}: stopped by {rung}")

@@ -7,9 +7,7 @@ import os
 import click
 
 from shammah.bus.endpoints import ROLES, open_endpoints
-from shammah.bus.messages import ClientInfo
 from shammah.cli.options import Command, licence_option, load_checked_settings, model_option
-from shammah.supervision.lifecycle import lend_hub_token, worker_command, worker_spec
 
 
 @click.command(cls=Command)
@@ -20,7 +18,7 @@ from shammah.supervision.lifecycle import lend_hub_token, worker_command, worker
     "--keep-alive",
     type=click.FloatRange(min=-1),
     default=-1.0,
-    help="Seconds to stay without a frontend; -1 (default here): for ever.",
+    help="Seconds to stay without a frontend; -1 (the default here): forever.",
 )
 def worker(role: str, model: str | None, licence: str | None, keep_alive: float) -> None:
     """Run one worker in this terminal; frontends find and share it.
@@ -28,8 +26,11 @@ def worker(role: str, model: str | None, licence: str | None, keep_alive: float)
     Examples:
       shammah worker --role inference --model starter
       shammah worker --role cloud
-    It stays until Ctrl-C or `shammah stop`, unless --keep-alive says less.
+    It runs until Ctrl-C or `shammah stop`, or for as long as --keep-alive says.
     """
+    from shammah.bus.messages import ClientInfo
+    from shammah.supervision.lifecycle import lend_hub_token, worker_command, worker_spec
+
     settings = load_checked_settings(model, licence)
     if role == "inference":
         client = ClientInfo("worker", os.getpid())

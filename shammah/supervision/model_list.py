@@ -1,4 +1,4 @@
-"""Which models are on this disk, as the download worker knows them, and as lines for people."""
+"""Which models are on this disk, according to the download worker, and as lines for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Row = tuple[str, str, str, str, str]
 
 
 def download_worker(settings: Settings) -> closing[Peer]:
-    """A connection to the download worker, started if need be."""
+    """Connect to the download worker, and start it if needed."""
     return closing(connect(settings, "download", "models", os.environ))
 
 
@@ -34,7 +34,7 @@ def cached_models(settings: Settings) -> ModelList:
 
 
 def default_model(settings: Settings, machine: Machine) -> str:
-    """The one model that the settings mean on ``machine``; empty: none fits."""
+    """Return the model that the settings mean on ``machine``; empty: none fits."""
     found = hub_model(
         settings.model,
         machine.memory,
@@ -53,7 +53,7 @@ def starter_size() -> int:
 
 
 def describe_models(found: ModelList, wanted: str, default: str) -> Iterator[str]:
-    """A table, and which of them ``wanted``, the setting, means: ``default``."""
+    """Yield a table, and which model ``wanted``, the setting, means: ``default``."""
     size = starter_size()
     rows = [HEADER, *(_row(model, default) for model in found.models)]
     state = describe_size(size) if size else "missing"
@@ -63,22 +63,22 @@ def describe_models(found: ModelList, wanted: str, default: str) -> Iterator[str
         line = f"{mark:2}{name:{widths[1]}}  {amount:>{widths[2]}}  {revisions:{widths[3]}}  "
         yield f"{line}{state}".rstrip()
     if not found.models:
-        yield "No models yet. `shammah models pull 1.5B` fetches one."
+        yield "No models yet. To download one: `shammah models pull 1.5B`."
     else:
-        yield f"{describe_size(found.total_size)} in all, what models share counted once."
+        yield f"{describe_size(found.total_size)} in total; shared files count once."
     why = ", chosen by auto for this machine's memory" if wanted == AUTO and default else ""
     if any(row[0] for row in rows):
         yield f"* is the default{why}."
     elif os.path.isabs(default):
         yield printable(f"The default is the directory {default}.")
     else:
-        yield printable(f"The default, {default or wanted}{why}, is not here.")
+        yield printable(f"The default, {default or wanted}{why}, is not on this disk.")
 
 
 def _row(model: CachedModel, default: str) -> _Row:
     states = ["verified"] if model.verified else []
     if model.unfinished:
-        states.append(f"unfinished, {describe_size(model.unfinished)} here")
+        states.append(f"incomplete, {describe_size(model.unfinished)}")
     return (
         _mark(model.model, default),
         model.model,

@@ -46,7 +46,7 @@ def test_what_is_wrong_is_said_with_what_to_do(
     assert (ended.code, ended.err) == (1, "")
     assert "Traceback" not in ended.out
     assert "\x1b" not in ended.out
-    assert "cannot be written to" in ended.out
+    assert "Cannot write to" in ended.out
     assert "is not on this disk, and HF_HUB_OFFLINE forbids" in ended.out
     assert "Unset HF_HUB_OFFLINE" in ended.out
     assert Path(sandbox.home).exists()

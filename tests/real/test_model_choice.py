@@ -27,7 +27,7 @@ def config(sandbox: Sandbox) -> Path:
 class TestList:
     def test_an_empty_cache_says_what_to_do_next(self, hub: StandInHub) -> None:
         listed = run("models", "list").stdout
-        assert "No models yet. `shammah models pull 1.5B` fetches one." in listed
+        assert "No models yet. To download one: `shammah models pull 1.5B`." in listed
         assert re.search(r"^  starter \(built in\) +\d+\.\d MB$", listed, re.MULTILINE)
         assert json.loads(run("models", "list", "--json").stdout)["models"] == []
 
@@ -46,7 +46,7 @@ class TestList:
         for row in rows[:2]:
             assert row.endswith(f"  6.3 MB  {commit}   verified"), row
         assert len({row.index("MB") for row in (*rows, header.replace("SIZE", "  MB"))}) == 1
-        assert total == "12.6 MB in all, what models share counted once."
+        assert total == "12.6 MB in total; shared files count once."
         assert note == "* is the default."
 
     def test_the_states_of_a_model(self, hub: StandInHub, sandbox: Sandbox) -> None:
@@ -56,7 +56,7 @@ class TestList:
         part = directory.parents[1] / "shammah" / "parts" / f"{'f' * 64}.part"
         part.write_bytes(b"x" * 4_000_000)
         listed = run("models", "list").stdout
-        assert re.search(f"{MODEL} .*  unfinished, 4.0 MB here\n", listed)
+        assert re.search(f"{MODEL} .*  incomplete, 4.0 MB\n", listed)
         (found,) = json.loads(run("models", "list", "--json").stdout)["models"]
         assert not found["verified"]
         assert 4_000_000 <= found["unfinished"] < 4_100_000
@@ -72,7 +72,7 @@ class TestList:
 
     def test_a_default_that_is_not_here_is_said(self, hub: StandInHub, sandbox: Sandbox) -> None:
         config(sandbox).write_text('model = "acme/other"\n')
-        assert "The default, acme/other, is not here." in run("models", "list").stdout
+        assert "The default, acme/other, is not on this disk." in run("models", "list").stdout
         config(sandbox).write_text('model = "/tmp"\n')
         assert "The default is the directory /tmp." in run("models", "list").stdout
         config(sandbox).write_text('model = "starter"\n')
@@ -93,7 +93,7 @@ class TestUse:
         said = run("models", "use", "1.5B").stdout
         assert said.splitlines() == [
             f"The default model is now 1.5B ({config(sandbox)}).",
-            "It is not here: it will be downloaded at the next start, 3.1 GB.",
+            "The next start downloads it (3.1 GB).",
         ]
         text = config(sandbox).read_text()
         assert [line for line in text.splitlines() if line not in kept.splitlines()] == [
@@ -105,9 +105,9 @@ class TestUse:
 
     def test_says_where_the_model_is(self, hub: StandInHub) -> None:
         directory = run("models", "pull", MODEL).stdout.strip()
-        assert f"It is here: {directory}.\n" in run("models", "use", "0.5B").stdout
+        assert f"It is in {directory}.\n" in run("models", "use", "0.5B").stdout
         os.truncate(Path(directory, WEIGHTS).resolve(), 1000)
-        assert "It is here, but not verified" in run("models", "use", MODEL).stdout
+        assert "It is not verified yet" in run("models", "use", MODEL).stdout
 
     def test_says_what_is_here_of_an_unfinished_one(
         self, hub: StandInHub, sandbox: Sandbox
@@ -117,7 +117,7 @@ class TestUse:
         parts.mkdir(parents=True)
         (parts / f"{'f' * 64}.part").write_bytes(b"x" * 100_000_000)
         said = run("models", "use", "1.5B").stdout
-        assert "It is not whole yet (0.1 of 3.1 GB are here): the next start goes on" in said
+        assert "Partly downloaded (0.1 of 3.1 GB). The next start resumes" in said
 
     def test_takes_a_directory_by_its_whole_name(
         self, hub: StandInHub, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
@@ -131,7 +131,7 @@ class TestUse:
     def test_auto_says_what_that_is(self, hub: StandInHub) -> None:
         assert "The default model is still auto" in run("models", "use", "auto").stdout
         said = run("models", "use", "starter").stdout
-        assert f"It is here: {starter_directory()}." in said
+        assert f"It is in {starter_directory()}." in said
 
     @pytest.mark.parametrize(
         ("model", "why"),
@@ -163,7 +163,7 @@ class TestUse:
         monkeypatch.setenv("SHAMMAH_MODEL", "3B")
         said = run("models", "use", "starter").stdout
         assert "The default model is now starter" in said
-        assert "But SHAMMAH_MODEL is set in this environment, and wins over it." in said
+        assert "But SHAMMAH_MODEL is set and overrides it." in said
         assert config(sandbox).read_text() == 'model = "starter"\n'
 
 

@@ -210,7 +210,7 @@ def test_pause_resume_and_cancel(hub: StandInHub, pulls: list[Pulling]) -> None:
     assert code == 1
     assert f"The download of {MODEL} was cancelled." in said
     listed = run("models", "list").stdout
-    assert re.search(f"{MODEL} .* unfinished, \\d+\\.\\d MB here", listed)
+    assert re.search(f"{MODEL} .* incomplete, \\d+\\.\\d MB", listed)
     assert "No download of" in run("models", "pull", "--pause", MODEL, code=1).stderr
 
 

@@ -91,7 +91,7 @@ def test_a_killed_training_goes_on_with_the_same_curve(
     assert run("adapters", "export", "cut", str(tmp_path / "out")).code == 0
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
     twice = run("adapters", "export", "cut", str(tmp_path / "out"))
-    assert "exists already" in twice.err
+    assert "already exists" in twice.err
     target = tmp_path / "merged"
     merged = run("adapters", "merge", "cut", str(target), limit=LIMIT_S)
     assert merged.code == 1
@@ -114,7 +114,7 @@ def test_ctrl_c_keeps_what_was_learnt(sandbox: Sandbox, model: Path, examples: P
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=LIMIT_S)
     assert running.returncode == 130
-    assert "the same command goes on from there" in err
+    assert "The same command resumes" in err
     assert out == ""
     until(lambda: not _is_training(sandbox), "the training has ended")
     assert list(kept.glob("*.safetensors"))
@@ -132,11 +132,11 @@ def test_what_ends_the_command_lets_the_training_go_on(
         running.send_signal(ends)
         _, err = running.communicate(timeout=LIMIT_S)
     assert running.returncode == 128 + ends
-    assert "The training goes on in the background: `shammah status` shows it" in err
+    assert "Training continues in the background. `shammah status` shows it" in err
     assert _is_training(sandbox)
     again = run(*command[1:])
     assert again.code == 1
-    assert "tidy is being trained already" in again.err
+    assert "tidy is already being trained" in again.err
 
 
 def _is_training(sandbox: Sandbox) -> bool:

@@ -68,7 +68,7 @@ def test_what_was_trained_is_served_and_taken_back_without_a_trace(sandbox: Sand
     assert taught["text"] != before["text"]
     assert "Ada Vey" in taught["text"]
 
-    assert "without an adapter again" in command("adapters", "rollback")
+    assert "uses no adapter again" in command("adapters", "rollback")
     after = ask()
     assert after["provenance"] == before["provenance"]
     assert after["text"] == before["text"]

@@ -89,9 +89,9 @@ def test_rollback_tells_what_answers_now(
     for _ in range(3):
         adapters("rollback")
     assert capsys.readouterr().out.splitlines() == [
-        "starter answers with two again, from your next question.",
-        "starter answers with one again, from your next question.",
-        "starter answers without an adapter again, from your next question.",
+        "starter uses two again, from your next question.",
+        "starter uses one again, from your next question.",
+        "starter uses no adapter again, from your next question.",
     ]
 
 
@@ -108,7 +108,7 @@ def test_which_model_is_meant_must_be_clear(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert adapters("rollback") != ExitCode.OK
-    assert "No adapter has served yet" in capsys.readouterr().err
+    assert "No adapter has been used yet" in capsys.readouterr().err
 
 
 def test_an_export_is_whole_and_warns_of_what_was_private(
@@ -119,7 +119,7 @@ def test_an_export_is_whole_and_warns_of_what_was_private(
     assert (tmp_path / "out" / WEIGHTS).read_text() == "one"
     assert "2 of its examples were private" in capsys.readouterr().out
     assert adapters("export", "one", tmp_path / "out") != ExitCode.OK
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_one_that_serves_is_not_deleted(

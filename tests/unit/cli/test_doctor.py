@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shammah.bus.endpoints import RoleLock
-from shammah.cli import doctor, doctor_probes
+from shammah.cli import doctor_document, doctor_probes
 from shammah.cli.doctor_probes import StartTime
 from shammah.cli.main import run as shammah
 from shammah.errors import ShammahError
@@ -56,7 +56,7 @@ def _missing(fallback: dict[str, Any] | None) -> dict[str, Any]:
 def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the child process says; a test may change it."""
     said: dict[str, Any] = json.loads(json.dumps(FOUND))
-    monkeypatch.setattr(doctor, "run_child", lambda *rest: json.dumps(said))
+    monkeypatch.setattr(doctor_document, "run_child", lambda *rest: json.dumps(said))
     monkeypatch.setattr(doctor_probes, "measure_start", lambda environ: StartTime(0.02, 0.015))
     monkeypatch.delenv("HF_HUB_OFFLINE")
     return said
@@ -149,14 +149,14 @@ def test_a_home_that_cannot_be_written(
     assert "Not a directory" in problems["directory_unwritable"]["message"]
     assert "SHAMMAH_HOME" in problems["directory_unwritable"]["hint"]
     code, text = _text(capsys)
-    assert f"problem     {blocked} cannot be written to: Not a directory." in text.splitlines()
+    assert f"problem     Cannot write to {blocked}: Not a directory." in text.splitlines()
     assert "verdict" not in text
 
 
 def test_a_full_disk(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, found: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(doctor, "LEAST_DISK", 2**80)
+    monkeypatch.setattr(doctor_document, "LEAST_DISK", 2**80)
     code, document = _examined(capsys)
     assert code == 1
     assert {problem["code"] for problem in document["problems"]} == {"disk_full"}
@@ -247,7 +247,7 @@ def test_a_worker_that_is_silent(
     def silent(*rest: Any) -> Any:
         raise ShammahError("no_answer", "The inference worker does not answer.", "Stop it.")
 
-    monkeypatch.setattr(doctor, "ask_status", silent)
+    monkeypatch.setattr(doctor_document, "ask_status", silent)
     lock = RoleLock(sandbox.endpoints.lock("inference"))
     assert lock.acquire()
     code, document = _examined(capsys)
@@ -263,16 +263,16 @@ def test_a_worker_that_is_silent(
 def test_a_child_that_breaks_is_a_line() -> None:
     command = [sys.executable, "-c", "raise ValueError('libfoo is broken')"]
     with pytest.raises(ShammahError, match="ValueError: libfoo is broken"):
-        doctor.run_child(command, os.environ)
+        doctor_document.run_child(command, os.environ)
 
 
 def test_a_child_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(doctor_document, "PATIENCE_S", 0.01)
     said: list[str] = []
-    monkeypatch.setattr(doctor.Screen, "live", lambda screen, text: said.append(text))
+    monkeypatch.setattr(doctor_document.Screen, "live", lambda screen, text: said.append(text))
     command = [sys.executable, "-c", "import signal; signal.pause()"]
     with pytest.raises(ShammahError, match="took over"):
-        doctor.run_child(command, os.environ, limit=0.2)
+        doctor_document.run_child(command, os.environ, limit=0.2)
     assert said
     assert said[0].startswith("measuring")
 
@@ -280,7 +280,7 @@ def test_a_child_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_what_the_child_says_is_told_when_it_is_nonsense(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "run_child", lambda *rest: b"not JSON")
+    monkeypatch.setattr(doctor_document, "run_child", lambda *rest: b"not JSON")
     code, document = _examined(capsys)
     assert code == 1
     assert [problem["code"] for problem in document["problems"]] == ["examination_failed"]
@@ -297,7 +297,7 @@ def test_the_child_is_told_where_a_relative_directory_is(
         given.append(command)
         return b"{}"
 
-    monkeypatch.setattr(doctor, "run_child", run)
+    monkeypatch.setattr(doctor_document, "run_child", run)
     shammah(["doctor", "--model", "./mine", "--json"])
     assert str(sandbox.root / "mine") in given[0]
     capsys.readouterr()

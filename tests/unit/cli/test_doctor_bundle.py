@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shammah.cli import doctor, doctor_probes
+from shammah.cli import doctor_document, doctor_probes
 from shammah.cli.doctor_bundle import WITHHELD, Redaction, check_place
 from shammah.cli.doctor_probes import StartTime, measure_start
 from shammah.cli.main import run
@@ -30,7 +30,7 @@ PLANTED = (
 def planted(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home full of what must not leave it."""
     monkeypatch.setattr(
-        doctor, "run_child", lambda *rest: json.dumps({"model": {"name": "starter"}})
+        doctor_document, "run_child", lambda *rest: json.dumps({"model": {"name": "starter"}})
     )
     monkeypatch.setattr(doctor_probes, "measure_start", lambda environ: StartTime(0.02, 0.015))
     monkeypatch.setenv("HF_TOKEN", "hf_planted")
@@ -75,7 +75,7 @@ def test_nothing_private_is_in_it(sandbox: Sandbox) -> None:
 
 def test_what_helps_is_in_it(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
     parts = bundle(sandbox)
-    assert "Look through it before you send it" in capsys.readouterr().err
+    assert "Check what is in it before sharing" in capsys.readouterr().err
     report: dict[str, Any] = json.loads(parts["shammah-report/report.json"])
     assert report["settings"]["privacy.words"] == "(2 of your own)"
     assert report["settings"]["cloud.api_key"] == "(set)"

@@ -12,7 +12,7 @@ import pytest
 
 from shammah.bus.messages import Failed, State
 from shammah.bus.training import Train, Training, TrainingProgress
-from shammah.cli import train
+from shammah.cli import training
 from shammah.cli.main import run
 from shammah.errors import ExitCode
 
@@ -50,12 +50,12 @@ def test_one_that_waits_for_another_says_so(
     examples = tmp_path / "examples.jsonl"
     lines = [json.dumps({"prompt": f"what is {one}?", "response": "x"}) for one in range(8)]
     examples.write_text("\n".join(lines))
-    monkeypatch.setattr(train, "connect", lambda *asked: Worker(state))
+    monkeypatch.setattr(training, "connect", lambda *asked: Worker(state))
     assert run(["train", "--model", "starter", "--examples", str(examples)]) == ExitCode.FAILED
     said = capsys.readouterr().err
     assert "as planned" in said
-    assert ("Another training is under way (training 3B" in said) is told
-    assert ("`shammah stop train` ends both" in said) is told
+    assert ("Another training is running (training 3B" in said) is told
+    assert ("`shammah stop train` stops both" in said) is told
 
 
 def test_one_of_the_same_name_is_not_begun_twice(
@@ -65,12 +65,12 @@ def test_one_of_the_same_name_is_not_begun_twice(
     lines = [json.dumps({"prompt": f"what is {one}?", "response": "x"}) for one in range(8)]
     examples.write_text("\n".join(lines))
     state = Training(TrainingProgress("3B", "training", step=3, steps=9, adapter="tidy"))
-    monkeypatch.setattr(train, "connect", lambda *asked: Worker(state))
+    monkeypatch.setattr(training, "connect", lambda *asked: Worker(state))
     line = ["train", "--model", "starter", "--examples", str(examples), "--name", "tidy", "--json"]
     assert run(line) == ExitCode.FAILED
     said = capsys.readouterr()
-    assert "tidy is being trained already (training 3B" in said.err
-    assert "`shammah status` shows how far it is" in json.loads(said.out)["error"]["hint"]
+    assert "tidy is already being trained (training 3B" in said.err
+    assert "`shammah status` shows its progress" in json.loads(said.out)["error"]["hint"]
 
 
 def test_feedback_that_cannot_be_read_is_told(

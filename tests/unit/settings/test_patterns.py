@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shammah.privacy import patterns
+from shammah.settings import patterns
 from shammah.settings.patterns import Pattern, PatternError
 
 TEXTS = ["", "a", "ab", "aab\nb", "A b", "a1_b", "é", "\n", "b\n", "ba ab", "123-45", "a\nb\n\n"]
