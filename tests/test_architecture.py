@@ -82,12 +82,15 @@ INFERENCE: dict[str, set[str]] = {
     "workers.inference.packages": set(),
     "workers.inference.text": {"scheduling"},
     "workers.inference.scheduling": {"packages"},
-    "workers.inference.engines": {"packages", "startup", "scheduling"},
+    "workers.inference.engines": {"packages", "scheduling"},
     "workers.inference.startup": {"packages", "scheduling", "text", "engines"},
 }
 """Room of the inference worker to the other rooms that it may import. What stands outside of the
-rooms (`engine`, `runner`, `memory`, the service) may be used by all of them. `startup` and the
-engines still know each other: a table of engines is to stand between them."""
+rooms (`engine`, `runner`, `memory`, the service) may be used by all of them."""
+
+ENGINES = "workers.inference.engines"
+TABLE = f"{ENGINES}.table"
+"""What alone names the engines; they do not know each other."""
 
 FORBIDDEN: dict[str, set[str]] = {
     "shammah": HEAVY | {"workers", "importlib"},
@@ -258,10 +261,10 @@ def _allowed(importer: str, package: str) -> bool:
             return name in FOR_WORKERS
         own = next((room for room in INFERENCE if inside(importer, room)), None)
         other = next((room for room in INFERENCE if inside(package, room)), None)
-        if own is None or other is None:
-            return True
-        if own == other:  # two engines
+        if other == ENGINES and TABLE not in (importer, package):
             return False
+        if own is None or other is None or own == other:
+            return True
         return other.rpartition(".")[2] in INFERENCE[own]
     return name in FLOORS.get(home, set())
 

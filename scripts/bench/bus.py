@@ -25,9 +25,9 @@ from worker import Home, Worker, scratch
 from shammah.bus.messages import ChatMessage, Done, Failed, Sampling, Token
 from shammah.models.catalogue import starter_directory
 from workers.inference.engine import Engine, LoadSettings, SequenceRequest
+from workers.inference.engines.table import ENGINES
 from workers.inference.packages.checkpoint import inspect_checkpoint
 from workers.inference.scheduling.sampling import SamplingPlan
-from workers.inference.startup.choice import make_engine
 from workers.inference.text.chat import ChatFormat
 
 QUESTIONS = ("Write a story about the sea.", "How do I make bread?", "Who was Isaac Newton?")
@@ -46,7 +46,7 @@ class Quiet:
 class InProcess:
     def __init__(self, home: Path) -> None:
         self._chat = ChatFormat.load(starter_directory())
-        self._engine: Engine = make_engine("native")
+        self._engine: Engine = ENGINES["native"].make()
         settings = LoadSettings(kv_memory=0.5, home=home)
         self._engine.load(inspect_checkpoint(starter_directory()), settings, Quiet())
 

@@ -149,7 +149,7 @@ class Transformers:
         import torch
         import transformers
 
-        from workers.inference.startup.placement import limit_threads
+        from workers.inference.engines.transformers.placement import limit_threads
 
         limit_threads()
         transformers.utils.logging.disable_progress_bar()

@@ -37,9 +37,9 @@ sys.path.insert(0, str(ROOT))
 
 from shammah.models.catalogue import starter_directory  # noqa: E402
 from workers.inference.engine import Engine, LoadSettings, SequenceRequest  # noqa: E402
+from workers.inference.engines.table import ENGINES  # noqa: E402
 from workers.inference.packages.checkpoint import inspect_checkpoint  # noqa: E402
 from workers.inference.scheduling.sampling import SamplingPlan  # noqa: E402
-from workers.inference.startup.choice import ENGINES  # noqa: E402
 
 ENVIRON = dict(os.environ)
 """Of the peers: loading our engine has OpenMP wait passively, which halves llama.cpp's speed."""
@@ -84,7 +84,7 @@ def run_engine(engine: Engine, wanted: list[tuple[int, ...]], tokens: int) -> fl
 
 
 def load_engine(name: str, directory: Path, quantization: str) -> Engine:
-    engine = ENGINES[name]()
+    engine = ENGINES[name].make()
     kind = quantization if name == "native" else "auto"
     engine.load(inspect_checkpoint(directory), LoadSettings(quantization=kind), Quiet())
     return engine

@@ -94,11 +94,11 @@ class Quiet:
 def load(form: str, model: Path, home: Path) -> dict[str, Any]:
     """Load a model here, and say what it took."""
     from workers.inference.engine import LoadSettings
-    from workers.inference.startup.choice import ENGINES
+    from workers.inference.engines.table import ENGINES
 
     name, _, bits = form.partition(":")
     dtype, quantization = (bits, "none") if bits in WIDTHS else ("auto", bits)
-    engine = ENGINES[name]()
+    engine = ENGINES[name].make()
     checkpoint = inspect_checkpoint(model)
     settings = LoadSettings("cpu", dtype, quantization, home=home)
     engine.load(checkpoint, settings, Quiet())

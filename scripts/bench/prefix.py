@@ -26,8 +26,8 @@ from generate import load_engine, prompts
 
 from shammah.models.catalogue import starter_directory
 from workers.inference.engine import Engine, SequenceRequest
+from workers.inference.engines.table import ENGINES
 from workers.inference.scheduling.sampling import SamplingPlan
-from workers.inference.startup.choice import ENGINES
 
 ANSWER, QUESTION = 16, 24
 

@@ -41,8 +41,8 @@ from numpy.typing import NDArray  # noqa: E402
 from shammah.errors import ShammahError  # noqa: E402
 from shammah.models.catalogue import starter_directory  # noqa: E402
 from workers.inference.engine import LoadSettings  # noqa: E402
+from workers.inference.engines.table import ENGINES  # noqa: E402
 from workers.inference.packages.checkpoint import inspect_checkpoint  # noqa: E402
-from workers.inference.startup.choice import ENGINES  # noqa: E402
 
 WINDOW, TOGETHER = 512, 8
 """Tokens of one sequence, and sequences that are computed together."""
@@ -128,7 +128,7 @@ def run_form(options: argparse.Namespace) -> dict[str, Any]:
     dtype = form if form in ("float32", "bfloat16") else "auto"
     quantization = "none" if dtype != "auto" else form
     process = psutil.Process()
-    engine: Any = ENGINES[name]()
+    engine: Any = ENGINES[name].make()
     settings = LoadSettings("cpu", dtype, quantization, home=options.home)
     began = time.perf_counter()
     facts = engine.load(inspect_checkpoint(options.model), settings, Quiet())

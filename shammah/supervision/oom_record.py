@@ -33,7 +33,7 @@ class Attempt:
         asked: which model, with which settings, as a digest.
         pid: of the worker; 0: it has ended by itself.
         model: what was loaded, for people.
-        level: how far it had stepped down (see `workers.inference.startup.ladder`).
+        level: how far it had stepped down (see `workers.inference.startup.offers`).
         kills: the files that count kills, the nearest first, and what they said.
         next_step: a sentence for people: what is done after a kill; empty: nothing is left.
         deaths: kills of workers that were asked the same, before this one.

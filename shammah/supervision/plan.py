@@ -236,8 +236,8 @@ def _device(parameters: int, place: Place) -> str:
 
 
 def _dtype(parameters: int, device: str, usable: int, place: Place, architecture: str) -> str:
-    """As the inference worker chooses (its `choice.choose_engine` and
-    `placement.choose_form`), with all memory free.
+    """As the inference worker chooses (its `offers.choose_engine`, and
+    `placement.choose_form` of its transformers engine), with all memory free.
 
     Where float32 fits, that worker takes what it measures to be faster; this reckons with
     float32, which takes more; and with 8 bits where 4 are asked for.

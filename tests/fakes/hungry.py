@@ -1,7 +1,7 @@
 """``shammah`` as it is, but its inference worker eats memory while it loads a model.
 
-It eats ``HUNGRY_BYTES`` at the levels before ``HUNGRY_UNTIL`` (see `startup.ladder`), after it has
-found that there is enough, and then goes on as the real one::
+It eats ``HUNGRY_BYTES`` with the offers before number ``HUNGRY_UNTIL`` (see `startup.offers`), and
+then goes on as the real one::
 
     HUNGRY_BYTES=1000000000 HUNGRY_UNTIL=1 python -P tests/fakes/hungry.py ask hello
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,31 @@ def hungry_command(spec: WorkerSpec) -> list[str]:
 
 def run_worker() -> int:
     from workers import __main__ as worker
+    from workers.inference.engine import Engine
     from workers.inference.startup import loading
+    from workers.inference.startup.offers import Offer
 
-    load = loading.settings_at
+    find_offers = loading.find_offers
 
-    def eat(asked: Any, level: int, gpu: str) -> Any:
-        if level < int(os.environ["HUNGRY_UNTIL"]):
-            eaten = bytearray(b"x") * int(os.environ["HUNGRY_BYTES"])
-            raise AssertionError(f"{len(eaten)} bytes were not too many")
-        return load(asked, level, gpu)
+    def eat(*arguments: Any) -> Any:
+        eaten = bytearray(b"x") * int(os.environ["HUNGRY_BYTES"])
+        raise AssertionError(f"{len(eaten)} bytes were not too many")
 
-    loading.settings_at = eat
+    def starved(offer: Offer) -> Offer:
+        def make() -> Engine:
+            engine = offer.engine.make()
+            engine.load = eat  # type: ignore[method-assign]
+            return engine
+
+        return replace(offer, engine=replace(offer.engine, make=make))
+
+    def find(*arguments: Any) -> list[Offer]:
+        until = int(os.environ["HUNGRY_UNTIL"])
+        return [
+            starved(offer) if offer.level < until else offer for offer in find_offers(*arguments)
+        ]
+
+    loading.find_offers = find
     sys.argv = sys.argv[1:]
     return worker.main()
 

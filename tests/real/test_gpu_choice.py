@@ -12,7 +12,6 @@ from shammah.models.catalogue import GIB, LocatedModel, Machine
 from shammah.settings.model import InferenceSettings, Settings
 from tests.real.models import make_qwen2
 from workers.inference.startup import examination
-from workers.inference.startup.choice import engine_for, on_cpu
 from workers.inference.startup.loading import Loader
 
 MACHINE = Machine(16 * GIB, gpu_memory=24 * GIB)
@@ -32,11 +31,7 @@ def located(tmp_path: Path) -> LocatedModel:
 
 def load(located: LocatedModel, home: Path) -> Ready:
     asked = InferenceSettings()
-    loader = Loader(
-        *(asked, engine_for(asked, MACHINE), None, lambda located: None, Watcher()),
-        home=home,
-        on_cpu=on_cpu(asked, MACHINE),
-    )
+    loader = Loader(asked, machine=MACHINE, watcher=Watcher(), home=home)
     return loader.load(located).ready
 
 
@@ -60,7 +55,7 @@ def test_a_gpu_that_is_busy(
     pretend(monkeypatch, GIB // 4)
     ready = load(located, tmp_path)
     assert (ready.engine, ready.device, ready.quantization) == ("native", "cpu", "int8")
-    assert "in 8-bit weights on cuda, and 0.2 GiB of memory are free." in ready.note
+    assert "in 8-bit weights on cuda, but only 0.2 GiB of memory is free." in ready.note
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -32,13 +32,12 @@ from tests.real.models import (
     starter,
 )
 from workers.inference.engine import EngineFacts, LoadSettings, SequenceRequest, StepResult
-from workers.inference.engines.transformers import quantization
+from workers.inference.engines.transformers import placement, quantization
+from workers.inference.engines.transformers.probe import MachineSpeed, machine_speed, measure_speed
 from workers.inference.engines.transformers.runner import LIMITS, TransformersRunner
 from workers.inference.packages.checkpoint import Checkpoint, inspect_checkpoint
 from workers.inference.scheduling.batched_engine import BatchedEngine
 from workers.inference.scheduling.sampling import SamplingPlan
-from workers.inference.startup import placement
-from workers.inference.startup.probe import MachineSpeed, machine_speed, measure_speed
 from workers.train.base_model import Arithmetic, load_base
 
 CHUNK = LIMITS["cpu"].chunk
@@ -475,8 +474,7 @@ def quantizable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         file.write(struct.pack("<Q", len(header)) + header)
         file.truncate(file.tell() + 2 * GIB)  # a hole, which takes no room
     monkeypatch.setitem(globals(), "LARGE", replace(LARGE, weights=(path,)))
-    for module in (quantization, placement):
-        monkeypatch.setattr(module, "is_available", lambda name: True)
+    monkeypatch.setattr(quantization, "is_available", lambda name: True)
 
 
 def test_a_cpu_computes_what_it_is_fastest_at_of_what_fits() -> None:
@@ -520,7 +518,7 @@ class TestQuantization:
         assert _chosen(3.5, lean=True) == ("bfloat16", "int4")
 
     def test_4_bits_need_what_computes_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(placement, "is_available", lambda name: name == "int8")
+        monkeypatch.setattr(quantization, "is_available", lambda name: name == "int8")
         with pytest.raises(ShammahError, match="8-bit weights") as caught:
             _chosen(3.5, lean=True)
         assert caught.value.code == "out_of_memory"

@@ -11,6 +11,7 @@ import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Ready, Sampling, Token
 from shammah.settings.model import Settings
+from tests.fakes.engines import only
 from tests.real.models import starter
 from workers.inference.engine import StepResult
 from workers.inference.engines.transformers.runner import TransformersRunner
@@ -41,7 +42,7 @@ class Running:
     def __init__(self, directory: Path) -> None:
         self.engine = CountingEngine(TransformersRunner())
         settings = Settings(directory, str(directory))
-        self.service = InferenceService(settings, make_engine=lambda checkpoint: self.engine)
+        self.service = InferenceService(settings, engines=only(lambda: self.engine))
         self.outlet = Outlet(lambda: None)
         self.ready: Ready | None = None
         self.tokens: dict[str, list[Token]] = {}

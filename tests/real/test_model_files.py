@@ -23,10 +23,11 @@ from transformers import (
 )
 
 from shammah.errors import ShammahError
-from shammah.models.catalogue import LocatedModel
+from shammah.models.catalogue import GIB, LocatedModel, Machine
 from shammah.models.footprint import NATIVE_FAMILY
 from shammah.models.hub_config import read_architecture, read_config, read_shape
 from shammah.settings.model import InferenceSettings, Settings
+from tests.fakes.engines import only
 from tests.real.adapters import save_tensors
 from tests.real.models import (
     CONFIG,
@@ -38,6 +39,8 @@ from tests.real.models import (
 )
 from workers.inference.engine import LoadSettings, SequenceRequest
 from workers.inference.engines.native.runner import NativeRunner
+from workers.inference.engines.transformers import probe
+from workers.inference.engines.transformers.probe import MachineSpeed
 from workers.inference.engines.transformers.runner import TransformersRunner
 from workers.inference.packages.checkpoint import inspect_checkpoint
 from workers.inference.runner import Runner
@@ -45,7 +48,6 @@ from workers.inference.scheduling.batched_engine import BatchedEngine
 from workers.inference.scheduling.sampling import SamplingPlan
 from workers.inference.startup import examination
 from workers.inference.startup.loading import Loader
-from workers.inference.startup.probe import MachineSpeed
 from workers.train.base_model import Arithmetic, load_base, shape_of
 
 TOKENS = [1, 40, 50, 60, 70]
@@ -146,8 +148,11 @@ def test_a_notice_reaches_who_asks(tmp_path: Path) -> None:
     configure(directory, tie_word_embeddings=True)
     runner = NativeRunner(tmp_path, KEPT_KERNELS, 1)
     loader = Loader(
-        *(InferenceSettings(), lambda checkpoint: BatchedEngine(runner), None),
-        *(lambda located: None, Watcher(), tmp_path),
+        InferenceSettings(),
+        machine=Machine(16 * GIB),
+        engines=only(lambda: BatchedEngine(runner)),
+        watcher=Watcher(),
+        home=tmp_path,
     )
     ready = loader.load(LocatedModel("tiny", directory, "tiny")).ready
     runner.close()
@@ -338,7 +343,7 @@ def test_doctor_sees_a_tokenizer_of_another_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speed = MachineSpeed("this", {}, {})
-    monkeypatch.setattr(examination, "machine_speed", lambda *arguments: speed)
+    monkeypatch.setattr(probe, "machine_speed", lambda *arguments: speed)
     directory = make_qwen2(tmp_path / "model")
     settings = Settings(tmp_path, str(directory))
     assert "error" not in examination.examine(settings, {})["model"]

@@ -26,7 +26,8 @@ from tests.real.models import make_tokenizer
 from workers.inference.engine import LoadSettings
 from workers.inference.engines.native import packed_model
 from workers.inference.engines.native.architecture import read_architecture
-from workers.inference.engines.native.runner import QUANTIZATIONS, NativeRunner, supports
+from workers.inference.engines.native.runner import NativeRunner, supports
+from workers.inference.engines.native.spec import QUANTIZATIONS
 from workers.inference.packages.checkpoint import Checkpoint, inspect_checkpoint
 
 CAPACITY = 400

@@ -11,6 +11,7 @@ import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Ready, Sampling
 from shammah.settings.model import Settings
+from tests.fakes.engines import only
 from tests.real.models import KEPT_KERNELS, starter
 from workers.inference.engine import StepResult
 from workers.inference.engines.native.runner import NativeRunner
@@ -54,7 +55,7 @@ class Running:
         self.engine = Watched(NativeRunner(directory / "quantized", KEPT_KERNELS))
         self.service = InferenceService(
             Settings(directory, str(starter())),
-            make_engine=lambda checkpoint: self.engine,
+            engines=only(lambda: self.engine),
         )
         self.outlet = Outlet(lambda: None)
         self.ends: dict[str, Done] = {}

@@ -13,10 +13,10 @@ from tests.fakes.sandbox import Sandbox
 from tests.real.models import KEPT_KERNELS, make_qwen2
 from workers.inference.engine import EngineFacts, LoadSettings
 from workers.inference.engines.native.runner import NativeRunner
+from workers.inference.engines.transformers.probe import MachineSpeed, machine_speed
 from workers.inference.engines.transformers.runner import TransformersRunner
 from workers.inference.packages.checkpoint import inspect_checkpoint
 from workers.inference.runner import Logits
-from workers.inference.startup.probe import MachineSpeed, machine_speed
 
 TOKENS = [1, 40, 50, 60, 70]
 

@@ -8,10 +8,10 @@ engine's own business.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from shammah.errors import ShammahError
 from workers.inference.packages.checkpoint import Checkpoint
@@ -37,6 +37,27 @@ class LoadSettings:
     kv_memory: float = 0.0
     lean: bool = False
     home: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and in which number format an engine would hold a model.
+
+    Attributes:
+        device: ``cuda``, ``mps`` or ``cpu``.
+        dtype: of all that is not quantised.
+        quantization: ``int8``, ``int4`` or empty.
+        why: the reason, for people.
+        needed: bytes of the weights.
+        free: bytes that they may take.
+    """
+
+    device: str
+    dtype: str
+    quantization: str
+    why: str
+    needed: int
+    free: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,5 +182,35 @@ class Engine(Protocol):
         """Drop a sequence now: no later step works for it or names it."""
 
 
-MakeEngine = Callable[[Checkpoint], Engine]
-"""A fresh engine for a model."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """An engine: one row of the table of engines.
+
+    Attributes:
+        name: as in the setting ``inference.engine``.
+        why: the reason to take it, for people.
+        make: returns an engine that has loaded nothing yet.
+        devices: what it computes on.
+        any_dtype: whether ``inference.dtype`` may be set.
+        quantizations: what it can make of the weights, the most exact first.
+        obstacle: why it cannot compute a model here, as the end of "it ...", or any model if
+            that is ``None``; empty: it can.
+        place: how it would hold a model with these settings. Raises `ShammahError`:
+            ``out_of_memory``, ``device_unavailable`` or ``quantization_unavailable``.
+        stored: where a model's quantised weights are, or would be, below the home.
+        sweep: removes what else it has stored in the home and is of no use at this time (in
+            seconds since 1970); returns what was removed.
+        reports: what ``doctor`` shows of it, by the name of the part; takes the home.
+    """
+
+    name: str
+    why: str
+    make: Callable[[], Engine]
+    place: Callable[[Checkpoint, LoadSettings], Placement]
+    stored: Callable[[Path, Checkpoint], list[Path]]
+    devices: tuple[str, ...] = ("cuda", "mps", "cpu")
+    any_dtype: bool = True
+    quantizations: tuple[str, ...] = ("none", "int8", "int4")
+    obstacle: Callable[[Checkpoint | None], str] = lambda checkpoint: ""
+    sweep: Callable[[Path, float], Iterable[Path]] = lambda home, now: ()
+    reports: Mapping[str, Callable[[Path], dict[str, Any]]] = field(default_factory=dict)

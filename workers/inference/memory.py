@@ -15,6 +15,7 @@ from shammah.models.hub_config import WIDTHS, read_config, read_shape
 from workers.model_classes import first_line
 
 if TYPE_CHECKING:
+    from workers.inference.engine import Placement
     from workers.inference.packages.checkpoint import Checkpoint
     from workers.inference.runner import Runner
 
@@ -51,26 +52,23 @@ def conversation_bytes(checkpoint: Checkpoint) -> int:
     return kv_bytes(shape, min(LEAST_CONTEXT, shape.context_length), WIDTHS["float16"])
 
 
-def check_weights(needed: int, free: int, form: str, conversation: int = 0) -> None:
-    """Refuse a model for which memory is too little, before a byte of its weights is read.
+def describe_form(dtype: str, quantization: str) -> str:
+    """Return ``8-bit weights`` or the number format."""
+    return {"int8": "8-bit weights", "int4": "4-bit weights"}.get(quantization, dtype)
 
-    Args:
-        needed: bytes of the weights.
-        free: bytes that they may take.
-        form: of the weights, for people.
-        conversation: see `conversation_bytes`.
 
-    Raises:
-        ShammahError: ``out_of_memory``, with both numbers.
-    """
-    needed += max(HEADROOM_BYTES, int(conversation / KV_SHARE))
-    if needed > free:
-        raise ShammahError(
-            "out_of_memory",
-            f"The model needs {needed / GIB:.1f} GiB in {form}, and {free / GIB:.1f} GiB of "
-            "memory are free.",
-            "Close other programs, or name a smaller model with --model.",
-        )
+def shortage(placement: Placement, checkpoint: Checkpoint) -> ShammahError | None:
+    """Return why memory is too little for a model, with both numbers; ``None``: it is enough."""
+    beside = max(HEADROOM_BYTES, int(conversation_bytes(checkpoint) / KV_SHARE))
+    if placement.needed + beside <= placement.free:
+        return None
+    form = describe_form(placement.dtype, placement.quantization)
+    return ShammahError(
+        "out_of_memory",
+        f"The model needs {(placement.needed + beside) / GIB:.1f} GiB in {form} on "
+        f"{placement.device}, but only {placement.free / GIB:.1f} GiB of memory is free.",
+        "Close other programs, or choose a smaller model with --model.",
+    )
 
 
 def check_context(capacity: int, wanted: int, runner: Runner, wanted_gib: float = 0.0) -> None:

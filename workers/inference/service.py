@@ -21,13 +21,13 @@ from shammah.models.catalogue import is_offline
 from shammah.models.machine import look
 from shammah.settings.model import Settings
 from shammah.storage.files import remove_abandoned
-from workers.inference.engine import MakeEngine
+from workers.inference.engine import EngineSpec
+from workers.inference.engines.table import ENGINES
 from workers.inference.inbox import Ahead, Arrival, Inbox
 from workers.inference.serving import ROLE, Serving
 from workers.inference.startup.acquisition import DownloadWorker, ModelSource
 from workers.inference.startup.attempts import Attempts
 from workers.inference.startup.bootstrap import Bootstrap
-from workers.inference.startup.choice import engine_for, on_cpu, prepare_engine
 from workers.inference.startup.leftovers import Sweeper
 from workers.inference.startup.loading import LoadedModel
 from workers.inference.startup.transition import GeneratorState
@@ -48,7 +48,7 @@ class InferenceService:
         settings: Settings,
         *,
         environ: Mapping[str, str] | None = None,
-        make_engine: MakeEngine | None = None,
+        engines: Mapping[str, EngineSpec] = ENGINES,
         attempts: Attempts | None = None,
         make_source: Callable[[Settings, Mapping[str, str]], ModelSource | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -57,7 +57,7 @@ class InferenceService:
         # Copied: libraries are told through the environment not to use the network, and a
         # download worker that is started from here must not hear that.
         self._environ = dict(os.environ if environ is None else environ)
-        self._make_engine = make_engine
+        self._engines = engines
         self._make_source = make_source or model_source
         self._attempts = attempts
         self._clock = clock
@@ -99,15 +99,11 @@ class InferenceService:
 
     def _run(self, outlet: Outlet) -> None:
         self._outlet = outlet
-        machine = look(self._environ)
-        asked = self._settings.inference
         bootstrap = self._bootstrap = Bootstrap(
             self._settings,
             environ=self._environ,
-            machine=machine,
-            make_engine=self._make_engine or engine_for(asked, machine),
-            on_cpu=None if self._make_engine else on_cpu(asked, machine),
-            prepare=lambda: prepare_engine(asked, machine),
+            machine=look(self._environ),
+            engines=self._engines,
             attempts=self._attempts,
             source=self._make_source(self._settings, self._environ),
             publish=outlet.publish,

@@ -29,12 +29,13 @@ from shammah.models.catalogue import (
 )
 from shammah.settings.model import Settings
 from shammah.storage.paths import hub_cache
-from workers.inference.engine import MakeEngine
+from workers.inference.engine import EngineSpec
+from workers.inference.engines.table import ENGINES
 from workers.inference.packages.checkpoint import inspect_checkpoint
 from workers.inference.startup.acquisition import UNREACHABLE, Acquisition, ModelSource
 from workers.inference.startup.attempts import Attempts
-from workers.inference.startup.choice import OnCPU
 from workers.inference.startup.loading import LoadedModel, Loader
+from workers.inference.startup.offers import prepare_engine
 from workers.inference.startup.transition import (
     Broke,
     GeneratorState,
@@ -66,9 +67,7 @@ class Bootstrap:
         settings: which model, and how to compute it.
         environ: of this process.
         machine: what it has for a model.
-        make_engine: a fresh engine for a model.
-        on_cpu: see `Loader`.
-        prepare: imports what an engine will need, while bytes arrive.
+        engines: see `Loader`.
         attempts: what became of the last one.
         source: where a missing model comes from; ``None``: from nowhere, this is offline.
         publish: told each new state.
@@ -82,9 +81,7 @@ class Bootstrap:
         *,
         environ: Mapping[str, str],
         machine: Machine,
-        make_engine: MakeEngine,
-        on_cpu: OnCPU | None = None,
-        prepare: Callable[[], None] = lambda: None,
+        engines: Mapping[str, EngineSpec] = ENGINES,
         attempts: Attempts | None = None,
         source: ModelSource | None,
         publish: Callable[[GeneratorState], None],
@@ -95,15 +92,15 @@ class Bootstrap:
         self._settings = settings
         self._environ = environ
         self._machine = machine
-        self._prepare = prepare
+        self._engines = engines
         self._loader = Loader(
             settings.inference,
-            make_engine,
-            attempts,
-            self._smaller,
-            self,
+            machine=machine,
+            engines=engines,
+            attempts=attempts,
+            smaller=self._smaller,
+            watcher=self,
             home=settings.home,
-            on_cpu=on_cpu,
         )
         self._source = source
         self._publish = publish
@@ -191,7 +188,8 @@ class Bootstrap:
             return self._load(missing.fallback)
         self._signal(Progressed(missing.model_id, 0, 0))
         acquisition = self._acquire(self._source, missing, ())
-        self._prepare()  # seconds, while bytes arrive
+        # This takes seconds, while bytes arrive.
+        prepare_engine(self._settings.inference, self._machine, self._engines)
         result = acquisition.result()
         if not isinstance(result, Failed):
             return self._load(_fetched(missing, result))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import threading
 import time
@@ -18,8 +17,8 @@ from pathlib import Path
 
 from shammah.bus.endpoints import RoleLock
 from shammah.errors import ShammahError
-from shammah.models.hub_config import WIDTHS
 from shammah.storage.files import UNUSED_S, remove_abandoned
+from workers.inference.engines.table import ENGINES
 from workers.inference.packages.checkpoint import inspect_checkpoint
 
 log = logging.getLogger(__name__)
@@ -76,15 +75,13 @@ def sweep(home: Path, model: Path, now: float) -> list[Path]:
         model: the directory of the model that is loaded; its weights are noted as used.
         now: seconds since 1970.
     """
-    from workers.inference.engines.native.compiler import kernel_directory, own_directory
-
     lock = RoleLock(home / "sweep.lock")
     if not home.is_dir() or not lock.acquire():
         return []
     try:
         removed = list(sweep_weights(home, model, now))
-        for kernels in {home / "kernels", kernel_directory(home)}:
-            removed += sweep_kernels(kernels, own_directory(kernels), now)
+        for engine in ENGINES.values():
+            removed += engine.sweep(home, now)
     finally:
         lock.release()
     for path in removed:
@@ -112,32 +109,12 @@ def sweep_weights(home: Path, model: Path, now: float) -> Iterator[Path]:
             yield path
 
 
-def sweep_kernels(directory: Path, own: Path, now: float) -> Iterator[Path]:
-    """Remove machine code of other versions that nobody has used lately; what was removed."""
-    if own.is_dir():
-        os.utime(own, (now, now))
-    for path in sorted(directory.glob("*")):
-        if path != own and path.is_dir() and _age(path, now) > UNUSED_S:
-            shutil.rmtree(path, ignore_errors=True)
-            yield path
-
-
 def made_from(model: Path, home: Path) -> list[Path]:
     """Where the quantised weights of a model are, or would be, in every form; of none, if it is
     no model (any more)."""
-    from workers.inference.engines.native.quantized_file import cache_path
-    from workers.inference.engines.native.runner import QUANTIZATIONS
-    from workers.inference.engines.transformers import quantization
-
     try:
         checkpoint = inspect_checkpoint(model)
-        native = [cache_path(home / "quantized", checkpoint, form) for form in QUANTIZATIONS]
-        return native + [
-            quantization.kept_directory(home, checkpoint, form, dtype)
-            for form in quantization.WEIGHT_BYTES
-            if quantization.is_available(form)
-            for dtype in WIDTHS
-        ]
+        return [path for engine in ENGINES.values() for path in engine.stored(home, checkpoint)]
     except (ShammahError, OSError):
         return []
 

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from shammah.bus.messages import Ready
 from shammah.errors import ShammahError
-from shammah.models.catalogue import GIB, LocatedModel
+from shammah.models.catalogue import GIB, LocatedModel, Machine
 from shammah.settings.model import InferenceSettings
 from shammah.supervision.oom_record import CLOSE_OTHERS, OUT_OF_MEMORY, killed
-from workers.inference.engine import Engine, EngineFacts, MakeEngine
+from workers.inference.engine import Engine, EngineFacts, EngineSpec
+from workers.inference.engines.table import ENGINES
 from workers.inference.memory import free_main_memory, gpu_failed, is_out_of_memory
 from workers.inference.packages.checkpoint import Checkpoint, inspect_checkpoint
 from workers.inference.scheduling.sampling import GenerationDefaults, read_defaults
-from workers.inference.startup.attempts import Attempts
-from workers.inference.startup.ladder import (
-    INT4,
-    INT8,
-    ON_CPU,
-    SHORT,
-    WHOLE,
-    Rung,
-    below,
-    describe_result,
-    describe_step,
-    levels,
-    settings_at,
-)
+from workers.inference.startup.attempts import Attempts, Past
+from workers.inference.startup.offers import Offer, describe_result, describe_step, find_offers
 
 if TYPE_CHECKING:
-    from workers.inference.startup.choice import OnCPU
     from workers.inference.text.chat import ChatFormat
 
 log = logging.getLogger(__name__)
@@ -42,11 +30,10 @@ log = logging.getLogger(__name__)
 READ_TOKENIZER = "read tokenizer"
 
 _REFUSALS = ("settings_conflict", "quantization_unavailable", "model_unsupported")
-_UNUSABLE: dict[int, tuple[str, ...]] = {WHOLE: (), SHORT: (), INT8: _REFUSALS, INT4: _REFUSALS}
-"""What a level may be refused with beside the memory: then the next one is tried."""
+"""With which fewer bits may be refused; the next offer is tried then, as where memory is short."""
 
-_NO_GPU = "device_unavailable"
-"""The same for what was to be computed on a GPU."""
+_NO_GPU = ("device_unavailable",)
+"""The same for a GPU that was chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,40 +65,48 @@ class LoadWatcher(Protocol):
         """Something within the stage was done."""
 
 
+class _Rung(NamedTuple):
+    """A model, and one way to compute it."""
+
+    located: LocatedModel
+    checkpoint: Checkpoint
+    offer: Offer
+
+
 class Loader:
     """Loads models, one at a time.
 
     Args:
         asked: how to compute.
-        make_engine: a fresh engine for a model.
+        machine: what it has for a model.
+        engines: the preferred one first.
         attempts: what became of the last one; ``None``: nobody counts.
         smaller: the next smaller model that is here, if one may take a model's place.
         watcher: is told how far it is.
         home: see `LoadSettings`.
-        on_cpu: what takes the place of a GPU that cannot be used; ``None``: nothing.
     """
 
     def __init__(
         self,
         asked: InferenceSettings,
-        make_engine: MakeEngine,
-        attempts: Attempts | None,
-        smaller: Callable[[LocatedModel], LocatedModel | None],
+        *,
+        machine: Machine,
+        engines: Mapping[str, EngineSpec] = ENGINES,
+        attempts: Attempts | None = None,
+        smaller: Callable[[LocatedModel], LocatedModel | None] = lambda located: None,
         watcher: LoadWatcher,
         home: Path | None = None,
-        on_cpu: OnCPU | None = None,
     ) -> None:
         self._asked = asked
-        self._make_engine = make_engine
+        self._machine = machine
+        self._engines = engines
         self._attempts = attempts
         self._smaller = smaller
         self._watcher = watcher
         self._home = home
-        self._on_cpu = on_cpu
-        self._made: dict[str, Engine] = {}
 
     def load(self, located: LocatedModel) -> LoadedModel:
-        """The model, or what of it memory allows; `Ready` says what that was.
+        """Load the model, or what of it memory allows; `Ready` says what that was.
 
         Raises:
             ShammahError: as `Engine.load`; ``out_of_memory`` only when there is nothing left
@@ -123,54 +118,51 @@ class Loader:
             if past.given_up:
                 raise _given_up(located, past.deaths)
             if past.deaths:
-                rungs, reason = below(rungs, past.model, past.level), killed(past.model)
+                rungs, reason = _below(rungs, past), killed(past.model)
         rung = next(rungs, None)
         if rung is None:
             raise _given_up(located, past.deaths)
         while rung is not None:
             following = next(rungs, None)
+            offer = rung.offer
             if self._attempts is not None:
-                step = describe_step(rung, following)
-                self._attempts.note(rung.located.name, rung.level, step)
+                step = _describe_step(rung, following)
+                self._attempts.note(rung.located.name, offer.level, step)
             try:
-                return _noted(self._load(rung), located.name, rung.level, reason)
+                loaded = self._load(rung)
+                return _with_note(loaded, reason, describe_result(located, offer, loaded.ready))
             except ShammahError as error:
-                unusable = (_NO_GPU,) if rung.on_gpu else ()
-                if error.code not in (OUT_OF_MEMORY, *_UNUSABLE[rung.level % ON_CPU], *unusable):
+                expected = (*(_NO_GPU * offer.on_gpu), *(_REFUSALS * offer.has_fewer_bits))
+                if error.code not in (OUT_OF_MEMORY, *expected):
                     raise
-                log.warning("%s at level %d: %s", rung.located.name, rung.level, error)
-                reason = error.message if error.code in (OUT_OF_MEMORY, _NO_GPU) else reason
+                log.warning("%s at level %d: %s", rung.located.name, offer.level, error)
+                reason = error.message if error.code in (OUT_OF_MEMORY, *_NO_GPU) else reason
             # The traceback of the failed load held on to what it had read.
             gc.collect()
             rung = following
         raise ShammahError(OUT_OF_MEMORY, reason, CLOSE_OTHERS)
 
-    def _rungs(self, wanted: LocatedModel) -> Iterator[Rung]:
+    def _rungs(self, wanted: LocatedModel) -> Iterator[_Rung]:
         """The whole ladder: of the model, and of each smaller one that may take its place."""
-        yield from self._rungs_of(wanted)
-        smaller = self._smaller(wanted)
-        while smaller is not None:
+        located: LocatedModel | None = wanted
+        while located is not None:
             try:
-                yield from self._rungs_of(smaller)
+                checkpoint = inspect_checkpoint(located.directory)
+                offers = find_offers(
+                    self._asked, checkpoint, self._machine, self._engines, self._home
+                )
             except ShammahError as error:
-                log.warning("%s cannot take its place: %s", smaller.name, error)
-            smaller = self._smaller(smaller)
+                if located is wanted:
+                    raise
+                log.warning("%s cannot take its place: %s", located.name, error)
+                offers = []
+            for offer in offers:
+                yield _Rung(located, checkpoint, offer)
+            located = self._smaller(located)
 
-    def _rungs_of(self, located: LocatedModel) -> Iterator[Rung]:
-        checkpoint = inspect_checkpoint(located.directory)
-        engine = self._made[located.name] = self._make_engine(checkpoint)
-        gpu = self._on_cpu.gpu(checkpoint) if self._on_cpu is not None else ""
-        on_cpu = self._on_cpu.name(checkpoint) if self._on_cpu is not None and gpu else ""
-        for level in levels(self._asked, engine.name, checkpoint.context_length, on_cpu):
-            yield Rung(located, level, gpu)
-
-    def _load(self, rung: Rung) -> LoadedModel:
-        located = rung.located
-        checkpoint = inspect_checkpoint(located.directory)
-        make, made = self._make_engine, self._made.pop(located.name, None)
-        if self._on_cpu is not None and rung.level >= ON_CPU:
-            make, made = self._on_cpu.make, None
-        engine = made or make(checkpoint)
+    def _load(self, rung: _Rung) -> LoadedModel:
+        located, checkpoint, offer = rung
+        engine = offer.engine.make()
         self._watcher.located(located.name, 2 + len(engine.stages))
         defaults = read_defaults(located.directory)
         self._watcher.stage(READ_TOKENIZER)
@@ -178,19 +170,36 @@ class Loader:
         from workers.inference.text.chat import ChatFormat
 
         chat = ChatFormat.load(located.directory)
-        asked = replace(settings_at(self._asked, rung.level, rung.gpu), home=self._home)
         try:
-            facts = engine.load(checkpoint, asked, self._watcher)
+            facts = engine.load(checkpoint, offer.settings, self._watcher)
         except Exception as error:
             if is_out_of_memory(error):
                 why = f"Memory ran out while {located.name} was loading."
                 raise ShammahError(OUT_OF_MEMORY, why, CLOSE_OTHERS) from error
-            if rung.on_gpu and not isinstance(error, ShammahError):
+            if offer.on_gpu and not isinstance(error, ShammahError):
                 raise gpu_failed(error) from error
             raise
-        self._made.clear()
         ready = _ready(located, checkpoint, facts)
         return LoadedModel(engine, chat, defaults, ready, located.directory)
+
+
+def _below(rungs: Iterator[_Rung], past: Past) -> Iterator[_Rung]:
+    """The rungs after the one that the kernel has ended; all, if it is none of them."""
+    passed: list[_Rung] = []
+    for rung in rungs:
+        passed.append(rung)
+        if (rung.located.name, rung.offer.level) == (past.model, past.level):
+            return rungs
+    return iter(passed)
+
+
+def _describe_step(before: _Rung, after: _Rung | None) -> str:
+    """Return what is done after ``before`` has failed, as a sentence; empty: nothing is left."""
+    if after is None:
+        return ""
+    if after.located.name != before.located.name:
+        return f"{after.located.name} is loaded instead."
+    return describe_step(before.offer, after.offer)
 
 
 def _given_up(located: LocatedModel, deaths: int) -> ShammahError:
@@ -205,11 +214,12 @@ def _given_up(located: LocatedModel, deaths: int) -> ShammahError:
     )
 
 
-def _noted(loaded: LoadedModel, wanted: str, level: int, reason: str) -> LoadedModel:
+def _with_note(loaded: LoadedModel, reason: str, result: str) -> LoadedModel:
+    """With the ``reason`` for the ``result`` of a step down, if there was one."""
     if not reason:
         return loaded
-    told = (reason, describe_result(wanted, level, loaded.ready), loaded.ready.note)
-    note = " ".join(part for part in told if part)
+    parts = (reason, result, loaded.ready.note)
+    note = " ".join(part for part in parts if part)
     return replace(loaded, ready=replace(loaded.ready, note=note))
 
 

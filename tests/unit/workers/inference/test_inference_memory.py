@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -15,14 +16,15 @@ from shammah.models.catalogue import CATALOGUE, GIB, CatalogueModel
 from shammah.models.footprint import kv_bytes
 from tests.real.models import write_checkpoint
 from workers.inference import memory
+from workers.inference.engine import Placement
 from workers.inference.memory import (
     HEADROOM_BYTES,
     LEAST_CONTEXT,
     check_context,
-    check_weights,
     conversation_bytes,
     free_main_memory,
     kv_budget,
+    shortage,
 )
 from workers.inference.packages.checkpoint import inspect_checkpoint
 from workers.inference.runner import Runner
@@ -61,13 +63,18 @@ def test_a_configuration_that_does_not_tell_counts_for_nothing(tmp_path: Path) -
         (4 * GIB, GIB, 6 * GIB),  # half of what is left is for conversations
     ],
 )
-def test_a_refusal_has_both_numbers(weights: int, conversation: int, needed: int) -> None:
-    check_weights(weights, needed, "8 bit", conversation)
-    with pytest.raises(ShammahError) as refused:
-        check_weights(weights, needed - 1, "8 bit", conversation)
-    assert refused.value.code == "out_of_memory"
-    assert f"needs {needed / GIB:.1f} GiB in 8 bit" in refused.value.message
-    assert f"{(needed - 1) / GIB:.1f} GiB of memory are free" in refused.value.message
+def test_a_refusal_has_both_numbers(
+    weights: int, conversation: int, needed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checkpoint = inspect_checkpoint(write_checkpoint(tmp_path))
+    monkeypatch.setattr(memory, "conversation_bytes", lambda checkpoint: conversation)
+    enough = Placement("cpu", "float32", "int8", why="", needed=weights, free=needed)
+    assert shortage(enough, checkpoint) is None
+    refusal = shortage(replace(enough, free=needed - 1), checkpoint)
+    assert refusal is not None
+    assert refusal.code == "out_of_memory"
+    assert f"needs {needed / GIB:.1f} GiB in 8-bit weights on cpu" in refusal.message
+    assert f"only {(needed - 1) / GIB:.1f} GiB of memory is free" in refusal.message
 
 
 def test_a_share_that_a_person_has_set_is_named_where_it_is_too_small() -> None:

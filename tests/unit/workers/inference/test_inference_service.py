@@ -35,6 +35,7 @@ from shammah.errors import ShammahError
 from shammah.models.catalogue import GIB, Machine
 from shammah.settings.model import InferenceSettings, Settings
 from shammah.supervision.download import FetchReply
+from tests.fakes.engines import only
 from tests.real.adapters import write_adapter
 from tests.real.models import (
     CONTEXT_LENGTH,
@@ -120,7 +121,7 @@ def _running(
     asked = Settings(home or directory, str(directory), inference=inference)
     service = InferenceService(
         asked,
-        make_engine=lambda checkpoint: engine,
+        engines=only(lambda: engine),
         **options,
     )
     running = Running(service, engine)
@@ -216,9 +217,7 @@ def test_a_cancel_for_nobody_does_nothing(directory: Path, answer: list[int]) ->
 def test_a_cancel_before_the_thread_runs_is_kept(directory: Path, answer: list[int]) -> None:
     engine = ScriptedEngine(answer)
     engine.loading.set()
-    service = InferenceService(
-        Settings(directory, str(directory)), make_engine=lambda checkpoint: engine
-    )
+    service = InferenceService(Settings(directory, str(directory)), engines=only(lambda: engine))
     run = Running(service, engine)
     run.ask("a")
     service.cancel("a")
@@ -496,7 +495,7 @@ def _standing_in(
     service = InferenceService(
         Settings(directory, "auto", inference=InferenceSettings(max_new_tokens=99)),
         environ={"HF_HUB_CACHE": str(directory / "no-such-cache")},
-        make_engine=lambda checkpoint: next(making),
+        engines=only(lambda: next(making)),
         make_source=lambda settings, environ: source,
     )
     running = Running(service, engines[0])

@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shammah.errors import ShammahError
-from shammah.models.footprint import NATIVE_WEIGHT_BYTES
 from shammah.settings.load import home_directory
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.native import compiler, processor
 from workers.inference.engines.native.architecture import Architecture, read_architecture, supports
 from workers.inference.engines.native.rows import Rows
+from workers.inference.engines.native.spec import place
 from workers.inference.engines.native.thread_pool import ThreadPool
-from workers.inference.memory import check_weights, conversation_bytes
+from workers.inference.memory import free_main_memory
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.runner import Logits, RunnerLimits
-from workers.inference.startup import placement
 
 if TYPE_CHECKING:
     from workers.inference.engines.native.computation import Computation
@@ -37,34 +36,7 @@ __all__ = ["NativeRunner", "supports"]
 
 log = logging.getLogger(__name__)
 
-QUANTIZATIONS = frozenset({"int8", "int4"})
-"""What the weights can be made into."""
-
-_BITS = {"int8": "8", "int4": "4"}
-
 LIMITS = RunnerLimits(batch=8, chunk=256, shared_chunk=64, exact=True)
-
-
-WHY = {
-    "int8": "8-bit weights are nearly lossless and fast on this processor",
-    "int4": "4-bit weights take the least memory and time for one answer, and lose some quality",
-}
-
-
-def _quantization(settings: LoadSettings) -> str:
-    """What is asked for, or what is best.
-
-    Raises:
-        ShammahError: ``settings_conflict``.
-    """
-    asked = "int8" if settings.quantization == "auto" else settings.quantization
-    if asked not in QUANTIZATIONS:
-        raise ShammahError(
-            "settings_conflict",
-            f"The native engine cannot compute with inference.quantization {asked}.",
-            "Set inference.quantization to auto, or inference.engine to transformers.",
-        )
-    return asked
 
 
 class NativeRunner:
@@ -120,11 +92,8 @@ class NativeRunner:
         self, checkpoint: Checkpoint, settings: LoadSettings, observer: LoadObserver
     ) -> EngineFacts:
         self._architecture = read_architecture(checkpoint)
-        quantization = self.quantization = _quantization(settings)
-        bits = _BITS[quantization]
-        needed = int(NATIVE_WEIGHT_BYTES[quantization] * checkpoint.parameters)
-        talk = conversation_bytes(checkpoint)
-        check_weights(needed, self.free_bytes(), f"{bits} bit", talk)
+        placement = place(checkpoint, settings)
+        quantization = self.quantization = placement.quantization
         observer.stage("prepare kernels")
         self.prepare(settings.home)
         observer.stage("prepare weights")
@@ -155,9 +124,15 @@ class NativeRunner:
         )
         self.reserve(1, 1)
         self.prefill(0, 0, [0])
-        log.info("%s in %s bit, %d threads", checkpoint.architecture, bits, self._pool.size)
-        why = WHY[quantization]
-        return EngineFacts(self.engine, "cpu", "float32", quantization, why=why, note=note)
+        log.info("%s in %s, %d threads", checkpoint.architecture, quantization, self._pool.size)
+        return EngineFacts(
+            self.engine,
+            placement.device,
+            placement.dtype,
+            quantization,
+            why=placement.why,
+            note=note,
+        )
 
     # --- memory ---------------------------------------------------------------------------
 
@@ -167,7 +142,7 @@ class NativeRunner:
         return bytes_per_token(self._architecture)
 
     def free_bytes(self) -> int:
-        return placement.free_memory("cpu")
+        return free_main_memory()
 
     def reserve(self, slots: int, capacity: int) -> None:
         from workers.inference.engines.native.kv_memory import KVMemory

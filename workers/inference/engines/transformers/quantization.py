@@ -63,11 +63,6 @@ def needed_bytes(checkpoint: Checkpoint, quantization: str, width: int) -> int:
     return int(WEIGHT_BYTES[quantization] * quantized) + width * rest
 
 
-def describe_form(dtype: str, quantization: str) -> str:
-    """``8-bit weights`` or the number format."""
-    return {INT8: "8-bit weights", INT4: "4-bit weights"}.get(quantization, dtype)
-
-
 def is_available(quantization: str) -> bool:
     """Whether what computes it is installed. Imports nothing."""
     return quantization != INT4 or importlib.util.find_spec(LIBRARY) is not None

@@ -18,18 +18,16 @@ from shammah.errors import ShammahError
 from shammah.settings.load import home_directory
 from workers.environment import prepare_libraries
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
+from workers.inference.engines.transformers.spec import place
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.runner import Logits, RunnerLimits
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
     from workers.inference.engines.transformers.kv_slots import KVSlots, LayerShape, SlotCache
     from workers.inference.engines.transformers.module_adapters import ModuleAdapters
-    from workers.inference.startup.probe import MachineSpeed
 
 log = logging.getLogger(__name__)
 
@@ -73,18 +71,12 @@ class TransformersRunner:
     ) -> EngineFacts:
         prepare_libraries()
         observer.stage("import torch")
-        from workers.inference.startup import placement
+        from workers.inference.engines.transformers.placement import limit_threads
 
-        self._device = placement.choose_device(
-            settings.device, checkpoint.parameters, quantized=settings.quantization != "none"
-        )
+        form = place(checkpoint, settings)
+        self._device = form.device
         self.limits = LIMITS[self._device]
-        free = placement.free_memory(self._device)
-        home = settings.home or home_directory(os.environ)
-        form = placement.choose_form(
-            settings, self._device, checkpoint, free, lambda: _measured(home)
-        )
-        threads = placement.limit_threads()
+        threads = limit_threads()
         observer.stage("import transformers")
         from workers.inference.engines.transformers import weights
         from workers.model_classes import find_class
@@ -94,7 +86,7 @@ class TransformersRunner:
         )
         observer.stage("read weights")
         self.model, note = weights.read_weights(
-            model_class, checkpoint, form, device=self._device, observer=observer, home=home
+            model_class, checkpoint, form, observer, settings.home or home_directory(os.environ)
         )
         from workers.inference.engines.transformers.module_adapters import ModuleAdapters
 
@@ -103,9 +95,7 @@ class TransformersRunner:
             self._options["logits_to_keep"] = 1
         observer.stage("warm up")
         self._warm_up()
-        log.info(
-            "%s as %s on %s, %d threads", model_class.__name__, form.name, self._device, threads
-        )
+        log.info("%s as %s, %d threads", model_class.__name__, form, threads)
         facts = EngineFacts(self.engine, self._device, form.dtype, form.quantization)
         return replace(facts, why=form.why, note=note)
 
@@ -152,7 +142,7 @@ class TransformersRunner:
         return max(1, self._memory.bytes_per_token)
 
     def free_bytes(self) -> int:
-        from workers.inference.startup import placement
+        from workers.inference.engines.transformers import placement
 
         return placement.free_memory(self._device)
 
@@ -225,15 +215,6 @@ class TransformersRunner:
             output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **options)
             logits: Logits = output.logits[:, -1].float().cpu().numpy()
             return logits
-
-
-def _measured(home: Path) -> MachineSpeed:
-    """How fast this machine is; measured, if that has not been done."""
-    import torch
-
-    from workers.inference.startup.probe import FILE, machine_speed, measure_speed
-
-    return machine_speed(home / FILE, torch.__version__, measure_speed)
 
 
 class _SlotMemory:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN
-from workers.inference.engine import LoadObserver
+from workers.inference.engine import LoadObserver, Placement
 from workers.inference.engines.transformers.mapped_files import giving_back
 from workers.inference.engines.transformers.quantization import (
     compute_alike,
@@ -28,7 +28,6 @@ from workers.inference.engines.transformers.quantization import (
 )
 from workers.inference.memory import gpu_failed, is_out_of_memory
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.startup.placement import Form
 from workers.model_classes import first_line, observed, read_model
 
 log = logging.getLogger(__name__)
@@ -37,19 +36,17 @@ log = logging.getLogger(__name__)
 def read_weights(
     model_class: Any,
     checkpoint: Checkpoint,
-    form: Form,
-    device: str,
+    form: Placement,
     observer: LoadObserver,
     home: Path,
 ) -> tuple[Any, str]:
-    """A ``model_class`` with the checkpoint's weights, on ``device``, ready to compute; and what
-    people should know about it.
+    """Return a ``model_class`` with the checkpoint's weights, ready to compute, and what people
+    should know about it.
 
     Args:
         model_class: see `workers.model_classes.find_class`.
         checkpoint: the model.
-        form: how they are to be held.
-        device: where.
+        form: where and how they are to be held.
         observer: is told of each tensor.
         home: where quantised weights are kept.
 
@@ -57,6 +54,7 @@ def read_weights(
         ShammahError: ``model_config_invalid``, ``model_corrupt`` or ``out_of_memory``.
     """
     dtype: torch.dtype = getattr(torch, form.dtype)
+    device = form.device
     read = giving_back(checkpoint.weights, observer.advance)
     with _explained(device):
         if not form.quantization:

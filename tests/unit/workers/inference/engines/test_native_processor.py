@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from workers.inference.engines.native import processor
 from workers.inference.engines.native.architecture import supports
 from workers.inference.engines.native.processor import features
 from workers.inference.engines.native.runner import NativeRunner
+from workers.inference.engines.table import ENGINES
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.startup import choice
+from workers.inference.startup.offers import choose_engine, prepare_engine
 
 MODEL = Checkpoint(Path("/m"), "Qwen2ForCausalLM", "qwen2", 8192, (), 2 * GIB, GIB, "")
 FLAGS = "flags\t\t: fpu sse2 fma f16c avx2\nbugs\t\t: none\n"
@@ -60,10 +62,11 @@ def test_what_a_processor_lacks_is_said_and_transformers_computes(
     machine(flags)
     assert processor.obstacle().endswith(lacking)
     assert supports(MODEL) == processor.obstacle()
-    plain = Machine(16 * GIB)
-    assert choice.choose_engine(InferenceSettings(), MODEL, plain, supports) == "transformers"
+    chosen, why = choose_engine(InferenceSettings(), MODEL, "cpu", ENGINES)
+    assert chosen.name == "transformers"
+    assert lacking in why
     with pytest.raises(ShammahError, match="AVX2, FMA and F16C, and this one lacks"):
-        choice.choose_engine(InferenceSettings(engine="native"), MODEL, plain, supports)
+        choose_engine(InferenceSettings(engine="native"), MODEL, "cpu", ENGINES)
 
 
 def test_another_kind_of_processor_is_not_claimed(machine: Any) -> None:
@@ -72,7 +75,7 @@ def test_another_kind_of_processor_is_not_claimed(machine: Any) -> None:
 
 
 def test_nothing_is_compiled_for_a_processor_that_cannot_run_it(
-    machine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    machine: Any, tmp_path: Path
 ) -> None:
     machine("")
     runner = NativeRunner(tmp_path, tmp_path / "kernels", 1)
@@ -80,9 +83,12 @@ def test_nothing_is_compiled_for_a_processor_that_cannot_run_it(
         runner.prepare()
     runner.close()
     assert not (tmp_path / "kernels").exists()
-    prepared = []
-    monkeypatch.setattr(choice, "make_engine", lambda name: Prepares(prepared, name))
-    choice.prepare_engine(InferenceSettings(), Machine(16 * GIB))
+    prepared: list[str] = []
+    engines = {
+        name: replace(engine, make=partial(Prepares, prepared, name))
+        for name, engine in ENGINES.items()
+    }
+    prepare_engine(InferenceSettings(), Machine(16 * GIB), engines)
     assert prepared == ["transformers"]
 
 

@@ -25,6 +25,7 @@ from shammah.models.catalogue import GIB, Machine
 from shammah.settings.model import InferenceSettings, Settings
 from shammah.supervision.download import FetchReply
 from shammah.terminal.wording import describe_state
+from tests.fakes.engines import only
 from tests.real.models import CONTEXT_LENGTH, write_checkpoint, write_manifest
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.packages.checkpoint import Checkpoint
@@ -161,8 +162,7 @@ def _run(
         settings,
         environ=options.get("environ", {}),
         machine=Machine(4 * GIB),
-        make_engine=lambda checkpoint: used,
-        prepare=used.prepare,
+        engines=only(lambda: used),
         source=options.get("source"),
         publish=states.append,
         advance=lambda: advanced.append("x"),
@@ -369,7 +369,7 @@ class StandIn:
             Settings(tmp_path, model),
             environ={"HF_HUB_CACHE": str(tmp_path / "hub")},
             machine=Machine(4 * GIB),
-            make_engine=lambda checkpoint: next(engines),
+            engines=only(lambda: next(engines)),
             source=self.source,
             publish=self.states.put,
             advance=lambda: None,

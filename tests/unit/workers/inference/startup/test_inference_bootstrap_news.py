@@ -12,6 +12,7 @@ from shammah.bus.messages import Failed, NotAvailable, Ready
 from shammah.errors import ShammahError
 from shammah.models.catalogue import GIB, Machine
 from shammah.settings.model import Settings
+from tests.fakes.engines import only
 from tests.fakes.sandbox import until
 from tests.unit.workers.inference.startup.test_inference_bootstrap import (
     PATIENCE_S,
@@ -49,8 +50,7 @@ def make_bootstrap(
         Settings(cache, model),
         environ={"HF_HUB_CACHE": str(cache)},
         machine=Machine(4 * GIB),
-        make_engine=lambda checkpoint: used,
-        prepare=used.prepare,
+        engines=only(lambda: used),
         source=source,
         publish=publish,
         advance=lambda: None,

@@ -1,42 +1,25 @@
-"""On which device, and in which number format, a model is computed."""
+"""On which device, and in which number format, transformers computes a model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import psutil
 
 from shammah.errors import ShammahError
 from shammah.models.catalogue import fits_gpu
 from shammah.models.hub_config import WIDTHS
-from workers.inference.engine import LoadSettings
+from workers.inference.engine import LoadSettings, Placement
+from workers.inference.engines.transformers.probe import DTYPES, MachineSpeed
 from workers.inference.engines.transformers.quantization import (
     INT4,
     INT8,
     check_quantizable,
-    describe_form,
-    is_available,
     needed_bytes,
 )
-from workers.inference.memory import check_weights, conversation_bytes, free_main_memory
+from workers.inference.memory import describe_form, free_main_memory, shortage
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.startup.probe import DTYPES, MachineSpeed
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How a model is held: ``quantization`` is ``int8``, ``int4`` or empty, and ``dtype`` is of
-    all that is not quantised. ``why``: for people."""
-
-    dtype: str
-    quantization: str = ""
-    why: str = ""
-
-    @property
-    def name(self) -> str:
-        """What `MachineSpeed` calls it."""
-        return self.quantization or self.dtype
 
 
 def choose_device(wanted: str, parameters: int, *, quantized: bool = True) -> str:
@@ -77,8 +60,8 @@ def choose_form(
     checkpoint: Checkpoint,
     free: int,
     speed: Callable[[], MachineSpeed],
-) -> Form:
-    """How the model is held in ``free`` bytes, and why so.
+) -> Placement:
+    """Return how the model is held in ``free`` bytes, and why so.
 
     What is set is done, or refused. Else a CPU gets float32, or 8 bits where those were measured
     to be much faster, and the fastest of the other formats where float32 does not fit. Other
@@ -95,26 +78,33 @@ def choose_form(
     Raises:
         ShammahError: ``out_of_memory``, with both numbers; ``quantization_unavailable``.
     """
+
+    def held(dtype: str, quantization: str = "", why: str = "as set") -> Placement:
+        needed = needed_bytes(checkpoint, quantization, WIDTHS[dtype])
+        return Placement(device, dtype, quantization, why=why, needed=needed, free=free)
+
     dtypes = _dtypes(asked, device)
+    whole = [held(dtype) for dtype in dtypes]
+    fewer: list[Placement] = []
     if asked.quantization in (INT8, INT4):
         check_quantizable(checkpoint, asked.quantization)
-        form = Form(dtypes[0], asked.quantization, "as set")
-        _check(checkpoint, form, free, device)
-        return form
-    forms = [Form(dtype) for dtype in dtypes]
-    if asked.quantization == "auto":
-        fewer = (INT8, INT4) if device == "cpu" else (INT8,)
-        forms += [Form(dtypes[0], one) for one in fewer if _can(checkpoint, one)]
-    fitting = [form for form in forms if _fits(checkpoint, form, free)]
+        whole = [held(dtypes[0], asked.quantization)]
+    elif asked.quantization == "auto":
+        why = f"memory is too little for {dtypes[-1]}"
+        names = (INT8, INT4) if device == "cpu" else (INT8,)
+        fewer = [held(dtypes[0], name, why) for name in names if _can(checkpoint, name)]
+    fitting = [one for one in (*whole, *fewer) if shortage(one, checkpoint) is None]
     if not fitting:
         # With what is least of those that change no number of the model.
-        least = min(map(Form, dtypes), key=lambda form: WIDTHS[form.dtype])
-        _check(checkpoint, least if asked.quantization != "auto" else forms[-1], free, device)
+        least = min(whole, key=lambda one: one.needed)
+        error = shortage(
+            (*whole, *fewer)[-1] if asked.quantization == "auto" else least, checkpoint
+        )
+        assert error is not None
+        raise error
     best = fitting[0]
-    if best.quantization:
-        return replace(best, why=f"memory is too little for {dtypes[-1]}")
-    if asked.dtype != "auto":
-        return replace(best, why="as set")
+    if best.quantization or asked.dtype != "auto":
+        return best
     if device != "cpu":
         return replace(best, why=f"what {device} computes fastest")
     if len(fitting) == 1 or asked.lean:
@@ -131,12 +121,12 @@ def _dtypes(asked: LoadSettings, device: str) -> tuple[str, ...]:
     return ("bfloat16",) if asked.lean else DTYPES
 
 
-def _fastest(fitting: list[Form], checkpoint: Checkpoint, speed: MachineSpeed) -> Form:
-    forms = {form.name: form for form in fitting if form.quantization != INT4}
+def _fastest(fitting: list[Placement], checkpoint: Checkpoint, speed: MachineSpeed) -> Placement:
+    forms = {one.quantization or one.dtype: one for one in fitting if one.quantization != INT4}
     if "float32" in forms:
         # Products of 16 bits are rounded by the shape of the batch, so coarsely that the same
         # greedy question would be answered otherwise when somebody else asks, too.
-        forms = {name: form for name, form in forms.items() if form.dtype == "float32"}
+        forms = {name: one for name, one in forms.items() if one.dtype == "float32"}
     name = speed.fastest(checkpoint.parameters, forms.__contains__)
     if name is None:
         return replace(fitting[0], why="nothing else was measured")
@@ -149,27 +139,11 @@ def _fastest(fitting: list[Form], checkpoint: Checkpoint, speed: MachineSpeed) -
 
 
 def _can(checkpoint: Checkpoint, quantization: str) -> bool:
-    if not is_available(quantization):
-        return False
     try:
         check_quantizable(checkpoint, quantization)
     except ShammahError:
         return False
     return True
-
-
-def _fits(checkpoint: Checkpoint, form: Form, free: int) -> bool:
-    try:
-        _check(checkpoint, form, free, "")
-    except ShammahError:
-        return False
-    return True
-
-
-def _check(checkpoint: Checkpoint, form: Form, free: int, device: str) -> None:
-    needed = needed_bytes(checkpoint, form.quantization, WIDTHS[form.dtype])
-    words = f"{describe_form(form.dtype, form.quantization)} on {device}"
-    check_weights(needed, free, words, conversation_bytes(checkpoint))
 
 
 def free_memory(device: str) -> int:

@@ -4,97 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from shammah.errors import ShammahError
-from shammah.models.catalogue import LocatedModel
+from shammah.models.catalogue import GIB, LocatedModel, Machine
+from shammah.models.footprint import SHORT_CONTEXT
 from shammah.settings.model import InferenceSettings
 from tests.real.models import CONTEXT_LENGTH, write_checkpoint
 from tests.unit.workers.inference.startup.test_inference_attempts import Kernel
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
+from workers.inference.engines.table import ENGINES
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.startup.choice import OnCPU
-from workers.inference.startup.ladder import (
-    INT4,
-    INT8,
-    ON_CPU,
-    SHORT,
-    SHORT_CONTEXT,
-    WHOLE,
-    levels,
-    settings_at,
-)
 from workers.inference.startup.loading import Loader
 
 LONG = 32_768
 MODELS = ("big", "middle", "small")
 
 Load = Callable[[Checkpoint, LoadSettings], None]
-
-
-@pytest.mark.parametrize(
-    ("engine", "context", "asked", "expected"),
-    [
-        ("native", LONG, {}, (WHOLE, SHORT, INT4)),
-        ("native", 4096, {}, (WHOLE, INT4)),
-        ("transformers", LONG, {}, (WHOLE, SHORT, INT8, INT4)),
-        ("transformers", 4096, {}, (WHOLE, SHORT, INT8, INT4)),
-        ("transformers", 4096, {"dtype": "float32"}, (WHOLE, INT8, INT4)),
-        ("transformers", LONG, {"dtype": "float32"}, (WHOLE, SHORT, INT8, INT4)),
-        ("native", LONG, {"context_length": 20_000}, (WHOLE, INT4)),
-        ("native", LONG, {"quantization": "int8"}, (WHOLE, SHORT)),
-        ("transformers", LONG, {"quantization": "none", "dtype": "bfloat16"}, (WHOLE, SHORT)),
-        ("native", 4096, {"quantization": "int4"}, (WHOLE,)),
-    ],
-)
-def test_only_what_changes_something_and_was_left_open(
-    engine: str, context: int, asked: dict[str, object], expected: tuple[int, ...]
-) -> None:
-    settings = InferenceSettings(**asked)  # type: ignore[arg-type]
-    assert levels(settings, engine, context) == expected
-
-
-@pytest.mark.parametrize(
-    ("on_cpu", "asked", "expected"),
-    [
-        ("native", {}, (WHOLE, ON_CPU, ON_CPU + SHORT, ON_CPU + INT4, INT4)),
-        ("native", {"quantization": "int8"}, (WHOLE, ON_CPU, ON_CPU + SHORT)),
-        (
-            "transformers",
-            {"dtype": "float32"},
-            (WHOLE, ON_CPU, ON_CPU + SHORT, ON_CPU + INT8, ON_CPU + INT4, INT4),
-        ),
-    ],
-)
-def test_the_processor_comes_before_fewer_bits_on_a_gpu(
-    on_cpu: str, asked: dict[str, str], expected: tuple[int, ...]
-) -> None:
-    settings = InferenceSettings(**asked)  # type: ignore[arg-type]
-    assert levels(settings, "transformers", LONG, on_cpu) == expected
-    devices = [settings_at(settings, level, "cuda").device for level in expected]
-    assert devices == ["cpu" if level >= ON_CPU else "cuda" for level in expected]
-
-
-def test_what_each_level_asks_for() -> None:
-    whole = LoadSettings()
-    short = LoadSettings(context_length=SHORT_CONTEXT, lean=True)
-    asked = InferenceSettings()
-    assert settings_at(asked, WHOLE) == whole
-    assert settings_at(asked, SHORT) == short
-    found = [settings_at(asked, level).quantization for level in (WHOLE, SHORT, INT8, INT4)]
-    assert found == ["auto", "auto", "int8", "int4"]
-    assert settings_at(asked, INT4).lean
-
-
-def test_what_is_set_stays_set() -> None:
-    asked = InferenceSettings(dtype="float16", context_length=9000, kv_memory=0.5)
-    settings = settings_at(asked, SHORT)
-    assert (settings.dtype, settings.context_length, settings.kv_memory) == ("float16", 9000, 0.5)
-
-
-# --- the loader ---------------------------------------------------------------------------
 
 
 class PickyEngine:
@@ -127,10 +57,9 @@ class World:
         self.big = self.models[0]
         self.kernel = kernel
         self.tried: list[tuple[str, int, str]] = []
-        self.asked = InferenceSettings()
-        self.engine = "transformers"
+        self.asked = InferenceSettings(engine="transformers")
         self.located_models: list[str] = []
-        self.gpu = ""
+        self.machine = Machine(16 * GIB)
 
     def load(self, accepts: Callable[[str, LoadSettings], bool] = lambda name, s: True) -> str:
         """What a new worker says when it is ready, as the model and the note."""
@@ -144,15 +73,18 @@ class World:
         self._attempts = self.kernel.attempts()
         loader = Loader(
             self.asked,
-            lambda checkpoint: PickyEngine(weigh, self.engine),
-            self._attempts,
-            self._smaller,
-            self,
-            on_cpu=OnCPU(
-                lambda checkpoint: self.gpu,
-                lambda checkpoint: "native",
-                lambda checkpoint: PickyEngine(weigh, "native"),
-            ),
+            machine=self.machine,
+            engines={
+                name: replace(
+                    engine,
+                    make=partial(PickyEngine, weigh, name),
+                    obstacle=lambda checkpoint: "",
+                )
+                for name, engine in ENGINES.items()
+            },
+            attempts=self._attempts,
+            smaller=self._smaller,
+            watcher=self,
         )
         ready = loader.load(self.big).ready
         return f"{ready.model}: {ready.note}"
@@ -268,7 +200,8 @@ class TestAGPU:
 
     @pytest.fixture
     def world(self, world: World) -> World:
-        world.gpu = "cuda"
+        world.asked = InferenceSettings()
+        world.machine = Machine(16 * GIB, gpu_memory=24 * GIB)
         return world
 
     def test_is_used_where_it_can_be(self, world: World) -> None:
@@ -315,7 +248,6 @@ class TestAGPU:
         assert world.tried[-1] == ("big", SHORT_CONTEXT, "int4")
 
     def test_that_was_set_is_not_given_up(self, world: World) -> None:
-        world.gpu = ""
         world.asked = InferenceSettings(device="cuda")
 
         def accepts(name: str, settings: LoadSettings) -> bool:
@@ -338,7 +270,7 @@ def test_after_a_kill_the_next_rung_is_the_first(world: World) -> None:
 
 
 def test_a_rung_that_changes_nothing_is_no_step(world: World) -> None:
-    world.engine = "native"
+    world.asked = InferenceSettings()
     world.load()
     world.killed()
     assert world.load().startswith("big: The system killed big because memory ran out. big ")

@@ -107,6 +107,13 @@ def machine_speed(
     return speed
 
 
+def speed_of_machine(home: Path) -> MachineSpeed:
+    """Return how fast this machine is; measure it, if that has not been done. Imports torch."""
+    import torch
+
+    return machine_speed(home / FILE, torch.__version__, measure_speed)
+
+
 def _write(path: Path, speed: MachineSpeed) -> None:
     document = json.dumps({"format": FORMAT, **asdict(speed)}, indent=2)
     replace_file(path, document.encode(), sync=False)

@@ -1,0 +1,211 @@
+"""In which ways a model can be computed, the best one first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shammah.errors import ShammahError
+from shammah.models.catalogue import GIB, Machine
+from shammah.models.footprint import SHORT_CONTEXT
+from shammah.settings.model import InferenceSettings
+from workers.inference.engine import LoadSettings
+from workers.inference.engines.table import ENGINES
+from workers.inference.packages.checkpoint import Checkpoint
+from workers.inference.startup.offers import Offer, find_offers
+
+LONG = 32_768
+MODEL = Checkpoint(Path("/m"), "Qwen2ForCausalLM", "qwen2", LONG, (), 2 * GIB, GIB, "")
+PLAIN = Machine(16 * GIB)
+WITH_GPU = Machine(16 * GIB, gpu_memory=24 * GIB)
+MAC = Machine(16 * GIB, mps=True)
+
+WHOLE, SHORT, INT8, INT4 = "", "short", "int8", "int4"
+
+
+def _offers(
+    machine: Machine = PLAIN,
+    obstacle: str = "",
+    model: Checkpoint = MODEL,
+    **asked: Any,
+) -> list[Offer]:
+    engines = dict(ENGINES)
+    engines["native"] = replace(engines["native"], obstacle=lambda checkpoint: obstacle)
+    return find_offers(InferenceSettings(**asked), model, machine, engines)
+
+
+def _chosen(*arguments: Any, **options: Any) -> str:
+    return _offers(*arguments, **options)[0].engine.name
+
+
+def _steps(found: list[Offer]) -> list[str]:
+    """Where and with how much less."""
+    steps = {"": WHOLE, "8-bit weights": INT8, "4-bit weights": INT4}
+    return [f"{one.settings.device} {steps.get(one.change, SHORT)}".strip() for one in found]
+
+
+def test_a_processor_alone_computes_natively_what_can_be() -> None:
+    assert _chosen() == "native"
+    assert _chosen(quantization="int8") == "native"
+    assert _chosen(quantization="int4") == "native"
+    assert _chosen(device="cpu") == "native"
+    assert _chosen(obstacle="is a FalconForCausalLM") == "transformers"
+
+
+def test_a_gpu_with_room_is_used() -> None:
+    assert _chosen(WITH_GPU) == "transformers"
+    assert _chosen(MAC) == "transformers"
+    assert _chosen(Machine(16 * GIB, gpu_memory=2 * GIB)) == "native"
+
+
+def test_a_gpu_that_holds_8_bits_is_used() -> None:
+    large = replace(MODEL, parameters=8 * GIB)  # 10 GiB in 8 bits and 2 more, 18 in 16
+    assert _chosen(Machine(64 * GIB, gpu_memory=12 * GIB), model=large) == "transformers"
+    assert _chosen(Machine(64 * GIB, gpu_memory=11 * GIB), model=large) == "native"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"engine": "transformers"}, {"quantization": "none"}, {"dtype": "float32"}, {"device": "mps"}],
+)
+def test_what_is_set_is_done(asked: dict[str, str]) -> None:
+    assert _chosen(**asked) == "transformers"
+
+
+def test_the_processor_is_used_beside_a_gpu_when_that_is_set() -> None:
+    assert _chosen(WITH_GPU, device="cpu") == "native"
+    assert _chosen(WITH_GPU, engine="native") == "native"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"dtype": "float32"}, {"quantization": "none"}, {"device": "cuda"}],
+)
+def test_settings_that_contradict_each_other_are_refused(asked: dict[str, str]) -> None:
+    with pytest.raises(ShammahError, match=next(iter(asked))) as refused:
+        _chosen(engine="native", **asked)
+    assert refused.value.code == "settings_conflict"
+
+
+def test_what_cannot_be_computed_natively_is_refused_where_that_is_set() -> None:
+    with pytest.raises(ShammahError, match=r"The native engine .* it is a Falcon") as refused:
+        _chosen(engine="native", obstacle="is a Falcon")
+    assert refused.value.code == "model_unsupported"
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_what_the_native_engine_cannot_compute_goes_to_transformers(quantization: str) -> None:
+    assert _chosen(quantization=quantization, obstacle="is a Falcon") == "transformers"
+    assert _chosen(quantization=quantization, engine="transformers") == "transformers"
+    assert _chosen(WITH_GPU, quantization=quantization) == "transformers"
+
+
+@pytest.mark.parametrize(
+    ("machine", "asked", "why"),
+    [
+        (PLAIN, {}, "the fastest on a CPU"),
+        (PLAIN, {"engine": "native"}, "as set"),
+        (PLAIN, {"engine": "transformers"}, "as set"),
+        (PLAIN, {"dtype": "float16"}, "inference.dtype is float16"),
+        (PLAIN, {"device": "cuda"}, "inference.device is cuda"),
+        (WITH_GPU, {}, "this machine has a GPU for it"),
+    ],
+)
+def test_the_reason_is_given(machine: Machine, asked: dict[str, str], why: str) -> None:
+    assert _offers(machine, **asked)[0].why == why
+
+
+def test_an_obstacle_is_a_reason() -> None:
+    (first, *_) = _offers(obstacle="is a Falcon")
+    assert first.why == "the native engine cannot compute this model: it is a Falcon"
+
+
+# --- steps down ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("engine", "context", "asked", "expected"),
+    [
+        ("native", LONG, {}, [WHOLE, SHORT, INT4]),
+        ("native", 4096, {}, [WHOLE, INT4]),
+        ("transformers", LONG, {}, [WHOLE, SHORT, INT8, INT4]),
+        ("transformers", 4096, {}, [WHOLE, SHORT, INT8, INT4]),
+        ("transformers", 4096, {"dtype": "float32"}, [WHOLE, INT8, INT4]),
+        ("transformers", LONG, {"dtype": "float32"}, [WHOLE, SHORT, INT8, INT4]),
+        ("native", LONG, {"context_length": 20_000}, [WHOLE, INT4]),
+        ("native", LONG, {"quantization": "int8"}, [WHOLE, SHORT]),
+        ("transformers", LONG, {"quantization": "none", "dtype": "bfloat16"}, [WHOLE, SHORT]),
+        ("native", 4096, {"quantization": "int4"}, [WHOLE]),
+    ],
+)
+def test_only_what_changes_something_and_was_left_open(
+    engine: str, context: int, asked: dict[str, object], expected: list[str]
+) -> None:
+    found = _offers(model=replace(MODEL, context_length=context), engine=engine, **asked)
+    assert _steps(found) == [f"auto {step}".strip() for step in expected]
+    assert [one.level for one in found] == list(range(len(found)))
+    assert {one.engine.name for one in found} == {engine}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, ["cuda", "cpu", "cpu short", "cpu int4", "cuda int4"]),
+        ({"quantization": "int8"}, ["cuda", "cpu", "cpu short"]),
+        (
+            {"dtype": "float32"},
+            ["cuda", "cpu", "cpu short", "cpu int8", "cpu int4", "cuda int4"],
+        ),
+        ({"dtype": "float32", "quantization": "none", "context_length": 99}, ["cuda", "cpu"]),
+    ],
+)
+def test_the_processor_comes_before_fewer_bits_on_a_gpu(
+    asked: dict[str, str], expected: list[str]
+) -> None:
+    found = _offers(WITH_GPU, **asked)
+    assert _steps(found) == expected
+    native = "transformers" if "dtype" in asked else "native"
+    for one in found:
+        on_gpu = one.settings.device == "cuda"
+        assert one.engine.name == ("transformers" if on_gpu else native)
+        assert one.on_gpu == on_gpu
+
+
+@pytest.mark.parametrize(
+    ("machine", "asked", "gpu"),
+    [
+        (WITH_GPU, {}, "cuda"),
+        (MAC, {}, "mps"),
+        (WITH_GPU, {"dtype": "float32"}, "cuda"),
+        (WITH_GPU, {"engine": "native"}, ""),
+        (Machine(16 * GIB, gpu_memory=2 * GIB), {}, ""),
+        (WITH_GPU, {"device": "cuda"}, ""),
+        (PLAIN, {}, ""),
+    ],
+)
+def test_the_processor_may_take_the_place_of_a_gpu_that_was_chosen(
+    machine: Machine, asked: dict[str, str], gpu: str
+) -> None:
+    found = _offers(machine, **asked)
+    assert {one.settings.device for one in found if one.on_gpu} == ({gpu} if gpu else set())
+    devices = {one.settings.device for one in found}
+    assert ("cpu" in devices) == bool(gpu)
+
+
+def test_what_each_step_asks_for() -> None:
+    found = [one.settings for one in _offers(engine="transformers")]
+    whole = LoadSettings()
+    short = LoadSettings(context_length=SHORT_CONTEXT, lean=True)
+    assert found[:2] == [whole, short]
+    assert [one.quantization for one in found] == ["auto", "auto", "int8", "int4"]
+    assert found[3].lean
+
+
+def test_what_is_set_stays_set() -> None:
+    asked = {"dtype": "float16", "context_length": 9000, "kv_memory": 0.5}
+    *_, last = [one.settings for one in _offers(**asked)]
+    assert last.lean
+    assert (last.dtype, last.context_length, last.kv_memory) == ("float16", 9000, 0.5)

@@ -1,0 +1,11 @@
+"""Every engine there is, the preferred one first. What chooses among engines reads only this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from workers.inference.engine import EngineSpec
+from workers.inference.engines.native.spec import NATIVE
+from workers.inference.engines.transformers.spec import TRANSFORMERS
+
+ENGINES: Mapping[str, EngineSpec] = {engine.name: engine for engine in (NATIVE, TRANSFORMERS)}

@@ -1,0 +1,198 @@
+"""In which ways a model can be computed on this machine, the best one first.
+
+A load that fails for want of memory goes on with the next offer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shammah.bus.messages import Ready
+from shammah.errors import ShammahError
+from shammah.models.catalogue import LocatedModel, Machine, fits_gpu
+from shammah.models.footprint import SHORT_CONTEXT
+from shammah.settings.model import InferenceSettings
+from workers.inference.engine import EngineSpec, LoadSettings
+from workers.inference.packages.checkpoint import Checkpoint
+
+SHORTER = "less context and 16 bit"
+_BITS = {"int8": "8-bit weights", "int4": "4-bit weights"}
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One way to compute a model.
+
+    Attributes:
+        engine: what computes it.
+        settings: how; nothing that the user has set is undone.
+        why: the reason for the engine, for people.
+        change: what is less than was asked for, for people; empty: nothing.
+        chosen: whether there was another device to choose.
+        level: its place among the offers for the model.
+    """
+
+    engine: EngineSpec
+    settings: LoadSettings
+    why: str
+    change: str = ""
+    chosen: bool = False
+    level: int = 0
+
+    @property
+    def has_fewer_bits(self) -> bool:
+        return self.change in _BITS.values()
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its device is a GPU that was chosen for it."""
+        return self.chosen and self.settings.device != "cpu"
+
+
+def find_offers(
+    asked: InferenceSettings,
+    checkpoint: Checkpoint,
+    machine: Machine,
+    engines: Mapping[str, EngineSpec],
+    home: Path | None = None,
+) -> list[Offer]:
+    """Return the offers for a model, at least one.
+
+    A GPU with room for the model comes first, then the processor, and last the GPU with the
+    fewest bits. After the last one it is a smaller model's turn.
+
+    Args:
+        asked: the settings.
+        checkpoint: the model.
+        machine: what it would run on.
+        engines: the preferred one first.
+        home: see `LoadSettings`.
+
+    Raises:
+        ShammahError: ``model_unsupported`` or ``settings_conflict``: what was set cannot be.
+    """
+    wanted = LoadSettings(
+        asked.device,
+        asked.dtype,
+        asked.quantization,
+        context_length=asked.context_length,
+        kv_memory=asked.kv_memory,
+        home=home,
+    )
+
+    def steps(device: str) -> list[Offer]:
+        engine, why = choose_engine(asked, checkpoint, device or _device(asked), engines)
+        settings = replace(wanted, device=device) if device else wanted
+        offer = Offer(engine, settings, why, chosen=bool(device))
+        return list(_steps(offer, checkpoint.context_length))
+
+    gpu = choose_gpu(asked, checkpoint.parameters, machine, engines)
+    found = steps(gpu)
+    if gpu:
+        whole, fewest = replace(found[0], why="this machine has a GPU for it"), found[-1]
+        found = [whole, *steps("cpu"), *([fewest] if fewest.has_fewer_bits else [])]
+    return [replace(offer, level=level) for level, offer in enumerate(found)]
+
+
+def choose_engine(
+    asked: InferenceSettings,
+    checkpoint: Checkpoint | None,
+    device: str,
+    engines: Mapping[str, EngineSpec],
+) -> tuple[EngineSpec, str]:
+    """Return the engine for a model (``None``: not known yet) on ``device``, and why that one.
+
+    Raises:
+        ShammahError: ``model_unsupported`` or ``settings_conflict``.
+    """
+    reason = conflict = ""
+    for engine in _allowed(asked, engines):
+        conflict = _conflict(asked, device, engine)
+        obstacle = "" if conflict else engine.obstacle(checkpoint)
+        if not conflict and not obstacle:
+            return engine, "as set" if asked.engine != "auto" else reason or engine.why
+        unable = f"the {engine.name} engine cannot compute this model: it {obstacle}"
+        reason = reason or conflict or unable
+    if conflict:
+        raise ShammahError(
+            "settings_conflict",
+            f"The {asked.engine} engine cannot be used because {conflict}.",
+            "Set that to auto, or set inference.engine to auto.",
+        )
+    raise ShammahError("model_unsupported", f"T{reason[1:]}.", "Set inference.engine to auto.")
+
+
+def choose_gpu(
+    asked: InferenceSettings, parameters: int, machine: Machine, engines: Mapping[str, EngineSpec]
+) -> str:
+    """Return ``cuda`` or ``mps`` if it has room for so many weights and none is set; else ""."""
+    fits = fits_gpu(parameters, machine.gpu_memory, quantized=True)
+    gpu = "mps" if machine.mps else "cuda" if fits else ""
+    usable = any(gpu in engine.devices for engine in _allowed(asked, engines))
+    return gpu if usable and asked.device == "auto" else ""
+
+
+def prepare_engine(
+    asked: InferenceSettings, machine: Machine, engines: Mapping[str, EngineSpec]
+) -> None:
+    """Import what an engine will need, before it is known which model it will be.
+
+    Raises:
+        ShammahError: see `choose_engine`.
+    """
+    gpu = choose_gpu(asked, 0, machine, engines)
+    choose_engine(asked, None, gpu or _device(asked), engines)[0].make().prepare()
+
+
+def describe_step(before: Offer, after: Offer) -> str:
+    """Return what is done after ``before`` has failed, for the same model, as a sentence."""
+    if before.on_gpu and not after.on_gpu:
+        return "It is loaded on the CPU instead."
+    return f"It is loaded again with {after.change}."
+
+
+def describe_result(wanted: LocatedModel, offer: Offer, ready: Ready) -> str:
+    """Return what has become of a load that was asked for ``wanted``, as a sentence."""
+    if offer.level == 0:
+        return f"{ready.model} answers instead of {wanted.name}."
+    form = _BITS.get(ready.quantization, ready.dtype)
+    instead = "" if ready.model == wanted.name else f" instead of {wanted.name}"
+    place = " on the CPU" if offer.chosen and not offer.on_gpu else ""
+    context = f"a context of {ready.context_length:,} tokens"
+    return f"{ready.model} runs{place} with {form} and {context}{instead}."
+
+
+def _steps(whole: Offer, context_length: int) -> Iterator[Offer]:
+    """Return ``whole`` and what makes a difference of what it may step down to."""
+    settings, engine = whole.settings, whole.engine
+    short = replace(settings, context_length=settings.context_length or SHORT_CONTEXT, lean=True)
+    yield whole
+    shorter = settings.context_length == 0 and context_length > SHORT_CONTEXT
+    if shorter or (engine.any_dtype and settings.dtype == "auto"):
+        yield replace(whole, settings=short, change=SHORTER)
+    if settings.quantization == "auto":
+        for name in engine.quantizations[1:]:
+            fewer = replace(short, quantization=name)
+            yield replace(whole, settings=fewer, change=_BITS[name])
+
+
+def _allowed(asked: InferenceSettings, engines: Mapping[str, EngineSpec]) -> list[EngineSpec]:
+    return [engine for engine in engines.values() if asked.engine in ("auto", engine.name)]
+
+
+def _device(asked: InferenceSettings) -> str:
+    """Return the device for which an engine is chosen where no GPU is."""
+    return "cpu" if asked.device == "auto" else asked.device
+
+
+def _conflict(asked: InferenceSettings, device: str, engine: EngineSpec) -> str:
+    """Return the setting that rules an engine out; empty: none."""
+    if device not in engine.devices:
+        return f"inference.device is {device}"
+    if asked.dtype != "auto" and not engine.any_dtype:
+        return f"inference.dtype is {asked.dtype}"
+    if asked.quantization not in ("auto", *engine.quantizations):
+        return f"inference.quantization is {asked.quantization}"
+    return ""
