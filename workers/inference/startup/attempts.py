@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shammah.settings.model import InferenceSettings
@@ -30,12 +30,13 @@ STEPS = 2
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """How often the kernel has killed a worker that was asked the same, and at which rung of
-    the ladder it did so last."""
+    """How often the kernel has killed a worker with the same request; with which offer it did
+    so last, and when that was found, in seconds since 1970."""
 
     deaths: int = 0
     model: str = ""
     level: int = -1
+    since: float = field(default=0.0, compare=False)
 
     @property
     def given_up(self) -> bool:
@@ -57,20 +58,17 @@ class Attempts:
         self._pid = pid
         self._asked = ""
         self._past = Past()
-        self._since = 0.0
 
     def begin(self, model: str, asked: InferenceSettings) -> Past:
         """A load of ``model`` begins; what became of earlier ones with these settings."""
         self._asked = hashlib.sha256(repr((model, asked)).encode()).hexdigest()[:16]
-        self._past, self._since = Past(), 0.0
-        last = read_attempt(self._path)
+        self._past, now, last = Past(), self._wall(), read_attempt(self._path)
         if last is None or last.asked != self._asked:
             return self._past
         if last.pid != self._pid and was_killed(last):
-            self._past, self._since = Past(last.deaths + 1, last.model, last.level), self._wall()
-        elif self._wall() - last.since <= REMEMBERED_S:
-            self._past = Past(last.deaths, last.dead_model, last.dead_level)
-            self._since = last.since
+            self._past = Past(last.deaths + 1, last.model, last.level, now)
+        elif now - last.since <= REMEMBERED_S:
+            self._past = Past(last.deaths, last.dead_model, last.dead_level, last.since)
         if self._past.deaths:
             self.note(self._past.model, self._past.level, "", pid=0)
         return self._past
@@ -88,7 +86,7 @@ class Attempts:
             deaths=past.deaths,
             dead_model=past.model,
             dead_level=past.level,
-            since=self._since,
+            since=past.since,
         )
         write_attempt(self._path, attempt)
 

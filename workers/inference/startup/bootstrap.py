@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from shammah.bus.messages import Downloading, Failed, Initializing, NotAvailable, Ready
+from shammah.bus.messages import Downloading, Failed, Initializing, Loading, NotAvailable, Ready
 from shammah.bus.transfers import Transfer
 from shammah.errors import ShammahError
 from shammah.models.catalogue import (
@@ -37,14 +37,11 @@ from workers.inference.startup.attempts import Attempts
 from workers.inference.startup.loading import LoadedModel, Loader
 from workers.inference.startup.offers import prepare_engine
 from workers.inference.startup.transition import (
-    Broke,
+    CHECK_FILES,
+    Event,
     GeneratorState,
-    Loaded,
-    Located,
-    Progressed,
-    Signal,
+    Missed,
     StageBegun,
-    Unavailable,
     transition,
 )
 from workers.manifest import is_complete
@@ -106,7 +103,7 @@ class Bootstrap:
         self._publish = publish
         self.advance = advance
         self._replacement_due = replacement_due
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._acquisition: Acquisition | None = None
         self._missing: MissingModel | None = None
         self._stopped = False
@@ -129,11 +126,11 @@ class Bootstrap:
 
     def located(self, model: str, stages: int) -> None:
         """See `LoadWatcher`."""
-        self._signal(Located(model, stages))
+        self._enter(Loading(model, CHECK_FILES, 0, stages))
 
     def stage(self, name: str) -> None:
         """See `LoadWatcher`."""
-        self._signal(StageBegun(name))
+        self._enter(StageBegun(name))
 
     # --- from any thread ------------------------------------------------------------------
 
@@ -152,11 +149,11 @@ class Bootstrap:
             return work()
         except ShammahError as error:
             log.warning("no model: %s %s", error.code, error)
-            self._signal(Broke(error.code, error.message, error.hint))
+            self._enter(Failed(error.code, error.message, error.hint))
         except Exception as error:
             log.exception("the bootstrap failed")
             why = f"The local model could not be loaded: {type(error).__name__}: {error}"
-            self._signal(Broke("load_failed", why, "The inference worker's log says more."))
+            self._enter(Failed("load_failed", why, "See the inference worker's log."))
         return None
 
     def _run(self) -> LoadedModel | None:
@@ -171,8 +168,8 @@ class Bootstrap:
             gpu_memory=self._machine.gpu_memory,
         )
         match found:
-            case NotAvailable(reason, hint):
-                self._signal(Unavailable(reason, hint))
+            case NotAvailable():
+                self._enter(found)
                 return None
             case MissingModel():
                 return self._run_without(found)
@@ -186,7 +183,7 @@ class Bootstrap:
         if missing.fallback is not None:
             self._acquire(self._source, missing, () if missing.present else retry_pauses())
             return self._load(missing.fallback)
-        self._signal(Progressed(missing.model_id, 0, 0))
+        self._enter(Downloading(missing.model_id))
         acquisition = self._acquire(self._source, missing, ())
         # This takes seconds, while bytes arrive.
         prepare_engine(self._settings.inference, self._machine, self._engines)
@@ -222,7 +219,7 @@ class Bootstrap:
         if missing.fallback is not None:
             self._note, self._lost = _why_not(missing.model_id, failure), missing.model_id
             return self._load(missing.fallback)
-        self._signal(_end(missing.model_id, failure))
+        self._enter(_end(missing.model_id, failure))
         return None
 
     def _replace(self) -> LoadedModel | None:
@@ -282,27 +279,23 @@ class Bootstrap:
             note = " ".join(part for part in (ready.note, self._note) if part)
             lost = self._lost if ready.fallback else ""
             ready = replace(ready, note=note, successor=successor, missing=lost)
-            self._enter(Loaded(ready))
+            self._enter(ready)
             return ready
 
-    def _signal(self, signal: Signal) -> None:
+    def _enter(self, event: Event) -> None:
         with self._lock:
-            self._enter(signal)
-
-    def _enter(self, signal: Signal) -> None:
-        """The lock is held."""
-        before, self.state = self.state, transition(self.state, signal)
-        if self.state == before:
-            return
-        log.info("%s", self.state)
-        self._publish(self.state)
+            before, self.state = self.state, transition(self.state, event)
+            if self.state != before:
+                log.info("%s", self.state)
+                self._publish(self.state)
 
     def _progressed(self, transfer: Transfer) -> None:
-        facts = (transfer.model, transfer.done, transfer.total, transfer.rate, transfer.eta_s)
         with self._lock:
             self._note = self._lost = ""
-            self._successor = Downloading(*facts)
-            self._enter(Progressed(*facts))
+            self._successor = Downloading(
+                transfer.model, transfer.done, transfer.total, transfer.rate, transfer.eta_s
+            )
+            self._enter(self._successor)
 
     def _acquired(self, result: Path | Failed) -> None:
         """The wait is over; whoever has no fallback model waits for the result itself."""
@@ -316,7 +309,7 @@ class Bootstrap:
             else:
                 self._missed(lost)
         elif lost is not None and not self._stopped:
-            self._signal(_end(missing.model_id, lost))  # now, not after the imports
+            self._enter(_end(missing.model_id, lost))  # now, not after the imports
 
     def _missed(self, failure: Failed) -> None:
         """A fallback model's successor does not come, or not yet."""
@@ -327,18 +320,18 @@ class Bootstrap:
             self._successor = None
             if isinstance(self.state, Initializing | Downloading):
                 return  # the fallback model is about to be loaded, and tells it: see `_loaded`
-            self._enter(Unavailable(self._note, "", self._lost))
+            self._enter(Missed(self._lost, self._note))
 
 
 def _fetched(missing: MissingModel, directory: Path) -> LocatedModel:
     return LocatedModel(missing.model_id, directory, missing.model_id)
 
 
-def _end(model_id: str, failure: Failed) -> Signal:
-    """It will not come, and nothing can take its place."""
+def _end(model_id: str, failure: Failed) -> Failed | NotAvailable:
+    """Return the end where nothing can take the place of a model that cannot be downloaded."""
     if failure.code != UNREACHABLE:
-        return Broke(failure.code, failure.message, failure.hint)
-    return Unavailable(f"{model_id} is not on this machine. {failure.message}", failure.hint)
+        return replace(failure, request_id="")
+    return NotAvailable(f"{model_id} is not on this machine. {failure.message}", failure.hint)
 
 
 def _is_loadable(directory: Path) -> bool:

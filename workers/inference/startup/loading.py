@@ -14,7 +14,7 @@ from shammah.errors import ShammahError
 from shammah.models.catalogue import GIB, LocatedModel, Machine
 from shammah.settings.model import InferenceSettings
 from shammah.supervision.oom_record import CLOSE_OTHERS, OUT_OF_MEMORY, killed
-from workers.inference.engine import Engine, EngineFacts, EngineSpec
+from workers.inference.engine import Engine, EngineFacts, EngineSpec, LoadObserver
 from workers.inference.engines.table import ENGINES
 from workers.inference.memory import free_main_memory, gpu_failed, is_out_of_memory
 from workers.inference.packages.checkpoint import Checkpoint, inspect_checkpoint
@@ -52,17 +52,11 @@ class LoadedModel:
         return self.defaults.stop_ids | self.chat.stop_ids
 
 
-class LoadWatcher(Protocol):
+class LoadWatcher(LoadObserver, Protocol):
     """Is told how far a load is."""
 
     def located(self, model: str, stages: int) -> None:
         """A load of so many stages begins."""
-
-    def stage(self, name: str) -> None:
-        """A new stage has begun."""
-
-    def advance(self) -> None:
-        """Something within the stage was done."""
 
 
 class _Rung(NamedTuple):

@@ -1,4 +1,4 @@
-"""The states of the local model: every pair of state and signal."""
+"""The states of the local model: every pair of state and event."""
 
 from __future__ import annotations
 
@@ -16,37 +16,34 @@ from shammah.bus.messages import (
     Ready,
 )
 from workers.inference.startup.transition import (
-    Broke,
+    Event,
     GeneratorState,
     IllegalTransitionError,
-    Loaded,
-    Located,
-    Progressed,
-    Signal,
+    Missed,
     StageBegun,
-    Unavailable,
     transition,
 )
 
 READY = Ready("m", context_length=8)
-STAND_IN = Ready("starter", fallback=True, note="old")
+FALLBACK = Ready("starter", fallback=True, note="old")
 
 STATE: dict[str, GeneratorState] = {
     "initializing": Initializing(),
     "downloading": Downloading("m", 1, 2),
     "loading": Loading("m", "check files", 0, 3),
     "ready": READY,
-    "standing in": STAND_IN,
+    "fallback": FALLBACK,
     "not available": NotAvailable("no", "hint"),
     "failed": Failed("code", "why", "hint"),
 }
-SIGNAL: dict[type, Signal] = {
-    Progressed: Progressed("m", 5, 9, 2.0, 2.0),
-    Located: Located("m", 3),
+EVENT: dict[type, Event] = {
+    Downloading: Downloading("m", 5, 9, 2.0, 2.0),
+    Loading: Loading("m", "check files", 0, 3),
     StageBegun: StageBegun("import torch"),
-    Loaded: Loaded(READY),
-    Unavailable: Unavailable("offline", "go online"),
-    Broke: Broke("broken", "it broke", "mend it"),
+    Ready: READY,
+    NotAvailable: NotAvailable("offline", "go online"),
+    Missed: Missed("m", "offline"),
+    Failed: Failed("broken", "it broke", "mend it"),
 }
 
 _ARRIVED = Downloading("m", 5, 9, 2.0, 2.0)
@@ -58,43 +55,44 @@ STAYS = ("ready", "not available", "failed")
 """The states that nothing ends."""
 
 ALLOWED: dict[tuple[str, type], GeneratorState] = {
-    ("initializing", Progressed): _ARRIVED,
-    ("initializing", Located): _LOADING,
-    ("initializing", Unavailable): _AWAY,
-    ("initializing", Broke): _BROKEN,
-    ("downloading", Progressed): _ARRIVED,
-    ("downloading", Located): _LOADING,
-    ("downloading", Unavailable): _AWAY,
-    ("downloading", Broke): _BROKEN,
+    ("initializing", Downloading): _ARRIVED,
+    ("initializing", Loading): _LOADING,
+    ("initializing", NotAvailable): _AWAY,
+    ("initializing", Failed): _BROKEN,
+    ("downloading", Downloading): _ARRIVED,
+    ("downloading", Loading): _LOADING,
+    ("downloading", NotAvailable): _AWAY,
+    ("downloading", Failed): _BROKEN,
     ("loading", StageBegun): Loading("m", "import torch", 1, 3),
-    ("loading", Loaded): READY,
-    ("loading", Broke): _BROKEN,
-    # the stand-in is being loaded while the other model arrives, or does not
-    ("loading", Progressed): STATE["loading"],
-    ("loading", Unavailable): STATE["loading"],
+    ("loading", Ready): READY,
+    ("loading", Failed): _BROKEN,
+    # the fallback is being loaded while the other model arrives, or does not
+    ("loading", Downloading): STATE["loading"],
+    ("loading", NotAvailable): STATE["loading"],
+    ("loading", Missed): STATE["loading"],
     # what was begun cannot be loaded, and another is
-    ("loading", Located): _LOADING,
-    ("standing in", Progressed): Ready("starter", fallback=True, successor=_ARRIVED),
-    ("standing in", Unavailable): Ready("starter", fallback=True, note="offline go online"),
-    ("standing in", Located): _LOADING,
-    ("standing in", Broke): _BROKEN,
+    ("loading", Loading): _LOADING,
+    ("fallback", Downloading): Ready("starter", fallback=True, successor=_ARRIVED),
+    ("fallback", Missed): Ready("starter", fallback=True, note="offline", missing="m"),
+    ("fallback", Loading): _LOADING,
+    ("fallback", Failed): _BROKEN,
 }
 """Of the states that may end; every other pair is refused."""
 
 
-def test_the_table_covers_every_state_and_signal() -> None:
+def test_the_table_covers_every_state_and_event() -> None:
     assert {type(state) for state in STATE.values()} == set(get_args(GeneratorState))
-    assert set(SIGNAL) == set(get_args(Signal))
+    assert set(EVENT) == set(get_args(Event))
 
 
-@pytest.mark.parametrize(("state", "signal"), list(itertools.product(STATE, SIGNAL)))
-def test_every_pair(state: str, signal: type) -> None:
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(STATE, EVENT)))
+def test_every_pair(state: str, event: type) -> None:
     before = STATE[state]
     if state in STAYS:
-        assert transition(before, SIGNAL[signal]) is before
-    elif (state, signal) in ALLOWED:
-        assert transition(before, SIGNAL[signal]) == ALLOWED[state, signal]
+        assert transition(before, EVENT[event]) is before
+    elif (state, event) in ALLOWED:
+        assert transition(before, EVENT[event]) == ALLOWED[state, event]
     else:
-        refused = f"{signal.__name__} in {type(before).__name__}"
+        refused = f"{event.__name__} in {type(before).__name__}"
         with pytest.raises(IllegalTransitionError, match=refused):
-            transition(before, SIGNAL[signal])
+            transition(before, EVENT[event])
