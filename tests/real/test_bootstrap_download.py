@@ -212,7 +212,7 @@ def test_without_a_hub_the_starter_answers_and_says_why(watch: Watch) -> None:
     ready = until(noted, "the failure is told", LOAD_S)
     assert ready.fallback
     assert ready.successor is None
-    assert "is not here" in ready.note
+    assert "Couldn't download" in ready.note
     assert "the connection was refused" in ready.note
 
 
@@ -265,7 +265,7 @@ def test_a_damaged_file_is_fetched_anew_and_the_question_answered(
     state = watch.now().status.state
     assert isinstance(state, Ready)
     assert f"{WEIGHTS} is damaged" in state.note
-    assert "fetched again" in state.note
+    assert "downloaded again" in state.note
 
 
 def test_a_damaged_file_that_cannot_be_fetched_is_told(damaged: StandInHub, watch: Watch) -> None:
@@ -274,7 +274,7 @@ def test_a_damaged_file_that_cannot_be_fetched_is_told(damaged: StandInHub, watc
     assert (ended.code, ended.out) == (1, "")
     *_, last = ended.err.splitlines()
     assert f"{WEIGHTS} is damaged" in last
-    assert "could not be fetched again" in last
+    assert "Couldn't download it again" in last
     assert "HTTP 403" in last
     state = watch.now().status.state
     assert isinstance(state, Failed)

@@ -45,7 +45,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
 def test_a_driver_that_torch_refuses(located: LocatedModel, tmp_path: Path) -> None:
     ready = load(located, tmp_path)
     assert (ready.engine, ready.device, ready.quantization) == ("native", "cpu", "int8")
-    assert "finds no cuda device that it can use" in ready.note
+    assert "found no usable cuda device" in ready.note
     assert "tiny runs on the CPU with 8-bit weights" in ready.note
 
 
@@ -65,7 +65,7 @@ def test_a_gpu_that_fails_while_the_weights_are_read(
     pretend(monkeypatch, 20 * GIB)
     ready = load(located, tmp_path)
     assert (ready.engine, ready.device, ready.quantization) == ("native", "cpu", "int8")
-    assert "The GPU cannot be used (" in ready.note
+    assert "Couldn't use the GPU (" in ready.note
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -75,4 +75,4 @@ def test_doctor_tells_the_same(
     monkeypatch.setattr(examination, "look", lambda environ: MACHINE)
     told = examination.examine(Settings(tmp_path, str(located.directory)), {})["model"]
     assert (told["engine"], told["device"], told["quantization"]) == ("native", "cpu", "int8")
-    assert "finds no cuda device that it can use" in told["engine_why"]
+    assert "found no usable cuda device" in told["engine_why"]

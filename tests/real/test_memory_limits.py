@@ -121,8 +121,8 @@ def test_after_three_kills_it_stays_away_until_a_person_says_load(
         ended = ask(group, WITH_HUNGRY)
         assert (ended.returncode, ended.stdout) == (1, "")
         assert re.search(
-            r"The system killed starter 3 times because memory ran out\. Its weights have 0\.3 GiB "
-            r"on the disk, and [01]\.\d GiB of memory are free\. .* type /load",
+            r"The system killed starter 3 times because memory ran out\. Its weights take 0\.3 GiB "
+            r"on disk, and [01]\.\d GiB of memory is free\. .* type /load",
             ended.stderr,
         )
         told.wait_deaths(3)

@@ -12,6 +12,7 @@ from shammah.models.catalogue import GIB
 from shammah.models.cgroups import memory_left
 from shammah.models.footprint import HEADROOM_BYTES, KV_SHARE, LEAST_CONTEXT, kv_bytes
 from shammah.models.hub_config import WIDTHS, read_config, read_shape
+from shammah.supervision.oom_record import CLOSE_OTHERS
 from workers.model_classes import first_line
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def shortage(placement: Placement, checkpoint: Checkpoint) -> ShammahError | Non
         "out_of_memory",
         f"The model needs {(placement.needed + beside) / GIB:.1f} GiB in {form} on "
         f"{placement.device}, but only {placement.free / GIB:.1f} GiB of memory is free.",
-        "Close other programs, or choose a smaller model with --model.",
+        CLOSE_OTHERS,
     )
 
 
@@ -89,9 +90,9 @@ def check_context(capacity: int, wanted: int, runner: Runner, wanted_gib: float 
         )
     raise ShammahError(
         "out_of_memory",
-        f"With this model loaded, {runner.free_bytes() / GIB:.1f} GiB of memory are free; a "
+        f"With this model loaded, {runner.free_bytes() / GIB:.1f} GiB of memory is free, but a "
         f"conversation of {LEAST_CONTEXT:,} tokens needs {needed / KV_SHARE:.1f}.",
-        "Close other programs, or name a smaller model with --model.",
+        CLOSE_OTHERS,
     )
 
 
@@ -99,7 +100,7 @@ def gpu_failed(error: Exception) -> ShammahError:
     """What a library says that a driver or a GPU has refused."""
     return ShammahError(
         "device_unavailable",
-        f"The GPU cannot be used ({first_line(error)}).",
+        f"Couldn't use the GPU ({first_line(error)}).",
         "Set inference.device to cpu, or fix the driver: `nvidia-smi` shows its version.",
     )
 

@@ -117,7 +117,7 @@ class ReadingAhead:
         model, request = self._model, ahead.request
         prompt = model.chat.encode_earlier(request.messages)
         if not 0 < len(prompt) < model.ready.context_length:
-            raise ShammahError("context_too_long", "There is nothing that could be read ahead.")
+            raise ShammahError("context_too_long", "There is nothing to read ahead.")
         plan = plan_sampling(Sampling(temperature=0.0), model.defaults.plan)
         return SequenceRequest(
             request.request_id,

@@ -102,8 +102,8 @@ class Serving:
             log.exception("a request failed")
             with contextlib.suppress(Exception):
                 self._engine.cancel(request_id)
-            why = f"This answer of the local model failed: {describe(error)}"
-            hint = "Ask again; the inference worker's log file says more."
+            why = f"The local model failed on this answer: {describe(error)}"
+            hint = "Ask again. If it happens again, see the inference worker's log."
             self._fail(request_id, ShammahError("internal", why, hint))
 
     # --- requests -------------------------------------------------------------------------
@@ -154,8 +154,8 @@ class Serving:
         notices = self._model.chat.notices(request.messages)
         if prompt.left_out:
             notices += (
-                f"The conversation has grown beyond the {context:,} tokens that the local model "
-                f"holds: its first {prompt.left_out} messages were left out.",
+                f"The conversation is longer than the local model's {context:,} tokens, so its "
+                f"first {prompt.left_out} messages were left out.",
             )
         room = context - len(prompt.tokens)
         return (
@@ -215,7 +215,7 @@ class Serving:
             # sees numbers only: what it says quotes nobody.
             log.exception("an engine step failed")
             why = f"The local model failed: {type(error).__name__}: {error}"
-            failure = ShammahError("internal", why, "The inference worker's log file says more.")
+            failure = ShammahError("internal", why, "See the inference worker's log.")
             for request_id in list(self._answers):
                 self._alone(request_id, self._break_off, request_id, failure)
             self._ahead.stop()

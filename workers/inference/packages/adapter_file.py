@@ -29,7 +29,7 @@ _LARGEST_SCALE = 1e6
 
 _STORED = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 
-HINT = "`/adapter off` answers without it; `shammah adapters list` shows what there is."
+HINT = "Answer without it with `/adapter off`, or see `shammah adapters list`."
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ _LARGEST_JSON = 32 * 1024**2
 _BLOCK_BYTES = 4 * 1024**2
 """Of two tensors that are compared."""
 
-_CORRECT = "Correct the file if it is yours, or name another model with --model."
+_CORRECT = "Correct the file if it is yours, or choose another model with --model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +126,12 @@ def _architecture(config: dict[str, Any]) -> str:
         raise ShammahError(
             "model_unsupported",
             f"{CONFIG} describes a {architecture}, which is not a text generation model.",
-            "Name a model whose architecture ends in ForCausalLM.",
+            "Choose a model whose architecture ends in ForCausalLM.",
         )
     if config.get("quantization_config"):
         raise ShammahError(
             "model_unsupported",
-            f"The weights of this {architecture} are quantised already, which is not supported.",
+            f"The weights of this {architecture} are already quantized, which is not supported.",
             "Name the model's original (unquantised) repository.",
         )
     return architecture
@@ -223,7 +223,7 @@ def _check_kinds(directory: Path) -> None:
     """A pipe that nobody writes into, or a device, would be read for ever."""
     for path in sorted(directory.glob("*")):
         if path.suffix in _READ and path.exists() and not (path.is_file() or path.is_dir()):
-            why = f"{path.name} is a pipe or a device and no file."
+            why = f"{path.name} is a pipe or a device, not a file."
             raise ShammahError("model_corrupt", why, FETCH_AGAIN)
 
 
@@ -231,7 +231,7 @@ def _check_manifest(directory: Path) -> dict[str, Any] | None:
     path = directory / MANIFEST
     if not path.exists():
         return None
-    manifest = _read_json(path, "model_corrupt")
+    manifest = _read_json(path)
     files = manifest.get("files")
     if not isinstance(files, dict):
         raise ShammahError("model_corrupt", f"{MANIFEST} lists no files.", FETCH_AGAIN)
@@ -252,8 +252,8 @@ def _check_tokenizer(directory: Path) -> None:
     if found:
         raise ShammahError(
             "model_unsupported",
-            f"The model has {found[0]} but no {TOKENIZER}, the one form that is supported.",
-            "Name a model that has been published with a tokenizer.json.",
+            f"The model has {found[0]} but no {TOKENIZER}, the only supported format.",
+            "Choose a model published with a tokenizer.json.",
         )
     raise _incomplete(directory / TOKENIZER)
 
@@ -268,13 +268,13 @@ def _check_weights(directory: Path) -> dict[Path, tuple[Tensor, ...]]:
     if others:
         raise ShammahError(
             "model_unsupported",
-            f"The weights are in {others[0].name}; only safetensors files are loaded.",
-            "Name a model that has been published as safetensors.",
+            f"The weights are in {others[0].name}, but only safetensors files are supported.",
+            "Choose a model published as safetensors.",
         )
     if (directory / ADAPTER).exists():
         raise ShammahError(
             "model_unsupported",
-            f"{directory} holds an adapter ({ADAPTER}) and no model.",
+            f"{directory} holds an adapter ({ADAPTER}), not a model.",
             f"Name its base model with --model, and import it with "
             f"`shammah adapters import {shlex.quote(str(directory))}`.",
         )
@@ -282,7 +282,7 @@ def _check_weights(directory: Path) -> dict[Path, tuple[Tensor, ...]]:
 
 
 def _check_shards(directory: Path) -> dict[Path, tuple[Tensor, ...]]:
-    places = _read_json(directory / INDEX, "model_corrupt").get("weight_map")
+    places = _read_json(directory / INDEX).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ShammahError("model_corrupt", f"{INDEX} names no tensors.", FETCH_AGAIN)
     if any(not isinstance(name, str) or Path(name).name != name for name in places.values()):
@@ -297,9 +297,7 @@ def _check_shards(directory: Path) -> dict[Path, tuple[Tensor, ...]]:
     if lost:
         tensor, shard = lost[0]
         why = f"{shard} does not hold {tensor!r}, which {INDEX} says is there"
-        raise ShammahError(
-            "model_corrupt", f"{why} ({len(lost)} tensors are lost so).", FETCH_AGAIN
-        )
+        raise ShammahError("model_corrupt", f"{why} ({len(lost)} such tensors).", FETCH_AGAIN)
     return shards
 
 
@@ -321,20 +319,20 @@ def _revision(directory: Path, manifest: dict[str, Any] | None) -> str:
     return snapshot[1] if snapshot else ""
 
 
-def _read_json(path: Path, code: str) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
         why = f"{path.name} is not JSON ({error})."
-        raise ShammahError(code, why, FETCH_AGAIN) from error
+        raise ShammahError("model_corrupt", why, FETCH_AGAIN) from error
     if not isinstance(document, dict):
-        raise ShammahError(code, f"{path.name} is not a JSON object.", FETCH_AGAIN)
+        raise ShammahError("model_corrupt", f"{path.name} is not a JSON object.", FETCH_AGAIN)
     return document
 
 
 def _read(path: Path) -> bytes:
     if _size(path) > _LARGEST_JSON:
-        why = f"{path.name} has {_size(path):,} bytes, and at most {_LARGEST_JSON:,} are read."
+        why = f"{path.name} has {_size(path):,} bytes, but at most {_LARGEST_JSON:,} are allowed."
         raise ShammahError("model_corrupt", why, FETCH_AGAIN)
     try:
         return path.read_bytes()

@@ -73,7 +73,7 @@ def read_header(path: Path) -> tuple[Tensor, ...]:
             raise HeaderError(f"it has {size} bytes, but its header alone should have {length}")
         if length > MAX_HEADER_BYTES:
             raise HeaderError(
-                f"its header has {length:,} bytes, and at most {MAX_HEADER_BYTES:,} are read"
+                f"its header has {length:,} bytes, but at most {MAX_HEADER_BYTES:,} are allowed"
             )
         document = _parse(file.read(length))
     tensors = sorted(

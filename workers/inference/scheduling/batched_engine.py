@@ -257,5 +257,5 @@ def _failure(error: Exception) -> ShammahError:
     return ShammahError(
         "generation_failed",
         f"The local model failed: {type(error).__name__}: {error}",
-        "Ask again; the inference worker's log file says more.",
+        "Ask again. If it happens again, see the inference worker's log.",
     )

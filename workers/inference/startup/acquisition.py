@@ -139,8 +139,8 @@ class Acquisition:
             self._result = self._acquire()
         except Exception as error:
             log.exception("the acquisition failed")
-            why = f"{self._model_id} could not be fetched: {type(error).__name__}: {error}"
-            self._result = Failed("internal", why, "The inference worker's log says more.")
+            why = f"Couldn't download {self._model_id}: {type(error).__name__}: {error}"
+            self._result = Failed("internal", why, "See the inference worker's log.")
         log.info("%s: %s", self._model_id, self._result)
         self._done(self._result)
 

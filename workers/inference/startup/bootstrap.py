@@ -57,6 +57,22 @@ def retry_pauses() -> Iterator[float]:
     return itertools.chain((60.0, 120.0, 240.0), itertools.repeat(600.0))
 
 
+def find_model(
+    settings: Settings, environ: Mapping[str, str], machine: Machine
+) -> LocatedModel | MissingModel | NotAvailable:
+    """Return the model to load, or what is known of one that must be downloaded first."""
+    return locate_model(
+        settings.model,
+        machine.memory,
+        hub_cache(environ),
+        starter_directory(),
+        fallback=True,
+        is_whole=is_complete,
+        permissive=settings.permissive,
+        gpu_memory=machine.gpu_memory,
+    )
+
+
 class Bootstrap:
     """Brings the model up and tells every state on the way.
 
@@ -152,21 +168,12 @@ class Bootstrap:
             self._enter(Failed(error.code, error.message, error.hint))
         except Exception as error:
             log.exception("the bootstrap failed")
-            why = f"The local model could not be loaded: {type(error).__name__}: {error}"
+            why = f"Couldn't load the local model: {type(error).__name__}: {error}"
             self._enter(Failed("load_failed", why, "See the inference worker's log."))
         return None
 
     def _run(self) -> LoadedModel | None:
-        found = locate_model(
-            self._settings.model,
-            self._machine.memory,
-            hub_cache(self._environ),
-            starter_directory(),
-            fallback=True,
-            is_whole=is_complete,
-            permissive=self._settings.permissive,
-            gpu_memory=self._machine.gpu_memory,
-        )
+        found = find_model(self._settings, self._environ, self._machine)
         match found:
             case NotAvailable():
                 self._enter(found)
@@ -257,14 +264,14 @@ class Bootstrap:
                 raise
             log.warning("%s is damaged, and is repaired: %s", located.name, error)
             self._repair(self._source, located.name, error)
-            self._note = f"A damaged file was fetched again: {error.message}"
+            self._note = f"A damaged file was downloaded again. {error.message}"
             return self._load(located)
 
     def _repair(self, source: ModelSource, model_id: str, damage: ShammahError) -> None:
         try:
             source.repair(model_id)
         except ShammahError as failure:
-            message = f"{damage.message} It could not be fetched again: {failure.message}"
+            message = f"{damage.message} Couldn't download it again: {failure.message}"
             raise ShammahError(damage.code, message, failure.hint) from failure
 
     def _load(self, located: LocatedModel) -> LoadedModel:
@@ -349,4 +356,4 @@ def _offline(model_id: str) -> Failed:
 
 
 def _why_not(model_id: str, failure: Failed) -> str:
-    return f"{model_id} is not here: {failure.message} {failure.hint}".rstrip()
+    return f"Couldn't download {model_id}. {failure.message} {failure.hint}".rstrip()

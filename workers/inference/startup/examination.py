@@ -24,20 +24,17 @@ from shammah.models.catalogue import (
     LocatedModel,
     Machine,
     MissingModel,
-    locate_model,
-    starter_directory,
 )
 from shammah.models.licences import LICENCES
 from shammah.models.machine import look
 from shammah.settings.load import home_directory, load_settings
 from shammah.settings.model import Settings
-from shammah.storage.paths import hub_cache
 from workers.environment import prepare_libraries
 from workers.inference.engines.table import ENGINES
 from workers.inference.memory import gpu_failed
 from workers.inference.packages.checkpoint import inspect_checkpoint
+from workers.inference.startup.bootstrap import find_model
 from workers.inference.startup.offers import find_offers
-from workers.manifest import is_complete
 
 LIBRARIES = (
     "torch transformers numba llvmlite numpy tokenizers safetensors accelerate peft "
@@ -86,16 +83,7 @@ def _libraries() -> Part:
 def _model(settings: Settings, environ: Mapping[str, str]) -> Part:
     """Which model, where it is, and how it would be computed now."""
     machine = look(environ)
-    found = locate_model(
-        settings.model,
-        machine.memory,
-        hub_cache(environ),
-        starter_directory(),
-        fallback=True,
-        is_whole=is_complete,
-        permissive=settings.permissive,
-        gpu_memory=machine.gpu_memory,
-    )
+    found = find_model(settings, environ, machine)
     if isinstance(found, MissingModel):
         fallback = found.fallback
         computed = _guarded(lambda: _computed(fallback, settings, machine)) if fallback else None

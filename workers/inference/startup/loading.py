@@ -192,7 +192,7 @@ def _describe_step(before: _Rung, after: _Rung | None) -> str:
     if after is None:
         return ""
     if after.located.name != before.located.name:
-        return f"{after.located.name} is loaded instead."
+        return f"Loading {after.located.name} instead."
     return describe_step(before.offer, after.offer)
 
 
@@ -201,9 +201,9 @@ def _given_up(located: LocatedModel, deaths: int) -> ShammahError:
     times = "once" if deaths == 1 else f"{deaths} times"
     return ShammahError(
         OUT_OF_MEMORY,
-        f"The system killed {located.name} {times} because memory ran out. Its weights have "
-        f"{weights / GIB:.1f} GiB on the disk, and {free_main_memory() / GIB:.1f} GiB of memory "
-        "are free.",
+        f"The system killed {located.name} {times} because memory ran out. Its weights take "
+        f"{weights / GIB:.1f} GiB on disk, and {free_main_memory() / GIB:.1f} GiB of memory is "
+        "free.",
         "Close other programs and type /load, or choose a smaller model with --model.",
     )
 

@@ -17,7 +17,7 @@ from shammah.settings.model import InferenceSettings
 from workers.inference.engine import EngineSpec, LoadSettings
 from workers.inference.packages.checkpoint import Checkpoint
 
-SHORTER = "less context and 16 bit"
+SHORTER = "less context and 16-bit numbers"
 _BITS = {"int8": "8-bit weights", "int4": "4-bit weights"}
 
 
@@ -149,8 +149,8 @@ def prepare_engine(
 def describe_step(before: Offer, after: Offer) -> str:
     """Return what is done after ``before`` has failed, for the same model, as a sentence."""
     if before.on_gpu and not after.on_gpu:
-        return "It is loaded on the CPU instead."
-    return f"It is loaded again with {after.change}."
+        return "Retrying on the CPU."
+    return f"Retrying with {after.change}."
 
 
 def describe_result(wanted: LocatedModel, offer: Offer, ready: Ready) -> str:

@@ -20,7 +20,7 @@ _TAIL = 8
 _QUESTIONS = ("shammah", "1")
 """Two that have no beginning in common."""
 
-FOLDED = "This model takes no system prompt: yours was put before the first question instead."
+FOLDED = "This model doesn't support system prompts, so yours was put before the first question."
 
 
 class ChatFormat:
@@ -60,8 +60,8 @@ class ChatFormat:
         if self._text.template is None:
             raise ShammahError(
                 "chat_template_missing",
-                "The local model has no chat template: it continues text and cannot answer.",
-                "Name an Instruct or Chat model with --model.",
+                "The local model has no chat template, so it can only continue text.",
+                "Choose an Instruct or Chat model with --model.",
             )
         whole, begun = split_begun(messages)
         try:
@@ -82,8 +82,8 @@ class ChatFormat:
             hopeless = isinstance(error, TemplateBoundError) or 0 < len(whole) < 3
             raise ShammahError(
                 "messages_invalid",
-                f"The model's chat template refuses these messages ({why_refused(error)}).",
-                "Name another model with --model." if hopeless else "Start a new conversation.",
+                f"The model's chat template rejects these messages ({why_refused(error)}).",
+                "Choose another model with --model." if hopeless else "Start a new conversation.",
             ) from error
 
     def encode_begun(self, text: str) -> tuple[int, ...]:

@@ -103,8 +103,8 @@ def _refusal(size: str, context: int, fitting: float | None = None) -> ShammahEr
     """``fitting``: characters of such a text that there is room for, where that is known."""
     hint = "Shorten it."
     if fitting is not None:
-        hint += f" Of such text about {_round(fitting):,} characters fit."
+        hint += f" About {_round(fitting):,} characters of such text fit."
         if fitting < LEAST_CHARACTERS:
-            hint = "Raise inference.context_length, or name another model with --model."
-    why = f"{size}; the local model holds {context:,} with its answer."
+            hint = "Raise inference.context_length, or choose another model with --model."
+    why = f"{size}, but the local model holds {context:,}, including its answer."
     return ShammahError("context_too_long", why, hint)

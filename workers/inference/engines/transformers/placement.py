@@ -48,7 +48,7 @@ def choose_device(wanted: str, parameters: int, *, quantized: bool = True) -> st
     if not available[wanted]:
         raise ShammahError(
             "device_unavailable",
-            f"torch {torch.__version__} finds no {wanted} device that it can use.",
+            f"torch {torch.__version__} found no usable {wanted} device.",
             "Set inference.device to auto, or fix the driver: `nvidia-smi` shows its version.",
         )
     return wanted
@@ -90,7 +90,7 @@ def choose_form(
         check_quantizable(checkpoint, asked.quantization)
         whole = [held(dtypes[0], asked.quantization)]
     elif asked.quantization == "auto":
-        why = f"memory is too little for {dtypes[-1]}"
+        why = f"not enough memory for {dtypes[-1]}"
         names = (INT8, INT4) if device == "cpu" else (INT8,)
         fewer = [held(dtypes[0], name, why) for name in names if _can(checkpoint, name)]
     fitting = [one for one in (*whole, *fewer) if shortage(one, checkpoint) is None]
@@ -106,9 +106,9 @@ def choose_form(
     if best.quantization or asked.dtype != "auto":
         return best
     if device != "cpu":
-        return replace(best, why=f"what {device} computes fastest")
+        return replace(best, why=f"the fastest format on {device}")
     if len(fitting) == 1 or asked.lean:
-        return replace(best, why="memory is too little for more")
+        return replace(best, why="not enough memory for more")
     return _fastest(fitting, checkpoint, speed())
 
 

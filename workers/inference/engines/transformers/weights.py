@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN
+from shammah.supervision.oom_record import CLOSE_OTHERS
 from workers.inference.engine import LoadObserver, Placement
 from workers.inference.engines.transformers.mapped_files import giving_back
 from workers.inference.engines.transformers.quantization import (
@@ -110,7 +111,7 @@ def _explained(device: str) -> Iterator[None]:
             raise ShammahError(
                 "out_of_memory",
                 f"The memory of {device} ran out while the weights were read.",
-                "Close other programs, or name a smaller model with --model.",
+                CLOSE_OTHERS,
             ) from error
         if device != "cpu" and isinstance(error, RuntimeError | AssertionError):
             raise gpu_failed(error) from error

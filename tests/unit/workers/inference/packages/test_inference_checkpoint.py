@@ -136,7 +136,7 @@ SINGLE_DEFECTS = {
     "an adapter alone": (
         lambda d: (_remove("model.safetensors")(d), _write("adapter_config.json", b"{}")(d))[1],
         "model_unsupported",
-        "holds an adapter (adapter_config.json) and no model",
+        "holds an adapter (adapter_config.json), not a model",
     ),
     "zero layers": (
         lambda d: _configure(d, num_hidden_layers=0),

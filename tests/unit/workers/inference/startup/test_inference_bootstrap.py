@@ -280,7 +280,7 @@ def test_a_damaged_file_is_repaired_and_the_model_loaded(tmp_path: Path) -> None
     model, _, _ = _run(Settings(tmp_path, "0.5B"), environ=environ, source=source)
     assert model is not None
     assert source.repaired == [SMALLEST]
-    assert "fetched again" in model.ready.note
+    assert "downloaded again" in model.ready.note
 
 
 def test_a_damaged_file_that_cannot_be_repaired_is_a_failure(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ class TestAGPU:
     @pytest.mark.parametrize(
         "error",
         [
-            ShammahError("device_unavailable", "torch finds no cuda device that it can use.", "x"),
+            ShammahError("device_unavailable", "torch found no usable cuda device.", "x"),
             RuntimeError("CUDA error: no kernel image is available"),
         ],
     )
@@ -324,10 +324,10 @@ def test_what_comes_next_is_written_down_for_those_who_lose_it(world: World) -> 
     with pytest.raises(ShammahError):
         world.load(accepts)
     assert told[:5] == [
-        ("big", "It is loaded again with less context and 16 bit."),
-        ("big", "It is loaded again with 8-bit weights."),
-        ("big", "It is loaded again with 4-bit weights."),
-        ("big", "middle is loaded instead."),
-        ("middle", "It is loaded again with less context and 16 bit."),
+        ("big", "Retrying with less context and 16-bit numbers."),
+        ("big", "Retrying with 8-bit weights."),
+        ("big", "Retrying with 4-bit weights."),
+        ("big", "Loading middle instead."),
+        ("middle", "Retrying with less context and 16-bit numbers."),
     ]
     assert told[-1] == ("small", "")

@@ -68,7 +68,7 @@ def test_a_question_that_cannot_fit_is_refused_with_both_numbers() -> None:
     with pytest.raises(ShammahError, match=r"question has 1,203 tokens .* holds 1,000") as refused:
         fit([*_talk(2), ChatMessage("user", "q" * 1200)], _encode, 1000, 100)
     assert refused.value.code == "context_too_long"
-    assert refused.value.hint == "Shorten it. Of such text about 890 characters fit."
+    assert refused.value.hint == "Shorten it. About 890 characters of such text fit."
     with pytest.raises(ShammahError):
         fit([ChatMessage("user", "q" * 997)], _encode, 1000, 100)
 
@@ -90,7 +90,7 @@ def test_what_is_much_too_long_is_refused_without_being_encoded_to_its_end(text:
     with pytest.raises(ShammahError, match=r"about 600,0\d\d tokens .* holds 8,192") as refused:
         fit([ChatMessage("user", text)], encode, 8192, 100)
     assert encoded == [4 * 8192]  # the rest would take seconds
-    assert refused.value.hint == "Shorten it. Of such text about 7,900 characters fit."
+    assert refused.value.hint == "Shorten it. About 7,900 characters of such text fit."
 
 
 def test_a_conversation_that_may_not_be_cut_is_refused_and_a_question_alone_is_not() -> None:
