@@ -234,7 +234,7 @@ def test_a_cancel_before_the_thread_runs_is_kept(directory: Path, answer: list[i
         ({"sampling": Sampling(top_p=3.0)}, "sampling_invalid", "top_p is 3.0"),
         ({"max_new_tokens": 0}, "sampling_invalid", "max_new_tokens is 0"),
         ({"text": "hello " * 900}, "context_too_long", f"holds {CONTEXT_LENGTH}"),
-        ({"text": "\ud800"}, "messages_invalid", "refuses"),
+        ({"text": "\ud800"}, "messages_invalid", "rejects"),
     ],
 )
 def test_a_bad_request_fails_alone(

@@ -103,10 +103,10 @@ SINGLE_DEFECTS = {
         "model_unsupported",
         "BertForMaskedLM",
     ),
-    "quantised": (
+    "quantized": (
         lambda d: _configure(d, quantization_config={"quant_method": "gptq"}),
         "model_unsupported",
-        "quantised",
+        "quantized",
     ),
     "no context": (
         lambda d: _configure(d, max_position_embeddings=None, model_type="unheard-of"),
@@ -358,7 +358,7 @@ def test_a_large_header_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", MAX_HEADER_BYTES + 1))
     os.truncate(path, 2**40)  # a hole
-    with pytest.raises(HeaderError, match="at most 16,777,216 are read"):
+    with pytest.raises(HeaderError, match="at most 16,777,216 are allowed"):
         read_header(path)
 
 

@@ -96,5 +96,5 @@ def test_what_is_much_too_long_is_refused_without_being_encoded_to_its_end(text:
 def test_a_conversation_that_may_not_be_cut_is_refused_and_a_question_alone_is_not() -> None:
     fit([ChatMessage("user", "q" * 900)], _encode, 1000, 100, whole=True)
     fit(_talk(3), _encode, 2000, 100, whole=True)
-    with pytest.raises(ShammahError, match=r"The conversation has 1,053 tokens; .* holds 750"):
+    with pytest.raises(ShammahError, match=r"The conversation has 1,053 tokens, .* holds 750"):
         fit(_talk(5), _encode, 750, 100, whole=True)
