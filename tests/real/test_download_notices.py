@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shammah.bus.transfers import Transfer
 from tests.fakes.sandbox import LIMIT_S
 from tests.real.test_download_faults import FILES, MODEL, TOTAL, WEIGHTS, Setup
 from tests.real.test_download_faults import _quiet_library as _quiet_library
@@ -16,14 +17,13 @@ from tests.real.test_download_faults import setup as setup
 from workers.download import progress as progress_module
 from workers.download import transfer as transfer_module
 from workers.download.control import Control
-from workers.download.progress import Progress
 
 pytestmark = pytest.mark.timeout(240)
 
 
-def watched(setup: Setup, **options: Any) -> list[Progress]:
+def watched(setup: Setup, **options: Any) -> list[Transfer]:
     """Fetch, and everything that was told meanwhile."""
-    seen: list[Progress] = []
+    seen: list[Transfer] = []
     setup.downloads(**options).fetch(MODEL, on_progress=seen.append)
     return seen
 
@@ -111,7 +111,7 @@ def test_a_connection_that_stalls_is_told_while_it_does(
     setup.hub.fault(WEIGHTS, "hook", at=1000, call=lambda: told.wait(LIMIT_S))
     details: list[str] = []
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: Transfer) -> None:
         details.append(progress.detail)
         if progress.detail:
             told.set()
@@ -123,5 +123,8 @@ def test_a_connection_that_stalls_is_told_while_it_does(
 
 def test_every_byte_is_here_before_every_hash_is_right(setup: Setup) -> None:
     seen = watched(setup)
-    assert any(not one.missing and one.verified < one.total for one in seen)
-    assert (seen[-1].missing, seen[-1].verified) == (0, TOTAL)
+    assert any(
+        one.phase == "verifying" and not all(file.verified for file in one.files) for one in seen
+    )
+    assert seen[-1].phase == "verifying"
+    assert all(file.verified for file in seen[-1].files)

@@ -24,9 +24,9 @@ CONFIG = FILES["config.json"].decode()
 
 
 def test_only_the_configuration_is_fetched(setup: Setup) -> None:
-    plan, config = setup.downloads().describe(MODEL)
+    plan = setup.downloads().plan(MODEL)
     assert (plan.total, plan.missing, plan.licence) == (TOTAL, TOTAL, "apache-2.0")
-    assert config == CONFIG
+    assert plan.config == CONFIG
     until(lambda: setup.hub.sent == {"config.json": len(CONFIG)}, "the server has counted it")
     assert [asked.path for asked in setup.hub.asked] == ["revision", "tree", "config.json"]
     assert not setup.cache.exists()
@@ -35,31 +35,31 @@ def test_only_the_configuration_is_fetched(setup: Setup) -> None:
 def test_of_a_whole_model_nobody_is_asked(setup: Setup) -> None:
     setup.arrives()
     asked = len(setup.hub.asked)
-    plan, config = setup.downloads().describe(MODEL)
-    assert (plan.missing, plan.licence, config) == (0, "apache-2.0", CONFIG)
+    plan = setup.downloads().plan(MODEL)
+    assert (plan.missing, plan.licence, plan.config) == (0, "apache-2.0", CONFIG)
     assert len(setup.hub.asked) == asked
 
 
 def test_unless_to_update(setup: Setup) -> None:
     setup.arrives()
     moved = setup.hub.publish({**FILES, WEIGHTS: FILES[WEIGHTS][::-1]})
-    plan, config = setup.downloads().describe(MODEL, update=True)
+    plan = setup.downloads().plan(MODEL, update=True)
     assert (plan.revision, plan.missing) == (moved, len(FILES[WEIGHTS]))
-    assert config == CONFIG
+    assert plan.config == CONFIG
 
 
 def test_a_configuration_that_is_here_is_not_fetched(setup: Setup) -> None:
     setup.arrives()
     setup.hub.publish({**FILES, WEIGHTS: b"other"})
     setup.hub.sent.clear()
-    assert setup.downloads().describe(MODEL, update=True)[1] == CONFIG
+    assert setup.downloads().plan(MODEL, update=True).config == CONFIG
     assert setup.hub.sent_bytes == 0
 
 
 def test_unless_it_is_damaged(setup: Setup) -> None:
     snapshot = setup.arrives()
     (snapshot / "config.json").resolve().write_text(CONFIG.replace("{", "["))
-    assert setup.downloads().describe(MODEL)[1] == CONFIG
+    assert setup.downloads().plan(MODEL).config == CONFIG
 
 
 def test_what_has_arrived_counts(setup: Setup) -> None:
@@ -67,7 +67,7 @@ def test_what_has_arrived_counts(setup: Setup) -> None:
     setup.hub.fault(WEIGHTS, "status", status=404, times=None)
     setup.fails("hub_error", connections=1)
     setup.hub.heal()
-    plan, _ = setup.downloads().describe(MODEL)
+    plan = setup.downloads().plan(MODEL)
     assert plan.missing == len(FILES[WEIGHTS])
     assert {file.path: file.held for file in plan.files}[WEIGHTS] == 0
 
@@ -91,24 +91,24 @@ def test_a_configuration_that_cannot_be_had_is_empty(
 ) -> None:
     setup.hub.fault("config.json", kind, times=None, **how)
     limits = LATER if kind in ("stall", "silent") else {}
-    plan, config = setup.downloads(**limits).describe(MODEL)
-    assert (plan.missing, config) == (TOTAL, "")
+    plan = setup.downloads(**limits).plan(MODEL)
+    assert (plan.missing, plan.config) == (TOTAL, "")
 
 
 def test_a_hub_that_falters_is_asked_again(setup: Setup) -> None:
     setup.hub.fault("config.json", "status", status=503)
-    assert setup.downloads().describe(MODEL)[1] == CONFIG
+    assert setup.downloads().plan(MODEL).config == CONFIG
 
 
 def test_a_very_long_configuration_is_not_fetched(make: Callable[..., Setup]) -> None:
     setup = make({**FILES, "config.json": b" " * (LIMIT_BYTES + 1)})
-    assert setup.downloads().describe(MODEL)[1] == ""
+    assert setup.downloads().plan(MODEL).config == ""
     assert setup.hub.sent_bytes == 0
 
 
 def test_from_storage_and_without_the_token(make: Callable[..., Setup]) -> None:
     setup = make(redirect=True, large_from=1, token="secret")
-    assert setup.downloads(token="secret").describe(MODEL)[1] == CONFIG
+    assert setup.downloads(token="secret").plan(MODEL).config == CONFIG
     fetched = [asked for asked in setup.hub.asked if asked.origin == "storage"]
     assert [(asked.path, asked.authorization) for asked in fetched] == [("cdn/config.json", "")]
 
@@ -116,7 +116,7 @@ def test_from_storage_and_without_the_token(make: Callable[..., Setup]) -> None:
 def test_a_gated_model_is_refused(make: Callable[..., Setup]) -> None:
     setup = make(token="secret")
     with pytest.raises(ShammahError) as refusal:
-        setup.downloads().describe(MODEL)
+        setup.downloads().plan(MODEL)
     assert refusal.value.code == "model_gated"
 
 

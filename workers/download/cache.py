@@ -12,6 +12,7 @@ from pathlib import Path
 from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
+from shammah.bus.transfers import CachedModel
 from shammah.errors import ShammahError
 from workers.download.layout import RepositoryCache
 from workers.manifest import is_complete, manifest_path
@@ -22,39 +23,6 @@ _PREFIX = "models--"
 
 
 @dataclass(frozen=True, slots=True)
-class CachedRevision:
-    """One snapshot; ``size`` in bytes. ``refs`` are the branches and tags that name it,
-    ``complete``: fetched and verified by Shammah, and still whole."""
-
-    revision: str
-    refs: tuple[str, ...]
-    size: int
-    complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CachedModel:
-    """A model in the cache, whichever program put it there.
-
-    ``size``: bytes of all its revisions, what they share counted once. ``unfinished``: bytes of
-    downloads that can go on.
-    """
-
-    model_id: str
-    size: int
-    unfinished: int
-    revisions: tuple[CachedRevision, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """``size``: bytes of all models, what they share counted once."""
-
-    models: tuple[CachedModel, ...]
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
 class Sweep:
     """What was removed; ``size`` in bytes."""
 
@@ -62,25 +30,24 @@ class Sweep:
     size: int
 
 
-def list_models(cache: Path) -> Inventory:
-    """Every model in the cache, in the order of their names."""
+def list_models(cache: Path) -> tuple[tuple[CachedModel, ...], int]:
+    """Every model in the cache, whichever program put it there, in the order of their names; and
+    the bytes of them all, what they share counted once."""
     sizes: dict[tuple[int, int], int] = {}
     models = []
     for repository in _repositories(cache):
         own: dict[tuple[int, int], int] = {}
-        revisions = []
-        for snapshot in _children(repository.root / "snapshots"):
-            files = _sizes(snapshot)
-            own.update(files)
-            refs = tuple(_refs(repository, snapshot.name))
-            size = sum(files.values())
-            revisions.append(CachedRevision(snapshot.name, refs, size, is_complete(snapshot)))
+        snapshots = _children(repository.root / "snapshots")
+        for snapshot in snapshots:
+            own.update(_sizes(snapshot))
         unfinished = sum(_sizes(repository.parts, allocated=True).values())
-        if revisions or unfinished:
+        if snapshots or unfinished:
             sizes.update(own)
+            revisions = tuple(snapshot.name for snapshot in snapshots)
+            whole = any(map(is_complete, snapshots))
             size = sum(own.values())
-            models.append(CachedModel(repository.model_id, size, unfinished, tuple(revisions)))
-    return Inventory(tuple(models), sum(sizes.values()))
+            models.append(CachedModel(repository.model_id, revisions, size, whole, unfinished))
+    return tuple(models), sum(sizes.values())
 
 
 def remove_model(cache: Path, model_id: str, revision: str | None = None) -> int:
@@ -95,16 +62,14 @@ def remove_model(cache: Path, model_id: str, revision: str | None = None) -> int
         ShammahError: ``model_not_cached`` or ``cache_error``.
     """
     repository = RepositoryCache(cache, model_id)
-    before = list_models(cache)
-    model = next((model for model in before.models if model.model_id == model_id), None)
+    models, size = list_models(cache)
+    model = next((model for model in models if model.model == model_id), None)
     commit = None if revision is None else repository.resolve(revision)
     if revision and commit is None and model:  # as the list shows it
-        begin_so = [one.revision for one in model.revisions if one.revision.startswith(revision)]
+        begin_so = [one for one in model.revisions if one.startswith(revision)]
         commit = begin_so[0] if len(begin_so) == 1 else None
     doomed = [
-        found.revision
-        for found in (model.revisions if model else ())
-        if revision is None or found.revision == commit
+        found for found in (model.revisions if model else ()) if revision is None or found == commit
     ]
     if model is None or (revision is not None and not doomed):
         what = model_id if revision is None else f"{model_id} at {revision}"
@@ -114,7 +79,7 @@ def remove_model(cache: Path, model_id: str, revision: str | None = None) -> int
         manifest_path(repository.snapshot(commit)).unlink(missing_ok=True)
         (repository.root / "trees" / f"{commit}.json").unlink(missing_ok=True)
     _remove_revisions(repository, doomed, whole=revision is None)
-    freed = before.size - list_models(cache).size
+    freed = size - list_models(cache)[1]
     return freed + (model.unfinished if not repository.root.exists() else 0)
 
 
@@ -188,10 +153,3 @@ def _sizes(directory: Path, *, allocated: bool = False) -> dict[tuple[int, int],
             size = facts.st_blocks * 512 if allocated else facts.st_size
             found[facts.st_dev, facts.st_ino] = size
     return found
-
-
-def _refs(repository: RepositoryCache, commit: str) -> Iterator[str]:
-    directory = repository.root / "refs"
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and path.read_text().strip() == commit:
-            yield path.relative_to(directory).as_posix()

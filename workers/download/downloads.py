@@ -7,9 +7,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shammah.bus import transfers
 from shammah.errors import ShammahError
 from shammah.storage.files import sync_file
 from workers.download import failures
@@ -19,16 +20,10 @@ from workers.download.control import Control
 from workers.download.hub import Hub
 from workers.download.layout import RepositoryCache
 from workers.download.limits import Limits
-from workers.download.progress import Meter, Progress
+from workers.download.progress import Meter
 from workers.download.rates import Rates
 from workers.download.slots import Slots
-from workers.download.snapshot import (
-    BadFile,
-    Plan,
-    make_plan,
-    trusted_etags,
-    verify_snapshot,
-)
+from workers.download.snapshot import make_plan, trusted_etags, verify_snapshot
 from workers.download.transfer import Environment, Transfer
 from workers.listing import RepositoryListing, check_names, needed
 from workers.manifest import (
@@ -41,7 +36,7 @@ from workers.manifest import (
     read_manifest,
 )
 
-Observer = Callable[[Progress], None]
+Observer = Callable[[transfers.Transfer], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +44,7 @@ class Repair:
     """``bad`` is what was wrong before; ``snapshot`` is whole now."""
 
     snapshot: Path
-    bad: tuple[BadFile, ...]
+    bad: tuple[transfers.BadFile, ...]
 
 
 class Downloads:
@@ -108,26 +103,14 @@ class Downloads:
         return repository.snapshot(commit)
 
     def plan(
-        self, model_id: str, revision: str = "main", *, control: Control | None = None
-    ) -> Plan:
-        """What `fetch` would do. Asks the Hub.
-
-        Raises:
-            ShammahError: see `failures`.
-        """
-        repository = self._repository(model_id, revision)
-        listing = self._hub.listing(model_id, revision, control or Control())
-        return make_plan(repository, needed(listing))
-
-    def describe(
         self,
         model_id: str,
         revision: str = "main",
         *,
         update: bool = False,
         config: bool = True,
-    ) -> tuple[Plan, str]:
-        """What `fetch` would do, and with ``config`` the text of config.json (`config_text`).
+    ) -> transfers.FetchPlan:
+        """What `fetch` would do; with ``config`` the text of config.json, too (`config_text`).
 
         No network if the model is whole here, unless to ``update``.
 
@@ -142,12 +125,9 @@ class Downloads:
         else:
             listing = needed(self._hub.listing(model_id, revision, Control()))
         text = config_text(repository, listing, self._hub) if config else ""
-        return make_plan(repository, listing), text
-
-    @property
-    def disk_reserve(self) -> int:
-        """Bytes that `fetch` wants to leave free."""
-        return self._limits.disk_reserve
+        reserve, rate = self._limits.disk_reserve, self.last_rate
+        plan = make_plan(repository, listing)
+        return replace(plan, disk_reserve=reserve, config=text, rate=rate)
 
     @property
     def last_rate(self) -> float:
@@ -161,7 +141,7 @@ class Downloads:
         *,
         hashes: bool,
         control: Control | None = None,
-    ) -> list[BadFile]:
+    ) -> list[transfers.BadFile]:
         """The files that are not as they should be. No network.
 
         Args:
@@ -319,9 +299,9 @@ class Downloads:
                 self._rates.record(self._hub.endpoint, *meter.flow())
         meter.finish()
 
-    def _preflight(self, plan: Plan, *, force: bool) -> None:
+    def _preflight(self, plan: transfers.FetchPlan, *, force: bool) -> None:
         reserve = self._limits.disk_reserve
-        if plan.missing and plan.disk_left < reserve and not force:
+        if plan.missing and plan.disk_free - plan.missing < reserve and not force:
             raise failures.disk_full(self._cache, plan.missing, plan.disk_free, reserve)
 
     def _manifest(
@@ -380,18 +360,6 @@ def _teller(on_progress: Observer | None, model_id: str) -> Callable[[str], None
 
     def report(why: str) -> None:
         if on_progress is not None:
-            on_progress(
-                Progress(
-                    model_id,
-                    "",
-                    done=0,
-                    verified=0,
-                    total=0,
-                    rate=0.0,
-                    eta_s=None,
-                    files=(),
-                    detail=why,
-                )
-            )
+            on_progress(transfers.Transfer(model_id, detail=why))
 
     return report

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from shammah.bus.transfers import FileTransfer, Transfer
 from workers.listing import RemoteFile
 
 INTERVAL_S = 0.2
@@ -21,49 +22,6 @@ SILENCE_S = 3.0
 
 NOTICES = 8
 """So many are kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileProgress:
-    """One file. ``verified``: its hash is right and it is in the cache."""
-
-    path: str
-    size: int
-    done: int
-    verified: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """The whole truth about a download at one moment.
-
-    Attributes:
-        model_id: which.
-        revision: the commit.
-        done: bytes that have arrived, now or earlier. Bytes that must be fetched again stay
-            counted, so this never falls.
-        verified: bytes of the files whose hash is right; the others are in flight.
-        total: bytes of all files.
-        rate: bytes per second that arrived lately.
-        eta_s: seconds to the end at this rate, those fetched again included; ``None``: nobody
-            knows.
-        files: each of them.
-        missing: bytes that are not there now, those to be fetched again included.
-        notices: sentences for people, the newest last.
-        detail: what it waits for just now; empty while bytes arrive.
-    """
-
-    model_id: str
-    revision: str
-    done: int
-    verified: int
-    total: int
-    rate: float
-    eta_s: float | None
-    files: tuple[FileProgress, ...]
-    missing: int = 0
-    notices: tuple[str, ...] = ()
-    detail: str = ""
 
 
 @dataclass(slots=True)
@@ -101,7 +59,7 @@ class Meter:
         model_id: str,
         revision: str,
         files: Iterable[RemoteFile],
-        observer: Callable[[Progress], None] | None,
+        observer: Callable[[Transfer], None] | None,
         clock: Callable[[], float],
         expected: float = 0.0,
     ) -> None:
@@ -195,7 +153,7 @@ class Meter:
         if since_s is not None:
             self._flow = (self._flow[0] + received, self._flow[1] + now_s - since_s)
 
-    def snapshot(self) -> Progress:
+    def snapshot(self) -> Transfer:
         """The present state."""
         with self._lock:
             return self._snapshot(self._clock())
@@ -225,7 +183,7 @@ class Meter:
         while len(self._samples) > 2 and now_s - self._samples[1][0] >= WINDOW_S:
             self._samples.popleft()
 
-    def _snapshot(self, now_s: float) -> Progress:
+    def _snapshot(self, now_s: float) -> Transfer:
         counts = self._counts.values()
         total = sum(count.size for count in counts)
         missing = self._missing()
@@ -234,19 +192,18 @@ class Meter:
         rate = (self._received - before) / elapsed_s if elapsed_s > 0 else 0.0
         expected = rate if self._received else self._expected
         eta_s = missing / expected if expected else None
-        return Progress(
-            model_id=self._model_id,
-            revision=self._revision,
+        return Transfer(
+            self._model_id,
+            self._revision,
+            phase=phase_of(total, missing),
             done=sum(count.shown for count in counts),
-            verified=sum(count.size for count in counts if count.verified),
             total=total,
             rate=rate,
             eta_s=0.0 if not missing else eta_s,
             files=tuple(
-                FileProgress(path, count.size, count.shown, count.verified)
+                FileTransfer(path, count.size, count.shown, count.verified)
                 for path, count in self._counts.items()
             ),
-            missing=missing,
             notices=tuple(self._notices),
             detail=self._detail(now_s),
         )
@@ -264,3 +221,10 @@ class Meter:
         if silent_s < SILENCE_S:
             return ""
         return f"nothing has arrived for {silent_s:.0f} s"
+
+
+def phase_of(total: int, missing: int) -> str:
+    """`Transfer.phase` of a download that nobody has paused."""
+    if not total:
+        return "waiting"
+    return "running" if missing else "verifying"

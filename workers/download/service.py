@@ -22,11 +22,9 @@ from shammah.bus.transfers import (
     Fetched,
     FetchPlan,
     FetchProgress,
-    FileTransfer,
     ListModels,
     ModelList,
     PlanFetch,
-    PlannedFile,
     Removed,
     RemoveModel,
     Steered,
@@ -43,7 +41,6 @@ from workers.service import Outlet
 if TYPE_CHECKING:
     from workers.download.control import Control
     from workers.download.downloads import Downloads
-    from workers.download.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -182,30 +179,18 @@ class DownloadService:
             request.model,
             request.revision,
             priority=URGENT if request.urgent else 0,
-            on_progress=lambda progress: self._progressed(job, progress),
+            on_progress=lambda now: self._progressed(job, now),
             control=job.control,
             update=request.update,
             force=request.force,
         )
         return Fetched("", request.model, directory.name, str(directory))
 
-    def _progressed(self, job: _Job, progress: Progress) -> None:
-        files = tuple(
-            FileTransfer(file.path, file.size, file.done, file.verified) for file in progress.files
-        )
+    def _progressed(self, job: _Job, now: Transfer) -> None:
         with job.telling:
-            job.transfer = Transfer(
-                progress.model_id,
-                progress.revision or job.transfer.revision,
-                phase=_phase(job.control, progress),
-                done=progress.done,
-                total=progress.total,
-                rate=progress.rate,
-                eta_s=progress.eta_s,
-                files=files,
-                notices=progress.notices,
-                detail=progress.detail,
-            )
+            revision = now.revision or job.transfer.revision
+            phase = "paused" if job.control.paused else now.phase
+            job.transfer = replace(now, revision=revision, phase=phase)
             self._report(job)
 
     def _report(self, job: _Job) -> None:
@@ -214,22 +199,10 @@ class DownloadService:
         self._publish()
 
     def _plan(self, request: PlanFetch) -> FetchPlan:
-        plan, config = self._downloads.describe(
+        plan = self._downloads.plan(
             request.model, request.revision, update=request.update, config=request.config
         )
-        return FetchPlan(
-            request.request_id,
-            plan.model_id,
-            revision=plan.revision,
-            licence=plan.licence,
-            total=plan.total,
-            missing=plan.missing,
-            disk_free=plan.disk_free,
-            disk_reserve=self._downloads.disk_reserve,
-            files=tuple(PlannedFile(file.path, file.size, file.held) for file in plan.files),
-            config=config,
-            rate=self._downloads.last_rate,
-        )
+        return replace(plan, request_id=request.request_id)
 
     def _steer(self, request: SteerFetch) -> Steered:
         with self._lock:
@@ -270,28 +243,15 @@ class DownloadService:
         if request.repair:
             bad = self._downloads.repair(model, revision, control=control).bad
         else:
-            found_bad = self._downloads.verify(
-                model, revision, hashes=request.hashes, control=control
-            )
-            bad = tuple(found_bad)
-        found = tuple(transfers.BadFile(file.path, file.reason) for file in bad)
-        return Verified(request.request_id, model, found, repaired=request.repair)
+            hashes = request.hashes
+            bad = tuple(self._downloads.verify(model, revision, hashes=hashes, control=control))
+        return Verified(request.request_id, model, bad, repaired=request.repair)
 
     def _list(self, request: ListModels) -> ModelList:
         from workers.download import cache
 
-        inventory = cache.list_models(self._cache)
-        models = tuple(
-            transfers.CachedModel(
-                model.model_id,
-                tuple(one.revision for one in model.revisions),
-                model.size,
-                any(one.complete for one in model.revisions),
-                model.unfinished,
-            )
-            for model in inventory.models
-        )
-        return ModelList(request.request_id, models, inventory.size)
+        models, size = cache.list_models(self._cache)
+        return ModelList(request.request_id, models, size)
 
     def _remove(self, request: RemoveModel) -> Removed:
         from workers.download import cache
@@ -310,14 +270,6 @@ class DownloadService:
         with self._lock:
             now = tuple(job.transfer for job in self._jobs.values())
         self._outlet.publish(Transferring(now))
-
-
-def _phase(control: Control, progress: Progress) -> str:
-    if control.paused:
-        return "paused"
-    if not progress.total:
-        return "waiting"
-    return "running" if progress.missing else "verifying"
 
 
 def _guard(work: Callable[[], Answer], request_id: str) -> Answer | Failed:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from shammah.bus.transfers import BadFile, FetchPlan, PlannedFile
 from workers.download import failures
 from workers.download.blobs import is_right
 from workers.download.layout import RepositoryCache
@@ -14,59 +14,15 @@ from workers.listing import RepositoryListing
 from workers.manifest import Manifest, is_settled, read_manifest
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedFile:
-    """One file of a plan: ``held`` of its ``size`` bytes are on the disk."""
-
-    path: str
-    size: int
-    held: int
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a download would do; all numbers are bytes.
-
-    Attributes:
-        model_id: of which model.
-        revision: the commit.
-        licence: as the repository names it; empty: it does not.
-        total: of all files that are needed.
-        missing: to be fetched.
-        disk_free: where the cache is, now.
-        files: each of them.
-    """
-
-    model_id: str
-    revision: str
-    licence: str
-    total: int
-    missing: int
-    disk_free: int
-    files: tuple[PlannedFile, ...]
-
-    @property
-    def disk_left(self) -> int:
-        """Free bytes afterwards; negative: it does not fit."""
-        return self.disk_free - self.missing
-
-
-@dataclass(frozen=True, slots=True)
-class BadFile:
-    """``reason`` is ``missing``, ``size`` or ``hash``."""
-
-    path: str
-    reason: str
-
-
-def make_plan(repository: RepositoryCache, listing: RepositoryListing) -> Plan:
-    """What is missing of ``listing``. Blobs that are there count by their size."""
+def make_plan(repository: RepositoryCache, listing: RepositoryListing) -> FetchPlan:
+    """What is missing of ``listing``. Blobs on the disk count by their size."""
     files = tuple(
         PlannedFile(file.path, file.size, _held(repository, listing, index))
         for index, file in enumerate(listing.files)
     )
-    return Plan(
-        model_id=listing.model_id,
+    return FetchPlan(
+        "",
+        listing.model_id,
         revision=listing.revision,
         licence=listing.licence,
         total=listing.size,

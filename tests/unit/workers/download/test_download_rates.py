@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from shammah.bus.transfers import Transfer
 from tests.unit.workers.download.test_download_progress import FILES, Clock
-from workers.download.progress import Meter, Progress
+from workers.download.progress import Meter
 from workers.download.rates import LEAST_BYTES, Rates
 
 HUB, MIRROR = "https://huggingface.co", "http://127.0.0.1:8080"
@@ -75,7 +76,7 @@ class Watched:
 
     def __init__(self, expected: float = 10.0) -> None:
         self.clock = Clock()
-        self.seen: list[Progress] = []
+        self.seen: list[Transfer] = []
         self.meter = Meter(
             "acme/tiny", "c" * 40, FILES, self.seen.append, self.clock, expected=expected
         )
