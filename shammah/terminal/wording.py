@@ -126,7 +126,7 @@ def short_name(model: str) -> str:
 
 
 def describe_transfer(transfer: Transfer) -> str:
-    """``running (nothing has arrived for 7 s): 41%, 1.3 of 3.1 GB``."""
+    """``running (no data for 7 s): 41%, 1.3 of 3.1 GB``."""
     phase = transfer.phase + (f" ({transfer.detail})" if transfer.detail else "")
     if not transfer.total:
         return phase

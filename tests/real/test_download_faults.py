@@ -301,4 +301,4 @@ def test_something_else_than_a_hub_answers(setup: Setup) -> None:
     """A captive portal, say: status 200 and a page."""
     setup.hub.fault("revision", "status", status=200, times=None)
     failure = setup.fails("hub_error")
-    assert "does not answer as a Hub" in failure.message
+    assert "does not behave like a Hugging Face Hub" in failure.message

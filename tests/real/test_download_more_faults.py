@@ -191,7 +191,7 @@ def test_an_answer_about_the_model_ends_early_and_nobody_can_tell(
     """Without a length, the end of the connection is the end of the answer."""
     relay.change = only(question, lambda answer: answer.without("content-length").cut(10))
     failure = setup.fails("hub_error")
-    assert "does not answer as a Hub" in failure.message
+    assert "does not behave like a Hugging Face Hub" in failure.message
 
 
 def test_metadata_of_another_origin_gets_no_token(make: Callable[..., Setup]) -> None:
@@ -287,9 +287,9 @@ def snapshots(sandbox: Sandbox) -> list[Path]:
         ("revision", "status", {"status": 403}, "HTTP 403"),
         ("tree", "status", {"status": 404}, "There is no model"),
         (WEIGHTS, "status", {"status": 403, "headers": {"X-Error-Code": "GatedRepo"}}, "is gated"),
-        (WEIGHTS, "etag", {"value": ""}, "gives no ETag"),
+        (WEIGHTS, "etag", {"value": ""}, "sent no ETag"),
         (WEIGHTS, "length", {"at": 1000}, "should have"),
-        (WEIGHTS, "corrupt", {"at": 5}, "arrives damaged"),
+        (WEIGHTS, "corrupt", {"at": 5}, "arrived damaged"),
     ],
 )
 def test_what_stays_wrong_is_one_clear_error(

@@ -32,9 +32,7 @@ def watched(setup: Setup, **options: Any) -> list[Transfer]:
 def test_a_file_that_arrives_damaged_is_told(setup: Setup, path: str) -> None:
     setup.hub.fault(path, "corrupt", at=5)
     (notice,) = watched(setup, connections=1)[-1].notices
-    assert notice == (
-        f"{path} arrived damaged (its hash was wrong): it is discarded and fetched again."
-    )
+    assert notice == (f"{path} arrived damaged (its hash was wrong). Downloading it again.")
 
 
 def test_a_file_that_was_damaged_on_the_disk_is_told_and_fetched_alone(setup: Setup) -> None:
@@ -47,9 +45,7 @@ def test_a_file_that_was_damaged_on_the_disk_is_told_and_fetched_alone(setup: Se
         manifest.unlink()
     sent = setup.hub.sent_bytes
     (notice,) = watched(setup)[-1].notices
-    assert notice.startswith(
-        f"{WEIGHTS} was damaged on the disk (its hash was wrong): it was moved"
-    )
+    assert notice.startswith(f"{WEIGHTS} was damaged on the disk (its hash was wrong): it is in")
     assert "quarantine" in notice
     assert (setup.root / "shammah" / "quarantine" / blob.name).exists()
     assert setup.hub.sent_bytes - sent == len(FILES[WEIGHTS])
@@ -85,7 +81,7 @@ def test_a_server_that_refuses_for_long_is_told_and_why(
     setup.hub.fault(WEIGHTS, "status", status=503, times=6, headers={"Retry-After": "0.05"})
     seen = watched(setup, connections=1, attempts=8)
     details = {progress.detail for progress in seen}
-    why = f"{setup.hub.endpoint} answers HTTP 503 for {WEIGHTS}"
+    why = f"{setup.hub.endpoint} returned HTTP 503 for {WEIGHTS}"
     assert f"attempt 3 of 8 in 0 s, since {why}" in details
     assert seen[-1].detail == ""
 
@@ -97,7 +93,7 @@ def test_a_server_that_refuses_to_list_the_model_is_told_before_anything_is_know
     first = watched(setup)[0]
     assert (first.total, first.files) == (0, ())
     assert first.detail == (
-        f"attempt 2 of 4 in 0 s, since {setup.hub.endpoint} answers HTTP 503 for the model"
+        f"attempt 2 of 4 in 0 s, since {setup.hub.endpoint} returned HTTP 503 for the model"
     )
 
 
@@ -117,7 +113,7 @@ def test_a_connection_that_stalls_is_told_while_it_does(
             told.set()
 
     setup.downloads(connections=1, stall_s=2 * LIMIT_S).fetch(MODEL, on_progress=watch)
-    assert any(re.fullmatch(r"nothing has arrived for \d+ s", detail) for detail in details)
+    assert any(re.fullmatch(r"no data for \d+ s", detail) for detail in details)
     assert details[-1] == ""
 
 

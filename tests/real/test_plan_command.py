@@ -201,7 +201,7 @@ def test_a_directory_and_the_starter_need_no_worker(sandbox: Sandbox) -> None:
 def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     online(monkeypatch, "http://127.0.0.1:9")
     ran = run("models", "plan", "acme/tiny", code=1)
-    assert "http://127.0.0.1:9 cannot be used: the connection was refused." in ran.err
+    assert "Could not reach http://127.0.0.1:9: the connection was refused." in ran.err
     assert ran.out == ""
     ran = run("models", "plan", "0.5B")
     assert "the connection was refused. These are the catalogue's numbers" in ran.err

@@ -211,7 +211,7 @@ def test_pause_resume_and_cancel(hub: StandInHub, pulls: list[Pulling]) -> None:
     assert f"The download of {MODEL} was cancelled." in said
     listed = run("models", "list").stdout
     assert re.search(f"{MODEL} .* incomplete, \\d+\\.\\d MB", listed)
-    assert "No download of" in run("models", "pull", "--pause", MODEL, code=1).stderr
+    assert "is not being downloaded" in run("models", "pull", "--pause", MODEL, code=1).stderr
 
 
 def test_another_pull_of_a_paused_download_resumes_it_and_says_so(
@@ -260,7 +260,7 @@ def test_what_it_waits_for_is_said(hub: StandInHub, pulls: list[Pulling]) -> Non
     hub.fault(WEIGHTS, "status", status=503, headers={"Retry-After": "100"})
     pulls.append(Pulling(MODEL))
     said = pulls[0].expect("waits")
-    why = f"{hub.endpoint} answers HTTP 503 for {WEIGHTS}"
+    why = f"{hub.endpoint} returned HTTP 503 for {WEIGHTS}"
     assert f"waits: attempt 2 of 8 in 100 s, since {why}." in said
     told = f"{MODEL} running (attempt 2 of 8"
     until(lambda: told in run("status", "--once").stdout, "status tells it too", LIMIT_S)

@@ -122,7 +122,9 @@ def _remove_revisions(repository: RepositoryCache, commits: list[str], *, whole:
     if any(repo.repo_path == repository.root for repo in scanned.repos):
         scanned.delete_revisions(*commits).execute()
     elif not whole:
-        message = f"The cache of {repository.model_id} is damaged, so no single revision can go."
+        message = (
+            f"The cache of {repository.model_id} is damaged, so single revisions cannot be removed."
+        )
         raise ShammahError("cache_error", message, "Remove the whole model.")
     if whole:
         shutil.rmtree(repository.root, ignore_errors=True)

@@ -160,8 +160,8 @@ class Downloads:
             raise ShammahError(
                 "model_not_cached",
                 f"{model_id} has not been downloaded by Shammah (there is no manifest).",
-                f"`shammah models pull {model_id}` does; files that are there already are checked "
-                "and taken over.",
+                f"Run `shammah models pull {model_id}`; it checks and keeps files that are already "
+                "there.",
             )
         return verify_snapshot(
             snapshot, manifest, hashes=hashes, check=lambda: control.check(model_id)

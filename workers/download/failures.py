@@ -117,15 +117,15 @@ def describe_response(response: httpx2.Response, model_id: str, subject: str = "
             "model_not_found", message, f"Check its name. If it is private: {_TOKEN}"
         )
     if status in (401, 403, 407):
-        message = f"{where} refuses {subject or model_id} (HTTP {status}){said}."
+        message = f"{where} refused {subject or model_id} (HTTP {status}){said}."
         hint = f"The token may be wrong, expired or without this right. {_TOKEN}"
         return ShammahError("hub_forbidden", message, hint)
     if status == 404 and subject:
         message = f"{where} no longer has {subject} of {model_id} at this revision."
         return ShammahError("hub_error", message, "Fetch the model again.")
     if status == 429:
-        return ShammahError("hub_error", f"{where} limits how often one may ask{said}.", _LATER)
-    message = f"{where} answers HTTP {status} for {subject or model_id}{said}."
+        return ShammahError("hub_error", f"{where} is rate-limiting requests{said}.", _LATER)
+    message = f"{where} returned HTTP {status} for {subject or model_id}{said}."
     return ShammahError("hub_error", message, _LATER if is_temporary(status) else _ENDPOINT)
 
 
@@ -138,17 +138,17 @@ def describe_network(error: BaseException, url: httpx2.URL | str) -> ShammahErro
             detail = certificate_problem(os.environ) or verified
             why, hint = f"its certificate is not accepted ({detail})", _CERTIFICATES
         elif isinstance(cause, socket.gaierror):
-            why = "its name cannot be resolved"
+            why = "its name could not be resolved"
         elif isinstance(cause, ConnectionRefusedError):
             why, hint = "the connection was refused", f"{_NETWORK} {_ENDPOINT}"
         elif isinstance(cause, ConnectionResetError):
             why = "the connection was reset"
         elif isinstance(cause, httpx2.ConnectTimeout):
-            why = "no connection was made in time"
+            why = "connecting timed out"
         elif isinstance(cause, httpx2.TimeoutException):
             why = "it stopped answering"
         elif isinstance(cause, httpx2.RemoteProtocolError):
-            why = "it closed the connection early"
+            why = "it closed the connection too early"
         elif isinstance(cause, UnusableProxyError):
             why, hint = str(cause), PROXY_HINT
         elif isinstance(cause, httpx2.ProxyError):
@@ -159,34 +159,36 @@ def describe_network(error: BaseException, url: httpx2.URL | str) -> ShammahErro
             why = f"the proxy that {proxy.variable} names cannot be reached ({why})"
             hint = f"Check {proxy.variable} and NO_PROXY; partial downloads are kept."
         break
-    return ShammahError("hub_unreachable", f"{where} cannot be used: {why}.", hint)
+    return ShammahError("hub_unreachable", f"Could not reach {where}: {why}.", hint)
 
 
 def not_a_hub(url: str, why: str) -> ShammahError:
     """Something answers, but not as the Hub does."""
-    return ShammahError("hub_error", f"{origin(url)} does not answer as a Hub: {why}.", _ENDPOINT)
+    return ShammahError(
+        "hub_error", f"{origin(url)} does not behave like a Hugging Face Hub: {why}.", _ENDPOINT
+    )
 
 
 def ended_early(url: str, path: str) -> ShammahError:
     """In good order, but not with the last byte."""
-    message = f"{origin(url)} cannot be used: it ends its answers for {path} too early."
+    message = f"{origin(url)} keeps ending the transfer of {path} too early."
     return ShammahError("hub_unreachable", message, _LATER)
 
 
 def size_mismatch(path: str, expected: int, found: str) -> ShammahError:
     """What is served has another length than what was announced."""
-    message = f"{path} should have {expected} bytes, but the server gives {found}."
+    message = f"{path} should have {expected} bytes, but the server offers {found}."
     return ShammahError("size_mismatch", message, _ENDPOINT)
 
 
 def hash_mismatch(path: str, expected: str, found: str) -> ShammahError:
     """Fetched twice, and wrong twice."""
-    message = f"{path} arrives damaged: its hash is {found[:12]}…, not {expected[:12]}…."
+    message = f"{path} arrived damaged twice: its hash is {found[:12]}…, expected {expected[:12]}…."
     return ShammahError("hash_mismatch", message, _ENDPOINT)
 
 
 def cancelled(model_id: str) -> ShammahError:
-    """The user's own wish."""
+    """The user asked for it."""
     message = f"The download of {model_id} was cancelled."
     hint = "Start it again to continue where it stopped."
     return ShammahError("download_cancelled", message, hint)
@@ -194,10 +196,10 @@ def cancelled(model_id: str) -> ShammahError:
 
 def disk_full(directory: Path, wanted: int, free: int, reserve: int = 0) -> ShammahError:
     """``wanted`` bytes do not fit into ``free`` ones, of which ``reserve`` should stay free."""
-    kept = f" ({_words(reserve)} of them should stay free)" if reserve else ""
+    kept = f" ({_words(reserve)} must stay free)" if reserve else ""
     message = (
-        f"The disk is too small: {_words(wanted)} are still to be written to {directory}, where "
-        f"{_words(free)} are free{kept}."
+        f"The disk is too small: {_words(wanted)} still have to be written to {directory}, but "
+        f"only {_words(free)} are free{kept}."
     )
     hint = "Free some space (`shammah models list` shows models) or set HF_HOME; nothing is lost."
     return ShammahError("disk_full", message, hint)
@@ -208,7 +210,7 @@ def describe_disk(error: OSError, directory: Path, wanted: int) -> ShammahError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_full(directory, wanted, free_bytes(directory))
     if error.errno == errno.EFBIG:
-        message = f"The file system of {directory} does not take files this large."
+        message = f"The file system of {directory} does not support files this large."
         return ShammahError("disk_full", message, "Set HF_HOME to a directory on another one.")
     why = error.strerror or str(error)
     message = f"The cache in {directory} cannot be written ({why}: {error.filename or 'a file'})."

@@ -94,7 +94,7 @@ class Hub:
                 token=self._token, library_name="shammah", library_version=shammah.__version__
             )
         except (OSError, OIDCError, DeviceCodeError, httpx2.HTTPError) as error:
-            message = f"The Hub token cannot be had ({error})."
+            message = f"The Hub token could not be read ({error})."
             raise ShammahError("hub_forbidden", message, "Run `hf auth login` again.") from error
         return headers
 

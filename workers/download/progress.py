@@ -220,7 +220,7 @@ class Meter:
             return wait.why
         if silent_s < SILENCE_S:
             return ""
-        return f"nothing has arrived for {silent_s:.0f} s"
+        return f"no data for {silent_s:.0f} s"
 
 
 def phase_of(total: int, missing: int) -> str:

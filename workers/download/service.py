@@ -96,7 +96,7 @@ class DownloadService:
             if job is None or job.requests == [request_id]:
                 return
             job.requests.remove(request_id)
-        why = "Nobody is waiting for the download any more; it continues."
+        why = "The download continues in the background."
         self._outlet.reply(Failed("cancelled", why, "", request_id))
 
     def stop(self) -> None:
@@ -131,7 +131,7 @@ class DownloadService:
         try:
             thread.start()
         except RuntimeError as error:  # the system has no more threads
-            why = f"The download worker cannot begin this: {error}."
+            why = f"The download worker could not start this: {error}."
             self._outlet.reply(Failed("busy", why, "Ask again in a moment.", request.request_id))
             return
         self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
@@ -210,7 +210,7 @@ class DownloadService:
         if not jobs:
             raise ShammahError(
                 "no_download",
-                f"No download of {request.model} is under way.",
+                f"{request.model} is not being downloaded.",
                 f"`shammah models pull {request.model}` starts one.",
             )
         for job in jobs:
@@ -261,7 +261,7 @@ class DownloadService:
                 raise ShammahError(
                     "download_running",
                     f"{request.model} is being downloaded.",
-                    f"`shammah models pull --cancel {request.model}` ends that.",
+                    f"To stop it: `shammah models pull --cancel {request.model}`.",
                 )
         freed = cache.remove_model(self._cache, request.model, request.revision or None)
         return Removed(request.request_id, freed)

@@ -118,7 +118,7 @@ class Source:
         told = next((etag for etag in (*linked, *own) if etag is not None), None)
         etag = (told or "").removeprefix("W/").strip('"')
         if not etag:
-            raise self._changed(f"gives no ETag for {path}, so it cannot be cached")
+            raise self._changed(f"sent no ETag for {path}, so it cannot be cached")
         if etag != self._file.etag:
             raise self._changed(f"offers {path} with the ETag {etag[:12]}…, not the one it listed")
         commits = (answer.headers.get("x-repo-commit") for answer in answers)

@@ -228,8 +228,8 @@ class Transfer:
                     self._meter.lost(file.path)
                     if found:
                         self._meter.notice(
-                            f"{file.path} was damaged on the disk (its hash was wrong): it was "
-                            "moved to quarantine and is fetched again."
+                            f"{file.path} was damaged on the disk (its hash was wrong): it is in "
+                            "quarantine now. Downloading it again."
                         )
                     self._fetch_file(file)
             self._meter.verified(file.path)
@@ -258,7 +258,7 @@ class Transfer:
                     raise failures.hash_mismatch(file.path, file.etag, found)
                 told = "was damaged in an earlier download" if inherited else "arrived damaged"
                 self._meter.notice(
-                    f"{file.path} {told} (its hash was wrong): it is discarded and fetched again."
+                    f"{file.path} {told} (its hash was wrong). Downloading it again."
                 )
             self._store.accept(file, part)
 

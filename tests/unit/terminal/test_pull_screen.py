@@ -108,18 +108,18 @@ class TestInAPipe:
         piped = Piped()
         piped.show(0)
         for attempt in (3, 4, 5):
-            piped.show(1, detail=f"http://hub answers HTTP 503; attempt {attempt} of 8 in 4 s")
+            piped.show(1, detail=f"http://hub returned HTTP 503; attempt {attempt} of 8 in 4 s")
         piped.show(2)
-        piped.show(2, detail="nothing has arrived for 3 s")
+        piped.show(2, detail="no data for 3 s")
         assert piped.lines[1:] == [
-            f"The download of {MODEL} waits: http://hub answers HTTP 503; attempt 3 of 8 in 4 s.",
-            f"The download of {MODEL} waits: nothing has arrived for 3 s.",
+            f"The download of {MODEL} waits: http://hub returned HTTP 503; attempt 3 of 8 in 4 s.",
+            f"The download of {MODEL} waits: no data for 3 s.",
         ]
 
     def test_a_silence_is_said_before_anything_is_known(self) -> None:
         piped = Piped()
-        piped.screen.show(Transfer(MODEL, detail="http://hub answers HTTP 503"))
-        assert piped.lines == [f"The download of {MODEL} waits: http://hub answers HTTP 503."]
+        piped.screen.show(Transfer(MODEL, detail="http://hub returned HTTP 503"))
+        assert piped.lines == [f"The download of {MODEL} waits: http://hub returned HTTP 503."]
 
     def test_each_notice_is_said_once(self) -> None:
         piped = Piped()
@@ -201,7 +201,7 @@ class TestBars:
         [
             ({"phase": "paused", "rate": 0.0, "eta_s": None}, "  paused"),
             ({"phase": "verifying", "eta_s": 0.0}, "  verifying"),
-            ({"detail": "nothing has arrived for 7 s"}, "  running, nothing has arrived for 7 s"),
+            ({"detail": "no data for 7 s"}, "  running, no data for 7 s"),
             ({"eta_s": None}, "  running, 24.0 MB/s"),
         ],
     )

@@ -146,7 +146,7 @@ def test_a_silence_is_told_while_nothing_arrives_and_no_longer() -> None:
     assert watched.seen[-1][1].detail == ""
     watched.clock.now_s += 2
     watched.meter.tick()
-    assert watched.seen[-1][1].detail == "nothing has arrived for 4 s"
+    assert watched.seen[-1][1].detail == "no data for 4 s"
     watched.meter.add("a", 1, 1)
     watched.clock.now_s += INTERVAL_S
     watched.meter.tick()
@@ -192,7 +192,7 @@ def test_a_wait_is_told_again_when_the_others_bring_nothing_more() -> None:
     assert watched.seen[-1][1].detail == "HTTP 429; attempt 2 of 8 in 60 s"
     watched.clock.now_s += 60
     watched.meter.tick()
-    assert watched.seen[-1][1].detail == "nothing has arrived for 63 s"
+    assert watched.seen[-1][1].detail == "no data for 63 s"
 
 
 def test_a_pause_says_nothing_about_the_rate() -> None:
