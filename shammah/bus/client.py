@@ -1,8 +1,7 @@
 """A frontend's connection to one worker.
 
-Synchronous for its users; inside, one thread owns the sockets. It renews the lease while the
-person types, hands replies to whoever asked, keeps the worker's latest snapshot, and notices
-the worker's death: then it ends every open request itself, so that none waits for ever.
+Synchronous for its users; inside, one thread owns the sockets. It renews the lease, passes replies
+on, keeps the worker's latest snapshot, and ends every open request when the worker dies.
 """
 
 from __future__ import annotations
@@ -50,12 +49,11 @@ PING_S = 1.0
 """A third of the worker's lease, so that two may be lost. The pong says how the worker is."""
 
 SILENCE_S = 30.0
-"""A worker that says nothing at all for this long, though its process lives, is given up.
-Generous, because importing torch from a cold disk holds the interpreter for seconds."""
+"""How long a live worker may be silent: importing torch from a cold disk takes seconds."""
 
 STALL_S = 120.0
-"""A worker that answers pings but does no step for an open request for this long is stuck.
-One step is one token or one prefill chunk; the slowest machine does one in a few seconds."""
+"""How long a worker that answers pings may take for one step (one token or one prefill chunk,
+seconds on the slowest machine) before it counts as stuck."""
 
 TICK_MS = 100
 RESTARTING = "Ask again: it is being restarted."
@@ -66,13 +64,13 @@ def new_request_id() -> str:
 
 
 def is_notice(event: Event, newest: Mapping[str, Event]) -> bool:
-    """Whether ``event`` is later than what was heard of its run; ``newest``: by run. Pure."""
+    """Whether ``event`` is later than the newest of its run; ``newest``: by run. Pure."""
     known = newest.get(event.run_id)
     return known is None or known.seq < event.seq
 
 
 class Task:
-    """The replies to one request for work (a Generate, a Fetch). Iterate once; ends after
+    """The replies to one request for work (a Generate, a Fetch). Iterate once; it ends after
     exactly one of `Ended`.
 
     Args:
@@ -85,18 +83,25 @@ class Task:
         self, request_id: str, pending: dict[str, Task], send: Callable[[Cancel], None]
     ) -> None:
         self.request_id = request_id
-        self.replies: queue.SimpleQueue[WorkReply | float] = queue.SimpleQueue()
+        self.replies: queue.SimpleQueue[WorkReply | None] = queue.SimpleQueue()
         self._pending = pending
         self._send = send
+        self._deadline: float | None = None
 
     def __iter__(self) -> Iterator[WorkReply]:
-        while True:
-            reply = self.replies.get()
-            if isinstance(reply, float):
-                reply = self._last_word(reply)
-            yield reply
-            if isinstance(reply, Ended):
-                return
+        reply: WorkReply | None = None
+        while not isinstance(reply, Ended):
+            deadline = self._deadline
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                reply = self.replies.get(timeout=left)
+            except queue.Empty:
+                reply = Failed("cancelled", "Cancelled.", "", self.request_id)
+            if deadline is not None and isinstance(reply, Done):
+                reply = replace(reply, finish_reason="cancelled")
+            if reply is not None and (deadline is None or isinstance(reply, Ended)):
+                yield reply
+        self._pending.pop(self.request_id, None)
 
     def end(self, kind: type[R]) -> R:
         """Wait for the reply that ends it, which is a ``kind``.
@@ -115,49 +120,34 @@ class Task:
         return self.request_id not in self._pending
 
     def cancel(self, wait_s: float = 0.0) -> None:
-        """End it here at once, and have the worker end it at its next step.
+        """End it here, and have the worker end it at its next step.
 
-        The iteration ends with ``Failed("cancelled")`` without waiting for the worker: on a
-        slow machine one step takes a second, and the person wants the prompt back. Within
-        ``wait_s`` seconds the worker's own ``Done``, which counts, is taken instead; nothing else
-        comes any more. May be called from a signal handler: it only puts something into queues.
+        On a slow machine one step takes a second, and the person wants the prompt back: within
+        ``wait_s`` seconds the iteration ends with the worker's own ``Done``, which has the counts,
+        else with ``Failed("cancelled")``; no text comes any more. May be called from a signal
+        handler: it only fills queues.
         """
         self._send(Cancel(self.request_id))
-        if wait_s:
-            self.replies.put(wait_s)
-            return
-        self._pending.pop(self.request_id, None)
-        self.replies.put(self._cancelled())
-
-    def _last_word(self, wait_s: float) -> WorkReply:
-        deadline = time.monotonic() + wait_s
-        try:
-            reply: WorkReply | float = wait_s
-            while not isinstance(reply, Ended):
-                reply = self.replies.get(timeout=max(0.0, deadline - time.monotonic()))
-            if isinstance(reply, Done):
-                return replace(reply, finish_reason="cancelled")
-        except queue.Empty:
+        if self._deadline is None:
+            self._deadline = time.monotonic() + wait_s
+        if not wait_s:
             self._pending.pop(self.request_id, None)
-        return self._cancelled()
-
-    def _cancelled(self) -> Failed:
-        return Failed("cancelled", "Cancelled.", "", self.request_id)
+        self.replies.put(None)  # wakes the iteration
 
 
 class Peer:
-    """The connection. Made connected; `close` gives the lease back.
+    """The connection; `close` gives the lease back.
 
-    ``latest`` is the worker's last snapshot, ``welcome`` its answer to our Hello (both
-    ``None`` while it is not there), ``stopped`` whether it said that it ends on purpose.
+    ``latest`` is the worker's last snapshot, ``welcome`` its answer to our Hello (both ``None``
+    while there is no worker), ``stopped`` whether it announced that it ends.
 
     Args:
         endpoints: where the workers' sockets are.
         role: which worker.
-        client: who we are; ``None`` only watches and holds no lease.
+        client: this frontend; ``None`` only watches and holds no lease.
         on_change: called on the connection's thread after each event, and with ``None`` when
             the worker is lost. Must return at once.
-        explain: told the pid of a worker that has died; why, if that is known.
+        explain: given the pid of a worker that died, returns why, if known.
     """
 
     def __init__(
@@ -205,7 +195,7 @@ class Peer:
         frame = codec.encode(message)
         if len(frame) > codec.MAX_FRAME_BYTES:
             size, limit = f"{len(frame):,} bytes", f"{codec.MAX_FRAME_BYTES:,}"
-            what = f"The conversation has {size}, more than the limit of {limit}."
+            what = f"The conversation is {size} long; the limit is {limit}."
             hint = "Start a new conversation, or shorten the text."
             raise ShammahError("message_too_long", what, hint)
         self._post(frame)
@@ -219,12 +209,12 @@ class Peer:
         *,
         whole: bool = False,
     ) -> Task:
-        """Ask for an answer to ``conversation``; the rest is as `Generate` has it."""
-        asked = (new_request_id(), conversation, sampling, max_new_tokens)
-        return self.begin(Generate(*asked, adapter=adapter, whole=whole))
+        """Request an answer to ``conversation``; the rest is as `Generate` has it."""
+        generate = Generate(new_request_id(), conversation, sampling, max_new_tokens)
+        return self.begin(replace(generate, adapter=adapter, whole=whole))
 
     def begin(self, request: Work) -> Task:
-        """Ask for work."""
+        """Request work."""
         task = Task(request.request_id, self._tasks, self.send)
         self._tasks[request.request_id] = task
         self._moved = time.monotonic()
@@ -275,15 +265,12 @@ class Peer:
         return welcome
 
     def pin(self, identity: Identity) -> None:
-        """From now on, be content with a worker of this identity only.
-
-        The connection comes back by itself when a worker is replaced, and another model must
-        not answer unnoticed.
-        """
+        """Accept only a worker of this identity from now on: the connection is renewed when a
+        worker is replaced, and another model must not answer unnoticed."""
         self._pinned = identity.digest
 
     def forget_welcome(self) -> None:
-        """Wait for the next worker's welcome instead: the one that sent this has ended."""
+        """Wait for the next worker's welcome: the one that sent this has ended."""
         with self._changed:
             self.welcome = None
 
@@ -304,15 +291,15 @@ class Peer:
     # --- the connection's thread ----------------------------------------------------------
 
     def _run(self) -> None:
-        every = self._client is None  # who only watches may want to tell of each
+        every = self._client is None  # a watcher may show each of them
         where = (self._endpoints, self.role, self._wake_out.fileno())
         self._connection = Connection(*where, every_event=every)
         try:
             self._loop()
         finally:
-            self._closing, self.welcome = True, None  # nobody would hear a reply any more
+            self._closing, self.welcome = True, None
             self._fail_all("worker_lost", f"The connection to the {self.role} worker was closed.")
-            # Who only watches has nothing to give back, and would wait a second for nobody.
+            # A watcher has nothing to give back, and would wait a second for nothing.
             self._connection.close(at_once=self._client is None)
 
     def _loop(self) -> None:
@@ -342,7 +329,7 @@ class Peer:
                 self._on_lost()
             self._drain_outbox()
             self._keep_lease(time.monotonic())
-        if self._client is not None:  # perhaps not welcome yet: our Hello is on its way then
+        if self._client is not None:  # even before the welcome: our Hello may be on its way
             self._transmit(Detach(new_request_id()))
 
     def _drain_outbox(self) -> None:
@@ -368,7 +355,7 @@ class Peer:
             return
         if now - self._pinged >= PING_S:
             self._pinged = now
-            if self._told is not None:  # the events up to this one have had their time to come
+            if self._told is not None:  # the events before it have had time to arrive
                 self._on_event(self._told)
             self._transmit(Ping(new_request_id()))
         if not self._tasks:
@@ -405,7 +392,7 @@ class Peer:
             self.welcome, self.refusal = welcome, None
             self._changed.notify_all()
         event = welcome.event
-        if not is_notice(event, self._newest):  # later ones have come by their own way already
+        if not is_notice(event, self._newest):  # a later one has arrived on the events socket
             event = self._newest[event.run_id]
         self._newest[event.run_id] = self.latest = event
         self._on_change(event)
@@ -413,7 +400,6 @@ class Peer:
     def _on_pong(self, pong: Pong) -> None:
         self._told = pong.event
         if not pong.attached and self._client is not None:
-            # This process was stopped for so long that the lease lapsed.
             why = "This terminal was suspended, so its answer was dropped."
             self._fail_all("lease_lapsed", why)
             self._say_hello()

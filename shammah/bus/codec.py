@@ -1,7 +1,7 @@
 """Messages to bytes and back.
 
-`decode` trusts nothing: the type must be in the closed table of `messages`, every field must
-have the declared type, and anything else raises `ProtocolError` without building a message.
+`decode` trusts nothing: the type must be in the closed table, every field must have its declared
+type, and anything else raises `ProtocolError`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Decoder = Callable[[Any], Any]
 
 
 class ProtocolError(ShammahError):
-    """A frame that is not one of our messages. ``request_id`` is as far as it could be read."""
+    """A frame that is not one of our messages; ``request_id`` if it could be read."""
 
     def __init__(self, message: str, request_id: str = "") -> None:
         super().__init__("protocol", message, "Both sides must run the same version of Shammah.")

@@ -16,25 +16,25 @@ from shammah.bus.messages import Event, Reply
 
 RECONNECT_MS = 20
 RECONNECT_MAX_MS = 100
-"""A worker binds its sockets when it likes; this is how late its first event may be noticed."""
+"""How late the first event of a new worker may be noticed."""
 
 LINGER_MS = 1000
-"""For the last message (Detach) to go out on a busy machine; usually it takes none of this."""
+"""For the last message (Detach) to go out on a busy machine."""
 
 CALM_S = 0.05
-"""Events that come sooner after others wait for so long. They are whole snapshots and for eyes:
-a thread that woke for each of a thousand a second would take the interpreter from the keyboard."""
+"""Pause between two looks at the events. They are whole snapshots and for eyes: a thread that woke
+for each of a thousand a second would take the interpreter from the keyboard."""
 
 _UP = zmq.Event.HANDSHAKE_SUCCEEDED
 _DOWN = zmq.Event.DISCONNECTED
 
 
 class Connection:
-    """Connects by itself, again and again; `changes` tells when it did or was lost.
+    """Reconnects automatically; `changes` reports each connection made or lost.
 
     Args:
-        wake_fd: what `wait` waits for, too.
-        every_event: whether events matter one by one, or only the last of those that have come.
+        wake_fd: `wait` also waits for this.
+        every_event: yield each event, not only the last of those that have arrived.
     """
 
     def __init__(self, endpoints: Endpoints, role: str, wake_fd: int, *, every_event: bool) -> None:
@@ -70,9 +70,8 @@ class Connection:
     def send(self, frame: bytes) -> None:
         """Send, if there is a worker to send to.
 
-        Nothing is queued for one that is not there: an old question must not reach the next
-        worker of the same name. Not by ZMQ_IMMEDIATE, which would also throw away what a
-        worker said last, arrived but not read yet, when it disconnects.
+        Nothing is queued for a missing one: an old question must not reach the next worker. Not
+        by ZMQ_IMMEDIATE, which would also drop a worker's last, unread words when it disconnects.
         """
         if self._up:
             with contextlib.suppress(zmq.Again):
@@ -83,7 +82,7 @@ class Connection:
         yield from _decoded(_received(self._requests))
 
     def events(self, *, at_once: bool = False) -> Iterator[Event]:
-        """The events that have arrived; those that came just after others only ``at_once``."""
+        """The events that have arrived; within `CALM_S` of others only if ``at_once``."""
         now = time.monotonic()
         if now < self._calm_until and not at_once:
             return
@@ -130,6 +129,6 @@ def _decoded(frames: Iterable[bytes]) -> Iterator[Reply]:
         try:
             message = codec.decode(frame)
         except codec.ProtocolError:
-            continue  # a newer worker's message that we do not know
+            continue  # a newer worker's message
         if isinstance(message, Reply):
             yield message

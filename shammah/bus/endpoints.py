@@ -1,8 +1,7 @@
-"""Where the sockets and locks of a user's workers live.
+"""Where the sockets and locks of a user's workers live: one directory per user, mode 0700.
 
-One directory per user, mode 0700: whoever can enter it can talk to the workers, nobody else
-can. The lock file, not the socket, says whether a worker runs: a socket file outlives its
-process, and a second bind on a live path silently steals it.
+The lock file, not the socket, says whether a worker runs: a socket file outlives its process, and a
+second bind on a live path silently steals it.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from shammah.errors import ExitCode, ShammahError
 ROLES = ("download", "inference", "cloud", "train")
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
-"""Longer than any conversation that fits a model: 8 MiB is about 2 million tokens of text.
-The sockets themselves cut at twice this, so that a frame that is only a little too long still
-gets an answer instead of a dropped connection."""
+"""About 2 million tokens of text, more than fits any model. The sockets cut at twice this, so that
+a frame that is a little too long gets an answer instead of a dropped connection."""
 
 SOCKET_MAX_BYTES = 2 * MAX_FRAME_BYTES
 """ZMQ_MAXMSGSIZE of every socket: libzmq drops the connection of a peer that sends more."""
@@ -59,8 +57,8 @@ def open_endpoints(environ: Mapping[str, str], uid: int | None = None) -> Endpoi
     ``/tmp/shammah-UID``.
 
     Raises:
-        ShammahError: ``runtime_directory``, when the directory belongs to somebody else, is a
-            link or no directory, cannot be made, or has a name too long for a socket.
+        ShammahError: ``runtime_directory``, if it belongs to another user, is not a directory of
+            its own, cannot be made, or has a name too long for a socket.
     """
     uid = os.getuid() if uid is None else uid
     xdg = environ.get("XDG_RUNTIME_DIR", "")
@@ -71,12 +69,12 @@ def open_endpoints(environ: Mapping[str, str], uid: int | None = None) -> Endpoi
     )
     longest = len(os.fsencode(runtime / "inference.events")) + 1
     if longest > SUN_PATH_BYTES:
-        raise _refused(runtime, f"its name is too long for a socket by {longest - SUN_PATH_BYTES}")
+        raise _refused(runtime, f"its path has {longest} bytes, a socket allows {SUN_PATH_BYTES}")
     try:
         runtime.mkdir(mode=0o700, exist_ok=True)
         found = runtime.lstat()
         if not stat.S_ISDIR(found.st_mode):
-            raise _refused(runtime, "it is not a directory of its own (a link or a file)")
+            raise _refused(runtime, "it is a link or a file")
         if found.st_uid != uid:
             raise _refused(runtime, f"it belongs to user {found.st_uid}, not to you ({uid})")
         if stat.S_IMODE(found.st_mode) != 0o700:
@@ -89,26 +87,25 @@ def open_endpoints(environ: Mapping[str, str], uid: int | None = None) -> Endpoi
 def _refused(runtime: Path, why: str, hint: str = "") -> ShammahError:
     return ShammahError(
         "runtime_directory",
-        f"The directory for sockets, {runtime}, cannot be used: {why}.",
-        hint or "Remove it, or set XDG_RUNTIME_DIR to a short directory of your own.",
+        f"Can't use the socket directory {runtime}: {why}.",
+        hint or "Remove it, or set XDG_RUNTIME_DIR to a directory of yours with a short path.",
         exit_code=ExitCode.USAGE,
     )
 
 
 def refused(path: Path, error: OSError) -> ShammahError:
-    """Why the file at ``path`` in the runtime directory cannot be used any more."""
+    """Explain why the file at ``path`` in the runtime directory cannot be used."""
     why = "it is a link" if error.errno == errno.ELOOP else error.strerror or error
-    hint = f"`chmod 700 {path.parent}` lets you in." if error.errno == errno.EACCES else ""
+    hint = f"Run `chmod 700 {path.parent}`." if error.errno == errno.EACCES else ""
     if error.errno in (errno.ELOOP, errno.EINVAL):
-        hint = f"Remove {path}: it is nothing that Shammah made."
+        hint = f"Remove {path}: Shammah did not make it."
     return _refused(path.parent, f"{path.name}: {why}", hint)
 
 
 class RoleLock:
     """The exclusive lock that a worker holds for its whole life.
 
-    The kernel drops a ``flock`` when its holder dies, however it dies, so the lock cannot go
-    stale. The pid inside is written by the holder.
+    The kernel drops it when its holder dies, so it cannot go stale. Its pid is inside.
     """
 
     def __init__(self, path: Path) -> None:
@@ -118,8 +115,7 @@ class RoleLock:
     def acquire(self) -> bool:
         """Take the lock; false if another process has it.
 
-        A probe (`lock_holder`) has a shared one for microseconds, or for longer if it is put
-        aside just then. That is nobody's, and waited for.
+        The shared lock of a probe (`lock_holder`), held for an instant, is waited for.
 
         Raises:
             ShammahError: ``runtime_directory``.
@@ -141,10 +137,10 @@ class RoleLock:
         return True
 
     def keep(self) -> bool:
-        """Whether this process is still the one whom others find by the lock.
+        """Whether others still find this process by the lock.
 
-        Where the file was deleted, or is another one, its lock is taken anew; false if some
-        process was faster, or its directory is gone.
+        If the file was deleted or replaced, take the lock of the new one; false if another process
+        was faster, or the directory is gone.
         """
         assert self._fd is not None, "acquire comes first"
         held = self._fd
@@ -154,7 +150,7 @@ class RoleLock:
         except FileNotFoundError:
             pass
         except OSError:
-            return True  # a directory that cannot be entered: nobody else finds a lock there
+            return True  # a directory that nobody else can enter either
         try:
             kept = self.acquire()
         except ShammahError:
@@ -170,8 +166,7 @@ class RoleLock:
 
 
 def _open_lock(path: Path, flags: int) -> int:
-    """A descriptor of the regular file at ``path``. A link is not followed, and a pipe, which would
-    wait for its other end, not opened."""
+    """Open the regular file at ``path``; follow no link, wait for no pipe."""
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
@@ -188,10 +183,10 @@ def _try_lock(fd: int, kind: int) -> bool:
 
 
 def lock_holder(path: Path) -> int | None:
-    """The pid of the process that holds the lock at ``path``; ``None`` if nobody does.
+    """The pid of the process that holds the lock at ``path``; ``None`` if nobody does, 0 if the
+    pid is not written yet.
 
-    The probe takes a shared lock for an instant; a worker that starts in that instant tries
-    again (`RoleLock.acquire`). 0 means held, but the pid is not written yet.
+    The probe takes a shared lock for an instant, which `RoleLock.acquire` waits for.
 
     Raises:
         ShammahError: ``runtime_directory``.

@@ -3,9 +3,8 @@
 Those of the download and the train worker have modules of their own, `transfers` and `training`;
 the unions at the end are all that may be sent.
 
-On the wire a message is one MessagePack map: its fields, plus ``type`` = the class name
-(`codec`). Maps rather than arrays, so that a field can be added with a default without
-breaking an older peer; unknown fields are ignored.
+On the wire a message is one MessagePack map: its fields, plus ``type`` = the class name (`codec`).
+A field can be added with a default without breaking an older peer; unknown fields are ignored.
 
 Direction: requests go from a frontend to a worker (DEALER to ROUTER), replies come back on
 the same pair, events go out to whoever listens (XPUB to SUB). Every reply names the
@@ -26,8 +25,8 @@ from shammah.bus.training import Training
 from shammah.bus.transfers import Transferring
 
 PROTOCOL = 4
-"""Compared on both sides in Hello/Welcome; independent of the package version. Raised when
-an older peer would misunderstand a newer one, not when a field with a default is added."""
+"""Compared on both sides in Hello/Welcome. Raised when an older peer would misunderstand a newer
+one, not when a field with a default is added."""
 
 
 # --- how a worker is ------------------------------------------------------------------------
@@ -68,11 +67,10 @@ class Loading:
 class Ready:
     """Questions are answered now, with these facts learnt while loading.
 
-    ``context_length`` is in tokens (0: not known, as for the cloud). ``fallback`` marks a
-    smaller model that answers in the place of a bigger one; ``successor`` is that one while
-    its bytes arrive, ``missing`` names it when it could not be downloaded. ``why`` says how
-    device, dtype and quantization were chosen; ``note`` is a sentence that people should read
-    (why there is no successor, what was repaired).
+    ``context_length`` is in tokens (0: unknown, as for the cloud). ``fallback`` marks a smaller
+    model that answers in place of a bigger one; ``successor`` is that one while it is downloading,
+    ``missing`` names it when it could not be. ``why`` says how device, dtype and quantization were
+    chosen; ``note`` is a sentence for people (why there is no successor, what was repaired).
     """
 
     model: str
@@ -128,8 +126,8 @@ class ChatMessage:
 @record
 class Sampling:
     """How to choose tokens. ``None`` means the model's own ``generation_config``; ``stop`` are
-    texts that end the answer, and are no part of it. ``schema``: a JSON schema, as JSON, that the
-    answer is held to; who cannot do so refuses."""
+    texts that end the answer, and are not part of it. ``schema``: a JSON schema, as JSON, that the
+    answer is held to; a backend that cannot do so refuses."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -165,8 +163,8 @@ class Timings:
 
 @record
 class Provenance:
-    """Who gave an answer; ``adapter`` is the name of the one beside the model, empty for none.
-    ``dtype`` is computed with; ``quantization`` is of the weights, empty for none."""
+    """Who gave an answer, with the name of the adapter, empty for none. ``dtype`` is that of the
+    computation; ``quantization`` that of the weights, empty for none."""
 
     role: str
     model: str
@@ -183,10 +181,9 @@ class Provenance:
 class Identity:
     """What a worker was started with; two equal ``digest`` may share one worker.
 
-    ``model`` is as the person named it (``auto``, ``starter``, a Hub id, a directory, a
-    Claude model); of a download worker, the Hub's address. ``digest`` covers
-    everything that would make answers differ, secrets only as a hash. ``settings`` has the
-    names of these things, each with a colon and a hash of its value.
+    ``model`` is as the person named it (``auto``, ``starter``, a Hub id, a directory, a Claude
+    model); of a download worker, the Hub's address. ``digest`` covers everything that would make
+    answers differ, secrets only as a hash; ``settings`` names these things, as ``NAME:HASH``.
     """
 
     role: str
@@ -246,14 +243,14 @@ class Detach:
 
 @record
 class GetStatus:
-    """Asks for the present snapshot, without attaching."""
+    """Requests the current snapshot, without attaching."""
 
     request_id: str
 
 
 @record
 class Replay:
-    """Asks for the kept events with ``seq > since_seq``, without attaching."""
+    """Requests the stored events with ``seq > since_seq``, without attaching."""
 
     request_id: str
     since_seq: int = 0
@@ -261,11 +258,11 @@ class Replay:
 
 @record
 class Generate:
-    """Asks for an answer. If the last message is the assistant's, it is the beginning of the
-    answer, and the tokens go on where it stops. ``max_new_tokens`` of ``None``: as much as the
-    setting allows. After ``timeout_s`` seconds it ends with what there is (``finish_reason``
-    ``timeout``). ``adapter``: the name of one in the home, to answer with; empty: the model
-    alone. ``whole``: fail (``context_too_long``) rather than leave earlier turns out."""
+    """Requests an answer. If the last message is the assistant's, it is the beginning of the
+    answer, and the tokens continue it. ``max_new_tokens`` of ``None``: as many as the setting
+    allows. After ``timeout_s`` seconds it ends with what there is (``finish_reason``
+    ``timeout``). ``adapter``: the name of one in the home; empty: the model alone. ``whole``:
+    fail (``context_too_long``) rather than leave earlier turns out."""
 
     request_id: str
     messages: tuple[ChatMessage, ...]
@@ -278,9 +275,9 @@ class Generate:
 
 @record
 class Prefill:
-    """Asks to read a conversation of whole turns ahead of the next question, which then needs
-    less computing. Questions go first: it waits for those in hand, and one of the same frontend
-    ends it (``cancelled``). ``adapter``: as the question will have it."""
+    """Warms the model up: it reads a conversation of whole turns before the next question.
+    Questions go first: it waits for those in hand, and one of the same frontend ends it
+    (``cancelled``). ``adapter``: as the question will have it."""
 
     request_id: str
     messages: tuple[ChatMessage, ...]
@@ -341,8 +338,7 @@ class Pong:
     """``attached`` is false when the worker does not know this frontend (any more).
 
     ``progress`` counts units of work (load stages, decode steps): a worker that answers but
-    whose counter stands still is stuck. ``event`` is the latest one: the events' own way can
-    break while this one holds.
+    whose counter stands still is stuck. ``event`` is the latest one, since events can get lost.
     """
 
     request_id: str
@@ -354,14 +350,14 @@ class Pong:
 
 @record
 class Detached:
-    """The lease is given back."""
+    """The lease was given back."""
 
     request_id: str
 
 
 @record
 class Replayed:
-    """Kept events in order; ``complete`` is false when older ones were already dropped."""
+    """Stored events in order; ``complete`` is false if older ones were already dropped."""
 
     request_id: str
     events: tuple[Event, ...]
@@ -386,9 +382,8 @@ class Accepted:
 
 @record
 class Token:
-    """New text of the answer. ``index`` counts the tokens generated so far; the text is
-    always whole characters, so several tokens may arrive as one. ``reasoning``: the model
-    thinks aloud; that is no part of the answer."""
+    """New text of the answer, always whole characters. ``index`` counts the tokens generated so
+    far. ``reasoning``: the model is thinking; that is not part of the answer."""
 
     request_id: str
     index: int
@@ -398,8 +393,7 @@ class Token:
 
 @record
 class PromptProgress:
-    """The prompt is being computed: ``done`` of its ``total`` tokens. Only of one that takes a
-    while."""
+    """A long prompt is being computed: ``done`` of its ``total`` tokens."""
 
     request_id: str
     done: int
@@ -408,8 +402,8 @@ class PromptProgress:
 
 @record
 class Retrying:
-    """Nothing has been answered yet, because of ``why`` (the beginning of a sentence); the next
-    of ``attempts`` begins in ``wait_s``. ``attempt`` counts from 1 and is the next one."""
+    """No answer yet, because of ``why`` (the beginning of a sentence). Attempt number ``attempt``
+    (from 1) of ``attempts`` begins in ``wait_s``."""
 
     request_id: str
     why: str

@@ -1,6 +1,6 @@
-"""One question to a worker about itself, without attaching: no thread, no lease, no events.
+"""Ask a worker for its status without attaching: one socket, no thread, no lease, no events.
 
-What a status line in a shell prompt costs is mostly this, so it is no more than a socket.
+This is most of what a status line in a shell prompt costs.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from shammah.bus.messages import Event, Failed, GetStatus, Replay, Replayed
 from shammah.errors import ShammahError
 
 ANSWER_S = 5.0
-"""How long one worker may take to tell its status; a loading one holds the interpreter."""
+"""How long a worker may take to report; a loading one holds the interpreter."""
 
 LOOK_S = 0.1
-"""How often it is looked whether the worker is still there: one that ends reads nothing more."""
+"""How often to check that the worker still runs: an ending one reads nothing more."""
 
 GONE = "worker_gone"
-"""The code of its end."""
+"""The error code when it ended meanwhile."""
 
 Answer = TypeVar("Answer", Event, Replayed)
 
 
 def ask_status(endpoints: Endpoints, role: str) -> Event:
-    """How the worker is now.
+    """Return the worker's status.
 
     Raises:
         ShammahError: ``worker_silent``, ``worker_gone`` or what the worker answered with Failed.
     """
-    return _enquire(endpoints, role, GetStatus(_new_id()), Event)
+    return _ask(endpoints, role, GetStatus(_new_id()), Event)
 
 
 def ask_events(endpoints: Endpoints, role: str) -> Replayed:
-    """All events that the worker has kept.
+    """Return all events that the worker has stored.
 
     Raises:
         ShammahError: ``worker_silent``, ``worker_gone`` or what the worker answered with Failed.
     """
-    return _enquire(endpoints, role, Replay(_new_id()), Replayed)
+    return _ask(endpoints, role, Replay(_new_id()), Replayed)
 
 
 def _new_id() -> str:
     return os.urandom(8).hex()
 
 
-def _enquire(
+def _ask(
     endpoints: Endpoints, role: str, request: GetStatus | Replay, answer: type[Answer]
 ) -> Answer:
     context = zmq.Context()
@@ -74,7 +74,7 @@ def _enquire(
             if before and holder is None:
                 raise ShammahError(GONE, f"The {role} worker has ended.")
             if before and holder and holder != before:
-                asking.send(codec.encode(request))  # the one before may have had it unread
+                asking.send(codec.encode(request))  # the old one may not have read it
     finally:
         asking.close(linger=0)
         context.term()

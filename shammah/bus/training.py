@@ -4,8 +4,7 @@ A training is::
 
     Train -> Accepted -> TrainProgress... -> exactly one of Trained, Failed
 
-and belongs to the worker: it goes on when the frontend that asked has gone, unless it was
-cancelled. Losses are in nats a token.
+and belongs to the worker: it continues when its frontend has left. Losses are in nats per token.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from __future__ import annotations
 from shammah.bus.record import record
 
 ALL_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""What is adapted unless somebody asks for less: a small model learns a fact from all of them
-in steps in which q_proj and v_proj alone teach it no more than manners."""
+"""The default: with q_proj and v_proj alone a small model learns manners but no facts."""
 
 
 @record
@@ -22,9 +20,9 @@ class TrainingProgress:
     """One training at one moment.
 
     ``phase``: ``waiting``, ``loading``, ``training``, ``paused`` (``detail`` says why),
-    ``judging`` or ``merging``. ``loss`` is of the last step, ``held_out_loss`` the newest over
-    what is kept back; ``None`` while there is none. ``eta_s`` is ``None`` while nobody can know.
-    ``adapter`` is the name that it was given; empty: it gets one at its end.
+    ``judging`` or ``merging``. ``loss`` is that of the last step, ``held_out_loss`` the newest over
+    the held-out examples; ``None`` if there is none. ``eta_s`` is ``None`` if unknown. ``adapter``
+    is its name; empty: it gets one at the end.
     """
 
     model: str
@@ -41,7 +39,7 @@ class TrainingProgress:
 
 @record
 class Training:
-    """The state of the train worker: what it trains now, or nothing."""
+    """The state of the train worker: its current training, if any."""
 
     progress: TrainingProgress | None = None
 
@@ -95,9 +93,9 @@ class LossCurve:
 
 @record
 class Train:
-    """Teach a model (``model`` as in the settings). ``examples`` is a JSONL file; empty: the
-    feedback in the home. ``name`` of the adapter, empty: one by date. ``epochs`` of 0: as many
-    as that many examples ask for. ``serve``: let it serve if the gate accepts it."""
+    """Train an adapter for ``model`` (as in the settings). ``examples`` is a JSONL file; empty: the
+    feedback in the home. ``name`` of the adapter, empty: by date. ``epochs`` of 0: by the number
+    of examples. ``serve``: activate it if the gate accepts it."""
 
     request_id: str
     model: str
@@ -119,8 +117,8 @@ class Train:
 
 @record
 class MergeAdapter:
-    """Write the base model of an adapter, with the adapter worked in, to a new directory.
-    ``model`` says where the base is, if its name does not."""
+    """Write an adapter merged into its base model to a new directory. ``model`` says where the base
+    is, if its name does not."""
 
     request_id: str
     adapter: str
@@ -130,9 +128,9 @@ class MergeAdapter:
 
 @record
 class ImportAdapter:
-    """Take an adapter of another program's, in PEFT's layout in ``directory``, as ``adapter`` of
-    the base ``model`` (as in the settings), and judge it: on ``examples`` (a JSONL file; empty:
-    the feedback in the home) and on the general answers."""
+    """Import an adapter in PEFT's layout from ``directory`` as ``adapter`` of the base ``model``
+    (as in the settings), and judge it: on ``examples`` (a JSONL file; empty: the feedback in the
+    home) and on the general answers."""
 
     request_id: str
     adapter: str
@@ -154,9 +152,8 @@ class TrainProgress:
 
 @record
 class Trained:
-    """The adapter is there. ``verdict`` is ``accepted`` or ``refused``, ``why`` a sentence;
-    ``serves``: it answers from your next question. ``notices`` are sentences that people
-    should read."""
+    """The adapter is done. ``verdict`` is ``accepted`` or ``refused``, ``why`` a sentence;
+    ``serves``: it answers from your next question. ``notices`` are sentences for people."""
 
     request_id: str
     adapter: str
@@ -175,7 +172,7 @@ class Trained:
 
 @record
 class Merged:
-    """The merged model is whole in ``directory``."""
+    """The merged model is complete in ``directory``."""
 
     request_id: str
     directory: str
@@ -183,9 +180,8 @@ class Merged:
 
 @record
 class Imported:
-    """The adapter is in the home and does not serve yet. ``verdict`` and ``why`` are as in
-    `Trained`; a verdict of ``unjudged``: there were no examples to judge it with.
-    ``figures.held_out`` is 0 then."""
+    """The adapter is in the home, not active yet. ``verdict`` and ``why`` are as in `Trained`, or
+    ``unjudged``: there were no examples to judge it with, and ``figures.held_out`` is 0."""
 
     request_id: str
     adapter: str

@@ -4,8 +4,8 @@ A download is::
 
     Fetch -> Accepted -> FetchProgress... -> exactly one of Fetched, Failed
 
-and belongs to the worker: it goes on when the frontend that asked has gone, and a second Fetch
-of the same model joins it. Sizes are bytes.
+and belongs to the worker: it continues when its frontend has left, and a second Fetch of the same
+model joins it. Sizes are bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shammah.bus.record import record
 
 @record
 class FileTransfer:
-    """One file: ``done`` of ``size`` bytes are here; ``verified`` once its hash is right."""
+    """One file: ``done`` of ``size`` bytes; ``verified`` once its hash is right."""
 
     path: str
     size: int
@@ -27,10 +27,9 @@ class FileTransfer:
 class Transfer:
     """One download at one moment. ``done`` never falls.
 
-    ``phase``: ``waiting`` (nothing is known yet), ``running``, ``verifying`` (every byte is
-    here) or ``paused``. ``rate`` is bytes per second of late;
-    ``eta_s`` is ``None`` while nobody can know. ``notices`` are sentences that people should
-    read once, the newest last; ``detail`` says what it waits for just now.
+    ``phase``: ``waiting`` (nothing is known yet), ``running``, ``verifying`` or ``paused``.
+    ``rate`` is the recent one in bytes per second; ``eta_s`` is ``None`` if unknown. ``notices``
+    are sentences to show once, the newest last; ``detail`` says what it is waiting for.
     """
 
     model: str
@@ -47,15 +46,15 @@ class Transfer:
 
 @record
 class Transferring:
-    """The state of the download worker: what it fetches now, or nothing."""
+    """The state of the download worker: its current downloads, if any."""
 
     transfers: tuple[Transfer, ...] = ()
 
 
 @record
 class CachedModel:
-    """A model in the cache. ``size`` counts a blob that revisions share once; ``verified``:
-    the manifest matches the disk; ``unfinished``: bytes of downloads that can go on."""
+    """A model in the cache. ``size`` counts a blob that revisions share once; ``verified``: the
+    manifest matches the disk; ``unfinished``: bytes of downloads that can be resumed."""
 
     model: str
     revisions: tuple[str, ...]
@@ -66,7 +65,7 @@ class CachedModel:
 
 @record
 class BadFile:
-    """A file of the cache that is not as its manifest says."""
+    """A file of the cache that does not match its manifest."""
 
     path: str
     reason: str
@@ -86,8 +85,8 @@ class PlannedFile:
 
 @record
 class Fetch:
-    """Make ``model`` whole on this disk. ``urgent``: somebody waits for it. ``force``: begin
-    even if the disk looks too small. ``update``: look whether the branch has moved."""
+    """Download what is missing of ``model``. ``urgent``: someone is waiting. ``force``: even if
+    the disk looks too small. ``update``: check whether the branch has moved."""
 
     request_id: str
     model: str
@@ -99,9 +98,8 @@ class Fetch:
 
 @record
 class PlanFetch:
-    """What would a `Fetch` do? Nothing is fetched but what describes the model (``config``:
-    its config.json, too); for one that is whole on this disk nobody is asked, unless to
-    ``update``."""
+    """What would a `Fetch` do? Downloads only the model's description (``config``: and its
+    config.json), and for a complete model nothing unless to ``update``."""
 
     request_id: str
     model: str
@@ -121,7 +119,7 @@ class SteerFetch:
 
 @record
 class VerifyModel:
-    """Which files are bad? ``hashes``: read every byte. ``repair``: fetch the bad ones anew."""
+    """Which files are bad? ``hashes``: read every byte. ``repair``: download the bad ones again."""
 
     request_id: str
     model: str
@@ -169,10 +167,10 @@ class Fetched:
 
 @record
 class FetchPlan:
-    """What a `Fetch` would do: ``missing`` of ``total`` bytes, onto a disk where ``disk_free``
-    are free and ``disk_reserve`` should stay so. ``config`` is the text of the model's
-    config.json, empty if it cannot be had or was not asked for; ``rate`` the last measured one
-    of this Hub in bytes per second, 0 if there is none."""
+    """What a `Fetch` would do: ``missing`` of ``total`` bytes, to a disk with ``disk_free`` bytes
+    of which ``disk_reserve`` should stay free. ``config`` is the text of the model's config.json,
+    empty if unavailable or not requested; ``rate`` the last one measured for this Hub in bytes
+    per second, or 0."""
 
     request_id: str
     model: str
@@ -189,14 +187,14 @@ class FetchPlan:
 
 @record
 class Steered:
-    """The download does as it was told."""
+    """The download was steered."""
 
     request_id: str
 
 
 @record
 class Verified:
-    """``bad`` is what was found; ``repaired`` whether it is right now."""
+    """The ``bad`` files that were found, and whether they are ``repaired`` now."""
 
     request_id: str
     model: str
@@ -206,7 +204,7 @@ class Verified:
 
 @record
 class ModelList:
-    """The cache. ``total_size`` counts what models share once."""
+    """The cache; ``total_size`` counts what models share once."""
 
     request_id: str
     models: tuple[CachedModel, ...]
@@ -215,7 +213,7 @@ class ModelList:
 
 @record
 class Removed:
-    """So many bytes are free again."""
+    """``freed`` bytes are free again."""
 
     request_id: str
     freed: int

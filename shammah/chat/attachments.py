@@ -1,10 +1,17 @@
-"""What is asked about: files and pipes, read within bounds, with where each came from."""
+"""What is asked about: files and pipes, read within bounds, with where each came from.
+
+Standard input is read to its end unless it is a terminal, cannot be read, or is a file that
+something else has begun to read: the list of a ``while read`` loop is not for the command inside.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
+import select
 import stat
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -18,16 +25,20 @@ MAX_BYTES = 4 * 1024 * 1024
 """Of one file or pipe: a million tokens of text, more than any model reads, and half of what
 one message may hold (`shammah.bus.endpoints.MAX_FRAME_BYTES`)."""
 
-UNKNOWN = None
-"""A source that the system does not tell."""
+STANDARD_INPUT = "Standard input"
+
+_BEGUN = (
+    "Standard input was not read: something else is reading that file. -n silences this; `-f -` "
+    "reads the rest."
+)
 
 
 @record
 class Attachment:
     """One text. ``sources`` are absolute paths that it came from, as named and as resolved (a
-    privacy rule may be about either), or `UNKNOWN`; ``replaced`` counts bytes that were no
-    UTF-8. ``private``: the person said so. ``heading`` is what a model reads before the text;
-    empty: that it is a file of this name."""
+    privacy rule may be about either), or ``None`` where the system does not tell; ``replaced``
+    counts bytes that were not UTF-8. ``private``: the person said so. ``heading`` is what a model
+    reads before the text; empty: that it is a file of this name."""
 
     name: str
     text: str
@@ -42,7 +53,7 @@ def read_attachment(path: str, report: Callable[[str], None]) -> Attachment:
     """The text of the file (or named pipe) ``path``.
 
     Args:
-        tell: given a sentence when it takes long to come.
+        report: given a sentence when it takes long to come.
 
     Raises:
         ShammahError: ``file_unreadable``, ``file_too_long``, ``file_not_text``.
@@ -58,11 +69,69 @@ def read_attachment(path: str, report: Callable[[str], None]) -> Attachment:
     except OSError as error:
         raise ShammahError(
             "file_unreadable",
-            f"{path} cannot be read: {error.strerror}.",
+            f"Can't read {path}: {error.strerror}.",
             exit_code=ExitCode.USAGE,
         ) from error
     text, replaced = decode_text(data, path)
     return Attachment(path, text, (named, os.path.realpath(named)), replaced)
+
+
+def read_input(
+    report: Callable[[str], None], *, asked: bool = False, wanted: bool = False
+) -> Attachment | None:
+    """The text that standard input has, with the file that it comes from.
+
+    Args:
+        report: given a sentence when its end takes long to come, and one if it is left alone.
+        asked: there is a question already.
+        wanted: read it whatever it is.
+
+    Raises:
+        ShammahError: ``file_unreadable``, ``file_too_long``, ``file_not_text``.
+    """
+    try:
+        mode = os.fstat(0).st_mode
+        if os.isatty(0) and not wanted:
+            return None
+        if fcntl.fcntl(0, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+            return None
+        if asked and not wanted and stat.S_ISREG(mode) and os.lseek(0, 0, os.SEEK_CUR):
+            report(_BEGUN)
+            return None
+        waiting = f"Waiting for the end of standard input ({_kind(mode)}); -n ignores it."
+        with announced(report, waiting):
+            data = read_bounded(_Patient(), STANDARD_INPUT)
+    except OSError as error:
+        why = f"Can't read standard input: {error.strerror}."
+        raise ShammahError("file_unreadable", why, exit_code=ExitCode.USAGE) from error
+    text, replaced = decode_text(data, STANDARD_INPUT)
+    sources = _sources(mode) if text else ()
+    return Attachment(STANDARD_INPUT, text, sources, replaced)
+
+
+class _Patient:
+    """Standard input, whoever has set it to block or not."""
+
+    def read(self, size: int) -> bytes:
+        while True:
+            select.select([0], [], [])
+            with contextlib.suppress(BlockingIOError):
+                return os.read(0, size)
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"))
+    return next((name for is_kind, name in kinds if is_kind(mode)), "a file")
+
+
+def _sources(mode: int) -> tuple[str | None, ...]:
+    """The path of the file that it is; ``None`` if the system does not tell."""
+    if not stat.S_ISREG(mode):
+        return ()
+    try:
+        return (os.readlink("/proc/self/fd/0"),)
+    except FileNotFoundError:  # no /proc
+        return (None,)
 
 
 def read_schema(path: str | None, report: Callable[[str], None]) -> str:
@@ -104,8 +173,8 @@ def read_bounded(file: Readable, name: str, limit: int = MAX_BYTES) -> bytes:
         if length > limit:
             raise ShammahError(
                 "file_too_long",
-                f"{name} holds more than {describe_size(limit)}, which no model reads at once.",
-                "Give a part of it: head, tail or grep make one.",
+                f"{name} is larger than {describe_size(limit)}, more than any model reads at once.",
+                "Pass part of it, with head, tail or grep.",
                 exit_code=ExitCode.USAGE,
             )
     return b"".join(pieces)
@@ -121,7 +190,7 @@ def decode_text(data: bytes, name: str) -> tuple[str, int]:
         raise ShammahError(
             "file_not_text",
             f"{name} is not text: it contains NUL bytes.",
-            "Only text can be asked about.",
+            "You can only ask about text.",
             exit_code=ExitCode.USAGE,
         )
     data = data.removeprefix(b"\xef\xbb\xbf")

@@ -12,10 +12,8 @@ from shammah.router.statistics import Label
 
 @dataclass(slots=True)
 class Conversation:
-    """The turns so far, and the system prompt that comes before them.
-
-    ``adapter``: what the local model answers with (see `Wish.adapter`), until it begins anew.
-    """
+    """The turns so far, the system prompt before them, and the adapter that the local model answers
+    with (see `Override.adapter`)."""
 
     system: str = ""
     turns: list[Turn] = field(default_factory=list)
@@ -23,15 +21,13 @@ class Conversation:
     adapter: str = AUTO
 
     def with_question(self, question: str, *, private: bool = False) -> tuple[ChatMessage, ...]:
-        """The messages for a model: system prompt, every answered turn once, the question.
-        Those that are ``private`` are marked so; the gate keeps them from the cloud.
+        """The marked messages for a model: system prompt, every answered turn once, the question.
 
-        An answer that was cut short stays, as far as it came: the person has read it and may
-        refer to it; but one that was going round in circles is left out with its question, or
-        the next would go on so. A question that failed is not repeated. One whose program ended
-        before its answer began goes before the next question, in one message, since two of the
-        user's in a row are not a conversation that chat templates know; not if it alone is
-        private.
+        An answer that was cut short stays: the person has read it and may refer to it. One that
+        was repeating itself is left out with its question, or the next would continue so. A
+        question that failed is not repeated. One whose program ended before its answer began goes
+        before the next question, in one message, since chat templates know no two user messages
+        in a row; not if it alone is private.
         """
         messages: list[ChatMessage] = []
         if self.system:
@@ -51,10 +47,10 @@ class Conversation:
         return tuple(messages)
 
     def add(self, turn: Turn) -> Turn:
-        """Append ``turn``; returns it as it was kept.
+        """Append ``turn``, and return it as appended.
 
-        The local model has seen the private turns and may repeat them, so a turn that it has
-        answered after one is private, too, whatever was asked.
+        The local model has seen the private turns and may repeat them, so what it answers after
+        one is private too.
         """
         if turn.local and self.holds_private:
             turn = replace(turn, private=True)
@@ -62,25 +58,25 @@ class Conversation:
         return turn
 
     def correct(self, better: str, *, private: bool) -> Turn:
-        """Put ``better`` in the place of the last answer; returns the turn as it is then."""
+        """Replace the last answer with ``better``, and return the turn."""
         self.turns[-1] = self.turns[-1].correct(better, private=private)
         return self.turns[-1]
 
     def label(self, label: Label, outcome: str) -> None:
-        """Note what the person says of the answer that the statistics know as ``outcome``."""
+        """Note what the person says of the answer that the statistics name ``outcome``."""
         for at, turn in enumerate(self.turns):
             if outcome and turn.outcome == outcome:
                 self.turns[at] = replace(turn, label=label)
 
     @property
     def holds_private(self) -> bool:
-        """Whether a model that is told everything is told something private."""
+        """Whether the whole conversation holds anything private."""
         system = bool(self.system) and self.system_private
         return system or self.private_turns > 0
 
     @property
     def private_turns(self) -> int:
-        """How many turns the cloud will never be told."""
+        """How many turns never go to the cloud."""
         return sum(turn.private and bool(turn.answer) for turn in self.turns)
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""Questions of one conversation, answered and kept, whoever shows the answers."""
+"""Runs the turns of one conversation, for any sink."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from shammah.terminal.wording import describe_prompt, describe_retrying, describ
 
 
 class Sink(Protocol):
-    """Where an answer goes: a terminal, a pipe, a connection."""
+    """Shows an answer: on a terminal, in a pipe, over a connection."""
 
     def notice(self, text: str, *, urgent: bool) -> None:
-        """Something to show before the answer or within it; ``urgent``: whom to call."""
+        """Show a sentence before the answer or within it; ``urgent``: whom to call."""
 
     def progress(self, text: str, step: Step) -> None:
-        """No text of the answer has come; ``text`` says how far it is with ``step``."""
+        """Show ``text``, which describes ``step``, until the answer begins."""
 
     def piece(self, text: str, turn: TurnInProgress) -> None:
-        """More of the answer."""
+        """Show more of the answer."""
 
     def ended(self, turn: Turn) -> None:
-        """That was all, and it is kept."""
+        """The turn is over, and stored."""
 
 
 class Keeper(Protocol):
-    """What keeps turns (`shammah.history.recorder.Recorder`)."""
+    """Stores turns (`shammah.history.recorder.Recorder`)."""
 
     def begin(self, turn: Turn, conversation: Conversation) -> None: ...
 
@@ -40,10 +40,10 @@ class Keeper(Protocol):
 
 
 class TurnRunner:
-    """Asks the questions of one conversation, and keeps each turn before it is shown as finished.
+    """Asks the questions of one conversation, and stores each turn before it shows it as finished.
 
     Attributes:
-        in_hand: what is being answered; ``None``: nothing.
+        in_hand: the turn that is being answered, if any.
     """
 
     def __init__(self, session: Session, conversation: Conversation, history: Keeper) -> None:
@@ -53,7 +53,7 @@ class TurnRunner:
         self._history = history
 
     def begin(self, prompt: Prompt) -> None:
-        """Take a question in hand, with its mark; `answer` is next."""
+        """Begin a turn, and judge whether it is private; `answer` is next."""
         override = prompt.override
         if override.adapter == AUTO:
             override = replace(override, adapter=self._conversation.adapter)
@@ -62,8 +62,8 @@ class TurnRunner:
         self.in_hand = TurnInProgress(replace(prompt, override=override), mark)
 
     def answer(self, sink: Sink) -> None:
-        """Have what is in hand answered, and keep it. What is raised meanwhile, by the sink or by
-        a signal, ends it: then it is kept as far as it has come."""
+        """Answer the turn in hand, and store it. An exception of the sink or of a signal ends it;
+        what has come by then is stored."""
         turn, talk = self.in_hand, self._conversation
         assert turn is not None
         prompt = turn.prompt
@@ -98,7 +98,7 @@ class TurnRunner:
         sink.ended(kept)
 
     def keep(self) -> Turn | None:
-        """Keep what is in hand, as far as it has come."""
+        """Store the turn in hand as it is."""
         turn, self.in_hand = self.in_hand, None
         if turn is None:
             return None

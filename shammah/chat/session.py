@@ -1,8 +1,7 @@
-"""A frontend's view of its workers, and one question's way to its answer.
+"""A frontend's workers, and one question's way to its answer.
 
-`Session` has the two workers that answer, each kept attached by a `supervision.link.Link`; it
-asks the router, waits where it must, and yields what a person should see. It prints nothing: the
-REPL and ``shammah ask`` render what it yields.
+`Session` asks the router, waits where it must, and yields what a person should see; it prints
+nothing.
 """
 
 from __future__ import annotations
@@ -49,12 +48,11 @@ CANCEL_S = {Target.LOCAL: 0.0, Target.CLOUD: 0.5}
 was shown is counted here, and the person wants the prompt back; Claude's worker knows the cost."""
 
 WAIT_S = 0.5
-"""How often a waiting question looks again even if nothing was heard."""
+"""How often a waiting question looks again if nothing is heard."""
 
 UNHEARD_LOOKS = 36
-"""So many looks (18 s) a question that Claude may answer waits to hear whether the local model is
-ready, if its worker is there. Looks are counted, not seconds: while this process or the whole
-machine stood still, nobody was able to answer."""
+"""So many looks (18 s) a question that Claude may answer waits to hear from a running local worker.
+Looks are counted, not seconds: while the machine stood still, nothing could respond."""
 
 LOCAL_ROLE = "inference"
 CLOUD_ROLE = "cloud"
@@ -62,10 +60,10 @@ CLOUD_ROLE = "cloud"
 
 CANCELLED = Failed("cancelled", "Cancelled.")
 FIXED_TEXT = "a fixed text"
-"""Who answers somebody in danger where no model can, or should."""
+"""The model's name in the answer to someone in danger where no model can, or should, answer."""
 UNHEARD = Notice(
-    f"The inference worker is there, but has not responded for {UNHEARD_LOOKS * WAIT_S:.0f} s: "
-    "Claude is asked instead. `shammah stop inference` ends it; the next question starts another."
+    f"The inference worker has not responded for {UNHEARD_LOOKS * WAIT_S:.0f} s, so Claude is "
+    "asked instead. `shammah stop inference` ends it; the next question starts a new one."
 )
 
 
@@ -141,38 +139,38 @@ class Session:
         self.routing.start()
 
     def start(self, *, local: bool = True, cloud: bool = True) -> None:
-        """Begin to bring the workers up, in the background."""
+        """Start the workers, in the background."""
         if cloud and self.cloud is not None:
             self.cloud.start()
         if local:
             self.local.start()
 
     def use_model(self, model: str, *, take_over: bool = False) -> None:
-        """Have another local model. The worker of the one before ends, and gives its memory
-        back, before this one's begins, unless somebody else uses it (``take_over``: also then)."""
+        """Switch the local model. The old worker ends before the new one starts, unless another
+        frontend uses it (``take_over``: even then)."""
         self.settings = replace(self.settings, model=model)
         before, self.local = self.local, self._local_link()
         before.close()
         (self.local.take_over if take_over else self.local.start)()
 
     def load(self) -> None:
-        """Have the local model, whatever has kept it away before."""
+        """Load the local model, even if it failed before."""
         if isinstance(self.local.state, Failed):
             forget_attempt(attempt_file(self._endpoints.runtime))
         self.local.start(anew=True)
 
     def unload(self) -> str:
-        """End the local model's worker and have its memory back; says what became of it."""
+        """End the local model's worker to free its memory; return a sentence about it."""
         others = self.local.count_others()
         if others:
-            used = "Another terminal uses" if others == 1 else f"{others} other terminals use"
-            return f"{used} it: it stays."
+            used = "another terminal uses" if others == 1 else f"{others} other terminals use"
+            return f"Not unloaded: {used} it."
         if others is None or not self.local.end():
             return "No local model is loaded."
-        return "The local model's memory is free again; the next question loads it."
+        return "Unloaded the local model. The next question loads it again."
 
     def watch(self, on_change: Callable[[], None]) -> None:
-        """Have ``on_change`` called, from other threads, when a worker's state changes."""
+        """Call ``on_change``, from other threads, when a worker's state changes."""
         self._on_change = on_change
 
     def view(self) -> View:
@@ -192,14 +190,13 @@ class Session:
         )
 
     def preview(self, override: Override, tokens: int, view: View) -> RouteDecision | Failed:
-        """Who would answer now, if the conversation has so many ``tokens``. Waits for nothing."""
+        """Who would answer now in a conversation of so many ``tokens``. Waits for nothing."""
         private = override.private or self.gate.private
         return self.routing.preview(replace(override, private=private), tokens, view)
 
     def read_ahead(self, turns: tuple[ChatMessage, ...], adapter: str = AUTO) -> None:
-        """Have the local model, which is ready, read ``turns`` before the next question comes.
-        It may see everything, private turns too. ``adapter``: as `Override` has it. From any
-        thread; waits for nothing."""
+        """Have the ready local model read ``turns``, private ones too, before the next question.
+        ``adapter``: as `Override` has it. From any thread; waits for nothing."""
         peer = self.local.peer
         if peer is not None and self.local.attached:
             with contextlib.suppress(ShammahError):  # too long to be sent: so is the question
@@ -207,7 +204,7 @@ class Session:
                 self._ahead = peer.begin(Prefill(new_request_id(), turns, name))
 
     def reads_ahead(self) -> bool:
-        """Whether the local model is at it; a question need not wait for that."""
+        """Whether the local model is doing so; a question need not wait for that."""
         if self._ahead is not None and self._ahead.ended():
             self._ahead = None
         return self._ahead is not None
@@ -254,7 +251,7 @@ class Session:
             yield from self._end_unanswered(turn, self._advise(unanswered.failure, override))
 
     def _advise(self, failure: Failed, override: Override) -> Failed:
-        """``failure`` with what only this frontend knows of the way out."""
+        """``failure`` with the hint that only this frontend can give."""
         kept = override.target is not Target.LOCAL or override.private or self.gate.never
         if failure.code != TOO_LONG or kept or not self.settings.cloud_configured:
             return failure
@@ -351,13 +348,13 @@ class Session:
         return replace(opened[0], reason=following.reason), *opened[1:]
 
     def _end_hung(self, target: Target, *, wait: bool) -> Iterator[Step]:
-        """End a worker that does nothing any more, so that a new one can take its place."""
+        """End a hung worker, so that a new one can take its place."""
         link = self.cloud if target is Target.CLOUD else self.local
         assert link is not None, "it has answered"
         role, peer = link.spec.role, link.peer
 
         def end() -> None:
-            with contextlib.suppress(ShammahError):  # it is met again when it is needed
+            with contextlib.suppress(ShammahError):  # the next question meets it again
                 stop(role, self._endpoints)
                 if peer is not None:
                     peer.forget_welcome()
@@ -369,7 +366,7 @@ class Session:
             ending.join(WAIT_S)
 
     def interrupt(self) -> None:
-        """End the question in hand. Safe in a signal handler: it only fills queues."""
+        """End the current question. Safe in a signal handler: it only fills queues."""
         self._interrupted = True
         self._signals.put(None)
         if self._generation is not None:
@@ -377,7 +374,7 @@ class Session:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the question in hand was ended by `interrupt`."""
+        """Whether `interrupt` ended the current question."""
         return self._interrupted
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One exchange: what is asked, its answer while it comes, and the finished turn.
+"""One exchange: the prompt, its turn in progress, and the finished turn.
 
 Pure apart from the clocks.
 """
@@ -30,14 +30,11 @@ from shammah.router.route import Override, Question, RouteDecision, Target
 from shammah.router.statistics import Label, loops
 
 CORRECTED = "corrected"
-"""The finish of an answer in whose place the person has put a better one."""
+"""The finish of an answer that the person has replaced with a better one."""
 FAILED = "failed"
 """The finish of an answer that broke off."""
 LEFT = "left"
-"""The finish of an answer that was still coming when the program ended."""
-
-CUT_SHORT = frozenset({"cancelled", "timeout"})
-"""The ends of an answer that has more to say, and may be whole as far as the model is asked."""
+"""The finish of an answer that the end of the program interrupted."""
 
 
 @record
@@ -50,14 +47,14 @@ class Waiting:
 
 @record
 class Notice:
-    """Something to show before the answer or within it; ``urgent``: whom to call."""
+    """A sentence to show before the answer or within it; ``urgent``: whom to call."""
 
     text: str
     urgent: bool = False
 
 
 Step = Notice | Waiting | RouteDecision | Retrying | PromptProgress | Token | Done | Failed
-"""What comes of a question, one after the other. A `RouteDecision` says who is asked now."""
+"""What a session yields for a question. A `RouteDecision` names the backend that is asked now."""
 
 
 @record
@@ -74,28 +71,28 @@ class Prompt:
 
 
 def new_key() -> str:
-    """A name for a turn that no other has."""
+    """Return a unique name for a turn."""
     return os.urandom(8).hex()
 
 
 @record
 class Turn:
-    """A question and what became of it.
+    """A question and its answer, finished.
 
     Attributes:
-        answer: as far as it came; empty if there was none.
+        answer: as far as it came.
         private: neither half ever goes to the cloud.
         end: how it ended; ``None``: the program ended first.
-        decision: who was asked last, why, and what the alternatives were; ``None``: nobody.
-        waited_s: seconds from the question until somebody was asked.
+        decision: the last one; ``None``: no backend was asked.
+        waited_s: seconds until a backend was asked.
         local: any of the answer is the local model's.
         thought: the model has thought aloud.
-        outcome: its name in the statistics; empty: nothing was written down.
+        outcome: its name in the statistics; empty: it has none.
         label: what the person has said of the answer, or done with it.
-        given: what was answered, where ``answer`` is the person's own.
-        stored: target and reason, as the history has them, of a turn from there.
+        given: the model's answer, where ``answer`` is the person's own.
+        stored: target and reason of a turn from the history.
         at: when it ended, in seconds since 1970.
-        key: names the turn, wherever it is kept.
+        key: names the turn, wherever it is stored.
     """
 
     question: str
@@ -115,7 +112,7 @@ class Turn:
 
     @property
     def provenance(self) -> Provenance | None:
-        """Who answered, if the answer came to its end."""
+        """Which model answered, if the answer ended."""
         by = self.end.provenance if isinstance(self.end, Done) else None
         return by if by is not None and by.role else None
 
@@ -149,7 +146,9 @@ class Turn:
     @property
     def complete(self) -> bool:
         """Whether the answer was not cut short."""
-        return self.corrected or (isinstance(self.end, Done) and self.finish not in CUT_SHORT)
+        return self.corrected or (
+            isinstance(self.end, Done) and self.finish not in ("cancelled", "timeout")
+        )
 
     @property
     def whole(self) -> bool:
@@ -158,11 +157,11 @@ class Turn:
 
     @property
     def told(self) -> bool:
-        """Whether later questions come after this turn, for a model."""
+        """Whether a model is sent this turn before later questions."""
         return bool(self.answer) and (self.complete or not loops(self.answer))
 
     def correct(self, better: str, *, private: bool) -> Turn:
-        """The turn with ``better`` in the place of its answer. One that is private stays so."""
+        """The turn with ``better`` as its answer. One that is private stays so."""
         return replace(
             self,
             answer=better,
@@ -175,17 +174,17 @@ class Turn:
 
 @dataclass(slots=True)
 class TurnInProgress:
-    """A question on its way, and what has come of it so far: the one place that collects it.
+    """A question and its answer so far: the one place that collects it.
 
     Attributes:
         mark: whether the question is private, and by which rule.
         override: the prompt's, with that.
         conversation: the messages, of which the last is the question.
         question: what the router has read in it.
-        tokens: how many were generated, by whomever.
-        restarts: how often somebody else, or the same again, has been asked for the rest.
-        trims_nothing: who is asked leaves no earlier turn out, since somebody else could be asked.
-        outcome: what the statistics call the answer.
+        tokens: how many were generated, by any backend.
+        restarts: how often a backend has been asked for the rest.
+        trims_nothing: the backend leaves no earlier turn out, since another could be asked.
+        outcome: its name in the statistics.
         clock: in seconds; ``asked_s``, ``sent_s``, ``first_s`` and ``last_s`` are times of it.
     """
 
@@ -225,7 +224,7 @@ class TurnInProgress:
 
     @property
     def adapter(self) -> str:
-        """That of the local model, if any of the answer is its own; else empty."""
+        """The local model's, if any of the answer is its own; else empty."""
         return self.decision.adapter if self.local and self.decision is not None else ""
 
     @property
@@ -235,11 +234,11 @@ class TurnInProgress:
         return limit if not self.text or limit is None else max(1, limit - self.tokens)
 
     def send(self) -> None:
-        """Somebody is asked for the answer, or for the rest of it, just now."""
+        """Note that a backend is asked now, for the answer or the rest of it."""
         self._before, self.sent_s = self.tokens, self.clock()
 
     def feed(self, step: Step) -> None:
-        """Take in what comes next."""
+        """Take in the next step."""
         match step:
             case RouteDecision():
                 if self.decision is None:
@@ -259,8 +258,8 @@ class TurnInProgress:
                 self.end = step
 
     def cancelled(self, by: Provenance) -> Done:
-        """The end of an answer whose worker does not say in time what it cost. Its input is not
-        known here."""
+        """The end of a cancelled answer whose worker does not report its counts in time. The tokens
+        of its input are not known here."""
         count, span = self.tokens - self._before, self.last_s - self.first_s
         more = count - self._at_first  # what came with the first text took none of that time
         timings = Timings(
@@ -290,7 +289,7 @@ class TurnInProgress:
 
 
 def origin(decision: RouteDecision, state: State | None, cloud_model: str) -> Provenance:
-    """Who is answering, as far as ``state`` of the local model tells it."""
+    """Who is answering, as far as the local model's ``state`` says."""
     if decision.target is Target.CLOUD:
         return Provenance("cloud", cloud_model, engine="anthropic")
     if not isinstance(state, Ready):

@@ -1,4 +1,4 @@
-"""Warming the local model up: it reads what others have answered before the next question comes."""
+"""Warm-up: the local model reads what another model has answered before the next question."""
 
 from __future__ import annotations
 
@@ -15,11 +15,8 @@ from shammah.terminal.wording import short_name
 
 
 class WarmUp:
-    """Has the local model read the conversation when it becomes ready, and after each turn that
-    somebody else has answered, so that the next question waits for nothing but itself.
-
-    `look` may be called from any thread and as often as anything changes.
-    """
+    """Has the local model read the conversation when it becomes ready, and after each turn that it
+    did not answer. `look` may be called from any thread whenever anything changes."""
 
     def __init__(self, session: Session, conversation: Conversation) -> None:
         self._session = session
@@ -30,7 +27,7 @@ class WarmUp:
         self._read = 0
 
     def look(self) -> None:
-        """Have read what there is."""
+        """Warm the model up if there is anything new."""
         with self._lock:
             peer = self._session.local.peer
             event = peer.latest if peer is not None and peer.welcome is not None else None
@@ -38,13 +35,13 @@ class WarmUp:
                 return
             ready = event.status.state
             if ready.fallback and self._session.cloud is not None:
-                return  # Claude goes on, until the model itself is here
+                return  # Claude continues until the model itself is ready
             turns = [turn for turn in self._conversation.turns if turn.told]
             holder = event.run_id, ready.model
             new, self._seen = holder != self._seen, holder
             if new or len(turns) < self._read:
                 self._read = 0
-            others = is_anothers(turns, ready)
+            others = answered_elsewhere(turns, ready)
             unread = others or (bool(turns) and turns[-1].corrected)
             if turns and len(turns) != self._read and (new or unread):
                 self._read = len(turns)
@@ -55,7 +52,7 @@ class WarmUp:
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
-        """Meanwhile nothing is read; afterwards the new turn is."""
+        """Pause meanwhile; look afterwards."""
         self._answering = True
         try:
             yield
@@ -64,18 +61,18 @@ class WarmUp:
             self.look()
 
 
-def is_anothers(turns: Sequence[Turn], ready: Ready) -> bool:
-    """Whether somebody else than the model that is ``ready`` gave the last answer."""
+def answered_elsewhere(turns: Sequence[Turn], ready: Ready) -> bool:
+    """Whether another model than the ``ready`` one gave the last answer."""
     if not turns:
         return False
     by, decision = turns[-1].provenance, turns[-1].decision
     if by is None and decision is not None and decision.target is Target.LOCAL:
-        return False  # it was cut short, and nobody else has said a word
+        return False  # cut short, and no other model has said a word
     return by is None or by.role != "inference" or by.model != ready.model
 
 
 def describe_take_over(ready: Ready, turns: int) -> str:
-    """What the person reads when the local model comes."""
+    """What the person reads when the local model becomes ready."""
     what = "the turn" if turns == 1 else f"the {turns} turns"
     name = short_name(ready.model)
-    return f"The local model ({name}) is ready; it takes over with {what} so far."
+    return f"The local model ({name}) is ready, and has {what} so far."

@@ -13,11 +13,10 @@ import time
 from dataclasses import asdict, dataclass
 
 from shammah.bus.messages import Done, Failed, PromptProgress, Sampling, Token
-from shammah.chat.attachments import compose, decode_text, read_attachment
+from shammah.chat.attachments import compose, decode_text, read_attachment, read_input
 from shammah.chat.conversation import Conversation
 from shammah.chat.runner import TurnRunner
 from shammah.chat.session import CANCELLED, Session
-from shammah.chat.standard_input import read_input
 from shammah.chat.summary import describe_answer, describe_empty
 from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress, Waiting
 from shammah.cli.termination import TerminatedError, raising_terminated

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Timings, Usage
 from shammah.errors import ShammahError
-from shammah.router.contacts import describe_care, describe_help, find_country
+from shammah.router.crisis import describe_care, describe_help, find_country
 from shammah.router.decision import Override, RouteDecision, Target, View, decide
 from shammah.router.question import examine
 from shammah.router.route import Arm, Question, Reason

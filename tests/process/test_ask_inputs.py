@@ -63,7 +63,7 @@ class TestFiles:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"\x7fELF\0", "is not text"), (b"x" * 5_000_000, "holds more than 4.2 MB")],
+    [(b"\x7fELF\0", "is not text"), (b"x" * 5_000_000, "is larger than 4.2 MB")],
     ids=["binary", "long"],
 )
 @pytest.mark.parametrize("where", ["file", "pipe"])
@@ -274,7 +274,7 @@ class TestStandardInput:
                 [*SHAMMAH, *ASK, "hello"], stdin=nowhere, capture_output=True, timeout=LIMIT_S
             )
         assert (ended.returncode, ended.stdout) == (2, b"")
-        assert b"Standard input cannot be read: " in ended.stderr
+        assert b"Can't read standard input: " in ended.stderr
 
 
 class Closing:

@@ -80,7 +80,7 @@ def test_unload_gives_the_memory_back_and_a_question_loads_again(
     terminal: Terminal, sandbox: Sandbox
 ) -> None:
     terminal.ask("/unload")
-    terminal.expect("memory is free again")
+    terminal.expect("Unloaded the local model")
     until(lambda: sandbox.holder() is None, "the worker has ended")
     terminal.ask("/unload")
     terminal.expect("No local model is loaded")
@@ -90,7 +90,7 @@ def test_unload_gives_the_memory_back_and_a_question_loads_again(
 
 def test_load_brings_it_back_before_the_question(terminal: Terminal, sandbox: Sandbox) -> None:
     terminal.ask("/unload")
-    terminal.expect("memory is free again")
+    terminal.expect("Unloaded the local model")
     terminal.ask("/load")
     until(lambda: sandbox.holder() is not None, "a worker is there again")
 
@@ -100,5 +100,5 @@ def test_what_another_terminal_uses_stays(
 ) -> None:
     connect(program="repl")
     terminal.ask("/unload")
-    terminal.expect("Another terminal uses it: it stays")
+    terminal.expect("Not unloaded: another terminal uses it")
     assert sandbox.holder() is not None

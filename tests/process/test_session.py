@@ -362,7 +362,7 @@ def test_unload_does_not_end_what_another_has_just_attached_to(
     monkeypatch.setattr(Connection, "events", lambda connection, **_: iter(()))
     monkeypatch.setattr(client, "PING_S", 2 * LIMIT_S)  # a pong would tell it as well
     connect(program="repl")
-    assert session.unload() == "Another terminal uses it: it stays."
+    assert session.unload() == "Not unloaded: another terminal uses it."
     assert echo.alive()
 
 
@@ -387,7 +387,7 @@ def test_unload_and_load_at_once_are_an_end_and_a_beginning(
 
     monkeypatch.setattr(Connection, "changes", seen_late)
     try:
-        assert "memory is free again" in session.unload()
+        assert "Unloaded the local model" in session.unload()
         assert echo.wait() == 0
         assert session.unload() == "No local model is loaded."
         session.load()
@@ -409,7 +409,7 @@ def test_a_worker_that_unload_had_to_kill_is_not_started_by_itself(
     changes: queue.SimpleQueue[bool] = queue.SimpleQueue()
     session.watch(lambda: changes.put(peer.latest is None))
     echo.freeze()
-    assert "memory is free again" in session.unload()
+    assert "Unloaded the local model" in session.unload()
     while not changes.get(timeout=LIMIT_S):
         pass  # until the loss was seen, and what it leads to has begun
     assert session.local.resting

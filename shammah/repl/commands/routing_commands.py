@@ -11,9 +11,8 @@ from shammah.errors import ShammahError, UsageError
 from shammah.privacy import split_prefix
 from shammah.privacy.gate import NEVER, Gate
 from shammah.repl.commands import feedback_commands
-from shammah.router.comparison import QUESTION, Verdict, labels, parse_verdict
 from shammah.router.decision import NO_KEY, Override, Reason, Target
-from shammah.router.statistics import Label
+from shammah.router.statistics import QUESTION, Label, Verdict, labels, parse_verdict
 from shammah.terminal.wording import printable
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ class World:
 def test_it_takes_over_once_with_private_turns_too() -> None:
     world = World(answered("a", "b", CLAUDE), answered("c", "d", CLAUDE, private=True))
     assert world.be(Loading("org/m", "s", 0, 1)) == []
-    said = "The local model (m) is ready; it takes over with the 2 turns so far."
+    said = "The local model (m) is ready, and has the 2 turns so far."
     assert world.be(READY) == [said]
     assert [[one.content for one in turns] for turns in world.read] == [["a", "b", "c", "d"]]
     assert world.be(READY) == []

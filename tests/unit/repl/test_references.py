@@ -94,7 +94,7 @@ def test_bytes_that_are_no_text_are_told(files: Path, told: list[str]) -> None:
 def test_a_file_that_is_too_large_is_not_read(files: Path) -> None:
     with (files / "big").open("wb") as big:
         big.truncate(10**12)
-    assert "big holds more than" in refusal("@big").message
+    assert "big is larger than" in refusal("@big").message
 
 
 def test_a_fence_is_longer_than_any_in_the_file(files: Path) -> None:

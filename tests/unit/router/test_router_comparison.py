@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shammah.router.comparison import Verdict, labels, parse_verdict
-from shammah.router.statistics import Label
+from shammah.router.statistics import Label, Verdict, labels, parse_verdict
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ import sys
 import pytest
 
 from shammah.bus.messages import ChatMessage
-from shammah.router import contacts, crisis
-from shammah.router.contacts import describe_help, find_country
-from shammah.router.crisis import Danger, Language, detect_danger
+from shammah.router import crisis
+from shammah.router.crisis import Danger, Language, describe_help, detect_danger, find_country
 from shammah.router.question import examine
 from tests.data import DATA
 
@@ -206,7 +205,7 @@ def test_help_is_that_of_the_country_or_of_everywhere() -> None:
 
 
 def test_every_country_has_help_of_every_kind() -> None:
-    document = json.loads(contacts.DATA.read_text("utf-8"))
+    document = json.loads(crisis.HELP.read_text("utf-8"))
     document.pop("about")
     for country, help_there in document.items():
         assert set(help_there) == {"emergency", *Danger}, country
