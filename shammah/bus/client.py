@@ -7,7 +7,6 @@ on, keeps the worker's latest snapshot, and ends every open request when the wor
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import socket
 import threading
@@ -41,6 +40,7 @@ from shammah.bus.messages import (
     Work,
     WorkReply,
 )
+from shammah.bus.messages import new_request_id as new_request_id
 from shammah.errors import ShammahError
 
 R = TypeVar("R")
@@ -57,10 +57,6 @@ seconds on the slowest machine) before it counts as stuck."""
 
 TICK_MS = 100
 RESTARTING = "Ask again: it is being restarted."
-
-
-def new_request_id() -> str:
-    return os.urandom(8).hex()
 
 
 def is_notice(event: Event, newest: Mapping[str, Event]) -> bool:

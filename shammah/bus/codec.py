@@ -6,11 +6,12 @@ type, and anything else raises `ProtocolError`.
 
 from __future__ import annotations
 
+import operator
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import msgpack
@@ -124,38 +125,28 @@ def _field_decoders(cls: type) -> dict[str, tuple[Decoder, bool]]:
 
 def _decoder(annotation: Any) -> Decoder:
     """The function that checks one field's value against its annotation."""
-    if isinstance(annotation, types.UnionType):
-        return _union_decoder(typing.get_args(annotation))
+    union = isinstance(annotation, types.UnionType)
+    members = typing.get_args(annotation) if union else (annotation,)
+    given = tuple(member for member in members if member is not types.NoneType)
+    if len(given) < len(members):
+        decoder = _decoder(reduce(operator.or_, given))
+        return lambda value: None if value is None else decoder(value)
     if typing.get_origin(annotation) is tuple:
         item = _decoder(typing.get_args(annotation)[0])
         return lambda value: tuple(item(entry) for entry in _expect(list, value))
-    if isinstance(annotation, type) and is_dataclass(annotation):
-        return _instance_decoder((annotation,))
+    if is_dataclass(given[0]):
+        return lambda value: _decode_instance(value, given)
     if annotation is float:
         # An int is a valid float on the wire; a bool is neither.
         return lambda value: float(value) if type(value) is int else _expect(float, value)
     return lambda value: _expect(annotation, value)
 
 
-def _union_decoder(members: tuple[Any, ...]) -> Decoder:
-    classes = tuple(m for m in members if isinstance(m, type) and is_dataclass(m))
-    if classes:
-        decoder = _instance_decoder(classes)
-        optional = types.NoneType in members
-        return lambda value: None if optional and value is None else decoder(value)
-    (scalar,) = (member for member in members if member is not types.NoneType)
-    decoder = _decoder(scalar)
-    return lambda value: None if value is None else decoder(value)
-
-
-def _instance_decoder(classes: tuple[type, ...]) -> Decoder:
-    def decode_instance(value: Any) -> Any:
-        instance = _decode_map(value)
-        if type(instance) not in classes:
-            raise ValueError(f"a {type(instance).__name__} does not belong here")
-        return instance
-
-    return decode_instance
+def _decode_instance(value: Any, classes: tuple[type, ...]) -> Any:
+    instance = _decode_map(value)
+    if type(instance) not in classes:
+        raise ValueError(f"a {type(instance).__name__} does not belong here")
+    return instance
 
 
 def _expect(expected: type, value: Any) -> Any:

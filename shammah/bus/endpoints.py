@@ -29,7 +29,6 @@ SOCKET_MAX_BYTES = 2 * MAX_FRAME_BYTES
 SUN_PATH_BYTES = 104
 """``sun_path`` on macOS, with its final zero byte; Linux has 108."""
 
-
 LOCK_S = 10.0
 LOCK_PAUSE_S = 0.02
 
@@ -61,12 +60,9 @@ def open_endpoints(environ: Mapping[str, str], uid: int | None = None) -> Endpoi
             its own, cannot be made, or has a name too long for a socket.
     """
     uid = os.getuid() if uid is None else uid
-    xdg = environ.get("XDG_RUNTIME_DIR", "")
-    runtime = (
-        Path(xdg, "shammah")
-        if os.path.isabs(xdg) and os.path.isdir(xdg)
-        else Path(f"/tmp/shammah-{uid}")
-    )
+    runtime, xdg = Path(f"/tmp/shammah-{uid}"), environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(xdg) and os.path.isdir(xdg):
+        runtime = Path(xdg, "shammah")
     longest = len(os.fsencode(runtime / "inference.events")) + 1
     if longest > SUN_PATH_BYTES:
         raise _refused(runtime, f"its path has {longest} bytes, a socket allows {SUN_PATH_BYTES}")
@@ -85,12 +81,9 @@ def open_endpoints(environ: Mapping[str, str], uid: int | None = None) -> Endpoi
 
 
 def _refused(runtime: Path, why: str, hint: str = "") -> ShammahError:
-    return ShammahError(
-        "runtime_directory",
-        f"Can't use the socket directory {runtime}: {why}.",
-        hint or "Remove it, or set XDG_RUNTIME_DIR to a directory of yours with a short path.",
-        exit_code=ExitCode.USAGE,
-    )
+    hint = hint or "Remove it, or set XDG_RUNTIME_DIR to a directory of yours with a short path."
+    what = f"Can't use the socket directory {runtime}: {why}."
+    return ShammahError("runtime_directory", what, hint, exit_code=ExitCode.USAGE)
 
 
 def refused(path: Path, error: OSError) -> ShammahError:

@@ -17,6 +17,7 @@ All times are seconds.
 
 from __future__ import annotations
 
+import os
 from types import UnionType
 
 from shammah.bus import training, transfers
@@ -27,6 +28,10 @@ from shammah.bus.transfers import Transferring
 PROTOCOL = 4
 """Compared on both sides in Hello/Welcome. Raised when an older peer would misunderstand a newer
 one, not when a field with a default is added."""
+
+
+def new_request_id() -> str:
+    return os.urandom(8).hex()
 
 
 # --- how a worker is ------------------------------------------------------------------------

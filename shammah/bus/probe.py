@@ -5,7 +5,6 @@ This is most of what a status line in a shell prompt costs.
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TypeVar
 
@@ -14,7 +13,7 @@ import zmq
 from shammah.bus import codec
 from shammah.bus.connection import RECONNECT_MAX_MS, RECONNECT_MS
 from shammah.bus.endpoints import SOCKET_MAX_BYTES, Endpoints, lock_holder
-from shammah.bus.messages import Event, Failed, GetStatus, Replay, Replayed
+from shammah.bus.messages import Event, Failed, GetStatus, Replay, Replayed, new_request_id
 from shammah.errors import ShammahError
 
 ANSWER_S = 5.0
@@ -35,7 +34,7 @@ def ask_status(endpoints: Endpoints, role: str) -> Event:
     Raises:
         ShammahError: ``worker_silent``, ``worker_gone`` or what the worker answered with Failed.
     """
-    return _ask(endpoints, role, GetStatus(_new_id()), Event)
+    return _ask(endpoints, role, GetStatus(new_request_id()), Event)
 
 
 def ask_events(endpoints: Endpoints, role: str) -> Replayed:
@@ -44,11 +43,7 @@ def ask_events(endpoints: Endpoints, role: str) -> Replayed:
     Raises:
         ShammahError: ``worker_silent``, ``worker_gone`` or what the worker answered with Failed.
     """
-    return _ask(endpoints, role, Replay(_new_id()), Replayed)
-
-
-def _new_id() -> str:
-    return os.urandom(8).hex()
+    return _ask(endpoints, role, Replay(new_request_id()), Replayed)
 
 
 def _ask(

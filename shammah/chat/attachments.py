@@ -14,7 +14,6 @@ import os
 import select
 import stat
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from shammah.bus.record import record
 from shammah.errors import ExitCode, ShammahError
@@ -65,7 +64,7 @@ def read_attachment(path: str, report: Callable[[str], None]) -> Attachment:
         with file, announced(report, f"Waiting for the end of {path}."):
             if stat.S_ISDIR(os.fstat(file.fileno()).st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            data = read_bounded(file, path)
+            data = read_bounded(file.read, path)
     except OSError as error:
         raise ShammahError(
             "file_unreadable",
@@ -100,7 +99,7 @@ def read_input(
             return None
         waiting = f"Waiting for the end of standard input ({_kind(mode)}); -n ignores it."
         with announced(report, waiting):
-            data = read_bounded(_Patient(), STANDARD_INPUT)
+            data = read_bounded(_read_patiently, STANDARD_INPUT)
     except OSError as error:
         why = f"Can't read standard input: {error.strerror}."
         raise ShammahError("file_unreadable", why, exit_code=ExitCode.USAGE) from error
@@ -109,14 +108,12 @@ def read_input(
     return Attachment(STANDARD_INPUT, text, sources, replaced)
 
 
-class _Patient:
-    """Standard input, whoever has set it to block or not."""
-
-    def read(self, size: int) -> bytes:
-        while True:
-            select.select([0], [], [])
-            with contextlib.suppress(BlockingIOError):
-                return os.read(0, size)
+def _read_patiently(size: int) -> bytes:
+    """Read standard input, even if another program has set it not to block."""
+    while True:
+        select.select([0], [], [])
+        with contextlib.suppress(BlockingIOError):
+            return os.read(0, size)
 
 
 def _kind(mode: int) -> str:
@@ -153,21 +150,15 @@ def read_schema(path: str | None, report: Callable[[str], None]) -> str:
     return json.dumps(schema, ensure_ascii=False)
 
 
-class Readable(Protocol):
-    """What bytes come from."""
-
-    def read(self, size: int, /) -> bytes | None: ...
-
-
-def read_bounded(file: Readable, name: str, limit: int = MAX_BYTES) -> bytes:
-    """Everything in ``file``, which may be endless.
+def read_bounded(read: Callable[[int], bytes | None], name: str, limit: int = MAX_BYTES) -> bytes:
+    """Everything that ``read`` returns, which may be endless.
 
     Raises:
         ShammahError: ``file_too_long``.
     """
     pieces: list[bytes] = []
     length = 0
-    while piece := file.read(65536):
+    while piece := read(65536):
         pieces.append(piece)
         length += len(piece)
         if length > limit:

@@ -292,16 +292,15 @@ def origin(decision: RouteDecision, state: State | None, cloud_model: str) -> Pr
     """Who is answering, as far as the local model's ``state`` says."""
     if decision.target is Target.CLOUD:
         return Provenance("cloud", cloud_model, engine="anthropic")
-    if not isinstance(state, Ready):
-        return Provenance("inference", "", adapter=decision.adapter)
+    known = state if isinstance(state, Ready) else Ready("")
     return Provenance(
         role="inference",
-        model=state.model,
-        revision=state.revision,
-        engine=state.engine,
-        device=state.device,
-        dtype=state.dtype,
-        fallback=state.fallback,
+        model=known.model,
+        revision=known.revision,
+        engine=known.engine,
+        device=known.device,
+        dtype=known.dtype,
+        fallback=known.fallback,
         adapter=decision.adapter,
-        quantization=state.quantization,
+        quantization=known.quantization,
     )

@@ -117,7 +117,7 @@ class Rules:
     def prepare(self) -> None:
         """Compile the patterns that most texts never reach, so that the first one that does, such
         as an answer with a year in it, is not kept waiting (about 15 ms)."""
-        self._examine(PREPARING)
+        self.mark(PREPARING)
 
     def _examine(self, text: str) -> Mark:
         reasons = (why for form in forms(text) for check, why in self._checks if check(form))

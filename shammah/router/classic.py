@@ -54,10 +54,9 @@ class ClassicState:
 
     def learn_local(self, category: Category, ok: bool) -> ClassicState:
         """After an answer of the local model."""
-        count = self.categories.get(category, CategoryCount())
-        count = CategoryCount(
-            count.local_attempts + 1, count.successes + ok, count.failures + (not ok)
-        )
+        old = self.categories.get(category, CategoryCount())
+        tried, good, bad = old.local_attempts + 1, old.successes + ok, old.failures + (not ok)
+        count = CategoryCount(tried, good, bad)
         return replace(
             self,
             total_queries=self.total_queries + 1,
@@ -80,9 +79,7 @@ class ClassicState:
             threshold *= RAISE
         samples = self.min_samples
         if self.total_queries > 100:
-            samples = min(samples, 2)
-        if self.total_queries > 500:
-            samples = min(samples, 1)
+            samples = min(samples, 1 if self.total_queries > 500 else 2)
         return replace(
             self, confidence_threshold=min(MOST, max(LEAST, threshold)), min_samples=samples
         )

@@ -1,7 +1,6 @@
-"""The decision. Pure: what is known goes in, who answers and why comes out.
+"""The decision: which backend answers, and why. Pure; docs/ROUTING.md has it as a table.
 
-Order: what must stay here, who may be in danger, what the person asked for, who is ready, what
-fits, what has worked, and now and then another try. docs/ROUTING.md has it as a table.
+Order: privacy, danger, the person's override, readiness, fit, what has worked, exploration.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ from shammah.router.statistics import Snapshot
 from shammah.settings.model import RouterSettings
 
 BUSY_AT = 8
-"""A local model with so many questions in hand is busy, however fast it was."""
+"""A local model with so many questions to answer is busy, however fast."""
 
 UNREACHABLE = frozenset({"cloud_unreachable"})
-"""The failures that say that there is no network, rather than that Claude is in trouble."""
+"""The failures that mean no network, rather than trouble at Claude's."""
 
 LEAST_TOKENS = 0.5
-"""The share of the estimated tokens that a text has at least. Between that and what is estimated
-the local model is asked, and counts."""
+"""The least share of the estimated tokens that a text really has. Between that and the estimate the
+local model counts."""
 
 CLASSIC = "classic"
 
-UNFIT = Failed("unfit", "No model here should answer somebody who may be in danger.")
-"""The fallback model, and whatever may turn out to be it. `Session` has words instead."""
+UNFIT = Failed("unfit", "No available model should answer someone who may be in danger.")
+"""For the fallback model, or what may turn out to be it. `Session` has a fixed text instead."""
 
 NO_KEY = Failed(
     "cloud_not_configured",
-    "Claude cannot be asked: no API key is set.",
+    "Can't ask Claude: no API key is set.",
     "Set ANTHROPIC_API_KEY, or cloud.api_key in config.toml.",
 )
 
@@ -44,15 +43,7 @@ NO_KEY = Failed(
 def decide(
     question: Question, override: Override, view: View, snapshot: Snapshot, rules: RouterSettings
 ) -> RouteDecision | Failed:
-    """Who answers now, or why nobody can.
-
-    Args:
-        question: what is asked (`question.examine`).
-        wish: what the person said.
-        view: how the workers are.
-        snapshot: what became of earlier answers.
-        rules: the settings.
-    """
+    """Return which backend answers now, or why none can."""
     return _Case(question, override, view, snapshot, rules).decide()
 
 
@@ -87,7 +78,7 @@ class _Case:
         if self.override.target is Target.CLOUD:
             return self._cloud_as_requested()
         if self.view.local is None and not self.view.local_silent and self._obstacle() is None:
-            # It may be ready: a question must not leave because it has not been heard yet.
+            # It may be ready: a question must not leave before it has been heard.
             return self._decided(Target.LOCAL, Reason.MODEL_UNKNOWN, wait=True)
         if not isinstance(self.view.local, Ready) or self.view.local.fallback:
             return self._cloud_if_possible(self._absence())
@@ -97,13 +88,13 @@ class _Case:
         return self._cloud_if_possible(objection)
 
     def _absence(self) -> Reason:
-        """Why the local model, which is not ready, cannot answer now."""
+        """Why the local model is not ready."""
         if self.view.local is not None:
             return Reason.MODEL_NOT_READY
         return Reason.MODEL_SILENT if self.view.local_silent else Reason.MODEL_UNKNOWN
 
     def _objection(self, ready: Ready) -> Reason | None:
-        """Why the local model, which is ready, should not answer."""
+        """Why the ready local model should not answer."""
         if ready.context_length and self.question.tokens * LEAST_TOKENS > ready.context_length:
             return Reason.CONTEXT_TOO_LONG
         if self.view.local_active >= BUSY_AT:
@@ -114,7 +105,7 @@ class _Case:
         return measured.objection(*self._alternatives())
 
     def _explores(self, objection: Reason) -> bool:
-        """Whether the local model gets another chance, within the budget."""
+        """Whether the local model gets another try, within the budget."""
         if objection not in (Reason.LOW_CONFIDENCE, Reason.NO_MATCH):
             return False
         if self.snapshot.explored >= 1 + self.rules.exploration * self.snapshot.answers:
@@ -151,14 +142,14 @@ class _Case:
         if isinstance(view.cloud, Failed):
             return Reason.CLOUD_FAILED
         if view.cloud_failure is None or not self._local_is_near():
-            return None  # it has failed, but there is nobody else to ask
+            return None  # it has failed, but there is no other backend
         return Reason.OFFLINE if view.cloud_failure.code in UNREACHABLE else Reason.CLOUD_FAILED
 
     def _local_is_near(self) -> bool:
         return _inability(self.view.local) is None and not isinstance(self.view.local, Downloading)
 
     def _local(self, reason: Reason) -> RouteDecision | Failed:
-        """The local model, now or when it is ready; its own words if it never will be."""
+        """The local model, now or when it is ready; its failure if it never will be."""
         failure = _inability(self.view.local)
         if failure is not None:
             return failure

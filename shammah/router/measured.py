@@ -1,10 +1,9 @@
 """The measured policy: local where the local model has shown that it is good enough. Pure.
 
-Good enough: of what is known, the lower bound on the share of good answers is at least
-`GOOD_ENOUGH`, or at least what is expected of the cloud. A backend that nothing is known of
-has a prior, as if it had answered some questions already; a new model, quantisation or adapter
-begins with it again. So from an empty state everything is local, and a category goes to the
-cloud after about three bad answers in a row.
+Good enough: the lower bound on the share of good answers is at least `GOOD_ENOUGH`, or at least
+what is expected of the cloud. A new backend (model, quantisation or adapter) begins with a prior,
+as if it had already answered some questions. So from an empty state everything is local, and a
+category goes to the cloud after about three bad answers in a row.
 """
 
 from __future__ import annotations
@@ -18,14 +17,13 @@ from shammah.router.route import Alternative, Arm, Category, Reason, Target
 from shammah.router.statistics import Snapshot, wilson
 
 Z = 1.0
-"""The bound is one standard error below what was seen: true five times of six."""
+"""The bound is one standard error below the observed share: true five times of six."""
 GOOD_ENOUGH = 0.6
 """The least that the original's threshold could fall to."""
 PATIENCE_S = 20.0
-"""A first token that is expected later than this, and not from the cloud, is too late."""
+"""A local first token expected later than this, and later than the cloud's, is too late."""
 DOUBTFUL, KNOWN_BAD = 3.0, 0.1
-"""How much more an arm is explored that may well be good enough, by its upper bound, and how
-much less one that is not."""
+"""Factors of exploration for an arm whose upper bound is good enough, and for one whose is not."""
 
 
 PRIORS = {Target.LOCAL: (9.0, 10.0), Target.CLOUD: (19.0, 20.0)}
@@ -59,8 +57,7 @@ _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s?([BbMm])(?![A-Za-z])")
 def forecast(
     arm: Arm, snapshot: Snapshot, obstacle: Reason | None, ahead: int, *, sums: bool = False
 ) -> Alternative:
-    """What is to be expected of an arm; ``ahead`` questions come before this one; ``sums``: it is
-    to calculate."""
+    """What to expect of an arm that has ``ahead`` questions to answer first."""
     tally, (successes, trials) = snapshot.tally(arm), PRIORS[arm.target]
     guessed = trials * guess_quality(arm, sums=sums) + tally.successes
     trials += tally.trials
@@ -97,7 +94,7 @@ def curiosity(local: Alternative, snapshot: Snapshot) -> float:
 
 
 def guess_quality(arm: Arm, *, sums: bool) -> float:
-    """The share of good answers, 0 to 1. ``sums``: the question is to calculate."""
+    """The expected share of good answers, 0 to 1. ``sums``: to arithmetic."""
     if arm.target is Target.CLOUD:
         return CLOUD
     size = size_of(arm.model)

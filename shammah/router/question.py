@@ -21,7 +21,7 @@ MESSAGE_TOKENS = 5
 
 
 _READ = 4000
-"""Characters that are looked at: what kind it is stands at the beginning."""
+"""Characters to look at: the kind shows at the beginning."""
 _SUM = re.compile(
     r"\d\s*(?:[+*/\u00d7\u00f7^%]|plus|minus|times|divided by|mod)\s*\(?\d|\d\s+-\s+\(?\d",
     re.IGNORECASE,
@@ -42,13 +42,13 @@ def estimate_tokens(conversation: tuple[ChatMessage, ...]) -> int:
 
 
 def is_sum(text: str) -> bool:
-    """Whether a question is to calculate with numbers."""
+    """Whether a question is arithmetic."""
     return _SUM.search(text) is not None
 
 
 class _Pattern:
-    """A regular expression, compiled at its first use: most of what imports this module asks
-    nothing, and all of them together take longer to compile than the rest to load."""
+    """A regular expression, compiled at its first use: together they take longer to compile than
+    the rest of a start that may ask nothing."""
 
     def __init__(self, source: str, flags: re.RegexFlag) -> None:
         self._source = source

@@ -30,38 +30,23 @@ class Target(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a target was chosen; the words stand in every answer's provenance."""
+    """Why a target was chosen; docs/ROUTING.md says what each means."""
 
     PRIVATE = "private"
-    """The question must not leave this machine."""
     CRISIS = "crisis"
-    """Somebody may be in danger: the best answer there is, and whom to call."""
     USER = "user"
-    """The person said which."""
     MODEL_READY = "model_ready"
-    """The local model is there and good enough: private, free, knows the conversation."""
     MODEL_NOT_READY = "model_not_ready"
-    """The local model is still coming up (or cannot), so Claude answers."""
     MODEL_UNKNOWN = "model_unknown"
-    """Nothing is known of the local model yet: the question waits to hear. No answer has this."""
     MODEL_SILENT = "model_silent"
-    """The local model's worker is there and has said nothing for too long, so Claude answers."""
     CONTEXT_TOO_LONG = "context_too_long"
-    """The conversation is longer than what the local model can hold."""
     BUSY = "busy"
-    """The local model would keep the question waiting for too long."""
     LOW_CONFIDENCE = "low_confidence"
-    """The local model has not done well enough at questions like this one."""
     NO_MATCH = "no_match"
-    """The classic policy has not seen enough local successes at questions like this one."""
     EXPLORATION = "exploration"
-    """The numbers say Claude, but the local model gets another chance now and then."""
     NO_CLOUD = "no_cloud"
-    """Claude would have been asked, but no key is set."""
     OFFLINE = "offline"
-    """Claude would have been asked, but could not be reached a moment ago."""
     CLOUD_FAILED = "cloud_failed"
-    """Claude would have been asked, but failed a moment ago."""
 
 
 AUTO, OFF = "auto", "off"
@@ -69,8 +54,8 @@ AUTO, OFF = "auto", "off"
 
 @record
 class Override:
-    """What the person asked for: a target, whether the question is private, and the local
-    model's ``adapter``: the one in service (``auto``), none (``off``), or one by its name."""
+    """What the person asked for: a target, privacy, and the local model's ``adapter``: the active
+    one (``auto``), none (``off``), or a name."""
 
     target: Target | None = None
     private: bool = False
@@ -81,12 +66,10 @@ class Override:
 class View:
     """The workers as the frontend sees them.
 
-    ``None`` for ``local``: unknown, which is not the same as not ready; ``local_silent``: it has
-    been for so long that no question waits for it any more. ``cloud_configured``: there is a
-    key; then ``cloud`` may be ``None``, too. ``cloud_model`` is the one that would be asked,
-    ``cloud_failure`` how its last answer failed, while that was a moment ago, and
-    ``local_active`` how many questions of others the local model has in hand. ``adapter``: what
-    the local model would answer with.
+    ``local`` of ``None``: unknown, which is not the same as not ready; ``local_silent``: for so
+    long that no question waits for it. ``cloud_configured``: there is a key. ``cloud_failure``: how
+    its last answer failed, if recently. ``local_active``: how many questions of others the local
+    model is answering; ``adapter``: what it would answer with.
     """
 
     local: State | None
@@ -101,9 +84,9 @@ class View:
 
 @record
 class Question:
-    """What the router knows of a question: its kind, whether somebody may be in danger, and
-    how many ``tokens`` the whole conversation with it has, roughly. ``chance`` is the number
-    from 0 to 1 that was drawn for it; 1 explores nothing."""
+    """What the router knows of a question: its kind, whether someone may be in danger, about how
+    many ``tokens`` the conversation with it has, and whether it is arithmetic. ``chance`` is a
+    random number from 0 to 1; 1 explores nothing."""
 
     category: Category = Category.OTHER
     danger: Danger | None = None
@@ -114,11 +97,8 @@ class Question:
 
 @record
 class Arm:
-    """Who may answer a kind of question: what success is counted for.
-
-    A local model with another quantisation or adapter is another one. ``model`` is empty while
-    it is not known.
-    """
+    """A backend for a kind of question: what success is counted for. Another quantisation or
+    adapter makes another arm; ``model`` is empty while unknown."""
 
     category: Category
     target: Target
@@ -134,13 +114,12 @@ class Arm:
 
 @record
 class Alternative:
-    """What was to be expected of one backend at the time of the decision.
+    """What was expected of one backend at the time of the decision.
 
-    ``quality`` is the expected share of good answers, ``bound`` what it is at least (both 0 to
-    1), ``trust`` that bound with the benefit of the doubt, which decides. ``evidence`` is the
-    weight of the labels behind them, in answers. ``ttft_s`` (seconds), ``tokens_per_second`` and
-    ``cost`` (US dollars) are 0 while nothing was measured. ``obstacle``: why it could not be
-    asked at all.
+    ``quality`` is the expected share of good answers, ``bound`` its lower bound (both 0 to 1),
+    ``trust`` that bound with the benefit of the doubt, which decides. ``evidence`` is the weight of
+    the labels behind them, in answers. ``ttft_s`` (seconds), ``tokens_per_second`` and ``cost`` (US
+    dollars) are 0 if unmeasured. ``obstacle``: why it could not be asked at all.
     """
 
     arm: Arm
@@ -168,11 +147,10 @@ class RouteDecision:
     alternatives: tuple[Alternative, ...] = ()
 
     def alternative(self, target: Target) -> Alternative | None:
-        """What was expected of ``target``."""
         return next((one for one in self.alternatives if one.arm.target is target), None)
 
     @property
     def adapter(self) -> str:
-        """What the target answers with beside its model; empty: nothing."""
+        """The target's adapter; empty: none."""
         chosen = self.alternative(self.target)
         return chosen.arm.adapter if chosen else ""

@@ -1,8 +1,7 @@
-"""The router of one frontend: the decisions, and what becomes of the answers.
+"""The router of one frontend: it decides, and records the outcomes.
 
-Decisions are made from a snapshot in memory. The file behind it is opened, read and written in
-the background, so that no question waits for a disk or for another frontend; when it cannot be
-used, this frontend remembers for itself and says so once.
+Decisions are made from a snapshot in memory. Its file is read and written in the background; if it
+cannot be used, this frontend keeps its own record and says so once.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ if TYPE_CHECKING:
     from shammah.router.store import Store
 
 FIRST_READ_S = 0.005
-"""What a decision waits for the statistics, if they are not there yet."""
+"""How long the first decision waits for the statistics."""
 CLOSE_S = 1.0
-"""What leaving waits for the last outcome to be written."""
+"""How long leaving waits for the last outcome to be written."""
 FAILURE_S = 30.0
-"""For so long after a failure of the cloud a local model that is ready is preferred."""
+"""How long after a failure of the cloud a ready local model is preferred."""
 NO_VERDICT = frozenset(
     {
         "adapter_damaged",
@@ -59,17 +58,18 @@ NO_VERDICT = frozenset(
         "schema_not_enforced",
     }
 )
-"""Failures that say something about one question, and nothing about who was asked."""
+"""Failures of the question, not of the backend."""
 
 
 class Routing:
     """Decides, and learns. `start` it when there is time, `close` it at the end.
 
     Args:
-        complain: told from another thread: what was mended, and once why nothing is remembered.
+        complain: given sentences, from another thread: what was repaired, and once why nothing is
+            recorded.
 
     Attributes:
-        ready: what is known has been read, or cannot be.
+        ready: the statistics have been read, or cannot be.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Routing:
         self._failure: tuple[Failed, float] | None = None
 
     def start(self) -> None:
-        """Begin to read what is known, in the background. Does nothing the second time."""
+        """Start reading the statistics, in the background. Does nothing the second time."""
         if not self._writer.begun:
             self._writer.put(self._open_store)
 
@@ -100,22 +100,21 @@ class Routing:
         return replace(examine(conversation), chance=random.random())
 
     def help_text(self, question: Question) -> str:
-        """Whom to call; empty when nobody seems to be in danger."""
+        """Whom to call; empty if nobody seems to be in danger."""
         danger = question.danger
         return describe_help(danger, find_country(self._environ)) if danger else ""
 
     def care_text(self, question: Question) -> str:
-        """What to say to somebody in danger if nobody answers; empty when nobody seems to be."""
+        """What to say to someone in danger if no model answers; empty if nobody seems to be."""
         return describe_care(question.danger) if question.danger else ""
 
     def decide(self, question: Question, override: Override, view: View) -> RouteDecision | Failed:
-        """Who answers now, or why nobody can."""
         self.ready.wait(FIRST_READ_S)  # meanwhile the workers are attached
         return self._decide(question, override, view)
 
     def preview(self, override: Override, tokens: int, view: View) -> RouteDecision | Failed:
-        """Who would answer a question of no special kind now, in a conversation of so many
-        ``tokens``. Waits for nothing, and no dice are thrown."""
+        """Who would answer an ordinary question now, in a conversation of so many ``tokens``. Waits
+        for nothing, and explores nothing."""
         return self._decide(Question(tokens=tokens), override, view)
 
     def _decide(self, question: Question, override: Override, view: View) -> RouteDecision | Failed:
@@ -125,8 +124,8 @@ class Routing:
     def record(
         self, decision: RouteDecision, end: Done | Failed, *, question: str, answer: str
     ) -> str:
-        """What became of an answer: how it ended, and the texts (which are judged, not kept).
-        Returns its name in the statistics; empty: nothing was written down."""
+        """Record how an answer ended; its texts are judged, not stored. Return its name in the
+        statistics; empty: nothing was recorded."""
         target = decision.target
         if isinstance(end, Failed) and end.code in NO_VERDICT:
             return ""
@@ -136,21 +135,21 @@ class Routing:
                 self._failure = (end, time.monotonic())
         expected = decision.alternative(target)
         if decision.question.danger is not None or expected is None:
-            return ""  # that somebody was in danger is not written down
+            return ""  # that someone was in danger is not recorded
         outcome = _outcome(expected.arm, decision.reason, end, question=question, answer=answer)
         self.start()
         self._writer.put(lambda: self._learn(outcome))
         return outcome.turn
 
     def label(self, label: Label, turn: str) -> bool:
-        """What the person says of the answer that is named ``turn``; false if it has no name."""
+        """Record what the person says of the answer named ``turn``; false if it has no name."""
         if turn:
             self.start()
             self._writer.put(lambda: self._relabel(turn, label))
         return bool(turn)
 
     def close(self) -> None:
-        """Write what is left, for a short time at most."""
+        """Write what is left, for `CLOSE_S` at most."""
         self._writer.close(CLOSE_S)
 
     def _recent_failure(self) -> Failed | None:
@@ -169,7 +168,7 @@ class Routing:
         except ShammahError as error:
             self._fail(error)
         self.ready.set()
-        examine((ChatMessage("user", "hello"),))  # so that the lists are read before they matter
+        examine((ChatMessage("user", "hello"),))  # reads the lists before they matter
 
     def _close_store(self) -> None:
         if self._store is not None:
@@ -187,7 +186,7 @@ class Routing:
             self.snapshot = summarize(self._own, self.snapshot.classic)
 
     def _written(self, write: Callable[[Store], None]) -> bool:
-        """Whether the file has it. Otherwise what this frontend has seen itself must do."""
+        """Whether the file has it; otherwise this frontend's own outcomes must do."""
         try:
             assert self._store is not None
             write(self._store)

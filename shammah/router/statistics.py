@@ -1,7 +1,7 @@
-"""What became of the answers, and what it says about the next one. Pure.
+"""How answers turned out. Pure.
 
-An `Outcome` is one answer: who gave it to what kind of question, how fast, and how well
-(`Label`). No text is in it. `summarize` makes the `Snapshot` that decisions are made from.
+An `Outcome` is one answer: its arm, how fast, and how good (`Label`); no text is in it.
+`summarize` makes the `Snapshot` that decisions are made from.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from shammah.router.classic import ClassicState
 from shammah.router.route import Arm, Reason, Target
 
 TIMINGS = 200
-"""Of so many of an arm's last answers the speed is averaged."""
+"""How many of an arm's last answers the speed is averaged over."""
 
 
 class Label(StrEnum):
-    """How an answer was, by the strongest sign there is."""
+    """How good an answer was, by the strongest sign."""
 
     TEXT_GOOD = "text_good"
     """Nothing in the text is plainly wrong."""
@@ -34,7 +34,7 @@ class Label(StrEnum):
     CANCEL = "cancel"
     """The person ended it."""
     REDO = "redo"
-    """The person had it answered once more."""
+    """The person asked for another answer."""
     EDIT = "edit"
     """The person corrected it."""
     BAD = "bad"
@@ -46,7 +46,7 @@ class Label(StrEnum):
 
     @property
     def weight(self) -> float:
-        """How much it counts, in answers: what people do outweighs what a text looks like."""
+        """How much it counts, in answers: what people do outweighs how a text looks."""
         return _WEIGHTS[self]
 
     @property
@@ -71,13 +71,9 @@ _WEIGHTS = {
 
 @record
 class Outcome:
-    """One answer.
-
-    ``turn`` names it, so that a later label finds it. ``at`` is wall time (seconds since 1970).
-    ``passed``: the original's verdict on the text (`passes`); ``None``: there was none
-    to judge. ``ttft_s`` (seconds), ``tokens_per_second`` and ``cost`` (US dollars) are 0 if not
-    known.
-    """
+    """One answer. ``turn`` names it for later labels, ``at`` is in seconds since 1970. ``passed``:
+    the original's verdict on the text (`passes`), ``None`` if there was none. ``ttft_s`` (seconds),
+    ``tokens_per_second`` and ``cost`` (US dollars) are 0 if unknown."""
 
     turn: str
     at: float
@@ -95,7 +91,7 @@ class Outcome:
 
 @record
 class Tally:
-    """What is known of an arm: weighted ``successes`` of ``trials``, and means of its speed."""
+    """An arm's record: weighted ``successes`` of ``trials``, and mean speed and cost."""
 
     answers: int = 0
     trials: float = 0.0
@@ -107,11 +103,8 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that a decision needs to know of the past.
-
-    ``explored`` of the ``answers`` were given to the local model against the numbers;
-    ``backends``: by `Arm.backend`.
-    """
+    """The past, for a decision. ``explored`` of the ``answers`` went to the local model against the
+    numbers; ``backends``: by `Arm.backend`."""
 
     arms: Mapping[Arm, Tally] = field(default_factory=dict)
     answers: int = 0
@@ -123,8 +116,7 @@ class Snapshot:
         return self.arms.get(arm, Tally())
 
     def pace(self, arm: Arm) -> Tally:
-        """The tally from which speed and cost are expected: the arm's own, or, before that has
-        any speed, that of the same backend at all kinds of questions."""
+        """The tally for speed and cost: the arm's own, or, before that has any, its backend's."""
         own = self.tally(arm)
         measured = own.ttft_s or own.tokens_per_second
         return own if measured else self.backends.get(arm.backend, own)
@@ -165,7 +157,7 @@ def _mean(values: list[float]) -> float:
 
 
 def learn_classic(state: ClassicState, outcome: Outcome) -> ClassicState:
-    """What the original would have learnt from an answer; of one without a verdict, nothing."""
+    """What the original would have learnt from an answer; without a verdict, nothing."""
     if outcome.arm.target is Target.CLOUD:
         return state.learn_forwarded()
     if outcome.passed is None:
@@ -202,7 +194,7 @@ _LOOP_WORDS, _LOOP_SHARE = 60, 0.4
 
 
 def judge(answer: str, finish_reason: str) -> Label:
-    """Empty, refused or going round in circles is bad; everything else passes for good."""
+    """Empty, refused or repeating itself is bad; everything else passes for good."""
     if (
         not answer.strip()
         or finish_reason == "refusal"
@@ -213,7 +205,7 @@ def judge(answer: str, finish_reason: str) -> Label:
 
 
 def loops(answer: str) -> bool:
-    """Whether it says the same again and again."""
+    """Whether it repeats itself."""
     words = answer.split()
     if len(words) < _LOOP_WORDS:
         return False
@@ -267,7 +259,7 @@ QUESTION = "Which was better? [1], [2], [s]ame; Enter skips: "
 
 
 def parse_verdict(line: str | None) -> Verdict:
-    """What was typed. Anything but a clear word says nothing."""
+    """What was typed; anything unclear is `Verdict.SKIP`."""
     match (line or "").strip().lower():
         case "1" | "first":
             return Verdict.FIRST
@@ -279,11 +271,10 @@ def parse_verdict(line: str | None) -> Verdict:
 
 
 def labels(verdict: Verdict, before: Label | None) -> tuple[Label | None, Label | None]:
-    """What a verdict says of the first answer and of the second; ``None``: nothing.
+    """The labels of the first answer and of the second; ``None``: no new one.
 
-    ``before``: what the person has said of the first. Who has an answer given once more and does
-    not say which was better, was not content with the first; a plain word of before is stronger
-    than that.
+    ``before``: the first one's label. Whoever asks for another answer and does not say which was
+    better was not content with the first, unless they had said so plainly.
     """
     match verdict:
         case Verdict.FIRST:

@@ -60,9 +60,9 @@ def test_what_cannot_be_asked_about_is_said(
 
 
 def test_the_longest_there_may_be() -> None:
-    assert len(read_bounded(io.BytesIO(b"x" * 10), "it", 10)) == 10
+    assert len(read_bounded(io.BytesIO(b"x" * 10).read, "it", 10)) == 10
     with pytest.raises(ShammahError):
-        read_bounded(io.BytesIO(b"x" * 11), "it", 10)
+        read_bounded(io.BytesIO(b"x" * 11).read, "it", 10)
 
 
 def test_bytes_that_are_no_text_are_counted() -> None:
