@@ -157,7 +157,7 @@ class Session:
         """Load the local model, even if it failed before."""
         if isinstance(self.local.state, Failed):
             forget_attempt(attempt_file(self._endpoints.runtime))
-        self.local.start(anew=True)
+        self.local.start(retry=True)
 
     def unload(self) -> str:
         """End the local model's worker to free its memory; return a sentence about it."""

@@ -1,4 +1,4 @@
-"""Shell completion: click's own, and what click cannot know. Touches no network and no worker."""
+"""Shell completion: click's own and the prompt's options. Uses no network and no worker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.command(
     epilog="""
     \b
-    To have it in every new shell:
+    To enable it in every new shell:
       bash: echo 'eval "$(shammah completion bash)"' >> ~/.bashrc
       zsh:  echo 'eval "$(shammah completion zsh)"' >> ~/.zshrc
       fish: shammah completion fish > ~/.config/fish/completions/shammah.fish

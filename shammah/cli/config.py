@@ -1,7 +1,8 @@
-"""``shammah config``: what the settings are and where each comes from; changing them safely."""
+"""``shammah config``: show the settings and their origins, and change them safely."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -31,7 +32,7 @@ NEW_FILE = "# Shammah's settings. `shammah config show` lists them all with thei
 def complete_setting(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Names of settings."""
+    """Complete names of settings."""
     names = [".".join(path) for path in setting_names()]
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
@@ -63,10 +64,10 @@ def config() -> None:
 @licence_option
 @json_option("For programs.")
 def show(changed: bool, model: str | None, licence: str | None, as_json: bool) -> int:
-    """Show every setting with its value and where that comes from.
+    """Show every setting with its value and its origin.
 
     Examples:
-      shammah config show                 every setting, and where it comes from
+      shammah config show                 every setting and its origin
       shammah config show --changed       only what you have set
       shammah config show --json | jq '.[] | select(.origin == "environment")'
     Keys are never shown.
@@ -94,7 +95,7 @@ def get(name: str, as_json: bool) -> int:
 
     Examples:
       shammah config get cloud.use
-      shammah config get privacy.words         of a list each value on a line
+      shammah config get privacy.words         lists: one value per line
     """
     path = _known(name)
     value = next(one for one in explain_settings(os.environ) if one.name == ".".join(path))
@@ -122,12 +123,12 @@ def _document(value: Value) -> dict[str, Any]:
 @config.command()
 @json_option("For programs.")
 def validate(as_json: bool) -> int:
-    """Say everything that is wrong with config.toml, with the line.
+    """Report everything that is wrong with config.toml, with its line.
 
     Examples:
       shammah config validate
       shammah config validate --json | jq -r '.problems[].message'
-    Exit status: 0 nothing is wrong, 1 something is.
+    Exit status: 0 valid, 1 not valid.
     """
     file = config_file(os.environ)
     try:
@@ -140,14 +141,14 @@ def validate(as_json: bool) -> int:
     else:
         _report(faults)
         if not faults:
-            there = "is right" if file.exists() else "does not exist: all settings are defaults"
+            there = "is valid" if file.exists() else "does not exist; all settings are defaults"
             echo(f"{file} {there}.")
     return ExitCode.FAILED if faults else ExitCode.OK
 
 
 @config.command()
 def path() -> None:
-    """Print where config.toml is, or would be.
+    """Print the path of config.toml, whether or not it exists.
 
     Examples:
       cat "$(shammah config path)"
@@ -156,7 +157,7 @@ def path() -> None:
 
 
 def find_faults(environ: Mapping[str, str], text: str, file: Path) -> list[ShammahError]:
-    """Everything that is wrong with the settings if ``text`` is that of ``file``."""
+    """List everything that is wrong with the settings if ``file`` holds ``text``."""
     try:
         settings, faults = examine_text(text, file, environ)
     except ShammahError as error:
@@ -179,24 +180,22 @@ def _report(faults: list[ShammahError]) -> None:
 @config.command(
     "set",
     context_settings={"ignore_unknown_options": True},  # -1 is a value
-    short_help="Write one setting into config.toml; the others stay.",
+    short_help="Write one setting to config.toml; the others stay.",
 )
 @name_argument
 @click.argument("values", nargs=-1)
 def set_(name: str, values: tuple[str, ...]) -> int:
-    """Write one setting into config.toml; every other line stays as it is.
+    """Write one setting to config.toml; every other line stays as it is.
 
     Examples:
       shammah config set inference.keep_alive 600
       shammah config set privacy.words Alice "Project X"  a list of two texts
       shammah config set privacy.words                    an empty list
-      shammah config set cloud.api_key -                  asks, and hides it
+      shammah config set cloud.api_key -                  asks for it, hidden
     """
     path, file = _known(name), config_file(os.environ)
     if path == SECRET and values == ("-",):
         values = (_read_secret(name),)
-    for one in values:
-        _check_text(name, one, secret=path == SECRET)
     value = _parse(path, values)
     text = read_config(file)
     parse_config(text, file)
@@ -206,18 +205,8 @@ def set_(name: str, values: tuple[str, ...]) -> int:
     echo(f"{written(name, value)} ({file})")
     variable = next((v for v, p in ENVIRONMENT.items() if p == path and os.environ.get(v)), "")
     if variable:
-        echo(f"But {variable} is set in this environment, and wins over it.")
+        echo(f"But {variable} is set and overrides it.")
     return ExitCode.OK
-
-
-def _check_text(name: str, given: str, *, secret: bool) -> None:
-    """Refuse what a file of text cannot hold."""
-    try:
-        given.encode()
-    except UnicodeEncodeError as error:
-        quoted = "" if secret else f" {given!r:.60}"
-        why = f"The value{quoted} of {name} is not UTF-8."
-        raise ShammahError("config_invalid", why, exit_code=ExitCode.USAGE) from error
 
 
 def _known(name: str) -> tuple[str, ...]:
@@ -228,28 +217,25 @@ def _known(name: str) -> tuple[str, ...]:
 
     last = [".".join(one) for one in setting_names() if one[-1] == path[-1]]
     near = last or difflib.get_close_matches(name, map(".".join, setting_names()), n=1)
-    hint = f"Did you mean {near[0]}?" if near else "`shammah config show` lists them."
-    why = f"There is no setting {name!r:.60}."
+    hint = f"Did you mean {near[0]}?" if near else "`shammah config show` lists all settings."
+    why = f"Unknown setting {name!r:.60}."
     raise ShammahError("config_invalid", why, hint, exit_code=ExitCode.USAGE)
 
 
 def _parse(path: tuple[str, ...], given: tuple[str, ...]) -> Any:
-    """The value that ``given`` means; what is no value stays text, and is refused as such."""
+    """Return the value that ``given`` means. Invalid values stay text, which the check refuses."""
     default = value_of(Settings(Path()), path)
     if isinstance(default, tuple):
         return given
     if len(given) != 1:
-        why = f"{'.'.join(path)} takes one value, not {len(given)}."
-        raise UsageError(why)
+        raise UsageError(f"{'.'.join(path)} takes one value, not {len(given)}.")
     (text,) = given
     if isinstance(default, bool):
         return {"true": True, "false": False}.get(text.lower(), text)
-    for kind in (int, float):
-        if isinstance(default, int | float):
-            try:
+    if isinstance(default, int | float):
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
                 return kind(text)
-            except ValueError:
-                continue
     return text
 
 
@@ -258,13 +244,14 @@ def _read_secret(name: str) -> str:
         return str(click.prompt("API key", hide_input=True, err=True)).strip()
     secret = sys.stdin.readline().strip()
     if not secret:
-        why, hint = "There is no key in the input.", f"`shammah config set {name} ''` removes it."
-        raise UsageError(why, hint)
+        raise UsageError(
+            "The input is empty.", f"To remove the key: `shammah config set {name} ''`."
+        )
     return secret
 
 
 def _refuse_if_wrong(file: Path, before: str, after: str) -> None:
-    """Refuse a text with a fault that the one before had not."""
+    """Refuse a change that brings a new fault."""
     known = {_without_line(fault.message) for fault in find_faults({}, before, file)}
     for fault in find_faults({}, after, file):
         message = _without_line(fault.message)
@@ -283,8 +270,8 @@ def _without_line(message: str) -> str:
 def edit() -> int:
     """Open config.toml in $VISUAL or $EDITOR.
 
-    You edit a copy. It takes the file's place when nothing is wrong with it; otherwise you may
-    edit again, and nothing that you wrote is lost.
+    You edit a copy. It replaces the file once it is valid; until then you can edit it again, and
+    nothing you wrote is lost.
 
     Examples:
       shammah config edit
@@ -309,7 +296,7 @@ def edit() -> int:
                 return _take(file, copied, before, first)
             _report(faults)
             if not (sys.stdin.isatty() and confirm("Edit it again?", enter=True)):
-                echo(f"{file} is as it was; what you wrote is in {copied}.", err=True)
+                echo(f"{file} is unchanged. What you wrote is in {copied}.", err=True)
                 return ExitCode.FAILED
     finally:
         if copied.exists() and copied.read_bytes() in (first, b""):
@@ -326,15 +313,15 @@ def _edit(copied: Path, first: bytes) -> None:
 
 
 def _take(file: Path, copied: Path, before: bytes, first: bytes) -> int:
-    """Put ``copied`` in the place of ``file``, unless that has changed meanwhile."""
+    """Replace ``file`` by ``copied``, unless it has changed in the meantime."""
     after = copied.read_bytes()
     if after == first:
-        echo(f"{file} is as it was.")
+        echo(f"{file} is unchanged.")
         return ExitCode.OK
     if (file.read_bytes() if file.exists() else b"") != before:
-        why = f"{file} has changed while you edited; nothing was overwritten."
+        why = f"{file} was changed while you edited; it was not overwritten."
         raise ShammahError("config_changed", why, f"What you wrote is in {copied}.")
     save(file, after.decode("utf-8-sig"))
     os.unlink(copied)
-    echo(f"{file} is written.")
+    echo(f"Saved {file}.")
     return ExitCode.OK

@@ -2,7 +2,7 @@
 
 What is not known to be harmless stays out: no conversation, no history, no file of settings
 (whose comments may say anything), of a log only lines in our own form and the places in a
-traceback. Everything is then searched for secrets, and for what the privacy rules are about.
+traceback. Everything is then searched for secrets and for what the privacy rules cover.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ _PLACE = re.compile(r'  File "[^"]*", line \d+, in [\w<>.]+|Traceback \(most rec
 _RAISED = re.compile(r"([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning))(?::.*)?")
 
 README = """\
-What `shammah doctor --bundle` has collected. Look through it before you send it to anybody.
+Collected by `shammah doctor --bundle`. Check what is in it before you share it.
 
-report.json   what `shammah doctor --json` says
-logs/         the last lines of the workers' logs; [withheld] stands for what may be private
-events.jsonl  the last events of the workers that run
+report.json   the output of `shammah doctor --json`
+logs/         the last lines of the workers' logs; [withheld] replaces what may be private
+events.jsonl  the last events of the running workers
 
-Not in here: keys, questions and answers, the history, the text of config.toml.
+Not included: keys, questions and answers, the history, the text of config.toml.
 """
 
 
 class Redaction:
-    """Takes out what may be private.
+    """Removes what may be private.
 
     Args:
-        settings: their secrets and privacy rules; ``None``: they cannot be read, and then
-            nothing but what we wrote ourselves is let through.
+        settings: their secrets and privacy rules; ``None``: they cannot be read, so only what we
+            wrote ourselves passes.
         environ: secrets, and the names of the person and the machine.
     """
 
@@ -84,7 +84,7 @@ class Redaction:
         return text
 
     def document(self, value: Any) -> Any:
-        """A JSON value with every text in it looked at."""
+        """Return a JSON value with every text in it redacted."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
@@ -99,8 +99,8 @@ class Redaction:
         return value
 
     def log(self, lines: Iterable[str]) -> Iterator[str]:
-        """What of a log may be shown. The source in a traceback and the message of an exception
-        may quote anything."""
+        """Yield what may be shown of a log. The source lines of a traceback and the message of an
+        exception may quote anything."""
         for line in lines:
             raised = _RAISED.fullmatch(line)
             if self._rules is None:
@@ -121,7 +121,7 @@ def write_bundle(
     home: Path,
     environ: Mapping[str, str],
 ) -> list[str]:
-    """Write the zip; the names of what is in it.
+    """Write the zip and return the names of what is in it.
 
     Raises:
         ShammahError: ``bundle_unwritable``.
@@ -147,18 +147,18 @@ def write_bundle(
 
 
 def check_place(file: Path) -> None:
-    """Refuse, before anything is looked at, a place where there is no directory.
+    """Refuse a place without a directory before anything is examined.
 
     Raises:
         ShammahError: ``bundle_unwritable``.
     """
     if not file.absolute().parent.is_dir():
-        raise _unwritable(file, f"there is no directory {file.parent}")
+        raise _unwritable(file, f"no directory {file.parent}")
 
 
 def _unwritable(file: Path, why: str) -> ShammahError:
-    what = f"{file} cannot be written: {why}."
-    return ShammahError("bundle_unwritable", what, "Name a file in a directory of yours.")
+    what = f"Cannot write {file}: {why}."
+    return ShammahError("bundle_unwritable", what, "Choose a file in a directory you own.")
 
 
 def _tail(log: Path) -> list[str]:
@@ -172,7 +172,7 @@ def _tail(log: Path) -> list[str]:
 
 
 def _squeezed(lines: Iterable[str]) -> Iterator[str]:
-    """Several withheld lines as one."""
+    """Merge consecutive withheld lines."""
     before = ""
     for line in lines:
         if line != WITHHELD or before != WITHHELD:
@@ -184,13 +184,13 @@ def _events(environ: Mapping[str, str], redaction: Redaction) -> Iterator[str]:
     try:
         endpoints = open_endpoints(environ)
     except ShammahError:
-        return  # told in the report
+        return  # reported already
     for role in ROLES:
         if lock_holder(endpoints.lock(role)) is None:
             continue
         try:
             events = ask_events(endpoints, role).events
         except ShammahError:
-            continue  # told in the report
+            continue  # reported already
         for event in events[-EVENTS:]:
             yield json.dumps(redaction.document(codec.to_document(event))) + "\n"

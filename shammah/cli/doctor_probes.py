@@ -1,4 +1,4 @@
-"""What ``shammah doctor`` tries out: a start, and with ``--network`` connections."""
+"""What ``shammah doctor`` tries: a start and, with ``--network``, connections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Part = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is wrong. ``blocking``: it would keep Shammah from answering."""
+    """A problem. ``blocking``: it keeps Shammah from answering."""
 
     code: str
     message: str
@@ -35,14 +35,14 @@ class Problem:
 
 
 def probe_start(environ: Mapping[str, str], problems: list[Problem]) -> Part:
-    """How long the prompt takes, beside a bare interpreter."""
+    """Measure how long the prompt takes, compared with a bare interpreter."""
     try:
         found = measure_start(environ)
     except OSError as error:  # TimeoutError is one
         return {"error": str(error)}
     if found.ratio > BUDGET:
-        why = f"The prompt takes {found.ratio:.1f} times as long as a bare interpreter."
-        hint = "On a busy machine that is so; if it stays so, the disk may be slow: look again."
+        why = f"The prompt takes {found.ratio:.1f} times as long to start as bare Python."
+        hint = "Expected on a busy machine; try again later. If it persists, the disk may be slow."
         problems.append(Problem("start_slow", why, hint, blocking=False))
     return {"prompt_s": found.prompt_s, "bare_s": found.bare_s, "ratio": found.ratio}
 
@@ -50,7 +50,7 @@ def probe_start(environ: Mapping[str, str], problems: list[Problem]) -> Part:
 def probe_network(
     settings: Settings, environ: Mapping[str, str], problems: list[Problem]
 ) -> dict[str, Part]:
-    """Whether the servers can be reached that would be used."""
+    """Check whether the servers that would be used can be reached."""
     servers = {"hub": hub_endpoint(environ)}
     if settings.cloud_configured:
         servers["cloud"] = settings.cloud.base_url or CLAUDE
@@ -60,21 +60,21 @@ def probe_network(
         found[name] = asdict(reached)
         if reached.error:
             through = f" through the proxy {reached.through}" if reached.through else ""
-            why = f"{reached.host or name} cannot be reached{through}: {reached.error}."
-            hint = "Check the network, a proxy (HTTPS_PROXY) and the system's certificates."
+            why = f"Couldn't reach {reached.host or name}{through}: {reached.error}."
+            hint = "Check the network, any proxy (HTTPS_PROXY) and the system's certificates."
             problems.append(Problem(f"{name}_unreachable", why, hint, blocking=False))
     return found
 
 
 def network_problems(environ: Mapping[str, str]) -> list[Problem]:
-    """Proxies and certificates that the environment names and nobody can use."""
+    """List the proxies and certificates in the environment that cannot be used."""
     found = [
         Problem("proxy_unusable", f"{proxy.variable} {proxy.why}.", PROXY_HINT, blocking=False)
         for proxy in read_proxies(environ).values()
         if proxy.why
     ]
     if why := certificate_problem(environ):
-        hint = "Name a file with certificates in PEM format, or unset the variable."
+        hint = "Set it to a file with certificates in PEM format, or unset it."
         found.append(Problem("certificates_unusable", f"{why}.", hint, blocking=False))
     return found
 
@@ -84,7 +84,7 @@ def network_problems(environ: Mapping[str, str]) -> list[Problem]:
 PAIRS = 5
 LIMIT_S = 10.0
 BUDGET = 2.0
-"""The prompt in at most so many times what the bare interpreter takes."""
+"""The prompt may take at most so many times what a bare interpreter takes."""
 
 PROMPT = b"> "
 
@@ -98,19 +98,18 @@ class StartTime:
 
     @property
     def ratio(self) -> float:
-        """How many times the bare interpreter the prompt takes."""
+        """Return the time of the prompt as a multiple of the bare interpreter's."""
         return self.prompt_s / self.bare_s
 
 
 def measure_start(environ: Mapping[str, str], pairs: int = PAIRS) -> StartTime:
-    """Start both in turn on terminals of their own.
+    """Start both in turn, each on its own terminal.
 
-    What is started finds settings that are wrong, and so ends after its prompt and starts no
-    worker.
+    Invalid settings make Shammah end after its prompt, so it starts no worker.
 
     Raises:
-        OSError: there are no terminals, or nothing can be started.
-        TimeoutError: no prompt came within `LIMIT_S`.
+        OSError: no terminal is available, or nothing can be started.
+        TimeoutError: no prompt appeared within `LIMIT_S`.
     """
     script = Path(sys.executable).with_name("shammah")
     shammah = [str(script)] if script.exists() else [sys.executable, "-m", "shammah"]
@@ -125,7 +124,7 @@ def measure_start(environ: Mapping[str, str], pairs: int = PAIRS) -> StartTime:
 
 
 def _time(command: list[str], environ: Mapping[str, str], until: bytes) -> float:
-    """Seconds until ``command`` has written ``until``; without it, until it has ended."""
+    """Time ``command`` until it has written ``until`` or, if that is empty, has ended. Seconds."""
     main, side = pty.openpty()
     began = time.perf_counter()
     try:

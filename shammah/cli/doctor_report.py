@@ -1,4 +1,4 @@
-"""What ``shammah doctor`` has found, as lines for people. Pure."""
+"""Lines for people about what ``shammah doctor`` found. Pure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ Part = Mapping[str, Any]
 
 WIDTH = 11
 HANGING = " " * (WIDTH + 1)
-"""Where a line goes on that is too long for the terminal."""
+"""Indents the rest of a line that is too long for the terminal."""
+
 OWN = ("torch", "transformers", "numba", "numpy")
-"""The libraries that matter most; the others come after them."""
+"""The libraries that matter most, listed first."""
 
 
 def report(document: Part) -> Iterator[tuple[str, bool]]:
-    """Lines, and whether each tells of something that is wrong."""
+    """Yield lines, each with whether it reports a problem."""
     for name, text in _facts(document):
         yield printable(f"{name:{WIDTH}} {text}").rstrip(), False
     for problem in document["problems"]:
@@ -29,28 +30,28 @@ def report(document: Part) -> Iterator[tuple[str, bool]]:
         if problem["hint"]:
             yield printable(f"{'':{WIDTH}} {as_invoked(problem['hint'])}"), False
     if document["ok"]:
-        yield f"{'verdict':{WIDTH}} nothing keeps Shammah from answering", False
+        yield f"{'verdict':{WIDTH}} OK, Shammah can answer", False
 
 
 def _facts(document: Part) -> Iterator[tuple[str, str]]:
     yield "shammah", document["shammah"]
     start = document.get("start", {})
     if "ratio" in start:
-        bare = f"{start['ratio']:.1f} times a bare interpreter's start"
+        bare = f"{start['ratio']:.1f} times as long as bare Python"
         yield "prompt", f"after {1000 * start['prompt_s']:.0f} ms, {bare}"
     yield from _machine(document)
     yield from _libraries(document.get("libraries", {}))
     for name, found in document["directories"].items():
         state = found["error"] or f"{describe_size(found['free'])} free"
-        yield name, f"{found['path']} ({state}{'' if found['exists'] else ', not made yet'})"
+        yield name, f"{found['path']} ({state}{'' if found['exists'] else ', not created yet'})"
     hub = document["hub"]
     words = [hub["endpoint"]] + ["offline"] * hub["offline"] + ["with a token"] * hub["token"]
     yield "hub", ", ".join(words)
     cloud = document["cloud"]
-    missing = "a key is set, and not used" if cloud["key"] else "no key is set: nothing is sent"
-    yield "cloud", f"{cloud['model']}, a key is set" if cloud["configured"] else missing
+    missing = "key set but not used" if cloud["key"] else "no key set; nothing is sent"
+    yield "cloud", f"{cloud['model']}, key set" if cloud["configured"] else missing
     changed = [f"{name} = {value}" for name, value in document["settings"].items()]
-    yield "settings", "; ".join(changed) or "all as they come"
+    yield "settings", "; ".join(changed) or "all defaults"
     yield from _model(document.get("model", {}))
     machine = document["machine"]
     memory = min(machine["memory"], machine["memory_limit"] or machine["memory"])
@@ -70,7 +71,7 @@ def _facts(document: Part) -> Iterator[tuple[str, str]]:
     for role, one in running.items():
         yield "worker", f"{role} (process {one['pid']}): {one['said'] or 'does not answer'}"
     if not running:
-        yield "worker", "none is running"
+        yield "worker", "none running"
     if took := document.get("took"):
         yield "took", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in took.items())
 
@@ -89,11 +90,11 @@ def _machine(document: Part) -> Iterator[tuple[str, str]]:
         free = f"{found['free'] / GIB:.1f} free"
         yield "gpu", f"{found['name']}, {found['total'] / GIB:.1f} GiB, {free}"
     elif found.get("device") or machine["mps"]:
-        yield "gpu", "Metal, in the main memory"
+        yield "gpu", "Metal, shares main memory"
     elif machine["gpu_memory"]:
-        yield "gpu", f"{machine['gpu_memory'] / GIB:.1f} GiB, which torch cannot use"
+        yield "gpu", f"{machine['gpu_memory'] / GIB:.1f} GiB, not usable by torch"
     else:
-        yield "gpu", "none that torch can use"
+        yield "gpu", "none usable by torch"
 
 
 def _libraries(found: Part) -> Iterator[tuple[str, str]]:
@@ -101,9 +102,9 @@ def _libraries(found: Part) -> Iterator[tuple[str, str]]:
         return
     yield "python", found["python"]
     names = [*OWN, *(name for name in found if name not in (*OWN, "python"))]
-    told = [f"{name} {found[name] or 'missing'}" for name in names if name in found]
-    for begin in range(0, len(told), 4):
-        yield "" if begin else "libraries", ", ".join(told[begin : begin + 4])
+    versions = [f"{name} {found[name] or 'missing'}" for name in names if name in found]
+    for begin in range(0, len(versions), 4):
+        yield "" if begin else "libraries", ", ".join(versions[begin : begin + 4])
 
 
 def _model(model: Part) -> Iterator[tuple[str, str]]:
@@ -113,7 +114,7 @@ def _model(model: Part) -> Iterator[tuple[str, str]]:
         yield "model", f"{model['name']} ({model['directory']})"
         yield from _computed(model)
         return
-    here = "here, but not verified" if model["present"] else "not on this disk"
+    here = "on this disk but not verified" if model["present"] else "not on this disk"
     yield "model", f"{model['name']}, {here}"
     fallback = model["fallback"]
     if fallback and "error" not in fallback:
@@ -127,15 +128,15 @@ def _computed(model: Part) -> Iterator[tuple[str, str]]:
     yield "weights", f"{form} on {model['device']}: {model['why']}"
     yield from (("", notice) for notice in model["notices"])
     needed, free = model["needed"] / GIB, model["free"] / GIB
-    yield "", f"{needed:.2f} GiB of them, {free:.1f} GiB free"
+    yield "", f"{needed:.2f} GiB needed, {free:.1f} GiB free"
 
 
 def _speed(speed: Part) -> Iterator[tuple[str, str]]:
     if "row" not in speed:
         return
     bandwidth = speed["bandwidth"]
-    yield "speed", f"reads {bandwidth:.1f} GB/s of memory: as many billion 8-bit weights at most"
+    yield "speed", f"memory {bandwidth:.1f} GB/s, so at most as many billion 8-bit weights/s"
     rows = [f"{name} {rate:.1f}" for name, rate in speed["row"].items()]
     blocks = [f"{name} {rate:.0f}" for name, rate in speed["block"].items()]
-    yield "", f"torch, billion weights/s for a token: {', '.join(rows)}"
-    yield "", f"for a prompt: {', '.join(blocks)}"
+    yield "", f"torch, billion weights/s per token: {', '.join(rows)}"
+    yield "", f"torch, billion weights/s in a prompt: {', '.join(blocks)}"

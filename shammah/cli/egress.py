@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -28,7 +28,7 @@ _TIME = "%Y-%m-%dT%H:%M:%S"
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What a day (UTC) came to. ``cost`` is in US dollars; ``unpriced`` requests have none."""
+    """Totals of a day (UTC). ``cost`` is in US dollars; ``unpriced`` requests have none."""
 
     day: str
     requests: int
@@ -42,16 +42,16 @@ class Total:
 @click.command(cls=Command)
 @since_option(utc=True)
 @json_option("One JSON object per line.")
-@click.option("--follow", is_flag=True, help="Go on, and show what is sent from now on, too.")
+@click.option("--follow", is_flag=True, help="Keep running and show new requests, too.")
 def egress(since: float | None, as_json: bool, follow: bool) -> int:
-    """Show what was sent to the cloud: when, where to, how much of it.
+    """Show what was sent to the cloud: when, where and how much.
 
-    Each request is written down before it goes out, with the length and the SHA-256 of its body
-    but not the text. Times and days are UTC. What the download worker asks of a Hub is not in
-    here: it sends names of models and no text of yours.
+    Each request is recorded before it is sent, with the length and the SHA-256 of its body but
+    without its text. Times and days are UTC. Requests to a Hub are not listed: they contain names
+    of models and no text of yours.
 
     Examples:
-      shammah egress --since 7d           the last week, with totals by day
+      shammah egress --since 7d           the last week, with daily totals
       shammah egress --follow             each request as it is sent, until Ctrl-C
       shammah egress --json | jq -r .sha256
     """
@@ -68,23 +68,22 @@ def egress(since: float | None, as_json: bool, follow: bool) -> int:
         for total in day_totals(entries):
             print_json({"type": "day", **asdict(total)})
     elif not entries:
-        echo("Nothing was sent to the cloud" + (" in this time." if since is not None else "."))
+        echo("Nothing was sent to the cloud" + (" in this period." if since is not None else "."))
     else:
         for line in describe_ledger(entries):
             echo(line, hanging=HANGING)
     if damaged:
-        lines = "line is" if damaged == 1 else "lines are"
-        echo(f"{damaged} {lines} damaged and not shown: {home / NAME}", err=True)
+        lines = "line" if damaged == 1 else "lines"
+        echo(f"Skipped {damaged} damaged {lines} of {home / NAME}.", err=True)
     return ExitCode.OK
 
 
 def describe_ledger(entries: Iterable[Sent]) -> Iterator[str]:
-    """A line for each request and one for each day."""
+    """Yield a line for each request and one for each day."""
     for day, of_day in groupby(entries, lambda sent: sent.day):
         sent_that_day = list(of_day)
-        yield from (describe_sent(sent) for sent in sent_that_day)
-        for total in day_totals(sent_that_day):
-            yield f"{day} in all: {_describe_total(total)}"
+        yield from map(describe_sent, sent_that_day)
+        yield f"{day} total: {_describe_total(_total(day, sent_that_day))}"
 
 
 def describe_sent(sent: Sent) -> str:
@@ -105,20 +104,23 @@ def describe_sent(sent: Sent) -> str:
 
 
 def day_totals(entries: Iterable[Sent]) -> Iterator[Total]:
-    """The days in order; ``entries`` are in the order in which they were sent."""
+    """Yield the days in order; ``entries`` are in the order in which they were sent."""
     for day, of_day in groupby(entries, lambda sent: sent.day):
-        sent = list(of_day)
-        yield Total(
-            day=day,
-            requests=len(sent),
-            bytes=sum(one.bytes for one in sent),
-            input_tokens=sum(one.input_tokens for one in sent),
-            output_tokens=sum(one.output_tokens for one in sent),
-            cost=sum(one.cost or 0.0 for one in sent),
-            unpriced=sum(
-                one.cost is None and bool(one.input_tokens or one.output_tokens) for one in sent
-            ),
-        )
+        yield _total(day, list(of_day))
+
+
+def _total(day: str, sent: Sequence[Sent]) -> Total:
+    return Total(
+        day=day,
+        requests=len(sent),
+        bytes=sum(one.bytes for one in sent),
+        input_tokens=sum(one.input_tokens for one in sent),
+        output_tokens=sum(one.output_tokens for one in sent),
+        cost=sum(one.cost or 0.0 for one in sent),
+        unpriced=sum(
+            one.cost is None and bool(one.input_tokens or one.output_tokens) for one in sent
+        ),
+    )
 
 
 def _describe_total(total: Total) -> str:

@@ -20,20 +20,20 @@ from shammah.terminal.output import echo
 from shammah.terminal.printable import printable
 
 COMMANDS = {
-    "adapters": "List, choose, take back, merge and pass on what was learnt.",
-    "ask": "Ask one question, with files and what comes through a pipe.",
+    "adapters": "List, choose, roll back, merge and share adapters.",
+    "ask": "Ask one question, with files and piped input.",
     "completion": "Print the script that completes commands, options and models.",
     "config": "Show, check and change the settings.",
-    "doctor": "Look at everything: what auto chooses and why, what is wrong.",
-    "egress": "Show what was sent to the cloud: when, where to, how much.",
-    "history": "Look for what was said: it is kept on this machine alone.",
-    "models": "Plan, fetch, list, choose, check and remove models.",
-    "status": "Show how the workers are, and follow what happens.",
-    "stop": "End the workers now: by request, then SIGTERM, then SIGKILL.",
+    "doctor": "Check everything: what auto chooses and why, what is wrong.",
+    "egress": "Show what was sent to the cloud: when, where and how much.",
+    "history": "Search your conversations; they stay on this machine.",
+    "models": "Plan, download, list, choose, check and remove models.",
+    "status": "Show the state of the workers, and follow what happens.",
+    "stop": "Stop workers now: by request, then SIGTERM, then SIGKILL.",
     "train": "Teach the local model from feedback or a file.",
     "worker": "Run one worker in this terminal; frontends find and share it.",
 }
-"""Each is in the module of its name (`ask` in `ask_command`), and so called there."""
+"""Each is in the module of its name (`ask` in `ask_command`), under that name."""
 
 COMPLETION = "_SHAMMAH_COMPLETE"
 """Set by the script in the shell; `shammah.__main__` looks at it, too."""
@@ -74,7 +74,7 @@ class LazyGroup(click.Group):
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command line and return the exit status; never a traceback for what is expected."""
+    """Run a command line and return the exit status; expected failures never show a traceback."""
     try:
         mend_streams()  # it writes what is still to be written
         if COMPLETION in os.environ:
@@ -115,18 +115,17 @@ def run(arguments: list[str]) -> int:
 
 
 def _as_typed(message: str) -> str:
-    """``message`` with bytes that are not UTF-8 as people write them, where it quotes them."""
+    """Return ``message`` with quoted bytes that are not UTF-8 as people write them."""
     return re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", message)
 
 
 def _forget_output() -> None:
-    """Or Python would complain again at exit about what could not be written."""
+    """Drop what could not be written, or Python would complain again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def hint_at(arguments: list[str]) -> str:
-    """What to say of a command line of which click says only that it is wrong; empty: there is
-    nothing to add."""
+    """Return what to add to click's message about a wrong command line; empty: nothing."""
     if not arguments:
         return ""
     first, last = arguments[0], arguments[-1]
@@ -148,13 +147,12 @@ def hint_at(arguments: list[str]) -> str:
 
 
 def run_without_terminal(arguments: list[str]) -> int:
-    """What the prompt's options mean where there is no terminal for a prompt: ask what comes
-    through the pipe."""
+    """Handle the prompt's options where there is no terminal for a prompt: ask what is piped in."""
     if not os.isatty(0):
         return run(["ask", *arguments])
     echo(
         "The prompt needs a terminal for its output. "
-        'Use `shammah ask "..."`, whose answer can go into a pipe or a file.',
+        'For a pipe or a file, use `shammah ask "..."`.',
         err=True,
     )
     return ExitCode.USAGE
@@ -171,8 +169,8 @@ def run_without_terminal(arguments: list[str]) -> int:
     shammah                               ask at a prompt
     shammah --model starter --private     nothing leaves this machine
     shammah ask "What is a monad?"        one answer
-    git diff | shammah ask "Review this"  about something
-    shammah status                        what the workers do
+    git diff | shammah ask "Review this"  about piped input
+    shammah status                        what the workers are doing
 
     \b
     The prompt takes:

@@ -1,4 +1,4 @@
-"""``shammah models plan``: what a model would cost here, asked and shown; a pull asks first."""
+"""``shammah models plan``: what a model needs here; a pull checks it first."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from shammah.settings.model import Settings
 from shammah.storage.disk import nearest_existing
 from shammah.storage.paths import hub_cache
 from shammah.supervision.model_list import default_model, download_worker
-from shammah.supervision.plan import MemoryNeed, ModelPlan, Place, Refusal, make_plan
-from shammah.terminal.output import echo, print_json
+from shammah.supervision.plan import MemoryNeed, ModelPlan, Place, make_plan
+from shammah.terminal.output import describe_error, echo, print_json
 from shammah.terminal.screen import Screen
 from shammah.terminal.wording import describe_duration, describe_size
 
@@ -37,16 +37,16 @@ CONFIG = "config.json"
 
 
 def plan(settings: Settings, revision: str, *, force: bool, as_json: bool) -> int:
-    """Show what the model of ``settings`` would cost on this machine.
+    """Show what the model of ``settings`` needs on this machine.
 
     Raises:
-        ShammahError: there is no such model, the Hub cannot be asked, or (unless ``force``)
-            it should not be fetched.
+        ShammahError: the model does not exist, the Hub is unreachable, or (unless ``force``) the
+            model does not fit.
     """
     screen = Screen(os.environ, sys.stderr)
     machine = look(os.environ)
     name = _chosen(settings, machine)
-    screen.live(f"asking about {name} ...")
+    screen.live(f"looking up {name} ...")
     try:
         made = make_plan(_found(settings, name, revision, screen), _place(settings, machine))
     finally:
@@ -61,10 +61,10 @@ def plan(settings: Settings, revision: str, *, force: bool, as_json: bool) -> in
 
 
 def check_plan(settings: Settings, fetches: list[Fetch], *, as_json: bool) -> None:
-    """Refuse, before any begins, downloads of which one is of no use here.
+    """Refuse all downloads, before the first starts, if one of the models does not fit.
 
-    What is being downloaded already is not asked about again, and where asking fails the
-    download will fail and tell.
+    Downloads that are running are not checked again. If a check fails, the download will fail and
+    report it.
 
     Raises:
         ShammahError: the disk or the memory is too small, and the fetch does not say ``force``.
@@ -76,12 +76,12 @@ def check_plan(settings: Settings, fetches: list[Fetch], *, as_json: bool) -> No
             known = catalogue_model(fetch.model)
             if known is not None and not known.permissive:
                 screen.hint(
-                    f"{known.name} may not be used commercially ({known.licence}); "
+                    f"{known.name} is not licensed for commercial use ({known.licence}). "
                     "--licence permissive skips it."
                 )
             if _is_under_way(peer, fetch.model):
                 continue
-            screen.live(f"asking about {fetch.model} ...")
+            screen.live(f"looking up {fetch.model} ...")
             request = PlanFetch(
                 new_request_id(),
                 fetch.model,
@@ -89,12 +89,12 @@ def check_plan(settings: Settings, fetches: list[Fetch], *, as_json: bool) -> No
                 fetch.update,
                 config=known is None,  # the catalogue has its shape
             )
-            refusals: tuple[Refusal, ...] = ()
+            refusals: tuple[ShammahError, ...] = ()
             with contextlib.suppress(ShammahError):
                 refusals = make_plan(peer.begin(request).end(FetchPlan), place).refusals
             screen.end_live()
             if refusals and as_json and not fetch.force:
-                print_json({"model": fetch.model, "error": asdict(refusals[0])})
+                print_json({"model": fetch.model, "error": describe_error(refusals[0])})
             _judge(refusals, screen, force=fetch.force)
 
 
@@ -103,13 +103,13 @@ def _place(settings: Settings, machine: Machine) -> Place:
 
 
 def _chosen(settings: Settings, machine: Machine) -> str:
-    """The one model that the settings mean on this machine."""
+    """Return the model that the settings mean on this machine."""
     name = default_model(settings, machine)
     if not name:
         raise ShammahError(
             "memory_too_small",
             f"{machine.memory / GIB:.1f} GiB of memory is not enough for a local model.",
-            "Name one to see what it takes, or use --model starter, or Claude.",
+            "Name a model to see what it needs, or use --model starter, or Claude.",
         )
     return name
 
@@ -127,7 +127,7 @@ def _found(settings: Settings, name: str, revision: str, screen: Screen) -> Fetc
             known = catalogue_model(name)
             if known is None or error.code != "hub_unreachable":
                 raise
-            screen.hint(f"{error.message} These are the catalogue's numbers for all of it.")
+            screen.hint(f"{error.message} These are the catalogue's numbers for a full download.")
             return _catalogued(known)
 
 
@@ -150,7 +150,7 @@ def _is_under_way(peer: Peer, model: str) -> bool:
 
 
 def _local(name: str) -> FetchPlan:
-    """A directory, of which nothing has to be fetched.
+    """Return a plan for a directory: nothing to download.
 
     Raises:
         ShammahError: ``model_not_found``.
@@ -189,7 +189,7 @@ def _free_bytes(directory: Path) -> int:
 
 def _lines(made: ModelPlan, *, automatic: bool) -> Iterator[str]:
     found = made.found
-    why = ", chosen by this machine's memory" if automatic else ""
+    why = ", chosen for this machine's memory" if automatic else ""
     yield f"model       {found.model}{why}"
     if made.parameters:
         yield f"parameters  {_count(made.parameters)}"
@@ -202,16 +202,15 @@ def _lines(made: ModelPlan, *, automatic: bool) -> Iterator[str]:
     yield f"size        {describe_size(found.total)}{amount}"
     if found.missing:
         held = found.total - found.missing
-        here = f"{describe_size(held)} are here already" if held else "nothing is here yet"
-        told = f"; {here}" if files else ""
-        yield f"download    {describe_size(found.missing)}{told}"
+        here = f"; {describe_size(held)} already downloaded" if held else ""
+        yield f"download    {describe_size(found.missing)}{here}"
         free, left = describe_size(found.disk_free), describe_size(max(0, made.disk_left))
         yield f"disk        {free} free, {left} after the download"
         yield f"time        {_time(made)}"
     else:
-        yield "download    nothing: it is on this disk"
+        yield "download    none: it is on this disk"
     if made.memory is None:
-        yield f"memory      nobody can tell: {made.memory_unknown}"
+        yield f"memory      unknown: {made.memory_unknown}"
     else:
         yield from _memory_lines(made.memory)
     yield f"verdict     {_verdict(made)}"
@@ -228,12 +227,12 @@ def _licence(found: FetchPlan) -> str:
     licence = found.licence or "not named"
     if known is None or known.permissive:
         return licence
-    return f"{known.licence}: not for commercial use; --licence permissive skips this model"
+    return f"{known.licence}: no commercial use; --licence permissive skips this model"
 
 
 def _time(made: ModelPlan) -> str:
     if made.eta_s is None:
-        return "unknown: nothing has been downloaded from here yet"
+        return "unknown until the first download"
     rate = f"{made.found.rate / 1e6:.1f} MB/s"
     return f"{describe_duration(made.eta_s)} at {rate}, the last measured rate"
 
@@ -247,8 +246,8 @@ def _memory_lines(memory: MemoryNeed) -> Iterator[str]:
         ("libraries", memory.libraries, ""),
         ("loaded", memory.loaded, "before the first question"),
         ("context", memory.kv_cache, f"keys and values of {tokens}"),
-        ("one step", memory.activations, "beside them, at most"),
-        ("in all", memory.full, f"with {tokens}"),
+        ("one step", memory.activations, "on top, at most"),
+        ("total", memory.full, f"with {tokens}"),
     ):
         yield f"  {name:9} {size / GIB:7.2f} GiB  {note}".rstrip()
 
@@ -256,15 +255,15 @@ def _memory_lines(memory: MemoryNeed) -> Iterator[str]:
 def _verdict(made: ModelPlan) -> str:
     match made.verdict:
         case "fits" if made.memory is None:
-            return "the download fits; of the memory nobody can tell"
+            return "the download fits; memory unknown"
         case "fits":
             return "fits"
         case "fits_shorter":
             assert made.memory is not None
             return f"fits with a context of {made.memory.context_fits:,} tokens"
         case "disk_too_small":
-            return "does not fit: the disk is too small"
-    return "does not fit: the memory is too small"
+            return "does not fit: not enough disk space"
+    return "does not fit: not enough memory"
 
 
 def _document(made: ModelPlan) -> dict[str, object]:
@@ -281,13 +280,13 @@ def _document(made: ModelPlan) -> dict[str, object]:
         "parameters": made.parameters,
         "memory": memory and {**asdict(memory), "loaded": memory.loaded, "full": memory.full},
         "memory_unknown": made.memory_unknown,
-        "refusals": [asdict(refusal) for refusal in made.refusals],
+        "refusals": [describe_error(refusal) for refusal in made.refusals],
     }
 
 
-def _judge(refusals: tuple[Refusal, ...], screen: Screen, *, force: bool) -> None:
-    """Warn of what speaks against the model, or (unless ``force``) refuse it."""
+def _judge(refusals: tuple[ShammahError, ...], screen: Screen, *, force: bool) -> None:
+    """Refuse the model, or with ``force`` warn, if it does not fit."""
     for refusal in refusals:
         if not force:
-            raise ShammahError(refusal.code, refusal.message, refusal.hint)
+            raise refusal
         screen.hint(f"Warning: {refusal.message}")

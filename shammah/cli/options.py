@@ -1,4 +1,4 @@
-"""What several commands declare alike."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ P = ParamSpec("P")
 
 
 class Command(click.Command):
-    """A command whose docstring ends with examples, which its help has below the options."""
+    """A command whose docstring ends with examples; help shows them below the options."""
 
     def __init__(self, name: str | None, **attributes: Any) -> None:
         super().__init__(name, **_with_examples(attributes))
 
 
 class Group(click.Group):
-    """As `Command`, and so are its commands."""
+    """A group like `Command`, with commands of that class."""
 
     command_class = Command
 
@@ -49,15 +49,15 @@ def _with_examples(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def json_flag(words: str) -> Callable[[F], F]:
-    """``--json`` of a command whose own objects say what it could not do."""
+    """Declare ``--json`` for a command that reports failures in its own objects."""
     return click.option("--json", "as_json", is_flag=True, help=words)
 
 
 def json_option(words: str, **empty: str) -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """``--json``: the command's ``as_json``.
+    """Declare ``--json``, the command's ``as_json``.
 
-    What it cannot do is then said as an object, too (with what else would be in it, ``empty``):
-    whoever reads its output as JSON gets some.
+    A failure is then printed as an object, too (with ``empty``, its other fields), so that programs
+    always read JSON.
     """
 
     def declare(command: Callable[P, int]) -> Callable[P, int]:
@@ -78,7 +78,7 @@ def json_option(words: str, **empty: str) -> Callable[[Callable[P, int]], Callab
 def complete_model(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Names of models: what can be chosen, and what is in the cache."""
+    """Complete names of models: what can be chosen, and what is in the cache."""
     from shammah.models.catalogue import model_names
 
     names = model_names(os.environ)
@@ -89,7 +89,7 @@ def complete_model(
 
 
 def declare(name: str) -> tuple[list[str], dict[str, Any]]:
-    """What click is to be told of the option of the prompt that is called ``name``."""
+    """Return how click declares the prompt's option ``name``."""
     spellings, value, words = next(option for option in OPTIONS if option[0][0] == name)
     more: dict[str, Any] = {"metavar": value} if value else {"is_flag": True}
     if name == "--model":
@@ -102,7 +102,7 @@ def declare(name: str) -> tuple[list[str], dict[str, Any]]:
 
 
 def prompt_options(command: F) -> F:
-    """All options of the prompt."""
+    """Declare all options of the prompt."""
     for spellings, _, _ in reversed(OPTIONS):
         names, attributes = declare(spellings[0])
         command = click.option(*names, **attributes)(command)
@@ -119,7 +119,7 @@ licence_option = _alone("--licence")
 
 
 def load_checked_settings(model: str | None = None, licence: str | None = None) -> Settings:
-    """The settings in force, with a model whose name can be one.
+    """Load the settings in force, and check that the model has a valid name.
 
     Raises:
         ShammahError: ``config_invalid``, ``model_unknown``.

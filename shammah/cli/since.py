@@ -34,13 +34,13 @@ class Moment(click.ParamType[float]):
 
 def since_option(*, utc: bool = False) -> Callable[[F], F]:
     """``--since``: the command's ``since``."""
-    words = "From 90s, 10m, 2h, 7d, 2w ago, 14:30 or 2026-11-24 on."
+    words = "Start 90s, 10m, 2h, 7d or 2w ago, at 14:30 or on 2026-11-24."
     return click.option("--since", type=Moment(utc=utc), metavar="WHEN", help=words)
 
 
 def parse_since(text: str, now_s: float, *, utc: bool = False) -> float:
-    """``90s``, ``10m``, ``2h``, ``7d`` or ``2w`` ago, ``14:30`` (the last time it was that late),
-    or a date such as ``2026-11-24``, perhaps with a time, in seconds since 1970.
+    """Parse ``90s``, ``10m``, ``2h``, ``7d`` or ``2w`` ago, ``14:30`` (the last time it was that
+    late), or a date such as ``2026-11-24``, perhaps with a time, in seconds since 1970.
 
     Args:
         utc: whether clock and calendar are UTC's, not this machine's.
@@ -63,7 +63,7 @@ def parse_since(text: str, now_s: float, *, utc: bool = False) -> float:
     except (ValueError, OverflowError):
         raise UsageError(
             f"{text!r:.40} is not a valid time.",
-            "Give how far back (90s, 10m, 2h, 7d, 2w), a time (14:30) or a date (2026-11-24).",
+            "Use an age (90s, 10m, 2h, 7d, 2w), a time (14:30) or a date (2026-11-24).",
         ) from None
 
 

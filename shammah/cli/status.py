@@ -1,7 +1,8 @@
-"""``shammah status``: how every worker is now, and what happens from now on."""
+"""``shammah status``: the state of every worker, and what happens next."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -14,20 +15,20 @@ from shammah.errors import ExitCode
 
 
 @click.command(cls=Command)
-@click.option("--once", is_flag=True, help="Print the present states and end.")
+@click.option("--once", is_flag=True, help="Print the present states and exit.")
 @json_option("One JSON object per line.")
 @since_option()
-@click.option("--role", "roles", multiple=True, type=click.Choice(ROLES), help="Only this one.")
+@click.option("--role", "roles", multiple=True, type=click.Choice(ROLES), help="Only this role.")
 def status(once: bool, as_json: bool, since: float | None, roles: tuple[str, ...]) -> int:
-    """Show how the workers are, and follow what happens.
+    """Show the state of the workers, and follow what happens.
 
-    On a terminal a view of all of them, drawn anew as things happen; in a pipe, with --json or
-    --since a line for each event. A worker keeps its last 1,000 events.
+    On a terminal, a live view of all workers; in a pipe, with --json or --since, one line per
+    event. A worker keeps its last 1,000 events.
 
     Examples:
-      shammah status                 all workers at a glance; Ctrl-C ends
+      shammah status                 all workers at a glance; Ctrl-C quits
       shammah status --once          present states only
-      shammah status --since 10m     what happened and happens, a line an event
+      shammah status --since 10m     past and new events, one per line
       shammah status | tee log       the same in a pipe, from now on
       shammah status --json | jq -c .event.status.state
     """
@@ -42,13 +43,9 @@ def status(once: bool, as_json: bool, since: float | None, roles: tuple[str, ...
         from shammah.cli.status_live import LiveStatus
 
         return LiveStatus(endpoints, wanted, sys.stdout, os.environ).run()
-    try:
+    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(tail):
         if since is not None:
             tail.show_past(since)
         if not once:
             tail.follow()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        tail.close()
     return ExitCode.OK

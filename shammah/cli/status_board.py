@@ -1,4 +1,4 @@
-"""What ``shammah status`` knows of all workers, and the lines that show it. Pure."""
+"""What ``shammah status`` knows about all workers, and the lines that show it. Pure."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ KEPT = 200
 """Events that can be shown; a terminal has fewer lines."""
 
 INDENT = " " * 11
-"""What stands before what belongs to a role."""
+"""Before the lines that belong to a role."""
 
 RATE_S = 10.0
-"""Tokens are counted over so long."""
+"""Seconds over which tokens are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What the operating system says of a worker. Bytes; ``cpu`` in percent of one core."""
+    """What the operating system reports about a worker. Bytes; ``cpu`` in percent of one core."""
 
     memory: int = 0
     cpu: float = 0.0
@@ -57,7 +57,7 @@ class _Worker:
 
 
 class Board:
-    """The latest of every role, and what happened of late."""
+    """The latest state of every role, and what happened recently."""
 
     def __init__(self, roles: tuple[str, ...]) -> None:
         self.roles = roles
@@ -66,7 +66,7 @@ class Board:
         self._happened: deque[_Happened] = deque(maxlen=KEPT)
 
     def take(self, role: str, event: Event | None, wall_s: float) -> None:
-        """An event has come; ``None``: the worker is gone."""
+        """Take in an event; ``None``: the worker is gone."""
         self.events += 1
         if event is None:
             if self._workers.pop(role, None) is not None:
@@ -86,7 +86,7 @@ class Board:
             self._remember(_Happened(event.wall_s, role, event.what, said))
 
     def _remember(self, happened: _Happened) -> None:
-        """A flood of the same is one line with a count."""
+        """Repeated state changes become one line with a count."""
         own = (one for one in reversed(self._happened) if one.role == happened.role)
         last = next(own, None)
         if last is not None and last.what == happened.what == "state":
@@ -100,10 +100,10 @@ class Board:
     def rows(
         self, height: int, now_s: float, resources: Mapping[str, Resources], memory: str = ""
     ) -> list[Row]:
-        """At most ``height`` lines, the most important first: a line for each role, its bars,
-        its facts, what happened.
+        """Return at most ``height`` lines, dropping the least important: a line for each role, its
+        bars, its facts, what happened.
 
-        ``now_s`` is wall time; ``memory`` says how much the machine has left.
+        ``now_s`` is wall time; ``memory`` says how much memory is free.
         """
         running = len(self._workers)
         clock = time.strftime("%H:%M:%S", time.localtime(now_s))
@@ -133,7 +133,7 @@ class Board:
             count = len(state.transfers)
             said = f"Fetching {count} model" + ("" if count == 1 else "s")
         elif isinstance(state, Training) and state.progress and state.progress.steps:
-            said = f"Teaching {short_name(state.progress.model)}"
+            said = f"Training {short_name(state.progress.model)}"
         return Row(f"{role:10} {said}", style.get(type(state).__name__, ""))
 
     def _bars(self, role: str) -> list[Row]:
@@ -156,7 +156,7 @@ class Board:
         if worker is None:
             return None
         status = worker.event.status
-        parts = [f"{status.clients} attached", f"{status.active} asked or waiting"]
+        parts = [f"{status.clients} attached", f"{status.active} active or waiting"]
         if status.tokens:
             parts.append(f"{status.tokens:,} tokens")
         if rate := self.tokens_per_second(role, now_s):
@@ -168,7 +168,7 @@ class Board:
         return Row(f"{INDENT}{' · '.join(parts)}", "dim")
 
     def tokens_per_second(self, role: str, now_s: float) -> float:
-        """Of the answers that have ended within the last `RATE_S`; 0: there are none."""
+        """Return the rate of the answers that ended within the last `RATE_S`; 0 if none did."""
         worker = self._workers.get(role)
         recent = [one for one in worker.counted if now_s - one[0] <= RATE_S] if worker else []
         if len(recent) < 2 or recent[-1][0] <= recent[0][0]:
@@ -183,7 +183,7 @@ class Board:
 
 
 def _without_bar(state: State) -> State:
-    """``state`` without what the bar below says."""
+    """Return ``state`` without what the bar below it says."""
     if isinstance(state, Ready) and state.successor is not None:
         name = f"fetching {short_name(state.successor.model)}"
         note = name + (f" · {state.note}" if state.note else "")

@@ -1,7 +1,7 @@
-"""``shammah status`` on a terminal: all workers at a glance, drawn anew when something happens.
+"""``shammah status`` on a terminal: all workers at a glance, redrawn when something happens.
 
-However many events come, it draws at most `FRAMES_S` apart: what a person sees is the latest
-state, and a flood costs no more than a trickle.
+However many events arrive, it redraws at most every `FRAMES_S`: a person sees the latest state, and
+a flood costs no more than a trickle.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 FRAMES_S = 0.1
-"""At most one drawing in so many seconds."""
+"""Seconds between two drawings, at least."""
 
 LOOK_S = 1.0
-"""How often the clock, memory and processors are looked at."""
+"""Seconds between two looks at the clock, memory and processors."""
 
 Heard = tuple[str, Event | None]
-"""A role and what it said; an empty role only wakes."""
+"""A role and its event; an empty role only wakes the loop."""
 
 
 class LiveStatus:
@@ -67,7 +67,7 @@ class LiveStatus:
         self._runs: set[str] = set()
 
     def run(self) -> int:
-        """Draw until Ctrl-C; the exit status."""
+        """Draw until Ctrl-C, and return the exit status."""
         from rich.live import Live
 
         before = signal.signal(signal.SIGWINCH, lambda number, frame: self._heard.put(("", None)))
@@ -93,7 +93,7 @@ class LiveStatus:
                 peer.close()
 
     def _listen(self) -> None:
-        """Wait until something is heard or it is time to look again, and take all there is."""
+        """Wait for an event or the next look, then take all events there are."""
         with contextlib.suppress(queue.Empty):
             self._take(*self._heard.get(timeout=LOOK_S))
         for _ in range(self._heard.qsize()):
@@ -109,7 +109,7 @@ class LiveStatus:
             self._board.take(role, event, time.time())
 
     def _replay(self, role: str, first: Event) -> None:
-        """What the worker told before we came, and ``first``. It may take its time to answer."""
+        """Queue what the worker reported before we attached, then ``first``. It may be slow."""
         for event in [*events_before(self._endpoints, role, first), first]:
             self._heard.put((role, event))
 
@@ -124,7 +124,7 @@ class LiveStatus:
 
 
 class _Machine:
-    """Memory and processors, looked at once in `LOOK_S`."""
+    """Memory and processors, read once per `LOOK_S`."""
 
     def __init__(self, endpoints: Endpoints, roles: tuple[str, ...]) -> None:
         self.used: dict[str, Resources] = {}
@@ -135,7 +135,7 @@ class _Machine:
         self._looked = -LOOK_S
 
     def look(self, now: float) -> None:
-        """Look again, if it is time to."""
+        """Read them again, if it is time to."""
         if now - self._looked < LOOK_S:
             return
         self._looked = now

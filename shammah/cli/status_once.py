@@ -1,5 +1,5 @@
-"""``shammah status --once`` as prompts and status bars call it: without click, which takes longer
-to import than everything else here, and without the bus while no worker runs."""
+"""``shammah status --once`` as prompts and status bars call it. Imports no click, which takes
+longer than everything else here, and no bus while no worker runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ QUIET = frozenset({"subscribed", "status"})
 
 
 def show_once(arguments: list[str], environ: Mapping[str, str]) -> int:
-    """Do what ``arguments`` (``status --once``, perhaps with ``--json``) say."""
+    """Run ``status --once``, perhaps with ``--json``."""
     try:
         return _show(environ, as_json="--json" in arguments)
     except KeyboardInterrupt:
@@ -38,5 +38,5 @@ def _show(environ: Mapping[str, str], *, as_json: bool) -> int:
 
 
 def not_running(role: str) -> str:
-    """The line of a role without a worker."""
+    """Return the line of a role without a worker."""
     return f"{role:10} not running"

@@ -1,11 +1,11 @@
-"""``shammah status`` in a pipe, or of one moment: a line for every event. Without
-click, which takes longer to import than all of this."""
+"""``shammah status`` in a pipe, or of one moment: one line per event. Imports no click, which
+takes longer than everything here."""
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shammah.bus import codec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 HANGING = " " * 11
-"""What a line goes on with: below the role stands nothing."""
+"""Indents the rest of a long line, below the role."""
 
 
 class Tail:
@@ -38,7 +38,7 @@ class Tail:
         self._noticed: set[str] = set()
 
     def once(self) -> int:
-        """One line per role. Fails if a worker that is there does not answer."""
+        """Print one line per role. Fails if a running worker does not answer."""
         code = ExitCode.OK
         for role in self._roles:
             if lock_holder(self._endpoints.lock(role)) is None:
@@ -55,8 +55,8 @@ class Tail:
         return code
 
     def show_past(self, begin_s: float) -> None:
-        """The events since ``begin_s`` that the workers have kept, in order."""
-        found: list[tuple[float, str, Event]] = []
+        """Print the events since ``begin_s`` that the workers still have, in order."""
+        found: list[tuple[str, Event]] = []
         for role in self._roles:
             if lock_holder(self._endpoints.lock(role)) is None:
                 continue
@@ -67,16 +67,12 @@ class Tail:
                     self._print_silent(role, error)
                 continue
             kept = [event for event in events if event.wall_s >= begin_s]
-            found += [
-                (event.wall_s, role, event)
-                for event in kept
-                if self._as_json or event.what not in QUIET
-            ]
-        for _, role, event in sorted(found, key=lambda one: one[0]):
+            found += [(role, event) for event in kept if self._shows(event)]
+        for role, event in sorted(found, key=lambda one: one[1].wall_s):
             self._print(role, event)
 
     def follow(self) -> None:
-        """The present states, then events as they come, for ever."""
+        """Print the present states, then events as they happen, forever."""
         from shammah.bus.client import Peer
 
         absent = set()
@@ -95,11 +91,10 @@ class Tail:
                 continue
             if role in absent:
                 absent.discard(role)
-                for missed in events_before(self._endpoints, role, event):
-                    if self._as_json or missed.what not in QUIET:
-                        seen[role] = missed.run_id
-                        self._print(role, missed)
-            if self._as_json or event.what not in QUIET or seen.get(role) != event.run_id:
+                for missed in filter(self._shows, events_before(self._endpoints, role, event)):
+                    seen[role] = missed.run_id
+                    self._print(role, missed)
+            if self._shows(event) or seen.get(role) != event.run_id:
                 seen[role] = event.run_id
                 self._print(role, event)
 
@@ -107,17 +102,16 @@ class Tail:
         for peer in self._peers.values():
             peer.close()
 
+    def _shows(self, event: Event) -> bool:
+        return self._as_json or event.what not in QUIET
+
     def _listener(self, role: str) -> Callable[[Event | None], None]:
         return lambda event: self._events.put((role, event))
 
     def _print(self, role: str, event: Event | None) -> None:
         if self._as_json:
-            document: Mapping[str, object] = {
-                "role": role,
-                "running": event is not None,
-                "event": codec.to_document(event) if event else None,
-            }
-            print_json(document)
+            body = codec.to_document(event) if event else None
+            print_json({"role": role, "running": event is not None, "event": body})
         else:
             echo(_line(role, event), hanging=HANGING)
             for sentence in _notices(event):
@@ -127,15 +121,15 @@ class Tail:
 
     def _print_silent(self, role: str, error: ShammahError) -> None:
         if self._as_json:
-            told = describe_error(error)
-            print_json({"role": role, "running": True, "event": None, "error": told})
+            failure = describe_error(error)
+            print_json({"role": role, "running": True, "event": None, "error": failure})
         else:
             echo(f"{role:10} {error}", hanging=HANGING)
 
 
 def events_before(endpoints: Endpoints, role: str, first: Event) -> list[Event]:
-    """What a worker told before ``first``, the first that was heard of it, as far as it has kept
-    that; nothing if it does not answer."""
+    """List what a worker reported before ``first``, the first event received from it, as far as it
+    still has that; nothing if it does not answer."""
     try:
         events = ask_events(endpoints, role).events
     except ShammahError:
@@ -153,7 +147,7 @@ def _line(role: str, event: Event | None) -> str:
 
 
 def _notices(event: Event | None) -> list[str]:
-    """What the worker says that people should read, with the model it is about."""
+    """List what people should read in the worker's state, with the model it is about."""
     state = event.status.state if event else None
     if not isinstance(state, Transferring):
         return []

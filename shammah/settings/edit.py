@@ -1,4 +1,4 @@
-"""One change of ``config.toml`` that leaves every other line of it as it is."""
+"""Change one setting in ``config.toml`` and leave every other line as it is."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from shammah.errors import ExitCode, ShammahError
-from shammah.settings.model import SettingPath
+from shammah.settings.model import SECRET, SettingPath
 from shammah.storage.files import replace_file
 
 
 def with_setting(text: str, path: SettingPath, value: Any) -> str:
-    """The text of a configuration file, with ``value`` as the setting ``path``.
+    """Return the text of a configuration file with ``value`` as the setting ``path``.
 
     Args:
         text: valid TOML.
@@ -22,8 +22,14 @@ def with_setting(text: str, path: SettingPath, value: Any) -> str:
         value: text, a truth value, a number or a list of texts.
 
     Raises:
-        ShammahError: ``config_not_editable``.
+        ShammahError: ``config_not_editable``; ``config_invalid``: the value is not UTF-8.
     """
+    name = ".".join(path)
+    for one in value if isinstance(value, tuple) else (value,):
+        if isinstance(one, str) and one != one.encode(errors="ignore").decode():
+            quoted = "" if path == SECRET else f" {one!r:.60}"
+            why = f"The value{quoted} of {name} is not UTF-8."
+            raise ShammahError("config_invalid", why, exit_code=ExitCode.USAGE)
     wanted = tomllib.loads(text)
     inner = wanted if len(path) == 1 else wanted.setdefault(path[0], {})
     if isinstance(inner, dict):
@@ -33,21 +39,19 @@ def with_setting(text: str, path: SettingPath, value: Any) -> str:
             return changed
     raise ShammahError(
         "config_not_editable",
-        f"The setting `{'.'.join(path)}` cannot be changed without touching others.",
-        f"`shammah config edit` opens the file: write {path[-1]} = {as_toml(value)} there by hand.",
+        f"Cannot change `{name}` without touching other settings.",
+        f"Run `shammah config edit` and write {path[-1]} = {as_toml(value)} yourself.",
     )
 
 
 def _changed(text: str, path: SettingPath, value: Any) -> str:
-    """What tomlkit makes of ``text``; empty: it cannot."""
-    import tomlkit  # 40 ms, for whoever changes something
+    """Return what tomlkit makes of ``text``; empty if it cannot."""
+    import tomlkit  # 40 ms, only where something is changed
     from tomlkit.exceptions import TOMLKitError
 
     try:
         document = tomlkit.parse(text)
-        if (
-            tomlkit.dumps(document) != text
-        ):  # tables of a list that stand apart are brought together
+        if tomlkit.dumps(document) != text:  # it joins tables of a list that stand apart
             return ""
         holder: Any = document
         for name in path[:-1]:
@@ -60,7 +64,7 @@ def _changed(text: str, path: SettingPath, value: Any) -> str:
         else:
             _add(holder, path[-1], written)
         changed = tomlkit.dumps(document)
-    except (TOMLKitError, TypeError, AttributeError):  # a table that is a number, for one
+    except (TOMLKitError, TypeError, AttributeError):  # such as a table that is a number
         return ""
     if text.count("\n") == text.count("\r\n") > 0:
         changed = changed.replace("\r\n", "\n").replace("\n", "\r\n")
@@ -68,7 +72,7 @@ def _changed(text: str, path: SettingPath, value: Any) -> str:
 
 
 def _add(holder: Any, key: str, value: Any) -> None:
-    """Put ``key`` below the last one of its table, above what comments on the next table."""
+    """Put ``key`` below the last one of its table, above the comments on the next table."""
     import tomlkit
     from tomlkit.container import Container
     from tomlkit.items import AoT, Comment, Table, Whitespace
@@ -91,7 +95,7 @@ def _add(holder: Any, key: str, value: Any) -> None:
 
 
 def as_toml(value: Any) -> str:
-    """``value`` as it is written in a configuration file."""
+    """Return ``value`` as it is written in a configuration file."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):
@@ -110,7 +114,7 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def save(path: Path, text: str) -> None:
-    """Write the file in one step, for its owner alone.
+    """Write the file atomically, readable by its owner only.
 
     Raises:
         ShammahError: ``config_unwritable``; the file is as it was.
@@ -120,13 +124,6 @@ def save(path: Path, text: str) -> None:
     except OSError as error:
         raise ShammahError(
             "config_unwritable",
-            f"{path} cannot be written ({error.strerror}).",
-            "Check that the directory is yours and the disk is not full; SHAMMAH_HOME moves it.",
-        ) from error
-    except UnicodeEncodeError as error:
-        raise ShammahError(
-            "config_unwritable",
-            f"{path} is UTF-8, which cannot hold this name.",
-            "Rename the directory, or give it with --model each time.",
-            exit_code=ExitCode.USAGE,
+            f"Cannot write {path} ({error.strerror}).",
+            "Check that you own the directory and the disk is not full. SHAMMAH_HOME moves it.",
         ) from error

@@ -1,4 +1,4 @@
-"""Settings from where they are stated, and everything that is wrong with them.
+"""Read the settings, and find everything that is wrong with them.
 
 Order, later wins: defaults, ``<home>/config.toml``, environment, command line. Pure: the
 environment and the command line are passed in.
@@ -30,7 +30,7 @@ from shammah.settings.model import (
 from shammah.storage.paths import absolute
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
-"""Of ``config.toml``, which may be a link to what has no end."""
+"""Of ``config.toml``, which may link to something endless."""
 
 TYPES: dict[type, str] = {
     str: "text",
@@ -64,7 +64,7 @@ def config_file(environ: Mapping[str, str]) -> Path:
 def load_settings(
     environ: Mapping[str, str], model: str | None = None, licence: str | None = None
 ) -> Settings:
-    """The settings in force; ``model`` and ``licence`` are those of the command line.
+    """Return the settings in force; ``model`` and ``licence`` are those of the command line.
 
     Raises:
         ShammahError: ``config_invalid``, naming the file, the line, the key and what was expected.
@@ -78,7 +78,7 @@ def load_settings(
 def examine_settings(
     environ: Mapping[str, str], model: str | None = None, licence: str | None = None
 ) -> tuple[Settings, list[ShammahError]]:
-    """The settings, with defaults where the file is wrong, and everything that is wrong with it.
+    """Return the settings, with defaults where the file is wrong, and everything wrong with it.
 
     Raises:
         ShammahError: ``config_invalid``: the file cannot be read, or is not TOML.
@@ -122,29 +122,29 @@ def examine_text(
 
 
 def read_config(path: Path) -> str:
-    """The text of a configuration file; empty if there is none.
+    """Return the text of a configuration file; empty if it does not exist.
 
     Raises:
         ShammahError: ``config_invalid``.
     """
     try:
-        if path.is_fifo():  # without a writer it would keep us for ever
+        if path.is_fifo():  # without a writer, reading would never end
             raise _invalid(path, "it is a pipe, not a file")
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
         if len(data) > MAX_CONFIG_BYTES:
-            raise _invalid(path, f"it has more than {MAX_CONFIG_BYTES:,} bytes")
+            raise _invalid(path, f"it is larger than {MAX_CONFIG_BYTES:,} bytes")
         return data.decode("utf-8-sig")  # some editors begin every file with a mark
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:
         raise _invalid(path, "it is not UTF-8 text") from error
     except OSError as error:
-        raise _invalid(path, f"it cannot be read ({error.strerror})") from error
+        raise _invalid(path, f"cannot read it ({error.strerror})") from error
 
 
 def parse_config(text: str, path: Path) -> dict[str, Any]:
-    """The document in ``text``, which is that of ``path``.
+    """Parse ``text``, the content of ``path``.
 
     Raises:
         ShammahError: ``config_invalid``.
@@ -156,15 +156,15 @@ def parse_config(text: str, path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        # Beside TOMLDecodeError: a number of 5,000 digits, a table 1,000 levels deep.
+        # Besides TOMLDecodeError: a number of 5,000 digits, a table 1,000 levels deep.
         raise _invalid(path, f"it is not TOML ({error})") from error
 
 
 def line_of(text: str, path: SettingPath) -> int:
-    """The line of ``text``, valid TOML, where ``path`` begins, a value or a table; 0: nowhere.
+    """Return the line of ``text``, valid TOML, where value or table ``path`` begins; 0: nowhere.
 
-    The first lines that are TOML by themselves (below the header of their table) are one
-    statement: a value of several lines is none before its last.
+    Lines are read until they are valid TOML on their own (below the header of their table): that
+    is one statement, even if its value has several lines.
     """
     import tomllib
 
@@ -208,14 +208,14 @@ def _put(document: dict[str, Any], path: SettingPath, value: str) -> None:
 
 
 def _build(base: Any, document: Mapping[str, Any], path: SettingPath, faults: list[Fault]) -> Any:
-    """``base`` with the values of ``document``, which is at ``path``; a value that is wrong stays
-    as it was in ``base``, and goes to ``faults``."""
+    """Return ``base`` with the values of ``document``, which is at ``path``. A wrong value is
+    added to ``faults``, and the one in ``base`` stays."""
     known = {field.name for field in fields(base)} - {"home"}
     changes = {}
     for key, value in document.items():
         here = (*path, key)
         if key not in known:
-            faults.append(Fault(here, f"there is no setting {'.'.join(here)}", _near(here, known)))
+            faults.append(Fault(here, f"unknown setting {'.'.join(here)}", _near(here, known)))
             continue
         default = getattr(base, key)
         is_table = is_dataclass(default)
@@ -227,11 +227,11 @@ def _build(base: Any, document: Mapping[str, Any], path: SettingPath, faults: li
     return replace(base, **changes)
 
 
-def _near(path: SettingPath, beside: Collection[str]) -> str:
-    """The name that was probably meant, if there is one like it."""
+def _near(path: SettingPath, known: Collection[str]) -> str:
+    """Return the name that was probably meant, if there is a similar one."""
     import difflib  # only for the error's hint
 
-    near = difflib.get_close_matches(path[-1], sorted(beside), n=1)
+    near = difflib.get_close_matches(path[-1], sorted(known), n=1)
     same = [one for one in setting_names() if one[-1] == path[-1]]
     meant = [(*path[:-1], near[0])] if near else same
     return f"Did you mean {'.'.join(meant[0])}?" if meant else ""
@@ -259,11 +259,11 @@ def _checked(value: Any, expected: type, path: SettingPath) -> Any:
 
 
 def _check_patterns(privacy: PrivacySettings, faults: list[Fault]) -> None:
-    """Refuse a list of the person's own that could not be kept."""
+    """Refuse lists of the person's own that could not be obeyed."""
     if any(not word.strip() for word in privacy.words):
-        faults.append(Fault(("privacy", "words"), "privacy.words holds an empty word"))
+        faults.append(Fault(("privacy", "words"), "privacy.words contains an empty word"))
     if any(not path.strip() for path in privacy.paths):
-        faults.append(Fault(("privacy", "paths"), "privacy.paths holds an empty path"))
+        faults.append(Fault(("privacy", "paths"), "privacy.paths contains an empty path"))
     if not privacy.patterns:
         return
     from shammah.settings.patterns import Pattern, PatternError  # most people have none
@@ -272,8 +272,8 @@ def _check_patterns(privacy: PrivacySettings, faults: list[Fault]) -> None:
         try:
             Pattern(source)
         except PatternError as error:
-            why = f"privacy.patterns holds {source!r:.60}, which {error}"
-            hint = "docs/PRIVACY.md says what a pattern may hold."
+            why = f"privacy.patterns contains {source!r:.60}, which {error}"
+            hint = "docs/PRIVACY.md says what a pattern may contain."
             faults.append(Fault(("privacy", "patterns"), why, hint))
 
 

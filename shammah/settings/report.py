@@ -1,4 +1,4 @@
-"""Every setting with its value and where that comes from, and what of it may be shown. Pure."""
+"""Every setting with its value and its origin, and what may be shown of it. Pure."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Value:
 def explain_settings(
     environ: Mapping[str, str], model: str | None = None, licence: str | None = None
 ) -> list[Value]:
-    """Every setting in force.
+    """List every setting in force.
 
     Raises:
         ShammahError: ``config_invalid``.
@@ -77,7 +77,7 @@ def explain_settings(
 
 
 def shown(name: str, value: Any) -> Any:
-    """The value of the setting ``name`` as its owner may see it: no secrets."""
+    """Return the value of the setting ``name`` as its owner may see it: no secrets."""
     if name == ".".join(SECRET):
         return "(set)" if value else ""
     address = name == "cloud.base_url" or (isinstance(value, str) and "://" in value)
@@ -91,7 +91,7 @@ def written(name: str, value: Any) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """An address without a name and password, and without what may be a token."""
+    """Return an address without a name, a password or a possible token."""
     try:
         parts = urlsplit(url if "://" in url else f"//{url}")
         bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
@@ -101,7 +101,7 @@ def without_secrets(url: str) -> str:
 
 
 def changed_settings(table: Settings, default: Settings) -> Iterator[tuple[str, Any]]:
-    """Name and value of every setting that is not as it comes."""
+    """Yield the name and value of every setting that differs from its default."""
     for path in setting_names():
         value = value_of(table, path)
         if value != value_of(default, path):
@@ -109,7 +109,7 @@ def changed_settings(table: Settings, default: Settings) -> Iterator[tuple[str, 
 
 
 def for_strangers(name: str, value: Any) -> Any:
-    """The value of the setting ``name`` as anybody may see it."""
+    """Return the value of the setting ``name`` as anybody may see it."""
     if tuple(name.split(".")) in PERSONAL:
         return f"({len(value)} {'characters' if isinstance(value, str) else 'of your own'})"
     return shown(name, value)

@@ -1,7 +1,7 @@
 """Workers' lives, seen from a frontend: start, attach, replace, stop.
 
-A worker belongs to the user, not to a frontend: whoever needs it first starts it, everybody
-shares it, and the lock in the runtime directory says whether it is there.
+A worker belongs to the user, not to a frontend: the first that needs it starts it, all share it,
+and the lock in the runtime directory says whether it runs.
 """
 
 from __future__ import annotations
@@ -33,18 +33,17 @@ from shammah.bus.messages import (
 from shammah.bus.record import record
 from shammah.bus.transfers import Transferring
 from shammah.errors import ExitCode, ShammahError
-from shammah.models.catalogue import cached_snapshot, hub_model, is_offline, total_memory
+from shammah.models.catalogue import cached_snapshot, hub_model, is_offline
 from shammah.settings.model import Settings
 from shammah.storage.disk import open_log
 from shammah.storage.paths import hub_cache
 from shammah.supervision.identity import identity
 from shammah.supervision.oom_record import attempt_file, explain_death
-from shammah.supervision.refusals import WorkerBusyError
-from shammah.supervision.refusals import WorkerInUseError as WorkerInUseError
+from shammah.supervision.refusals import WorkerBusyError, WorkerInUseError
 from shammah.supervision.secrets import SECRETS
 
 START_S = 20.0
-"""A worker binds its sockets before it imports anything heavy: 0.2 s usually."""
+"""A worker binds its sockets before it imports anything heavy, usually within 0.2 s."""
 
 STOP_S = 5.0
 """Half of it for the request, most of the rest for SIGTERM; as long again for SIGKILL."""
@@ -52,20 +51,19 @@ STOP_S = 5.0
 POLL_S = 0.02
 
 STILL_S = 1.0
-"""More than this between two looks counts as this much: the machine was busy, or stood still."""
+"""More than this between two looks counts as this much: the machine was busy or suspended."""
 
 RESTARTS = 3
 RESTART_WINDOW_S = 60.0
-"""A worker that dies more often than this is not started again by itself."""
+"""A worker that dies more often than this is not restarted automatically."""
 
 _LOG_LINE = re.compile(r"[-0-9]+ [:,0-9]+ ([A-Z]+) [a-z]+\[([0-9]+)\] ")
 """As `workers.logs` begins each: level and process."""
 
 
 class Children:
-    """The workers that this process has started and that still run: kept, so that the dead ones
-    are reaped, and because Popen complains when it is dropped while its process lives on, as
-    ours shall."""
+    """The workers that this process started and that still run. They are held so that dead ones
+    are reaped, and because Popen warns when it is dropped while its process lives on."""
 
     def __init__(self) -> None:
         self._running: list[subprocess.Popen[bytes]] = []
@@ -84,14 +82,14 @@ children = Children()
 
 
 class RestartBudget:
-    """How often a worker may be started within a window. Pure: the clock is passed in."""
+    """How often a worker may be restarted within a window. Pure: the clock is passed in."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._starts: deque[float] = deque(maxlen=RESTARTS)
 
     def spend(self) -> bool:
-        """Count a start; false if there were too many already."""
+        """Count a start, and return false if there were too many."""
         now = self._clock()
         if len(self._starts) == RESTARTS and now - self._starts[0] < RESTART_WINDOW_S:
             return False
@@ -114,7 +112,7 @@ class WorkerSpec:
 
 
 class Rung(StrEnum):
-    """How a worker was brought to end."""
+    """What it took to stop a worker."""
 
     REQUEST = "request"
     SIGTERM = "SIGTERM"
@@ -122,7 +120,7 @@ class Rung(StrEnum):
 
 
 def worker_spec(settings: Settings, role: str, environ: Mapping[str, str]) -> WorkerSpec:
-    """The worker of ``role`` that serves ``settings``, with no more secrets than it needs."""
+    """Return the worker of ``role`` for ``settings``, with no more secrets than it needs."""
     arguments: list[str] = []
     if role == "inference":
         arguments += ["--model", settings.model, "--licence", settings.licence]
@@ -162,8 +160,8 @@ def spawn(spec: WorkerSpec) -> subprocess.Popen[bytes]:
     except OSError as error:
         raise ShammahError(
             "worker_start_failed",
-            f"The {spec.role} worker could not be started: {error.strerror}: {error.filename}.",
-            "Check that this program exists and can be run; `shammah doctor` says more.",
+            f"Couldn't start the {spec.role} worker: {error.strerror}: {error.filename}.",
+            "Check that this program exists and is executable. `shammah doctor` tells more.",
         ) from error
     children.add(child)
     return child
@@ -172,7 +170,7 @@ def spawn(spec: WorkerSpec) -> subprocess.Popen[bytes]:
 def connect(
     settings: Settings, role: str, program: str, environ: Mapping[str, str], *, join: bool = False
 ) -> Peer:
-    """A connection to the worker of ``role`` for ``settings``; ``program`` is who asks.
+    """Connect to the worker of ``role`` for ``settings``; ``program`` is the client's name.
 
     Raises:
         ShammahError: see `ensure`, which also says what ``join`` means.
@@ -192,27 +190,27 @@ def ensure(
     timeout: float = START_S,
     join: bool = False,
 ) -> Peer:
-    """A connection to the worker that ``spec`` describes, which is started if need be.
+    """Connect to the worker that ``spec`` describes, and start it if needed.
 
-    A running worker with another identity, or one that has failed, is replaced when nobody
-    else uses it.
+    A running worker with another identity, or one that has failed, is replaced unless another
+    client uses it.
 
     Args:
         spec: the worker that is wanted.
         endpoints: where the workers' sockets are.
-        client: who asks.
+        client: this frontend.
         on_change: see `Peer`.
-        on_presence: called at every look, with whether there is a worker that may be the
-            wanted one. One that this call starts or ends is not.
+        on_presence: called at every look with whether a worker runs that may be the wanted one.
+            Workers that this call starts or stops do not count.
         timeout: seconds in all.
-        join: be content with a running worker of the same model, whatever else it was started
-            with. So workers share one: they lack the secrets that frontends have.
+        join: accept a running worker of the same model, whatever else it was started with.
+            Workers do so, since they lack the secrets that frontends have.
 
     Raises:
         ShammahError: ``worker_start_failed`` (with the end of its log), ``worker_silent``,
             ``protocol_version``.
-        WorkerInUseError: somebody else uses a worker with another identity.
-        WorkerBusyError: such a one has downloads under way.
+        WorkerInUseError: another client uses a worker with another identity.
+        WorkerBusyError: such a worker has downloads under way.
     """
     peer = Peer(endpoints, spec.role, client, on_change, _explainer(spec.role, endpoints))
     try:
@@ -233,7 +231,7 @@ def ensure(
 
 
 def _explainer(role: str, endpoints: Endpoints) -> Callable[[int], ShammahError | None]:
-    """What may tell why a worker of ``role`` has died (see `Peer`)."""
+    """Return what can explain the death of a worker of ``role`` (see `Peer`)."""
     record = attempt_file(endpoints.runtime)
     return lambda pid: explain_death(record, pid) if role == "inference" else None
 
@@ -243,16 +241,21 @@ def lend_hub_token(
 ) -> None:
     """Start the download worker with the Hub token of this frontend, if it may be needed.
 
-    The inference worker, which asks for a missing model, is not given that secret, and could
-    only start a download worker without it. Whatever goes wrong here it will meet, and tell.
+    The inference worker, which requests a missing model, does not get that secret, and could
+    only start a download worker without it. It will meet and report whatever fails here.
     """
     token = any(environ.get(name) for name, role in SECRETS.items() if role == "download")
     if not token or is_offline(environ):
         return
-    import psutil  # 15 ms that others need not spend
+    from shammah.models.machine import look  # psutil takes 15 ms that others need not spend
 
-    memory = total_memory(psutil.virtual_memory().total)
-    model_id = hub_model(settings.model, memory, permissive=settings.permissive)
+    machine = look(environ)
+    model_id = hub_model(
+        settings.model,
+        machine.memory,
+        permissive=settings.permissive,
+        gpu_memory=machine.gpu_memory,
+    )
     if model_id is None or cached_snapshot(hub_cache(environ), model_id) is not None:
         return
     with contextlib.suppress(ShammahError):
@@ -269,7 +272,7 @@ def _attach(
     *,
     join: bool,
 ) -> Identity:
-    """Wait for the wanted worker's welcome; the identity it has."""
+    """Wait for the wanted worker's welcome, and return its identity."""
     child: subprocess.Popen[bytes] | None = None
     budget = RestartBudget()
     log_start, waited, looked = 0, 0.0, time.monotonic()
@@ -293,12 +296,12 @@ def _attach(
                 failed = isinstance(welcome.event.status.state, Failed | NotAvailable)
                 if not failed or child is not None or welcome.others:
                     return found
-                # What it failed for may have been mended since: have a new one try.
+                # The cause of the failure may be fixed by now: let a new one try.
             elif child is not None and welcome.pid == child.pid:
                 raise ShammahError(
                     "worker_mismatch",
                     f"The {spec.role} worker that started is not the one that was requested.",
-                    "The settings changed in the meantime: try again.",
+                    "The settings changed in the meantime. Try again.",
                 )
             else:
                 _check_idle(spec.identity, welcome, program)
@@ -307,14 +310,14 @@ def _attach(
             peer.forget_welcome()
             child = None
         now = time.monotonic()
-        # While this process stood still (Ctrl-Z), nobody was able to answer it.
+        # While this process was stopped (Ctrl-Z), nothing could answer it.
         waited, looked = waited + min(now - looked, STILL_S), now
         if waited > timeout:
             raise _silent(spec)
 
 
 def _check_idle(wanted: Identity, welcome: Welcome, program: str) -> None:
-    """Refuse to replace a worker that somebody uses, or that has something to finish."""
+    """Refuse to replace a worker that is in use or has something to finish."""
     if welcome.others:
         raise WorkerInUseError(wanted, welcome, program)
     state = welcome.event.status.state
@@ -326,7 +329,7 @@ def _silent(spec: WorkerSpec) -> ShammahError:
     return ShammahError(
         "worker_silent",
         f"The {spec.role} worker is running but does not respond.",
-        f"`shammah stop {spec.role}` ends it; {spec.log_file} may say more.",
+        f"To stop it: `shammah stop {spec.role}`. Its log: {spec.log_file}.",
     )
 
 
@@ -341,17 +344,17 @@ def _start_failed(spec: WorkerSpec, child: subprocess.Popen[bytes], log_start: i
     return ShammahError(
         "worker_start_failed",
         f"The {spec.role} worker could not start: {said}",
-        f"{spec.log_file} has the details.",
+        f"Details: {spec.log_file}.",
     )
 
 
 def _last_words(spec: WorkerSpec, pid: int, log_start: int) -> str:
-    """The last line that worker ``pid`` wrote as its reason to end. Others write there, too."""
+    """Return the last line that worker ``pid`` wrote as its reason to end; others log there."""
     try:
         with open(spec.log_file, errors="replace") as log:
             log.seek(log_start)
             lines = log.read().strip().splitlines()
-    except OSError:  # somebody has tidied up
+    except OSError:  # it was deleted
         return ""
     for line in reversed(lines):
         logged = _LOG_LINE.match(line)
@@ -368,7 +371,7 @@ def _size(path: Path) -> int:
 
 
 def stop(role: str, endpoints: Endpoints, peer: Peer | None = None) -> Rung | None:
-    """End the worker of ``role``: ask it, then SIGTERM, then SIGKILL, each with its time.
+    """Stop the worker of ``role``: request, SIGTERM, SIGKILL, each with its own timeout.
 
     Only a process that holds our lock is ever signalled.
 
@@ -386,7 +389,7 @@ def stop(role: str, endpoints: Endpoints, peer: Peer | None = None) -> Rung | No
     asking = Peer(endpoints, role, None) if peer is None else peer
     try:
         while time.monotonic() < deadline - STOP_S / 2:
-            # Again and again: the connection may be a moment away.
+            # Repeated: the connection may not be established yet.
             asking.send(Stop(new_request_id()))
             if _gone(lock, time.monotonic() + 10 * POLL_S):
                 return Rung.REQUEST
@@ -399,13 +402,13 @@ def stop(role: str, endpoints: Endpoints, peer: Peer | None = None) -> Rung | No
     ):
         if not _signal_holder(lock, number) or _gone(lock, time.monotonic() + patience):
             return rung
-    why = f"The {role} worker could not be stopped, even with SIGKILL."
+    why = f"Couldn't stop the {role} worker, not even with SIGKILL."
     raise ShammahError("worker_unstoppable", why)
 
 
 def _gone(lock: Path, until: float) -> bool:
     while True:
-        late = time.monotonic() > until  # before the look, which is the last then
+        late = time.monotonic() > until  # read before the last look
         if lock_holder(lock) is None:
             return True
         if late:
@@ -414,7 +417,7 @@ def _gone(lock: Path, until: float) -> bool:
 
 
 def _signal_holder(lock: Path, number: int) -> bool:
-    """Signal the process that holds the lock; false if nobody holds it any more."""
+    """Signal the process that holds the lock, and return false if none does any more."""
     pid = lock_holder(lock)
     if not pid:
         return pid is not None

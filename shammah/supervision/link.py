@@ -1,4 +1,4 @@
-"""One worker, kept attached: started, attached to, started again when it dies."""
+"""One worker, kept attached: started, attached to, restarted when it dies."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from shammah.errors import ShammahError
 from shammah.supervision.lifecycle import (
     RESTARTS,
     RestartBudget,
-    WorkerInUseError,
     WorkerSpec,
     ensure,
     stop,
 )
+from shammah.supervision.refusals import WorkerInUseError
 
 CLOSE_S = 0.5
 RETRY_S = 10.0
-"""What a worker failed for may be mended by then."""
+"""The cause of a failure may be fixed by then."""
 
 
 def known_state(heard: Event | None, failure: Failed | None, *, absent: bool) -> State | None:
-    """What is known of a worker; ``None``: nothing, which is not the same as not ready. Pure.
+    """Return what is known of a worker; ``None``: nothing, which differs from not ready. Pure.
 
     Args:
-        heard: the last that the worker said of itself, while it is attached.
-        failure: why it cannot be had.
-        absent: there was none when its lock was looked at, and none has been attached since.
+        heard: the worker's last event, while it is attached.
+        failure: why it is unavailable.
+        absent: none ran when its lock was checked, and none has been attached since.
     """
     if heard is not None:
         return heard.status.state
@@ -54,12 +54,12 @@ def known_state(heard: Event | None, failure: Failed | None, *, absent: bool) ->
 class Link:
     """One worker, kept attached in the background.
 
-    ``failure`` says why it cannot be had; ``in_use_by_others`` is set when that is because
+    ``failure`` says why it is unavailable; ``in_use_by_others`` is set when that is because
     other frontends use a worker that was started with something else.
 
     Args:
         on_change: called from other threads when the state may have changed.
-        before: called on the attaching thread before the worker is looked for.
+        before: called on the attaching thread before it looks for the worker.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class Link:
 
     @property
     def state(self) -> State | None:
-        """The worker's state; Initializing if there is none yet; a Failed of our own if it
-        cannot be had; ``None``: unknown, since it may be there and has not been heard."""
+        """The worker's state; Initializing if none runs yet; a Failed of our own if it is
+        unavailable; ``None``: unknown, since it may run but has not reported yet."""
         peer = self.peer
         heard = peer.latest if peer is not None and peer.welcome is not None else None
         return known_state(heard, self.failure, absent=self._absent or self.resting)
@@ -100,29 +100,29 @@ class Link:
 
     @property
     def resting(self) -> bool:
-        """Whether it was stopped on purpose, and stays away until it is needed."""
+        """Whether it was stopped on purpose, and stays stopped until it is needed."""
         peer = self.peer
         return peer is not None and peer.stopped and self._attaching is None
 
     @property
     def silent(self) -> bool:
-        """Whether a question has waited in vain to hear how the worker is. No other one waits
-        for that until it is heard."""
+        """Whether a question has waited in vain for the worker's state. No other question waits
+        for it until it is known."""
         return self._silent and self.state is None
 
     def note_silence(self) -> None:
-        """Note that a question has waited to hear how the worker is for as long as it may."""
+        """Note that a question has waited for the worker's state as long as it may."""
         self._silent = True
 
-    def start(self, *, anew: bool = False) -> None:
-        """Begin to attach, in the background. Does nothing while that is under way or done.
+    def start(self, *, retry: bool = False) -> None:
+        """Attach in the background. Does nothing while that is under way or done.
 
-        A worker that has failed is tried anew, but not at every question; ``anew``: now.
+        A worker that has failed is tried again, but not at every question; ``retry``: now.
         """
         with self._lock:
             if self._closed or self._attaching is not None:
                 return
-            failed = anew and isinstance(self.state, Failed | NotAvailable)
+            failed = retry and isinstance(self.state, Failed | NotAvailable)
             if self.attached and not failed and not self._worth_retrying():
                 return
             self._started_at = time.monotonic()
@@ -136,7 +136,7 @@ class Link:
         state = self.state
         failed = isinstance(state, Failed | NotAvailable)
         if isinstance(state, Failed) and state.code == "download_cancelled":
-            return False  # somebody said so
+            return False  # on purpose
         return failed and time.monotonic() - self._started_at > RETRY_S
 
     def _attach(self) -> None:
@@ -162,8 +162,8 @@ class Link:
             if isinstance(error, WorkerInUseError):
                 self.in_use_by_others = error.welcome.identity
         except Exception as error:  # a question waits for this: it must end in any case
-            what = f"The {self.spec.role} worker cannot be had: {type(error).__name__}: {error}"
-            failure = Failed("internal", what, f"{self.spec.log_file} may say more.")
+            what = f"The {self.spec.role} worker is unavailable: {type(error).__name__}: {error}"
+            failure = Failed("internal", what, f"Its log: {self.spec.log_file}.")
         with self._lock:
             self._attaching = None
             self._absent = False
@@ -187,25 +187,25 @@ class Link:
             self._silent = False
         else:
             self.spec = self._own_spec  # one that was joined is gone
-        # One that was stopped on purpose stays away until it is needed.
+        # One that was stopped on purpose stays stopped until it is needed.
         if event is None and peer is not None and not peer.stopped:
             if not self._budget.spend():
                 self.failure = Failed(
                     "worker_crashes",
                     f"The {self.spec.role} worker died {RESTARTS} times in a minute.",
-                    f"{self.spec.log_file} says why; the next question starts it once more.",
+                    f"The next question tries again. Its log: {self.spec.log_file}.",
                 )
             elif self._client.program != "ask":  # which needs none after its answer
-                self.start()  # have it back before the next question
+                self.start()  # be ready for the next question
         self._on_change()
 
     def join(self, identity: Identity) -> None:
-        """Be content with the worker that others have started."""
+        """Use the worker that others started."""
         self.spec = replace(self.spec, identity=identity, arguments=("--model", identity.model))
         self.start()
 
     def take_over(self) -> None:
-        """End the worker that others use, and have ours.
+        """Stop the worker that others use, and start ours.
 
         Raises:
             ShammahError: ``worker_unstoppable``.
@@ -214,35 +214,35 @@ class Link:
         self.start()
 
     def count_others(self) -> int | None:
-        """How many other frontends use the worker; ``None``: there is none. It is asked itself:
-        what it told last may have been overtaken, and somebody would lose his model."""
+        """Return how many other frontends use the worker; ``None``: it does not run. The worker is
+        asked: its last event may be outdated, and another frontend would lose its model."""
         peer = self.peer
         if peer is None or peer.welcome is None:
             return None
-        told = peer.latest
-        with contextlib.suppress(ShammahError):  # silent: then what was heard last must do
+        latest = peer.latest
+        with contextlib.suppress(ShammahError):  # silent: its last event must do
             reply = peer.request(GetStatus(new_request_id()), ANSWER_S)
-            told = reply if isinstance(reply, Event) else told
-        return None if told is None else max(0, told.status.clients - 1)
+            latest = reply if isinstance(reply, Event) else latest
+        return None if latest is None else max(0, latest.status.clients - 1)
 
     def end(self) -> bool:
-        """End the worker, until it is needed again; false if there was none."""
+        """Stop the worker until it is needed again, and return false if none ran."""
         peer = self.peer
         if peer is None:
             return False
-        peer.stopped = True  # on purpose, whether or not its last words arrive
+        peer.stopped = True  # on purpose, whether or not its Stopping arrives
         ended = stop(self.spec.role, self._endpoints, peer) is not None
-        # So that whoever needs it next sees at once that it is gone.
+        # So that the next question sees at once that it is gone.
         peer.forget_welcome()
         return ended
 
     def close(self) -> None:
-        """Give the lease back. The worker goes on for as long as its keep_alive says."""
+        """Give the lease back. The worker stays for as long as its keep_alive says."""
         with self._lock:
             self._closed = True
             peer, attaching = self.peer, self._attaching
         if peer is not None:
             peer.close()
         if attaching is not None:
-            # A lease that it still takes after this lapses by itself.
+            # A lease taken after this expires on its own.
             attaching.join(CLOSE_S)

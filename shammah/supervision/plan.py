@@ -1,7 +1,7 @@
-"""What a model costs on this machine, before it is fetched: disk, time and memory. Pure.
+"""What a model needs on this machine, before it is downloaded: disk, time and memory. Pure.
 
-The numbers for memory are bounds: what really is taken is a little less (docs/MODEL_SELECTION.md
-compares them with measurements).
+The numbers for memory are bounds; real use is a little less (docs/MODEL_SELECTION.md compares them
+with measurements).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, field, replace
 
 from shammah.bus.transfers import FetchPlan
+from shammah.errors import ShammahError
 from shammah.models.catalogue import (
     CATALOGUE,
     GIB,
@@ -59,6 +60,10 @@ class Place:
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     permissive: bool = False
 
+    def usable(self, device: str) -> int:
+        """Bytes of memory on ``device``; 0: unknown."""
+        return self.machine.gpu_memory if device == "cuda" else self.machine.memory
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
@@ -104,35 +109,27 @@ class MemoryNeed:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why the model should not be fetched: ``disk_too_small`` or ``memory_too_small``."""
-
-    code: str
-    message: str
-    hint: str
-
-
-@dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """What the model would cost.
+    """What the model needs.
 
     Attributes:
-        found: what is to be fetched, and what is here.
-        parameters: how many; 0: not known.
-        memory: ``None``: nobody can tell, see ``memory_unknown``.
+        found: what is to be downloaded, and what is on this disk.
+        parameters: how many; 0: unknown.
+        memory: ``None``: unknown, see ``memory_unknown``.
         memory_unknown: why, in words.
-        refusals: why it should not be fetched, the gravest first.
+        refusals: why it should not be downloaded (``memory_too_small``, ``disk_too_small``), the
+            most serious first.
     """
 
     found: FetchPlan
     parameters: int
     memory: MemoryNeed | None
     memory_unknown: str
-    refusals: tuple[Refusal, ...]
+    refusals: tuple[ShammahError, ...]
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds that the download takes at the last measured rate; ``None``: unknown."""
+        """Seconds of download at the last measured rate; ``None``: unknown."""
         if not self.found.missing:
             return 0.0
         return self.found.missing / self.found.rate if self.found.rate else None
@@ -153,7 +150,7 @@ class ModelPlan:
 
 
 def make_plan(found: FetchPlan, place: Place) -> ModelPlan:
-    """Judge what the download worker (or a directory) tells about a model."""
+    """Judge what the download worker (or a directory) reports about a model."""
     parameters, memory, unknown = 0, None, ""
     try:
         shape, parameters, architecture = _facts(found)
@@ -175,15 +172,13 @@ def make_plan(found: FetchPlan, place: Place) -> ModelPlan:
 def need_of(
     shape: ModelShape, parameters: int, place: Place, architecture: str = "Qwen2ForCausalLM"
 ) -> MemoryNeed:
-    """What a model of this shape takes at ``place``.
+    """Work out what a model of this shape takes at ``place``.
 
-    As the worker does, it steps down to 16 bits and a short context where float32 leaves too
+    Like the worker, it steps down to 16 bits and a short context where float32 leaves too
     little room for conversations.
     """
     device = _device(parameters, place)
-    machine = place.machine
-    usable = machine.gpu_memory if device == "cuda" else machine.memory
-    dtype = _dtype(parameters, device, usable, place, architecture)
+    dtype = _dtype(parameters, device, place, architecture)
     need = _need(shape, parameters, place, device, dtype)
     steps_down = place.inference.dtype == "auto" and dtype == "float32"
     if need.context_fits >= need.least_context or not steps_down:
@@ -193,8 +188,7 @@ def need_of(
 
 
 def _need(shape: ModelShape, parameters: int, place: Place, device: str, dtype: str) -> MemoryNeed:
-    machine = place.machine
-    usable = machine.gpu_memory if device == "cuda" else machine.memory
+    usable = place.usable(device)
     width, step = KV_BYTES[dtype], STEP_BYTES[dtype]
     weights = int(WEIGHT_BYTES[dtype] * parameters)
     loaded = weights + LIBRARIES_BYTES
@@ -235,14 +229,13 @@ def _device(parameters: int, place: Place) -> str:
     return "mps" if place.machine.mps else "cpu"
 
 
-def _dtype(parameters: int, device: str, usable: int, place: Place, architecture: str) -> str:
-    """As the inference worker chooses (its `offers.choose_engine`, and
-    `placement.choose_form` of its transformers engine), with all memory free.
+def _dtype(parameters: int, device: str, place: Place, architecture: str) -> str:
+    """Choose as the inference worker does (see its `offers.choose_engine`) with all memory free.
 
-    Where float32 fits, that worker takes what it measures to be faster; this reckons with
-    float32, which takes more; and with 8 bits where 4 are asked for.
+    Where float32 fits, the worker takes what it measures to be faster. This assumes float32, which
+    takes more, and 8 bits where 4 are set.
     """
-    asked = place.inference
+    asked, usable = place.inference, place.usable(device)
     if asked.quantization in (INT8, INT4):
         return INT8
     if asked.dtype != "auto":
@@ -261,7 +254,7 @@ def _dtype(parameters: int, device: str, usable: int, place: Place, architecture
 
 
 def _facts(found: FetchPlan) -> tuple[ModelShape, int, str]:
-    """The shape, the number of parameters and the architecture.
+    """Return the shape, the number of parameters and the architecture.
 
     Raises:
         ValueError: neither the configuration nor the catalogue knows them.
@@ -281,7 +274,7 @@ def _facts(found: FetchPlan) -> tuple[ModelShape, int, str]:
 
 
 def _smaller(found: FetchPlan, parameters: int, place: Place) -> CatalogueModel | None:
-    """The largest model of the catalogue that is smaller than ``found`` and fits."""
+    """Find the largest model of the catalogue that is smaller than ``found`` and fits."""
     room = found.disk_free - found.disk_reserve
     for model in reversed(CATALOGUE):
         if model.parameters >= (parameters or found.total // 2):
@@ -293,30 +286,30 @@ def _smaller(found: FetchPlan, parameters: int, place: Place) -> CatalogueModel 
     return None
 
 
-def _memory_refusal(model: str, memory: MemoryNeed, smaller: CatalogueModel | None) -> Refusal:
+def _memory_refusal(model: str, memory: MemoryNeed, smaller: CatalogueModel | None) -> ShammahError:
     if memory.least <= memory.usable:
-        return Refusal(
+        return ShammahError(
             "memory_too_small",
-            f"With inference.kv_memory as it is, {model} holds conversations of "
-            f"{memory.context_fits:,} tokens; {memory.least_context:,} are the least.",
+            f"With the present inference.kv_memory, {model} holds conversations of only "
+            f"{memory.context_fits:,} tokens; at least {memory.least_context:,} are needed.",
             "Set inference.kv_memory to 0; --force continues anyway.",
         )
     where = "the GPU" if memory.device == "cuda" else "this machine"
-    return Refusal(
+    return ShammahError(
         "memory_too_small",
         f"{model} needs {memory.least / GIB:.1f} GiB of memory as {memory.dtype} for a "
-        f"conversation of {memory.least_context:,} tokens, and {where} has "
-        f"{memory.usable / GIB:.1f} GiB for it.",
+        f"conversation of {memory.least_context:,} tokens; {where} has only "
+        f"{memory.usable / GIB:.1f} GiB.",
         _hint("Use the starter (--model starter) or Claude", smaller),
     )
 
 
-def _disk_refusal(found: FetchPlan, smaller: CatalogueModel | None) -> Refusal:
-    return Refusal(
+def _disk_refusal(found: FetchPlan, smaller: CatalogueModel | None) -> ShammahError:
+    return ShammahError(
         "disk_too_small",
-        f"The disk is too small for {found.model}: {describe_size(found.missing)} are to be "
-        f"fetched, {describe_size(found.disk_free)} are free, and "
-        f"{describe_size(found.disk_reserve)} should stay so.",
+        f"The disk is too small for {found.model}: the download takes "
+        f"{describe_size(found.missing)}, {describe_size(found.disk_free)} are free, and "
+        f"{describe_size(found.disk_reserve)} must stay free.",
         _hint("Free some space (`shammah models list` shows models), or set HF_HOME", smaller),
     )
 

@@ -172,7 +172,7 @@ class TestWrongUsage:
         (sandbox.shammah_home / "config.toml").write_text("modell = 1")
         for arguments in (("ask", "hello"), ("worker", "--role", "inference"), ()):
             ended = run(*arguments, stdin="hello")
-            assert_one_clear_message(ended, 2, "there is no setting modell", "Did you mean model?")
+            assert_one_clear_message(ended, 2, "unknown setting modell", "Did you mean model?")
 
     def test_the_cloud_without_a_key(self, echo: EchoProcess) -> None:
         ended = run("ask", "--cloud", "hello")

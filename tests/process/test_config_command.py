@@ -52,10 +52,10 @@ def test_validate_tells_everything_at_once(file: Path) -> None:
     file.write_text(f'modell = 1\n\n[cloud]\nuse = "no"\napi_key = ["{SECRET}"]\n[inferance]\n')
     ended = run("config", "validate")
     assert (ended.code, ended.out) == (1, "")
-    assert "line 1: there is no setting modell. Did you mean model?" in ended.err
+    assert "line 1: unknown setting modell. Did you mean model?" in ended.err
     assert "line 4: cloud.use must be one of auto, ask, never" in ended.err
     assert "line 5: cloud.api_key must be text" in ended.err
-    assert "line 6: there is no setting inferance. Did you mean inference?" in ended.err
+    assert "line 6: unknown setting inferance. Did you mean inference?" in ended.err
     document = json.loads(run("config", "validate", "--json").out)
     assert (document["ok"], len(document["problems"])) == (False, 4)
     assert SECRET not in ended.said + json.dumps(document)
@@ -64,7 +64,7 @@ def test_validate_tells_everything_at_once(file: Path) -> None:
 @pytest.mark.parametrize("text", ["", "model = 'starter'\n"])
 def test_validate_of_a_good_file(file: Path, text: str) -> None:
     file.write_text(text)
-    assert run("config", "validate").out == f"{file} is right.\n"
+    assert run("config", "validate").out == f"{file} is valid.\n"
     file.unlink()
     assert "does not exist" in run("config", "validate").out
 
@@ -91,12 +91,12 @@ def test_set_changes_one_line(file: Path) -> None:
         (("inference.queue", "many"), "must be a whole number"),
         (("inference.queue", "0"), "must be at least 1"),
         (("inference.queue", "1", "2"), "takes one value"),
-        (("privacy.patterns", "(?=x)"), "privacy.patterns holds"),
+        (("privacy.patterns", "(?=x)"), "privacy.patterns contains"),
         (("model", "gpt"), "There is no model 'gpt'"),
         (("system", "\udcff"), r"The value '\xff' of system is not UTF-8."),
         (("privacy.words", "a", "b\udcff"), r"The value 'b\xff' of privacy.words is not UTF-8."),
         (("cloud.api_key", "k\udcff"), "The value of cloud.api_key is not UTF-8."),
-        (("us\udcffe", "ask"), r"There is no setting 'us\xffe'"),
+        (("us\udcffe", "ask"), r"Unknown setting 'us\xffe'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -111,7 +111,7 @@ def test_set_refuses_and_changes_nothing(file: Path, arguments: tuple[str, ...],
 def test_an_input_without_a_key_sets_none(file: Path) -> None:
     ended = run("config", "set", "cloud.api_key", "-", stdin="\n")
     assert (ended.code, ended.out) == (2, "")
-    assert "There is no key in the input." in ended.err
+    assert "The input is empty." in ended.err
     assert not file.exists()
 
 
@@ -137,7 +137,7 @@ class TestEdit:
     def test_takes_what_is_right(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file.write_text('[cloud]\nuse = "ask"\n')
         self.edited(monkeypatch, "s/ask/never/")
-        assert run("config", "edit").out == f"{file} is written.\n"
+        assert run("config", "edit").out == f"Saved {file}.\n"
         assert file.read_text() == '[cloud]\nuse = "never"\n'
         assert [path.name for path in file.parent.glob("*.toml")] == ["config.toml"]
 
@@ -160,7 +160,7 @@ class TestEdit:
         terminal = Terminal("config", "edit")
         terminal.expect("Edit it again")
         terminal.type("\r")
-        terminal.expect("is written")
+        terminal.expect("Saved")
         assert terminal.end() == 0
         assert file.read_text() == '[cloud]\nuse = "auto"\n'
 
@@ -170,7 +170,7 @@ class TestEdit:
         monkeypatch.setenv("EDITOR", script)
         ended = run("config", "edit")
         assert ended.code == 1
-        assert "has changed while you edited" in ended.err
+        assert "was changed while you edited" in ended.err
         assert file.read_text() == 'model = "7B"\n'
 
     @pytest.mark.parametrize(("editor", "says"), [("false", "status 1"), ("/none", "/none")])

@@ -33,7 +33,7 @@ def test_it_explains_what_auto_chooses(sandbox: Sandbox) -> None:
     assert all(libraries[name] for name in ("python", "torch", "transformers", "numba", "pyzmq"))
     text = "\n".join(line for line, _ in report(document))
     assert "weights     8-bit weights on cpu" in text
-    assert "billion weights/s for a token: float32" in text
+    assert "billion weights/s per token: float32" in text
 
 
 def test_what_is_wrong_is_said_with_what_to_do(

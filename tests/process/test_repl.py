@@ -506,7 +506,7 @@ class TestWhatIsWrongFromTheStart:
         terminal = open_terminal()
         assert_left(terminal, 2)
         assert terminal.text.count("> ") == 1
-        assert "there is no setting modell. Did you mean model?" in unwrapped(terminal)
+        assert "unknown setting modell. Did you mean model?" in unwrapped(terminal)
 
     def test_a_contradiction(self, open_terminal: Open) -> None:
         terminal = open_terminal("--local", "--cloud")

@@ -22,7 +22,6 @@ from shammah.settings.load import load_settings
 from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import (
     Rung,
-    WorkerInUseError,
     WorkerSpec,
     ensure,
     spawn,
@@ -30,6 +29,7 @@ from shammah.supervision.lifecycle import (
     worker_command,
     worker_spec,
 )
+from shammah.supervision.refusals import WorkerInUseError
 from tests.fakes.echo_process import EchoProcess
 from tests.fakes.sandbox import Sandbox, until
 from workers.logs import MAX_BYTES

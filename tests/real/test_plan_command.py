@@ -103,9 +103,9 @@ def test_a_person_reads_what_it_costs(hub: StandInHub) -> None:
     assert told["licence"] == "apache-2.0"
     assert told["revision"] == hub.main
     assert told["size"] == "988.1 MB in 3 files"
-    assert told["download"] == "988.1 MB; nothing is here yet"
+    assert told["download"] == "988.1 MB"
     assert re.fullmatch(r"\d.* free, \d.* after the download", told["disk"])
-    assert told["time"] == "unknown: nothing has been downloaded from here yet"
+    assert told["time"] == "unknown until the first download"
     assert told["verdict"].startswith("fits")
     assert "\x1b" not in ran.said
     assert ran.err == ""
@@ -154,10 +154,10 @@ def test_the_configured_one(hub: StandInHub, sandbox: Sandbox) -> None:
 def test_a_licence_that_forbids_commercial_use_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(monkeypatch, THREE.model_id, files(THREE)):
         told = lines(run("models", "plan", "3B"))
-        assert "qwen-research: not for commercial use" in told["licence"]
+        assert "qwen-research: no commercial use" in told["licence"]
         pulled = run("models", "pull", "3B", "--force")
         assert (
-            "Qwen2.5-3B-Instruct may not be used commercially (qwen-research); "
+            "Qwen2.5-3B-Instruct is not licensed for commercial use (qwen-research). "
             "--licence permissive skips it."
         ) in pulled.err
         assert pulled.out.strip().endswith(told["revision"])
@@ -185,7 +185,7 @@ def test_of_a_model_that_is_here_nobody_is_asked(monkeypatch: pytest.MonkeyPatch
         run("models", "pull", "acme/tiny")
         asked = len(hub.asked)
         told = lines(run("models", "plan", "acme/tiny"))
-        assert told["download"] == "nothing: it is on this disk"
+        assert told["download"] == "none: it is on this disk"
         assert len(hub.asked) == asked
 
 
@@ -234,7 +234,7 @@ def test_a_gated_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_little_memory(hub: StandInHub) -> None:
     enlarge(hub, WEIGHTS, 4 * psutil.virtual_memory().total)
     ran = run("models", "plan", "0.5B", code=1)
-    assert lines(ran)["verdict"] == "does not fit: the memory is too small"
+    assert lines(ran)["verdict"] == "does not fit: not enough memory"
     assert re.search(r"needs [\d.]+ GiB of memory as int8 for a conversation", ran.err)
     told = plan("0.5B", code=1)
     assert told["verdict"] == told["refusals"][0]["code"] == "memory_too_small"
@@ -274,7 +274,7 @@ def test_too_little_disk(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> N
     with serve(monkeypatch, "acme/long", content) as hub:
         enlarge(hub, "README.md", shutil.disk_usage(sandbox.root).free + TERABYTE)
         ran = run("models", "plan", "acme/long", code=1)
-        assert lines(ran)["verdict"] == "does not fit: the disk is too small"
+        assert lines(ran)["verdict"] == "does not fit: not enough disk space"
         assert lines(ran)["disk"].endswith("free, 0.0 MB after the download")
         assert "The disk is too small for acme/long" in ran.err
         assert plan("acme/long", code=1)["disk_left"] < 0
@@ -285,8 +285,8 @@ def test_too_little_disk(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> N
 def test_a_configuration_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(monkeypatch, "acme/odd", {**files(), "config.json": b'{"model_type": "odd"}'}):
         told = lines(run("models", "plan", "acme/odd"))
-        assert told["memory"] == "nobody can tell: config.json does not say hidden_size"
-        assert told["verdict"] == "the download fits; of the memory nobody can tell"
+        assert told["memory"] == "unknown: config.json does not say hidden_size"
+        assert told["verdict"] == "the download fits; memory unknown"
 
 
 def test_a_download_that_runs_is_joined_without_a_question(

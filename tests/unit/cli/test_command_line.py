@@ -183,7 +183,7 @@ def test_every_help_has_examples_and_fits_a_terminal() -> None:
     found = list(helps(main.main, ["shammah"], None))
     assert len(found) > 30
     for text in found:
-        assert "xamples:" in text or "To have it in every new shell" in text or "monad" in text
+        assert "xamples:" in text or "To enable it in every new shell" in text or "monad" in text
         assert [line for line in text.splitlines() if len(line) > 80] == []
         assert [line for line in text.splitlines()[1:] if line.endswith("...")] == []
 

@@ -1,4 +1,4 @@
-"""``shammah doctor``: what it makes of what it finds. The child process is a stand-in here."""
+"""``shammah doctor``: what it makes of what it finds. The child process is a fake here."""
 
 from __future__ import annotations
 
@@ -94,14 +94,14 @@ def test_the_text_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert "engine      native: the fastest on a CPU" in lines
     assert "weights     8-bit weights on cpu: as set" in lines
-    assert "            0.12 GiB of them, 8.0 GiB free" in lines
+    assert "            0.12 GiB needed, 8.0 GiB free" in lines
     assert "            Its directory also holds an adapter, which is not used." in lines
     assert "gpu         A GPU, 32.0 GiB, 16.0 free" in lines
     assert "libraries   torch 2.13.0, bitsandbytes missing" in lines
-    assert any(line.startswith("speed       reads 21.5 GB/s") for line in lines)
-    assert any("for a token: float32 4.5, int8 2.2" in line for line in lines)
-    assert "worker      none is running" in lines
-    assert lines[-1] == "verdict     nothing keeps Shammah from answering"
+    assert any(line.startswith("speed       memory 21.5 GB/s") for line in lines)
+    assert any("per token: float32 4.5, int8 2.2" in line for line in lines)
+    assert "worker      none running" in lines
+    assert lines[-1] == "verdict     OK, Shammah can answer"
     assert "\x1b" not in text
 
 
@@ -170,7 +170,7 @@ def test_a_runtime_directory_of_somebody_else(
     assert code == 1
     assert [problem["code"] for problem in document["problems"]] == ["runtime_directory"]
     assert document["workers"] == {}
-    assert "worker      none is running" in _text(capsys)[1]
+    assert "worker      none running" in _text(capsys)[1]
 
 
 def test_a_configuration_that_is_wrong(

@@ -22,17 +22,17 @@ def told(machine: Machine, bandwidth: float = 20.0, licence: str = "any") -> lis
 def test_what_fits_in_8_bits_and_is_not_taken_is_named_with_its_speed() -> None:
     first, *sizes, take = told(Machine(int(23.5 * GIB)))
     assert first == (
-        "3B: the largest that leaves other programs room in 23.5 GiB of memory "
+        "3B: the largest that leaves room for other programs in 23.5 GiB of memory "
         "(from 12 GiB; 7B: 24 GiB)"
     )
     assert [line.partition(" ")[0] for line in sizes] == ["0.5B", "1.5B", "3B", "7B", "14B"]
     assert "7B fits (8-bit weights, 7.6 GiB, 2.5 tokens/s at most)" in sizes
-    assert take == "`shammah models use SIZE` takes another one"
+    assert take == "to change it: `shammah models use SIZE`"
 
 
 def test_what_does_not_fit_is_said() -> None:
     first, *sizes = told(Machine(GIB))
-    assert first.startswith("none: 1.0 GiB of memory are less than the 3 GiB")
+    assert first.startswith("none: 1.0 GiB of memory, and the smallest model needs 3 GiB")
     assert "14B does not fit" in sizes
 
 

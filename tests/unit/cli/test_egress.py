@@ -240,10 +240,10 @@ def test_lines_and_totals_by_day() -> None:
         "sha256 abababababab  cloud_overloaded  $0.00",
         "2026-11-23 09:15:02  https://api.example/v1/messages  m  1,234 bytes  "
         "sha256 abababababab  answered (attempt 2)  1,100 + 20 tokens  $0.0021",
-        "2026-11-23 in all: 2 requests, 2,468 bytes, 1,100 + 20 tokens, $0.0021",
+        "2026-11-23 total: 2 requests, 2,468 bytes, 1,100 + 20 tokens, $0.0021",
         "2026-11-24 00:00:00  https://api.example/v1/messages  m  1,234 bytes  "
         "sha256 abababababab  answered  5 + 0 tokens",
-        "2026-11-24 in all: 1 request, 1,234 bytes, 5 + 0 tokens, $0.00 and 1 of unknown price",
+        "2026-11-24 total: 1 request, 1,234 bytes, 5 + 0 tokens, $0.00 and 1 of unknown price",
     ]
 
 
@@ -266,16 +266,16 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.write_outcome("a", ANSWERED)
     shown = run("egress").out.splitlines()
     assert shown[0].startswith("2026-11-24 12:00:00  https://api.example/v1/messages")
-    assert shown[1].startswith("2026-11-24 in all: 1 request")
+    assert shown[1].startswith("2026-11-24 total: 1 request")
     assert run("egress", "--since", "2026-11-25").out == (
-        "Nothing was sent to the cloud in this time.\n"
+        "Nothing was sent to the cloud in this period.\n"
     )
     documents = [json.loads(line) for line in run("egress", "--json").out.splitlines()]
     assert [document["type"] for document in documents] == ["request", "day"]
     assert documents[0]["sha256"] == "ab" * 32
     assert documents[1]["cost"] == 0.25
     refused = run("egress", "--since", "soon")
-    assert (refused.code, "how far back" in refused.err) == (2, True)
+    assert (refused.code, "Use an age" in refused.err) == (2, True)
 
 
 def test_following(

@@ -52,7 +52,7 @@ def test_every_role_its_bar_and_its_facts_are_there() -> None:
     assert "1 of 4 workers · 1.0 GB free" in lines[0]
     (state_line,) = [line for line in lines if "Ready: starter" in line and "inf" in line[:4]]
     assert "fetching Qwen2.5-7B" in state_line
-    facts = "2 attached · 1 asked or waiting · 9 tokens · 1.1 GB · 50% cpu · up 59 s"
+    facts = "2 attached · 1 active or waiting · 9 tokens · 1.1 GB · 50% cpu · up 59 s"
     assert facts in lines[lines.index(state_line) + 1]
     assert "━" in lines[lines.index(state_line) + 2]
     assert "41%" in lines[lines.index(state_line) + 2]
@@ -68,7 +68,7 @@ def test_a_training_has_a_bar() -> None:
     progress = replace(progress, phase="training", detail="", step=15, steps=60, loss=1.25)
     board.take("train", event(2, Training(progress)), NOW)
     lines = drawn(board, 120, 30)
-    at = next(n for n, line in enumerate(lines) if line.startswith("train      Teaching small"))
+    at = next(n for n, line in enumerate(lines) if line.startswith("train      Training small"))
     bar = lines[at + 2]
     assert "training" in bar
     assert "━" in bar

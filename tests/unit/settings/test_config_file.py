@@ -229,6 +229,6 @@ def test_a_name_that_is_no_text_changes_nothing(tmp_path: Path) -> None:
     path.write_text("old")
     with pytest.raises(ShammahError) as failed:
         save(path, with_model("", "/models/\udcff"))
-    assert failed.value.code == "config_unwritable"
+    assert failed.value.code == "config_invalid"
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -227,7 +227,7 @@ class TestTheVerdict:
         # 27.51 + 0.5 GiB, and 0.375 GiB of keys and values, which are half of the rest
         assert "needs 28.8 GiB of memory as bfloat16" in refusal.message
         assert "2,048 tokens" in refusal.message
-        assert "has 16.0 GiB" in refusal.message
+        assert "has only 16.0 GiB" in refusal.message
         # Of the smaller ones, 7B fits: 14.19 + 0.5 GiB.
         assert "Qwen2.5-7B-Instruct fits: `shammah models pull 7B` (15.2 GB)" in refusal.hint
         assert "--force" in refusal.hint
@@ -254,7 +254,7 @@ class TestTheVerdict:
     def test_a_gpu_that_is_too_small_is_named(self) -> None:
         fetch = found("acme/seven", config=config_of(SEVEN.shape), weights=SEVEN.download_bytes)
         (refusal,) = make_plan(fetch, place(64, 8, device="cuda")).refusals
-        assert "the GPU has 8.0 GiB" in refusal.message
+        assert "the GPU has only 8.0 GiB" in refusal.message
 
     @pytest.mark.parametrize(
         ("spare", "verdict"), [(0, "fits"), (-1, "disk_too_small"), (-(10**9), "disk_too_small")]
@@ -268,8 +268,8 @@ class TestTheVerdict:
     def test_the_numbers_of_a_disk_that_is_too_small(self) -> None:
         fetch = found("acme/half", disk_free=500 * 10**6)
         (refusal,) = make_plan(fetch, place(16)).refusals
-        assert "988.1 MB are to be fetched, 500.0 MB are free" in refusal.message
-        assert "268.4 MB should stay so" in refusal.message
+        assert "the download takes 988.1 MB, 500.0 MB are free" in refusal.message
+        assert "268.4 MB must stay free" in refusal.message
         assert "HF_HOME" in refusal.hint
 
     def test_on_a_small_disk_a_smaller_model_is_suggested(self) -> None:
