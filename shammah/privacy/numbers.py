@@ -7,6 +7,7 @@ date inside, or a word before it that says what it is.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 
@@ -123,17 +124,16 @@ def _is_iban(text: str, structure: str) -> bool:
     )
 
 
+@functools.cache
 def _iban_structures() -> dict[str, str]:
     """Country to the expression of what follows it."""
-    if not _STRUCTURES:
-        for country in _IBANS.split():
-            parts = re.findall(r"(\d+)([nac])", country[2:])
-            inner = "".join(f"{_CLASSES[kind]}{{{count}}}" for count, kind in parts)
-            _STRUCTURES[country[:2]] = rf"\d\d{inner}"
-    return _STRUCTURES
 
+    def expand(part: re.Match[str]) -> str:
+        return f"{_CLASSES[part[2]]}{{{part[1]}}}"
 
-_STRUCTURES: dict[str, str] = {}
+    rows = _IBANS.split()
+    return {row[:2]: r"\d\d" + re.sub(r"(\d+)([nac])", expand, row[2:]) for row in rows}
+
 
 _ACCOUNT_WORDS = (
     r"account (?:number|no\.?|nr\.?|#)|acct\.?|sort code|routing (?:number|no\.?)"

@@ -1,8 +1,9 @@
-"""Answers from the Messages API, through the SDK."""
+"""Answers from the Messages API, through the SDK: gate, budget, attempts, ledger."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import os
@@ -13,17 +14,22 @@ from typing import Any
 
 import anthropic
 import httpx2
-from anthropic.types import OutputConfigParam, RawMessageStreamEvent
+from anthropic.types import OutputConfigParam
 
-from shammah.bus.messages import Done, Failed, Generate, Retrying, Token
-from shammah.privacy import Rules
-from shammah.privacy.ledger import Ledger
+from shammah.bus.messages import Done, Failed, Generate, Provenance, Retrying, Token
+from shammah.errors import ShammahError
+from shammah.privacy import Rules, check_door
+from shammah.privacy.ledger import Ledger, Outcome, Sent
 from shammah.settings.model import Settings
 from workers.cloud import failures, transport
 from workers.cloud.budget import Budget
-from workers.cloud.question import Question
+from workers.cloud.continuation import Joint, split_begun
+from workers.cloud.models import model_of
 from workers.cloud.reading import MalformedStreamError, Reading
-from workers.cloud.request import Call, Peer
+from workers.cloud.request import Call, Peer, build_call
+from workers.cloud.retry import CloudError, attempts, wait_s
+
+log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
@@ -44,8 +50,6 @@ _FAILURES = (
     MalformedStreamError,
 )
 """Once the stream has begun, the SDK lets the errors of its transport and decoder through."""
-
-Take = Callable[[RawMessageStreamEvent], None]
 
 
 class Claude:
@@ -88,7 +92,7 @@ class Claude:
         timeout = httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S)
         client = http_client or transport.http_client(timeout)
         transport.watch(client)
-        self._client = anthropic.AsyncAnthropic(
+        self.client = anthropic.AsyncAnthropic(
             api_key=settings.cloud.api_key.strip(),
             base_url=self.peer.url,
             max_retries=0,
@@ -110,55 +114,181 @@ class Claude:
         ``advance`` is called for everything else that comes. Cancelling the task closes the
         connection and returns ``Done(finish_reason="cancelled")``.
         """
-        return await Question(self, request, reply, arrived_s, advance).answer()
+        return await _Question(self, request, reply, arrived_s, advance).answer()
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self.client.close()
 
-    async def read(
-        self, call: Call, exchange: transport.Exchange, reading: Reading, take: Take
+
+class _Question:
+    """One question on its way; see `Claude.answer`."""
+
+    def __init__(
+        self,
+        claude: Claude,
+        request: Generate,
+        reply: Callable[[Token | Retrying], None],
+        arrived_s: float,
+        advance: Callable[[], None],
     ) -> None:
+        self._claude = claude
+        self._request = request
+        self._reply = reply
+        self._arrived_s = arrived_s
+        self._advance = advance
+        self._model = model_of(claude.settings)
+        self._reading = Reading(claude.clock)
+        self._begun = split_begun(request.messages)[1]
+        self._joint = Joint(self._begun)
+        self._shown = False
+        self._record_id = ""
+
+    async def answer(self) -> Done | Failed:
+        """Ask until there is an answer, or none is to be had."""
+        notices: tuple[str, ...] = ()
+        request = self._request
+        try:
+            check_door(request.messages, self._claude.rules)
+            call = build_call(request, self._claude.settings, self._claude.peer)
+            notices = call.notices
+            async with asyncio.timeout(request.timeout_s):
+                await self._ask(call)
+            finish_reason = self._reading.finish_reason
+            notices += self._reading.notices
+        except asyncio.CancelledError:
+            finish_reason = "cancelled"
+        except TimeoutError:
+            finish_reason = "timeout"
+        except ShammahError as error:
+            return Failed(error.code, error.message, error.hint, request.request_id)
+        return Done(
+            request.request_id,
+            finish_reason,
+            usage=self._model.with_cost(self._reading.usage()),
+            timings=self._reading.timings(self._arrived_s),
+            provenance=Provenance(
+                "cloud", self._reading.model or self._claude.settings.model, engine="anthropic"
+            ),
+            notices=notices,
+        )
+
+    async def _ask(self, call: Call) -> None:
+        """Attempt after attempt, but none after text was shown: who goes on from there is for
+        the frontend to say."""
+        attempt = 1
+        while True:
+            self._claude.budget.check()
+            try:
+                await self._attempt(call, attempt)
+                return
+            except CloudError as error:
+                wait = wait_s(error, attempt, self._claude.chance())
+                if wait is None or self._shown:
+                    raise
+                attempt += 1
+                log.info("request %s: %s, again", self._request.request_id, error.code)
+                self._reply(
+                    Retrying(self._request.request_id, error.brief, wait, attempt, attempts(error))
+                )
+            await self._claude.sleep(wait)
+
+    async def _attempt(self, call: Call, attempt: int) -> None:
+        if attempt > 1:
+            self._reading = Reading(self._claude.clock)
+            self._joint = Joint(self._begun)
+        exchange = transport.Exchange(
+            lambda url, body: self._record(call, attempt, url, body), self._advance
+        )
+        outcome = "internal"
+        try:
+            await self._read(call, exchange)
+            self._report(self._joint.finish())
+            outcome = "answered"
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except ShammahError as error:
+            outcome = error.code
+            raise
+        finally:
+            if exchange.sent:
+                self._settle(outcome, exchange.status)
+
+    async def _read(self, call: Call, exchange: transport.Exchange) -> None:
         """Send ``call`` as ``exchange`` and read the stream to its end.
 
         Raises:
             ShammahError: with a code of `failures`, or the exchange's refusal.
         """
+        claude, reading = self._claude, self._reading
         transport.EXCHANGE.set(exchange)
         try:
-            await self._stream(call, reading, take)
+            await self._stream(call)
         except (*_FAILURES, TimeoutError) as error:
             if exchange.refusal is not None:
                 raise exchange.refusal from error
             # What breaks after a complete answer is only the connection.
             if reading.stop_reason is None:
                 began = reading.began
-                raise failures.describe(error, self.settings, self.peer, began=began) from error
+                raise failures.describe(error, claude.settings, claude.peer, began=began) from error
         if reading.stop_reason is None:
-            if reading.began:
-                raise failures.truncated(self.peer)
-            raise failures.malformed(self.peer)
+            raise (failures.truncated if reading.began else failures.malformed)(claude.peer)
 
-    async def _stream(self, call: Call, reading: Reading, take: Take) -> None:
+    async def _stream(self, call: Call) -> None:
         # Always as a stream: nothing is held back, and the API wants it for long answers.
-        stream = await self._client.messages.create(
+        stream = await self._claude.client.messages.create(
             model=call.model,
             max_tokens=call.max_tokens,
             messages=call.turns,
             system=call.system or anthropic.omit,
             stop_sequences=list(call.stop) or anthropic.omit,
-            output_config=_held_to(call.schema),
+            output_config=_output_config(call.schema),
             extra_body=call.extra_body or None,
             stream=True,
         )
         async with stream, asyncio.timeout(None) as limit:
             async for event in stream:
-                take(event)
-                if reading.stop_reason is not None and limit.when() is None:
+                self._report(self._joint.add(self._reading.take(event)))
+                if self._reading.stop_reason is not None and limit.when() is None:
                     limit.reschedule(asyncio.get_running_loop().time() + DRAIN_S)
 
+    def _report(self, text: str) -> None:
+        if text:
+            self._shown = True
+            self._reply(Token(self._request.request_id, self._reading.pieces, text))
+        else:
+            self._advance()
 
-def _held_to(schema: dict[str, Any] | None) -> OutputConfigParam | anthropic.Omit:
+    def _record(self, call: Call, attempt: int, url: httpx2.URL, body: bytes) -> None:
+        self._record_id = os.urandom(8).hex()
+        self._claude.ledger.write_sent(
+            Sent(
+                id=self._record_id,
+                time="",
+                request_id=self._request.request_id,
+                attempt=attempt,
+                scheme=url.scheme,
+                host=url.netloc.decode("ascii", "replace"),
+                path=url.path,
+                model=call.model,
+                bytes=len(body),
+                sha256=hashlib.sha256(body).hexdigest(),
+                most=self._model.most(len(body), call.max_tokens),
+            )
+        )
+
+    def _settle(self, outcome: str, status: int) -> None:
+        usage = self._model.with_cost(self._reading.usage())
+        settled = Outcome(outcome, status, usage.input_tokens, usage.output_tokens, usage.cost)
+        try:
+            self._claude.ledger.write_outcome(self._record_id, settled)
+        except ShammahError as error:
+            # It stays as unknown, with the most that it can have cost.
+            log.warning("%s", error.message)
+
+
+def _output_config(schema: dict[str, Any] | None) -> OutputConfigParam | anthropic.Omit:
     if schema is None:
         return anthropic.omit
     return {"format": {"type": "json_schema", "schema": schema}}

@@ -69,7 +69,7 @@ class Joint:
         self._held = ""
         self._open = bool(begun)
         self._blanks = begun[len(begun.rstrip()) :]
-        self._trims = False
+        self._due = ""
 
     def add(self, text: str) -> str:
         """What of ``text`` is new, as far as that is known."""
@@ -102,18 +102,16 @@ class Joint:
             repeated = overlap(self._begun.rstrip(), said, glued=glued)
         if not repeated:
             return held
-        self._trims = True
+        self._due = self._blanks
         return self._trim(said[repeated:])
 
     def _trim(self, text: str) -> str:
         """``text`` without the blanks that the text so far ends with."""
-        while self._trims and text:
-            if not self._blanks or not text[0].isspace():
-                self._trims = False
-            elif text[0] == self._blanks[0]:
-                text, self._blanks = text[1:], self._blanks[1:]
+        while text and self._due:
+            if text[0] == self._due[0]:
+                text, self._due = text[1:], self._due[1:]
             else:
-                self._trims = False
+                self._due = ""
         return text
 
 

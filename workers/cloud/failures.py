@@ -49,17 +49,53 @@ _KEY_HINT = "Check ANTHROPIC_API_KEY (or api_key under [cloud] in config.toml)."
 _ADDRESS_HINT = "Check ANTHROPIC_BASE_URL (or base_url under [cloud] in config.toml)"
 _DAY_S = 24 * 3600.0
 _AGAIN_HINT = "Ask again."
-_LATER_HINT = "Ask again in a moment."
 _NETWORK_HINT = "Check your network connection; local answers work without it."
 
 
+_Refusal = tuple[str, str, str]
+"""Code, what the server does, and a hint; an empty one says when to ask again."""
+
+_REFUSALS: dict[int, _Refusal] = {
+    401: ("cloud_key_rejected", "refused the API key", _KEY_HINT),
+    402: ("cloud_billing", "requires payment first", "Check the billing page of your account."),
+    403: ("cloud_key_rejected", "does not allow requests with this key", _KEY_HINT),
+    404: (
+        "cloud_model_unknown",
+        "does not know the model {model!r:.80}",
+        "Check model under [cloud] in config.toml.",
+    ),
+    407: (
+        "cloud_unreachable",
+        "is behind a proxy that needs a login",
+        "Put name and password into HTTPS_PROXY: http://NAME:PASSWORD@HOST:PORT.",
+    ),
+    408: ("cloud_timeout", "timed out waiting for the request", _AGAIN_HINT),
+    409: ("cloud_conflict", "reports a conflict", ""),
+    413: (
+        "cloud_too_large",
+        "says the conversation is too long",
+        "Start a new conversation, or ask with less text.",
+    ),
+    429: ("cloud_rate_limited", "is rate limiting", ""),
+    503: ("cloud_overloaded", "is overloaded", ""),
+    529: ("cloud_overloaded", "is overloaded", ""),
+}
+_REDIRECTED = ("cloud_redirected", "redirects to another address", f"{_ADDRESS_HINT}.")
+_SERVER_ERROR = ("cloud_server_error", "failed", "")
+_BAD_REQUEST = (
+    "cloud_bad_request",
+    "did not accept the question",
+    "Follow what it says; if the conversation is too long, start a new one.",
+)
+
+
 def describe(error: Exception, settings: CloudSettings, peer: Peer, *, began: bool) -> CloudError:
-    """``error`` in words. ``began``: the answer was already arriving.
+    """Return ``error`` in words. ``began``: the answer was already arriving.
 
     The words never hold the key, the question or the answer.
     """
     if isinstance(error, anthropic.APIStatusError):
-        return _Refusal(error, settings, peer).describe()
+        return _describe_refusal(error, settings, peer)
     for cause in _chain(error):
         found = _describe_cause(cause, peer, began)
         if found is not None:
@@ -90,93 +126,49 @@ def malformed(peer: Peer) -> CloudError:
     )
 
 
-class _Refusal:
-    """A status that means no, from the headers or from an error event inside the stream."""
+def _describe_refusal(
+    error: anthropic.APIStatusError, settings: CloudSettings, peer: Peer
+) -> CloudError:
+    """Describe a status that means no, from the headers or from an error event in the stream."""
+    status = error.status_code
+    if status < 300:
+        status = _STATUS_OF_TYPE.get(str(error.type), 500)
+    other = _REDIRECTED if status < 400 else _SERVER_ERROR if status >= 500 else _BAD_REQUEST
+    code, verb, hint = _REFUSALS.get(status, other)
+    verb = verb.format(model=settings.model)
+    if status == 404 and not peer.is_anthropic:
+        hint = f"{hint[:-1]} and ANTHROPIC_BASE_URL, which must not end in /v1."
+    detail = str(status)
+    # A refused key is all that 401 says, and some servers repeat the key here.
+    if status != 401 and (text := _own_words(error.api_message, settings.api_key.strip())):
+        detail += f": {text}"
+    headers = error.response.headers
+    retry_after_s = _retry_after(headers)
+    return CloudError(
+        code,
+        f"{peer.subject} {verb} ({detail}).",
+        hint or _when_to_ask(retry_after_s),
+        brief=f"{peer.subject} {verb}",
+        retry_after_s=retry_after_s,
+        should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
+    )
 
-    def __init__(
-        self, error: anthropic.APIStatusError, settings: CloudSettings, peer: Peer
-    ) -> None:
-        self._error = error
-        self._settings = settings
-        self._peer = peer
-        self._status = error.status_code
-        if self._status < 300:
-            self._status = _STATUS_OF_TYPE.get(str(error.type), 500)
 
-    def describe(self) -> CloudError:
-        match self._status:
-            case status if status < 400:
-                verb, hint = "redirects to another address", f"{_ADDRESS_HINT}."
-                return self._say("cloud_redirected", verb, hint)
-            case 401:
-                return self._say("cloud_key_rejected", "refused the API key", _KEY_HINT)
-            case 403:
-                return self._say("cloud_key_rejected", "does not allow this key to ask", _KEY_HINT)
-            case 402:
-                hint = "Look at the billing page of your account."
-                return self._say("cloud_billing", "requires payment first", hint)
-            case 404:
-                return self._unknown_model()
-            case 407:
-                hint = "Put name and password into HTTPS_PROXY: http://NAME:PASSWORD@HOST:PORT."
-                return self._say("cloud_unreachable", "is behind a proxy that needs a login", hint)
-            case 408:
-                return self._say("cloud_timeout", "timed out waiting for the request", _AGAIN_HINT)
-            case 409:
-                return self._say("cloud_conflict", "reports a conflict", self._wait())
-            case 413:
-                hint = "Start a new conversation, or ask with less text."
-                return self._say("cloud_too_large", "says the conversation is too long", hint)
-            case 429:
-                return self._say("cloud_rate_limited", "is rate limiting", self._wait())
-            case 503 | 529:
-                return self._say("cloud_overloaded", "is overloaded", self._wait())
-            case status if status >= 500:
-                return self._say("cloud_server_error", "failed", self._wait())
-        hint = "Follow what it says; if the conversation is too long, start a new one."
-        return self._say("cloud_bad_request", "did not accept the question", hint)
+def _own_words(text: object, key: str) -> str:
+    """Return the server's text on one line, without control characters and without the key."""
+    if not isinstance(text, str):
+        return ""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    text = " ".join(text.replace(key, "***").split()).rstrip(".")
+    return text if len(text) <= API_TEXT_MAX else text[: API_TEXT_MAX - 1] + "…"
 
-    def _unknown_model(self) -> CloudError:
-        model = self._settings.model
-        hint = "Check model under [cloud] in config.toml"
-        if self._peer.is_anthropic:
-            hint += "."
-        else:
-            hint += " and ANTHROPIC_BASE_URL, which must not end in /v1."
-        return self._say("cloud_model_unknown", f"does not know the model {model!r:.80}", hint)
 
-    def _say(self, code: str, verb: str, hint: str) -> CloudError:
-        told = str(self._status)
-        # A refused key is all that 401 says, and some servers repeat the key here.
-        if self._status != 401 and (text := self._own_words()):
-            told += f": {text}"
-        headers = self._error.response.headers
-        should = {"true": True, "false": False}.get(headers.get("x-should-retry", ""))
-        return CloudError(
-            code,
-            f"{self._peer.subject} {verb} ({told}).",
-            hint,
-            brief=f"{self._peer.subject} {verb}",
-            retry_after_s=_retry_after(headers),
-            should_retry=should,
-        )
-
-    def _own_words(self) -> str:
-        """The server's text on one line, without control characters and without the key."""
-        text = self._error.api_message
-        if not isinstance(text, str):
-            return ""
-        text = "".join(c if c.isprintable() else " " for c in text)
-        text = " ".join(text.replace(self._settings.api_key.strip(), "***").split()).rstrip(".")
-        return text if len(text) <= API_TEXT_MAX else text[: API_TEXT_MAX - 1] + "…"
-
-    def _wait(self) -> str:
-        seconds = _retry_after(self._error.response.headers)
-        if seconds is None:
-            return _LATER_HINT
-        if seconds > _DAY_S:
-            return "Ask again in some days."
-        return f"Ask again in {max(1, math.ceil(seconds))} s."
+def _when_to_ask(seconds: float | None) -> str:
+    if seconds is None:
+        return "Ask again in a moment."
+    if seconds > _DAY_S:
+        return "Ask again in a few days."
+    return f"Ask again in {max(1, math.ceil(seconds))} s."
 
 
 def _retry_after(headers: httpx2.Headers) -> float | None:

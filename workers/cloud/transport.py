@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-import anthropic
 import httpx2
 
 from shammah.errors import ShammahError
@@ -58,17 +57,12 @@ def http_client(timeout: httpx2.Timeout) -> httpx2.AsyncClient:
 
     It follows no redirect: a text goes to the address that is set and to no other.
     """
-    mounts, trusted = network.mounts(), network.ssl_context()
-    try:
-        return anthropic.DefaultAsyncHttpxClient(
-            timeout=timeout, follow_redirects=False, mounts=mounts, verify=trusted
-        )
-    except httpx2.InvalidURL:
-        # Something in NO_PROXY (fe80::/10), which the SDK cannot read. Without its options for
-        # sockets the client is the library's own, which can, or ignores it.
-        return httpx2.AsyncClient(
-            timeout=timeout, follow_redirects=False, mounts=mounts, verify=trusted
-        )
+    return httpx2.AsyncClient(
+        timeout=timeout,
+        follow_redirects=False,
+        mounts=network.mounts(),
+        verify=network.ssl_context(),
+    )
 
 
 def watch(client: httpx2.AsyncClient) -> None:

@@ -82,7 +82,7 @@ def test_an_unknown_model_is_named() -> None:
     ("header", "hint"),
     [
         ("20", "Ask again in 20 s."),
-        ("1e308", "Ask again in some days."),
+        ("1e308", "Ask again in a few days."),
         ("0.2", "Ask again in 1 s."),
         ("-3", "Ask again in 1 s."),
         ("Thu, 01 Jan 1970 00:00:00 GMT", "Ask again in 1 s."),
