@@ -47,9 +47,9 @@ class Answer:
         self._prefilled = 0
         self._generated = 0
         self._detokenizer = detokenizer
-        self._told = -PAUSE_S
-        self._progress_told = arrival.at
-        self._untold = ("", "")  # reasoning and text
+        self._sent = -PAUSE_S
+        self._progress_sent = arrival.at
+        self._unsent = ("", "")  # reasoning and text
 
     @property
     def stopped(self) -> bool:
@@ -57,7 +57,7 @@ class Answer:
         return self._stops.found
 
     def take(self, step: StepResult, began: float, now: float) -> tuple[Token, ...]:
-        """What is to be told after ``step``, which took from ``began`` to ``now``.
+        """Return what to send after ``step``, which took from ``began`` to ``now``.
 
         The first text at once, then what has come within a pause together.
         """
@@ -70,26 +70,26 @@ class Answer:
             if self._first_token is None:
                 self._first_token = now
         reasoning, text = self._read(step)
-        self._untold = (self._untold[0] + reasoning, self._untold[1] + text)
-        if now - self._told < PAUSE_S and step.finish_reason is None and not self.stopped:
+        self._unsent = (self._unsent[0] + reasoning, self._unsent[1] + text)
+        if now - self._sent < PAUSE_S and step.finish_reason is None and not self.stopped:
             return ()
-        if any(self._untold):
-            self._told = now
+        if any(self._unsent):
+            self._sent = now
         return self.rest()
 
     def progress(self, now: float) -> PromptProgress | None:
-        """How much of the prompt is computed; ``None``: all of it, or that was told just now."""
+        """How much of the prompt is computed; ``None``: all of it, or that was sent just now."""
         computed = self._reused + self._prefilled
-        due = now - self._progress_told >= PROGRESS_S
+        due = now - self._progress_sent >= PROGRESS_S
         if self._first_token is not None or computed >= self._input_tokens or not due:
             return None
-        self._progress_told = now
+        self._progress_sent = now
         return PromptProgress(self.request_id, computed, self._input_tokens)
 
     def rest(self) -> tuple[Token, ...]:
-        """What has come and was not told yet."""
-        parts = zip(self._untold, (True, False), strict=True)
-        self._untold = ("", "")
+        """Return what has not been sent yet."""
+        parts = zip(self._unsent, (True, False), strict=True)
+        self._unsent = ("", "")
         return tuple(
             Token(self.request_id, self._generated, part, reasoning=thought)
             for part, thought in parts

@@ -81,8 +81,8 @@ class SequenceRequest:
 
     ``prompt`` is not empty; the caller has made sure that prompt and ``max_new_tokens`` fit
     into the context. A token of ``stop_ids`` ends the sequence and is no part of it.
-    ``client``: who asks; clients get equal shares. ``adapter``: the key of the one that computes
-    beside the model, which the engine holds; empty for none.
+    ``client``: the client that asks; clients get equal shares. ``adapter``: the key of the one that
+    is added to the model, which the engine holds; empty for none.
     """
 
     request_id: str
@@ -103,7 +103,7 @@ class StepResult:
 
     Attributes:
         prefilled: prompt tokens computed in this step.
-        reused: prompt tokens that needed no computing; told once, in the first result.
+        reused: prompt tokens that needed no computing; reported once, in the first result.
         generated: tokens chosen in this step, a stop token included.
         token_ids: the same without the stop token.
         finish_reason: set in a sequence's last result, unless it failed.
@@ -120,7 +120,7 @@ class StepResult:
 
 
 class LoadObserver(Protocol):
-    """Is told how far a load is."""
+    """Receives the progress of a load."""
 
     def stage(self, name: str) -> None:
         """A new stage has begun."""
@@ -146,7 +146,7 @@ class Engine(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Those among them that have not begun, for want of room."""
+        """Those among them that have not begun because there is no room."""
 
     def prepare(self) -> None:
         """Import what `load` needs. Ahead of it, so that this can overlap a download."""
@@ -165,7 +165,7 @@ class Engine(Protocol):
         """Whether sequences can be submitted with the adapter of this key."""
 
     def add_adapter(self, adapter: Adapter) -> None:
-        """Have an adapter beside the model, whose weights stay as they are. Others that no
+        """Add an adapter to the model, whose weights stay as they are. Others that no
         sequence needs may have to go.
 
         Raises:

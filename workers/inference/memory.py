@@ -11,7 +11,7 @@ from shammah.errors import ShammahError
 from shammah.models.catalogue import GIB
 from shammah.models.cgroups import memory_left
 from shammah.models.footprint import HEADROOM_BYTES, KV_SHARE, LEAST_CONTEXT, kv_bytes
-from shammah.models.hub_config import WIDTHS, read_config, read_shape
+from shammah.models.hub_config import WIDTHS
 from shammah.supervision.oom_record import CLOSE_OTHERS
 from workers.model_classes import first_line
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 def free_main_memory() -> int:
-    """Bytes of the main memory that may be taken yet: of the machine, and of every limit.
+    """Return the bytes of main memory that are left, within the machine and every limit.
 
     Files that this process has mapped are taken: the system would count weights and libraries
     as a cache that it can drop.
     """
     left = min([psutil.virtual_memory().available, *memory_left()])
-    mapped = getattr(psutil.Process().memory_info(), "shared", 0)  # Linux alone tells
+    mapped = getattr(psutil.Process().memory_info(), "shared", 0)  # only Linux reports it
     return max(0, left - mapped)
 
 
 def kv_budget(runner: Runner, wanted_gib: float) -> int:
-    """Tokens whose keys and values may be held, by all conversations together.
+    """Return how many tokens' keys and values all conversations together may hold.
 
     Args:
         runner: with a loaded model.
@@ -44,11 +44,9 @@ def kv_budget(runner: Runner, wanted_gib: float) -> int:
 
 
 def conversation_bytes(checkpoint: Checkpoint) -> int:
-    """Keys and values, of 16 bits, of the shortest conversation that is worth having; 0: the
-    configuration does not tell."""
-    try:
-        shape = read_shape(read_config((checkpoint.directory / "config.json").read_text("utf-8")))
-    except (OSError, ValueError):
+    """Return the 16-bit keys and values of the shortest conversation that is worth having."""
+    shape = checkpoint.shape
+    if shape is None:
         return 0
     return kv_bytes(shape, min(LEAST_CONTEXT, shape.context_length), WIDTHS["float16"])
 
@@ -97,7 +95,7 @@ def check_context(capacity: int, wanted: int, runner: Runner, wanted_gib: float 
 
 
 def gpu_failed(error: Exception) -> ShammahError:
-    """What a library says that a driver or a GPU has refused."""
+    """Return the failure of a driver or a GPU, in the words of the library that reports it."""
     return ShammahError(
         "device_unavailable",
         f"Couldn't use the GPU ({first_line(error)}).",
@@ -106,7 +104,7 @@ def gpu_failed(error: Exception) -> ShammahError:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was too little: each device says it in another way."""
+    """Whether memory ran out: each device reports it in its own way."""
     if isinstance(error, MemoryError):
         return True
     text = str(error)

@@ -16,7 +16,7 @@ class ReadingAhead:
     """One conversation of each client, one at a time, and only while no answer is under way.
 
     The engine keeps what it has computed of a prompt (`slots`), finished or not; nothing else
-    is to be done with it. The one token that an engine chooses after a prompt is not told.
+    is to be done with it. The one token that an engine chooses after a prompt is not sent.
 
     Args:
         reply: takes the end of a request.
@@ -108,7 +108,8 @@ class ReadingAhead:
         return True
 
     def _sequence(self, ahead: Ahead) -> SequenceRequest:
-        """
+        """Return the engine's view of a request.
+
         Raises:
             ShammahError: for the adapter; ``messages_invalid``, ``chat_template_missing`` or
                 ``context_too_long``: the next question will lose its oldest turns, and which

@@ -54,7 +54,7 @@ class InferenceService:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        # Copied: libraries are told through the environment not to use the network, and a
+        # Copied: the environment tells libraries not to use the network, and a
         # download worker that is started from here must not hear that.
         self._environ = dict(os.environ if environ is None else environ)
         self._engines = engines

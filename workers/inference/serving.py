@@ -71,7 +71,7 @@ class Serving:
     def run(self) -> None:
         """Until the inbox is closed, or held and every answer has ended.
 
-        Whoever closes it ends the answers that still run.
+        The host, which closes it, ends the answers that still run.
         """
         while True:
             delivery = self._inbox.take(wait=self._engine.active == 0 and not self._ahead.waits)
@@ -127,7 +127,7 @@ class Serving:
         self._end(request_id, "cancelled")
 
     def _sequence(self, arrival: Arrival) -> tuple[SequenceRequest, tuple[str, ...]]:
-        """The engine's view of a request, and what its user should be told.
+        """Return the engine's view of a request, and notices for its user.
 
         Raises:
             ShammahError: ``busy``, ``sampling_invalid``, ``chat_template_missing``,
@@ -172,7 +172,7 @@ class Serving:
         )
 
     def _adapter(self, name: str) -> str:
-        """The key of an adapter that the engine holds now, read if it did not.
+        """Return the key of an adapter that the engine holds now, read if it did not.
 
         Raises:
             ShammahError: ``adapter_not_found``, ``adapter_wrong_base``, ``adapter_damaged`` or

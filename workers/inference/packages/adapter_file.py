@@ -1,6 +1,6 @@
 """Finds a LoRA adapter in the home and reads it into numpy, or says why it cannot be used.
 
-Only what every engine computes is read: two narrow matrices beside a linear layer. What peft can
+Only what every engine computes is read: two narrow matrices added to a linear layer. What peft can
 do beyond that changes the answer in other ways, so it is refused rather than left out.
 """
 
@@ -65,7 +65,7 @@ class Adapter:
 
 
 def find_adapter(home: Path, name: str, ready: Ready) -> AdapterEntry:
-    """The adapter ``name`` of the model that is ``ready``.
+    """Return the adapter ``name`` of the model that is ``ready``.
 
     Raises:
         ShammahError: ``adapter_not_found`` or ``adapter_wrong_base``.
@@ -80,7 +80,7 @@ def find_adapter(home: Path, name: str, ready: Ready) -> AdapterEntry:
 
 
 def key_of(entry: AdapterEntry) -> str:
-    """Names these numbers of the adapter: another key, other numbers.
+    """Return a key for these numbers of the adapter: other numbers have another key.
 
     Raises:
         ShammahError: ``adapter_damaged``.

@@ -53,7 +53,7 @@ class Checkpoint:
     ``parameters`` the number of weights in them, ``revision`` the commit it was fetched at
     (empty: not known).
     ``tied``: whether the embedding is also the output layer. ``notices`` are sentences about how
-    the files were read, for people.
+    the files were read, for people. ``shape`` is the configuration's.
     """
 
     directory: Path
@@ -66,6 +66,7 @@ class Checkpoint:
     revision: str
     tied: bool = False
     notices: tuple[str, ...] = ()
+    shape: ModelShape | None = None
 
 
 def inspect_checkpoint(directory: Path) -> Checkpoint:
@@ -96,6 +97,7 @@ def inspect_checkpoint(directory: Path) -> Checkpoint:
         revision=_revision(directory, manifest),
         tied=tied,
         notices=tuple(one for one in (notice, _notice_of_adapter(directory)) if one),
+        shape=shape,
     )
 
 
@@ -115,7 +117,7 @@ def read_configuration(directory: Path) -> dict[str, Any]:
 
 
 def _architecture(config: dict[str, Any]) -> str:
-    """The class that the weights were saved from."""
+    """Return the class that the weights were saved from."""
     architecture = read_architecture(config)
     if not architecture:
         raise _config_invalid(
@@ -152,11 +154,11 @@ def _shape(config: dict[str, Any]) -> ModelShape:
 def _check_embedding(tensors: list[Tensor], shape: ModelShape) -> None:
     """Whether the configuration belongs to these weights."""
     table = next((tensor for tensor in tensors if _EMBEDDING.search(tensor.name)), None)
-    told = (shape.vocabulary, shape.hidden)
+    stated = (shape.vocabulary, shape.hidden)
     # Of an architecture with other names the engine compares every shape.
-    if table is not None and len(table.shape) == 2 and table.shape != told:
+    if table is not None and len(table.shape) == 2 and table.shape != stated:
         raise _config_invalid(
-            f"says {told[0]} tokens of {told[1]} numbers, but the weights hold "
+            f"says {stated[0]} tokens of {stated[1]} numbers, but the weights hold "
             f"{table.shape[0]} of {table.shape[1]} ({table.name})"
         )
     if shape.layers > len(tensors):
@@ -259,7 +261,7 @@ def _check_tokenizer(directory: Path) -> None:
 
 
 def _check_weights(directory: Path) -> dict[Path, tuple[Tensor, ...]]:
-    """Every safetensors file of the model with its tensors."""
+    """Return every safetensors file of the model with its tensors."""
     if (directory / SINGLE).exists():
         return {directory / SINGLE: _tensors(directory / SINGLE)}
     if (directory / INDEX).exists():

@@ -44,7 +44,7 @@ class ModelSource(Protocol):
         """Begin to make a model whole."""
 
     def repair(self, model_id: str) -> None:
-        """Check every byte of a model and fetch anew what is bad.
+        """Check every byte of a model and download what is bad again.
 
         Raises:
             ShammahError: it could not be repaired.

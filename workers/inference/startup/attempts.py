@@ -1,6 +1,6 @@
 """What a worker that the kernel kills leaves behind, so that the next one asks for less.
 
-What is written down, and how a kill is told from another death, is
+What is written down, and how a kill is distinguished from another death, is
 `shammah.supervision.oom_record`'s.
 """
 
@@ -60,7 +60,7 @@ class Attempts:
         self._past = Past()
 
     def begin(self, model: str, asked: InferenceSettings) -> Past:
-        """A load of ``model`` begins; what became of earlier ones with these settings."""
+        """Begin a load of ``model``; return what became of earlier ones with these settings."""
         self._asked = hashlib.sha256(repr((model, asked)).encode()).hexdigest()[:16]
         self._past, now, last = Past(), self._wall(), read_attempt(self._path)
         if last is None or last.asked != self._asked:

@@ -49,7 +49,7 @@ from workers.manifest import is_complete
 log = logging.getLogger(__name__)
 
 REPAIRABLE = ("model_corrupt", "model_incomplete")
-"""What fetching the bad files anew can mend."""
+"""What downloading the bad files again can repair."""
 
 
 def retry_pauses() -> Iterator[float]:
@@ -74,7 +74,7 @@ def find_model(
 
 
 class Bootstrap:
-    """Brings the model up and tells every state on the way.
+    """Brings the model up and reports every state on the way.
 
     Args:
         settings: which model, and how to compute it.
@@ -83,7 +83,7 @@ class Bootstrap:
         engines: see `Loader`.
         attempts: what became of the last one.
         source: where a missing model comes from; ``None``: from nowhere, this is offline.
-        publish: told each new state.
+        publish: receives each new state.
         advance: called for work within a state.
         replacement_due: called, on another thread, when `replace` should be.
     """
@@ -219,7 +219,7 @@ class Bootstrap:
         return acquisition
 
     def _end_without(self, missing: MissingModel, failure: Failed) -> LoadedModel | None:
-        """It will not come: what another program has left here, else what stands in."""
+        """Load what another program has left here of a model that will not come, or the fallback."""
         log.warning("%s: %s", missing.model_id, failure)
         if missing.present is not None and _is_loadable(missing.present):
             return self._load(LocatedModel(missing.model_id, missing.present, missing.model_id))
@@ -280,7 +280,7 @@ class Bootstrap:
         return replace(loaded, ready=self._loaded(loaded.ready))
 
     def _loaded(self, ready: Ready) -> Ready:
-        """The model answers; what was told meanwhile of its successor is not lost."""
+        """Enter `Ready`, with what was reported of the successor during the load."""
         with self._lock:
             successor = self._successor if ready.fallback else None
             note = " ".join(part for part in (ready.note, self._note) if part)
@@ -305,7 +305,7 @@ class Bootstrap:
             self._enter(self._successor)
 
     def _acquired(self, result: Path | Failed) -> None:
-        """The wait is over; whoever has no fallback model waits for the result itself."""
+        """End the wait; without a fallback model, `_run_without` waits for the result itself."""
         missing = self._missing
         if missing is None:
             return
@@ -326,7 +326,7 @@ class Bootstrap:
             self._note = _why_not(self._lost, failure)
             self._successor = None
             if isinstance(self.state, Initializing | Downloading):
-                return  # the fallback model is about to be loaded, and tells it: see `_loaded`
+                return  # `_loaded` reports it with the fallback, which is about to be loaded
             self._enter(Missed(self._lost, self._note))
 
 

@@ -1,7 +1,7 @@
 """``python -P -m workers.inference.startup.examination``: what ``shammah doctor`` asks this side.
 
 Prints one JSON object. Each part of it is examined by itself, and one that fails is an object
-with an ``error`` (`code`, `message`, `hint`): what is wrong with one part is to be told with the
+with an ``error`` (`code`, `message`, `hint`): what is wrong with one part is reported with the
 others.
 """
 
@@ -46,7 +46,7 @@ Part = dict[str, Any]
 
 
 def examine(settings: Settings, environ: Mapping[str, str]) -> dict[str, Part]:
-    """Everything; torch is imported."""
+    """Return everything. Imports torch."""
     prepare_libraries()
     reports = [one for engine in ENGINES.values() for one in engine.reports.items()]
     return {
@@ -134,7 +134,7 @@ def main() -> int:
     logging.disable(logging.WARNING)
     try:
         settings = load_settings(os.environ, options.model, options.licence)
-    except ShammahError:  # told by who asks
+    except ShammahError:  # doctor itself reports it
         settings = Settings(home_directory(os.environ))
     out.write(json.dumps(examine(settings, os.environ)) + "\n")
     out.flush()

@@ -68,7 +68,7 @@ class Sweeper:
 
 
 def sweep(home: Path, model: Path, now: float) -> list[Path]:
-    """Remove what is of no use; what was removed. Nothing, while somebody else does it.
+    """Remove what is of no use, unless another process is doing so; return what was removed.
 
     Args:
         home: where everything is kept.
@@ -99,7 +99,7 @@ def sweep_weights(home: Path, model: Path, now: float) -> Iterator[Path]:
     for path in sorted(directory.glob("*")):
         is_weights = path.suffix == WEIGHTS or (path.is_dir() and not path.suffix)
         if is_weights and not _is_of_use(path, home, now):
-            # The manifest first: weights without one are made anew, not trusted.
+            # The manifest first: weights without one are made again, not trusted.
             path.with_suffix(MANIFEST).unlink(missing_ok=True)
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -110,8 +110,8 @@ def sweep_weights(home: Path, model: Path, now: float) -> Iterator[Path]:
 
 
 def made_from(model: Path, home: Path) -> list[Path]:
-    """Where the quantised weights of a model are, or would be, in every form; of none, if it is
-    no model (any more)."""
+    """Return where the quantised weights of a model are, or would be, in every form; nothing if
+    it is no model (any more)."""
     try:
         checkpoint = inspect_checkpoint(model)
         return [path for engine in ENGINES.values() for path in engine.stored(home, checkpoint)]

@@ -53,7 +53,7 @@ class LoadedModel:
 
 
 class LoadWatcher(LoadObserver, Protocol):
-    """Is told how far a load is."""
+    """Receives the progress of a load."""
 
     def located(self, model: str, stages: int) -> None:
         """A load of so many stages begins."""
@@ -76,7 +76,7 @@ class Loader:
         engines: the preferred one first.
         attempts: what became of the last one; ``None``: nobody counts.
         smaller: the next smaller model that is here, if one may take a model's place.
-        watcher: is told how far it is.
+        watcher: receives the progress.
         home: see `LoadSettings`.
     """
 
@@ -137,7 +137,7 @@ class Loader:
         raise ShammahError(OUT_OF_MEMORY, reason, CLOSE_OTHERS)
 
     def _rungs(self, wanted: LocatedModel) -> Iterator[_Rung]:
-        """The whole ladder: of the model, and of each smaller one that may take its place."""
+        """Yield the whole ladder: of the model, and of each smaller one that may take its place."""
         located: LocatedModel | None = wanted
         while located is not None:
             try:
@@ -178,7 +178,7 @@ class Loader:
 
 
 def _below(rungs: Iterator[_Rung], past: Past) -> Iterator[_Rung]:
-    """The rungs after the one that the kernel has ended; all, if it is none of them."""
+    """Return the rungs after the one that the kernel has ended; all, if it is none of them."""
     passed: list[_Rung] = []
     for rung in rungs:
         passed.append(rung)
@@ -209,7 +209,7 @@ def _given_up(located: LocatedModel, deaths: int) -> ShammahError:
 
 
 def _with_note(loaded: LoadedModel, reason: str, result: str) -> LoadedModel:
-    """With the ``reason`` for the ``result`` of a step down, if there was one."""
+    """Add the ``reason`` for the ``result`` of a step down, if there was one."""
     if not reason:
         return loaded
     parts = (reason, result, loaded.ready.note)

@@ -1,6 +1,6 @@
 """In which ways a model can be computed on this machine, the best one first.
 
-A load that fails for want of memory goes on with the next offer.
+A load that fails because memory is short goes on with the next offer.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def choose_engine(
 def choose_gpu(
     asked: InferenceSettings, parameters: int, machine: Machine, engines: Mapping[str, EngineSpec]
 ) -> str:
-    """Return ``cuda`` or ``mps`` if it has room for so many weights and none is set; else ""."""
+    """Return ``cuda`` or ``mps`` if so many weights fit and no device is set; else empty."""
     fits = fits_gpu(parameters, machine.gpu_memory, quantized=True)
     gpu = "mps" if machine.mps else "cuda" if fits else ""
     usable = any(gpu in engine.devices for engine in _allowed(asked, engines))
@@ -165,7 +165,7 @@ def describe_result(wanted: LocatedModel, offer: Offer, ready: Ready) -> str:
 
 
 def _steps(whole: Offer, context_length: int) -> Iterator[Offer]:
-    """Return ``whole`` and what makes a difference of what it may step down to."""
+    """Yield ``whole``, and the steps down from it that make a difference."""
     settings, engine = whole.settings, whole.engine
     short = replace(settings, context_length=settings.context_length or SHORT_CONTEXT, lean=True)
     yield whole

@@ -45,13 +45,13 @@ class ChatFormat:
         return self._text.ends
 
     def notices(self, messages: Sequence[ChatMessage]) -> tuple[str, ...]:
-        """What should be told with the answer to the first of these questions."""
+        """Return the notices for the answer to the first of these questions."""
         roles = [message.role for message in messages]
         folded = self._text.folds_system and roles[:2] == ["system", "user"]
         return (FOLDED,) if folded and roles.count("user") == 1 else ()
 
     def encode(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
-        """The conversation as the model expects it, up to where its answer begins, or up to
+        """Return the conversation as the model expects it, up to where its answer begins, or up to
         where it stops if the last message is the assistant's (`split_begun`).
 
         Raises:
@@ -87,7 +87,7 @@ class ChatFormat:
             ) from error
 
     def encode_begun(self, text: str) -> tuple[int, ...]:
-        """The beginning of an answer, as the model would have written it.
+        """Return the beginning of an answer, as the model would have written it.
 
         On its own, because the model has written it so: the template's last line end and a
         first line end of the answer are two tokens. What `heal` has cut off is not in it.
@@ -95,7 +95,7 @@ class ChatFormat:
         return tuple(self._text.encode_text(heal(text)[0]))
 
     def encode_earlier(self, turns: Sequence[ChatMessage]) -> tuple[int, ...]:
-        """What the prompt of any next question after ``turns`` begins with.
+        """Return what the prompt of any next question after ``turns`` begins with.
 
         Found by asking two questions, since what a template writes between turns only it knows.
 

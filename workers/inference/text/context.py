@@ -41,7 +41,7 @@ def fit(
     *,
     whole: bool = False,
 ) -> FittedPrompt:
-    """The conversation as tokens, with room for an answer.
+    """Return the conversation as tokens, with room for an answer.
 
     The system prompt and the last question always stay.
 
@@ -85,7 +85,7 @@ def fit(
 def _much_too_long(
     question: ChatMessage, encode: Encode, context: int, characters: int
 ) -> ShammahError:
-    """The refusal of what is not encoded to its end."""
+    """Return the refusal of what is not encoded to its end."""
     beginning = question.content[: SAMPLE * context]
     tokens = len(encode([replace(question, role="user", content=beginning)]))
     share = len(beginning) / max(1, tokens)

@@ -1,6 +1,6 @@
 """An answer that goes on where another one stopped. Pure.
 
-The text so far is encoded anew, and what comes is told as new text, so the whole is always
+The text so far is encoded again, and what follows is sent as new text, so the whole is always
 exactly the one and then the other. The tokens may be others than those that were lost: a text
 that stops in the middle of a word (Claude's pieces do, the local model's do not) may be divided
 otherwise than the whole word would be. Only blanks at the end are healed: in most vocabularies a
@@ -17,14 +17,14 @@ _BLANKS = " \t"
 
 
 def split_begun(messages: Sequence[ChatMessage]) -> tuple[Sequence[ChatMessage], str]:
-    """The conversation up to its last question, and how much of the answer there is already."""
+    """Return the conversation up to its last question, and the answer so far."""
     if messages and messages[-1].role == "assistant":
         return messages[:-1], messages[-1].content
     return messages, ""
 
 
 def heal(text: str) -> tuple[str, str]:
-    """``text`` as the model should see it, and the blanks that were cut off its end."""
+    """Return ``text`` as the model should see it, and the blanks that were cut off its end."""
     kept = text.rstrip(_BLANKS)
     return kept, text[len(kept) :]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,26 +32,9 @@ from workers.inference.runner import Runner
 @pytest.mark.parametrize("model", CATALOGUE, ids=lambda model: model.size)
 def test_a_conversation_is_counted_as_the_plan_does(tmp_path: Path, model: CatalogueModel) -> None:
     checkpoint = inspect_checkpoint(write_checkpoint(tmp_path))
-    shape = model.shape
-    config = {
-        "num_hidden_layers": shape.layers,
-        "hidden_size": shape.hidden,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "vocab_size": shape.vocabulary,
-        "max_position_embeddings": shape.context_length,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert conversation_bytes(checkpoint) == kv_bytes(shape, LEAST_CONTEXT, 2)
-
-
-def test_a_configuration_that_does_not_tell_counts_for_nothing(tmp_path: Path) -> None:
-    checkpoint = inspect_checkpoint(write_checkpoint(tmp_path))
     assert conversation_bytes(checkpoint) > 0
-    (tmp_path / "config.json").write_text("{}")
-    assert conversation_bytes(checkpoint) == 0
-    (tmp_path / "config.json").unlink()
-    assert conversation_bytes(checkpoint) == 0
+    checkpoint = replace(checkpoint, shape=model.shape)
+    assert conversation_bytes(checkpoint) == kv_bytes(model.shape, LEAST_CONTEXT, 2)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ class MachineSpeed:
 def machine_speed(
     path: Path, torch_version: str, measure: Callable[[], MachineSpeed]
 ) -> MachineSpeed:
-    """What was measured on this machine, or is now.
+    """Return what was measured on this machine, or measure it now.
 
     Args:
         path: where it is kept.
@@ -125,7 +125,7 @@ def machine_name(torch_version: str) -> str:
 
 
 def processor_name() -> str:
-    """As the system tells it."""
+    """Return it as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -50,7 +50,7 @@ def _stored(home: Path, checkpoint: Checkpoint) -> list[Path]:
 
 
 def _report_accelerator(home: Path) -> dict[str, Any]:
-    """What torch can compute on beside the processor."""
+    """Return what torch can compute on, apart from the processor."""
     import torch
 
     if torch.cuda.is_available():
