@@ -219,7 +219,7 @@ class Bootstrap:
         return acquisition
 
     def _end_without(self, missing: MissingModel, failure: Failed) -> LoadedModel | None:
-        """Load what another program has left here of a model that will not come, or the fallback."""
+        """Load what another program has left here of the missing model, else the fallback."""
         log.warning("%s: %s", missing.model_id, failure)
         if missing.present is not None and _is_loadable(missing.present):
             return self._load(LocatedModel(missing.model_id, missing.present, missing.model_id))
