@@ -184,7 +184,7 @@ class Host:
         except BaseException as error:  # a panic in a library written in Rust is no Exception
             log.exception("the work thread failed")
             why = f"The {self._role} worker failed: {describe(error)}"
-            self._outlet.publish(Failed("internal", why, "Its log file says more."))
+            self._outlet.publish(Failed("internal", why, "See its log file."))
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # full: it has been woken already; closed: it has left
@@ -242,7 +242,7 @@ class Host:
                 f"This {self._role} worker speaks protocol {messages.PROTOCOL} (Shammah "
                 f"{shammah.__version__}), the frontend speaks {hello.protocol}."
             )
-            hint = f"Run `shammah stop {self._role}`, then ask again: a new worker starts."
+            hint = f"Run `shammah stop {self._role}`and ask again: a new worker will start."
             self._send(peer, Failed("protocol_version", why, hint, hello.request_id))
             return
         self._find_gone()
@@ -356,7 +356,7 @@ class Host:
         """Whatever a request or a state was, the others go on."""
         log.error("a message could not be handled", exc_info=error)
         what = f"The {self._role} worker failed: {describe(error)}"
-        failed = Failed("internal", what, "Its log file says more.", request_id)
+        failed = Failed("internal", what, "See its log file.", request_id)
         if request_id in self._owners:
             self._service.cancel(request_id)
             self._answer(failed)

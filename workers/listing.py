@@ -121,14 +121,14 @@ def needed(listing: RepositoryListing) -> RepositoryListing:
         raise ShammahError(
             "model_unsupported",
             f"{listing.model_id} has no {CONFIG}: it is not a model that can be loaded.",
-            "Name the repository of a transformers model; for an adapter, of its base model.",
+            "Use the repository of a transformers model (for an adapter: of its base model).",
         )
     weights = _weights(paths)
     if not weights:
         raise ShammahError(
             "model_unsupported",
             f"{listing.model_id} has no safetensors files, and no others are loaded.",
-            "Name a model that has been published as safetensors.",
+            "Choose a model that is published as safetensors.",
         )
     chosen = [
         file

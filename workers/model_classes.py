@@ -63,7 +63,7 @@ def find_class(directory: Path, model_type: str, architecture: str) -> Any:
         "model_unsupported",
         f"transformers has no text generation for {architecture} "
         f"(model type {model_type!r}) built in.",
-        "Name another model with --model.",
+        "Choose another model with --model.",
     )
     if model_type not in CONFIG_MAPPING:
         raise unsupported

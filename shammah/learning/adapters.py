@@ -98,7 +98,7 @@ class AdapterStore:
     def known(self) -> str:
         """A sentence with the names of all."""
         names = ", ".join(one.name for one in self.entries())
-        return f"Known are: {names}." if names else "There are none yet: `shammah train` makes one."
+        return f"Known are: {names}." if names else "There are none yet; `shammah train` makes one."
 
     def add(self, entry: AdapterEntry, fill: Callable[[Path], None]) -> AdapterEntry:
         """A new adapter, in one step: it is there whole or not at all.
@@ -130,9 +130,9 @@ class AdapterStore:
         """
         if not _NAME.fullmatch(name) or name in RESERVED:
             why = f"{name!r:.70} cannot be the name of an adapter."
-            hint = "Use small letters, digits, dots and dashes."
+            hint = "Use lower-case letters, digits, dots and dashes."
             if name in RESERVED:
-                hint = f"{name} has a meaning of its own here; take another name."
+                hint = f"{name} is reserved; choose another name."
         elif (self.directory / name).exists():
             why = f"There is an adapter {name} already{self._describe(name)}."
             hint = (
@@ -167,7 +167,7 @@ class AdapterStore:
                 raise ShammahError(
                     "adapter_in_use",
                     f"{name} serves {entry.base_model}.",
-                    "`shammah adapters rollback` or `shammah adapters use base` ends that first.",
+                    "Run `shammah adapters rollback` or `shammah adapters use base` first.",
                 )
             service[entry.base_model] = [one for one in current if one != name]
         doomed = self.directory / f".old-{name}-{os.getpid()}"
@@ -281,7 +281,7 @@ def _unwritable(error: OSError, path: Path) -> ShammahError:
     return ShammahError(
         "adapter_unwritable",
         f"The adapter cannot be written ({error.strerror}: {path}).",
-        "Make room, or make the directory yours again.",
+        "Free some space, or fix the permissions of the directory.",
     )
 
 

@@ -76,7 +76,7 @@ def read_examples(path: Path) -> tuple[Example, ...]:
         raise ShammahError(
             "examples_unreadable",
             f"{path} cannot be read ({error.strerror}).",
-            "Name a file with one JSON object a line.",
+            "Give a file with one JSON object per line.",
             exit_code=ExitCode.USAGE,
         ) from error
     found = []
@@ -113,7 +113,7 @@ def parse_example(line: str) -> Example:
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
-        raise ValueError(f"it holds half of a character, {half} (a lone surrogate)") from error
+        raise ValueError(f"it contains half of a character, {half} (a lone surrogate)") from error
     if strange := sorted(set(document) - {"prompt", "response", "weight"}):
         raise ValueError(f"there is no field {strange[0]!r:.40}")
     response = document.get("response")
@@ -149,7 +149,7 @@ def _prompt(given: Any) -> Prompt:
             raise ValueError("a message of the prompt has a role and a content")
         messages.append((str(role), content))
     if messages[-1][0] != "user" or not messages[-1][1].strip():
-        raise ValueError("the prompt must end with a question of the user")
+        raise ValueError("the prompt must end with a user message")
     return tuple(messages)
 
 

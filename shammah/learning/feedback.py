@@ -126,7 +126,7 @@ class Feedback:
             raise ShammahError(
                 "feedback_unwritable",
                 f"This cannot be written down ({error.strerror}: {self.path}).",
-                "Make room, or make the file yours again.",
+                "Free some space, or fix the permissions of the file.",
             ) from error
 
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -149,7 +149,7 @@ class Feedback:
             raise ShammahError(
                 "feedback_unreadable",
                 f"The feedback cannot be read ({error.strerror}: {self.path}).",
-                "Make the file yours again.",
+                "Fix the permissions of the file.",
             ) from error
 
     def examples(self) -> tuple[Example, ...]:
@@ -171,9 +171,9 @@ class Feedback:
         if not damaged:
             return ""
         if len(damaged) == 1:
-            return f"Line {damaged[0]} of {self.path} cannot be read, and is left out."
+            return f"Line {damaged[0]} of {self.path} cannot be read and was skipped."
         return (
-            f"{len(damaged):,} lines of {self.path} cannot be read, and are left out: the first "
+            f"{len(damaged):,} lines of {self.path} cannot be read and were skipped: the first "
             f"is line {damaged[0]}."
         )
 

@@ -23,7 +23,7 @@ GIB = 1024**3
 STARTER = "starter"
 AUTO = "auto"
 
-FETCH_AGAIN = "Fetch the model again, or name another one with --model."
+FETCH_AGAIN = "Download the model again, or choose another one with --model."
 """What to do about files that cannot be used (see `followable_hints`)."""
 
 GPU_HEADROOM_BYTES = 2 * GIB
@@ -161,7 +161,7 @@ def followable_hints(located: LocatedModel) -> Iterator[None]:
         yield
     except ShammahError as error:
         if error.hint == FETCH_AGAIN and os.path.isabs(located.wanted):
-            error.hint = f"Correct it in {located.directory}, or name another model with --model."
+            error.hint = f"Correct it in {located.directory}, or choose another model with --model."
         raise
 
 
@@ -285,7 +285,7 @@ def no_model(directory: Path, why: str) -> ShammahError:
     return ShammahError(
         "model_not_found",
         f"No model found in {directory} ({why}).",
-        "Name a directory that holds config.json and safetensors files.",
+        "Give a directory with config.json and safetensors files.",
     )
 
 
@@ -300,7 +300,7 @@ def check_hub_id(wanted: str) -> None:
         raise ShammahError(
             "model_unknown",
             f"There is no model {wanted!r}.",
-            f"Name one of auto, starter, {sizes}, a Hub id (owner/name) or a directory.",
+            f"Use auto, starter, {sizes}, a Hub id (owner/name) or a directory.",
             exit_code=ExitCode.USAGE,
         )
 
@@ -364,7 +364,7 @@ def locate_model(
             raise ShammahError(
                 "model_not_found",
                 f"No model directory {wanted}.",
-                "Name a directory that holds config.json and safetensors files.",
+                "Give a directory with config.json and safetensors files.",
             )
         return LocatedModel(os.path.basename(wanted), Path(wanted), wanted)
     model_id = hub_model(wanted, memory, permissive=permissive, gpu_memory=gpu_memory)

@@ -172,7 +172,7 @@ class Reader:
             raise ShammahError(
                 "egress_unreadable",
                 f"The egress ledger cannot be read ({error.strerror}: {self.path}).",
-                "Make the file yours again.",
+                "Fix the permissions of the file.",
             ) from error
         whole = new[: new.rfind(b"\n") + 1]  # the last line may be half written
         self._offset += len(whole)

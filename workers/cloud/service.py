@@ -223,7 +223,7 @@ class CloudService:
         elif error := task.exception():
             _log_error(f"request {request_id} failed", error)
             why = f"The cloud worker failed: {type(error).__name__}."
-            outcome = Failed("internal", why, "Its log file says more.", request_id)
+            outcome = Failed("internal", why, "See its log file.", request_id)
         else:
             outcome = task.result()
         ended_so = isinstance(outcome, Done) and outcome.finish_reason == "cancelled"

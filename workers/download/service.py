@@ -281,4 +281,4 @@ def _guard(work: Callable[[], Answer], request_id: str) -> Answer | Failed:
     except Exception as error:
         log.exception("a request failed")
         why = f"The download worker failed: {type(error).__name__}: {error}"
-        return Failed("internal", why, "Its log file says more.", request_id)
+        return Failed("internal", why, "See its log file.", request_id)

@@ -113,7 +113,7 @@ class InferenceService:
         if self._inbox.is_closed():  # before there was a bootstrap to stop
             return
         for draft in remove_abandoned(self._settings.home / "quantized", time.time()):
-            log.info("removed, left unfinished by one that was ended: %s", draft)
+            log.info("removed an unfinished merge: %s", draft)
         model = bootstrap.run()
         while model is not None:
             self._serve(model, outlet)

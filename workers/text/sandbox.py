@@ -182,19 +182,19 @@ def _check_call(name: str, given: list[Any]) -> None:
 
 def _check_format(form: str, given: Iterable[Any]) -> None:
     if _WIDTH.search(form):
-        raise TemplateBoundError("it makes too long a text")
+        raise TemplateBoundError("its output is too long")
     longest = max((len(one) for one in given if isinstance(one, str)), default=0)
     _check((form.count("{") + form.count("%")) * longest)
 
 
 def _check(length: int) -> None:
     if length > MOST_CHARACTERS:
-        raise TemplateBoundError("it makes too long a text")
+        raise TemplateBoundError("its output is too long")
 
 
 def _check_bits(bits: int) -> None:
     if bits > MOST_BITS:
-        raise TemplateBoundError("it computes too large a number")
+        raise TemplateBoundError("it computes a number that is too large")
 
 
 def _size(value: Any) -> int:

@@ -55,7 +55,7 @@ class LoRAAdapter:
                 raise ShammahError(
                     "lora_config_invalid",
                     f"The model has no {', '.join(config.target_modules)}.",
-                    "Name modules that it has with --target-modules.",
+                    "Use --target-modules with modules that the model has.",
                 ) from error
         # Where the base lies on this disk is nobody's business who gets the adapter.
         model.peft_config["default"].base_model_name_or_path = base_name
@@ -151,7 +151,7 @@ def load_lora(base: Any, directory: Path, *, trainable: bool = False) -> LoRAAda
         raise ShammahError(
             "adapter_invalid",
             f"The adapter cannot be used with this model ({type(error).__name__}: {why}).",
-            "Check that it is LoRA in PEFT's layout, and made for this base model.",
+            "Check that it is a LoRA in PEFT's layout, made for this base model.",
         ) from error
     return LoRAAdapter(model, config)
 

@@ -72,8 +72,8 @@ def locate(wanted: str, settings: Settings, environ: Mapping[str, str]) -> Locat
     )
     match found:
         case MissingModel(model_id):
-            why = f"{model_id} is not on this disk."
-            hint = f"Fetch it with `shammah models pull {model_id}`, or name --model starter."
+            why = f"{model_id}is not on this machine."
+            hint = f"Download it with `shammah models pull {model_id}`, or name --model starter."
             raise ShammahError("model_not_found", why, hint)
         case NotAvailable(reason, hint):
             raise ShammahError("model_not_found", reason, hint)
@@ -134,7 +134,7 @@ def choose_arithmetic(*, four_bit: bool = False, cpu_info: Path = CPU_INFO) -> A
     if four_bit:
         raise ShammahError(
             "quantization_unavailable",
-            "Training over 4-bit weights needs a CUDA GPU, and there is none.",
+            "Training over 4-bit weights needs a CUDA GPU, and this machine has none.",
             "Leave --qlora away.",
         )
     if torch.backends.mps.is_available():
@@ -192,7 +192,7 @@ def _check_bitsandbytes() -> None:
         raise ShammahError(
             "quantization_unavailable",
             "Training over 4-bit weights needs bitsandbytes.",
-            "Install it with pip install 'shammah[int4]', or leave --qlora away.",
+            "Run pip install 'shammah[int4]', or leave out --qlora.",
         ) from error
 
 

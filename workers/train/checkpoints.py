@@ -63,8 +63,8 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
     except (OSError, SafetensorError) as error:
         raise ShammahError(
             "checkpoint_unwritable",
-            f"The training cannot be written down ({error}).",
-            "Make room on the disk of SHAMMAH_HOME, and train again.",
+            f"The training cannot be saved ({error}).",
+            "Free some space on the disk of SHAMMAH_HOME, and train again.",
         ) from error
 
 

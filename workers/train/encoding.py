@@ -46,7 +46,7 @@ class ChatEncoder:
             raise ShammahError(
                 "chat_template_missing",
                 "The model has no chat template: it continues text and cannot be taught answers.",
-                "Name an Instruct or Chat model with --model.",
+                "Choose an Instruct or Chat model with --model.",
             )
         return cls(text)
 
@@ -92,8 +92,8 @@ class ChatEncoder:
         except Exception as error:  # a template is a program of strangers
             raise ShammahError(
                 "messages_invalid",
-                f"The model's chat template refuses an example ({why_refused(error)}).",
-                "Leave it out, or take its system prompt away.",
+                f"The model's chat template rejects an example ({why_refused(error)}).",
+                "Remove the example, or its system prompt.",
             ) from error
 
     def _last_end(self, ids: Sequence[int], start: int) -> int:

@@ -64,13 +64,13 @@ def judge(figures: GateFigures) -> tuple[str, str]:
     """The verdict, and a sentence that says why."""
     losses = (figures.held_out_after, figures.worst)
     if not all(map(math.isfinite, losses)):
-        return REFUSED, "Its losses are not finite numbers."
+        return REFUSED, "Its losses are not finite."
     general = describe_general(figures)
     harm = find_harm(figures)
     if not figures.held_out:
         if harm:
             return REFUSED, f"It harms other answers: {harm}. {general}"
-        return UNJUDGED, f"Without examples nobody can say whether it helps. {general}"
+        return UNJUDGED, f"Without examples there is no telling whether it helps. {general}"
     before, after = figures.held_out_before, figures.held_out_after
     held_out = f"the loss on {_count_held_out(figures)} went from {before:.3f} to {after:.3f}"
     if not _falls(figures):

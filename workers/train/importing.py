@@ -223,7 +223,7 @@ def _check_memory(located: LocatedModel, arithmetic: Arithmetic) -> None:
             "out_of_memory",
             f"Judging the adapter needs {needs / GIB:.1f} GiB, and {free / GIB:.1f} GiB of memory "
             "are free.",
-            "Close other programs (`shammah stop inference` frees the local model's memory).",
+            "Close other programs (`shammah stop inference` frees the memory of the local model).",
         )
 
 
@@ -243,7 +243,7 @@ def _join(module: str, both: Mapping[str, tuple[int, ...]]) -> tuple[int, int, i
         raise _damaged(f"{module} lacks one of its two matrices")
     down, up = both["A"], both["B"]
     if down[0] != up[1] or 0 in (*down, *up):
-        raise _damaged(f"{module} has matrices {down} and {up}, which do not fit")
+        raise _damaged(f"{module} has matrices {down} and {up}, which do not match")
     return down[1], down[0], up[0]
 
 
@@ -255,7 +255,7 @@ def _missing(source: Path, name: str) -> ShammahError:
     return ShammahError(
         "adapter_unsupported" if pickled else "adapter_damaged",
         why,
-        "Save it as adapter_model.safetensors (peft's save_pretrained does so by itself)."
+        "Save it as adapter_model.safetensors (peft's save_pretrained does)."
         if pickled
         else f"Name a directory in PEFT's layout: {CONFIG} and {WEIGHTS}.",
     )
@@ -263,7 +263,7 @@ def _missing(source: Path, name: str) -> ShammahError:
 
 def _damaged(why: str) -> ShammahError:
     return ShammahError(
-        "adapter_damaged", f"The adapter is damaged: {why}.", "Save it, or fetch it, once more."
+        "adapter_damaged", f"The adapter is damaged: {why}.", "Save it, or download it, again."
     )
 
 
@@ -271,7 +271,7 @@ def _unsupported(why: str) -> ShammahError:
     return ShammahError(
         "adapter_unsupported",
         f"This adapter cannot be used here: {why}.",
-        "What is served is plain LoRA: two matrices beside a linear layer.",
+        "Only plain LoRA works: two matrices next to a linear layer.",
     )
 
 
@@ -279,5 +279,5 @@ def _wrong_base(name: str, why: str) -> ShammahError:
     return ShammahError(
         "adapter_wrong_base",
         f"The adapter was made for another model than {name}: {why}.",
-        "Name the one that it was made for with --model.",
+        "Use --model with the one it was made for.",
     )

@@ -57,7 +57,7 @@ def _is_number(value: object) -> bool:
 def _invalid(why: str) -> ShammahError:
     return ShammahError(
         "lora_config_invalid",
-        f"This is no adapter: {why}.",
+        f"This is not a valid adapter: {why}.",
         "The usual one has rank 16, alpha 32, dropout 0 and q_proj,v_proj.",
         exit_code=ExitCode.USAGE,
     )

@@ -37,7 +37,9 @@ def merge(
     target = Path(asked.directory)
     if target.exists():
         raise ShammahError(
-            "directory_exists", f"{target} exists already.", "Name a directory that does not."
+            "directory_exists",
+            f"{target} exists already.",
+            "Choose a directory that does not exist.",
         )
     located = locate(asked.model or entry.base_model, settings, environ)
     revision = revision_of(located.directory)
@@ -46,7 +48,7 @@ def merge(
             "adapter_invalid",
             f"{entry.name} was made for revision {entry.base_revision} of {entry.base_model}, "
             f"and {revision or 'another one'} is here.",
-            "Train again for the model that is here.",
+            "Train again for the model on this machine.",
         )
     prepare_libraries()
     import torch
@@ -70,7 +72,7 @@ def write_model(model: Any, source: Path, target: Path) -> None:
     """
     try:
         for draft in remove_abandoned(target.parent, time.time(), target):
-            log.info("removed, left unfinished by one that was ended: %s", draft)
+            log.info("removed an unfinished merge: %s", draft)
         with new_directory(target) as made:
             model.save_pretrained(made)
             for name in FILES:
@@ -80,5 +82,5 @@ def write_model(model: Any, source: Path, target: Path) -> None:
         raise ShammahError(
             "directory_unwritable",
             f"The model cannot be written ({error.strerror}: {target}).",
-            "Name another directory, or make room.",
+            "Choose another directory, or free some space.",
         ) from error

@@ -257,13 +257,13 @@ class TrainingRun:
         if not learnt or not held_out:
             raise ShammahError(
                 "too_few_examples",
-                "No examples are left that are short enough.",
+                "No example is short enough.",
                 "Shorten their prompts.",
             )
         self._show(detail="weights")
         base = load_base(located, arithmetic, self._between)
         if frugal:
-            self.notices.append("Layers were computed twice, because memory is short.")
+            self.notices.append("Activations were recomputed, because memory is short.")
         version = f"{located.name} {revision_of(located.directory)} {arithmetic}"
         return Loaded(
             base, encoder, version=version, learnt=learnt, held_out=held_out, frugal=frugal

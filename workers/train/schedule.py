@@ -137,7 +137,7 @@ def _invalid(why: str) -> ShammahError:
     return ShammahError(
         "training_plan_invalid",
         f"This cannot be trained: {why}.",
-        "`shammah train --help` tells what is usual.",
+        "`shammah train --help` shows the usual values.",
         exit_code=ExitCode.USAGE,
     )
 

@@ -138,8 +138,8 @@ class TrainService:
                 return self._import(request, brake, outlet)
             return self._train(request, brake, outlet)
         except CancelledError:
-            hint = "The same command goes on from there."
-            said = "The training was stopped; what was learnt is kept."
+            hint = "Run the same command again to resume."
+            said = "The training was stopped; its progress is saved."
             return Failed("cancelled", said, hint, request.request_id)
         except BaseException as error:  # a panic in a library written in Rust is no Exception
             if not hasattr(error, "hint"):
@@ -243,7 +243,7 @@ def as_failure(error: BaseException, request_id: str) -> Failed:
         return Failed(error.code, error.message, error.hint, request_id)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
         why = "The GPU's memory is full."
-        hint = "Close other programs that use it, or train a smaller model, or with --qlora."
+        hint = "Close other programs that use it, train a smaller model, or add --qlora."
         return Failed("out_of_memory", why, hint, request_id)
     why = f"The training failed: {describe(error)}"
-    return Failed("internal", why, "The train worker's log says more.", request_id)
+    return Failed("internal", why, "See the train worker's log.", request_id)

@@ -51,7 +51,7 @@ def test_a_prompt_may_be_a_conversation() -> None:
         ('{"prompt": "a", "response": 3}', "response must be"),
         ('{"response": "b"}', "prompt must be"),
         ('{"prompt": [], "response": "b"}', "prompt must be"),
-        ('{"prompt": " ", "response": "b"}', "must end with a question"),
+        ('{"prompt": " ", "response": "b"}', "must end with a user message"),
         ('{"prompt": [{"role": "assistant", "content": "x"}], "response": "b"}', "must end with"),
         ('{"prompt": [{"role": "robot", "content": "x"}], "response": "b"}', "has a role and"),
         ('{"prompt": ["x"], "response": "b"}', "has a role and"),
@@ -103,7 +103,7 @@ LINE = b'{"prompt": "a", "response": "b"}'
         (LINE + b'\n{"prompt": "a", "response": "\xed\xa0\xbd"}', "line 2: it is not UTF-8"),
         (LINE.decode().encode("utf-16"), "line 1: it is not UTF-8"),
         (LINE + b"\n\n" + b'{"prompt": "' + b"a" * 1_000_000 + b'"}', "line 3: it is longer than"),
-        (LINE + b'\n{"prompt": "a", "response": "\\ud83d"}', "line 2: it holds half of a char"),
+        (LINE + b'\n{"prompt": "a", "response": "\\ud83d"}', "line 2: it contains half of a char"),
         (b"\0" * 100, "line 1: it is not JSON"),
     ],
 )

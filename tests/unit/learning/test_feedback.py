@@ -123,11 +123,11 @@ def test_torn_and_foreign_lines_are_skipped(feedback: Feedback) -> None:
         file.write(whole[:30])
     feedback.note(turn("b"), "good")
     assert [e.prompt[-1][1] for e in feedback.examples()] == ["a", "b"]
-    told = f"8 lines of {feedback.path} cannot be read, and are left out: the first is line 2."
+    told = f"8 lines of {feedback.path} cannot be read and were skipped: the first is line 2."
     assert feedback.describe_damage() == told
     feedback.path.write_bytes(b"x\n" + whole)
     assert feedback.describe_damage() == (
-        f"Line 1 of {feedback.path} cannot be read, and is left out."
+        f"Line 1 of {feedback.path} cannot be read and was skipped."
     )
     feedback.path.write_bytes(whole + b"\n")
     assert feedback.describe_damage() == ""

@@ -138,7 +138,9 @@ def _low_rank(
         raise damaged(name, f"{module} lacks one of its two matrices")
     down, up = both["A"], both["B"]
     if down.shape[0] != up.shape[1] or not down.size or not up.size:
-        raise damaged(name, f"{module} has matrices {down.shape} and {up.shape}, which do not fit")
+        raise damaged(
+            name, f"{module} has matrices {down.shape} and {up.shape}, which do not match"
+        )
     if not (np.isfinite(down).all() and np.isfinite(up).all()):
         raise damaged(name, f"{module} holds NaN or infinite numbers")
     return LowRank(down, up * np.float32(_scale(name, config, module, down.shape[0])))

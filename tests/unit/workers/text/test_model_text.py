@@ -390,7 +390,7 @@ def test_a_template_without_end_is_stopped(directory: Path, template: str) -> No
 
 def test_the_reason_is_a_sentence(directory: Path) -> None:
     make_tokenizer(directory, "{{ 'a' * 10**10 }}")
-    with pytest.raises(ShammahError, match=r"messages \(it makes too long a text\)\."):
+    with pytest.raises(ShammahError, match=r"messages \(its output is too long\)\."):
         ChatFormat.load(directory).encode([ChatMessage("user", "hello")])
 
 

@@ -145,7 +145,7 @@ def test_a_running_training_is_cancelled(running: Running) -> None:
     ended = running.end("one")
     assert isinstance(ended, Failed)
     assert ended.code == "cancelled"
-    assert "what was learnt is kept" in ended.message
+    assert "its progress is saved" in ended.message
 
 
 def test_a_waiting_one_is_cancelled_without_beginning(running: Running) -> None:

@@ -208,7 +208,7 @@ def test_what_does_not_help_or_harms_is_refused(changes: dict[str, Any], why: st
 def test_without_examples_only_harm_can_be_judged() -> None:
     verdict, said = judge(figures(held_out=0, held_out_before=0.0, held_out_after=0.0))
     assert verdict == "unjudged"
-    assert "nobody can say whether it helps" in said
+    assert "no telling whether it helps" in said
     assert judge(figures(held_out=0, held_out_before=0.0, held_out_after=0.0, sure=0.5))[0] == (
         "refused"
     )
