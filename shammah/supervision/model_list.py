@@ -72,7 +72,7 @@ def describe_models(found: ModelList, wanted: str, default: str) -> Iterator[str
     elif os.path.isabs(default):
         yield printable(f"The default is the directory {default}.")
     else:
-        yield printable(f"The default, {default or wanted}{why},is not on this machine.")
+        yield printable(f"The default, {default or wanted}{why}, is not on this machine.")
 
 
 def _row(model: CachedModel, default: str) -> _Row:

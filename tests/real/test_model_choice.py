@@ -72,7 +72,7 @@ class TestList:
 
     def test_a_default_that_is_not_here_is_said(self, hub: StandInHub, sandbox: Sandbox) -> None:
         config(sandbox).write_text('model = "acme/other"\n')
-        assert "The default, acme/other,is not on this machine." in run("models", "list").stdout
+        assert "The default, acme/other, is not on this machine." in run("models", "list").stdout
         config(sandbox).write_text('model = "/tmp"\n')
         assert "The default is the directory /tmp." in run("models", "list").stdout
         config(sandbox).write_text('model = "starter"\n')

@@ -72,7 +72,7 @@ def locate(wanted: str, settings: Settings, environ: Mapping[str, str]) -> Locat
     )
     match found:
         case MissingModel(model_id):
-            why = f"{model_id}is not on this machine."
+            why = f"{model_id} is not on this machine."
             hint = f"Download it with `shammah models pull {model_id}`, or name --model starter."
             raise ShammahError("model_not_found", why, hint)
         case NotAvailable(reason, hint):
