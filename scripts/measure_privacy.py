@@ -19,7 +19,7 @@ from random import Random
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from shammah.privacy.built_in import RULES  # noqa: E402
+from shammah.privacy import RULES  # noqa: E402
 from shammah.privacy.text import forms  # noqa: E402
 from tests.fakes.ordinary_text import paragraphs, read_texts  # noqa: E402
 from tests.fakes.personal_data import MAKERS, draw  # noqa: E402

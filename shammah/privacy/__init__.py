@@ -2,7 +2,7 @@
 
 A mark sticks to a turn: its question and its answer never go to the cloud, now or later. What
 cannot be checked counts as private. The same gate stands twice, in the frontend (`Rules.mark`,
-`withhold`) and at the door of the cloud worker (`check_door`), so that a mistake in one of them
+`withhold`) and in the cloud worker (`check_door`), so that a mistake in one of them
 lets nothing out.
 """
 
@@ -12,12 +12,13 @@ import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 from shammah.bus.messages import ChatMessage
 from shammah.bus.record import record
 from shammah.errors import ShammahError
-from shammah.privacy.built_in import RULES
-from shammah.privacy.text import forms, normalise
+from shammah.privacy import contacts, credentials, numbers
+from shammah.privacy.text import forms, holds, normalise
 from shammah.settings.model import PrivacySettings
 
 PREFIX = "!private"
@@ -25,7 +26,29 @@ PREFIX = "!private"
 
 UNCHECKED = "the rules could not be checked"
 KNOWN = 500
-"""Texts of which it is remembered what the rules say: a conversation is marked at each question."""
+"""Texts whose marks are remembered: a conversation is marked at each question."""
+
+Check = Callable[[str], bool]
+
+
+def _of_digits(check: Check) -> Check:
+    """Return ``check`` for texts that have some digits at all: most have none."""
+    return lambda text: holds(r"\d(?:\D{0,3}\d){3}", text) and check(text)
+
+
+RULES: dict[str, tuple[Check, str]] = {
+    "api_keys": (credentials.holds_key, "a key or token"),
+    "private_keys": (credentials.holds_private_key, "a private key"),
+    "passwords": (credentials.holds_password, "a password"),
+    "emails": (contacts.holds_mail, "an e-mail address"),
+    "cards": (_of_digits(numbers.holds_card), "a payment card number"),
+    "ibans": (_of_digits(numbers.holds_account), "a bank account number"),
+    "identity_numbers": (_of_digits(numbers.holds_identity), "an identity number"),
+    "phones": (_of_digits(contacts.holds_phone), "a telephone number"),
+    "ip_addresses": (contacts.holds_ip, "an IP address"),
+}
+"""The setting of ``[privacy]`` that switches each built-in rule, its check, which is given a text
+in its normal form (`shammah.privacy.text.normalise`), and what it finds."""
 
 
 @record
@@ -69,14 +92,14 @@ class Rules:
     def __init__(self, settings: PrivacySettings, home: str = "", directory: str = "") -> None:
         self._home = home
         self._directory = directory
-        self._known: dict[str, Mark] = {}
-        self._checks: list[tuple[Callable[[str], bool], str]] = [
-            (check, f"it holds {what} (privacy.{name})")
+        self._examine = lru_cache(KNOWN)(self._apply)
+        self._checks: list[tuple[Check, str]] = [
+            (check, f"it contains {what} (privacy.{name})")
             for name, (check, what) in RULES.items()
             if getattr(settings, name)
         ]
         if settings.words:
-            what = "it holds one of your words (privacy.words)"
+            what = "it contains one of your words (privacy.words)"
             self._checks.append((_words(settings.words), what))
         if settings.patterns:
             from shammah.settings.patterns import Pattern  # most people have none
@@ -85,7 +108,7 @@ class Rules:
             self._checks.append(
                 (
                     lambda text: any(one.search(text) for one in patterns),
-                    "one of your patterns fits (privacy.patterns)",
+                    "it matches one of your patterns (privacy.patterns)",
                 )
             )
         self._paths = [self._absolute(path) for path in settings.paths]
@@ -94,7 +117,7 @@ class Rules:
 
     def mark(self, text: str, sources: Iterable[str | None] = ()) -> Mark:
         """Whether ``text`` is private. ``sources``: absolute paths that it came from; ``None``:
-        the system does not tell one.
+        the path is unknown.
 
         Never raises: what cannot be checked is private.
         """
@@ -104,13 +127,7 @@ class Rules:
                 return Mark(True, "it comes from one of your paths (privacy.paths)")
             if self._paths and None in paths:
                 return Mark(True, UNCHECKED)
-            mark = self._known.get(text)
-            if mark is None:
-                mark = self._examine(text)
-                if len(self._known) >= KNOWN:
-                    self._known.clear()
-                self._known[text] = mark
-            return mark
+            return self._examine(text)
         except Exception:  # a rule that breaks must not open the gate
             return Mark(True, UNCHECKED)
 
@@ -119,7 +136,7 @@ class Rules:
         as an answer with a year in it, is not kept waiting (about 15 ms)."""
         self.mark(PREPARING)
 
-    def _examine(self, text: str) -> Mark:
+    def _apply(self, text: str) -> Mark:
         reasons = (why for form in forms(text) for check, why in self._checks if check(form))
         why = next(reasons, "")
         return Mark(bool(why), why)
@@ -197,14 +214,14 @@ def check_door(messages: tuple[ChatMessage, ...], rules: Rules) -> None:
 
 def _private(why: str) -> ShammahError:
     return ShammahError(
-        "private", f"{why} Nothing was sent.", "Ask with --local, or ask without what is private."
+        "private", f"{why} Nothing was sent.", "Ask with --local, or leave out what is private."
     )
 
 
 _PATH = re.compile(r"[~\w./+@%:-]+")
 
 
-def _words(words: Iterable[str]) -> Callable[[str], bool]:
+def _words(words: Iterable[str]) -> Check:
     """A search for whole words, whatever the blanks between them."""
 
     def sources() -> Iterator[str]:

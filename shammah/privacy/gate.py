@@ -25,22 +25,23 @@ class Consent(StrEnum):
     """Yes, and do not ask again in this session."""
 
 
-DECLINED = Failed("cloud_declined", "Not sent: you said no.", "--local waits for the local model.")
+DECLINED = Failed(
+    "cloud_declined", "Not sent: you said no.", "To wait for the local model, use --local."
+)
 NOBODY_TO_ASK = Failed(
     "cloud_needs_consent",
-    "Claude may be asked only when you agree (cloud.use is ask), and there is no terminal to ask "
-    "you at.",
+    "Not sent: cloud.use is ask, and there is no terminal to ask for your consent.",
     'Set use = "auto" under [cloud] in config.toml, or ask with --local.',
 )
 NEVER = Failed(
     "cloud_switched_off",
-    "Claude is never asked: cloud.use is never.",
+    "Nothing is sent to Claude, because cloud.use is never.",
     'Set use = "auto" or "ask" under [cloud] in config.toml.',
 )
 
 
 def consent_question(outgoing: Outgoing) -> str:
-    """What a person is asked before ``outgoing`` is sent."""
+    """Return what a person is asked before ``outgoing`` is sent."""
     begun = outgoing.messages[-1].role == "assistant"
     earlier = sum(message.role == "assistant" for message in outgoing.messages) - begun
     what = "this question" if not begun else "this question with the answer so far"
@@ -65,7 +66,7 @@ class Gate:
 
     Attributes:
         private: every question is private.
-        never: nothing is sent, whatever is asked.
+        never: nothing is sent, whatever is requested.
         ask: asks the person before something is sent; ``None``: there is nobody to ask.
     """
 
@@ -79,7 +80,7 @@ class Gate:
 
     @property
     def openable(self) -> bool:
-        """Whether anything may be sent, if the person agrees where that is asked for."""
+        """Whether anything may be sent, given the person's consent where that is needed."""
         return not self.never and (not self._asks or self._agreed or self.ask is not None)
 
     def judge(
@@ -92,13 +93,13 @@ class Gate:
         return self.rules.mark(question, sources)
 
     def explain(self, mark: Mark, *, cloud: bool) -> str:
-        """Why a question with such a mark stays here, for whoever asks; empty: that is known.
+        """Return why a question with such a mark stays here; empty where the person knows.
 
         Args:
-            cloud: Claude was asked for.
+            cloud: Claude was requested.
         """
         if mark.why:
-            return f"Private, because {mark.why}: it stays on this machine."
+            return f"Private, because {mark.why}. It stays on this machine."
         if mark.private and cloud:
             because = "/private is on" if self.private else "you said that it is private"
             return f"Not sent to Claude: {because}. It stays on this machine."
@@ -128,7 +129,7 @@ class Gate:
 
 
 def report_left_out(done: Done, outgoing: Outgoing) -> Done:
-    """``done`` with what the cloud was not told."""
+    """Return ``done`` with what was left out."""
     notices = (*done.notices, SYSTEM_LEFT_OUT) if outgoing.system_left_out else done.notices
     return replace(done, left_out=outgoing.left_out, notices=notices)
 

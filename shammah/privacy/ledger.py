@@ -137,7 +137,7 @@ class Ledger:
                 "egress_unwritable",
                 f"The egress ledger cannot be written ({error.strerror}: {self.path}), so nothing "
                 "was sent.",
-                "Make room, or make the file yours again; every request is written down first.",
+                "Free some space, or fix the file's permissions; each request is logged first.",
             ) from error
 
 

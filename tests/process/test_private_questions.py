@@ -175,7 +175,7 @@ class TestThePrompt:
         terminal.ask("three")
         terminal.wait_answer()
         assert [talk[-1][1] for talk in local.conversations] == ["one", "mail jo@acme.de", "three"]
-        assert "Private, because it holds an e-mail address" in terminal.text
+        assert "Private, because it contains an e-mail address" in terminal.text
         terminal.ask("/private")
         terminal.expect("3 of the turns so far will never go to the cloud")
         assert cloud.conversations == []

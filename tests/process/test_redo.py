@@ -114,7 +114,7 @@ class TestWhy:
 
     def test_names_the_rule_that_made_it_private(self, person: Person) -> None:
         person.type("mail jo@acme.de")
-        assert "Private, because it holds an e-mail address (privacy.emails)." in person.type(
+        assert "Private, because it contains an e-mail address (privacy.emails)." in person.type(
             "/why"
         )
         person.type("what was that?")
@@ -256,7 +256,7 @@ class TestRedo:
         [
             ("!private", "you said so"),
             ("/private", "/private is on"),
-            ("rule", "it holds an e-mail address (privacy.emails)"),
+            ("rule", "it contains an e-mail address (privacy.emails)"),
             ("repeated", "its answer may repeat what was private before"),
         ],
     )

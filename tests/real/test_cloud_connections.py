@@ -177,7 +177,7 @@ def test_a_port_where_nothing_listens() -> None:
         outcome = answer(f"http://127.0.0.1:{probe.getsockname()[1]}")
     assert isinstance(outcome, Failed)
     assert outcome.code == "cloud_unreachable"
-    assert "nothing answers there" in outcome.message
+    assert "nothing is listening there" in outcome.message
 
 
 @pytest.mark.parametrize("reply", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])

@@ -38,6 +38,6 @@ class Budget:
             raise ShammahError(
                 "cloud_budget_spent",
                 f"Claude has cost ${spent:,.2f} today (UTC); the budget is ${limit:,.2f} a day.",
-                "It resumes tomorrow; daily_budget under [cloud] in config.toml allows more, and "
-                "`shammah egress` shows what was asked.",
+                "It resumes tomorrow. To allow more, raise daily_budget under [cloud] in "
+                "config.toml; `shammah egress` shows what was sent.",
             )

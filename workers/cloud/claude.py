@@ -174,8 +174,8 @@ class _Question:
         )
 
     async def _ask(self, call: Call) -> None:
-        """Attempt after attempt, but none after text was shown: who goes on from there is for
-        the frontend to say."""
+        """Make attempt after attempt, but none after text was shown: from there on the frontend
+        decides what follows."""
         attempt = 1
         while True:
             self._claude.budget.check()

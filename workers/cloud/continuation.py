@@ -3,8 +3,8 @@
 The Messages API takes no beginning of an answer from us: today's models refuse a conversation
 that ends with the assistant. So the person asks to go on. A model begins a reply neither with a
 blank nor in the middle of a word, and then nobody could tell "of" + "France" from "Par" + "is";
-so it is told to begin with the last words once more, and these are taken away again (`Joint`).
-A model that does not do as it is told is joined as well as can be seen.
+so it is instructed to begin with the last words once more, and these are removed (`Joint`). If a
+model ignores this, its text is joined as well as possible.
 """
 
 from __future__ import annotations

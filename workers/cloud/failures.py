@@ -101,7 +101,7 @@ def describe(error: Exception, settings: CloudSettings, peer: Peer, *, began: bo
         if found is not None:
             return found
     if isinstance(error, anthropic.APIConnectionError | httpx2.HTTPError):
-        return _broken(peer) if began else _unreachable(peer, "it cannot be reached")
+        return _broken(peer) if began else _unreachable(peer, "the connection failed")
     return malformed(peer)
 
 
@@ -172,7 +172,7 @@ def _when_to_ask(seconds: float | None) -> str:
 
 
 def _retry_after(headers: httpx2.Headers) -> float | None:
-    """Seconds to wait, from a number or a date; ``None`` when not told."""
+    """Return seconds to wait, from a number or a date; ``None`` if unknown."""
     with contextlib.suppress(ValueError):
         milliseconds = float(headers.get("retry-after-ms", ""))
         if math.isfinite(milliseconds):
@@ -222,12 +222,12 @@ def _describe_cause(cause: BaseException, peer: Peer, began: bool) -> CloudError
         case socket.gaierror() | ConnectionRefusedError() | httpx2.ConnectTimeout() if (
             proxy := proxy_for(peer.url, os.environ)
         ):
-            why = f"the proxy that {proxy.variable} names cannot be reached"
+            why = f"the proxy in {proxy.variable} cannot be reached"
             return _unreachable(peer, why, f"Check {proxy.variable} and NO_PROXY.")
         case socket.gaierror():
             return _unreachable(peer, "its name cannot be resolved (no network, or a wrong name)")
         case ConnectionRefusedError():
-            return _unreachable(peer, "nothing answers there", f"{_ADDRESS_HINT}.")
+            return _unreachable(peer, "nothing is listening there", f"{_ADDRESS_HINT}.")
         case UnusableProxyError():
             found = _unreachable(peer, str(cause), PROXY_HINT)
             found.should_retry = False
@@ -241,15 +241,15 @@ def _describe_cause(cause: BaseException, peer: Peer, began: bool) -> CloudError
                 "cloud_timeout", f"{peer.subject} could not be reached in time.", _NETWORK_HINT
             )
         case httpx2.TimeoutException():
-            when = " in the middle of the answer" if began else ""
-            return CloudError("cloud_timeout", f"{peer.subject} fell silent{when}.", _AGAIN_HINT)
+            what = "stopped responding midway" if began else "did not respond in time"
+            return CloudError("cloud_timeout", f"{peer.subject} {what}.", _AGAIN_HINT)
         case httpx2.RemoteProtocolError() | httpx2.ReadError() | httpx2.WriteError():
             return _broken(peer)
     return None
 
 
 def _unreachable(peer: Peer, why: str, hint: str = _NETWORK_HINT) -> CloudError:
-    return CloudError("cloud_unreachable", f"{peer.subject} cannot be asked: {why}.", hint)
+    return CloudError("cloud_unreachable", f"{peer.subject} cannot be reached: {why}.", hint)
 
 
 def _broken(peer: Peer) -> CloudError:

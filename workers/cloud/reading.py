@@ -1,4 +1,4 @@
-"""What the stream of one answer has told so far."""
+"""The state of one answer's stream so far."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Reading:
         if self.finish_reason != "other":
             return ()
         reason = _printable(self.stop_reason)[:STOP_REASON_MAX]
-        return (f"The server ended the answer for a reason that is not known here ({reason}).",)
+        return (f"The server ended the answer for an unknown reason ({reason}).",)
 
     def take(self, event: RawMessageStreamEvent) -> str:
         """Take one event in; returns the new text, always whole characters.

@@ -35,7 +35,7 @@ _EXTRA_BODY = ("temperature", "top_p", "top_k")
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is asked, and how to call them in a sentence."""
+    """The server that receives a question, and its name in a sentence."""
 
     url: str
     is_anthropic: bool
@@ -76,7 +76,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The arguments of one ``messages.create``, and what to tell the person about them."""
+    """The arguments of one ``messages.create``, and notices for the person about them."""
 
     model: str
     max_tokens: int
@@ -93,7 +93,7 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
 
     Raises:
         ShammahError: ``cloud_bad_request``, when there is nothing to ask; or
-            ``schema_not_enforced``, when the answer shall fit a schema and nobody sees to it.
+            ``schema_not_enforced``, when the answer must fit a schema and nothing enforces it.
     """
     if request.sampling.schema and not peer.is_anthropic:
         raise schema_not_enforced(peer.subject)
@@ -116,7 +116,7 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
         what = "turn was" if gone <= 2 else f"{(gone + 1) // 2} turns were"
         notices += (
             f"The conversation is longer than the {model.context:,} tokens that "
-            f"{peer.subject_inside} takes; the oldest {what} left out.",
+            f"{peer.subject_inside} accepts; the oldest {what} left out.",
         )
     return Call(
         model=settings.model,
@@ -187,5 +187,5 @@ def _sampling(sampling: Sampling, peer: Peer) -> tuple[dict[str, float], tuple[s
         if not peer.is_anthropic and name in _EXTRA_BODY:
             sent[name] = value
         else:
-            notices.append(f"{peer.subject} does not take {described}; it was ignored.")
+            notices.append(f"{peer.subject} does not accept {described}; it was ignored.")
     return sent, tuple(notices)

@@ -1,4 +1,4 @@
-"""Whether a question is asked again, and when. Pure: chance is passed in."""
+"""Whether a question is retried, and when. Pure: chance is passed in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from shammah.errors import ShammahError
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0
 RETRY_AFTER_MAX_S = 60.0
-"""What a server may ask for. When it wants longer, the person is told so at once instead."""
+"""What a server may ask for. When it wants longer, the failure is reported at once instead."""
 
 ATTEMPTS = {
     "cloud_rate_limited": 5,
@@ -44,7 +44,7 @@ class CloudError(ShammahError):
 
 
 def attempts(error: CloudError) -> int:
-    """How often a question is asked that fails like this."""
+    """Return how many attempts a question gets that fails like this."""
     if error.should_retry is False:
         return 1
     known = ATTEMPTS.get(error.code, 1)

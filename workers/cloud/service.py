@@ -154,7 +154,7 @@ class CloudService:
                 Failed(
                     "cloud_client",
                     f"The Claude client could not be started ({type(error).__name__}).",
-                    "Check HTTPS_PROXY and SSL_CERT_FILE; the cloud log file says more.",
+                    "Check HTTPS_PROXY and SSL_CERT_FILE; for details, see the cloud log file.",
                 )
             )
         else:
@@ -176,7 +176,7 @@ class CloudService:
             return
         self._outlet.publish(refusal)
         while self._budget_refusal() is not None:
-            # The host tells whoever asked in the meantime; what they asked must not go out later.
+            # The host answers requests of the meantime; none of them may go out later.
             for request_id in list(self._tasks):
                 self._cancel(request_id)
             await asyncio.sleep(BUDGET_POLL_S)
@@ -228,7 +228,7 @@ class CloudService:
             outcome = task.result()
         ended_so = isinstance(outcome, Done) and outcome.finish_reason == "cancelled"
         if ended_so and not task.cancelling():  # by a library's own doing, then
-            why = "The cloud worker stopped the answer, although nobody cancelled it."
+            why = "The cloud worker stopped the answer unexpectedly."
             outcome = Failed("internal", why, "Ask again.", request_id)
         ended = outcome.code if isinstance(outcome, Failed) else outcome.finish_reason
         log.info("request %s: %s", request_id, ended)
@@ -250,7 +250,7 @@ def _check_key(key: str) -> None:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ShammahError(
             "cloud_key_invalid",
-            "The API key holds a space or a character that no key has.",
+            "The API key contains a space or an invalid character.",
             "Copy it again into ANTHROPIC_API_KEY (or api_key under [cloud] in config.toml).",
         )
 

@@ -1,6 +1,6 @@
 """The SDK's own HTTP client, watched: nothing goes out that was not written down.
 
-httpcore2's trace extension tells when the connection is made and the request is about to go
+httpcore2's trace extension reports when the connection is made and the request is about to go
 out; there the ledger is written, and an error there keeps everything back. What comes in counts
 as life, pings too, which the SDK drops. And one leak is stopped: when a TLS handshake is
 cancelled, httpcore2 (2.16) closes the connection only for errors, not for a cancellation; it
@@ -35,7 +35,7 @@ class Exchange:
 
     Attributes:
         record: writes down a body that is about to go to an address.
-        advance: is told of every piece that arrives.
+        advance: called for every piece that arrives.
         sent: whether the request went out (or began to).
         status: of the response; 0: there was none.
         refusal: why nothing was sent; the SDK would bury it.
@@ -101,20 +101,20 @@ async def _after(response: httpx2.Response) -> None:
     if not exchange.sent:
         exchange.refusal = ShammahError(
             "internal",
-            "A request went out that was not written down; the HTTP library has changed.",
+            "A request was sent without being logged; the HTTP library has changed.",
             "Install the versions in constraints.txt.",
         )
         raise exchange.refusal
     exchange.status = response.status_code
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         # A few kilobytes can become gigabytes, for which every other answer would wait.
-        raise MalformedStreamError("compressed, which nobody asked for")
+        raise MalformedStreamError("compressed, which was not requested")
     assert isinstance(response.stream, httpx2.AsyncByteStream)
     response.stream = _Watched(response.stream, exchange.advance)
 
 
 class _Watched(httpx2.AsyncByteStream):
-    """A body that tells of every piece of it, and has no event without end."""
+    """A body that reports each of its pieces and refuses an endless event."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, advance: Callable[[], None]) -> None:
         self._stream = stream

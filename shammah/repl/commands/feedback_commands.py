@@ -44,7 +44,7 @@ def fix(context: Context) -> bool:
     mark = context.session.gate.judge(better, private=old.private)
     _feedback(context).note(turn, "fix", better=better, private=mark.private)
     if mark.why:
-        screen.hint(f"Private, because {mark.why}: it stays on this machine.")
+        screen.hint(f"Private, because {mark.why}. It stays on this machine.")
     context.history.keep(talk.correct(better, private=mark.private), talk)
     context.history.undo(old)
     screen.hint(f"{KEPT} The conversation goes on from your answer.")

@@ -261,7 +261,7 @@ def _system(context: Context) -> None:
         mark = context.session.gate.rules.mark(conversation.system)
         conversation.system_private = mark.private
         if mark.why:
-            screen.hint(f"Private, because {mark.why}: it stays on this machine.")
+            screen.hint(f"Private, because {mark.why}. It stays on this machine.")
     screen.line(printable(conversation.system) or "There is no system prompt.")
     if not text:
         screen.hint("/system TEXT sets one for this conversation, /system off takes it away.")

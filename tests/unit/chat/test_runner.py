@@ -123,8 +123,8 @@ def test_marks_are_those_of_the_prompt_and_of_the_turns(tmp_path: Path) -> None:
     world.ask(Prompt("jo@acme.de", override=Override(Target.CLOUD)))
     assert [one.private for one in world.asked[0]] == [True, True, True]
     assert world.log[0] == (
-        "notice Private, because it holds an e-mail address (privacy.emails): "
-        "it stays on this machine."
+        "notice Private, because it contains an e-mail address (privacy.emails). "
+        "It stays on this machine."
     )
     world.conversation.clear()
     world.ask(Prompt("q"))

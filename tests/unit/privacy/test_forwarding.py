@@ -37,7 +37,7 @@ def test_a_question_is_private_by_word_by_switch_or_by_rule() -> None:
     own = gate()
     assert own.judge("hello") == Mark()
     assert own.judge("hello", private=True) == Mark(True)
-    assert own.judge("mail jo@acme.de").why == "it holds an e-mail address (privacy.emails)"
+    assert own.judge("mail jo@acme.de").why == "it contains an e-mail address (privacy.emails)"
     assert gate(paths=("~/x",)).judge("hello", sources=("/home/me/x/y",)).private
     own.private = True
     assert own.judge("hello") == Mark(True)
@@ -47,7 +47,7 @@ def test_why_a_question_stays_is_told_where_that_is_no_matter_of_course() -> Non
     own = gate()
     assert own.explain(Mark(), cloud=True) == own.explain(Mark(True), cloud=False) == ""
     assert own.explain(Mark(True, "it is so"), cloud=True) == (
-        "Private, because it is so: it stays on this machine."
+        "Private, because it is so. It stays on this machine."
     )
     assert own.explain(Mark(True), cloud=True).startswith("Not sent to Claude: you said that")
     own.private = True

@@ -9,8 +9,16 @@ import pytest
 
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
-from shammah.privacy import UNCHECKED, Mark, Rules, check_door, split_prefix, split_word, withhold
-from shammah.privacy.built_in import RULES
+from shammah.privacy import (
+    RULES,
+    UNCHECKED,
+    Mark,
+    Rules,
+    check_door,
+    split_prefix,
+    split_word,
+    withhold,
+)
 from shammah.settings.model import PrivacySettings
 
 NOTHING = PrivacySettings(**dict.fromkeys(RULES, False))  # type: ignore[arg-type]
@@ -26,7 +34,7 @@ EVERYTHING = dict.fromkeys(RULES, True)
 def test_a_built_in_rule_can_be_switched_off() -> None:
     text = "jo@acme.de"
     assert rules(emails=True).mark(text) == Mark(
-        True, "it holds an e-mail address (privacy.emails)"
+        True, "it contains an e-mail address (privacy.emails)"
     )
     assert not rules().mark(text).private
 

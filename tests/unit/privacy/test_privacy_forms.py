@@ -10,8 +10,7 @@ from dataclasses import fields
 
 import pytest
 
-from shammah.privacy import Rules
-from shammah.privacy.built_in import RULES
+from shammah.privacy import RULES, Rules
 from shammah.privacy.text import forms
 from shammah.settings.model import PrivacySettings
 

@@ -145,7 +145,7 @@ def test_a_fix_is_private_if_the_turn_is_or_its_own_words_are(prompt: Prompt) ->
     assert prompt.conversation.turns[-1].private
     prompt.answered("Who made Orrin?", "Nobody.")
     prompt.say(feedback_commands.fix, "Write to ada.vey@orrin.io.")
-    assert "Private, because it holds an e-mail address" in prompt.hints[-2]
+    assert "Private, because it contains an e-mail address" in prompt.hints[-2]
     assert prompt.conversation.turns[-1].private
     assert [one.private for one in prompt.kept] == [True, True]
     assert [one.private for one in prompt.feedback.examples()] == [True, True]

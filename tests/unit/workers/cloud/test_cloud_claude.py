@@ -79,7 +79,7 @@ def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     messages = (ChatMessage("system", "Be brief."), ChatMessage("user", "Hi"))
     request = Generate("r1", messages, Sampling(temperature=0.5), max_new_tokens=9)
     notices = done(handler, request).notices
-    assert notices == ("Claude does not take a temperature; it was ignored.",)
+    assert notices == ("Claude does not accept a temperature; it was ignored.",)
     assert str(sent[0].url) == "https://api.anthropic.com/v1/messages"
     assert sent[0].headers["authorization"] == f"Bearer {KEY}"
     assert json.loads(sent[0].content) == {
@@ -129,7 +129,7 @@ def test_a_reason_that_is_not_known_is_named_without_what_a_terminal_would_obey(
     def notices(reason: str) -> tuple[str, ...]:
         return done(stream(start(), text("a"), end(reason), STOP)).notices
 
-    what = "The server ended the answer for a reason that is not known here"
+    what = "The server ended the answer for an unknown reason"
     assert notices("something new") == (f"{what} (something new).",)
     assert notices("n" * 999) == (f"{what} ({'n' * 40}).",)
     assert notices("\x1b[2J") == (f"{what} ().",)
@@ -225,7 +225,7 @@ def test_a_cancelled_answer_has_used_at_least_what_came() -> None:
     assert (outcome.finish_reason, outcome.usage) == ("cancelled", Usage(7, 3))
     # Four pieces of the body, and message_start, which is progress though no text.
     assert len(steps) == 5
-    assert outcome.notices == ("Claude does not take a temperature; it was ignored.",)
+    assert outcome.notices == ("Claude does not accept a temperature; it was ignored.",)
     assert outcome.provenance.model == "claude-real"
 
 

@@ -45,7 +45,9 @@ def test_a_refused_connection_behind_several_addresses() -> None:
     both = ExceptionGroup("all failed", [ConnectionRefusedError(), ConnectionRefusedError()])
     error = told(httpx2.ConnectError("x"), OSError("failed"), both, base_url="http://localhost:9")
     assert error.code == "cloud_unreachable"
-    assert error.message == "The server at localhost:9 cannot be asked: nothing answers there."
+    assert (
+        error.message == "The server at localhost:9 cannot be reached: nothing is listening there."
+    )
     assert "ANTHROPIC_BASE_URL" in error.hint
 
 

@@ -71,8 +71,8 @@ def test_claude_takes_no_sampling_and_the_person_is_told() -> None:
     call = build_call(generate(("user", "a"), sampling=sampling), SETTINGS, ANTHROPIC)
     assert call.extra_body == {}
     assert call.notices == (
-        "Claude does not take a temperature; it was ignored.",
-        "Claude does not take a seed; it was ignored.",
+        "Claude does not accept a temperature; it was ignored.",
+        "Claude does not accept a seed; it was ignored.",
     )
 
 
@@ -81,7 +81,7 @@ def test_a_custom_server_is_sent_what_it_may_know() -> None:
     call = build_call(generate(("user", "a"), sampling=sampling), SETTINGS, CUSTOM)
     assert call.extra_body == {"temperature": 0.0, "top_p": 0.9, "top_k": 5}
     assert call.notices == (
-        "The server at 127.0.0.1:8080 does not take a repetition penalty; it was ignored.",
+        "The server at 127.0.0.1:8080 does not accept a repetition penalty; it was ignored.",
     )
 
 
