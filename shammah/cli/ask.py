@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from shammah.bus.messages import Done, Failed, PromptProgress, Sampling, Token
 from shammah.chat.attachments import compose, decode_text, read_attachment, read_input
 from shammah.chat.conversation import Conversation
+from shammah.chat.options import ReplOptions
 from shammah.chat.runner import TurnRunner
 from shammah.chat.session import CANCELLED, Session
 from shammah.chat.summary import describe_answer, describe_empty
@@ -43,40 +44,37 @@ from shammah.terminal.wording import (
 )
 
 PROGRESS_S = 5.0
-"""Between two lines in a log about a prompt that is being computed."""
+"""Seconds between two lines in a log about the progress of a prompt."""
 
 Sources = tuple[str | None, ...]
-"""Absolute paths that a question came from; ``None``: the system does not tell."""
+"""Absolute paths that a question came from; ``None``: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What to ask, of whom and how. ``system`` of ``None``: as the settings say, or the
-    conversation that goes on; ``resume`` is its number, 0: the newest, ``None``: none."""
+    """What to ask, with which options, and how to answer."""
 
     text: str
-    system: str | None
+    sources: Sources
+    options: ReplOptions
     override: Override
     sampling: Sampling
     max_new_tokens: int | None
     as_json: bool
-    stream: bool = True
-    sources: Sources = ()
-    resume: int | None = None
-    history: bool = True
+    stream: bool
 
 
 def read_question(
     words: str | None, files: tuple[str, ...], *, piped: bool = True
 ) -> tuple[str, Sources]:
-    """The question: the words, the files, and what comes through a pipe; and where from.
+    """Return the question (the words, the files and piped input) and where it came from.
 
     Args:
-        files: paths; ``-`` is standard input, whatever that is.
+        files: paths; ``-`` is standard input, of any kind.
         piped: read standard input as `read_input` does.
 
     Raises:
-        ShammahError: a file that cannot be had, is too long or no text; so for a pipe.
+        ShammahError: a file or pipe cannot be read, is too long or not text.
     """
     report = Screen(os.environ, sys.stderr).hint
     words, no_text = decode_text((words or "").encode("utf-8", "surrogateescape"), "The question")
@@ -90,8 +88,8 @@ def read_question(
     replaced = {"The question": no_text} | {one.name: one.replaced for one in brought}
     for name, count in replaced.items():
         if count:
-            amount = f"{count} byte" + ("" if count == 1 else "s")
-            echo(f"{name}: {amount} of it are not UTF-8.", err=True)
+            amount, verb = ("1 byte", "is") if count == 1 else (f"{count} bytes", "are")
+            echo(f"{name} contains {amount} that {verb} not UTF-8.", err=True)
     sources = tuple(source for one in brought for source in one.sources)
     return compose(words, attachments, given), sources
 
@@ -102,7 +100,7 @@ def ask(settings: Settings, question: Question) -> int:
     session = Session(settings, environ, "ask", local_only=question.override.target is Target.LOCAL)
     try:
         signal.signal(signal.SIGINT, lambda number, frame: session.interrupt())
-        with raising_terminated():  # time to keep the turn
+        with raising_terminated():  # time to store the turn
             return _ask(session, question)
     except TerminatedError as ended:
         return ended.status
@@ -120,7 +118,7 @@ def _ask(session: Session, question: Question) -> int:
         max_new_tokens=question.max_new_tokens,
     )
     complain = session.notices.put
-    history = history_of(settings, enabled=question.history, complain=complain)
+    history = history_of(settings, enabled=question.options.history, complain=complain)
     try:
         conversation = _conversation(session, settings, question, history)
         output = _Output(question, session)
@@ -140,7 +138,7 @@ def _ask(session: Session, question: Question) -> int:
 
 
 def _say_what_is_left(session: Session) -> None:
-    """What is to be told in any case, and what goes on without us."""
+    """Print pending notices, and what continues in the background."""
     screen = Screen(os.environ, sys.stderr)
     for notice in session.notices.take():
         screen.hint(printable(notice))
@@ -152,18 +150,19 @@ def _say_what_is_left(session: Session) -> None:
 def _conversation(
     session: Session, settings: Settings, question: Question, history: Recorder
 ) -> Conversation:
-    """What the question comes after.
+    """Return the conversation that the question continues or starts.
 
     Raises:
-        ShammahError: the conversation to go on with cannot be read.
+        ShammahError: the conversation to continue cannot be read.
     """
-    if question.resume is not None:
-        kept = read_conversation(history, question.resume)
-        conversation = resume_conversation(kept, Conversation(), session.gate, question.system)
+    options = question.options
+    if options.resume is not None:
+        kept = read_conversation(history, options.resume)
+        conversation = resume_conversation(kept, Conversation(), session.gate, options.system)
         history.resume(kept)
         echo(describe_resumed(kept, f"Continuing conversation {kept.number}"), err=True)
         return conversation
-    conversation = Conversation(settings.system if question.system is None else question.system)
+    conversation = Conversation(settings.system if options.system is None else options.system)
     conversation.system_private = session.gate.rules.mark(conversation.system).private
     return conversation
 
@@ -193,7 +192,7 @@ class _Output:
         return question.stream and not question.as_json and not question.sampling.schema
 
     def be_asked(self) -> None:
-        """Be there to be asked whether something may be sent."""
+        """Offer a terminal for the question whether something may be sent."""
         asks = self._session.settings.cloud.use == "ask"
         if asks and self._screen.terminal and take_terminal():
             self._session.gate.ask = self._consent
@@ -213,7 +212,7 @@ class _Output:
         show(printable(text))
 
     def say(self, text: str) -> None:
-        """What goes on before the answer: on a terminal as it changes, in a log each once."""
+        """Show what happens before the answer: live on a terminal, each sentence once in a log."""
         if self._screen.terminal:
             self._screen.live(text)
         elif text != self._said_waiting:
@@ -228,7 +227,7 @@ class _Output:
                 return
             case Waiting(state=None) if not self._screen.terminal:  # or every log would have it
                 return
-            case Waiting(state=Failed()):  # what has failed is said at the end, once
+            case Waiting(state=Failed()):  # a failure is reported once, at the end
                 return
             case PromptProgress() if not self._screen.terminal:
                 if now - self._said_prompt < PROGRESS_S:
@@ -292,7 +291,7 @@ class _Output:
         print(json.dumps(document, ensure_ascii=False))
 
     def _failed(self, turn: Turn, failure: Failed) -> int:
-        """Say why there is no answer, or no whole one."""
+        """Say why there is no answer, or only part of one."""
         if self._any_shown and not self._question.as_json:
             self._end_answer(turn)
         if self._question.as_json:
@@ -308,12 +307,12 @@ class _Output:
 
 
 def _unfit(finish_reason: str) -> Failed:
-    why = f"The answer ended early ({finish_reason}), so it need not fit the schema."
-    return Failed("schema_unmet", why, "Ask again, with a larger --max-tokens if it was too long.")
+    why = f"The answer ended early ({finish_reason}), so it may not fit the schema."
+    return Failed("schema_unmet", why, "Ask again; if it was too long, raise --max-tokens.")
 
 
 class _Pipe:
-    """An answer on its way to whoever reads: as it is."""
+    """An answer written to a pipe or a file as it is."""
 
     def feed(self, piece: str) -> None:
         _write(piece)

@@ -1,5 +1,4 @@
-"""``shammah ask`` as it is declared; what it does is in `ask`, which a shell that completes its
-options need not load."""
+"""``shammah ask`` as it is declared; `shammah.cli.ask`, which does the work, loads when it runs."""
 
 from __future__ import annotations
 
@@ -29,18 +28,18 @@ def _finite(
     "files",
     multiple=True,
     type=click.Path(),
-    help="Ask about this text file, too; may be given several times.",
+    help="Ask about this text file, too; repeatable.",
 )
 @prompt_options
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
     callback=_finite,
-    help="0: always the likeliest word.",
+    help="0: always the most likely word.",
 )
 @click.option("--max-tokens", type=click.IntRange(1, 10**6), help="Longest answer, in tokens.")
-@click.option("--no-stream", is_flag=True, help="Print the answer when it is complete.")
-@click.option("--schema", metavar="FILE", help="Hold Claude's answer to this JSON schema.")
+@click.option("--no-stream", is_flag=True, help="Print the answer once it is complete.")
+@click.option("--schema", metavar="FILE", help="Make Claude's answer fit this JSON schema.")
 @click.option("--adapter", default="auto", metavar="NAME", help="Local adapter: NAME, off or auto.")
 @json_option("One object with text and provenance.", text="")
 @click.option("-n", "--no-stdin", is_flag=True, help="Leave standard input alone.")
@@ -56,11 +55,11 @@ def ask(
     no_stdin: bool,
     **given: Any,
 ) -> int:
-    """Ask one question; files and what comes through a pipe are added to it.
+    """Ask one question, with files and piped input added to it.
 
-    Standard input is read to its end if it is a pipe, a socket or a file; not if it is a
-    terminal, or a file that something else has begun to read, as the list of a `while read` loop.
-    Behind a pipe such a loop needs -n, or `</dev/null`. `-f -` reads it whatever it is.
+    Standard input is read to its end if it is a pipe, a socket or a file, but not if it is a
+    terminal or a file that something else has started to read, like the list of a `while read`
+    loop. Behind a pipe, such a loop needs -n or `</dev/null`. `-f -` always reads it.
 
     Examples:
       shammah ask "What is the capital of France?"
@@ -79,7 +78,7 @@ def ask(
     from shammah.terminal.output import echo
 
     if schema is not None and (given["local"] or given["private"]):
-        raise click.UsageError("--schema is enforced by Claude alone; leave out --local.")
+        raise click.UsageError("Only Claude can enforce --schema; leave out --local and --private.")
     given["cloud"] = given["cloud"] or schema is not None
     spelled = {f"--{name.replace('_', '-')}": value for name, value in given.items()}
     flags = {name for name, value in spelled.items() if value is True}
@@ -88,19 +87,17 @@ def ask(
     settings = load_checked_settings(options.model, options.licence)
     text, sources = asking.read_question(question, files, piped=not no_stdin)
     if not split_prefix(text)[0].strip():
-        raise click.UsageError('Nothing was asked. Try: shammah ask "What is a monad?"')
+        raise click.UsageError('No question given. Try: shammah ask "What is a monad?"')
     return asking.ask(
         settings,
         asking.Question(
             text=text,
-            system=options.system,
+            sources=sources,
+            options=options,
             override=replace(options.override, adapter=adapter),
             sampling=Sampling(temperature=temperature, schema=read_schema(schema, report)),
             max_new_tokens=max_tokens,
             as_json=as_json,
             stream=not no_stream,
-            sources=sources,
-            resume=options.resume,
-            history=options.history,
         ),
     )

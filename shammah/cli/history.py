@@ -32,12 +32,12 @@ NUMBER = click.IntRange(1, 2**63 - 1)
 BOLD, DIM = "1", "2"
 
 SHOWN = 5
-"""Conversations that are named before they are removed."""
+"""Conversations that are listed before they are removed."""
 
 
 @click.group(cls=Group)
 def history() -> None:
-    """What was asked and answered: kept on this machine, and nowhere else.
+    """List, show, search, export and remove conversations. They stay on this machine.
 
     Examples:
       shammah history list
@@ -45,7 +45,7 @@ def history() -> None:
       shammah history search gpu memory
       shammah history export 12 -o talk.md
       shammah history rm --before 30d
-    Nothing is kept with history = "off" in config.toml, SHAMMAH_HISTORY=off, or
+    Nothing is stored with history = "off" in config.toml, SHAMMAH_HISTORY=off, or
     --no-history.
     """
 
@@ -56,7 +56,7 @@ def history() -> None:
 )
 @json_option("One JSON object per line.")
 def list_(limit: int, as_json: bool) -> int:
-    """Show the conversations, newest first.
+    """List the conversations, newest first.
 
     Examples:
       shammah history list
@@ -106,19 +106,19 @@ def show(number: int, as_json: bool) -> int:
         said = listing.describe_record(record)
         _line(_styled(fold(said, columns) if columns else said, DIM) + "\n")
     if not kept.records:
-        echo(f"Conversation {number} has no turns.", err=True)
+        echo(f"Conversation {number} is empty.", err=True)
     return ExitCode.OK
 
 
-@history.command(short_help="Find the turns that have all WORDS; the best first.")
+@history.command(short_help="Find the turns with all WORDS, best first.")
 @click.argument("words", nargs=-1, required=True)
-@click.option("--raw", is_flag=True, help="WORDS are a query in FTS5's own language.")
+@click.option("--raw", is_flag=True, help="WORDS are an FTS5 query.")
 @click.option(
-    "--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="So many turns."
+    "--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="Number of turns."
 )
 @json_option("One JSON object per line.")
 def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
-    """Find the turns that have all WORDS, or words that begin so; the best first.
+    """Find the turns with all WORDS, or words that begin with them, best first.
 
     Examples:
       shammah history search tides             also "tidesman", "floodtides"
@@ -148,15 +148,15 @@ def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
     "--format",
     "form",
     type=click.Choice(("jsonl", "markdown")),
-    help="Else FILE's name says it; on a terminal markdown, in a pipe jsonl.",
+    help="Default: by FILE's name; markdown on a terminal, jsonl in a pipe.",
 )
-@click.option("--output", "-o", metavar="FILE", help="A new file; else standard output.")
+@click.option("--output", "-o", metavar="FILE", help="A new file; default: standard output.")
 def export(numbers: tuple[int, ...], form: str | None, output: str | None) -> int:
-    """Write conversations (without NUMBER: all), private turns and all.
+    """Write conversations (without NUMBER: all), including private turns.
 
     Examples:
       shammah history export > all.jsonl     every conversation, one a line
-      shammah history export 12 -o talk.md   Markdown, to read and to show
+      shammah history export 12 -o talk.md   Markdown, to read and share
       shammah history export 12 -o t.jsonl   everything, for /load t.jsonl
     """
     path = Path(output) if output and output != "-" else None
@@ -176,11 +176,11 @@ def export(numbers: tuple[int, ...], form: str | None, output: str | None) -> in
 
 @history.command("rm")
 @click.argument("numbers", metavar="[NUMBER]...", nargs=-1, type=NUMBER)
-@click.option("--before", type=Moment(), metavar="WHEN", help="What was last used before then.")
+@click.option("--before", type=Moment(), metavar="WHEN", help="Those last used before then.")
 @click.option("--all", "everything", is_flag=True, help="Every conversation.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 def remove(numbers: tuple[int, ...], before: float | None, everything: bool, yes: bool) -> int:
-    """Remove conversations, so that their text is in the file no more.
+    """Remove conversations permanently.
 
     Examples:
       shammah history rm 12 13
@@ -188,7 +188,7 @@ def remove(numbers: tuple[int, ...], before: float | None, everything: bool, yes
       shammah history rm --all --yes
     """
     if sum((bool(numbers), before is not None, everything)) != 1:
-        raise click.UsageError("Say what: one or more NUMBERs, --before WHEN, or --all.")
+        raise click.UsageError("Choose one: NUMBERs, --before WHEN, or --all.")
     with _opened() as store:
         if store is None:
             if numbers:
@@ -198,14 +198,14 @@ def remove(numbers: tuple[int, ...], before: float | None, everything: bool, yes
         chosen = _choose(store, numbers, before)
         what = f"{len(chosen)} conversation{'' if len(chosen) == 1 else 's'}"
         if not chosen:
-            echo("There is none to remove.", err=True)
+            echo("Nothing to remove.", err=True)
             return ExitCode.OK
-        if not yes and not _agree(store, chosen, f"Remove {what} for good?"):
+        if not yes and not _agree(store, chosen, f"Permanently remove {what}?"):
             echo("Nothing was removed.", err=True)
             return ExitCode.FAILED
         if not store.remove(chosen):
             echo(
-                f"{what} removed. Another program was reading just then: the text stays in "
+                f"{what} removed. Another program is reading: the text stays in "
                 f"{store.path}-wal until it ends.",
                 err=True,
             )
@@ -221,14 +221,14 @@ def _choose(store: Store, numbers: tuple[int, ...], before: float | None) -> lis
 
 
 def _agree(store: Store, numbers: list[int], question: str) -> bool:
-    """Whether the person wants these conversations to be removed, having seen the newest.
+    """Show the newest of the conversations, and ask whether to remove them all.
 
     Raises:
-        ShammahError: ``usage``: nobody can be asked.
+        ShammahError: ``usage``: there is no terminal to ask on.
     """
     if not sys.stdin.isatty():
         raise UsageError(
-            "Nothing was removed: there is no terminal to ask you at.", "Say --yes if you mean it."
+            "Nothing was removed: no terminal to confirm on.", "To remove them anyway: --yes."
         )
     summaries = store.summaries(-1)
     doomed = [summary for summary in summaries if summary.number in numbers]
@@ -258,7 +258,7 @@ def _read(store: Store | None, number: int) -> StoredConversation:
 
 @contextlib.contextmanager
 def _opened() -> Iterator[Store | None]:
-    """The history; ``None`` if there is no file: looking makes none."""
+    """Open the history; ``None`` if the file does not exist. It is not created."""
     path = home_directory(os.environ) / NAME
     if not path.exists():
         yield None
@@ -273,7 +273,7 @@ def _opened() -> Iterator[Store | None]:
 
 
 def _columns() -> int | None:
-    """The width of the terminal; ``None``: it is none."""
+    """Return the width of the terminal; ``None``: not a terminal."""
     return columns_of(sys.stdout) if sys.stdout.isatty() else None
 
 

@@ -132,16 +132,8 @@ def _found(settings: Settings, name: str, revision: str, screen: Screen) -> Fetc
 
 
 def _catalogued(known: CatalogueModel) -> FetchPlan:
-    size, free = known.download_bytes, _free_bytes(hub_cache(os.environ))
-    return FetchPlan(
-        request_id="",
-        model=known.model_id,
-        revision="",
-        licence=known.licence,
-        total=size,
-        missing=size,
-        disk_free=free,
-    )
+    size = known.download_bytes
+    return FetchPlan("", known.model_id, "", known.licence, size, missing=size, disk_free=_free())
 
 
 def _is_under_way(peer: Peer, model: str) -> bool:
@@ -167,21 +159,15 @@ def _local(name: str) -> FetchPlan:
     except (OSError, UnicodeDecodeError):
         config = ""
     files = tuple(PlannedFile(path, size, size) for path, size in sizes.items())
+    total = sum(sizes.values())
     return FetchPlan(
-        request_id="",
-        model=name,
-        revision="",
-        licence="",
-        total=sum(sizes.values()),
-        missing=0,
-        disk_free=_free_bytes(hub_cache(os.environ)),
-        files=files,
-        config=config,
+        "", name, "", "", total, missing=0, disk_free=_free(), files=files, config=config
     )
 
 
-def _free_bytes(directory: Path) -> int:
-    return shutil.disk_usage(nearest_existing(directory)).free
+def _free() -> int:
+    """Bytes on the disk of the cache."""
+    return shutil.disk_usage(nearest_existing(hub_cache(os.environ))).free
 
 
 # --- what is shown ------------------------------------------------------------------------

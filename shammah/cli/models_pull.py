@@ -1,4 +1,4 @@
-"""``shammah models pull``: several downloads followed at once, each to its end."""
+"""``shammah models pull``: follow several downloads at once, each to its end."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from shammah.bus import codec
-from shammah.bus.client import Peer, new_request_id
+from shammah.bus.client import new_request_id
 from shammah.bus.messages import Failed
 from shammah.bus.transfers import Fetch, Fetched, FetchProgress, Steered, SteerFetch, Transfer
 from shammah.errors import ExitCode, ShammahError
@@ -23,66 +23,50 @@ from shammah.terminal.progress import DownloadView, ProgressScreen
 from shammah.terminal.wording import describe_background
 
 LEAVE_S = 1.0
-"""How long the end waits for the connections to be closed in good order."""
+"""Seconds to wait at the end for the connections to close."""
 
 
 def pull(settings: Settings, fetches: list[Fetch], *, as_json: bool) -> int:
-    """Download models and show how far they are. Ctrl-C leaves; the downloads go on."""
-
-    def resume(model: str) -> None:
-        with download_worker(settings) as peer:
-            peer.begin(SteerFetch(new_request_id(), model, "resume")).end(Steered)
-
-    screen = DownloadView(ProgressScreen(os.environ, sys.stderr, quiet=as_json))
-    return Pull(
-        lambda: connect(settings, "download", "models", os.environ),
-        resume,
-        fetches,
-        screen,
-        as_json=as_json,
-    ).run()
+    """Download models and show the progress. Ctrl-C leaves; the downloads continue."""
+    return Pull(settings, fetches, as_json=as_json).run()
 
 
 def steer(settings: Settings, models: list[str], action: str) -> int:
     """Pause, resume or cancel downloads."""
     done = {"pause": "paused", "resume": "resumed", "cancel": "cancelled"}[action]
-    with download_worker(settings) as peer:
-        for model in models:
-            peer.begin(SteerFetch(new_request_id(), model, action)).end(Steered)
-            echo(f"{model}: {done}; partial downloads are kept.")
+    for model in _steer(settings, models, action):
+        echo(f"{model}: {done}; partial downloads are kept.")
     return ExitCode.OK
 
 
+def _steer(settings: Settings, models: list[str], action: str) -> list[str]:
+    with download_worker(settings) as peer:
+        for model in models:
+            peer.begin(SteerFetch(new_request_id(), model, action)).end(Steered)
+    return models
+
+
 class Pull:
-    """Follows downloads that go on whatever becomes of this process.
+    """Follows downloads, which continue whatever becomes of this process.
 
     Args:
-        connect: a fresh connection to the download worker.
-        resume: lets a paused download go on.
-        fetches: one for each model.
-        screen: where they are shown.
-        as_json: print one object for each model instead of its directory.
+        settings: which download worker.
+        fetches: one per model.
+        as_json: print one object per model instead of its directory.
     """
 
-    def __init__(
-        self,
-        connect: Callable[[], Peer],
-        resume: Callable[[str], None],
-        fetches: Iterable[Fetch],
-        screen: DownloadView,
-        *,
-        as_json: bool,
-    ) -> None:
-        self._resume = resume
-        self._screen = screen
+    def __init__(self, settings: Settings, fetches: Iterable[Fetch], *, as_json: bool) -> None:
+        self._settings = settings
+        self._screen = DownloadView(ProgressScreen(os.environ, sys.stderr, quiet=as_json))
         self._as_json = as_json
         self._heard: queue.SimpleQueue[tuple[str, FetchReply | None]] = queue.SimpleQueue()
         self._latest: dict[str, Transfer] = {}
         self._ended: dict[str, Fetched | Failed] = {}
         self._followed: dict[str, FollowedFetch] = {}
+        connect_worker = functools.partial(connect, settings, "download", "models", os.environ)
         for fetch in fetches:
             died = functools.partial(self._heard.put, (fetch.model, None))
-            self._followed[fetch.model] = FollowedFetch(connect, fetch, on_restart=died)
+            self._followed[fetch.model] = FollowedFetch(connect_worker, fetch, on_restart=died)
         self._threads = [
             threading.Thread(target=self._follow, args=item, name="follow", daemon=True)
             for item in self._followed.items()
@@ -111,21 +95,18 @@ class Pull:
         try:
             for reply in followed:
                 self._heard.put((model, reply))
-        except Exception as error:  # whoever waits must hear of the end in any case
-            why = f"The download cannot be followed: {type(error).__name__}: {error}"
-            hint = "It may go on: `shammah status` shows it."
+        except Exception as error:  # `run` waits for an end in any case
+            why = f"Lost track of the download: {type(error).__name__}: {error}"
+            hint = "It may still be running: `shammah status` shows it."
             self._heard.put((model, Failed("internal", why, hint)))
 
     def _on_heard(self, model: str, reply: FetchReply | None) -> None:
         match reply:
             case None:
-                self._screen.say(
-                    f"The download worker died and was started anew: {model} goes on from what "
-                    "is here."
-                )
+                self._screen.say(f"The download worker died and was restarted; {model} resumes.")
             case FetchProgress(transfer=transfer):
                 if model not in self._latest and transfer.phase == "paused":
-                    self._fail_over(model)
+                    self._resume(model)
                 self._latest[model] = transfer
                 self._screen.show(transfer)
             case Fetched():
@@ -137,13 +118,13 @@ class Pull:
                     self._screen.say(f"{model}: {message} {hint}".rstrip())
                 self._ended[model] = reply
 
-    def _fail_over(self, model: str) -> None:
+    def _resume(self, model: str) -> None:
         try:
-            self._resume(model)
+            _steer(self._settings, [model], "resume")
         except ShammahError as error:
             self._screen.say(f"The download of {model} is paused: {error}")
         else:
-            self._screen.say(f"The download of {model} was paused; it goes on now.")
+            self._screen.say(f"Resumed the download of {model}, which was paused.")
 
     def _leave(self) -> None:
         self._screen.end()
@@ -153,18 +134,18 @@ class Pull:
             elif transfer := self._latest.get(model):
                 self._screen.say(describe_background(transfer))
             else:
-                self._screen.say(f"The download of {model} may not have begun yet.")
+                self._screen.say(f"The download of {model} may not have started yet.")
             followed.leave()
         self._join()
 
     def _join(self) -> None:
-        """Wait until the leases are given back, or another pull may be refused because of us."""
+        """Wait until the leases are given back; otherwise the next pull may be refused."""
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(LEAVE_S)
 
     def _result(self) -> int:
-        """Print what has become of each, in the order in which they were named."""
+        """Print the result of each, in the order in which they were named."""
         failed = False
         for model in self._followed:
             ended = self._ended[model]

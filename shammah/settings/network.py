@@ -1,4 +1,4 @@
-"""Proxies and certificates as the environment names them, read alike by every process."""
+"""Proxies and certificates from the environment, read the same way by every process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PROXY_HINT = "Set it to http://HOST:PORT or socks5://HOST:PORT, or name the serv
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """What ``variable`` names. ``why``: the end of a sentence that begins with the variable, if
-    it cannot be used; else empty."""
+    """What ``variable`` names. ``why`` it cannot be used, as the end of a sentence that begins
+    with the variable; else empty."""
 
     variable: str
     url: str
@@ -25,8 +25,8 @@ class Proxy:
 
 
 def read_proxies(environ: Mapping[str, str]) -> dict[str, Proxy]:
-    """The proxies by the scheme that they are for (``http``, ``https``, ``all``), chosen as curl
-    and Python choose: names in small letters win, and an empty one turns the other off."""
+    """Return the proxies by scheme (``http``, ``https``, ``all``), chosen as curl and Python do:
+    lowercase names win, and an empty one disables the other."""
     found: dict[str, Proxy] = {}
     if "*" in _excepted(environ):
         return found
@@ -59,10 +59,10 @@ def _read(variable: str, value: str) -> Proxy:
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
-    """The proxy that a request to ``url`` goes through; ``None``: it goes directly.
+    """Return the proxy that a request to ``url`` goes through; ``None``: it goes directly.
 
     Raises:
-        ValueError: ``url`` is no address.
+        ValueError: ``url`` is not an address.
     """
     target = urlsplit(url)
     host = target.hostname or ""
@@ -80,14 +80,14 @@ def _excepted(environ: Mapping[str, str]) -> list[str]:
 
 
 def certificate_problem(environ: Mapping[str, str]) -> str:
-    """What is wrong with the certificates that the environment names, as a sentence without its
-    full stop; empty: nothing."""
+    """Say what is wrong with the certificates that the environment names, as a sentence without
+    its full stop; empty: nothing."""
     file, directory = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
     if file:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
         except ssl.SSLError:
-            return f"SSL_CERT_FILE names {file}, which holds no certificates"
+            return f"SSL_CERT_FILE names {file}, which contains no certificates"
         except OSError as error:
             return f"SSL_CERT_FILE names {file}, which cannot be read ({error.strerror})"
     elif directory and not any(map(os.path.isdir, directory.split(os.pathsep))):

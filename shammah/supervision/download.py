@@ -1,4 +1,4 @@
-"""One download, followed to its end, also when the download worker dies on the way."""
+"""One download, followed to its end even if the download worker dies on the way."""
 
 from __future__ import annotations
 
@@ -16,32 +16,31 @@ FetchReply = FetchProgress | Fetched | Failed
 
 LAPSED = frozenset({"lease_lapsed", "not_attached"})
 """This process stood still for longer than its lease: it was stopped (Ctrl-Z), or an import held
-the interpreter. The download did not, and is joined again."""
+the interpreter. The download did not, and is followed again."""
 
 
 class FollowedFetch:
     """Iterate once: FetchProgress..., then exactly one of Fetched, Failed.
 
-    A worker that has died is started anew and goes on from what is on the disk, and one that has
-    given us up is asked again; what is told never goes backwards.
+    A worker that has died is restarted and resumes from what is on the disk; one that dropped our
+    lease is asked again. The progress never goes backwards.
 
     Args:
-        connect: a fresh connection to the download worker, which it starts if need be; may
-            raise ShammahError.
+        connect: a new connection to the download worker, started if needed; may raise
+            ShammahError.
         fetch: what to ask for; its ``request_id`` is replaced.
-        on_restart: called when a worker that has died was started anew.
+        on_restart: called after a worker that died was restarted.
     """
 
     def __init__(
         self,
         connect: Callable[[], Peer],
         fetch: Fetch,
-        budget: RestartBudget | None = None,
         on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         self._connect = connect
         self._fetch = fetch
-        self._budget = budget or RestartBudget()
+        self._budget = RestartBudget()
         self._on_restart = on_restart
         self._lock = threading.Lock()
         self._task: Task | None = None
@@ -88,7 +87,7 @@ class FollowedFetch:
             return self._task
 
     def _forward(self, transfer: Transfer) -> Transfer:
-        """``transfer``, but never less than was told before."""
+        """Return ``transfer``, but never less than was reported before."""
         known = self._furthest
         if transfer.total == 0 and known.total:
             transfer = replace(

@@ -1,4 +1,4 @@
-"""What the download worker says that people should read, each sentence once."""
+"""What people should read from the download worker, each sentence once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from shammah.terminal.wording import download_under_way
 
 
 class DownloadNotices:
-    """Listens from when the local model is being fetched. Holds no lease and starts nothing.
+    """Listens once the local model is being downloaded. Holds no lease and starts nothing.
 
-    ``transfer`` is the last that was heard of the model.
+    ``transfer`` is the latest report about the model.
 
     Args:
         endpoints: where the workers' sockets are.
-        put: given each sentence, from other threads.
+        put: called with each sentence, from other threads.
     """
 
     def __init__(self, endpoints: Endpoints, put: Callable[[str], None]) -> None:
@@ -32,7 +32,7 @@ class DownloadNotices:
         self._lock = threading.Lock()
 
     def follow(self, state: State | None) -> None:
-        """The local model is in ``state`` now. Any thread."""
+        """Note that the local model is in ``state`` now. Any thread."""
         if isinstance(state, Ready) and state.note:
             self._say(state.note)
         download = download_under_way(state)
@@ -41,7 +41,7 @@ class DownloadNotices:
                 self._begin(download)
 
     def close(self) -> None:
-        """Listen no longer."""
+        """Stop listening."""
         if self._peer is not None:
             self._peer.close()
 

@@ -1,7 +1,6 @@
 """Whether a server can be reached: a connection and a TLS handshake, and not a byte more.
 
-What the other side learns is the name it was looked up by and this machine's address; no key,
-no path and no text is sent.
+The other side learns its own name and this machine's address; no key, path or text is sent.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ LIMIT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """``error`` is empty if it was reached, in ``seconds``. ``through`` is a proxy: then that
-    was looked at, and not what is behind it."""
+    """``error`` is empty if it was reached, in ``seconds``. ``through`` is a proxy: then only that
+    was tried, not what is behind it."""
 
     host: str
     seconds: float = 0.0
@@ -40,7 +39,7 @@ def reach(url: str, environ: Mapping[str, str], limit: float = LIMIT_S) -> Reach
         host = target.hostname or ""
         port = target.port or PORTS[target.scheme]
     except (ValueError, KeyError):
-        return Reached("", error="the address is none")
+        return Reached("", error="not a valid address")
     through = host if proxy else ""
     began = time.monotonic()
     try:

@@ -1,5 +1,5 @@
-"""Why a worker that was started with other settings is not replaced: who uses it, what differs,
-and what to do about it where one reads this."""
+"""Why a worker that was started with other settings is not replaced: which clients use it, what
+differs, and what to do."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from shammah.supervision.identity import differing_settings
 
 
 class WorkerInUseError(ShammahError):
-    """Another frontend holds a worker that was started with something else.
+    """Another frontend uses a worker that was started with other settings.
 
     Args:
-        wanted: what was asked for.
-        welcome: of the worker that runs.
-        program: who asked (see `ClientInfo`).
+        wanted: what was requested.
+        welcome: of the running worker.
+        program: the client (see `ClientInfo`).
     """
 
     def __init__(self, wanted: Identity, welcome: Welcome, program: str) -> None:
@@ -37,7 +37,7 @@ class WorkerInUseError(ShammahError):
 
 
 class WorkerBusyError(ShammahError):
-    """A worker that was started with something else fetches models, though nobody waits."""
+    """A worker that was started with other settings is downloading models."""
 
     def __init__(
         self, wanted: Identity, running: Identity, transfers: tuple[Transfer, ...]
@@ -49,7 +49,7 @@ class WorkerBusyError(ShammahError):
         super().__init__(
             "worker_in_use",
             f"The {wanted.role} worker is fetching {models} from {running.model}; {other}.",
-            f"Wait until it is done, or end it with `shammah stop {wanted.role}` "
+            f"Wait until it is done, or stop it with `shammah stop {wanted.role}` "
             "(partial downloads are kept).",
         )
 
@@ -61,7 +61,7 @@ def _describe(client: ClientInfo) -> str:
 
 
 def _differing(wanted: Identity, running: Identity) -> tuple[str, ...]:
-    """The settings that differ, but for those that --model gives."""
+    """Return the settings that differ, except those that --model sets."""
     given = {"model", "licence"} if running.model != "auto" else {"model"}
     return tuple(name for name in differing_settings(wanted, running) if name not in given)
 
@@ -73,7 +73,7 @@ def _other(names: tuple[str, ...]) -> str:
 def _advice(wanted: Identity, running: Identity, differing: tuple[str, ...], program: str) -> str:
     role = wanted.role
     if role == "inference" and program == "repl":
-        return "/join shares it as it is, /takeover ends it and starts yours; or wait for it."
+        return "/join shares it, /takeover replaces it by yours; or wait until it is free."
     if role == "inference" and running.model != wanted.model and not differing:
         share = f"Use it with --model {shlex.quote(running.model)}"
     elif differing:
@@ -82,4 +82,6 @@ def _advice(wanted: Identity, running: Identity, differing: tuple[str, ...], pro
         share = "Use the same settings"
     kept = " (partial downloads are kept)" if role == "download" else ""
     where = " in another terminal" if program == "repl" else ""
-    return f"{share}, end it with `shammah stop {role}`{where}{kept}, or try again when it is free."
+    return (
+        f"{share}, stop it with `shammah stop {role}`{where}{kept}, or try again when it is free."
+    )

@@ -143,9 +143,9 @@ class TestWrongUsage:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            (("ask",), "Nothing was asked"),
-            (("ask", "   "), "Nothing was asked"),
-            (("ask", "!private "), "Nothing was asked"),
+            (("ask",), "No question given"),
+            (("ask", "   "), "No question given"),
+            (("ask", "!private "), "No question given"),
             (("ask", "hello", "--local", "--cloud"), "--cloud contradicts --local"),
             (("ask", "hello", "--private", "--cloud"), "--cloud contradicts"),
             (("ask", "hello", "--model", "gpt"), "There is no model 'gpt'."),

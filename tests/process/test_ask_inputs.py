@@ -85,10 +85,10 @@ def test_what_cannot_be_asked_about_is_an_error(
 def test_bytes_that_are_no_utf_8_are_told(echo: EchoProcess) -> None:
     ended = run(*ASK, stdin=b"caf\xe9")
     assert (ended.code, ended.out) == (0, "caf\ufffd\n")
-    assert "Standard input: 1 byte of it are not UTF-8." in ended.err
+    assert "Standard input contains 1 byte that is not UTF-8." in ended.err
     ended = run(*ASK, "caf\udce9")
     assert (ended.code, ended.out) == (0, "caf\ufffd\n")
-    assert "The question: 1 byte of it are not UTF-8." in ended.err
+    assert "The question contains 1 byte that is not UTF-8." in ended.err
 
 
 @pytest.mark.parametrize("encoding", ["ascii:strict", "ascii"])

@@ -86,7 +86,7 @@ class TestWhatIsKept:
         with contextlib.closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("DELETE FROM turns WHERE conversation = 1")
         ended = run("history", "show", "1")
-        assert (ended.code, ended.out, ended.err) == (0, "", "Conversation 1 has no turns.\n")
+        assert (ended.code, ended.out, ended.err) == (0, "", "Conversation 1 is empty.\n")
         assert json.loads(history("show", "1", "--json"))["turns"] == []
 
     def test_is_found(self) -> None:
@@ -170,7 +170,7 @@ class TestRemoving:
     def test_removes_nothing_where_nobody_can_be_asked(self, filled: Path) -> None:
         ended = run("history", "rm", "1")
         assert ended.code == 2
-        assert "Say --yes" in ended.err
+        assert "To remove them anyway" in ended.err
         for wrong in ([], ["1", "--all"], ["--before", "soon"], ["0"]):
             assert run("history", "rm", "--yes", *wrong).code == 2
         assert run("history", "rm", "--yes", "1", "7").code == 1

@@ -158,7 +158,7 @@ def test_it_survives_the_death_of_the_worker_and_says_so(
     worker = sandbox.holder("download")
     assert worker
     os.kill(worker, signal.SIGKILL)
-    pulling.expect(f"^The download worker died and was started anew: {MODEL} goes on")
+    pulling.expect(f"^The download worker died and was restarted; {MODEL} resumes")
     hub.rate = None
     code, said = pulling.end()
     assert code == 0, said
@@ -222,7 +222,7 @@ def test_another_pull_of_a_paused_download_resumes_it_and_says_so(
     first.expect("is paused")
     hub.rate = None
     second = run("models", "pull", MODEL)
-    assert f"The download of {MODEL} was paused; it goes on now." in second.stderr
+    assert f"Resumed the download of {MODEL}, which was paused." in second.stderr
     assert first.end()[0] == 0
 
 

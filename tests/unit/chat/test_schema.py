@@ -80,4 +80,4 @@ def test_a_file_is_read_and_bad_ones_are_told(tmp_path: Path) -> None:
 def test_it_is_not_for_questions_that_stay_here(tmp_path: Path, flag: str) -> None:
     ended = CliRunner().invoke(main, ["ask", "--schema", "x.json", flag, "hello"])
     assert ended.exit_code == 2
-    assert "--schema is enforced by Claude alone" in ended.output
+    assert "Only Claude can enforce --schema" in ended.output

@@ -143,7 +143,7 @@ def test_certificates_that_cannot_be_read_are_named(
     empty.touch()
     for variable, value, says in (
         ("SSL_CERT_FILE", str(tmp_path / "none.pem"), "No such file"),
-        ("SSL_CERT_FILE", str(empty), "holds no certificates"),
+        ("SSL_CERT_FILE", str(empty), "contains no certificates"),
         ("SSL_CERT_FILE", str(tmp_path), "SSL_CERT_FILE names"),
         ("SSL_CERT_DIR", str(empty), "not a directory"),
     ):

@@ -34,7 +34,7 @@ class FakePeer:
 
 
 def follow(*peers: FakePeer) -> tuple[list[FetchReply], int]:
-    """What is told, and how often that the worker was started anew."""
+    """What is told, and how often the worker was restarted."""
     restarts: list[None] = []
     connections: Iterator[FakePeer] = iter(peers)
 

@@ -35,7 +35,7 @@ def test_another_model_can_be_shared_by_its_name(base: Settings) -> None:
         "ask (process 34); you asked for starter."
     )
     assert refusal.hint == (
-        "Use it with --model '/my models/a', end it with `shammah stop inference`, or try again "
+        "Use it with --model '/my models/a', stop it with `shammah stop inference`, or try again "
         "when it is free."
     )
 
