@@ -152,7 +152,7 @@ def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
 )
 @click.option("--output", "-o", metavar="FILE", help="A new file; default: standard output.")
 def export(numbers: tuple[int, ...], form: str | None, output: str | None) -> int:
-    """Write conversations (without NUMBER: all), including private turns.
+    """Write conversations (without NUMBER: all), with private turns.
 
     Examples:
       shammah history export > all.jsonl     every conversation, one a line

@@ -157,7 +157,7 @@ class TestRemoving:
     def test_asks_first(self, filled: Path) -> None:
         for typed, code in (("n\r", 1), ("\r", 1), ("\x04", 1), (CTRL_C, 130), ("y\r", 0)):
             terminal = Terminal("history", "rm", "1")
-            terminal.expect("What is a walrus.*Remove 1 conversation for good")
+            terminal.expect("What is a walrus.*Permanently remove 1 conversation")
             assert b"walrus" in filled.read_bytes()
             terminal.type(typed)
             if typed == CTRL_C:

@@ -60,13 +60,13 @@ def test_another_setting_is_named_and_no_model_advised(base: Settings) -> None:
     refusal = refuse(identity(own, "inference"), identity(base, "inference"))
     names = "inference.device and another inference.dtype"
     assert f"started with another {names} than yours" in refusal.message
-    assert refusal.hint.startswith("Use the same inference.device and inference.dtype, end it")
+    assert refusal.hint.startswith("Use the same inference.device and inference.dtype, stop it")
 
 
 def test_another_model_with_other_settings_is_not_to_be_had_by_its_name(base: Settings) -> None:
     own = replace(base, model="3B", inference=replace(base.inference, device="cpu"))
     hint = refuse(identity(base, "inference"), identity(own, "inference")).hint
-    assert hint.startswith("Use the same inference.device, end it")
+    assert hint.startswith("Use the same inference.device, stop it")
 
 
 def test_a_cache_of_another_home_is_named(base: Settings) -> None:
