@@ -1,4 +1,4 @@
-"""What ends a program from outside: time is left for what must be done or said before."""
+"""Signals that end the program, turned into an exception so that it can finish its business."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class TerminatedError(BaseException):
 
 @contextlib.contextmanager
 def raising_terminated() -> Iterator[None]:
-    """Have what ends the program raise `TerminatedError` meanwhile; a second one ends it at once.
-    What is ignored, as nohup wants it, stays so."""
+    """Turn signals that end the program into `TerminatedError`; a second one ends it at once.
+    Ignored signals, as under nohup, stay ignored."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""What a program of ours sets right where it begins: paths in variables, and the three streams."""
+"""What each of our programs fixes at its start: paths in variables, and the standard streams."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _PATHS = (
 
 
 def prepare(environ: MutableMapping[str, str]) -> None:
-    """Set right what every command relies on.
+    """Fix what every command relies on.
 
     Raises:
-        OSError: what was written before cannot be delivered.
+        OSError: earlier output cannot be delivered.
     """
     make_absolute(environ)
     mend_streams()
 
 
 def mend_streams() -> None:
-    """Have three streams that can be written whatever the text and the locale."""
+    """Make the standard streams usable for any text in any locale."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started us
+        if stream is None:  # closed by our parent
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the whole run
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if mode == "w" else "surrogateescape")
@@ -40,7 +40,7 @@ def make_absolute(environ: MutableMapping[str, str]) -> None:
     for name in _PATHS:
         value = environ.get(name, "")
         if value and not value.startswith("/"):
-            from shammah.errors import ShammahError  # where all are absolute, nobody waits for it
+            from shammah.errors import ShammahError  # not loaded where all are absolute
             from shammah.storage.paths import absolute
 
             with contextlib.suppress(ShammahError):

@@ -1,4 +1,4 @@
-"""The settings: what there is to set, what each may be, and which of them are secret. Pure."""
+"""The settings: what can be set, which values are valid, and which are secret. Pure."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class InferenceSettings:
     max_new_tokens: int = 1024
     """Longest answer, in tokens."""
     context_length: int = 0
-    """Longest conversation, in tokens; 0: what the model and the memory allow."""
+    """Longest conversation, in tokens; 0: what model and memory allow."""
     kv_memory: float = 0.0
     """GiB for the keys and values of conversations; 0: half of what is free after loading."""
     queue: int = 64
     """Questions that may wait for the local model; more are refused as busy."""
     keep_alive: float = 300.0
-    """Seconds that an unused model stays in memory; 0: leave at once, -1: stay for ever."""
+    """Seconds that an unused model stays in memory; 0: unload at once, -1: stay forever."""
 
 
 @record
@@ -42,7 +42,7 @@ class CloudSettings:
     """Claude."""
 
     use: str = "auto"
-    """auto, ask (before each question that goes there) or never (no cloud worker is started)."""
+    """auto, ask (before each question sent there) or never (no cloud worker is started)."""
     api_key: str = ""
     """ANTHROPIC_API_KEY wins over this; without either, nothing is ever sent."""
     base_url: str = ""
@@ -52,20 +52,20 @@ class CloudSettings:
     max_tokens: int = 16384
     """Longest answer with the thinking before it, in tokens."""
     context_length: int = 0
-    """Longest conversation, in tokens; 0: what is known of the model, else 200,000."""
+    """Longest conversation, in tokens; 0: as known for the model, else 200,000."""
     daily_budget: float = 0.0
-    """US dollars a day (UTC); when they are spent nothing more is sent. 0: no limit."""
+    """US dollars a day (UTC); once they are spent, nothing more is sent. 0: no limit."""
     input_price: float = -1.0
-    """US dollars for a million tokens of the conversation; -1: what is known of the model."""
+    """US dollars for a million tokens of the conversation; -1: the known price of the model."""
     output_price: float = -1.0
-    """US dollars for a million tokens of the answer; -1: what is known of the model."""
+    """US dollars for a million tokens of the answer; -1: the known price of the model."""
     keep_alive: float = 300.0
     """Seconds that the unused worker stays."""
 
 
 @record
 class PrivacySettings:
-    """What never leaves this machine. A question to which one of these applies is private."""
+    """What never leaves this machine. A question that matches one of these is private."""
 
     api_keys: bool = True
     """Keys and tokens of well-known services."""
@@ -86,19 +86,19 @@ class PrivacySettings:
     ip_addresses: bool = False
     """IP addresses of other machines; off, since they are in almost every log."""
     words: tuple[str, ...] = ()
-    """Words and names of your own; upper and lower case are the same."""
+    """Words and names of your own, in upper or lower case."""
     patterns: tuple[str, ...] = ()
     """Regular expressions of your own, without look-around and back-references."""
     paths: tuple[str, ...] = ()
-    """Directories and files (~ and * allowed): text from there, or that names them."""
+    """Directories and files (~ and * allowed): text from there or that names them."""
 
 
 @record
 class RouterSettings:
-    """Who answers what."""
+    """Which model answers what."""
 
     policy: str = "measured"
-    """measured (local where it has proved good enough) or classic (the original's numbers)."""
+    """measured (local where it proved good enough) or classic (the original's numbers)."""
     exploration: float = 0.05
     """Share of the questions with which a local model that did badly is tried again; 0: never."""
 
@@ -108,13 +108,13 @@ class TrainSettings:
     """Learning from feedback."""
 
     auto: bool = False
-    """Learn by itself, while a prompt is open; otherwise only `shammah train` does."""
+    """Learn automatically while a prompt is open; otherwise only `shammah train` does."""
     after_examples: int = 10
-    """So many new examples begin a training,"""
+    """So many new examples start a training,"""
     idle_minutes: float = 5.0
     """or so many minutes without a question, if there is any new example."""
     on_battery: bool = False
-    """Learn also while the machine runs on battery."""
+    """Learn on battery, too."""
 
 
 @record
@@ -149,12 +149,12 @@ class Settings:
 
     @property
     def cloud_configured(self) -> bool:
-        """Whether anything may ever be asked of Claude."""
+        """Whether anything may ever be sent to Claude."""
         return bool(self.cloud.api_key) and self.cloud.use != "never"
 
     @property
     def permissive(self) -> bool:
-        """Whether ``auto`` leaves out what may not be used commercially."""
+        """Whether ``auto`` skips models not licensed for commercial use."""
         return self.licence == "permissive"
 
 
@@ -175,7 +175,7 @@ PERSONAL = {
     ("privacy", "patterns"),
     ("privacy", "paths"),
 }
-"""Settings of which others may learn no more than how much there is."""
+"""Settings of which others may learn only the size."""
 
 CHOICES: dict[SettingPath, tuple[str, ...]] = {
     ("licence",): LICENCES,
@@ -208,7 +208,7 @@ AT_LEAST: dict[SettingPath, int] = {
 
 
 def setting_names() -> list[SettingPath]:
-    """The path of every setting, in the order of the file."""
+    """List the path of every setting, in the order of the file."""
     found: list[SettingPath] = []
     base = Settings(Path())
     for one in fields(base):
@@ -221,7 +221,7 @@ def setting_names() -> list[SettingPath]:
 
 
 def value_of(settings: Settings, path: SettingPath) -> Any:
-    """The value of the setting ``path``."""
+    """Return the value of the setting ``path``."""
     found: Any = settings
     for name in path:
         found = getattr(found, name)

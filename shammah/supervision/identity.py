@@ -1,4 +1,4 @@
-"""Which worker the settings ask for: what it must have been started with to serve them. Pure."""
+"""Which worker the settings need: what it must have been started with. Pure."""
 
 from __future__ import annotations
 
@@ -15,26 +15,18 @@ PUBLIC_HUB = "https://huggingface.co"
 HUB_VARIABLES = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE")
 """What huggingface_hub reads that makes one download worker differ from another."""
 
-NETWORK_VARIABLES = (
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
-    "no_proxy",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
+NETWORK_VARIABLES = tuple(
+    "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy "
+    "SSL_CERT_FILE SSL_CERT_DIR".split()
 )
-"""What makes a worker that talks to servers reach them in another way."""
+"""What changes how a worker reaches servers."""
 
 CUSTOM_HEADERS = "ANTHROPIC_CUSTOM_HEADERS"
 """Headers that the SDK adds to every request, one ``name: value`` a line."""
 
 
 def hub_endpoint(environ: Mapping[str, str]) -> str:
-    """The address of the Hub that is used."""
+    """Return the address of the Hub in use."""
     return environ.get("HF_ENDPOINT") or PUBLIC_HUB
 
 
@@ -44,9 +36,9 @@ def identity(
     *,
     environ: Mapping[str, str] = MappingProxyType({}),
 ) -> Identity:
-    """What a worker of ``role`` must have been started with to serve these settings.
+    """Return what a worker of ``role`` must have been started with for these settings.
 
-    Only ``auto`` chooses, so only there the licence makes a difference.
+    Only ``auto`` chooses, so only there does the licence matter.
     """
     model, parts = _identifying(settings, role, environ)
     digests = {name: hashlib.sha256(_raw(value)) for name, value in parts.items()}
@@ -56,8 +48,8 @@ def identity(
 
 
 def differing_settings(wanted: Identity, running: Identity) -> tuple[str, ...]:
-    """The names of the settings that ``wanted`` has otherwise; none where the worker that runs
-    is too old to say."""
+    """Return the names of the settings that differ; none if the running worker is too old to
+    report its own."""
     others = set(running.settings)
     return tuple(
         setting.rpartition(":")[0]
@@ -73,7 +65,7 @@ def _raw(text: str) -> bytes:
 def _identifying(
     settings: Settings, role: str, environ: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
-    """The model, and what makes a worker of ``role`` another one, by the name people know."""
+    """Return the model, and what distinguishes workers of ``role``, by the names people know."""
     parts = {"SHAMMAH_HOME": str(settings.home)}
     if role == "inference":
         names = ("device", "dtype", "max_new_tokens", "context_length", "kv_memory", "engine")

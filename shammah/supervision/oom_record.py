@@ -1,8 +1,8 @@
-"""What an inference worker writes down before it loads a model.
+"""What an inference worker records before it loads a model.
 
-A process that the kernel kills because memory ran out cannot say so. What it was about to load lies
-in the runtime directory, with how often the kernel had killed anything by then: the frontends
-that have lost it, and the worker that follows it, compare.
+A process that the kernel kills because memory ran out cannot say so. It records in the runtime
+directory what it is about to load and how often the kernel has killed anything so far; the
+frontends that lose it, and the next worker, compare.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ VMSTAT = Path("/proc/vmstat")
 
 @record
 class Attempt:
-    """One load, which may have been the last that its worker did.
+    """One load, which may have been the last thing its worker did.
 
     Attributes:
         asked: which model, with which settings, as a digest.
-        pid: of the worker; 0: it has ended by itself.
+        pid: of the worker; 0: it exited normally.
         model: what was loaded, for people.
         level: how far it had stepped down (see `workers.inference.startup.offers`).
         kills: the files that count kills, the nearest first, and what they said.
         next_step: a sentence for people: what is done after a kill; empty: nothing is left.
-        deaths: kills of workers that were asked the same, before this one.
+        deaths: earlier kills of workers with the same ``asked``.
         dead_model: what the last of these had loaded.
         dead_level: and at which level.
         since: when the last of these was found, in seconds since 1970.
@@ -55,14 +55,14 @@ class Attempt:
 
 
 def attempt_file(runtime: Path) -> Path:
-    """Where it is written down."""
+    """Return where the attempt is recorded."""
     return runtime / "inference.attempt"
 
 
 def read_attempt(path: Path) -> Attempt | None:
-    """The last attempt; ``None`` if there is none, or nobody can read it."""
+    """Return the last attempt; ``None`` if there is none or it is unreadable."""
     try:
-        if not path.is_file():  # a pipe would wait for who writes to it
+        if not path.is_file():  # reading a pipe would wait for a writer
             return None
         return _attempt(json.loads(path.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -85,27 +85,27 @@ def _attempt(document: Any) -> Attempt:
 
 
 def write_attempt(path: Path, attempt: Attempt) -> None:
-    """Write it down, for its owner alone."""
+    """Record the attempt, readable by its owner only."""
     from shammah.storage.files import replace_file  # only a worker writes it
 
     replace_file(path, json.dumps(asdict(attempt)).encode(), sync=False)
 
 
 def forget_attempt(path: Path) -> None:
-    """Have the next worker try what was asked for, whatever became of the last one."""
+    """Let the next worker try what is set, however the last one ended."""
     with contextlib.suppress(OSError):
         path.unlink()
 
 
 def kills_so_far() -> dict[str, int]:
-    """See `Attempt.kills`: now, for this process."""
+    """Return `Attempt.kills` as of now, for this process."""
     own = kill_counter()
     counters = [own, VMSTAT] if own else [VMSTAT]
     return {str(counter): count_kills(counter) or 0 for counter in counters}
 
 
 def was_killed(attempt: Attempt) -> bool:
-    """Whether its worker, which is gone, was killed because memory ran out."""
+    """Return whether its worker, which is gone, was killed because memory ran out."""
     if attempt.pid == 0:
         return False
     for counter, before in attempt.kills.items():
@@ -116,7 +116,7 @@ def was_killed(attempt: Attempt) -> bool:
 
 
 def explain_death(path: Path, pid: int) -> ShammahError | None:
-    """Why worker ``pid`` has died, if that was because memory ran out."""
+    """Explain the death of worker ``pid``, if memory ran out."""
     attempt = read_attempt(path)
     if attempt is None or attempt.pid != pid or not was_killed(attempt):
         return None
@@ -125,5 +125,5 @@ def explain_death(path: Path, pid: int) -> ShammahError | None:
 
 
 def killed(model: str) -> str:
-    """What the kernel has done, for people."""
+    """Say what the kernel did, for people."""
     return f"The system killed {model} because memory ran out."

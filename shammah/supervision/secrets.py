@@ -1,4 +1,4 @@
-"""Which secret is for which worker. Pure."""
+"""Which worker gets which secret. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ SECRETS = {
 
 
 def take_secrets(environ: MutableMapping[str, str]) -> dict[str, str]:
-    """A copy of ``environ``, which itself loses its secrets: so no child but the worker that a
-    secret is for is ever given it (see
-    `shammah.supervision.lifecycle.worker_spec`)."""
+    """Return a copy of ``environ`` and remove the secrets from the original, so only the worker
+    that needs a secret gets it (see `shammah.supervision.lifecycle.worker_spec`)."""
     kept = dict(environ)
     for name in SECRETS:
         environ.pop(name, None)
