@@ -19,7 +19,7 @@ from shammah.models.cgroups import count_kills, kill_counter
 
 OUT_OF_MEMORY = "out_of_memory"
 
-CLOSE_OTHERS = "Close other programs, or name a smaller model with --model."
+CLOSE_OTHERS = "Close other programs, or choose a smaller model with --model."
 
 VMSTAT = Path("/proc/vmstat")
 """Counts the kills on the whole machine."""

@@ -558,14 +558,19 @@ def test_the_vocabulary_of_the_test_models_is_covered() -> None:
 
 
 def test_a_released_slot_gives_its_memory_back() -> None:
+    from transformers import DynamicCache
+
     from workers.inference.engines.transformers.kv_slots import KVSlots
 
-    kv = KVSlots([((2, 8), (2, 8))], 2, 4096, torch.float32, "cpu")
-    for room in kv.rooms:
-        for keys, values in room:
+    sample = DynamicCache()
+    sample.update(torch.zeros(1, 2, 1, 8), torch.zeros(1, 2, 1, 8), 0)
+    kv = KVSlots(lambda *_: pytest.fail("computes nothing"), sample)
+    kv.reserve(2, 4096)
+    for slot in kv.layers:
+        for keys, values in slot:
             keys.fill_(1.0)
             values.fill_(1.0)
     kv.release(0)
     # The system gives fresh pages, which are zero, for those that it has taken.
-    assert all(not tensor.any() for pair in kv.rooms[0] for tensor in pair)
-    assert all(tensor.all() for pair in kv.rooms[1] for tensor in pair)
+    assert all(not tensor.any() for pair in kv.layers[0] for tensor in pair)
+    assert all(tensor.all() for pair in kv.layers[1] for tensor in pair)

@@ -236,7 +236,7 @@ def test_logits_that_are_no_numbers_end_their_own_answer(tmp_path: Path) -> None
                 ends[result.request_id] = result.finish_reason
     assert {ends["ours 0.0"], ends["ours 0.7"]} == {"length"}
     assert {ends["theirs 0.0"], ends["theirs 0.7"]} == {
-        "The local model computed NaN or infinite numbers."
+        "The local model produced NaN or infinite values."
     }
 
 

@@ -266,7 +266,7 @@ def test_decoding_gives_the_bits_of_prefilling(qwen2: NativeRunner) -> None:
         assert np.array_equal(qwen2.prefill(1, 0, tokens[:count]), decoded[count - 1])
 
 
-@pytest.mark.parametrize("rows", [2, 3, 4, 5, 6, 7, 8, 11])
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, 6, 7, 8])
 def test_a_batch_gives_each_what_it_gets_alone(qwen2: NativeRunner, rows: int) -> None:
     slots = list(range(rows))[::-1]
     positions = [3 * slot + 1 for slot in slots]

@@ -58,7 +58,7 @@ def test_weights_are_packed_in_memory_as_they_are_on_a_disk(
     told, found = compute(runners[1], model, tmp_path / "blocked", quantization)
     assert np.array_equal(found, expected)
     assert not known.note
-    assert f"cannot be written to {tmp_path / 'blocked' / 'quantized'}" in told.note
+    assert f"Couldn't write the packed weights to {tmp_path / 'blocked' / 'quantized'}" in told.note
     assert "packed again at each start" in told.note
 
 
@@ -93,6 +93,6 @@ def test_ask_answers_and_says_each_thing_once(sandbox: Sandbox) -> None:
         assert ran.err.count(f"{sandbox.shammah_home / name} cannot be used") == 1
     assert "again" not in ran.err
     status = run("status", "--once")
-    assert "They are in memory only, and are packed again at each start." in status.said
+    assert "They stay in memory and are packed again at each start." in status.said
     assert run("stop").code == 0
     assert os.path.isfile(sandbox.shammah_home / "logs")

@@ -7,11 +7,12 @@ here, from file sizes and headers alone, in milliseconds. No torch, no transform
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
 import shlex
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -363,3 +364,14 @@ def _unreadable(path: Path, error: OSError) -> ShammahError:
 
 def _config_invalid(why: str) -> ShammahError:
     return ShammahError("model_config_invalid", f"{CONFIG} {why}.", _CORRECT)
+
+
+def digest_of_files(purpose: str, paths: Iterable[Path]) -> str:
+    """A name for what is made for ``purpose`` from these files, as they are now (path, size, time
+    of change)."""
+    digest = hashlib.sha256(purpose.encode())
+    for path in paths:
+        real = path.resolve()
+        found = real.stat()
+        digest.update(f"\n{real} {found.st_size} {found.st_mtime_ns}".encode())
+    return digest.hexdigest()[:32]

@@ -52,7 +52,7 @@ class BatchedEngine:
         self._samplers: dict[str, Sampler] = {}
         self._slots = Slots(0, 0, reuses=False)
         self._speculation = Speculation(0)
-        self._shelf = AdapterCache(BUDGET_BYTES, runner.drop_adapter)
+        self._adapters = AdapterCache(BUDGET_BYTES, runner.drop_adapter)
 
     @property
     def name(self) -> str:
@@ -89,17 +89,17 @@ class BatchedEngine:
         return replace(facts, context_length=capacity)
 
     def holds(self, adapter: str) -> bool:
-        return self._shelf.holds(adapter)
+        return self._adapters.holds(adapter)
 
     def add_adapter(self, adapter: Adapter) -> None:
         size = self._runner.add_adapter(adapter)
-        self._shelf.add(adapter.key, size, self._scheduler.adapters())
+        self._adapters.add(adapter.key, size, self._scheduler.adapters())
 
     # --- sequences ------------------------------------------------------------------------
 
     def submit(self, request: SequenceRequest) -> None:
         if request.adapter:
-            self._shelf.use(request.adapter)
+            self._adapters.use(request.adapter)
         self._samplers[request.request_id] = Sampler(request.sampling, request.prompt)
         self._scheduler.add(request)
 
@@ -162,7 +162,7 @@ class BatchedEngine:
         except Exception as error:
             if len(plan.decode) == 1:
                 return [self._fail(plan.decode[0], error)]
-            log.exception("a batch failed; each of it is tried alone")
+            log.exception("a batch failed; trying each of its sequences alone")
             alone = [Plan(None, 0, (one,)) for one in plan.decode]
             return [result for single in alone for result in self._decode(single)]
         results, taken = [], 0
@@ -203,19 +203,6 @@ class BatchedEngine:
 
         What was computed of wrong guesses is beyond what the slot holds, and is written over.
         """
-        try:
-            return self._choose_all(sequence, rows, guesses, prefilled, reused)
-        except Exception as error:
-            return self._fail(sequence, error)
-
-    def _choose_all(
-        self,
-        sequence: Sequence,
-        rows: Iterable[Logits],
-        guesses: list[int],
-        prefilled: int,
-        reused: int,
-    ) -> StepResult:
         name = sequence.request.request_id
         chosen, finish = list[int](), None
         for row, guess in zip(rows, (*guesses, None), strict=True):

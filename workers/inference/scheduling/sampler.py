@@ -43,8 +43,8 @@ class Sampler:
         if not np.isfinite(logits.max()):  # NaN, too; minus infinity is a token never to be chosen
             raise ShammahError(
                 "generation_failed",
-                "The local model computed NaN or infinite numbers.",
-                "Its files may be damaged: `shammah models verify` checks them.",
+                "The local model produced NaN or infinite values.",
+                "Its files may be damaged. Check them with `shammah models verify`.",
             )
         scores = self._penalised(logits)
         if self._plan.temperature == 0:
@@ -97,7 +97,7 @@ def gumbel_noise(seed: int, draw: int, tokens: NDArray[np.int64]) -> NDArray[np.
     """Standard Gumbel numbers that hang on seed, draw and token alone.
 
     From SplitMix64 (Steele et al. 2014) used as a hash, because the token's own number, not
-    its place among the candidates, must tell its noise.
+    its place among the candidates, must determine its noise.
     """
     key = _mix(np.array([seed], np.uint64) ^ _mix(np.array([draw], np.uint64)))
     bits = _mix(key + tokens.astype(np.uint64) * _GOLDEN)

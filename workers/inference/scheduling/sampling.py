@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,8 @@ def read_defaults(directory: Path) -> GenerationDefaults:
     """
     own = _read(directory / GENERATION_CONFIG)
     # As transformers reads it: without `do_sample` the numbers below it do not count.
-    plan = SamplingPlan(temperature=1.0 if own.get("do_sample") else 0.0)
-    # transformers' own default, for which the authors' numbers were chosen.
-    plan = replace(plan, top_k=50)
+    # 50 is transformers' own default, for which the authors' numbers were chosen.
+    plan = SamplingPlan(temperature=1.0 if own.get("do_sample") else 0.0, top_k=50)
     for name in ("temperature", "top_p", "top_k", "repetition_penalty"):
         if name != "temperature" or own.get("do_sample"):
             plan = _take_over(plan, name, own.get(name))
@@ -81,7 +80,7 @@ def _take_over(plan: SamplingPlan, name: str, value: Any) -> SamplingPlan:
             raise ValueError
         return plan_sampling(Sampling(**{name: value}), plan)
     except (ShammahError, ValueError, OverflowError):
-        log.warning("%s: %s is %.40r, which is left out", GENERATION_CONFIG, name, value)
+        log.warning("%s: ignoring %s %.40r", GENERATION_CONFIG, name, value)
         return plan
 
 
@@ -117,7 +116,7 @@ def _check(name: str, value: object, fits: bool, expected: str) -> None:
         raise ShammahError(
             "sampling_invalid",
             f"{name} is {value}, but must be {expected}.",
-            f"Leave {name} out to use the model's own.",
+            f"Leave out {name} to use the model's default.",
         )
 
 
@@ -127,10 +126,10 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        log.warning("%s is left out: it cannot be read (%s)", path.name, error)
+        log.warning("ignoring %s: it cannot be read (%s)", path.name, error)
         return {}
     if not isinstance(document, dict):
-        log.warning("%s is left out: it is not a JSON object", path.name)
+        log.warning("ignoring %s: it is not a JSON object", path.name)
         return {}
     return document
 
@@ -141,5 +140,5 @@ def _stop_ids(document: dict[str, Any], name: str) -> frozenset[int]:
     found = [int(one) if isinstance(one, str) and one.isdecimal() else one for one in ids]
     known = frozenset(one for one in found if type(one) is int and one >= 0)
     if len(known) < len(set(map(repr, ids))):
-        log.warning("%s: eos_token_id is %.40r, of which something is left out", name, value)
+        log.warning("%s: ignoring a part of eos_token_id %.40r", name, value)
     return known

@@ -1,8 +1,8 @@
-"""Who waits, who is next, and what the next step computes. Pure.
+"""Which sequences wait, which is next, and what the next step computes. Pure.
 
 Continuous batching (Yu et al. 2022, "Orca"): sequences join and leave at any step. A step is at
 most one chunk of one prompt and one pass for every sequence whose prompt is done, so a long
-prompt holds nobody up for longer than a chunk.
+prompt delays the others by a chunk at most.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Scheduler:
                 group.remove(sequence)
 
     def next_waiting(self) -> Sequence | None:
-        """Who gets the next slot: the client with the fewest running, then who came first."""
+        """The next to get a slot: of the client with the fewest running; then the first."""
         busy = Counter(one.request.client for one in self.running)
         return min(self.waiting, key=lambda one: busy[one.request.client], default=None)
 

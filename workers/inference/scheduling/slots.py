@@ -100,7 +100,7 @@ class Slots:
         self._touch(slot)
 
     def free(self, number: int) -> None:
-        """Its sequence has ended; what it holds stays until the room is needed."""
+        """Its sequence has ended; what it holds stays until the space is needed."""
         self._slots[number].owner = None
         if not self._reuses:
             self._slots[number].tokens.clear()

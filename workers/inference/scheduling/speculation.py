@@ -1,4 +1,4 @@
-"""Which guesses are computed beside the tokens that must be. Pure but for the clock it is given.
+"""Which guesses are computed along with the tokens that must be. Pure but for the clock.
 
 Speculative decoding (Leviathan et al. 2023, https://arxiv.org/abs/2211.17192): a pass that
 computes a sequence's last token and some guesses of the next ones gives every token up to the
@@ -34,26 +34,23 @@ class PassCosts:
 
     def __init__(self) -> None:
         self._single = 0.0  # seconds
-        self._known: dict[int, tuple[float, int]] = {}  # rows: cost, and the pass that told it
+        self._known: dict[int, tuple[float, int]] = {}  # rows: cost, and the pass that showed it
         self._passes = 0
 
     def learn(self, rows: int, seconds: float) -> None:
         """A pass of ``rows`` rows has taken so long."""
         self._passes += 1
+        oldest = self._passes - _REMEMBERED
+        self._known = {some: one for some, one in self._known.items() if one[1] >= oldest}
         if rows == 1:
             self._single = _follow(self._single, seconds)
         elif self._single:
-            before, told = self._known.get(rows, (0.0, 0))
-            known = before if self._passes - told <= _REMEMBERED else 0.0
+            known, _ = self._known.get(rows, (0.0, 0))
             self._known[rows] = (_follow(known, seconds / self._single), self._passes)
 
     def of(self, rows: int) -> float:
         """At least that of fewer rows, and at most that of more."""
-        known = {
-            some: cost
-            for some, (cost, told) in self._known.items()
-            if self._passes - told <= _REMEMBERED
-        }
+        known = {some: cost for some, (cost, _) in self._known.items()}
         hoped = known.get(rows, 1 + _HOPED_PER_ROW * (rows - 1))
         least = max((cost for some, cost in known.items() if some <= rows), default=1.0)
         most = min((cost for some, cost in known.items() if some >= rows), default=hoped)

@@ -27,9 +27,9 @@ AFTER_S = 60.0
 """After the model is ready, and again until nobody is being answered."""
 
 WEIGHTS, MANIFEST, SOURCE = ".safetensors", ".json", ".source"
-"""Endings: of weights and what goes with them (`native.quantized_file`), and of the note from
-which model they were made (ours). Weights can be directories, too, which have no ending
-(`quantization`)."""
+"""Endings: of weights (`native.quantized_file`), of the manifest that earlier versions wrote with
+them, and of the note from which model they were made (ours). Weights can be directories, too,
+which have no ending (`quantization`)."""
 
 
 class Sweeper:
@@ -99,7 +99,6 @@ def sweep_weights(home: Path, model: Path, now: float) -> Iterator[Path]:
     for path in sorted(directory.glob("*")):
         is_weights = path.suffix == WEIGHTS or (path.is_dir() and not path.suffix)
         if is_weights and not _is_of_use(path, home, now):
-            # The manifest first: weights without one are made again, not trusted.
             path.with_suffix(MANIFEST).unlink(missing_ok=True)
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

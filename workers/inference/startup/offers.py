@@ -113,7 +113,7 @@ def choose_engine(
         obstacle = "" if conflict else engine.obstacle(checkpoint)
         if not conflict and not obstacle:
             return engine, "as set" if asked.engine != "auto" else reason or engine.why
-        unable = f"the {engine.name} engine cannot compute this model: it {obstacle}"
+        unable = f"the {engine.name} engine does not support this model: it {obstacle}"
         reason = reason or conflict or unable
     if conflict:
         raise ShammahError(

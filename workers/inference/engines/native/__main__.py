@@ -6,7 +6,7 @@ from workers.inference.engines.native import processor
 from workers.inference.engines.native.runner import NativeRunner
 
 if why := processor.obstacle():
-    print(f"The native engine is not prepared: it {why}.")
+    print(f"Skipped the native engine: it {why}.")
 else:
     runner = NativeRunner()
     runner.prepare()

@@ -2,8 +2,8 @@
 
     y += B (A x)            A: (rank, inputs), B: (channels, rank), with the adapter's scale in B
 
-(LoRA, https://arxiv.org/abs/2106.09685, section 4.1.) It is computed in float32 beside weights
-that stay as they are: one step may have rows with different adapters and rows without any, and
+(LoRA, https://arxiv.org/abs/2106.09685, section 4.1.) It is computed in float32 while the
+weights stay as they are: one step may have rows with different adapters and rows without any, and
 these keep every bit. A row is computed by the same operations in the same order, whatever the
 others are.
 
@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.inference.engines.native.compiler import compiled
-from workers.inference.engines.native.counters import Counters
 from workers.inference.engines.native.lanes import (
-    Rows,
     add,
     add_multiplied,
     add_product,
+    following,
     load_floats,
     load_floats_at,
     no_floats_of,
@@ -32,7 +31,7 @@ from workers.inference.engines.native.lanes import (
     sum_of,
 )
 from workers.inference.engines.native.layout import LANES
-from workers.inference.engines.native.operands import RANKS, SHARING, Adapters
+from workers.inference.engines.native.operands import RANKS, SHARING, Adapters, Counters
 from workers.inference.engines.native.phases import finish_item, next_item, wait_for_all
 
 _A, _B, _RANK = range(3)
@@ -53,7 +52,6 @@ def adapt(
     count: int,
     x: NDArray[np.float32],
     inputs: int,
-    rows: int,
     out: NDArray[np.float32],
 ) -> None:
     """Two phases, if any row has an adapter: add their part to the products of ``count`` targets,
@@ -64,8 +62,8 @@ def adapt(
         x: their common input, of ``inputs`` numbers in whole groups.
     """
     if adapters.used:
-        _reduce(counters, phase, adapters, layer, first, count, x, inputs, rows)
-        _expand(counters, phase + 1, adapters, layer, first, count, rows, out)
+        _reduce(counters, phase, adapters, layer, first, count, x, inputs)
+        _expand(counters, phase + 1, adapters, layer, first, count, out)
 
 
 @compiled
@@ -78,10 +76,9 @@ def _reduce(
     count: int,
     x: NDArray[np.float32],
     inputs: int,
-    rows: int,
 ) -> None:
     """A phase: ``low`` becomes A x."""
-    ranks = adapters.low.shape[1] // SHARING
+    rows, ranks = adapters.of_row.shape[0], adapters.low.shape[1] // SHARING
     blocks, stretches = ranks // RANKS, (rows + _ROWS - 1) // _ROWS
     items = count * blocks * stretches
     item = next_item(counters, phase)
@@ -93,29 +90,15 @@ def _reduce(
             if adapter < 0 or rank >= adapters.table[adapter, layer, first + target, _RANK]:
                 continue
             address = adapters.table[adapter, layer, first + target, _A]
+            total = no_floats_of(_FOUR)
+            for k in range(0, inputs, LANES):
+                four = load_floats_at(address, place(_FOUR, inputs, rank * inputs + k))
+                total = add_multiplied(total, four, load_floats(x, row * x.shape[1] + k))
             into = row * adapters.low.shape[1] + target * ranks + rank
-            _times_a(address, rank * inputs, x, row * x.shape[1], inputs, adapters.low, into)
+            store_float(adapters.low, place(_FOUR, 1, into), sum_of(total))
         finish_item(counters, phase)
         item = next_item(counters, phase)
     wait_for_all(counters, phase, items)
-
-
-@compiled
-def _times_a(
-    address: int,
-    at: int,
-    x: NDArray[np.float32],
-    x_at: int,
-    inputs: int,
-    low: NDArray[np.float32],
-    into: int,
-) -> None:
-    """Four rows of A times a row of ``x``."""
-    total = no_floats_of(_FOUR)
-    for k in range(0, inputs, LANES):
-        ranks = load_floats_at(address, place(_FOUR, inputs, at + k))
-        total = add_multiplied(total, ranks, load_floats(x, x_at + k))
-    store_float(low, place(_FOUR, 1, into), sum_of(total))
 
 
 @compiled
@@ -126,68 +109,32 @@ def _expand(
     layer: int,
     first: int,
     count: int,
-    rows: int,
     out: NDArray[np.float32],
 ) -> None:
     """A phase: ``out`` += B low."""
-    width = adapters.low.shape[1]
+    low, width = adapters.low, adapters.low.shape[1]
     begun = 0  # items of the targets before
     item = next_item(counters, phase)
     for target in range(first, first + count):
-        panels, place = adapters.panels[target], adapters.places[target]
+        panels = adapters.panels[target]
         items = begun + (panels + _PANELS - 1) // _PANELS
-        low_at = (target - first) * (width // SHARING)
         while item < items:
-            panel = (item - begun) * _PANELS
-            end = min(panels, panel + _PANELS)
-            for row in range(rows):
+            # When there are fewer, the last is computed more than once.
+            some = following(_FOUR, (item - begun) * _PANELS, panels - 1)
+            for row in range(adapters.of_row.shape[0]):
                 adapter = adapters.of_row[row]
-                if adapter < 0:
+                if adapter < 0 or not adapters.table[adapter, layer, target, _RANK]:
                     continue
                 rank = adapters.table[adapter, layer, target, _RANK]
                 address = adapters.table[adapter, layer, target, _B]
-                if rank:
-                    at, low = row * out.shape[1] + place, row * width + low_at
-                    _times_b(address, rank, panel, end, adapters.low, low, out, at)
+                low_at = row * width + (target - first) * (width // SHARING)
+                total = no_floats_of(some)
+                for r in range(rank):
+                    channels = load_floats_at(address, place(some, rank * LANES, r * LANES))
+                    total = add_product(total, low, low_at + r, channels)
+                at = place(some, LANES, row * out.shape[1] + adapters.places[target])
+                store_floats(out, at, add(load_floats(out, at), total))
             finish_item(counters, phase)
             item = next_item(counters, phase)
         begun = items
     wait_for_all(counters, phase, begun)
-
-
-@compiled
-def _times_b(
-    address: int,
-    rank: int,
-    panel: int,
-    end: int,
-    low: NDArray[np.float32],
-    low_at: int,
-    out: NDArray[np.float32],
-    out_at: int,
-) -> None:
-    """Some panels of B times a row of ``low``, added to a row of ``out``; four together, or one."""
-    while end - panel >= _PANELS:
-        _add_panels(address, rank, place(_FOUR, 1, panel), low, low_at, out, out_at)
-        panel += _PANELS
-    for last in range(panel, end):
-        _add_panels(address, rank, last, low, low_at, out, out_at)
-
-
-@compiled
-def _add_panels(
-    address: int,
-    rank: int,
-    panels: Rows,
-    low: NDArray[np.float32],
-    low_at: int,
-    out: NDArray[np.float32],
-    out_at: int,
-) -> None:
-    """One panel, or a tuple of panels together."""
-    total = no_floats_of(panels)
-    for r in range(rank):
-        channels = load_floats_at(address, place(panels, rank * LANES, r * LANES))
-        total = add_product(total, low, low_at + r, channels)
-    to = place(panels, LANES, out_at)
-    store_floats(out, to, add(load_floats(out, to), total))

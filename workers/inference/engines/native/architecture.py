@@ -82,8 +82,8 @@ def read_architecture(checkpoint: Checkpoint) -> Architecture:
     except _UnsupportedError as error:
         raise ShammahError(
             "model_unsupported",
-            f"The native engine cannot compute this model: it {error}.",
-            "Use the transformers engine for it.",
+            f"The native engine does not support this model: it {error}.",
+            "Set inference.engine to transformers.",
         ) from error
 
 
@@ -93,7 +93,7 @@ def _read(checkpoint: Checkpoint) -> Architecture:
     except (TypeError, ValueError, OverflowError) as error:
         raise ShammahError(
             "model_config_invalid",
-            f"{CONFIG} holds a value of the wrong kind ({error}).",
+            f"{CONFIG} has a value of the wrong type ({error}).",
             FETCH_AGAIN,
         ) from error
 
@@ -109,7 +109,7 @@ def _read_values(checkpoint: Checkpoint) -> Architecture:
     if hidden * heads * size > checkpoint.parameters:
         raise _invalid("head_dim", size)  # before an array is made for it
     if size % 2:
-        raise _UnsupportedError(f"has heads of {size} numbers, which cannot be turned in pairs")
+        raise _UnsupportedError(f"has heads of an odd size ({size})")
     return Architecture(
         layers=_whole(config, "num_hidden_layers"),
         hidden=hidden,
@@ -130,17 +130,17 @@ def _read_values(checkpoint: Checkpoint) -> Architecture:
 def _refuse_what_is_not_computed(config: dict[str, Any], checkpoint: Checkpoint) -> None:
     activation = config.get("hidden_act", "silu")
     if activation != "silu":
-        raise _UnsupportedError(f"uses {activation} where silu is expected")
+        raise _UnsupportedError(f"uses the activation {activation}, not silu")
     for name in ("attention_bias", "mlp_bias"):
         if config.get(name):
-            raise _UnsupportedError(f"has biases where none are expected ({name})")
+            raise _UnsupportedError(f"has biases that are not supported ({name})")
     layers = config.get("layer_types") or ()
     if config.get("use_sliding_window") or set(layers) - {"full_attention"}:
-        raise _UnsupportedError("attends within a sliding window")
+        raise _UnsupportedError("uses sliding window attention")
     if checkpoint.architecture == "MistralForCausalLM":
         window = config.get("sliding_window", _MISTRAL_WINDOW)
         if window is not None and window < checkpoint.context_length:
-            raise _UnsupportedError(f"attends within a sliding window of {window} tokens")
+            raise _UnsupportedError(f"uses sliding window attention ({window} tokens)")
 
 
 # --- rotary embeddings --------------------------------------------------------------------
@@ -153,7 +153,7 @@ def _frequencies(config: dict[str, Any], size: int) -> tuple[float, ...]:
     part = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if part != 1.0:
-        raise _UnsupportedError("turns only a part of each head")
+        raise _UnsupportedError("applies rotary embeddings to only part of each head")
     plain = 1.0 / theta ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
     if kind == "default":
         return tuple(plain.tolist())
@@ -161,7 +161,7 @@ def _frequencies(config: dict[str, Any], size: int) -> tuple[float, ...]:
         return tuple((plain / _real(rope, "factor")).tolist())
     if kind == "llama3":
         return tuple(_llama3(frequency, rope) for frequency in plain.tolist())
-    raise _UnsupportedError(f"scales its rotary embeddings in a way not known here ({kind})")
+    raise _UnsupportedError(f"uses a rotary scaling that is not supported ({kind})")
 
 
 def _llama3(frequency: float, rope: dict[str, Any]) -> float:
@@ -184,26 +184,27 @@ def _llama3(frequency: float, rope: dict[str, Any]) -> float:
 
 
 def _whole(config: dict[str, Any], name: str, default: int | None = None) -> int:
-    value = config.get(name)
-    if value is None and default is not None:
-        return default
-    if type(value) is not int or not 0 < value < _LARGEST:
-        raise _invalid(name, value)
-    return value
+    return int(_positive(config, name, default, (int,)))
 
 
 def _real(config: dict[str, Any], name: str, default: float | None = None) -> float:
-    value = config.get(name)
+    return float(_positive(config, name, default, (int, float)))
+
+
+def _positive(
+    config: dict[str, Any], name: str, default: float | None, kinds: tuple[type, ...]
+) -> float:
+    value: Any = config.get(name)
     if value is None and default is not None:
         return default
-    if type(value) not in (int, float) or value is None or not 0 < value < _LARGEST:
+    if type(value) not in kinds or not 0 < value < _LARGEST:
         raise _invalid(name, value)
-    return float(value)
+    return value  # type: ignore[no-any-return]
 
 
 def _invalid(name: str, value: object) -> ShammahError:
     return ShammahError(
         "model_config_invalid",
-        f"{CONFIG} gives {value!r:.80} as {name}; a positive number was expected.",
+        f"{CONFIG} sets {name} to {value!r:.80}; expected a positive number.",
         FETCH_AGAIN,
     )

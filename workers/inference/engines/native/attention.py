@@ -8,7 +8,7 @@ A query q at position p, with the keys and values of its own sequence up to p:
 The cache is passed through in chunks of 256 positions that begin at multiples of 256; what the
 chunks give is joined as they come (the online softmax of Milakov and Gimelshein, 2018,
 https://arxiv.org/abs/1805.02867). The chunks depend on the positions alone, so a query gets
-the same bits whichever other queries are computed beside it.
+the same bits whichever other queries are computed with it.
 
 The cache holds float16. Keys lie in blocks of sixteen positions, values in blocks of sixteen
 numbers, each so that what is read together lies together:
@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.inference.engines.native.compiler import compiled
-from workers.inference.engines.native.counters import Counters
 from workers.inference.engines.native.lanes import (
     Vector,
     add_product,
@@ -43,7 +42,15 @@ from workers.inference.engines.native.lanes import (
     sum_of,
 )
 from workers.inference.engines.native.layout import LANES
-from workers.inference.engines.native.operands import CHUNK, TILE, Cache, Queries, Scratch
+from workers.inference.engines.native.operands import (
+    CHUNK,
+    TILE,
+    Buffers,
+    Cache,
+    Counters,
+    Queries,
+    Scratch,
+)
 from workers.inference.engines.native.phases import finish_item, next_item, wait_for_all
 
 _TILE = tuple(range(TILE))
@@ -79,21 +86,20 @@ def attend(
     layer: int,
     cache: Cache,
     queries: Queries,
-    heads: NDArray[np.float32],
-    scratch: Scratch,
-    out: NDArray[np.float32],
+    buffers: Buffers,
 ) -> None:
-    """A phase: each row of ``out`` is the attention of its ``heads``, one after the other."""
+    """A phase: each row of ``attended`` is the attention of its heads, one after the other."""
+    heads, scratch, out = buffers.queries, buffers.scratch, buffers.attended
     kv_heads, size = cache.keys.shape[2], heads.shape[2]
     group = heads.shape[1] // kv_heads
-    tiles = (queries.run * group + TILE - 1) // TILE
-    items = queries.rows // queries.run * kv_heads * tiles
+    tiles = (queries.per_slot * group + TILE - 1) // TILE
+    items = queries.rows // queries.per_slot * kv_heads * tiles
     item = next_item(counters, phase)
     while item < items:
         tile, kv_head = item % tiles, item // tiles % kv_heads
-        first = item // (tiles * kv_heads) * queries.run
+        first = item // (tiles * kv_heads) * queries.per_slot
         for t in range(TILE):
-            query = min(tile * TILE + t, queries.run * group - 1)
+            query = min(tile * TILE + t, queries.per_slot * group - 1)
             row, head = first + query // group, kv_head * group + query % group
             scratch.places[member, t] = (row * heads.shape[1] + head) * size
             scratch.ends[member, t] = queries.positions[row] + 1

@@ -2,7 +2,7 @@
 
 A module with kernels is imported after `prepare`, since numba asks where to cache when it sees
 a function, not when it compiles it. The directory is named after the sources: numba compiles a
-function anew when its own file has changed, but not when a function that it calls has.
+function again when its own file has changed, but not when a function that it calls has.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ROOM_BYTES = 2 * 1024**2
 """More than the machine code of all that packs weights."""
 
 _kept = True
-"""Whether `prepare` has found room for machine code."""
+"""Whether `prepare` could write to the directory."""
 
 _WORD = 8
 """Bytes to which all operands are aligned."""
@@ -58,8 +58,7 @@ def own_directory(directory: Path) -> Path:
 
 
 def prepare(directory: Path) -> None:
-    """Let what is compiled from now on be kept below ``directory``, if there is room; imports
-    numba."""
+    """Cache what is compiled from now on below ``directory``, if possible; imports numba."""
     global _kept
     from numba.core import config
 
@@ -71,7 +70,7 @@ def prepare(directory: Path) -> None:
             file.write(bytes(_ROOM_BYTES))
         _kept = True
     except OSError as error:  # numba would raise it from the first call of a kernel
-        log.warning("what is compiled cannot be kept: %s", error)
+        log.warning("cannot cache the compiled kernels: %s", error)
         _kept = False
 
 

@@ -1,4 +1,4 @@
-"""Steps of one model: from rows to logits, by all threads of a team."""
+"""Steps of one model: from rows to logits, by all threads of a pool."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from workers.inference.engines.native import compiler, machine_code
 from workers.inference.engines.native.architecture import Architecture
-from workers.inference.engines.native.counters import new_counters, phases
 from workers.inference.engines.native.held_adapters import HeldAdapters
 from workers.inference.engines.native.kv_memory import KVMemory
 from workers.inference.engines.native.machine_code import (
@@ -19,9 +18,8 @@ from workers.inference.engines.native.machine_code import (
     kinds_of,
     words_of,
 )
-from workers.inference.engines.native.operands import Batch, Model, Operands, Queries
+from workers.inference.engines.native.operands import Batch, Model, Operands, Queries, new_counters
 from workers.inference.engines.native.packed_model import make_buffers, model_of_zeros
-from workers.inference.engines.native.rows import Rows
 from workers.inference.engines.native.thread_pool import ThreadPool
 from workers.inference.runner import Logits
 
@@ -43,7 +41,8 @@ _SMALLEST = Architecture(
 
 
 class Computation:
-    """A model that a team computes, with up to ``rows`` rows and ``answers`` answers a step."""
+    """A model that a pool of threads computes: up to ``rows`` rows and ``outputs`` rows of logits a
+    step."""
 
     def __init__(
         self,
@@ -53,31 +52,51 @@ class Computation:
         model: Model,
         pool: ThreadPool,
         rows: int,
-        answers: int,
+        outputs: int,
     ) -> None:
         self._code = code
         self._architecture = architecture
         self._model = model
         self._pool = pool
-        self._room = make_buffers(architecture, quantization, rows, answers, pool.size)
-        self._same_words = np.array(words_of((self._model, self._room)), np.int64)
+        self._buffers = make_buffers(architecture, quantization, rows, outputs, pool.size)
+        self._same_words = np.array(words_of((self._model, self._buffers)), np.int64)
         self._checked = False
         self.adapters = HeldAdapters(architecture)
 
-    def step(self, memory: KVMemory, rows: Rows) -> Logits:
-        """The logits of the last rows, valid until the next step."""
-        vocabulary = self._architecture.vocabulary
-        _check_range("slot", rows.slots, memory.slots)
-        _check_range("position", rows.positions, memory.capacity)
-        _check_range("token", rows.tokens, vocabulary)
-        positions = np.array(rows.positions, np.int64)
-        queries = Queries(len(positions), rows.run, np.array(rows.slots, np.int64), positions)
-        rotations = self._architecture.rotations(positions)
-        tokens = np.array(rows.tokens, np.int64)
-        adapters = self.adapters.of_rows(rows.adapters)
-        batch = Batch(tokens, queries, *rotations, rows.answers, adapters)
-        counters = new_counters(phases(self._architecture.layers, adapted=adapters.used))
-        operands = Operands(self._model, self._room, memory.cache, counters, batch)
+    def step(
+        self,
+        memory: KVMemory,
+        slots: Sequence[int],
+        positions: Sequence[int],
+        tokens: Sequence[int],
+        *,
+        per_slot: int = 1,
+        outputs: int,
+        adapters: Sequence[str] = (),
+    ) -> Logits:
+        """The logits of the last ``outputs`` rows, valid until the next step.
+
+        A row is a token at a position of a slot; ``per_slot`` successive rows belong to one slot,
+        at rising positions. ``adapters``: the key of each row's adapter, empty for none; no keys:
+        no row has one.
+        """
+        architecture = self._architecture
+        _check_range("slot", slots, memory.slots)
+        _check_range("position", positions, memory.capacity)
+        _check_range("token", tokens, architecture.vocabulary)
+        _check_range("row", (len(tokens) - 1,), len(self._buffers.hidden))
+        _check_range("output", (outputs,), len(self._buffers.logits) + 1)
+        places = np.array(positions, np.int64)
+        queries = Queries(len(places), per_slot, np.array(slots, np.int64), places)
+        batch = Batch(
+            np.array(tokens, np.int64),
+            queries,
+            *architecture.rotations(places),
+            outputs=outputs,
+            adapters=self.adapters.of_rows(adapters),
+        )
+        counters = new_counters(architecture.layers, adapted=batch.adapters.used)
+        operands = Operands(self._model, self._buffers, memory.cache, counters, batch)
         if not self._checked:
             self._code.check(operands)
             self._checked = True
@@ -85,7 +104,7 @@ class Computation:
         words = np.concatenate((self._same_words, others))
         address = address_of(words)
         self._pool.run(lambda member: self._code(member, address))
-        return self._room.logits[: rows.answers, :vocabulary]
+        return self._buffers.logits[:outputs, : architecture.vocabulary]
 
 
 def prepare_kernels(directory: Path) -> MachineCode:
@@ -108,13 +127,13 @@ def _compile(directory: Path) -> Compiled:
     queries = Queries(1, 1, numbers, numbers)
     batch = Batch(numbers, queries, *a.rotations(numbers), 1, HeldAdapters(a).none)
     model, buffers = model_of_zeros(a, "int4"), make_buffers(a, "int4", 1, 1, 1)
-    cache, counters = KVMemory(a, 1, 1).cache, new_counters(phases(1, adapted=False))
+    cache, counters = KVMemory(a, 1, 1).cache, new_counters(1, adapted=False)
     operands = Operands(model, buffers, cache, counters, batch)
     return Compiled(kinds_of(operands), compiler.emit(step, operands))
 
 
 def _check_range(name: str, numbers: Sequence[int], count: int) -> None:
-    """What machine code reads beyond an array is not found by anybody. No assert: `python -O`
-    would leave it out."""
+    """Machine code that reads beyond an array is not caught. No assert: `python -O` would leave it
+    out."""
     if not 0 <= min(numbers) <= max(numbers) < count:
         raise IndexError(f"{name} {min(numbers)} to {max(numbers)} of {count}")

@@ -1,4 +1,4 @@
-"""The adapters beside a model of the native runner, as `adaptation` wants them."""
+"""The adapters of a model of the native runner, as `adaptation` wants them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class HeldAdapters:
         del self._held[key]
 
     def of_rows(self, keys: Sequence[str]) -> Adapters:
-        """What a step computes beside the model: the adapter of each row, empty for none."""
+        """The adapter of each row (empty for none), for a step."""
         distinct = [key for key in dict.fromkeys(keys) if key]
         if not distinct:
             return self.none
@@ -87,15 +87,15 @@ class HeldAdapters:
         """The layer and the target of a module."""
         match = _MODULE.fullmatch(module)
         if match is None:
-            why = f"the native engine does not adapt {module} (the transformers engine may)"
+            why = f"the native engine cannot adapt {module} (the transformers engine may)"
             raise unsupported(name, why)
         layer, target = int(match[1]), match[2] or match[3]
         found = (low_rank.down.shape[1], low_rank.up.shape[0])
         if layer >= self._layers:
-            raise wrong_base(name, f"it adapts {module}, and this model has {self._layers} layers")
+            raise wrong_base(name, f"it adapts {module}, but this model has {self._layers} layers")
         if found != self._sizes[target]:
-            sizes = "{}x{}, and this model's has {}x{}".format(*found, *self._sizes[target])
-            raise wrong_base(name, f"its {module} has {sizes}")
+            sizes = "{}x{}, but this model's is {}x{}".format(*found, *self._sizes[target])
+            raise wrong_base(name, f"its {module} is {sizes}")
         return layer, target
 
 

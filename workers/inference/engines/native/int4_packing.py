@@ -85,7 +85,7 @@ def _pack(
     lines: NDArray[np.float32],
     group: NDArray[np.float32],
 ) -> None:
-    """``columns`` is (panels, inputs, 16). ``lines`` and ``group`` are room for one panel's
+    """``columns`` is (panels, inputs, 16). ``lines`` and ``group`` are scratch for one panel's
     scales and offsets, and for one group."""
     panels, groups = columns.shape[0], lines.shape[0]
     for panel in range(panels):

@@ -60,5 +60,5 @@ def _allocate(*shape: int) -> tuple[mmap.mmap, NDArray[np.uint16]]:
     try:
         memory = mmap.mmap(-1, 2 * math.prod(shape), flags=flags)
     except OSError as error:
-        raise MemoryError(f"no room for keys and values ({error.strerror})") from error
+        raise MemoryError(f"not enough memory for keys and values ({error.strerror})") from error
     return memory, np.frombuffer(memory, np.uint16).reshape(shape)

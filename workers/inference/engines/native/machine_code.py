@@ -1,7 +1,7 @@
 """The machine code of a step: made by numba once, kept in a file, and called without numba.
 
 To import numba and define the kernels takes as long as all else of a start together, so the file
-holds one compiled function that stands alone (beside it, it needs only the C library):
+holds one compiled function that needs only the C library:
 
     int32 step(void **nothing, void **error, int64 member, const void *operands)
 
@@ -100,7 +100,7 @@ def load(path: Path) -> Compiled | None:
         return None
     digest, rest = content[:_DIGEST], content[_DIGEST:]
     if hashlib.sha256(rest).digest() != digest:
-        log.warning("the compiled kernels in %s are damaged; they are made again", path)
+        log.warning("the compiled kernels in %s are damaged; compiling them again", path)
         return None
     (length,) = _LENGTH.unpack_from(rest)
     end = _LENGTH.size + length
@@ -117,7 +117,7 @@ def keep(path: Path, compiled: Compiled) -> None:
     try:
         replace_file(path, hashlib.sha256(rest).digest() + rest, sync=False)
     except OSError as error:
-        log.warning("the compiled kernels cannot be kept: %s", error)
+        log.warning("cannot cache the compiled kernels: %s", error)
 
 
 def words_of(value: Any) -> list[int]:

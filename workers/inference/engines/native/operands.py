@@ -11,7 +11,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.inference.engines.native.counters import Counters
+Counters = NDArray[np.int64]
+"""Numbers by which threads share a step (see `phases`): a row for each of its phases, all zero at
+its beginning."""
+
+TAKEN, FINISHED, ROW = 0, 8, 16
+"""Places in a row, and its length: 64 bytes apart, each in a cache line of its own."""
+
+PHASES_OF_A_LAYER = 11
+
+ADAPTING_PHASES = 10
+"""Of a layer: two for each call of `adaptation.adapt`."""
 
 CHUNK = 256
 """Positions of the cache that attention takes at once."""
@@ -27,6 +37,12 @@ RANKS = 4
 
 SHARING = 2
 """Targets that `adaptation.adapt` takes at once, at most."""
+
+
+def new_counters(layers: int, *, adapted: bool) -> Counters:
+    """The counters of a step; the phases of adapters come after all others."""
+    phases = 3 + (PHASES_OF_A_LAYER + (ADAPTING_PHASES if adapted else 0)) * layers
+    return np.zeros((phases, ROW), np.int64)
 
 
 class Activations(NamedTuple):
@@ -58,17 +74,17 @@ class Cache(NamedTuple):
 class Queries(NamedTuple):
     """What attention is computed for.
 
-    ``rows`` of the step, ``run`` of them in turn belonging to one slot at rising positions.
+    ``rows`` of the step; ``per_slot`` successive ones belong to one slot, at rising positions.
     """
 
     rows: int
-    run: int
+    per_slot: int
     slots: NDArray[np.int64]
     positions: NDArray[np.int64]
 
 
 class Scratch(NamedTuple):
-    """Where the members of a team work: (members, TILE, ...)."""
+    """Where the threads work: (threads, TILE, ...)."""
 
     places: NDArray[np.int64]  # where a query begins in ``heads`` and ``out``
     ends: NDArray[np.int64]  # the first position that a query does not see
@@ -78,21 +94,21 @@ class Scratch(NamedTuple):
     sums: NDArray[np.float32]
 
 
-def make_scratch(members: int, head_size: int) -> Scratch:
+def make_scratch(threads: int, head_size: int) -> Scratch:
     return Scratch(
-        places=np.zeros((members, TILE), np.int64),
-        ends=np.zeros((members, TILE), np.int64),
-        weights=np.zeros((members, TILE, CHUNK), np.float32),
-        mixed=np.zeros((members, TILE, head_size), np.float32),
-        highest=np.zeros((members, TILE), np.float32),
-        sums=np.zeros((members, TILE), np.float32),
+        places=np.zeros((threads, TILE), np.int64),
+        ends=np.zeros((threads, TILE), np.int64),
+        weights=np.zeros((threads, TILE, CHUNK), np.float32),
+        mixed=np.zeros((threads, TILE, head_size), np.float32),
+        highest=np.zeros((threads, TILE), np.float32),
+        sums=np.zeros((threads, TILE), np.float32),
     )
 
 
 class Adapters(NamedTuple):
     """Those of a step. Unless ``used``, no row has one, and nothing else is looked at.
 
-    What lies at the addresses somebody else keeps.
+    `HeldAdapters` owns what lies at the addresses.
     """
 
     used: bool
@@ -141,13 +157,13 @@ class Buffers(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The rows of a step. Logits are wanted for the last ``answers`` of them."""
+    """The rows of a step. Logits are computed for the last ``outputs`` of them."""
 
     tokens: NDArray[np.int64]
     queries: Queries
     cosines: NDArray[np.float32]  # (rows, half a head): rotary embeddings
     sines: NDArray[np.float32]
-    answers: int
+    outputs: int
     adapters: Adapters
 
 

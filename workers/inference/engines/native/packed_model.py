@@ -1,4 +1,4 @@
-"""The arrays that a step works with: the weights, and the room it needs."""
+"""The arrays that a step works with: the weights, and its buffers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def open_model(
         )
 
     log.info("packing the weights into %s", path)
-    note = f"The packed weights in {directory} could not be read again."
+    note = f"Couldn't read back the packed weights in {directory}."
     try:
         pack(new_file(path, wanted))
         found = open_parts(path, wanted)
@@ -81,7 +81,7 @@ def open_model(
         if error.code != UNWRITABLE:
             raise
         log.warning("%s", error)
-        note = f"{error.message} They are in memory only, and are packed again at each start. "
+        note = f"{error.message} They stay in memory and are packed again at each start. "
         note += error.hint
     if found is not None:
         return _model(found, architecture, quantization), ""
@@ -127,9 +127,9 @@ def _model(found: dict[str, NDArray[Any]], architecture: Architecture, quantizat
 
 
 def make_buffers(
-    architecture: Architecture, quantization: str, rows: int, answers: int, members: int
+    architecture: Architecture, quantization: str, rows: int, outputs: int, threads: int
 ) -> Buffers:
-    """Room for a team's steps of up to ``rows`` rows with logits for up to ``answers``."""
+    """Buffers for steps of up to ``rows`` rows with logits for up to ``outputs``."""
     a = architecture
     channels = {matrix.name: matrix.channels for matrix in matrices(a, quantization)}
     heads = padded(a.heads * a.head_size, GROUP)
@@ -141,11 +141,11 @@ def make_buffers(
         queries=_zeros(rows, a.heads, a.head_size),
         attended=_zeros(rows, heads),
         gate_up=_zeros(rows, channels["gate_up"]),
-        logits=_zeros(answers, padded(a.vocabulary, PANEL)),
+        logits=_zeros(outputs, padded(a.vocabulary, PANEL)),
         narrow=_activations(rows, a.hidden),
         heads=_activations(rows, heads),
         wide=_activations(rows, a.intermediate),
-        scratch=make_scratch(members, padded(a.head_size, LANES)),
+        scratch=make_scratch(threads, padded(a.head_size, LANES)),
     )
 
 

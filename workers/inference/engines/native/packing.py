@@ -57,7 +57,7 @@ def _pack(
     values: NDArray[np.float32],
     whole: NDArray[np.int16],
 ) -> None:
-    """``values`` and ``whole`` are room for one group."""
+    """``values`` and ``whole`` are scratch for one group."""
     channels, inputs = matrix.shape
     groups = (inputs + GROUP - 1) // GROUP
     for channel in range(channels):

@@ -1,7 +1,7 @@
-"""How threads share a step: every phase is a number of items, and whoever is free takes the next.
+"""How threads share a step: a phase is a number of items, and a free thread takes the next.
 
-A phase is over when all its items are finished, whoever did them. So nobody waits for a thread
-that came late, or not at all: the others do its work. What an item computes depends on its
+A phase is over when all its items are finished, by any thread. So none waits for one that is
+late, or missing: the others do its work. What an item computes depends on its
 number alone, so the result does not depend on the threads either.
 
 ``counters`` is one row per phase of a step.
@@ -15,7 +15,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 
 from workers.inference.engines.native.compiler import compiled, operation
-from workers.inference.engines.native.counters import FINISHED, ROW, TAKEN, Counters
+from workers.inference.engines.native.operands import FINISHED, ROW, TAKEN, Counters
 
 _PATIENCE = 2000
 """Looks at a counter, about a microsecond, before the processor is offered to others."""
@@ -38,7 +38,7 @@ def _read(builder: Any, array: Any, at: Any) -> Any:
 
 @compiled
 def next_item(counters: Counters, phase: int) -> int:
-    """An item that nobody else has; a number past the last when all are taken."""
+    """An item for this thread alone; a number past the last when all are taken."""
     taken: int = _add_one(counters, phase * ROW + TAKEN)
     return taken
 

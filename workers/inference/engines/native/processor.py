@@ -2,7 +2,7 @@
 
 The kernels are written for x86-64 with AVX2, FMA and F16C (Intel since 2013, AMD since 2015).
 LLVM would make something of them for others, but calls C libraries for half precision there that
-may not be linked, and nobody has run it: so it is not claimed.
+may not be linked, and it has not been tested: so it is not claimed.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def obstacle() -> str:
     """Why the kernels cannot run here, as the end of "it ..."; empty: they can."""
     machine = platform.machine()
     if machine not in _X86:
-        return f"has never been run on a processor of this kind ({machine or 'unknown'})"
+        return f"has not been tested on this kind of processor ({machine or 'unknown'})"
     found = features()
     lacking = [name for name in _NEEDED if name not in found]
     if lacking:
-        return f"needs a processor with {_listed(_NEEDED)}, and this one lacks {_listed(lacking)}"
+        return f"needs a processor with {_listed(_NEEDED)}; this one lacks {_listed(lacking)}"
     return ""
 
 
 def features(cpu_info: Path = CPU_INFO) -> frozenset[str]:
-    """The instruction sets of this processor, in capitals; none if the system does not tell."""
+    """The instruction sets of this processor, in capitals; none if the system does not say."""
     try:
         if sys.platform == "darwin":
-            told = subprocess.run(_SYSCTL, capture_output=True, text=True, check=True, timeout=5)
-            return frozenset(told.stdout.upper().split())
+            found = subprocess.run(_SYSCTL, capture_output=True, text=True, check=True, timeout=5)
+            return frozenset(found.stdout.upper().split())
         for line in cpu_info.read_text().splitlines():
             name, _, values = line.partition(":")
             if name.strip() == "flags":

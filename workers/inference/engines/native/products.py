@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.inference.engines.native.compiler import compiled
-from workers.inference.engines.native.counters import Counters
 from workers.inference.engines.native.lanes import (
     Rows,
     add_multiplied,
@@ -47,7 +46,7 @@ from workers.inference.engines.native.lanes import (
     times,
 )
 from workers.inference.engines.native.layout import GROUP, INT4_GROUP, LANES
-from workers.inference.engines.native.operands import Activations, Matrix
+from workers.inference.engines.native.operands import Activations, Counters, Matrix
 from workers.inference.engines.native.pairs import (
     add_scaled,
     floats_of,

@@ -1,15 +1,13 @@
 """The weights on disk as the kernels want them: made once for each model, then mapped.
 
-Beside ``<digest>.safetensors`` lies ``<digest>.json``, written last: without it, or when it
-does not fit, the file is made anew. The digest is of the model's weight files (path, size, time
-of change) and of the way of packing (`layout.VERSION`, and the quantisation), so a model that
-changes gets another file.
+``<digest>.safetensors`` appears whole or not at all, and is made again if its header does not
+fit. The digest is of the model's weight files (path, size, time of change) and of the way of
+packing (`layout.VERSION`, and the quantization), so a model that changes gets another file.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import mmap
@@ -18,7 +16,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +24,9 @@ from numpy.typing import NDArray
 from shammah.errors import ShammahError
 from shammah.storage import files
 from shammah.storage.disk import describe_remedy
-from shammah.storage.files import replace_file
 from workers.inference.engines.native.layout import VERSION
-from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.packages.safetensors_header import HeaderError, read_header
+from workers.inference.packages.checkpoint import Checkpoint, digest_of_files
+from workers.inference.packages.safetensors_header import read_header
 
 UNWRITABLE = "quantized_cache_unwritable"
 
@@ -55,21 +52,14 @@ class Part:
         return math.prod(self.shape) * self.kind.itemsize
 
 
-class PartWriter(Protocol):
-    """Puts rows of parts where they belong."""
-
-    def write(self, name: str, layer: int, begin: int, numbers: NDArray[Any]) -> None:
-        """Put ``numbers`` at element ``begin`` of row ``layer`` of part ``name``."""
-
-
 class PartsInMemory:
-    """Parts that are made for this process alone: where no disk takes them."""
+    """Parts that are made for this process alone, where they cannot be written to a disk."""
 
     def __init__(self, parts: tuple[Part, ...]) -> None:
         self.parts = {part.name: np.zeros(part.shape, part.kind) for part in parts}
 
     def write(self, name: str, layer: int, begin: int, numbers: NDArray[Any]) -> None:
-        """See `PartWriter`."""
+        """Put ``numbers`` at element ``begin`` of row ``layer`` of part ``name``."""
         self.parts[name][layer].reshape(-1)[begin : begin + numbers.size] = numbers
 
 
@@ -81,7 +71,7 @@ class PartsInFile:
         self._places = places
 
     def write(self, name: str, layer: int, begin: int, numbers: NDArray[Any]) -> None:
-        """See `PartWriter`."""
+        """See `PartsInMemory.write`."""
         first, part = self._places[name]
         element = numbers.itemsize
         row = math.prod(part.shape[1:]) * element
@@ -92,27 +82,23 @@ class PartsInFile:
             data, offset = data[written:], offset + written
 
 
+PartWriter = PartsInMemory | PartsInFile
+
+
 def cache_path(directory: Path, checkpoint: Checkpoint, quantization: str) -> Path:
     """Where the packed weights of this model are, or will be."""
-    digest = hashlib.sha256(f"shammah packing {VERSION} {quantization}".encode())
-    for path in checkpoint.weights:
-        real = path.resolve()
-        found = real.stat()
-        digest.update(f"\n{real} {found.st_size} {found.st_mtime_ns}".encode())
-    return directory / f"{digest.hexdigest()[:32]}.safetensors"
+    digest = digest_of_files(f"shammah packing {VERSION} {quantization}", checkpoint.weights)
+    return directory / f"{digest}.safetensors"
 
 
 def open_parts(path: Path, parts: tuple[Part, ...]) -> dict[str, NDArray[Any]] | None:
     """The parts, mapped read-only; ``None`` if the file is missing, damaged or another's."""
     try:
-        manifest = json.loads(_manifest(path).read_bytes())
-        if manifest != _facts(path.stat().st_size, parts):
-            return None
         tensors = {tensor.name: tensor for tensor in read_header(path)}
         with path.open("rb") as file:
             (header,) = struct.unpack("<Q", file.read(8))
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError, HeaderError):
+    except (OSError, ValueError):
         return None
     found: dict[str, NDArray[Any]] = {}
     for part in parts:
@@ -133,26 +119,22 @@ def new_file(path: Path, parts: tuple[Part, ...]) -> Iterator[PartsInFile]:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _manifest(path).unlink(missing_ok=True)
         with files.new_file(path) as draft:
             descriptor = os.open(draft, os.O_RDWR | os.O_CLOEXEC)
             try:
-                places = _begin(descriptor, parts)
-                yield PartsInFile(descriptor, places)
-                size = os.fstat(descriptor).st_size
+                yield PartsInFile(descriptor, _begin(descriptor, parts))
             finally:
                 os.close(descriptor)
-        replace_file(_manifest(path), json.dumps(_facts(size, parts)).encode())
     except OSError as error:
         raise ShammahError(
             UNWRITABLE,
-            f"The packed weights cannot be written to {path.parent} ({error.strerror or error}).",
+            f"Couldn't write the packed weights to {path.parent} ({error.strerror or error}).",
             describe_remedy(path.parent),
         ) from error
 
 
 def _begin(descriptor: int, parts: tuple[Part, ...]) -> dict[str, tuple[int, Part]]:
-    """Write the header and take the room; where each part begins."""
+    """Write the header and allocate the file; return where each part begins."""
     header: dict[str, Any] = {"__metadata__": {"format": f"shammah packing {VERSION}"}}
     position = 0
     for part in parts:
@@ -167,22 +149,8 @@ def _begin(descriptor: int, parts: tuple[Part, ...]) -> dict[str, tuple[int, Par
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
     os.write(descriptor, struct.pack("<Q", len(text)) + text)
     data = 8 + len(text)
-    _take_room(descriptor, data + position)
-    return {part.name: (data + header[part.name]["data_offsets"][0], part) for part in parts}
-
-
-def _take_room(descriptor: int, size: int) -> None:
-    """So that a full disk is noticed now."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
+    if hasattr(os, "posix_fallocate"):  # so that a full disk is noticed now
+        os.posix_fallocate(descriptor, 0, data + position)
     else:
-        os.ftruncate(descriptor, size)
-
-
-def _facts(size: int, parts: tuple[Part, ...]) -> dict[str, Any]:
-    shapes = {part.name: [part.dtype, *part.shape] for part in parts}
-    return {"format": 1, "packing": VERSION, "size": size, "parts": shapes}
-
-
-def _manifest(path: Path) -> Path:
-    return path.with_suffix(".json")
+        os.ftruncate(descriptor, data + position)
+    return {part.name: (data + header[part.name]["data_offsets"][0], part) for part in parts}

@@ -1,6 +1,6 @@
 """From a checkpoint's tensors to the packed weights, in blocks of a few megabytes.
 
-What becomes what is told by `packing_plan`.
+`packing_plan` says what becomes what.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Tensors:
             raise ShammahError(
                 "model_unsupported",
                 f"The model's {name} is stored as {tensor.dtype}, which is not supported.",
-                "Name a model whose weights are bfloat16, float16 or float32.",
+                "Choose a model with bfloat16, float16 or float32 weights.",
             )
         kind = np.dtype(_STORED[tensor.dtype])
         row = math.prod(tensor.shape[1:]) * kind.itemsize
@@ -98,11 +98,7 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
     """Any thread may; a system call gives 2 GiB at most, which no block comes near."""
     data = os.pread(file.fileno(), size, offset)
     if len(data) != size:
-        raise ShammahError(
-            "model_corrupt",
-            f"{file.name} ends too early.",
-            FETCH_AGAIN,
-        )
+        raise ShammahError("model_corrupt", f"{file.name} is truncated.", FETCH_AGAIN)
     return data
 
 
@@ -124,31 +120,16 @@ def quantize(
     with closing(Tensors(checkpoint)) as tensors:
         every = matrices(architecture, quantization)
         _check(tensors, architecture, every)
-        with target as writer:
-            _write(
-                tensors, architecture, every=every, writer=writer, threads=threads, advance=advance
-            )
-
-
-def _write(
-    tensors: Tensors,
-    architecture: Architecture,
-    every: tuple[PackedMatrix, ...],
-    writer: PartWriter,
-    threads: int,
-    advance: Callable[[], None],
-) -> None:
-    for vector in vectors(architecture):
-        for layer in range(vector.layers):
-            begin = 0
-            for source in vector.sources:
-                numbers = tensors.rows(source.name.format(layer))
-                writer.write(vector.name, layer, begin, numbers)
-                begin += padded(source.channels, vector.padding)
-    with ThreadPoolExecutor(threads) as pool:
-        packed = pool.map(lambda job: _pack_source(tensors, writer, *job), _jobs(every))
-        for _ in packed:
-            advance()
+        with target as writer, ThreadPoolExecutor(threads) as pool:
+            for vector in vectors(architecture):
+                for layer in range(vector.layers):
+                    begin = 0
+                    for source in vector.sources:
+                        numbers = tensors.rows(source.name.format(layer))
+                        writer.write(vector.name, layer, begin, numbers)
+                        begin += padded(source.channels, vector.padding)
+            for _ in pool.map(lambda job: _pack_source(tensors, writer, *job), _jobs(every)):
+                advance()
 
 
 def _jobs(
@@ -191,11 +172,10 @@ def _pack_source(
 
 def _check(tensors: Tensors, architecture: Architecture, every: tuple[PackedMatrix, ...]) -> None:
     """Whether the checkpoint holds what its configuration says, and nothing else in its layers."""
-    wanted: dict[str, tuple[int, ...]] = {}
-    for matrix in every:
-        for source in matrix.sources:
-            for layer in matrix.layers:
-                wanted[source.name.format(layer)] = (source.channels, matrix.inputs)
+    wanted: dict[str, tuple[int, ...]] = {
+        source.name.format(matrix.layers[place]): (source.channels, matrix.inputs)
+        for matrix, source, place, _ in _jobs(every)
+    }
     for vector in vectors(architecture):
         for source in vector.sources:
             for layer in range(vector.layers):

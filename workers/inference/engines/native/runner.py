@@ -1,7 +1,7 @@
 """The native runner: 8-bit or 4-bit weights on the CPU, without torch.
 
 `workers.inference.runner` says what a runner promises. Beyond that, this one gives a sequence
-the same bits however its prompt is cut into chunks and whoever shares its batch.
+the same bits however its prompt is cut into chunks and whatever shares its batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from shammah.settings.load import home_directory
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.native import compiler, processor
 from workers.inference.engines.native.architecture import Architecture, read_architecture, supports
-from workers.inference.engines.native.rows import Rows
 from workers.inference.engines.native.spec import place
 from workers.inference.engines.native.thread_pool import ThreadPool
 from workers.inference.memory import free_main_memory
@@ -70,7 +69,7 @@ class NativeRunner:
     # --- loading --------------------------------------------------------------------------
 
     def prepare(self, home: Path | None = None) -> None:
-        """Load the kernels; compile them, if nobody has on this machine before.
+        """Load the kernels; compile them on this machine's first start.
 
         Raises:
             ShammahError: ``model_unsupported``: this processor cannot run the kernels.
@@ -120,7 +119,7 @@ class NativeRunner:
             model=model,
             pool=pool,
             rows=LIMITS.chunk,
-            answers=LIMITS.batch,
+            outputs=LIMITS.batch,
         )
         self.reserve(1, 1)
         self.prefill(0, 0, [0])
@@ -174,18 +173,16 @@ class NativeRunner:
         logits = np.empty((0, 0), np.float32)
         for begin in range(0, len(tokens), LIMITS.chunk):
             chunk = tokens[begin : begin + LIMITS.chunk]
-            positions = range(start + begin, start + begin + len(chunk))
-            last = int(begin + len(chunk) == len(tokens))
-            adapters = [adapter] * len(chunk) if adapter else ()
-            rows = Rows(
-                [slot] * len(chunk),
-                positions,
-                tokens=chunk,
-                run=len(chunk),
-                answers=last,
-                adapters=adapters,
+            count = len(chunk)
+            logits = self._computation.step(
+                self._memory,
+                [slot] * count,
+                range(start + begin, start + begin + count),
+                chunk,
+                per_slot=count,
+                outputs=int(begin + count == len(tokens)),
+                adapters=[adapter] * count if adapter else (),
             )
-            logits = self._computation.step(self._memory, rows)
         return np.array(logits[0])
 
     def decode(
@@ -195,18 +192,13 @@ class NativeRunner:
         tokens: Sequence[int],
         adapters: Sequence[str] = (),
     ) -> Logits:
-        found = []
-        for begin in range(0, len(slots), LIMITS.batch):
-            some = slice(begin, begin + LIMITS.batch)
-            count = len(slots[some])
-            run = count if len(set(slots[some])) == 1 else 1
-            rows = Rows(
-                slots[some],
-                positions[some],
-                tokens=tokens[some],
-                run=run,
-                answers=count,
-                adapters=adapters[some],
-            )
-            found.append(self._computation.step(self._memory, rows).copy())
-        return found[0] if len(found) == 1 else np.concatenate(found)
+        count = len(slots)
+        return self._computation.step(
+            self._memory,
+            slots,
+            positions,
+            tokens,
+            per_slot=count if len(set(slots)) == 1 else 1,
+            outputs=count,
+            adapters=adapters,
+        ).copy()

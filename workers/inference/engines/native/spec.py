@@ -20,7 +20,7 @@ QUANTIZATIONS = ("int8", "int4")
 
 _WHY = {
     "int8": "8-bit weights are nearly lossless and fast on this processor",
-    "int4": "4-bit weights take the least memory and time for one answer, and lose some quality",
+    "int4": "4-bit weights use the least memory and answer fastest, at some cost in quality",
 }
 
 

@@ -23,11 +23,6 @@ from numpy.typing import NDArray
 from workers.inference.engines.native.adaptation import adapt
 from workers.inference.engines.native.attention import attend, exponential
 from workers.inference.engines.native.compiler import compiled, compiled_freely
-from workers.inference.engines.native.counters import (
-    ADAPTING_PHASES,
-    PHASES_OF_A_LAYER,
-    Counters,
-)
 from workers.inference.engines.native.lanes import (
     float_of_bits,
     half_of_float,
@@ -35,12 +30,15 @@ from workers.inference.engines.native.lanes import (
     no_floats,
     store_floats,
 )
-from workers.inference.engines.native.layout import GROUP, LANES, PANEL
+from workers.inference.engines.native.layout import GROUP, LANES, PANEL, padded
 from workers.inference.engines.native.operands import (
+    ADAPTING_PHASES,
+    PHASES_OF_A_LAYER,
     Activations,
     Batch,
     Buffers,
     Cache,
+    Counters,
     Model,
     Operands,
 )
@@ -53,6 +51,7 @@ from workers.inference.engines.native.products import (
 
 _Q, _V, _O, _GATE, _DOWN = 0, 2, 3, 4, 6
 """Numbers of `adaptation.TARGETS`."""
+_padded = compiled(padded)
 _SEGMENT = 16
 """Groups of an item when activations are rounded: 1,024 numbers."""
 
@@ -61,10 +60,10 @@ _SEGMENT = 16
 def step(member: int, operands: Operands) -> None:
     """Compute the keys and values of every row, and the logits of the last ones.
 
-    Called by every member of a team, who share the work.
+    All threads of a pool call it, and share the work.
     """
     model, buffers, cache, counters, batch = operands
-    queries, rows, adapters = batch.queries, batch.queries.rows, batch.adapters
+    rows, adapters = batch.queries.rows, batch.adapters
     layers = model.attention_norm.shape[0]
     narrow, wide = buffers.normed.shape[1], buffers.gate_up.shape[1] // 2
     heads = buffers.attended.shape[1]
@@ -76,27 +75,17 @@ def step(member: int, operands: Operands) -> None:
         items = begin_projecting(counters, p + 1, model.qk, i, buffers.narrow, rows, buffers.qk)
         project(counters, p + 2, model.v, i, buffers.narrow, rows, buffers.v)
         wait_for_all(counters, p + 1, items)
-        adapt(counters, q, adapters, i, _Q, 2, buffers.normed, narrow, rows, buffers.qk)
-        adapt(counters, q + 2, adapters, i, _V, 1, buffers.normed, narrow, rows, buffers.v)
+        adapt(counters, q, adapters, i, _Q, 2, buffers.normed, narrow, buffers.qk)
+        adapt(counters, q + 2, adapters, i, _V, 1, buffers.normed, narrow, buffers.v)
         _rotate(counters, p + 3, i, model, cache, batch, buffers)
-        attend(
-            member,
-            counters,
-            p + 4,
-            i,
-            cache,
-            queries,
-            buffers.queries,
-            buffers.scratch,
-            buffers.attended,
-        )
-        _quantize(counters, p + 5, buffers.attended, rows, buffers.heads)
+        attend(member, counters, p + 4, i, cache, batch.queries, buffers)
+        _quantize(counters, p + 5, buffers.attended, rows, buffers.heads, False)
         project(counters, p + 6, model.output, i, buffers.heads, rows, buffers.hidden)
-        adapt(counters, q + 4, adapters, i, _O, 1, buffers.attended, heads, rows, buffers.hidden)
+        adapt(counters, q + 4, adapters, i, _O, 1, buffers.attended, heads, buffers.hidden)
         _normalize(counters, p + 7, buffers.hidden, rows, model.mlp_norm[i], model.eps, buffers)
         project(counters, p + 8, model.gate_up, i, buffers.narrow, rows, buffers.gate_up)
-        adapt(counters, q + 6, adapters, i, _GATE, 2, buffers.normed, narrow, rows, buffers.gate_up)
-        _activate(counters, p + 9, buffers.gate_up, rows, buffers.wide)
+        adapt(counters, q + 6, adapters, i, _GATE, 2, buffers.normed, narrow, buffers.gate_up)
+        _quantize(counters, p + 9, buffers.gate_up, rows, buffers.wide, True)
         place, inner = model.down_places[i], model.down.weights.shape[0]
         if place < inner:
             project(counters, p + 10, model.down, place, buffers.wide, rows, buffers.hidden)
@@ -104,11 +93,11 @@ def step(member: int, operands: Operands) -> None:
             outer = model.outer_down
             project(counters, p + 10, outer, place - inner, buffers.wide, rows, buffers.hidden)
         # silu(gate) * up lies where the gate was.
-        adapt(counters, q + 8, adapters, i, _DOWN, 1, buffers.gate_up, wide, rows, buffers.hidden)
+        adapt(counters, q + 8, adapters, i, _DOWN, 1, buffers.gate_up, wide, buffers.hidden)
     p = 1 + layers * PHASES_OF_A_LAYER
-    last, answers = buffers.hidden[rows - batch.answers :], batch.answers
-    _normalize(counters, p, last, answers, model.final_norm, model.eps, buffers)
-    project(counters, p + 1, model.head, 0, buffers.narrow, answers, buffers.logits)
+    last, outputs = buffers.hidden[rows - batch.outputs :], batch.outputs
+    _normalize(counters, p, last, outputs, model.final_norm, model.eps, buffers)
+    project(counters, p + 1, model.head, 0, buffers.narrow, outputs, buffers.logits)
 
 
 @compiled
@@ -184,8 +173,8 @@ def _rotate(
     queries = batch.queries
     heads, size = buffers.queries.shape[1], buffers.queries.shape[2]
     kv_heads = cache.keys.shape[2]
-    k_at = _padded(heads * size)
-    rest_at = _padded(kv_heads * size)
+    k_at = _padded(heads * size, PANEL)
+    rest_at = _padded(kv_heads * size, PANEL)
     factor = np.float32(1 / np.sqrt(size))
     row = next_item(counters, phase)
     while row < queries.rows:
@@ -222,12 +211,6 @@ def _rotate(
     wait_for_all(counters, phase, queries.rows)
 
 
-@compiled
-def _padded(channels: int) -> int:
-    """Where the channels of the next tensor begin."""
-    return (channels + PANEL - 1) // PANEL * PANEL
-
-
 @compiled_freely
 def _normalize_head(x: NDArray[np.float32], weight: NDArray[np.float32], eps: float) -> None:
     scale = _inverse_root_mean_square(x, eps)
@@ -249,38 +232,30 @@ def _rotate_head(
 
 @compiled
 def _quantize(
-    counters: Counters, phase: int, x: NDArray[np.float32], rows: int, into: Activations
+    counters: Counters,
+    phase: int,
+    x: NDArray[np.float32],
+    rows: int,
+    into: Activations,
+    activates: bool,
 ) -> None:
-    """A phase: round the rows of ``x`` to 16 bits."""
-    groups = into.steps.shape[1]
-    segments = (groups + _SEGMENT - 1) // _SEGMENT
-    item = next_item(counters, phase)
-    while item < rows * segments:
-        row, segment = item // segments, item % segments
-        for group in range(segment * _SEGMENT, min(groups, (segment + 1) * _SEGMENT)):
-            quantize_group(x, row, group, into)
-        finish_item(counters, phase)
-        item = next_item(counters, phase)
-    wait_for_all(counters, phase, rows * segments)
+    """A phase: round the rows of ``x`` to 16 bits; of gate and up, silu(gate) * up.
 
-
-@compiled
-def _activate(
-    counters: Counters, phase: int, gate_up: NDArray[np.float32], rows: int, into: Activations
-) -> None:
-    """A phase: round silu(gate) * up to 16 bits; silu(x) = x / (1 + exp(-x))."""
+    silu(x) = x / (1 + exp(-x))
+    """
     groups, one = into.steps.shape[1], np.float32(1)
     segments = (groups + _SEGMENT - 1) // _SEGMENT
     item = next_item(counters, phase)
     while item < rows * segments:
         row, segment = item // segments, item % segments
         first, end = segment * _SEGMENT, min(groups, (segment + 1) * _SEGMENT)
-        at = row * gate_up.shape[1]
-        for k in range(at + first * GROUP, at + end * GROUP, LANES):
-            gate, up = load_floats(gate_up, k), load_floats(gate_up, k + groups * GROUP)
-            store_floats(gate_up, k, gate * up / (exponential(no_floats() - gate) + one))
+        if activates:
+            at = row * x.shape[1]
+            for k in range(at + first * GROUP, at + end * GROUP, LANES):
+                gate, up = load_floats(x, k), load_floats(x, k + groups * GROUP)
+                store_floats(x, k, gate * up / (exponential(no_floats() - gate) + one))
         for group in range(first, end):
-            quantize_group(gate_up, row, group, into)
+            quantize_group(x, row, group, into)
         finish_item(counters, phase)
         item = next_item(counters, phase)
     wait_for_all(counters, phase, rows * segments)

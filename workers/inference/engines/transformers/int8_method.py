@@ -1,7 +1,7 @@
 """Has transformers load and save models whose matrices are `Int8Linear`.
 
 It is a quantization method of transformers' own kind: `nn.Linear` and GPT-2's `Conv1D` inside the
-layers are exchanged before anything is read, and each is quantised as soon as it is read.
+layers are exchanged before anything is read, and each is quantized as soon as it is read.
 Embeddings and the output layer stay as they are. To import this makes the method known.
 """
 

@@ -1,42 +1,64 @@
-"""Keys and values of several sequences for transformers' models, in slots of fixed places.
+"""Keys and values of several sequences for transformers' models.
 
 transformers' own caches belong to one batch that begins and ends together, and `DynamicCache`
-copies everything it holds for each new token. Here a sequence's keys and values are written
-once, where they stay; which sequences a forward pass computes is said before it.
+copies everything it holds for each new token. In `KVSlots` a sequence's keys and values are
+written once, where they stay; which sequences a forward pass computes is said before it.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-LayerShape = tuple[tuple[int, int], tuple[int, int]]
-"""Heads and their size: of the keys, of the values."""
+from workers.inference.runner import Logits
+
+Forward = Callable[..., Logits]
+"""`TransformersRunner.forward`."""
+
+_BROKEN = -1
+"""The number of tokens that a cache holds, when it is unknown."""
 
 
 class KVSlots:
-    """Room for ``count`` sequences of ``capacity`` tokens.
+    """For architectures whose every layer attends to everything: one pass for many sequences.
+
+    Args:
+        forward: computes tokens.
+        sample: a cache of `DynamicLayer` that holds something.
 
     Attributes:
+        bytes_per_token: of all layers.
         slots, starts: the rows of the forward pass in hand, and where each goes on.
+        layers: for each slot, keys and values of each layer, (heads, capacity, size).
     """
 
-    def __init__(
-        self,
-        shapes: Sequence[LayerShape],
-        count: int,
-        capacity: int,
-        dtype: torch.dtype,
-        device: str,
-    ) -> None:
+    def __init__(self, forward: Forward, sample: Any) -> None:
+        self._forward = forward
+        first = sample.layers[0].keys
+        self._dtype: torch.dtype = first.dtype
+        self._device: str = first.device.type
+        self._shapes = [
+            (each.shape[1], each.shape[3])  # heads and their size
+            for layer in sample.layers
+            for each in (layer.keys, layer.values)
+        ]
+        numbers = sum(heads * size for heads, size in self._shapes)
+        self.bytes_per_token: int = numbers * self._dtype.itemsize
         self.slots: Sequence[int] = ()
         self.starts: Sequence[int] = ()
+        self.layers: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
         self._buffers: list[mmap.mmap] = []
-        self.rooms = [self._room(shapes, capacity, dtype, device) for _ in range(count)]
+        self._cache = Cache(layers=[SlotLayer(self, at) for at in range(len(sample.layers))])
+
+    def reserve(self, slots: int, capacity: int) -> None:
+        self._buffers = []
+        self.layers = [self._allocate(capacity) for _ in range(slots)]
 
     def release(self, slot: int) -> None:
         """Give the memory of a slot back to the system, where that can be done."""
@@ -45,44 +67,46 @@ class KVSlots:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Have the first ``length`` tokens of ``source`` in ``target``, too."""
-        for held, room in zip(self.rooms[source], self.rooms[target], strict=True):
-            for one, other in zip(held, room, strict=True):
+        for held, copied in zip(self.layers[source], self.layers[target], strict=True):
+            for one, other in zip(held, copied, strict=True):
                 other[:, :length] = one[:, :length]
 
-    def _room(
-        self, shapes: Sequence[LayerShape], capacity: int, dtype: torch.dtype, device: str
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """One slot: keys and values of each layer, (heads, capacity, size)."""
-        sizes = [heads * capacity * size for pair in shapes for heads, size in pair]
-        if device == "cpu":
-            # Pages that nobody has written take no memory. Private: shared ones, the default,
+    def prefill(self, slot: int, start: int, tokens: Sequence[int]) -> Logits:
+        logits: Logits = self._compute((slot,), (start,), [tokens])[0]
+        return logits
+
+    def decode(
+        self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]
+    ) -> Logits:
+        return self._compute(slots, positions, [[token] for token in tokens])
+
+    def _compute(
+        self, slots: Sequence[int], starts: Sequence[int], rows: Sequence[Sequence[int]]
+    ) -> Logits:
+        self.slots, self.starts = slots, starts
+        return self._forward(rows, self._cache, starts)
+
+    def _allocate(self, capacity: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        sizes = [heads * capacity * size for heads, size in self._shapes]
+        if self._device == "cpu":
+            # Pages take no memory until they are written. Private: shared ones, the default,
             # are not given back by `release`.
             buffer = mmap.mmap(
-                -1, sum(sizes) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+                -1, sum(sizes) * self._dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
             )
             self._buffers.append(buffer)
-            whole = torch.frombuffer(buffer, dtype=dtype)
+            whole = torch.frombuffer(buffer, dtype=self._dtype)
         else:
-            whole = torch.empty(sum(sizes), dtype=dtype, device=device)
-        parts = iter(torch.split(whole, sizes))
-        return [
-            (
-                next(parts).view(keys[0], capacity, keys[1]),
-                next(parts).view(values[0], capacity, values[1]),
-            )
-            for keys, values in shapes
+            whole = torch.empty(sum(sizes), dtype=self._dtype, device=self._device)
+        parts = [
+            part.view(heads, capacity, size)
+            for part, (heads, size) in zip(torch.split(whole, sizes), self._shapes, strict=True)
         ]
-
-
-class SlotCache(Cache):
-    """What a model's forward pass takes as its cache: the present rows of a `KVSlots`."""
-
-    def __init__(self, kv: KVSlots, layers: int) -> None:
-        super().__init__(layers=[SlotLayer(kv, index) for index in range(layers)])
+        return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """One layer of it."""
+    """A layer of what the model takes as its cache: the present rows of a `KVSlots`."""
 
     is_sliding = False
 
@@ -105,8 +129,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         longest = max(self._kv.starts) + new
         both: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
         for row, (slot, start) in enumerate(zip(self._kv.slots, self._kv.starts, strict=True)):
-            room = self._kv.rooms[slot][self._index]
-            for held, states, rows in zip(room, (key_states, value_states), both, strict=True):
+            layer = self._kv.layers[slot][self._index]
+            for held, states, rows in zip(layer, (key_states, value_states), both, strict=True):
                 held[:, start : start + new] = states[row]
                 rows.append(held[:, :longest])
         keys, values = both
@@ -125,3 +149,63 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def get_max_length(self) -> int:
         return -1
+
+
+class OwnCaches:
+    """For all others: a cache of the model's own kind for each sequence, one pass for each."""
+
+    def __init__(self, forward: Forward, config: Any, sample: Any) -> None:
+        self._forward = forward
+        self._config = config
+        self._caches: list[Any] = []
+        self._held: list[int] = []
+        held = (
+            getattr(layer, name, None) for layer in sample.layers for name in ("keys", "values")
+        )
+        tensors = [tensor for tensor in held if tensor is not None]
+        self.bytes_per_token: int = sum(
+            tensor.numel() * tensor.element_size() // tensor.shape[-2] for tensor in tensors
+        )
+
+    def reserve(self, slots: int, capacity: int) -> None:
+        self._caches = [None] * slots
+        self._held = [0] * slots
+        self._logits: list[Logits | None] = [None] * slots
+
+    def release(self, slot: int) -> None:
+        self._caches[slot] = self._logits[slot] = None
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        raise AssertionError("nothing is reused here")
+
+    def prefill(self, slot: int, start: int, tokens: Sequence[int]) -> Logits:
+        if start == 0:
+            self._caches[slot] = DynamicCache(config=self._config)
+            self._held[slot] = 0
+        return self._append(slot, start, tokens)
+
+    def decode(
+        self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]
+    ) -> Logits:
+        return np.stack(
+            [
+                self._append(slot, position, [token])
+                for slot, position, token in zip(slots, positions, tokens, strict=True)
+            ]
+        )
+
+    def _append(self, slot: int, start: int, tokens: Sequence[int]) -> Logits:
+        """The logits after ``tokens``, which begin at ``start``.
+
+        Nothing can be taken back: what a batch had done before another row of it failed is
+        remembered, and where a pass broke off the cache is not used again.
+        """
+        known, held = self._logits[slot], self._held[slot]
+        if known is not None and held == start + len(tokens):
+            return known
+        if held != start:
+            raise RuntimeError(f"the cache holds {held} tokens, and the next is number {start}")
+        self._held[slot], self._logits[slot] = _BROKEN, None
+        logits: Logits = self._forward([tokens], self._caches[slot])[0]
+        self._held[slot], self._logits[slot] = start + len(tokens), logits
+        return logits

@@ -1,4 +1,4 @@
-"""Adapters beside a model of transformers: hooks on its linear layers add what they compute.
+"""Adapters for a transformers model: hooks on its linear layers add what they compute.
 
 The model's modules stay as they are. (peft would put its own in their places; what they compute
 without an adapter need not have the same bits.) A layer that no adapter changes has no hook, and
@@ -98,8 +98,8 @@ class ModuleAdapters:
         low_rank = adapter.layers[name]
         found = (low_rank.down.shape[1], low_rank.up.shape[0])
         if found != sizes:
-            both = "{}x{}, and this model's has {}x{}".format(*found, *sizes)
-            raise wrong_base(adapter.name, f"its {name} has {both}")
+            both = "{}x{}, but this model's is {}x{}".format(*found, *sizes)
+            raise wrong_base(adapter.name, f"its {name} is {both}")
         return module
 
 

@@ -4,18 +4,16 @@
 - **4 bits** are bitsandbytes' NF4 (Dettmers et al., "QLoRA", 2023), through transformers' own
   integration: it has kernels for CUDA, and works on a CPU and on MPS. It is an optional package.
 
-Either way only the matrices inside the layers are quantised; the embeddings and the output layer
-are held as everything else is. A model is quantised once, tensor by tensor as it is read, and kept
-in ``<home>/quantized/<digest>-<form>/`` as transformers saves it; `MANIFEST` in there, written
-last, has the size of every file. Later loads read nothing of the original weights.
+Either way only the matrices inside the layers are quantized; the embeddings and the output layer
+are held as everything else is. A model is quantized once, tensor by tensor as it is read, and kept
+in ``<home>/quantized/<digest>-<form>/`` as transformers saves it, which appears whole or not at
+all. Later loads read nothing of the original weights.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import logging
 import re
 import shutil
@@ -26,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from shammah.errors import ShammahError
 from shammah.storage.disk import describe_remedy
 from shammah.storage.files import new_directory, sync_file
-from workers.inference.packages.checkpoint import Checkpoint
+from workers.inference.packages.checkpoint import Checkpoint, digest_of_files
 from workers.inference.packages.safetensors_header import read_header
 
 if TYPE_CHECKING:
@@ -36,10 +34,9 @@ log = logging.getLogger(__name__)
 
 INT8, INT4 = "int8", "int4"
 WEIGHT_BYTES = {INT8: 1 + 2 / 32, INT4: 0.5 + 4 / 64}
-"""Of a quantised weight and its part of a scale: 16 bits for 32 weights, 32 bits for 64."""
+"""Of a quantized weight and its part of a scale: 16 bits for 32 weights, 32 bits for 64."""
 
 LIBRARY = "bitsandbytes"
-MANIFEST = "shammah-quantized.json"
 FORMAT = 1
 
 _TABLES = re.compile(r"(?:^|[._])(?:embed|wte|wpe|word_embeddings|lm_head)")
@@ -54,7 +51,7 @@ def needed_bytes(checkpoint: Checkpoint, quantization: str, width: int) -> int:
     Args:
         checkpoint: the model.
         quantization: ``int8``, ``int4`` or empty.
-        width: bytes of a number that is not quantised.
+        width: bytes of a number that is not quantized.
     """
     if not quantization:
         return width * checkpoint.parameters
@@ -84,14 +81,13 @@ def check_quantizable(checkpoint: Checkpoint, quantization: str) -> None:
     if 2 * quantized < checkpoint.parameters - tables:
         raise ShammahError(
             "quantization_unavailable",
-            f"Most weights of this {checkpoint.architecture} are of a kind that cannot be "
-            "quantised here.",
+            f"Most weights of this {checkpoint.architecture} cannot be quantized.",
             "Set inference.quantization to none.",
         )
 
 
 def quantizer_config(quantization: str, dtype: torch.dtype) -> Any:
-    """What transformers wants to be told. Imports it, and the library."""
+    """The configuration that transformers wants. Imports it, and the library."""
     from workers.inference.engines.transformers import (
         int8_method,  # also makes it known to transformers
     )
@@ -106,9 +102,9 @@ def quantizer_config(quantization: str, dtype: torch.dtype) -> Any:
 
 
 def compute_alike(model: Any) -> None:
-    """Have the layers of a quantised ``model`` compute on every processor what they do on most.
+    """Have the layers of a quantized ``model`` compute on every processor what they do on most.
 
-    With AVX512_BF16 the library would lay 4-bit weights out anew when they are first used: that
+    With AVX512_BF16 the library would change the layout of 4-bit weights at their first use: that
     takes several times their size, which is not there where 4 bits are chosen; it fails for
     matrices whose sides are no multiples of 32 and 64; and the results have 16 bits.
     """
@@ -121,35 +117,19 @@ def compute_alike(model: Any) -> None:
 
 
 def kept_directory(home: Path, checkpoint: Checkpoint, quantization: str, dtype: str) -> Path:
-    """Where the quantised model is, or will be.
+    """Where the quantized model is, or will be.
 
     The digest is of the configuration and the weight files (path, size, time of change), and of
-    what quantises them.
+    what quantizes them.
     """
-    digest = hashlib.sha256(f"{FORMAT} {quantization} {dtype}".encode())
-    if quantization == INT4:
-        digest.update(importlib.metadata.version(LIBRARY).encode())
-    for path in (checkpoint.directory / "config.json", *checkpoint.weights):
-        real = path.resolve()
-        found = real.stat()
-        digest.update(f"\n{real} {found.st_size} {found.st_mtime_ns}".encode())
-    return home / "quantized" / f"{digest.hexdigest()[:32]}-{quantization}"
-
-
-def is_whole(directory: Path) -> bool:
-    """Whether everything that the manifest lists is there, with its size."""
-    try:
-        document = json.loads((directory / MANIFEST).read_bytes())
-        sizes = document["files"]
-        return bool(document["format"] == FORMAT and sizes) and all(
-            (directory / name).stat().st_size == size for name, size in sizes.items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+    version = importlib.metadata.version(LIBRARY) if quantization == INT4 else ""
+    files = (checkpoint.directory / "config.json", *checkpoint.weights)
+    digest = digest_of_files(f"{FORMAT} {quantization} {dtype}{version}", files)
+    return home / "quantized" / f"{digest}-{quantization}"
 
 
 def keep(model: Any, directory: Path) -> str:
-    """Save a quantised ``model``; it appears whole, or not at all.
+    """Save a quantized ``model``; it appears whole, or not at all.
 
     What cannot be saved is only slower the next time, so that is no error, but a sentence for
     people; empty: it was saved.
@@ -157,29 +137,22 @@ def keep(model: Any, directory: Path) -> str:
     try:
         with new_directory(directory) as draft:
             model.save_pretrained(draft)
-            _write_manifest(draft)
+            for path in draft.iterdir():
+                sync_file(path)
             if directory.exists():  # damaged
                 shutil.rmtree(directory)
         return ""
     except Exception as error:
         # safetensors has errors of its own for a full disk.
-        log.warning("the quantised weights are not kept in %s: %s", directory, error)
+        log.warning("cannot write the quantized weights to %s: %s", directory, error)
         return (
-            f"The quantised weights cannot be written to {directory.parent}, and are made again "
+            f"Couldn't write the quantized weights to {directory.parent}, so they are made again "
             f"at each start. {describe_remedy(directory.parent)}"
         )
 
 
-def _write_manifest(directory: Path) -> None:
-    sizes = {}
-    for path in sorted(directory.iterdir()):
-        sizes[path.name] = path.stat().st_size
-        sync_file(path)
-    (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": sizes}))
-
-
 def _count(checkpoint: Checkpoint) -> tuple[int, int]:
-    """How many weights would be quantised, and how many are embeddings and output layers."""
+    """How many weights would be quantized, and how many are embeddings and output layers."""
     quantized = tables = 0
     for tensor in (tensor for path in checkpoint.weights for tensor in read_header(path)):
         if _TABLES.search(tensor.name):

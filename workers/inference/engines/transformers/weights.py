@@ -22,7 +22,6 @@ from workers.inference.engine import LoadObserver, Placement
 from workers.inference.engines.transformers.mapped_files import giving_back
 from workers.inference.engines.transformers.quantization import (
     compute_alike,
-    is_whole,
     keep,
     kept_directory,
     quantizer_config,
@@ -48,8 +47,8 @@ def read_weights(
         model_class: see `workers.model_classes.find_class`.
         checkpoint: the model.
         form: where and how they are to be held.
-        observer: is told of each tensor.
-        home: where quantised weights are kept.
+        observer: advances with each tensor.
+        home: where quantized weights are kept.
 
     Raises:
         ShammahError: ``model_config_invalid``, ``model_corrupt`` or ``out_of_memory``.
@@ -65,12 +64,12 @@ def read_weights(
         config = quantizer_config(form.quantization, dtype)
         kept = kept_directory(home, checkpoint, form.quantization, form.dtype)
         options: dict[str, Any] = {"device_map": {"": device}}
-        if is_whole(kept):
+        if kept.is_dir():
             try:
                 with observed(observer.advance):
                     return _quantized(model_class, kept, dtype, **options), ""
             except (ShammahError, OSError, SafetensorError, ValueError) as error:
-                log.warning("the quantised weights in %s are made again: %s", kept, error)
+                log.warning("making the quantized weights in %s again: %s", kept, error)
         options["quantization_config"] = config
 
         def advance() -> None:
@@ -92,7 +91,7 @@ def release_freed_memory() -> None:
     """Let the system have freed memory again, where glibc would hold on to it.
 
     What is left of a matrix is smaller, and lies where it was: the next matrix does not fit
-    beside it. So a model of small matrices would take its whole size after all.
+    there. So a model of small matrices would take its whole size after all.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -110,7 +109,7 @@ def _explained(device: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise ShammahError(
                 "out_of_memory",
-                f"The memory of {device} ran out while the weights were read.",
+                f"{device} ran out of memory while reading the weights.",
                 CLOSE_OTHERS,
             ) from error
         if device != "cpu" and isinstance(error, RuntimeError | AssertionError):

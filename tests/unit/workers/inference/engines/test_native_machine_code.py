@@ -125,7 +125,7 @@ def test_a_disk_that_cannot_keep_it_costs_only_time(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     keep(tmp_path / "file" / "step.code", compiled)
-    assert "cannot be kept" in caplog.text
+    assert "cannot cache the compiled kernels" in caplog.text
 
 
 def test_the_file_is_of_this_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -131,4 +131,4 @@ def test_a_damaged_file_is_left_out(
 ) -> None:
     (tmp_path / "generation_config.json").write_bytes(content)
     assert read_defaults(tmp_path).plan.temperature == 0.0
-    assert "generation_config.json is left out" in caplog.text
+    assert "ignoring generation_config.json" in caplog.text

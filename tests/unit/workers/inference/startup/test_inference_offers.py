@@ -120,7 +120,7 @@ def test_the_reason_is_given(machine: Machine, asked: dict[str, str], why: str) 
 
 def test_an_obstacle_is_a_reason() -> None:
     (first, *_) = _offers(obstacle="is a Falcon")
-    assert first.why == "the native engine cannot compute this model: it is a Falcon"
+    assert first.why == "the native engine does not support this model: it is a Falcon"
 
 
 # --- steps down ---------------------------------------------------------------------------

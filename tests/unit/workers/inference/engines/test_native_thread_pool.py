@@ -18,20 +18,26 @@ from workers.inference.engines.native.thread_pool import ThreadPool
 
 
 def helpers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("native-")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("native_")]
 
 
-def test_every_member_works_once() -> None:
+def meet(pool: ThreadPool) -> None:
+    """Have every member wait for all others, so that each needs a thread of its own."""
+    barrier = threading.Barrier(pool.size)
+    pool.run(lambda member: barrier.wait(60))
+
+
+def test_every_member_works_once_and_all_at_once() -> None:
     pool = ThreadPool(4)
-    seen: list[tuple[int, str]] = []
-    pool.run(lambda member: seen.append((member, threading.current_thread().name)))
-    pool.run(lambda member: seen.append((member, threading.current_thread().name)))
-    assert sorted(member for member, _ in seen) == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert len({name for _, name in seen}) == 4
+    seen: list[int] = []
+    pool.run(seen.append)
+    pool.run(seen.append)
+    assert sorted(seen) == [0, 0, 1, 1, 2, 2, 3, 3]
+    meet(pool)
     pool.close()
 
 
-def test_an_error_of_a_helper_is_raised_and_the_team_goes_on() -> None:
+def test_an_error_of_a_helper_is_raised_and_the_pool_goes_on() -> None:
     pool = ThreadPool(2)
 
     def fail(member: int) -> None:
@@ -54,7 +60,7 @@ def test_after_an_error_nobody_is_left_at_the_work() -> None:
             raise ValueError("no")
         if member == 2:
             assert failed.wait(60)
-            time.sleep(0.05)  # long enough to be seen by whoever does not wait
+            time.sleep(0.05)  # long enough to be seen if nobody waited
             ended.set()
 
     with pytest.raises(ValueError, match="no"):
@@ -66,9 +72,11 @@ def test_after_an_error_nobody_is_left_at_the_work() -> None:
     pool.close()
 
 
-def test_threads_end_with_the_team() -> None:
+def test_threads_end_with_the_pool() -> None:
     before = len(helpers())
     closed, forgotten = ThreadPool(3), ThreadPool(2)
+    meet(closed)
+    meet(forgotten)
     assert len(helpers()) == before + 3
     closed.close()
     del forgotten
@@ -82,7 +90,7 @@ def test_threads_end_with_the_team() -> None:
 @pytest.mark.parametrize("members", [1, 2, 6])
 def test_items_are_done_once_and_phases_follow_each_other(members: int) -> None:
     compiler.prepare(Path(sys.prefix, "share", "shammah", "kernels"))
-    from workers.inference.engines.native.counters import Counters, new_counters
+    from workers.inference.engines.native.operands import Counters, new_counters
     from workers.inference.engines.native.phases import finish_item, next_item, wait_for_all
 
     def double_then_sum(
@@ -106,7 +114,7 @@ def test_items_are_done_once_and_phases_follow_each_other(members: int) -> None:
     pool = ThreadPool(members)
     for items in (0, 1, 7, 1000):
         numbers, sums = np.arange(items, dtype=np.int64), np.zeros(items, np.int64)
-        counters = new_counters(2)
+        counters = new_counters(1, adapted=False)
         pool.run(lambda _, n=numbers, s=sums, c=counters: kernel(c, n, s))
         assert (numbers == 2 * np.arange(items)).all()
         assert (sums == items * (items - 1)).all()
