@@ -33,8 +33,8 @@ def recorder(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reco
         ("decline", 1, "", "refusal", "Claude refused to answer."),
         ("cut at once", 1, "", "length", "Claude reached the limit of 2 tokens"),
         ("cut", 0, "half an", "length", "cut at the length limit"),
-        ("pause", 0, "so far", "other", "not known here (pause_turn)"),
-        ("pause at once", 1, "", "other", "not known here (pause_turn)"),
+        ("pause", 0, "so far", "other", "unknown reason (pause_turn)"),
+        ("pause at once", 1, "", "other", "unknown reason (pause_turn)"),
     ],
 )
 def test_an_answer_that_ends_otherwise(
