@@ -58,4 +58,4 @@ def test_shards_arrive_and_answer(caddy: Caddy, model: Path) -> None:
     assert sent == set(sizes)
     assert sum(name.endswith(f"-of-0000{SHARDS}.safetensors") for name in sent) == SHARDS
     verified = run("models", "verify", QWEN, "--hashes", limit=LOAD_S)
-    assert (verified.code, verified.out) == (0, f"{QWEN}: whole\n"), verified.err
+    assert (verified.code, verified.out) == (0, f"{QWEN}: complete\n"), verified.err

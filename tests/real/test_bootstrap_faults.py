@@ -99,7 +99,7 @@ def size_of(hub: StandInHub) -> int:
 
 def assert_whole() -> None:
     verified = run("models", "verify", QWEN, "--hashes", limit=LOAD_S)
-    assert (verified.code, verified.out) == (0, f"{QWEN}: whole\n"), verified.err
+    assert (verified.code, verified.out) == (0, f"{QWEN}: complete\n"), verified.err
 
 
 class Killer:

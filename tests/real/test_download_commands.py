@@ -50,7 +50,7 @@ def test_list_verify_and_rm(hub: StandInHub) -> None:
     run("models", "pull", MODEL)
     (listed,) = json.loads(run("models", "list", "--json").stdout)["models"]
     assert (listed["model"], listed["verified"]) == (MODEL, True)
-    assert run("models", "verify", MODEL, "--hashes").stdout == f"{MODEL}: whole\n"
+    assert run("models", "verify", MODEL, "--hashes").stdout == f"{MODEL}: complete\n"
     run("models", "rm", MODEL)
     assert "No models yet." in run("models", "list").stdout
     assert "is not in the cache" in run("models", "rm", MODEL, code=1).stderr

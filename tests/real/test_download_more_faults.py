@@ -301,7 +301,7 @@ def test_what_stays_wrong_is_one_clear_error(
     assert not any(found.name == WEIGHTS for found in snapshots(sandbox))
     hub.heal()
     assert run("models", "pull", QWEN, limit=LIMIT_S).code == 0
-    assert run("models", "verify", QWEN, "--hashes").out == f"{QWEN}: whole\n"
+    assert run("models", "verify", QWEN, "--hashes").out == f"{QWEN}: complete\n"
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def test_without_a_name_it_is_the_model_that_would_be_used(
         assert chosen is not None
         with serve(monkeypatch, chosen.model_id, files(chosen)):
             ran = run("models", "plan", "--license", option)
-            assert lines(ran)["model"] == f"{chosen.model_id}, chosen by this machine's memory"
+            assert lines(ran)["model"] == f"{chosen.model_id}, chosen for this machine's memory"
             run("stop")
 
 

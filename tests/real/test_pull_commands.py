@@ -164,7 +164,7 @@ def test_it_survives_the_death_of_the_worker_and_says_so(
     assert code == 0, said
     assert said.count("died") == 1
     assert sum(hub.sent.values()) <= SIZE + 1024 * 1024
-    assert run("models", "verify", MODEL, "--hashes").stdout == f"{MODEL}: whole\n"
+    assert run("models", "verify", MODEL, "--hashes").stdout == f"{MODEL}: complete\n"
 
 
 def test_a_stop_of_the_worker_is_not_called_a_cancellation(
