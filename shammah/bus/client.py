@@ -170,7 +170,6 @@ class Peer:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._tasks: dict[str, Task] = {}
-        self._waiting: dict[str, queue.SimpleQueue[Reply]] = {}
         self._heard = self._moved = self._pinged = time.monotonic()
         self._progress = -1
         self._newest: dict[str, Event] = {}  # of each run: a dead one's may be read late
@@ -222,30 +221,6 @@ class Peer:
             # It may have died between the caller's look and our entry in the table.
             self._fail_all("worker_died", f"The {self.role} worker is not running.")
         return task
-
-    def request(self, message: Request, timeout: float) -> Reply:
-        """Send ``message`` and wait for the reply with its request id.
-
-        Raises:
-            ShammahError: ``worker_silent`` after ``timeout`` seconds, or what the worker
-                answered with Failed.
-        """
-        replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-        self._waiting[message.request_id] = replies
-        self.send(message)
-        try:
-            reply = replies.get(timeout=timeout)
-        except queue.Empty:
-            raise ShammahError(
-                "worker_silent",
-                f"The {self.role} worker did not answer within {timeout:g} s.",
-                f"`shammah stop {self.role}` ends it.",
-            ) from None
-        finally:
-            self._waiting.pop(message.request_id, None)
-        if isinstance(reply, Failed):
-            raise ShammahError(reply.code, reply.message, reply.hint)
-        return reply
 
     def wait_welcome(self, timeout: float) -> Welcome | None:
         """The worker's answer to our Hello, or ``None`` if there is none within ``timeout``.
@@ -374,9 +349,6 @@ class Peer:
             self.stopped = True
         elif isinstance(reply, WorkReply):
             self._on_work(reply)
-        waiting = self._waiting.get(reply.request_id)
-        if waiting is not None:
-            waiting.put(reply)
 
     def _on_welcome(self, welcome: Welcome) -> None:
         if self._pinned and welcome.identity.digest != self._pinned:

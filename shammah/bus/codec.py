@@ -42,7 +42,7 @@ class ProtocolError(ShammahError):
 
 def encode(message: Message) -> bytes:
     """One message as MessagePack."""
-    # Half a surrogate pair (from an argument that is no UTF-8) has no encoding: it becomes "?".
+    # Half a surrogate pair (from an argument that is not UTF-8) has no encoding: it becomes "?".
     packed = msgpack.packb(message, default=_to_map, unicode_errors="replace")
     return typing.cast(bytes, packed)
 

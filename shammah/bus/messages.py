@@ -36,7 +36,7 @@ def new_request_id() -> str:
 
 # --- how a worker is ------------------------------------------------------------------------
 #
-# An inference worker goes ``Initializing -> Downloading -> Loading -> Ready``; beside them stand
+# An inference worker goes ``Initializing -> Downloading -> Loading -> Ready``; besides there are
 # `NotAvailable` and `Failed`. A download worker is `Transferring`, a train worker `Training`
 # (what, or nothing).
 
@@ -60,7 +60,7 @@ class Downloading:
 
 @record
 class Loading:
-    """``stage`` names the work in hand; ``done`` of ``total`` stages are finished."""
+    """``stage`` names the current work; ``done`` of ``total`` stages are finished."""
 
     model: str
     stage: str

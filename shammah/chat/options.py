@@ -15,7 +15,7 @@ from shammah.router.decision import Override, Target
 class ReplOptions:
     """``None``: as the settings say. An empty ``system`` is no system prompt at all.
 
-    ``resume`` is the number of the conversation to go on with; 0: the newest, ``None``: a new one.
+    ``resume`` is the number of the conversation to continue; 0: the newest, ``None``: a new one.
     """
 
     model: str | None = None

@@ -6,15 +6,15 @@ OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         ("--licence", "--license"),
         "LICENCE",
-        "any, or permissive: nothing that forbids commercial use",
+        "any, or permissive (commercial use allowed)",
     ),
     (("--system",), "TEXT", "system prompt"),
     (("--local",), "", "answer on this machine only"),
     (("--cloud",), "", "answer by Claude only"),
     (("--private",), "", "like --local; the question never leaves this machine"),
-    (("--continue", "-c"), "", "go on with the newest conversation"),
-    (("--resume",), "NUMBER", "go on with this one (`shammah history list`)"),
-    (("--no-history",), "", "keep nothing of this session"),
+    (("--continue", "-c"), "", "continue the newest conversation"),
+    (("--resume",), "NUMBER", "continue this one (`shammah history list`)"),
+    (("--no-history",), "", "store nothing of this session"),
 )
 """Spellings, the first of which names the option; what its value is, or nothing for a flag; and
 what it does."""

@@ -35,8 +35,9 @@ from shammah.errors import ShammahError
 from shammah.learning.adapter_choice import choose_adapter, learnt_private
 from shammah.privacy import Outgoing
 from shammah.privacy.gate import DECLINED, NEVER, Gate, report_left_out
+from shammah.router.crisis import describe_care
 from shammah.router.decision import Override, Reason, RouteDecision, Target, View
-from shammah.router.route import AUTO
+from shammah.router.route import AUTO, Question
 from shammah.router.service import Routing
 from shammah.settings.model import Settings
 from shammah.supervision.lifecycle import lend_hub_token, stop, worker_spec
@@ -192,7 +193,8 @@ class Session:
     def preview(self, override: Override, tokens: int, view: View) -> RouteDecision | Failed:
         """Who would answer now in a conversation of so many ``tokens``. Waits for nothing."""
         private = override.private or self.gate.private
-        return self.routing.preview(replace(override, private=private), tokens, view)
+        override = replace(override, private=private)
+        return self.routing.decide(Question(tokens=tokens), override, view, wait=False)
 
     def read_ahead(self, turns: tuple[ChatMessage, ...], adapter: str = AUTO) -> None:
         """Have the ready local model read ``turns``, private ones too, before the next question.
@@ -260,12 +262,12 @@ class Session:
 
     def _end_unanswered(self, turn: TurnInProgress, failure: Failed) -> Iterator[Step]:
         """Someone in danger gets an answer in any case."""
-        text = self.routing.care_text(turn.question)
-        if not text or turn.text or failure.code == CANCELLED.code:
+        danger = turn.question.danger
+        if danger is None or turn.text or failure.code == CANCELLED.code:
             yield failure
             return
         yield RouteDecision(Target.LOCAL, Reason.CRISIS, question=turn.question)
-        yield Token("", 0, text)
+        yield Token("", 0, describe_care(danger))
         yield Done("", "stop", Usage(), Timings(), Provenance(LOCAL_ROLE, FIXED_TEXT))
 
     def _open(

@@ -1,4 +1,4 @@
-"""Whether somebody may be in danger, judged by whole words in their sentence. Pure but for
+"""Whether someone may be in danger, judged by whole words in their sentence. Pure but for
 its files: the phrases are data (``data/crisis.json``, which says how they are written).
 
 The original looked for 27 phrases as substrings: prices that "shoot up" and an "overdose" in a
@@ -263,21 +263,21 @@ def _weights() -> tuple[list[str], list[int], dict[str, list[int]]]:
 # --- whom a person in danger can call, and what to say where no model should ----------------------
 
 _OPENINGS = {
-    Danger.SELF_HARM: "If you or somebody near you may be in danger, people can help right now.",
-    Danger.VIOLENCE: "If somebody may be hurt, call for help first.",
-    Danger.ABUSE: "Nobody has the right to hurt you, and there are people who can help.",
+    Danger.SELF_HARM: "If you or someone near you may be in danger, people can help right now.",
+    Danger.VIOLENCE: "If someone may get hurt, call for help first.",
+    Danger.ABUSE: "No one has the right to hurt you, and there are people who can help.",
 }
 
 _WORDS = {
     Danger.SELF_HARM: (
         "I'm sorry that you are going through this. You don't have to face it alone, and what "
-        "you feel now can change, even if it doesn't seem so. Please talk to somebody: call one "
+        "you feel now can change, even if it doesn't seem so. Please talk to someone: call one "
         "of the numbers shown, or tell a person you trust how you feel, in plain words. If you "
         "might act on these thoughts, move away from anything you could hurt yourself with, and "
         "don't stay alone."
     ),
     Danger.VIOLENCE: (
-        "If somebody is hurt, or about to be, please call the emergency number shown now. If you "
+        "If someone is hurt, or about to be, please call the emergency number shown now. If you "
         "fear that you might hurt somebody yourself, put distance between you and them, and call "
         "one of the numbers shown: they talk with people who feel that way, too."
     ),
@@ -289,8 +289,8 @@ _WORDS = {
     ),
 }
 _WRITTEN = (
-    "No model that should answer this can be asked now, so these words were written beforehand. "
-    "If nobody is in danger, ask again in other words."
+    "No model fit to answer this is available, so this text was written in advance. If nobody is "
+    "in danger, rephrase your question."
 )
 
 

@@ -112,7 +112,7 @@ class _Case:
             return False
         share = 1.0
         if self.rules.policy != CLASSIC:
-            share = measured.curiosity(self._alternatives()[0], self.snapshot)
+            share = measured.curiosity(self._alternatives()[0])
         return self.question.chance < self.rules.exploration * share
 
     def _cloud_as_requested(self) -> RouteDecision | Failed:

@@ -61,7 +61,7 @@ def forecast(
     tally, (successes, trials) = snapshot.tally(arm), PRIORS[arm.target]
     guessed = trials * guess_quality(arm, sums=sums) + tally.successes
     trials += tally.trials
-    trust, _ = wilson(successes + tally.successes, trials, Z)
+    trust, hope = wilson(successes + tally.successes, trials, Z)
     low, _ = wilson(guessed, trials, Z)
     pace = snapshot.pace(arm)
     return Alternative(
@@ -74,6 +74,7 @@ def forecast(
         cost=pace.cost,
         obstacle=obstacle,
         trust=trust,
+        hope=hope,
     )
 
 
@@ -86,11 +87,9 @@ def objection(local: Alternative, cloud: Alternative) -> Reason | None:
     return None
 
 
-def curiosity(local: Alternative, snapshot: Snapshot) -> float:
+def curiosity(local: Alternative) -> float:
     """How many times the usual exploration an arm that is not good enough deserves."""
-    tally, (successes, trials) = snapshot.tally(local.arm), PRIORS[Target.LOCAL]
-    _, high = wilson(successes + tally.successes, trials + tally.trials, Z)
-    return DOUBTFUL if high >= GOOD_ENOUGH else KNOWN_BAD
+    return DOUBTFUL if local.hope >= GOOD_ENOUGH else KNOWN_BAD
 
 
 def guess_quality(arm: Arm, *, sums: bool) -> float:

@@ -116,10 +116,11 @@ class Arm:
 class Alternative:
     """What was expected of one backend at the time of the decision.
 
-    ``quality`` is the expected share of good answers, ``bound`` its lower bound (both 0 to 1),
-    ``trust`` that bound with the benefit of the doubt, which decides. ``evidence`` is the weight of
-    the labels behind them, in answers. ``ttft_s`` (seconds), ``tokens_per_second`` and ``cost`` (US
-    dollars) are 0 if unmeasured. ``obstacle``: why it could not be asked at all.
+    ``quality`` is the expected share of good answers, ``bound`` its lower bound (both 0 to 1);
+    ``trust`` and ``hope`` are the bounds with the benefit of the doubt, which decide. ``evidence``
+    is the weight of the labels behind them, in answers. ``ttft_s`` (seconds),
+    ``tokens_per_second`` and ``cost`` (US dollars) are 0 if unmeasured. ``obstacle``: why it could
+    not be asked at all.
     """
 
     arm: Arm
@@ -131,6 +132,7 @@ class Alternative:
     cost: float = 0.0
     obstacle: Reason | None = None
     trust: float = 0.0
+    hope: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Timings, Usage
 from shammah.errors import ShammahError
-from shammah.router.crisis import describe_care, describe_help, find_country
+from shammah.router.classic import ClassicState
+from shammah.router.crisis import describe_help, find_country
 from shammah.router.decision import Override, RouteDecision, Target, View, decide
 from shammah.router.question import examine
 from shammah.router.route import Arm, Question, Reason
@@ -104,20 +105,12 @@ class Routing:
         danger = question.danger
         return describe_help(danger, find_country(self._environ)) if danger else ""
 
-    def care_text(self, question: Question) -> str:
-        """What to say to someone in danger if no model answers; empty if nobody seems to be."""
-        return describe_care(question.danger) if question.danger else ""
-
-    def decide(self, question: Question, override: Override, view: View) -> RouteDecision | Failed:
-        self.ready.wait(FIRST_READ_S)  # meanwhile the workers are attached
-        return self._decide(question, override, view)
-
-    def preview(self, override: Override, tokens: int, view: View) -> RouteDecision | Failed:
-        """Who would answer an ordinary question now, in a conversation of so many ``tokens``. Waits
-        for nothing, and explores nothing."""
-        return self._decide(Question(tokens=tokens), override, view)
-
-    def _decide(self, question: Question, override: Override, view: View) -> RouteDecision | Failed:
+    def decide(
+        self, question: Question, override: Override, view: View, *, wait: bool = True
+    ) -> RouteDecision | Failed:
+        """Return which backend answers, or why none can; ``wait`` a moment for the statistics."""
+        if wait:
+            self.ready.wait(FIRST_READ_S)  # meanwhile the workers are attached
         view = replace(view, cloud_failure=self._recent_failure())
         return decide(question, override, view, self.snapshot, self._rules)
 
@@ -176,25 +169,22 @@ class Routing:
 
     def _learn(self, outcome: Outcome) -> None:
         self._own.append(outcome)
-        if not self._written(lambda store: store.add(outcome)):
-            classic = learn_classic(self.snapshot.classic, outcome)
-            self.snapshot = summarize(self._own, classic)
+        classic = learn_classic(self.snapshot.classic, outcome)
+        self._write(lambda store: store.add(outcome), classic)
 
     def _relabel(self, turn: str, label: Label) -> None:
         self._own = [replace(one, label=label) if one.turn == turn else one for one in self._own]
-        if not self._written(lambda store: store.relabel(turn, label)):
-            self.snapshot = summarize(self._own, self.snapshot.classic)
+        self._write(lambda store: store.relabel(turn, label), self.snapshot.classic)
 
-    def _written(self, write: Callable[[Store], None]) -> bool:
-        """Whether the file has it; otherwise this frontend's own outcomes must do."""
+    def _write(self, write: Callable[[Store], None], classic: ClassicState) -> None:
+        """Write to the file; if it cannot be used, this frontend's own outcomes must do."""
         try:
             assert self._store is not None
             write(self._store)
             self.snapshot = self._store.read()
         except ShammahError as error:
             self._fail(error)
-            return False
-        return True
+            self.snapshot = summarize(self._own, classic)
 
     def _fail(self, error: ShammahError) -> None:
         if not self._failed:

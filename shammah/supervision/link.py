@@ -8,19 +8,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from shammah.bus.client import Peer, new_request_id
+from shammah.bus.client import Peer
 from shammah.bus.endpoints import Endpoints, lock_holder
 from shammah.bus.messages import (
     ClientInfo,
     Event,
     Failed,
-    GetStatus,
     Identity,
     Initializing,
     NotAvailable,
     State,
 )
-from shammah.bus.probe import ANSWER_S
+from shammah.bus.probe import ask_status
 from shammah.errors import ShammahError
 from shammah.supervision.lifecycle import (
     RESTARTS,
@@ -221,8 +220,7 @@ class Link:
             return None
         latest = peer.latest
         with contextlib.suppress(ShammahError):  # silent: its last event must do
-            reply = peer.request(GetStatus(new_request_id()), ANSWER_S)
-            latest = reply if isinstance(reply, Event) else latest
+            latest = ask_status(self._endpoints, self.spec.role)
         return None if latest is None else max(0, latest.status.clients - 1)
 
     def end(self) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from shammah.bus import client, codec
+from shammah.bus import client, codec, probe
 from shammah.bus.client import Peer
 from shammah.bus.connection import Connection
 from shammah.bus.messages import Detach, Done, Failed, Loading, Ready, Token
@@ -20,7 +20,7 @@ from shammah.chat.turn import Notice, Waiting
 from shammah.router.decision import Override, Target
 from shammah.router.route import RouteDecision
 from shammah.settings.load import load_settings
-from shammah.supervision import lifecycle, link
+from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import RESTARTS, stop
 from tests.fakes.asked import Asked
 from tests.fakes.echo_process import EchoProcess
@@ -400,7 +400,7 @@ def test_a_worker_that_unload_had_to_kill_is_not_started_by_itself(
     open_session: Open, monkeypatch: pytest.MonkeyPatch, start_echo: StartEcho
 ) -> None:
     monkeypatch.setattr(lifecycle, "STOP_S", 1.0)
-    monkeypatch.setattr(link, "ANSWER_S", 0.1)
+    monkeypatch.setattr(probe, "ANSWER_S", 0.1)
     echo = start_echo()
     session = open_session()
     answer(session, "hello")

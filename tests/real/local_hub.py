@@ -22,8 +22,10 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
-from shammah.bus.client import Peer, new_request_id
-from shammah.bus.messages import Event, GetStatus, Replay, Replayed, State
+from shammah.bus.client import Peer
+from shammah.bus.endpoints import Endpoints
+from shammah.bus.messages import Event, State
+from shammah.bus.probe import ask_events, ask_status
 from shammah.errors import ShammahError
 from tests.fakes.command import SHAMMAH
 from tests.fakes.hub import Content, StandInHub
@@ -31,6 +33,7 @@ from tests.fakes.sandbox import Sandbox, online, until
 from tests.real.models import CONFIG, HIDDEN, LAYERS, VOCABULARY, make_tokenizer, starter
 
 Kind = TypeVar("Kind", bound=State)
+Answer = TypeVar("Answer")
 
 MIB = 1024**2
 QWEN = "Qwen/Qwen2.5-1.5B-Instruct"
@@ -199,6 +202,7 @@ class Watch:
     def __init__(self, sandbox: Sandbox, role: str = "inference") -> None:
         self.states: list[State] = []
         self._role = role
+        self._endpoints = sandbox.endpoints
         self._peer = Peer(sandbox.endpoints, role, None, self._heard)
 
     def _heard(self, event: Event | None) -> None:
@@ -215,20 +219,17 @@ class Watch:
 
     def told(self) -> list[State]:
         """Every state that the worker of now has told since its start."""
-        reply = until(lambda: self._ask(Replay(new_request_id(), 0)), "a replay")
-        assert isinstance(reply, Replayed)
+        reply = until(lambda: self._ask(ask_events), "a replay")
         assert reply.complete
         return [event.status.state for event in reply.events]
 
     def now(self) -> Event:
         """What it says of itself now."""
-        reply = until(lambda: self._ask(GetStatus(new_request_id())), "a status")
-        assert isinstance(reply, Event)
-        return reply
+        return until(lambda: self._ask(ask_status), "a status")
 
-    def _ask(self, request: Replay | GetStatus) -> object:
+    def _ask(self, ask: Callable[[Endpoints, str], Answer]) -> Answer | None:
         try:
-            return self._peer.request(request, 0.5)
+            return ask(self._endpoints, self._role)
         except ShammahError:
             return None
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -31,7 +29,6 @@ from shammah.bus.messages import (
     Ping,
     Pong,
     Provenance,
-    Replayed,
     Reply,
     Request,
     Status,
@@ -43,7 +40,7 @@ from shammah.bus.messages import (
 )
 from shammah.errors import ShammahError
 from tests.fakes.sandbox import LIMIT_S, Sandbox, until
-from tests.fakes.scripted_worker import READY, ScriptedWorker, event
+from tests.fakes.scripted_worker import ScriptedWorker, event
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -101,13 +98,11 @@ class Clock:
 
 
 def all_heard(worker: ScriptedWorker, peer: Peer) -> None:
-    """Return when ``peer`` has heard all that was replied so far: what it asks for now comes
-    after that."""
-    with ThreadPoolExecutor(1) as other:
-        asked = other.submit(peer.request, GetStatus("status"), LIMIT_S)
+    """Return when ``peer`` has heard all that was replied so far: it reads before it sends, and by
+    the second request what was replied before the first has arrived."""
+    for _ in range(2):
+        peer.send(GetStatus("status"))
         worker.expect(GetStatus)
-        worker.reply(Replayed("status", (), True))
-        asked.result(LIMIT_S)
 
 
 def last(generation: client.Task) -> Reply:
@@ -316,28 +311,6 @@ class TestTheLease:
             watcher.close()
         while worker.hears():
             assert isinstance(worker.expect(object), GetStatus | Ping)  # not a Hello
-
-
-class TestRequests:
-    def test_a_reply_is_found_by_its_id(self, worker: ScriptedWorker, peer: Peer) -> None:
-        found: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-        asking = threading.Thread(
-            target=lambda: found.put(peer.request(GetStatus("mine"), LIMIT_S)), name="asking"
-        )
-        asking.start()
-        worker.expect(GetStatus)
-        answer = Event("inference", "run", 9, 0.0, 0.0, "status", READY, "mine")
-        worker.reply(Pong("other", "run", True, 0), answer)
-        assert found.get(timeout=LIMIT_S) == answer
-        asking.join()
-
-    def test_silence_is_an_error_that_says_what_to_do(
-        self, worker: ScriptedWorker, peer: Peer
-    ) -> None:
-        with pytest.raises(ShammahError) as silent:
-            peer.request(GetStatus("s"), 0.05)
-        assert silent.value.code == "worker_silent"
-        assert "shammah stop inference" in silent.value.hint
 
 
 class TestEvents:

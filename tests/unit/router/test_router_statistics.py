@@ -159,8 +159,8 @@ def test_a_slow_local_model_is_left_for_a_faster_cloud_alone() -> None:
 
 def test_what_is_known_to_be_bad_is_explored_less() -> None:
     doubtful, known = learnt(*[Label.BAD] * 3), learnt(*[Label.BAD] * 30)
-    assert curiosity(forecast(HERE, doubtful, None, 0), doubtful) > 1.0
-    assert curiosity(forecast(HERE, known, None, 0), known) < 1.0
+    assert curiosity(forecast(HERE, doubtful, None, 0)) > 1.0
+    assert curiosity(forecast(HERE, known, None, 0)) < 1.0
 
 
 @given(st.lists(st.sampled_from(Label), max_size=200))
