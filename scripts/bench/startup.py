@@ -36,8 +36,9 @@ from pathlib import Path
 
 import psutil
 
-from shammah.bus.messages import Provenance, Timings, Usage
-from shammah.history.record import Record, StoredConversation
+from shammah.bus.messages import Done, Provenance, Timings, Usage
+from shammah.chat.turn import Turn
+from shammah.history.record import StoredConversation
 from shammah.history.recorder import NAME as HISTORY
 from shammah.history.store import Store
 
@@ -189,14 +190,17 @@ def fill(home: Path, turns: int) -> None:
         if number % TURNS_OF_A_CONVERSATION == 0:
             conversation = StoredConversation(0)
         question, answer = (" ".join(chance.choices(words, k=size)) for size in (12, 80))
-        record = Record(
-            *(f"{number:016x}", begun + 60 * number, question, answer),
-            *("local", "starter", "model_ready", "stop"),
-            provenance=Provenance("inference", "starter"),
-            usage=Usage(20, 100),
-            timings=Timings(0.0, 0.1, 1.0, 500.0, 100.0),
+        timings = Timings(0.0, 0.1, 1.0, 500.0, 100.0)
+        by = Provenance("inference", "starter")
+        turn = Turn(
+            question=question,
+            answer=answer,
+            end=Done("", "stop", Usage(20, 100), timings, by),
+            stored=("local", "model_ready"),
+            at=begun + 60 * number,
+            key=f"{number:016x}",
         )
-        conversation = StoredConversation(store.add(record, conversation))
+        conversation = StoredConversation(store.add(turn, conversation))
     store.close()
     for name, size in HOME_FILES.items():
         line = json.dumps(" ".join(chance.choices(words, k=12))) + "\n"

@@ -93,6 +93,7 @@ class Turn:
         stored: target and reason of a turn from the history.
         at: when it ended, in seconds since 1970.
         key: names the turn, wherever it is stored.
+        undone: removed from its conversation since; only the history has such turns.
     """
 
     question: str
@@ -109,6 +110,14 @@ class Turn:
     stored: tuple[str, str] = ("", "")
     at: float = 0.0
     key: str = ""
+    undone: bool = False
+
+    @property
+    def route(self) -> tuple[str, str]:
+        """Target and reason; empty: they are not known."""
+        if self.decision is None:
+            return self.stored
+        return self.decision.target.value, self.decision.reason.value
 
     @property
     def provenance(self) -> Provenance | None:

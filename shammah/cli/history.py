@@ -100,12 +100,12 @@ def show(number: int, as_json: bool) -> int:
         click.echo(exporting.write_json(kept))
         return ExitCode.OK
     columns = _columns()
-    for record in kept.records:
-        turn = "\n".join(listing.describe_turn(record))
-        _line(broken(turn, columns) if columns else turn)
-        said = listing.describe_record(record)
+    for turn in kept.turns:
+        text = "\n".join(listing.describe_turn(turn))
+        _line(broken(text, columns) if columns else text)
+        said = listing.describe_end(turn)
         _line(_styled(fold(said, columns) if columns else said, DIM) + "\n")
-    if not kept.records:
+    if not kept.turns:
         echo(f"Conversation {number} is empty.", err=True)
     return ExitCode.OK
 
@@ -132,7 +132,7 @@ def search(words: tuple[str, ...], raw: bool, limit: int, as_json: bool) -> int:
     for hit in hits:
         if as_json:
             snippet = hit.snippet.replace(MARK, "**").replace(END_MARK, "**")
-            turn = exporting.turn_document(hit.record)
+            turn = exporting.turn_document(hit.turn)
             print_json({"id": hit.conversation, "snippet": snippet, **turn})
         else:
             found = listing.describe_hit(hit, lambda found: _styled(found, BOLD))

@@ -13,18 +13,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from shammah.chat.turn import CORRECTED
+from shammah.chat.turn import Turn
 from shammah.errors import ExitCode, ShammahError, UsageError
-from shammah.history.record import Record, StoredConversation, detail, read_detail, title_of
+from shammah.history.record import (
+    FLAGS,
+    TEXTS,
+    StoredConversation,
+    facts_of,
+    title_of,
+    turn_of,
+)
 from shammah.storage.files import new_file
 
 FORMAT, VERSION = "shammah-conversation", 1
 SUFFIXES = {".md": "markdown", ".markdown": "markdown", ".jsonl": "jsonl"}
 LARGEST = 64 * 2**20
 """Bytes of a file that is read as a conversation."""
-
-_TEXTS = ("question", "answer", "target", "model", "reason", "finish")
-_FLAGS = ("complete", "private")
 
 
 def form_of(path: Path) -> str:
@@ -72,18 +76,12 @@ def write_markdown(kept: StoredConversation) -> str:
     """A document; turns that were undone are not in it."""
     title = title_of(kept.present[0].question) if kept.present else "A conversation"
     parts = [f"# {title}"]
-    for record in kept.present:
-        private = " (private)" if record.private else ""
-        parts += [f"## You{private}", record.question]
-        parts += [f"## {_who(record)}", record.answer or "*No answer.*"]
+    for turn in kept.present:
+        private = " (private)" if turn.private else ""
+        by = turn.provenance.model if turn.provenance else turn.route[0] or "Shammah"
+        how = " (corrected)" if turn.corrected else "" if turn.complete else " (cut short)"
+        parts += [f"## You{private}", turn.question, f"## {by}{how}", turn.answer or "*No answer.*"]
     return "\n\n".join(parts) + "\n"
-
-
-def _who(record: Record) -> str:
-    who = record.model or record.target or "Shammah"
-    if record.finish == CORRECTED:
-        return f"{who} (corrected)"
-    return who + ("" if record.complete else " (cut short)")
 
 
 def write_json(kept: StoredConversation) -> str:
@@ -95,15 +93,16 @@ def write_json(kept: StoredConversation) -> str:
         "started": as_time(kept.started),
         "system": kept.system,
         "system_private": kept.system_private,
-        "turns": [turn_document(record) for record in kept.records],
+        "turns": [turn_document(turn) for turn in kept.turns],
     }
     return json.dumps(document, ensure_ascii=False)
 
 
-def turn_document(record: Record) -> dict[str, Any]:
-    """A turn as plain values."""
-    facts = {name: getattr(record, name) for name in (*_TEXTS, *_FLAGS)}
-    return {"at": as_time(record.at), **facts, **detail(record), "undone": record.undone}
+def turn_document(turn: Turn) -> dict[str, Any]:
+    """Return a turn as plain values."""
+    facts = facts_of(turn)
+    del facts["key"]
+    return {**facts, "at": as_time(turn.at)}
 
 
 def read_file(path: Path) -> str:
@@ -159,13 +158,12 @@ def read(text: str, key: Callable[[], str]) -> StoredConversation:
         raise _invalid(f"a part of it is missing or of the wrong kind ({error!r:.80})") from error
 
 
-def _turn(document: dict[str, Any], key: str) -> Record:
-    provenance, usage, timings = read_detail(document)
-    texts = {name: _expect(document, name, str) for name in _TEXTS}
-    # A turn whose mark is not there is no turn: it must not go to the cloud by mistake.
-    flags = {name: _expect(document, name, bool) for name in (*_FLAGS, "undone")}
-    rest: dict[str, Any] = {"provenance": provenance, "usage": usage, "timings": timings}
-    return Record(key=key, at=from_time(document["at"]), **texts, **flags, **rest)
+def _turn(document: dict[str, Any], key: str) -> Turn:
+    for name in TEXTS:
+        _expect(document, name, str)
+    for name in FLAGS:  # without its mark, a private turn could go to the cloud by mistake
+        _expect(document, name, bool)
+    return turn_of({**document, "at": from_time(document["at"]), "key": key})
 
 
 def as_time(at: float) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from shammah.chat.turn import CORRECTED, FAILED, LEFT
+from shammah.chat.turn import FAILED, LEFT, Turn
 from shammah.history.record import (
     END_MARK,
     MARK,
     Hit,
-    Record,
     StoredConversation,
     Summary,
     title_of,
@@ -47,15 +46,15 @@ def describe_time(at: float) -> str:
 
 def describe_hit(hit: Hit, emphasize: Callable[[str], str] = str) -> str:
     """``12  2026-11-25 16:40  local: starter``, and below it what was found, emphasized."""
-    record = hit.record
+    turn = hit.turn
     snippet = " ".join(hit.snippet.split())
     pieces = [printable(one) for one in _pieces(snippet)]
     marked = "".join(
         emphasize(piece) if number % 2 else piece for number, piece in enumerate(pieces)
     )
-    undone = " · taken back" if record.undone else ""
-    who = describe_target(record)
-    return f"{hit.conversation:>4}  {describe_time(record.at)}  {who}{undone}\n      {marked}"
+    undone = " · taken back" if turn.undone else ""
+    who = describe_target(turn)
+    return f"{hit.conversation:>4}  {describe_time(turn.at)}  {who}{undone}\n      {marked}"
 
 
 def _pieces(snippet: str) -> list[str]:
@@ -69,38 +68,40 @@ def _pieces(snippet: str) -> list[str]:
     return pieces
 
 
-def describe_target(record: Record) -> str:
+def describe_target(turn: Turn) -> str:
     """``local: starter``."""
-    return printable(": ".join(part for part in (record.target, record.model) if part)) or "nobody"
+    model = turn.provenance.model if turn.provenance else ""
+    return printable(": ".join(filter(None, (turn.route[0], model)))) or "nobody"
 
 
-def describe_record(record: Record) -> str:
+def describe_end(turn: Turn) -> str:
     """Who answered, why and when, in one line."""
-    parts = [describe_target(record)]
-    if record.reason in set(Reason):
-        parts.append(REASONS[Reason(record.reason)])
-    parts.append(describe_time(record.at))
-    if record.private and record.reason != Reason.PRIVATE:  # or it would be said twice
+    parts = [describe_target(turn)]
+    reason = turn.route[1]
+    if reason in set(Reason):
+        parts.append(REASONS[Reason(reason)])
+    parts.append(describe_time(turn.at))
+    if turn.private and reason != Reason.PRIVATE:  # or it would be said twice
         parts.append("private")
-    if not record.complete:
+    if not turn.complete:
         ends = {FAILED: "failed", LEFT: "interrupted", "cancelled": "cancelled"}
-        parts.append(ends.get(record.finish, "cut short"))
-    if not record.answer:
+        parts.append(ends.get(turn.finish, "cut short"))
+    if not turn.answer:
         parts.append("no answer")
-    if record.finish == CORRECTED:
+    if turn.corrected:
         parts.append("corrected by you")
-    if record.undone:
+    if turn.undone:
         parts.append("taken back")
     return " · ".join(parts)
 
 
-def describe_turn(record: Record) -> Iterator[str]:
+def describe_turn(turn: Turn) -> Iterator[str]:
     """The lines of a turn, without what a terminal would obey."""
-    question = printable(record.question).split("\n")
+    question = printable(turn.question).split("\n")
     yield f"> {question[0]}"
     yield from question[1:]
-    if record.answer:
-        yield from printable(record.answer).split("\n")
+    if turn.answer:
+        yield from printable(turn.answer).split("\n")
 
 
 def describe_resumed(kept: StoredConversation, what: str) -> str:
@@ -124,8 +125,8 @@ def recap(kept: StoredConversation, columns: int, rows: int) -> list[str]:
     """The end of a conversation, as far as it has place on a screen of ``columns`` by ``rows``."""
     room = max(LEAST_LINES, rows - AROUND)
     shown: list[str] = []
-    for record in reversed(kept.present):
-        lines = fold("\n".join([*describe_turn(record), describe_record(record)]), columns)
+    for turn in reversed(kept.present):
+        lines = fold("\n".join([*describe_turn(turn), describe_end(turn)]), columns)
         for line in reversed(lines.split("\n")):
             room -= max(1, -(-cells(line) // max(1, columns)))
             if room < 0:

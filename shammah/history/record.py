@@ -1,98 +1,78 @@
-"""What is on disk of a conversation, and how a turn becomes that and comes back. Pure."""
+"""What is stored of a conversation, and how a turn becomes that and comes back. Pure."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 from shammah.bus.messages import Done, Failed, Provenance, Timings, Usage
 from shammah.chat.turn import CORRECTED, FAILED, LEFT, Turn
 
 BUSY_S = 5.0
-"""What a writer of the history waits for another one, in seconds."""
+"""How long a writer of the history waits for another one, in seconds."""
 TITLE = 72
-"""Characters of a conversation's first question that stand for it in a list."""
+"""Characters of a conversation's title in a list."""
+
+TEXTS = ("question", "answer", "target", "model", "reason", "finish")
+FLAGS = ("complete", "private", "undone")
+DETAIL = ("provenance", "usage", "timings")
 
 Value = TypeVar("Value", Provenance, Usage, Timings)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One finished turn.
+def facts_of(turn: Turn) -> dict[str, Any]:
+    """What is stored of ``turn``, as plain values: ``key``, ``at``, `TEXTS`, `FLAGS`, `DETAIL`."""
+    target, reason = turn.route
+    by = turn.provenance
+    return {
+        "key": turn.key,
+        "at": turn.at,
+        "question": turn.question,
+        "answer": turn.answer,
+        "target": target,
+        "model": by.model if by else "",
+        "reason": reason,
+        "finish": turn.finish,
+        "complete": turn.complete,
+        "private": turn.private,
+        "undone": turn.undone,
+        "provenance": asdict(by) if by else None,
+        "usage": asdict(turn.usage),
+        "timings": asdict(turn.timings),
+    }
 
-    Attributes:
-        key: names it, wherever it is kept.
-        at: when it ended, in seconds since 1970.
-        target: who was asked, ``local`` or ``cloud``; empty: it is not known.
-        reason: why (`shammah.router.decision.Reason`).
-        finish: ``Done.finish_reason``, `FAILED`, `LEFT`, or `CORRECTED`: the answer is the person's
-            own, and the one before it was taken back.
-        complete: false if the answer was cut short.
-        private: neither half ever goes to the cloud.
-        undone: the person has taken it out of the conversation since.
+
+def turn_of(facts: Mapping[str, Any]) -> Turn:
+    """The turn that `facts_of` took apart, perhaps in another version of Shammah. What was
+    answered before the person put an answer in its place is in another turn, so ``given`` is
+    empty.
+
+    Raises:
+        ValueError: a part of `DETAIL` is of another form.
     """
-
-    key: str
-    at: float
-    question: str
-    answer: str
-    target: str = ""
-    model: str = ""
-    reason: str = ""
-    finish: str = ""
-    complete: bool = True
-    private: bool = False
-    undone: bool = False
-    provenance: Provenance | None = None
-    usage: Usage = field(default_factory=Usage)
-    timings: Timings = field(default_factory=Timings)
-
-
-def record_of(turn: Turn) -> Record:
-    """What is kept of ``turn``."""
-    target, reason = turn.stored
-    if turn.decision is not None:
-        target, reason = turn.decision.target.value, turn.decision.reason.value
-    return Record(
-        key=turn.key,
-        at=turn.at,
-        question=turn.question,
-        answer=turn.answer,
-        target=target,
-        model=turn.provenance.model if turn.provenance else "",
-        reason=reason,
-        finish=turn.finish,
-        complete=turn.complete,
-        private=turn.private,
-        provenance=turn.provenance,
-        usage=turn.usage,
-        timings=turn.timings,
-    )
-
-
-def turn_of(record: Record, *, private: bool, given: str) -> Turn:
-    """The turn of which ``record`` was kept. ``given``: what was answered before the person put
-    an answer in its place."""
-    by = record.provenance
-    if by is None:
-        role = "cloud" if record.target == "cloud" else "inference"
-        by = Provenance(role if record.model else "", record.model)
-    end: Done | Failed | None = Done("", record.finish, record.usage, record.timings, by)
-    if record.finish == LEFT:
+    target, finish, model = facts["target"], facts["finish"], facts["model"]
+    by = Provenance(("cloud" if target == "cloud" else "inference") if model else "", model)
+    if known := facts.get("provenance"):
+        by = _value(Provenance("", ""), known)
+    usage = _value(Usage(), facts.get("usage") or {})
+    timings = _value(Timings(), facts.get("timings") or {})
+    end: Done | Failed | None = Done("", finish, usage, timings, by)
+    if finish == LEFT:
         end = None
-    elif record.finish == FAILED or (record.finish == "cancelled" and not record.provenance):
-        end = Failed(record.finish, "")
+    elif finish == FAILED or (finish == "cancelled" and not known):
+        end = Failed(finish, "")
     return Turn(
-        question=record.question,
-        answer=record.answer,
-        private=private,
+        question=facts["question"],
+        answer=facts["answer"],
+        private=facts["private"],
         end=end,
-        local=record.target != "cloud",
-        given=given if record.finish == CORRECTED else None,
-        stored=(record.target, record.reason),
-        at=record.at,
-        key=record.key,
+        local=target != "cloud",
+        given="" if finish == CORRECTED else None,
+        stored=(target, facts["reason"]),
+        at=facts["at"],
+        key=facts["key"],
+        undone=facts["undone"],
     )
 
 
@@ -111,26 +91,26 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class StoredConversation:
-    """A whole conversation as it is kept. ``number`` is 0 for one that has none yet."""
+    """A whole conversation. ``number`` is 0 for one that has none yet."""
 
     number: int
     system: str = ""
     system_private: bool = False
     started: float = 0.0
-    records: tuple[Record, ...] = ()
+    turns: tuple[Turn, ...] = ()
 
     @property
-    def present(self) -> tuple[Record, ...]:
+    def present(self) -> tuple[Turn, ...]:
         """What was not undone: with this it is resumed."""
-        return tuple(record for record in self.records if not record.undone)
+        return tuple(turn for turn in self.turns if not turn.undone)
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A turn that was found. What fits stands between `MARK` and `END_MARK` in ``snippet``."""
+    """A turn that was found. In ``snippet`` the matches stand between `MARK` and `END_MARK`."""
 
     conversation: int
-    record: Record
+    turn: Turn
     snippet: str
 
 
@@ -138,37 +118,9 @@ MARK, END_MARK = "\x02", "\x03"
 
 
 def title_of(question: str) -> str:
-    """One line that stands for a conversation: its beginning, without what it brought along."""
+    """Return one line for a conversation: its first question, without attachments."""
     line = " ".join(question.strip().partition("\n\n")[0].split())
     return line if len(line) <= TITLE else line[: TITLE - 1] + "…"
-
-
-def detail(record: Record) -> dict[str, Any]:
-    """Who answered and what it took, as plain values."""
-    provenance = asdict(record.provenance) if record.provenance else None
-    usage, timings = asdict(record.usage), asdict(record.timings)
-    return {"provenance": provenance, "usage": usage, "timings": timings}
-
-
-def write_detail(record: Record) -> str:
-    """The same as JSON."""
-    return json.dumps(detail(record), ensure_ascii=False)
-
-
-def read_detail(
-    document: dict[str, Any],
-) -> tuple[Provenance | None, Usage, Timings]:
-    """What `detail` gave, perhaps of another version: unknown fields are left out.
-
-    Raises:
-        ValueError: it is not of this form.
-    """
-    provenance = document.get("provenance")
-    return (
-        _value(Provenance("", ""), provenance) if provenance else None,
-        _value(Usage(), document.get("usage") or {}),
-        _value(Timings(), document.get("timings") or {}),
-    )
 
 
 def _value(default: Value, document: Any) -> Value:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from shammah.chat.conversation import Conversation
 from shammah.chat.turn import Turn
 from shammah.errors import ShammahError
-from shammah.history.record import BUSY_S, Record, StoredConversation, record_of
+from shammah.history.record import BUSY_S, StoredConversation
 from shammah.settings.model import Settings
 from shammah.storage.writer import BackgroundWriter, Job
 
@@ -46,7 +46,7 @@ class _Open:
     """The conversation that is being kept. The thread alone looks into it."""
 
     kept: StoredConversation
-    unsaved: list[Record] = field(default_factory=list)
+    unsaved: list[Turn] = field(default_factory=list)
     due: bool = False
 
 
@@ -96,7 +96,7 @@ class Recorder:
             self._complain(NOT_KEPT, "slow")
 
     def _write(self, turn: Turn, talk: Conversation) -> Job[object]:
-        conversation, record = self._conversation, record_of(turn)
+        conversation = self._conversation
         system, system_private = talk.system, talk.system_private
 
         def write(store: Store) -> None:
@@ -104,8 +104,8 @@ class Recorder:
                 conversation.kept = replace(
                     conversation.kept, system=system, system_private=system_private
                 )
-            others = [one for one in conversation.unsaved if one.key != record.key]
-            conversation.unsaved = [*others, record]
+            others = [one for one in conversation.unsaved if one.key != turn.key]
+            conversation.unsaved = [*others, turn]
             conversation.due = True
             _save(conversation, store)
             self._complained.clear()
@@ -141,12 +141,12 @@ class Recorder:
 
     def resume(self, kept: StoredConversation) -> None:
         """Go on with ``kept``, as it was read."""
-        self._conversation = _Open(replace(kept, records=()))
+        self._conversation = _Open(replace(kept, turns=()))
 
     def adopt(self, kept: StoredConversation) -> None:
         """Go on with a conversation from elsewhere. It is kept when it goes on; its turns must
         have keys of their own."""
-        self._conversation = _Open(replace(kept, number=0, records=()), list(kept.present))
+        self._conversation = _Open(replace(kept, number=0, turns=()), list(kept.present))
 
     def read(self, work: Callable[[Store], Result]) -> Result:
         """What ``work`` returns; also when nothing is kept.
@@ -228,7 +228,6 @@ HOW_IT_FILLS = "It fills by itself: what you ask at the prompt and with `ask` is
 def _save(conversation: _Open, store: Store) -> None:
     """Write what is not written yet; what fails is tried again with the next turn."""
     while conversation.due and conversation.unsaved:
-        record, kept = conversation.unsaved[0], conversation.kept
-        number = store.add(record, kept)
-        conversation.kept = replace(kept, number=number)
+        number = store.add(conversation.unsaved[0], conversation.kept)
+        conversation.kept = replace(conversation.kept, number=number)
         del conversation.unsaved[0]

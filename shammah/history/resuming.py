@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from shammah.chat.conversation import Conversation
-from shammah.chat.turn import CORRECTED
 from shammah.errors import ShammahError
-from shammah.history.record import StoredConversation, turn_of
+from shammah.history.record import StoredConversation
 from shammah.history.recorder import HOW_IT_FILLS, NOTHING, Recorder
 from shammah.privacy.gate import Gate
 
@@ -34,18 +35,17 @@ def resume_conversation(
     conversation.system_private = gate.rules.mark(conversation.system).private or (
         system is None and kept.system_private
     )
-    given: dict[str, str] = {}
-    for record in kept.records:
-        corrected = record.finish == CORRECTED
-        if not corrected:
-            given[record.question] = record.answer
-        if record.undone:
+    answers: dict[str, str] = {}
+    for turn in kept.turns:
+        if not turn.corrected:
+            answers[turn.question] = turn.answer
+        if turn.undone:
             continue
         private = (
-            record.private
-            or gate.rules.mark(record.question).private
-            or gate.answer_is_private(record.answer, local=corrected or record.target != "cloud")
+            turn.private
+            or gate.rules.mark(turn.question).private
+            or gate.answer_is_private(turn.answer, local=turn.corrected or turn.local)
         )
-        before = given.get(record.question, "")
-        conversation.add(turn_of(record, private=private, given=before))
+        given = answers.get(turn.question, "") if turn.corrected else None
+        conversation.add(replace(turn, private=private, given=given))
     return conversation

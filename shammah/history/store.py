@@ -10,22 +10,25 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from shammah.chat.turn import Turn
 from shammah.errors import ExitCode, ShammahError
 from shammah.history import search
 from shammah.history.migrations import MIGRATIONS
 from shammah.history.record import (
     BUSY_S,
+    DETAIL,
     END_MARK,
+    FLAGS,
     MARK,
+    TEXTS,
     Hit,
-    Record,
     StoredConversation,
     Summary,
-    read_detail,
+    facts_of,
     title_of,
-    write_detail,
+    turn_of,
 )
 from shammah.storage.sqlite import Database, Kind, nothing
 
@@ -33,9 +36,7 @@ CHUNK = 500
 LATEST_S = 2.0**35
 """A thousand years from now; no calendar has a date for what is far beyond."""
 
-_TEXTS = ("key", "question", "answer", "target", "model", "reason", "finish")
-_FLAGS = ("complete", "private", "undone")
-_FIELDS = (*_TEXTS, *_FLAGS, "at", "detail")
+_FIELDS = ("key", *TEXTS, *FLAGS, "at", "detail")
 _COLUMNS = ", ".join(f"turns.{name}" for name in _FIELDS)
 ADD = (
     f"INSERT INTO turns ({', '.join(_FIELDS)}, conversation) "
@@ -92,29 +93,28 @@ class Store:
 
     # --- writing --------------------------------------------------------------------------
 
-    def add(self, record: Record, conversation: StoredConversation) -> int:
+    def add(self, turn: Turn, conversation: StoredConversation) -> int:
         """Keep a turn of ``conversation``, which is begun if it has no number (or was removed
         since); returns its number. A turn that is known takes the place of its earlier state."""
 
         def add(connection: sqlite3.Connection) -> int:
             known = connection.execute(
-                "SELECT conversation, number FROM turns WHERE key = ?", (record.key,)
+                "SELECT conversation, number FROM turns WHERE key = ?", (turn.key,)
             ).fetchone()
             if known:
-                number, turn = int(known[0]), int(known[1])
-                search.forget(connection, turn)
-                connection.execute(CHANGE, (*_row(record), turn))
+                number, row = int(known[0]), int(known[1])
+                search.forget(connection, row)
+                connection.execute(CHANGE, (*_row(turn), row))
             else:
-                number = _begin(connection, record, conversation)
-                added = connection.execute(ADD, (*_row(record), number))
-                turn = int(added.lastrowid or 0)
+                number = _begin(connection, turn, conversation)
+                row = int(connection.execute(ADD, (*_row(turn), number)).lastrowid or 0)
             connection.execute(
                 "UPDATE conversations SET latest = ?, turns = "
                 "(SELECT count(*) FROM turns WHERE conversation = ? AND NOT undone) "
                 "WHERE number = ?",
-                (record.at, number, number),
+                (turn.at, number, number),
             )
-            search.add(connection, turn)
+            search.add(connection, row)
             return number
 
         return self._database.run(add, write=True)
@@ -179,8 +179,8 @@ class Store:
             ).fetchone()
             if row is None:
                 return None
-            records = tuple(_record(turn) for turn in connection.execute(TURNS, (number,)))
-            return StoredConversation(number, str(row[0]), bool(row[1]), _time(row[2]), records)
+            turns = tuple(map(_turn, connection.execute(TURNS, (number,))))
+            return StoredConversation(number, str(row[0]), bool(row[1]), _time(row[2]), turns)
 
         return self._database.run(read)
 
@@ -236,7 +236,7 @@ class Store:
                 raise _bad_query(
                     f"FTS5 cannot read {asked!r:.60} ({error}). Without --raw any words will do."
                 ) from error
-            return [Hit(int(row[0]), _record(row[1:-1]), str(row[-1])) for row in rows]
+            return [Hit(int(row[0]), _turn(row[1:-1]), str(row[-1])) for row in rows]
 
         return self._database.run(find)
 
@@ -247,7 +247,7 @@ class Store:
             f"SELECT conversation, {_COLUMNS} FROM turns "
             f"WHERE {' AND '.join([condition] * len(terms))} ORDER BY number DESC LIMIT ?"
         )
-        found = self._rows(query, (*values, limit), lambda row: (_number(row), _record(row[1:])))
+        found = self._rows(query, (*values, limit), lambda row: (_number(row), _turn(row[1:])))
         return [
             Hit(number, one, search.cut_snippet(f"{one.question} {one.answer}", terms))
             for number, one in found
@@ -261,18 +261,18 @@ class Store:
         )
 
 
-def _begin(connection: sqlite3.Connection, record: Record, conversation: StoredConversation) -> int:
+def _begin(connection: sqlite3.Connection, turn: Turn, conversation: StoredConversation) -> int:
     """The number of ``conversation``, which need not be on the disk yet."""
     known = connection.execute(
         "SELECT number FROM conversations WHERE number = ?", (conversation.number,)
     ).fetchone()
     if known:
         return conversation.number
-    title, system = title_of(_text(record.question)), _text(conversation.system)
+    title, system = title_of(_text(turn.question)), _text(conversation.system)
     begun = connection.execute(
         "INSERT INTO conversations (started, latest, turns, title, system, system_private) "
         "VALUES (?, ?, 0, ?, ?, ?)",
-        (record.at, record.at, title, system, conversation.system_private),
+        (turn.at, turn.at, title, system, conversation.system_private),
     )
     return int(begun.lastrowid or 0)
 
@@ -282,22 +282,21 @@ def _text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _row(record: Record) -> Row:
-    values = {name: getattr(record, name) for name in _FIELDS[:-1]}
-    values["detail"] = write_detail(record)
-    return tuple(_text(one) if isinstance(one, str) else one for one in values.values())
+def _row(turn: Turn) -> Row:
+    facts = facts_of(turn)
+    facts["detail"] = json.dumps({name: facts[name] for name in DETAIL}, ensure_ascii=False)
+    values = (facts[name] for name in _FIELDS)
+    return tuple(_text(one) if isinstance(one, str) else one for one in values)
 
 
-def _record(row: Row) -> Record:
-    values: dict[str, Any] = dict(zip(_FIELDS, row, strict=True))
-    document = json.loads(str(values.pop("detail")))
-    if not isinstance(document, dict):
-        raise TypeError("the detail of a turn is no table")
-    provenance, usage, timings = read_detail(document)
-    facts: dict[str, Any] = {name: str(values[name]) for name in _TEXTS}
-    facts |= {name: bool(values[name]) for name in _FLAGS}
-    facts |= {"provenance": provenance, "usage": usage, "timings": timings}
-    return Record(at=_time(values["at"]), **facts)
+def _turn(row: Row) -> Turn:
+    values = dict(zip(_FIELDS, row, strict=True))
+    detail = json.loads(str(values["detail"]))
+    if not isinstance(detail, dict):
+        raise TypeError("the detail of a turn is not a table")
+    texts = {name: str(values[name]) for name in ("key", *TEXTS)}
+    flags = {name: bool(values[name]) for name in FLAGS}
+    return turn_of({**detail, **texts, **flags, "at": _time(values["at"])})
 
 
 def _number(row: Row) -> int:

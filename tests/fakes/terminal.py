@@ -77,8 +77,7 @@ class Terminal:
 
     def wait_answer(self) -> str:
         """Up to the line that says who has answered."""
-        # The editor, which may be loading, shows the cursor once more whenever it is made.
-        return self.expect(r"(local|cloud): [^\r]*\r\n").replace("\x1b[?12l\x1b[?25h", "")
+        return self.expect(r"(local|cloud): [^\r]*\r\n")
 
     def end(self) -> int:
         """Wait until it has ended; its exit status (128 + n: signal n)."""

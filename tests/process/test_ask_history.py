@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shammah.history.record import Record
+from shammah.chat.turn import Turn
 from shammah.history.store import Store
 from tests.fakes.command import SHAMMAH, WITH_STAND_INS, run
 from tests.fakes.echo_process import EchoProcess
@@ -32,12 +32,12 @@ def path(sandbox: Sandbox) -> Path:
     return sandbox.shammah_home / "history.db"
 
 
-def kept(path: Path) -> list[tuple[int, list[Record]]]:
+def kept(path: Path) -> list[tuple[int, list[Turn]]]:
     """Each conversation, oldest first, with its turns."""
     store = Store(path)
     talks = [store.read(number) for number in store.numbers()]
     store.close()
-    return [(talk.number, list(talk.records)) for talk in talks if talk]
+    return [(talk.number, list(talk.turns)) for talk in talks if talk]
 
 
 def begin(question: str) -> subprocess.Popen[bytes]:

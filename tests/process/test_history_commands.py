@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from shammah.bus.messages import Provenance
 from shammah.errors import ExitCode
-from shammah.history.record import Record, StoredConversation
+from shammah.history.record import StoredConversation
 from shammah.history.store import Store
 from tests.fakes.command import SHAMMAH, run
 from tests.fakes.sandbox import LIMIT_S, Sandbox
+from tests.fakes.stored import stored_turn
 from tests.fakes.terminal import CTRL_C, Terminal
 
 pytestmark = pytest.mark.timeout(300)
@@ -30,13 +32,16 @@ def path(sandbox: Sandbox) -> Path:
 def filled(path: Path) -> Iterator[Path]:
     """Conversation 1 about walruses, with an escape sequence; 2 about carpenters."""
     store = Store(path)
-    facts = ("local", "starter", "model_ready", "stop")
-    walrus = Record("a", 1e9, "What is a walrus?", "A \x1b[31mmammal.\x1b]0;title\x07", *facts)
+    by = Provenance("inference", "starter")
+    told = "A \x1b[31mmammal.\x1b]0;title\x07"
+    walrus = stored_turn("a", 1e9, "What is a walrus?", told, by=by)
     store.add(walrus, StoredConversation(0))
     store.add(
-        Record("b", 1.1e9, "And?", "That's all.", *facts, private=True), StoredConversation(1)
+        stored_turn("b", 1.1e9, "And?", "That's all.", by=by, private=True), StoredConversation(1)
     )
-    store.add(Record("c", 2e9, "What is a carpenter?", "A person.", *facts), StoredConversation(0))
+    store.add(
+        stored_turn("c", 2e9, "What is a carpenter?", "A person.", by=by), StoredConversation(0)
+    )
     store.close()
     return path
 
@@ -141,7 +146,7 @@ class TestWhatIsKept:
     def test_can_be_read_by_somebody_who_has_seen_enough(self, filled: Path) -> None:
         store = Store(filled)
         for number in range(200):
-            store.add(Record(f"x{number}", 1.0, "q" * 5000, "a"), StoredConversation(0))
+            store.add(stored_turn(f"x{number}", 1.0, "q" * 5000, "a"), StoredConversation(0))
         store.close()
         command = [*SHAMMAH, "history", "export"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:

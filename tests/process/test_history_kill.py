@@ -50,7 +50,7 @@ def kept(path: Path) -> dict[str, int]:
     store = Store(path)
     talks = [store.read(number) for number in store.numbers()]
     store.close()
-    return {one.key: talk.number for talk in talks if talk for one in talk.records}
+    return {one.key: talk.number for talk in talks if talk for one in talk.turns}
 
 
 def check_file(path: Path) -> None:

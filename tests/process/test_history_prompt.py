@@ -132,7 +132,7 @@ def test_a_closed_terminal_keeps_the_answer_as_far_as_it_came(
     terminal.hang_up()
     until(lambda: not psutil.pid_exists(terminal.pid) or terminal.child.wait() >= 0, "it ends")
     (talk,) = kept(path)
-    (record,) = talk.records
+    (record,) = talk.turns
     assert record.answer.startswith("forever half forever")
     assert (record.complete, record.finish) == (False, "left")
     later = open_terminal("--continue")
@@ -146,7 +146,7 @@ def test_an_answer_of_thoughts_alone_says_so_and_is_kept(
     terminal = open_terminal()
     seen = command(terminal, "what are tides?", "inference.max_new_tokens in config.toml")
     assert "reached the limit of 3 tokens before it began to answer" in seen
-    (turn,) = kept(path)[0].records
+    (turn,) = kept(path)[0].turns
     assert (turn.answer, turn.finish, turn.usage.output_tokens) == ("", "length", 3)
 
 
@@ -157,7 +157,7 @@ def test_a_cancelled_answer_is_counted(open_terminal: Open, path: Path) -> None:
     terminal.type(CTRL_C)
     assert re.search("local: starter.* tokens", terminal.expect(r"\(cancelled\)"))
     terminal.wait_editor()
-    (turn,) = kept(path)[0].records
+    (turn,) = kept(path)[0].turns
     assert (turn.finish, turn.model, turn.usage.output_tokens >= 3) == (
         "cancelled",
         "starter",
@@ -187,7 +187,7 @@ class TestPrivateTurns:
         terminal = open_terminal()
         ask(terminal, "!private the secret plan")
         kill(terminal)
-        assert kept(path)[0].records[0].private
+        assert kept(path)[0].turns[0].private
         later = open_terminal("--continue", "--cloud")
         later.ask("hello")
         assert "1 private turn left out" in later.wait_answer()
@@ -245,7 +245,7 @@ class TestTheCommands:
         assert [text for _, text in local.conversations[-1]] == ["one", "one", "three"]
         terminal.type(CTRL_D)
         terminal.end()
-        assert [one.undone for one in kept(path)[0].records] == [False, True, False]
+        assert [one.undone for one in kept(path)[0].turns] == [False, True, False]
 
     def test_save_and_load_files_and_lose_nothing(
         self, open_terminal: Open, sandbox: Sandbox, local: Record

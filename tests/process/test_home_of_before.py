@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shammah.history.record import Record, StoredConversation
+from shammah.history.record import StoredConversation
 from shammah.history.store import Store as History
 from shammah.learning.adapters import AdapterStore
 from shammah.learning.feedback import Feedback
@@ -23,6 +23,7 @@ from shammah.router.statistics import Label
 from shammah.router.store import Store as Statistics
 from tests.fakes.command import run
 from tests.fakes.sandbox import Sandbox
+from tests.fakes.stored import stored_turn
 
 BEFORE = Path(__file__).parents[1] / "data" / "home_642b62c"
 
@@ -75,14 +76,14 @@ def test_a_conversation_goes_on(home: Path) -> None:
     assert [one.answer for one in kept.present][1] == "Orrin was made by Ada Vey."
     assert (
         history.add(
-            Record("new", kept.records[-1].at + 1, "And now?", "Now."), StoredConversation(1)
+            stored_turn("new", kept.turns[-1].at + 1, "And now?", "Now."), StoredConversation(1)
         )
         == 1
     )
     again = history.read(1)
     assert again is not None
-    assert again.records[:-1] == kept.records
-    assert [hit.record.question for hit in history.search("now", 10)][:1] == ["And now?"]
+    assert again.turns[:-1] == kept.turns
+    assert [hit.turn.question for hit in history.search("now", 10)][:1] == ["And now?"]
     history.close()
 
 

@@ -167,7 +167,7 @@ class TestFix:
         person.type("/cloud two")
         assert cloud.conversations == [[("user", "one"), ("assistant", "better"), ("user", "two")]]
         kept = read_history(sandbox)
-        assert [(one.answer, one.undone) for one in kept.records[:2]] == [
+        assert [(one.answer, one.undone) for one in kept.turns[:2]] == [
             ("one", True),
             ("better", False),
         ]

@@ -12,7 +12,7 @@ from shammah.chat.options import parse_resume
 from shammah.chat.turn import new_key
 from shammah.errors import ShammahError
 from shammah.history import listing
-from shammah.history.record import StoredConversation, record_of, title_of
+from shammah.history.record import StoredConversation, title_of
 from shammah.history.resuming import read_conversation, resume_conversation
 from shammah.terminal.wording import printable
 
@@ -103,8 +103,8 @@ def save(context: Context) -> None:
     if not talk.turns:
         context.screen.hint("There is nothing to save yet.")
         return
-    records = tuple(map(record_of, talk.turns))
-    kept = StoredConversation(0, talk.system, talk.system_private, records[0].at, records)
+    turns = tuple(talk.turns)
+    kept = StoredConversation(0, talk.system, talk.system_private, turns[0].at, turns)
     path = Path(os.path.expanduser(named or time.strftime("shammah-%Y-%m-%d-%H%M%S.md")))
     form = export.form_of(path)
     try:
@@ -114,9 +114,9 @@ def save(context: Context) -> None:
             raise
         context.screen.error(error.message, f"/save! {named} overwrites it.")
         return
-    private = sum(record.private for record in records)
+    private = sum(turn.private for turn in turns)
     note = f"; {listing.describe_turns(private)} of it private" if private else ""
-    context.screen.hint(f"Saved {listing.describe_turns(len(kept.present))} in {path}{note}.")
+    context.screen.hint(f"Saved {listing.describe_turns(len(turns))} in {path}{note}.")
 
 
 def load(context: Context) -> None:
@@ -127,8 +127,8 @@ def load(context: Context) -> None:
     kept = export.read(export.read_file(path), new_key)
     sources = (os.path.abspath(path), os.path.realpath(path))
     if context.session.gate.rules.mark("", sources).private:
-        records = tuple(replace(record, private=True) for record in kept.records)
-        kept = replace(kept, records=records, system_private=True)
+        turns = tuple(replace(turn, private=True) for turn in kept.turns)
+        kept = replace(kept, turns=turns, system_private=True)
     resume_conversation(kept, context.conversation, context.session.gate, None)
     context.history.adopt(kept)
     _show(context, kept, "Continuing the saved conversation")

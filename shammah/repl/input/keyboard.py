@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import select
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.input.vt100 import Vt100Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.keys import Keys
+from prompt_toolkit.output import Output, create_output
+from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
 
 from shammah.repl.completion import complete
@@ -87,9 +90,22 @@ def open_session(
         style=Style.from_dict(style),
         include_default_pygments_style=False,
         key_bindings=_bindings(edit),
+        output=_quiet_output(),
     )
     session.default_buffer.on_text_changed += lambda buffer: typed()
     return session
+
+
+def _quiet_output() -> Output:
+    """The terminal, with its cursor taken to be shown. Otherwise prompt_toolkit would show it as
+    soon as the session is made, in the middle of an answer that is being written."""
+    output = create_output()
+    if isinstance(output, Vt100_Output):
+        terminal, output.stdout = output.stdout, io.StringIO()
+        output.show_cursor()
+        output.flush()
+        output.stdout = terminal
+    return output
 
 
 def _bindings(edit: Callable[[str], str | None]) -> KeyBindings:

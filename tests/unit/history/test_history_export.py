@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shammah.bus.messages import Provenance, Timings, Usage
+from shammah.chat.turn import Turn
 from shammah.errors import ShammahError
 from shammah.history import export
 from shammah.history.export import read, write
-from shammah.history.record import Record, StoredConversation
+from shammah.history.record import StoredConversation
 from tests.fakes.sandbox import Sandbox
+from tests.fakes.stored import stored_turn
 
 BY = Provenance("inference", "small", "abc", fallback=True)
 
@@ -27,10 +29,11 @@ def key() -> str:
     return "new"
 
 
-def record(question: str, answer: str, *, private: bool = False) -> Record:
-    facts = ("local", "small", "model_ready", "stop", True, private, False)
+def turn(question: str, answer: str, **facts: object) -> Turn:
     usage, timings = Usage(1, 2, 3, 0.25), Timings(0.5)
-    return Record("new", 1000.25, question, answer, *facts, BY, usage, timings)
+    return stored_turn(
+        "new", 1000.25, question, answer, by=BY, usage=usage, timings=timings, **facts
+    )
 
 
 TEXTS = st.text(st.characters(codec="utf-8"))
@@ -39,35 +42,35 @@ TEXTS = st.text(st.characters(codec="utf-8"))
 @settings(max_examples=60)
 @given(turns=st.lists(st.tuples(TEXTS, TEXTS, st.booleans()), max_size=3), system=TEXTS)
 def test_what_was_written_is_read_again(turns: list[tuple[str, str, bool]], system: str) -> None:
-    records = tuple(record(asked, told, private=private) for asked, told, private in turns)
-    kept = StoredConversation(7, system, True, 999.5, records)
+    kept_turns = tuple(turn(asked, told, private=private) for asked, told, private in turns)
+    kept = StoredConversation(7, system, True, 999.5, kept_turns)
     assert read(write(kept, "jsonl"), key) == replace(kept, number=0)
 
 
 def test_turns_that_were_undone_are_in_json_alone() -> None:
-    kept = StoredConversation(7, records=(record("a", "1"), replace(record("b", "2"), undone=True)))
-    assert len(read(write(kept, "jsonl"), key).records) == 2
+    kept = StoredConversation(7, turns=(turn("a", "1"), turn("b", "2", undone=True)))
+    assert len(read(write(kept, "jsonl"), key).turns) == 2
     assert write(kept, "markdown").count("## You") == 1
 
 
 def test_each_turn_gets_a_key_of_its_own() -> None:
-    kept = StoredConversation(7, records=(record("a", "1"), record("b", "2")))
+    kept = StoredConversation(7, turns=(turn("a", "1"), turn("b", "2")))
     numbers = itertools.count()
     again = read(write(kept, "jsonl"), lambda: str(next(numbers)))
-    assert [one.key for one in again.records] == ["0", "1"]
+    assert [one.key for one in again.turns] == ["0", "1"]
 
 
 def test_markdown_is_questions_and_answers_and_nothing_else() -> None:
-    first = record("What are\ntides?", "The moon.", private=True)
-    records = (first, replace(record("And?", ""), complete=False), replace(first, undone=True))
-    assert write(StoredConversation(7, "Be brief.", records=records), "markdown") == (
+    first = turn("What are\ntides?", "The moon.", private=True)
+    turns = (first, turn("And?", "", finish="timeout"), replace(first, undone=True))
+    assert write(StoredConversation(7, "Be brief.", turns=turns), "markdown") == (
         "# What are tides?\n\n## You (private)\n\nWhat are\ntides?\n\n## small\n\nThe moon.\n\n"
         "## You\n\nAnd?\n\n## small (cut short)\n\n*No answer.*\n"
     )
     assert write(StoredConversation(7), "markdown") == "# A conversation\n"
 
 
-GOOD = json.loads(write(StoredConversation(7, records=(record("a", "1"),)), "jsonl"))
+GOOD = json.loads(write(StoredConversation(7, turns=(turn("a", "1"),)), "jsonl"))
 TURN = GOOD["turns"][0]
 
 
@@ -91,7 +94,7 @@ TURN = GOOD["turns"][0]
         json.dumps({**GOOD, "turns": [{**TURN, "at": 3}]}),
         json.dumps({**GOOD, "turns": [{**TURN, "usage": {"cost": "much"}}]}),
         write(StoredConversation(7), "jsonl") * 2,
-        write(StoredConversation(7, records=(record("a", "1"),)), "markdown"),
+        write(StoredConversation(7, turns=(turn("a", "1"),)), "markdown"),
     ],
 )
 def test_anything_else_is_refused_in_words(text: str) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from shammah.bus.messages import Done, Failed, Provenance, Timings, Usage
 from shammah.chat.conversation import Conversation
-from shammah.chat.turn import CORRECTED, Turn
+from shammah.chat.turn import Turn
 from shammah.errors import ShammahError
 from shammah.history import recorder as recorder_module
 from shammah.history.listing import recap
-from shammah.history.record import BUSY_S, Record, StoredConversation, record_of, turn_of
+from shammah.history.record import BUSY_S, StoredConversation, facts_of, turn_of
 from shammah.history.recorder import CLOSE_S, KEEP_S, Recorder, history_of
 from shammah.history.resuming import read_conversation, resume_conversation
 from shammah.history.store import Store
@@ -24,6 +24,7 @@ from shammah.privacy.gate import Gate
 from shammah.router.decision import Reason, RouteDecision, Target
 from shammah.settings.load import load_settings
 from tests.fakes.sandbox import Sandbox
+from tests.fakes.stored import stored_turn
 
 Open = Callable[..., Recorder]
 
@@ -54,8 +55,8 @@ def open_recorder(path: Path, complaints: list[str]) -> Iterator[Open]:
         one.close()
 
 
-def record(key: str, question: str = "", *, private: bool = False, target: str = "local") -> Record:
-    return Record(key, float(len(key)), question or key, f"answer {key}", target, private=private)
+def turn(key: str, question: str = "", **facts: object) -> Turn:
+    return stored_turn(key, float(len(key)), question or key, f"answer {key}", **facts)
 
 
 TALK = Conversation("Be brief.")
@@ -77,7 +78,7 @@ def kept(path: Path) -> list[tuple[int, list[str]]]:
     for number in store.numbers():
         talk = store.read(number)
         assert talk is not None
-        keys = [f"({one.key})" if one.undone else one.key for one in talk.records]
+        keys = [f"({one.key})" if one.undone else one.key for one in talk.turns]
         found.append((number, keys))
     store.close()
     return found
@@ -98,10 +99,10 @@ class TestARecorder:
         recorder.begin(Turn("a", at=1.0, key="a"), TALK)
         recorder.settle()
         assert kept(path) == [(1, ["a"])]
-        assert [one.finish for one in read_conversation(recorder, 1).records] == ["left"]
+        assert [one.finish for one in read_conversation(recorder, 1).turns] == ["left"]
         keep(recorder, "a")
         assert kept(path) == [(1, ["a"])]
-        assert read_conversation(recorder, 1).records == (record_of(said("a")),)
+        assert read_conversation(recorder, 1).turns == (turn_of(facts_of(said("a"))),)
         recorder.undo(said("a"))
         recorder.close()
         assert kept(path) == [(1, ["(a)"])]
@@ -167,7 +168,7 @@ class TestARecorder:
         self, open_recorder: Open, path: Path
     ) -> None:
         recorder = open_recorder()
-        recorder.adopt(StoredConversation(9, "Be kind.", records=(record("a"), record("bb"))))
+        recorder.adopt(StoredConversation(9, "Be kind.", turns=(turn("a"), turn("bb"))))
         recorder.undo(said("bb"))
         recorder.prepare()
         keep(recorder, "ccc")
@@ -178,7 +179,7 @@ class TestARecorder:
         self, open_recorder: Open, path: Path
     ) -> None:
         recorder = open_recorder()
-        recorder.adopt(StoredConversation(9, records=(record("a"),)))
+        recorder.adopt(StoredConversation(9, turns=(turn("a"),)))
         recorder.prepare()
         recorder.close()
         assert kept(path) == []
@@ -256,10 +257,10 @@ class TestTakingUp:
         return Gate(load_settings(os.environ), os.environ)
 
     def test_keeps_the_marks(self, sandbox: Sandbox) -> None:
-        records = (record("a"), record("b", private=True), record("c", target="cloud"), record("d"))
+        records = (turn("a"), turn("b", private=True), turn("c", target="cloud"), turn("d"))
         talk = Conversation()
         resume_conversation(
-            StoredConversation(1, records=records), talk, self.gate(sandbox.shammah_home), None
+            StoredConversation(1, turns=records), talk, self.gate(sandbox.shammah_home), None
         )
         # d: a local model has seen b, and may repeat it.
         assert [turn.private for turn in talk.turns] == [False, True, False, True]
@@ -267,24 +268,24 @@ class TestTakingUp:
     def test_applies_the_rules_of_today(self, sandbox: Sandbox) -> None:
         gate = self.gate(sandbox.shammah_home, '[privacy]\nwords = ["walrus"]')
         talk = Conversation()
-        kept = StoredConversation(1, "You are a walrus.", records=(record("a", "Walrus?"),))
+        kept = StoredConversation(1, "You are a walrus.", turns=(turn("a", "Walrus?"),))
         resume_conversation(kept, talk, gate, None)
         assert talk.system_private
         assert talk.turns[0].private
 
     def test_takes_the_system_prompt_that_was_asked_for(self, sandbox: Sandbox) -> None:
         gate, talk = self.gate(sandbox.shammah_home), Conversation("before")
-        kept = StoredConversation(1, "Be brief.", system_private=True, records=(record("a"),))
+        kept = StoredConversation(1, "Be brief.", system_private=True, turns=(turn("a"),))
         resume_conversation(kept, talk, gate, None)
         assert (talk.system, talk.system_private) == ("Be brief.", True)
         resume_conversation(kept, talk, gate, "Be kind.")
         assert (talk.system, talk.system_private, len(talk.turns)) == ("Be kind.", False, 1)
 
     def test_leaves_out_what_was_undone(self, sandbox: Sandbox) -> None:
-        gone = Record("b", 0.0, "b", "b", undone=True)
+        gone = turn("b", undone=True)
         talk = Conversation()
         resume_conversation(
-            StoredConversation(1, records=(record("a"), gone)),
+            StoredConversation(1, turns=(turn("a"), gone)),
             talk,
             self.gate(sandbox.shammah_home),
             None,
@@ -302,15 +303,22 @@ class TestATurn:
 
     def test_is_kept_with_who_answered_and_why(self) -> None:
         turn = Turn("q", "a", True, DONE, self.decision, at=5.0, key="k")
-        written = record_of(turn)
-        assert (written.key, written.at, written.private) == ("k", 5.0, True)
-        assert (written.question, written.answer, written.finish) == ("q", "a", "stop")
-        assert (written.target, written.reason, written.model) == ("local", "model_ready", "small")
-        assert (written.usage, written.timings, written.provenance) == (
-            Usage(3, 2),
-            Timings(0.5),
-            BY,
-        )
+        assert facts_of(turn) == {
+            "key": "k",
+            "at": 5.0,
+            "question": "q",
+            "answer": "a",
+            "finish": "stop",
+            "target": "local",
+            "reason": "model_ready",
+            "model": "small",
+            "complete": True,
+            "private": True,
+            "undone": False,
+            "usage": asdict(Usage(3, 2)),
+            "timings": asdict(Timings(0.5)),
+            "provenance": asdict(BY),
+        }
 
     @pytest.mark.parametrize(
         "turn",
@@ -324,21 +332,27 @@ class TestATurn:
         ],
     )
     def test_comes_back_as_it_was_kept(self, turn: Turn) -> None:
-        written = record_of(turn)
-        back = turn_of(written, private=turn.private, given="a")
-        assert record_of(back) == written
-        assert (back.finish, back.complete, back.given) == (turn.finish, turn.complete, turn.given)
+        back = turn_of(facts_of(turn))
+        assert facts_of(back) == facts_of(turn)
+        assert (back.whole, back.corrected) == (turn.whole, turn.corrected)
 
     def test_whose_model_alone_is_known_comes_back_with_it(self) -> None:
-        written = Record("k", 1.0, "q", "a", target="cloud", model="claude", finish="stop")
-        back = turn_of(written, private=False, given="")
+        back = turn("k", target="cloud", model="claude")
         assert back.provenance == Provenance("cloud", "claude")
-        assert record_of(back).model == "claude"
-        assert turn_of(replace(written, finish=CORRECTED), private=False, given="x").given == "x"
+        assert facts_of(back)["model"] == "claude"
+
+    def test_that_was_corrected_comes_back_with_the_answer_before(self) -> None:
+        first = Turn("q", "a", False, DONE, self.decision, at=1.0, key="a")
+        stored = (replace(first, undone=True), first.correct("b", private=False))
+        turns = tuple(turn_of(facts_of(one)) for one in stored)
+        gate = Gate(load_settings(os.environ), os.environ)
+        talk = Conversation()
+        resume_conversation(StoredConversation(1, turns=turns), talk, gate, None)
+        assert [(one.answer, one.given) for one in talk.turns] == [("b", "a")]
 
 
 class TestARecap:
-    talk = StoredConversation(1, records=tuple(record(f"turn {number}") for number in range(9)))
+    talk = StoredConversation(1, turns=tuple(turn(f"turn {number}") for number in range(9)))
 
     def test_shows_the_end_as_far_as_there_is_room(self) -> None:
         lines = recap(self.talk, 80, 12)
@@ -355,7 +369,7 @@ class TestARecap:
     @pytest.mark.parametrize(("columns", "rows"), [(200, 50), (40, 10), (1, 1)])
     def test_never_fills_more_than_the_screen(self, wide: str, columns: int, rows: int) -> None:
         lines = recap(
-            StoredConversation(1, records=(Record("a", 0.0, wide, wide, "local"),)), columns, rows
+            StoredConversation(1, turns=(stored_turn("a", 0.0, wide, wide),)), columns, rows
         )
         cells = [sum(2 if c == "語" else 1 for c in line) for line in lines]
         assert sum(max(1, -(-cell // columns)) for cell in cells) <= max(3, rows - 3)

@@ -14,23 +14,29 @@ from typing import Any
 import pytest
 
 from shammah.bus.messages import Provenance, Timings, Usage
+from shammah.chat.turn import Turn
 from shammah.errors import ShammahError
 from shammah.history import search
 from shammah.history import store as store_module
 from shammah.history.migrations import MIGRATIONS
-from shammah.history.record import END_MARK, MARK, Record, StoredConversation
+from shammah.history.record import END_MARK, MARK, StoredConversation
 from shammah.history.store import FOLLOWING, FOUND, KIND, OLDER, SUMMARIES, TURNS, Store
 from shammah.storage.sqlite import nothing
 from tests.fakes.sandbox import Sandbox
+from tests.fakes.stored import stored_turn
 
 BY = Provenance("inference", "small", "abc", "native", "cpu", "bfloat16", fallback=True)
 NEW = StoredConversation(0, "Be brief.", True)
 
 
-def record(key: str, question: str = "What are tides?", answer: str = "The moon.") -> Record:
-    usage, timings = Usage(10, 20, 5, 0.25), Timings(0.1, 0.2, 0.3, 4.0, 5.0)
-    facts = ("local", "small", "model_ready", "stop", True, True, False)
-    return Record(key, 1000.5, question, answer, *facts, BY, usage, timings)
+def turn(
+    key: str, question: str = "What are tides?", answer: str = "The moon.", **facts: object
+) -> Turn:
+    usual = {"private": True, "usage": Usage(10, 20, 5, 0.25)}
+    timings = Timings(0.1, 0.2, 0.3, 4.0, 5.0)
+    return stored_turn(
+        key, 1000.5, question, answer, **{"by": BY, "timings": timings, **usual, **facts}
+    )
 
 
 @pytest.fixture
@@ -52,13 +58,13 @@ def read(store: Store, number: int) -> StoredConversation:
 
 
 def found(store: Store, text: str) -> list[str]:
-    return [hit.record.key for hit in store.search(text, 10)]
+    return [hit.turn.key for hit in store.search(text, 10)]
 
 
 class TestTurns:
     def test_are_read_as_they_were_written(self, store: Store, path: Path) -> None:
-        first = record("a")
-        second = replace(record("b"), at=1001.5, provenance=None, complete=False, usage=Usage())
+        first = turn("a")
+        second = replace(turn("b", by=None, finish="timeout", usage=Usage()), at=1001.5)
         number = store.add(first, NEW)
         assert store.add(second, replace(NEW, number=number)) == number
         other = Store(path)
@@ -68,50 +74,50 @@ class TestTurns:
         other.close()
 
     def test_are_kept_once(self, store: Store) -> None:
-        number = store.add(record("a"), NEW)
-        assert store.add(record("a"), NEW) == number
+        number = store.add(turn("a"), NEW)
+        assert store.add(turn("a"), NEW) == number
         assert [summary.turns for summary in store.summaries(-1)] == [1]
 
     def test_take_the_place_of_their_earlier_state(self, store: Store) -> None:
-        asked = replace(record("a", answer=""), finish="left", complete=False)
+        asked = turn("a", answer="", finish="left")
         number = store.add(asked, NEW)
         assert found(store, "tides") == ["a"]
-        answered = replace(record("a", answer="The moon."), at=1002.5)
+        answered = replace(turn("a", answer="The moon."), at=1002.5)
         assert store.add(answered, NEW) == number
-        assert read(store, number).records == (answered,)
+        assert read(store, number).turns == (answered,)
         assert (found(store, "moon"), found(store, "tides")) == (["a"], ["a"])
         store.add(replace(answered, answer="Gravity.", undone=True), NEW)
         assert (found(store, "moon"), found(store, "gravity")) == ([], ["a"])
         assert [(one.turns, one.latest) for one in store.summaries(-1)] == [(0, 1002.5)]
 
     def test_that_are_undone_stay_and_are_marked(self, store: Store) -> None:
-        number = store.add(record("a"), NEW)
-        store.add(record("b"), StoredConversation(number))
+        number = store.add(turn("a"), NEW)
+        store.add(turn("b"), StoredConversation(number))
         for _ in range(2):
             store.undo("b")
         kept = read(store, number)
-        assert [one.undone for one in kept.records] == [False, True]
+        assert [one.undone for one in kept.turns] == [False, True]
         assert [one.key for one in kept.present] == ["a"]
         assert store.summaries(1)[0].turns == 1
         store.undo("unknown")
 
     def test_of_a_conversation_that_was_removed_begin_another(self, store: Store) -> None:
-        number = store.add(record("a"), NEW)
+        number = store.add(turn("a"), NEW)
         store.remove([number])
-        assert store.add(record("b"), replace(NEW, number=number)) == number + 1
+        assert store.add(turn("b"), replace(NEW, number=number)) == number + 1
 
     @pytest.mark.parametrize("text", ["\udcff raw byte", "a\0b", "\ud83d", "☃" * 3])
     def test_can_hold_any_text(self, store: Store, text: str) -> None:
-        number = store.add(record("a", text, text), StoredConversation(0, text))
+        number = store.add(turn("a", text, text), StoredConversation(0, text))
         stored = text.encode("utf-8", "replace").decode()
-        assert read(store, number).records[0].answer == stored
+        assert read(store, number).turns[0].answer == stored
 
 
 def test_conversations_are_listed_by_their_last_turn(store: Store) -> None:
-    one = store.add(replace(record("a", "one\nline"), at=1.0), NEW)
-    two = store.add(replace(record("b", "x" * 100), at=2.0), NEW)
+    one = store.add(replace(turn("a", "one\nline"), at=1.0), NEW)
+    two = store.add(replace(turn("b", "x" * 100), at=2.0), NEW)
     assert [summary.number for summary in store.summaries(10)] == [two, one]
-    store.add(replace(record("c", "three"), at=3.0), StoredConversation(one))
+    store.add(replace(turn("c", "three"), at=3.0), StoredConversation(one))
     latest, other = store.summaries(10)
     assert (latest.number, latest.turns, latest.title) == (one, 2, "one line")
     assert (latest.started, latest.latest) == (1.0, 3.0)
@@ -122,14 +128,14 @@ def test_conversations_are_listed_by_their_last_turn(store: Store) -> None:
 
 def test_all_numbers_come_a_few_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "CHUNK", 2)
-    numbers = [store.add(record(str(number)), NEW) for number in range(5)]
+    numbers = [store.add(turn(str(number)), NEW) for number in range(5)]
     assert list(store.numbers()) == numbers
 
 
 class TestSearch:
     def test_finds_words_that_begin_so_whatever_their_accents(self, store: Store) -> None:
-        store.add(record("a", "Zürich at night", "trams"), NEW)
-        store.add(record("b", "tides", "the tidesman of zurich"), NEW)
+        store.add(turn("a", "Zürich at night", "trams"), NEW)
+        store.add(turn("b", "tides", "the tidesman of zurich"), NEW)
         assert found(store, "zurich") == ["a", "b"] or found(store, "zurich") == ["b", "a"]
         assert found(store, "tidesm ZÜR") == ["b"]
         assert found(store, '"of zurich"') == ["b"]
@@ -156,15 +162,15 @@ class TestSearch:
     def test_finds_what_stands_within_a_word(
         self, store: Store, text: str, searched: list[str]
     ) -> None:
-        store.add(record("a", text), NEW)
-        store.add(record("b", "other", "nothing of it"), NEW)
+        store.add(turn("a", text), NEW)
+        store.add(turn("b", "other", "nothing of it"), NEW)
         for one in searched:
             assert found(store, one) == ["a"], one
         assert found(store, "天地") == []
         assert found(store, "dampfer") == []
 
     def test_shows_where_it_stands_in_a_text_without_blanks(self, store: Store) -> None:
-        store.add(record("a", "很" * 300 + "公园" + "好" * 300), NEW)
+        store.add(turn("a", "很" * 300 + "公园" + "好" * 300), NEW)
         (hit,) = store.search("公园", 10)
         assert f"很{MARK}公园{END_MARK}好" in hit.snippet
         assert len(hit.snippet) < 200
@@ -172,13 +178,13 @@ class TestSearch:
     def test_finds_one_of_very_many_words(self, store: Store) -> None:
         for number in range(3):
             many = " ".join(f"x{number}part{word}" for word in range(search.MOST_WORDS))
-            store.add(record(str(number), many), NEW)
+            store.add(turn(str(number), many), NEW)
         assert len(found(store, "part")) >= 1
         assert found(store, "2part7") == ["2"]
 
     def test_finds_it_in_a_file_of_before(self, store: Store, path: Path) -> None:
         """The index is as it was, so there is nothing to migrate."""
-        store.add(record("a", "天气很好"), NEW)
+        store.add(turn("a", "天气很好"), NEW)
         store.close()
         database = sqlite3.connect(path)
         assert not database.execute("SELECT 1 FROM words WHERE words MATCH '\"气\"*'").fetchall()
@@ -191,7 +197,7 @@ class TestSearch:
         "text", ['"', "(", "a AND", "NEAR(", "*", "col:", "-x", "tides)", '"tides', "^", "a\0b"]
     )
     def test_takes_whatever_people_type(self, store: Store, text: str) -> None:
-        store.add(record("a", "tides col a x b"), NEW)
+        store.add(turn("a", "tides col a x b"), NEW)
         if search.split_terms(text):
             assert found(store, text) in ([], ["a"])
         else:
@@ -199,15 +205,15 @@ class TestSearch:
                 found(store, text)
 
     def test_takes_the_language_of_fts5_where_that_is_asked_for(self, store: Store) -> None:
-        store.add(record("a", "moon", "cheese"), NEW)
-        store.add(record("b", "moon", "sun"), NEW)
+        store.add(turn("a", "moon", "cheese"), NEW)
+        store.add(turn("b", "moon", "sun"), NEW)
         hits = store.search("question: moon NOT sun", 10, raw=True)
-        assert [hit.record.key for hit in hits] == ["a"]
+        assert [hit.turn.key for hit in hits] == ["a"]
         with pytest.raises(ShammahError, match="FTS5 cannot read"):
             store.search("moon AND", 10, raw=True)
 
     def test_reads_everything_for_a_script_without_blanks(self, store: Store) -> None:
-        store.add(record("a", "100%的潮汐_", "很" * 90 + "月亮" + "很" * 90), NEW)
+        store.add(turn("a", "100%的潮汐_", "很" * 90 + "月亮" + "很" * 90), NEW)
         assert found(store, "100%的") == ["a"]
         assert found(store, "100_的") == []
         (hit,) = store.search("月亮", 10)
@@ -218,7 +224,7 @@ class TestSearch:
         self, store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """On a new file and on one that is there, which stays as it is."""
-        store.add(record("a"), NEW)
+        store.add(turn("a"), NEW)
         store.close()
         before = path.read_bytes()
         monkeypatch.setattr(sqlite3, "connect", connect_without_fts5)
@@ -233,7 +239,7 @@ class TestSearch:
 
     def test_finds_what_was_written_without_fts5(self, store: Store, path: Path) -> None:
         """As an earlier Shammah did, which left the index to the next one that has it."""
-        store.add(record("a", "walrus"), NEW)
+        store.add(turn("a", "walrus"), NEW)
         store.close()
         edit(path, "UPDATE facts SET value = 'stale'")
         edit(path, "DELETE FROM words_data WHERE id > 10")
@@ -241,7 +247,7 @@ class TestSearch:
         assert found(store, "walrus") == ["a"]
 
     def test_mends_an_index_that_is_damaged(self, store: Store, path: Path) -> None:
-        store.add(record("a", "walrus"), NEW)
+        store.add(turn("a", "walrus"), NEW)
         database = sqlite3.connect(path)
         database.execute("DELETE FROM words_data WHERE id > 10")
         database.commit()
@@ -249,7 +255,7 @@ class TestSearch:
         store.close()
         store = Store(path)
         assert found(store, "walrus") == ["a"]
-        store.add(record("b", "walrus"), NEW)
+        store.add(turn("b", "walrus"), NEW)
         assert found(store, "walrus") == ["a", "b"]
         store.close()
 
@@ -261,9 +267,7 @@ class TestRemoving:
         numbers = {}
         for number, token in enumerate(tokens):
             text = f"{token} " * 50
-            numbers[number] = store.add(
-                record(str(number), text, text), StoredConversation(0, text)
-            )
+            numbers[number] = store.add(turn(str(number), text, text), StoredConversation(0, text))
         store.close()
         assert all(token[4:].encode() in path.read_bytes() for token in tokens)
         store = Store(path)
@@ -279,7 +283,7 @@ class TestRemoving:
         store.close()
 
     def test_says_so_when_a_reader_keeps_the_log(self, store: Store, path: Path) -> None:
-        number = store.add(record("a"), NEW)
+        number = store.add(turn("a"), NEW)
         reader = sqlite3.connect(path, isolation_level=None)
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM turns").fetchone()
@@ -291,7 +295,7 @@ class TestRemoving:
 
 class TestTheFile:
     def test_can_be_read_by_its_owner_alone(self, store: Store, path: Path) -> None:
-        store.add(record("a"), NEW)
+        store.add(turn("a"), NEW)
         names = set()
         for file in path.parent.glob("history.db*"):
             names.add(file.name)
@@ -306,12 +310,12 @@ class TestTheFile:
             patch.setattr(store_module, "KIND", first)
             patch.setattr(search, "add", lambda connection, number: None)
             old = Store(path)
-            number = old.add(record("a", "walrus"), NEW)
-            old.add(record("b", "carpenter"), StoredConversation(number))
+            number = old.add(turn("a", "walrus"), NEW)
+            old.add(turn("b", "carpenter"), StoredConversation(number))
             old.close()
             assert tables(path).isdisjoint({"facts", "words"})
         store = Store(path)
-        assert read(store, number).records == (record("a", "walrus"), record("b", "carpenter"))
+        assert read(store, number).turns == (turn("a", "walrus"), turn("b", "carpenter"))
         assert found(store, "walrus") == ["a"]
         store.close()
         database = sqlite3.connect(path)
@@ -334,11 +338,11 @@ class TestTheFile:
             with pytest.raises(ShammahError, match="planted"):
                 Store(path).open()
         store = Store(path)
-        store.add(record("a"), NEW)
+        store.add(turn("a"), NEW)
         store.close()
 
     def test_of_a_newer_version_is_left_alone(self, store: Store, path: Path) -> None:
-        store.add(record("a"), NEW)
+        store.add(turn("a"), NEW)
         store.close()
         database = sqlite3.connect(path)
         database.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
@@ -355,7 +359,7 @@ class TestTheFile:
         path.write_bytes(content)
         told: list[str] = []
         store = Store(path, told.append)
-        number = store.add(record("a"), NEW)
+        number = store.add(turn("a"), NEW)
         assert store.read(number)
         store.close()
         (aside,) = path.parent.glob("history.db.damaged-*")
@@ -374,7 +378,7 @@ class TestTheFile:
 
         def come_second(descriptor: int, operation: int) -> None:
             monkeypatch.setattr(fcntl, "flock", lock)
-            assert faster.add(record("a"), NEW) == 1
+            assert faster.add(turn("a"), NEW) == 1
             lock(descriptor, operation)
 
         monkeypatch.setattr(fcntl, "flock", come_second)
@@ -386,11 +390,11 @@ class TestTheFile:
 
     def test_that_was_deleted_is_made_again(self, path: Path) -> None:
         store = Store(path, print)
-        store.add(record("a"), NEW)
+        store.add(turn("a"), NEW)
         for file in path.parent.glob("history.db*"):
             file.unlink()
-        store.add(record("b"), NEW)
-        assert [one.key for one in read(store, 1).records] == ["b"]
+        store.add(turn("b"), NEW)
+        assert [one.key for one in read(store, 1).turns] == ["b"]
         store.close()
 
     def test_that_cannot_be_is_refused(self, path: Path) -> None:
@@ -404,14 +408,14 @@ class TestTheFile:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(ShammahError, match="locked"):
-            store.add(record("a"), NEW)
+            store.add(turn("a"), NEW)
         other.close()
-        store.add(record("a"), NEW)
+        store.add(turn("a"), NEW)
 
     def test_with_a_row_that_none_of_ours_has_written_is_refused(
         self, store: Store, path: Path
     ) -> None:
-        number = store.add(record("a"), NEW)
+        number = store.add(turn("a"), NEW)
         edit(path, "UPDATE turns SET detail = '[1]'")
         with pytest.raises(ShammahError) as refusal:
             store.read(number)
@@ -422,7 +426,7 @@ class TestTheFile:
     def test_with_a_time_that_is_none_is_refused(
         self, store: Store, path: Path, column: str, value: str
     ) -> None:
-        store.add(record("a"), NEW)
+        store.add(turn("a"), NEW)
         edit(path, f"UPDATE conversations SET {column} = {value}")
         with pytest.raises(ShammahError, match="a time is none"):
             store.summaries(1)
@@ -430,13 +434,13 @@ class TestTheFile:
     def test_that_has_lost_bytes_of_a_text_is_read_with_the_rest_of_it(
         self, store: Store, path: Path
     ) -> None:
-        number = store.add(record("a"), NEW)
+        number = store.add(turn("a"), NEW)
         edit(path, "UPDATE turns SET answer = CAST(x'546865fffe206d6f6f6e' AS TEXT)")
-        assert read(store, number).records[0].answer == "The\ufffd\ufffd moon"
+        assert read(store, number).turns[0].answer == "The\ufffd\ufffd moon"
         assert found(store, "tides") == ["a"]
 
     def test_with_bytes_for_a_text_can_be_searched(self, store: Store, path: Path) -> None:
-        store.add(record("a"), NEW)
+        store.add(turn("a"), NEW)
         edit(path, "UPDATE turns SET question = x'fffe00'")
         assert found(store, "moon") == ["a"]
 

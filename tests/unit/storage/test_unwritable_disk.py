@@ -20,7 +20,7 @@ from shammah.errors import ShammahError
 from shammah.history import search
 from shammah.history import store as history_store
 from shammah.history.migrations import MIGRATIONS
-from shammah.history.record import Record, StoredConversation
+from shammah.history.record import StoredConversation
 from shammah.history.recorder import Recorder
 from shammah.history.store import Store
 from shammah.router import store as router_store
@@ -28,7 +28,7 @@ from shammah.storage import disk
 from shammah.storage.disk import describe_remedy, open_log
 from shammah.storage.sqlite import nothing
 from tests.fakes.sandbox import Sandbox
-from tests.unit.history.test_history_store import record
+from tests.unit.history.test_history_store import turn
 from tests.unit.router.test_router_store import outcome
 
 NEW = StoredConversation(0)
@@ -63,9 +63,9 @@ def full() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def keep(path: Path, *records: Record) -> None:
+def keep(path: Path, *turns: Turn) -> None:
     store, number = Store(path), 0
-    for one in records:
+    for one in turns:
         number = store.add(one, StoredConversation(number))
     store.close()
 
@@ -73,11 +73,11 @@ def keep(path: Path, *records: Record) -> None:
 def questions(path: Path) -> list[str]:
     store = Store(path)
     try:
-        found = [hit.record.question for hit in store.search("moon", 10)]
+        found = [hit.turn.question for hit in store.search("moon", 10)]
         assert len(store.summaries(10)) == 1
         kept = store.read(store.newest())
         assert kept is not None
-        assert sorted(one.question for one in kept.records) == sorted(found)
+        assert sorted(one.question for one in kept.turns) == sorted(found)
         return sorted(found)
     finally:
         store.close()
@@ -87,7 +87,7 @@ class TestTheHistory:
     def test_is_read_on_a_disk_that_is_read_only(
         self, path: Path, request: pytest.FixtureRequest
     ) -> None:
-        keep(path, record("a", "One"), record("b", "Two"))
+        keep(path, turn("a", "One"), turn("b", "Two"))
         before = path.read_bytes()
         request.getfixturevalue("read_only")
         assert questions(path) == ["One", "Two"]
@@ -95,7 +95,7 @@ class TestTheHistory:
         assert [file.name for file in path.parent.glob("history*")] == ["history.db"]
 
     def test_is_read_on_a_disk_that_is_full(self, path: Path) -> None:
-        keep(path, record("a", "One"), record("b", "Two"))
+        keep(path, turn("a", "One"), turn("b", "Two"))
         with full():
             assert questions(path) == ["One", "Two"]
 
@@ -103,9 +103,9 @@ class TestTheHistory:
         self, path: Path, request: pytest.FixtureRequest
     ) -> None:
         """As after a kill; or while somebody else, who can, writes."""
-        keep(path, record("a", "One"))
+        keep(path, turn("a", "One"))
         writer = Store(path)
-        writer.add(record("b", "Two"), StoredConversation(writer.newest()))
+        writer.add(turn("b", "Two"), StoredConversation(writer.newest()))
         request.getfixturevalue("read_only")
         assert questions(path) == ["One", "Two"]
         writer.close()
@@ -117,7 +117,7 @@ class TestTheHistory:
             first = replace(history_store.KIND, migrations=MIGRATIONS[:1], prepare=nothing)
             patch.setattr(history_store, "KIND", first)
             patch.setattr(search, "add", lambda connection, number: None)
-            keep(path, record("a", "One"))
+            keep(path, turn("a", "One"))
         before = path.read_bytes()
         request.getfixturevalue("read_only")
         assert questions(path) == ["One"]
@@ -126,7 +126,7 @@ class TestTheHistory:
     @pytest.mark.parametrize(
         "write",
         [
-            lambda store: store.add(record("b"), NEW),
+            lambda store: store.add(turn("b"), NEW),
             lambda store: store.undo("a"),
             lambda store: store.remove([1]),
         ],
@@ -134,7 +134,7 @@ class TestTheHistory:
     def test_takes_nothing_that_would_be_lost(
         self, path: Path, write: Any, request: pytest.FixtureRequest
     ) -> None:
-        keep(path, record("a"))
+        keep(path, turn("a"))
         request.getfixturevalue("read_only")
         store = Store(path)
         with pytest.raises(ShammahError) as refusal:
@@ -157,13 +157,13 @@ class TestTheHistory:
         assert not told
 
     def test_is_written_again_when_the_disk_has_room(self, path: Path) -> None:
-        keep(path, record("a", "One"))
+        keep(path, turn("a", "One"))
         store = Store(path)
         with full():
             assert store.newest() == 1
             with pytest.raises(ShammahError):
-                store.add(record("b", "Two"), StoredConversation(1))
-        store.add(record("b", "Two"), StoredConversation(1))
+                store.add(turn("b", "Two"), StoredConversation(1))
+        store.add(turn("b", "Two"), StoredConversation(1))
         store.close()
         assert questions(path) == ["One", "Two"]
 
