@@ -1,11 +1,12 @@
-"""How far something is: bars on a terminal, in a pipe a sentence now and then.
+"""Progress: bars on a terminal, a sentence now and then in a pipe.
 
-Rich is imported when the first bar is drawn. Nothing is drawn but when something has happened,
-by the thread that tells of it: no clock of its own.
+Rich is imported when the first bar is drawn. The thread that reports progress draws it; there is
+no timer.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,17 +35,14 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 FILES = 8
-"""So many bars at most, beside those of the whole downloads."""
-
+"""At most so many bars for files, besides those of whole downloads."""
 PLAIN_STEP = 10
 PLAIN_S = 60.0
-"""In a pipe, a sentence for every so many percent of a download, and for every so many seconds."""
+"""In a pipe, a download gets a sentence every so many percent, and at least this often."""
 TRAINING_S = 15.0
-"""In a pipe, a sentence for every phase of a training, and for every so many seconds."""
-
-
+"""In a pipe, a training gets a sentence for each phase, and at least this often."""
 LEAST_BAR = 12
-"""Cells of a bar and the blanks beside it, where the words leave it some."""
+"""Cells of a bar and the blanks around it, if the text leaves room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class Row:
 
 
 def draw(rows: Sequence[Row], width: int, *, colors: bool) -> Group:
-    """The rows on a terminal of that width, their bars one below the other."""
+    """Draw the rows on a terminal of that width, with aligned bars."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -85,13 +83,30 @@ def draw(rows: Sequence[Row], width: int, *, colors: bool) -> Group:
     return Group(*drawn)
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a pipe is told of something under way.
+
+    Attributes:
+        subject: the model, of which several may be under way.
+        stage: a new one is reported at once.
+        sentence: empty: nothing is known yet.
+        every_s: the same stage is reported again after so many seconds.
+    """
+
+    subject: str
+    stage: str
+    sentence: str
+    every_s: float
+
+
 class ProgressScreen:
     """Where progress is shown. Only one thread may call it.
 
     Args:
         environ: NO_COLOR and TERM are respected.
         stream: the terminal or the pipe.
-        quiet: tell no progress in a pipe, only what went otherwise than it should.
+        quiet: in a pipe, report no progress, only what goes wrong.
         clock: seconds, never going back.
     """
 
@@ -110,23 +125,27 @@ class ProgressScreen:
         self._screen = Screen(environ, stream)
         self._stream = stream
         self._live: Live | None = None
+        self._said: dict[str, tuple[str, float]] = {}
 
-    def show(self, rows: Callable[[int, int], Sequence[Row]], sentence: Callable[[], str]) -> None:
-        """It is so far now.
+    def show(self, rows: Callable[[int], Sequence[Row]], report: Report | None = None) -> None:
+        """Show how far everything is.
 
         Args:
-            rows: the lines for a terminal of so many columns and rows.
-            sentence: what to say in a pipe; empty: nothing yet.
+            rows: the lines for a terminal of so many rows.
+            report: what has changed, for a pipe.
         """
         if self._bars:
             live = self._live = self._live or self._begin()
             width, height = live.console.size
-            live.update(draw(rows(width, height), width, colors=self._colors), refresh=True)
-        elif not self.quiet and (said := sentence()):
-            self.say(said)
+            live.update(draw(rows(height), width, colors=self._colors), refresh=True)
+        elif report is not None and report.sentence and not self.quiet:
+            stage, said_s = self._said.get(report.subject, ("", 0.0))
+            if stage != report.stage or self.clock() - said_s >= report.every_s:
+                self._said[report.subject] = (report.stage, self.clock())
+                self.say(report.sentence)
 
     def say(self, text: str) -> None:
-        """One sentence that stays."""
+        """Write a sentence that stays."""
         if self._live is None:
             self._screen.hint(text)
             return
@@ -137,7 +156,7 @@ class ProgressScreen:
         console.print(Text(said, "dim" if self._colors else ""), soft_wrap=True)
 
     def end(self) -> None:
-        """Take the bars away."""
+        """Remove the bars."""
         live, self._live = self._live, None
         if live is not None:
             live.stop()
@@ -155,7 +174,7 @@ class ProgressScreen:
             redirect_stderr=False,
         )
         live.start()
-        # Whatever kills or stops this process must not leave a terminal without a cursor.
+        # If this process is killed or stopped, the terminal must still have a cursor.
         live.console.show_cursor(True)
         return live
 
@@ -163,84 +182,65 @@ class ProgressScreen:
 # --- downloads ----------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Download:
-    """One, and what was said of it last in a pipe; ``step`` is -1 before its size is known."""
-
-    latest: Transfer
-    began_s: float
-    said_s: float
-    phase: str = ""
-    step: int = -1
-    waiting: bool = False
-
-
 class DownloadView:
     """Shows several downloads until they have ended."""
 
     def __init__(self, screen: ProgressScreen) -> None:
         self._screen = screen
-        self._downloads: dict[str, _Download] = {}
+        self._latest: dict[str, Transfer] = {}
+        self._began_s: dict[str, float] = {}
         self.say, self.end = screen.say, screen.end
 
     def show(self, transfer: Transfer) -> None:
-        """A download is so far now."""
-        model, now_s = transfer.model, self._screen.clock()
-        one = self._downloads.setdefault(model, _Download(Transfer(model), now_s, now_s))
-        known, one.latest = one.latest.notices, transfer
+        """Show how far a download is."""
+        model = transfer.model
+        before = self._latest.get(model, Transfer(model))
+        self._began_s.setdefault(model, self._screen.clock())
+        self._latest[model] = transfer
         for notice in transfer.notices:
-            if notice not in known:
+            if notice not in before.notices:
                 self.say(f"{model}: {notice}")
-        self._screen.show(self._rows, lambda: self._sentence(one))
+        self._screen.show(self._rows, _report(transfer, first=not before.total))
 
     def finish(self, model: str) -> None:
-        """A download has ended well."""
-        one = self._downloads.get(model)
+        """Report that a download has ended well."""
+        latest = self._latest.get(model)
         self.drop(model)
         if self._screen.quiet:
             return
-        if one is None or not one.latest.total:
-            self.say(f"{model} is here already.")
+        if latest is None or not latest.total:
+            self.say(f"{model} is already downloaded.")
         else:
-            took = describe_duration(self._screen.clock() - one.began_s)
-            size = describe_size(one.latest.total)
-            self.say(f"{model} is here: {size} in {took}, every byte verified.")
+            took = describe_duration(self._screen.clock() - self._began_s[model])
+            size = describe_size(latest.total)
+            self.say(f"Downloaded {model}: {size} in {took}, every byte verified.")
 
     def drop(self, model: str) -> None:
-        """Show a download no longer."""
-        if self._downloads.pop(model, None):
-            self._screen.show(self._rows, str)
+        """Stop showing a download."""
+        if self._latest.pop(model, None):
+            self._screen.show(self._rows)
 
-    def _rows(self, width: int, height: int) -> list[Row]:
-        return download_rows([one.latest for one in self._downloads.values()], height)
-
-    def _sentence(self, one: _Download) -> str:
-        now_s = self._screen.clock()
-        said = _next_sentence(one, late=now_s - one.said_s >= PLAIN_S)
-        one.said_s = now_s if said else one.said_s
-        return said
+    def _rows(self, height: int) -> list[Row]:
+        return download_rows(list(self._latest.values()), height)
 
 
-def _next_sentence(told: _Download, *, late: bool) -> str:
-    now = told.latest
+def _report(now: Transfer, *, first: bool) -> Report:
+    """``first``: the size was not known before."""
+    model, every_s = now.model, PLAIN_S
     amount = describe_bytes(now.done, now.total, now.rate, now.eta_s)
-    waited, told.waiting = told.waiting, bool(now.detail)
-    phase, told.phase = told.phase, now.phase
+    stage, said = now.phase, ""
     if now.detail:
-        said = f"The download of {now.model} waits: {now.detail}."
-        return said if late or not waited else ""
-    if now.phase == "paused":
-        return f"The download of {now.model} is paused: {amount}." if phase != "paused" else ""
-    if not now.total:
-        return ""
-    step, told.step = told.step, 100 * now.done // now.total // PLAIN_STEP
-    if step < 0:
-        here = f", {describe_size(now.done)} of them here already" if now.done else ""
-        files = f"{len(now.files)} file" + ("" if len(now.files) == 1 else "s")
-        return f"Downloading {now.model}: {describe_size(now.total)} in {files}{here}."
-    verb = "Verifying" if now.phase == "verifying" else "Downloading"
-    told_enough = told.step <= step and phase == now.phase and not late
-    return "" if told_enough else f"{verb} {now.model}: {amount}."
+        stage, said = "waiting", f"The download of {model} is waiting: {now.detail}."
+    elif now.phase == "paused":
+        said, every_s = f"The download of {model} is paused: {amount}.", math.inf
+    elif now.total:
+        stage += str(100 * now.done // now.total // PLAIN_STEP)
+        said = f"{'Verifying' if now.phase == 'verifying' else 'Downloading'} {model}: {amount}."
+        if first:
+            here = f", {describe_size(now.done)} of them already downloaded" if now.done else ""
+            files = f"{len(now.files)} file" + ("" if len(now.files) == 1 else "s")
+            said = f"Downloading {model}: {describe_size(now.total)} in {files}{here}."
+    return Report(model, stage, said, every_s)
 
 
 def download_rows(transfers: Sequence[Transfer], height: int) -> list[Row]:
@@ -290,22 +290,14 @@ class TrainingView:
 
     def __init__(self, screen: ProgressScreen) -> None:
         self._screen = screen
-        self._told = ("", "")
-        self._told_s = 0.0
         self.say, self.end = screen.say, screen.end
 
     def show(self, progress: TrainingProgress) -> None:
-        """It is so far now."""
-        row = training_row(progress)
-        self._screen.show(lambda width, height: [row], lambda: self._sentence(progress))
-
-    def _sentence(self, progress: TrainingProgress) -> str:
+        """Show how far the training is."""
         # What is being done, without how much of it is.
-        now, now_s = (progress.phase, re.sub(r"\d+", "", progress.detail)), self._screen.clock()
-        if now == self._told and now_s - self._told_s < TRAINING_S:
-            return ""
-        self._told, self._told_s = now, now_s
-        return describe_training(progress)
+        stage = progress.phase + re.sub(r"\d+", "", progress.detail)
+        report = Report(progress.model, stage, describe_training(progress), TRAINING_S)
+        self._screen.show(lambda height: [training_row(progress)], report)
 
 
 def training_row(progress: TrainingProgress, indent: str = "") -> Row:

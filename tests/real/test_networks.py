@@ -89,5 +89,5 @@ def test_a_relative_cache_is_the_persons(
     directory = Path(pulled.out.strip())
     assert directory.is_relative_to(tmp_path / "hf")
     assert {path.name for path in directory.iterdir()} == set(FILES)
-    assert run("models", "pull", MODEL).err == f"{MODEL} is here already.\n"
+    assert run("models", "pull", MODEL).err == f"{MODEL} is already downloaded.\n"
     assert str(tmp_path / "hf") in run("doctor").out

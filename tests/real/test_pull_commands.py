@@ -89,7 +89,7 @@ def test_it_brings_the_model_and_says_where_in_whole_sentences(hub: StandInHub) 
     assert (directory / WEIGHTS).read_bytes() == FILES[WEIGHTS]
     lines = pulled.stderr.splitlines()
     assert lines[0] == f"Downloading {MODEL}: 6.3 MB in 2 files."
-    assert re.fullmatch(f"{MODEL} is here: 6.3 MB in \\d+ s, every byte verified.", lines[-1])
+    assert re.fullmatch(f"Downloaded {MODEL}: 6.3 MB in \\d+ s, every byte verified.", lines[-1])
     assert all(line.endswith(".") for line in lines)
     assert "\x1b" not in pulled.stdout + pulled.stderr
 
@@ -97,7 +97,7 @@ def test_it_brings_the_model_and_says_where_in_whole_sentences(hub: StandInHub) 
 def test_a_second_one_asks_nobody(hub: StandInHub) -> None:
     run("models", "pull", "0.5B")
     asked = len(hub.asked)
-    assert run("models", "pull", "0.5B").stderr == f"{MODEL} is here already.\n"
+    assert run("models", "pull", "0.5B").stderr == f"{MODEL} is already downloaded.\n"
     assert len(hub.asked) == asked
 
 

@@ -52,7 +52,7 @@ def test_a_bar_for_the_file_and_one_for_all(hub: StandInHub, open_pull: Open) ->
     assert "config.json" not in last_frame(terminal)
     assert re.search(r"\d+% +\d\.\d of 6\.3 MB", terminal.text)
     sentence, *directory = last_words(terminal)
-    assert re.fullmatch(f"{MODEL} is here: 6.3 MB in \\d+ s, every byte verified.", sentence)
+    assert re.fullmatch(f"Downloaded {MODEL}: 6.3 MB in \\d+ s, every byte verified.", sentence)
     assert "".join(directory).startswith("/")
     assert terminal.is_sane()
     assert terminal.output.rfind(SHOW) > terminal.output.rfind(HIDE) >= 0

@@ -108,9 +108,9 @@ class TestOnATerminal:
 def test_rich_is_imported_when_the_first_bar_is_drawn() -> None:
     code = (
         "import sys, io\n"
-        "from shammah.terminal.progress import ProgressScreen, Row\n"
+        "from shammah.terminal.progress import ProgressScreen, Report, Row\n"
         "screen = ProgressScreen({}, io.StringIO())\n"
-        "screen.show(lambda *size: [Row('', total=1)], lambda: 'so far')\n"
+        "screen.show(lambda height: [Row('', total=1)], Report('a', '', 'so far', 1))\n"
         "screen.say('done')\n"
         "print('rich' in sys.modules)\n"
     )

@@ -67,7 +67,7 @@ class TestInAPipe:
         assert piped.lines[1] == (
             f"Downloading {MODEL}: 10%, 0.3 of 3.0 GB, 24.0 MB/s, 1 min 12 s left."
         )
-        assert piped.lines[-1] == f"{MODEL} is here: 3.0 GB in 2 min 5 s, every byte verified."
+        assert piped.lines[-1] == f"Downloaded {MODEL}: 3.0 GB in 2 min 5 s, every byte verified."
         assert len(piped.lines) == 12
         assert all(line.endswith(".") and "\x1b" not in line for line in piped.lines)
 
@@ -75,7 +75,7 @@ class TestInAPipe:
         piped = Piped()
         piped.show(30)
         assert piped.lines == [
-            f"Downloading {MODEL}: 3.0 GB in 1 file, 900.0 MB of them here already."
+            f"Downloading {MODEL}: 3.0 GB in 1 file, 900.0 MB of them already downloaded."
         ]
 
     def test_a_slow_download_is_heard_of_every_minute(self) -> None:
@@ -108,18 +108,19 @@ class TestInAPipe:
         piped = Piped()
         piped.show(0)
         for attempt in (3, 4, 5):
-            piped.show(1, detail=f"http://hub returned HTTP 503; attempt {attempt} of 8 in 4 s")
+            piped.show(1, detail=f"http://hub: HTTP 503; attempt {attempt} of 8 in 4 s")
         piped.show(2)
         piped.show(2, detail="no data for 3 s")
         assert piped.lines[1:] == [
-            f"The download of {MODEL} waits: http://hub returned HTTP 503; attempt 3 of 8 in 4 s.",
-            f"The download of {MODEL} waits: no data for 3 s.",
+            f"The download of {MODEL} is waiting: http://hub: HTTP 503; attempt 3 of 8 in 4 s.",
+            f"Downloading {MODEL}: 2%, 0.1 of 3.0 GB, 24.0 MB/s, 1 min 12 s left.",
+            f"The download of {MODEL} is waiting: no data for 3 s.",
         ]
 
     def test_a_silence_is_said_before_anything_is_known(self) -> None:
         piped = Piped()
-        piped.screen.show(Transfer(MODEL, detail="http://hub returned HTTP 503"))
-        assert piped.lines == [f"The download of {MODEL} waits: http://hub returned HTTP 503."]
+        piped.screen.show(Transfer(MODEL, detail="http://hub answers HTTP 503"))
+        assert piped.lines == [f"The download of {MODEL} is waiting: http://hub answers HTTP 503."]
 
     def test_each_notice_is_said_once(self) -> None:
         piped = Piped()
@@ -134,7 +135,7 @@ class TestInAPipe:
         piped = Piped()
         piped.screen.show(Transfer(MODEL))
         piped.screen.finish(MODEL)
-        assert piped.lines == [f"{MODEL} is here already."]
+        assert piped.lines == [f"{MODEL} is already downloaded."]
 
     def test_two_downloads_have_their_sentences_each(self) -> None:
         piped = Piped()
