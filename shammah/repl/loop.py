@@ -199,7 +199,7 @@ class Repl:
                 self._interrupts.noted = False
                 if not self._first_interrupt():
                     raise
-                self._screen.hint("Ctrl-C again or Ctrl-D leaves.")
+                self._screen.hint("Press Ctrl-C again or Ctrl-D to exit.")
 
     def act(self, line: str) -> None:
         """Do what a line says."""

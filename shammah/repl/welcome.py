@@ -1,7 +1,7 @@
-"""What a person is told once, at the first prompt: which model and why, what leaves the machine,
-and what that costs. What has changed since then is told at the prompt after that.
+"""The welcome at the first prompt: which model and why, what leaves the machine, and what that
+costs. What has changed since is shown at the next prompt.
 
-Everything is found out in the background and shown above the line that is being typed.
+All of it is found out in the background, and shown above the line that is being typed.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from shammah.models.catalogue import (
 )
 from shammah.models.machine import look
 from shammah.settings.model import Settings
+from shammah.storage.files import open_file
 from shammah.storage.paths import hub_cache
 from shammah.terminal.wording import describe_cost, describe_size, short_name
 
 MARKER = "welcomed"
-"""A file in the home with what the person has read, one fact a line."""
+"""A file in the home with the facts that the person has read, one a line."""
 
 GREETING, MODEL, CLOUD = "greeting", "model", "cloud"
 
-Told = dict[str, list[str]]
-"""A fact, by what sets it apart from what it may change into; and its lines."""
+Facts = dict[str, list[str]]
+"""The lines of each fact. A fact whose name has changed is shown again."""
 
 
 class FirstRun:
-    """The welcome. Nothing, for whom it has been shown to.
+    """The welcome, once for all terminals of a home.
 
     Args:
         settings: those in force.
         environ: where the cache is, and whether the network may be used.
-        local_only: Claude is not asked in this session.
-        put: given what makes the lines, once for all terminals of this home.
+        local_only: Claude is off in this session.
+        put: given a function that makes the lines when they can be shown.
     """
 
     def __init__(
@@ -65,42 +66,40 @@ class FirstRun:
         self._late = False
 
     def start(self) -> None:
-        """Begin to find out, unless all was told under such settings: it takes a while."""
+        """Begin to find out, which takes a while, unless these settings were shown before."""
         if self._settled in _read(self._settings.home):
             self._found.set()
             return
         threading.Thread(target=self._find, name="first-run", daemon=True).start()
 
     def settle(self, seconds: float) -> None:
-        """Wait until it is found out; what takes longer is not told, or it would come after the
+        """Wait until all is found out. What takes longer is not shown: it would come after the
         answer to what was asked meanwhile."""
         self._late = not self._found.wait(seconds)
 
-    def _lines(self, told: Told) -> list[str]:
-        """Those that nobody has read yet."""
-        if self._late:
-            return []
-        new = _mark(self._settings.home, [*told, self._settled])
-        if GREETING not in new:
-            return [line for fact in new for line in told.get(fact, ())]
-        first, *lines = [line for fact in told if fact != GREETING for line in told[fact]]
-        return [f"Welcome. {first}", *lines, *told[GREETING]]
+    def _lines(self, facts: Facts) -> list[str]:
+        """The lines that nobody has read yet."""
+        new = [] if self._late else _mark(self._settings.home, [*facts, self._settled])
+        lines = [line for fact in facts if fact in new for line in facts[fact]]
+        if GREETING in new:
+            lines[0] = f"Welcome. {lines[0]}"
+        return lines
 
     def _find(self) -> None:
         settings, environ = self._settings, self._environ
         cloud = settings.cloud_configured and not self._local_only
         machine = look(environ)
         model = _model(settings, machine)
-        here = cached_snapshot(hub_cache(environ), model) is not None if "/" in model else True
-        told = welcome(settings, machine, here=here, offline=is_offline(environ), cloud=cloud)
-        self._put(lambda: self._lines(told))
+        here = "/" not in model or cached_snapshot(hub_cache(environ), model) is not None
+        facts = welcome(settings, machine, here=here, offline=is_offline(environ), cloud=cloud)
+        self._put(lambda: self._lines(facts))
         self._found.set()
 
 
 def welcome(
     settings: Settings, machine: Machine, *, here: bool, offline: bool, cloud: bool
-) -> Told:
-    """What there is to know, at most eight lines. Pure.
+) -> Facts:
+    """Return what there is to know, in at most eight lines. Pure.
 
     Args:
         settings: those in force.
@@ -113,30 +112,33 @@ def welcome(
     lines = [_describe_model(settings, machine)]
     if model and not here:
         lines += _describe_download(settings, model, offline=offline, cloud=cloud)
-    use = settings.cloud.use if cloud else "none"
-    help_line = "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."
     return {
         f"{MODEL} {model or settings.model}": lines,
-        f"{CLOUD} {use}": _describe_cloud(settings, cloud=cloud),
-        GREETING: [help_line],
+        f"{CLOUD} {settings.cloud.use if cloud else 'none'}": _describe_cloud(
+            settings, cloud=cloud
+        ),
+        GREETING: ["/help lists the commands, Ctrl-C stops an answer, Ctrl-D exits."],
     }
 
 
 def _describe_download(
     settings: Settings, model: str, *, offline: bool, cloud: bool
 ) -> Iterable[str]:
-    meanwhile = "Claude answers, a smaller model what is private"
-    if not cloud:
-        meanwhile = "a smaller model answers"
     if settings.model != AUTO:
         meanwhile = "Claude answers" if cloud else "questions wait"
+    else:
+        meanwhile = "a smaller model answers"
+        if cloud:
+            meanwhile = "Claude answers, and a smaller model takes private questions"
     known = catalogue_model(model)
     if offline:
-        yield f"Until it is here {meanwhile}."  # why it is not is said when it is known
+        yield f"Until it is downloaded, {meanwhile}."  # another notice says why it is not
     else:
         size = f" ({describe_size(known.download_bytes)})" if known else ""
-        stop = f"`shammah models pull --cancel {model}` stops it."
-        yield f"Downloading it{size}; until then {meanwhile}. {stop}"
+        yield (
+            f"Downloading it in the background{size}. Until it's done, {meanwhile}. "
+            f"To stop: `shammah models pull --cancel {model}`."
+        )
     if known and not known.permissive:
         yield f"Its licence ({known.licence}) forbids commercial use."
     yield "To change it: `shammah models use 1.5B`, or `starter` for no download."
@@ -159,7 +161,7 @@ def _describe_model(settings: Settings, machine: Machine) -> str:
         name = STARTER if settings.model == STARTER else short_name(model or settings.model)
         return f"Your local model is {name}, as you chose."
     if not model:
-        return f"{memory} hold no more than the starter, a small local model."
+        return f"Your local model is the small starter: {memory} is too little for another."
     without_gpu = _model(settings, replace(machine, gpu_memory=0))
     room = memory if model == without_gpu else f"a GPU of {machine.gpu_memory / GIB:.0f} GiB"
     return f"Your local model is {short_name(model)} (for {room})."
@@ -167,35 +169,33 @@ def _describe_model(settings: Settings, machine: Machine) -> str:
 
 def _describe_cloud(settings: Settings, *, cloud: bool) -> list[str]:
     if not settings.cloud.api_key:
-        return ["No key for Claude is set: nothing that you write leaves this machine."]
+        return ["No API key for Claude is set, so nothing you write leaves this machine."]
     if not cloud:
-        return ["Claude is not asked: nothing that you write leaves this machine."]
-    agreed = " if you agree" if settings.cloud.use == "ask" else ""
-    cost = "`shammah config set cloud.daily_budget 1` limits that to $1 a day."
+        return ["Claude is switched off, so nothing you write leaves this machine."]
+    asks = settings.cloud.use == "ask"
+    limit = "To limit that to $1 a day: `shammah config set cloud.daily_budget 1`."
     if settings.cloud.daily_budget:
-        cost = f"That is limited to {describe_cost(settings.cloud.daily_budget)} a day."
-    lines = [
-        f"What the local model can't answer goes to Claude{agreed}: it leaves this machine, and "
-        f"costs money. {cost}",
-        "What you write after `!private` never leaves this machine.",
+        limit = f"Your limit is {describe_cost(settings.cloud.daily_budget)} a day."
+    private = "What you write after `!private` never leaves this machine."
+    return [
+        f"Harder questions go to Claude{' if you agree' if asks else ''}: "
+        f"they leave this machine and cost money. {limit}",
+        private
+        if asks
+        else f"{private} To be asked each time: `shammah config set cloud.use ask`.",
     ]
-    if not agreed:
-        lines[1] += " `shammah config set cloud.use ask` asks you each time."
-    return lines
 
 
 def _read(home: Path) -> list[str]:
     try:
-        if (home / MARKER).is_fifo():  # it would wait for who writes to it
-            return []
-        return (home / MARKER).read_text("utf-8", "replace").splitlines()
+        with open_file(home / MARKER) as file:
+            return file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return []
 
 
 def _mark(home: Path, facts: Iterable[str]) -> list[str]:
-    """Remember what is told; those of ``facts`` that were not known. None, if nothing can be
-    remembered."""
+    """Remember ``facts``; return those that are new, or none if nothing can be remembered."""
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(home / MARKER, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)

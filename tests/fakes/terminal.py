@@ -125,7 +125,7 @@ class Terminal:
         """Ctrl-C until it has left; the first of a pair only says how to."""
         while self.child.isalive():
             self.type(CTRL_C)
-            left = self.child.expect(["Ctrl-C again or Ctrl-D leaves", pexpect.EOF])
+            left = self.child.expect(["Press Ctrl-C again or Ctrl-D to exit", pexpect.EOF])
             self.output += str(self.child.before)
             if left:
                 break

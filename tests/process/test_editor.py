@@ -300,7 +300,7 @@ class TestSizes:
         if columns == 200:
             assert "next: local, starter (local model ready)" in window.shows("next")
         window.ask("/help")
-        window.shows("Ctrl-D leaves")
+        window.shows("Ctrl-D exits")
         assert all(len(line) <= columns for line in window.picture.lines)
         window.type("wide 你好 and more of it than a narrow terminal has room for")
         window.shows("room for")

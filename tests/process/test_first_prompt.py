@@ -36,7 +36,7 @@ def test_it_neither_loses_nor_doubles_what_is_typed_meanwhile(
     for character in "typed ahead ☃":
         terminal.type(character)
     terminal.expect("Welcome")
-    terminal.expect("Ctrl-D leaves")
+    terminal.expect("Ctrl-D exits")
     terminal.type(" and after", ENTER)
     assert record.wait(1) == ["typed ahead ☃ and after"]
     terminal.wait_answer()
@@ -65,7 +65,7 @@ def test_a_dumb_terminal_gets_it_after_its_first_line(start_echo: StartEcho) -> 
     start_echo()
     terminal = Terminal("--model", "starter", environ={"TERM": "dumb"})
     terminal.ask("hello")
-    terminal.expect("Ctrl-D leaves")
+    terminal.expect("Ctrl-D exits")
     terminal.type(CTRL_D)
     assert terminal.end() == 0
 

@@ -266,7 +266,7 @@ class TestCtrlC:
 
     def test_at_the_prompt_says_how_to_leave(self, terminal: Terminal, record: Record) -> None:
         terminal.type("half a line", CTRL_C)
-        terminal.expect("Ctrl-C again or Ctrl-D leaves")
+        terminal.expect("Press Ctrl-C again or Ctrl-D to exit")
         terminal.wait_editor()
         terminal.ask("whole")
         assert record.wait(1) == ["whole"]
@@ -547,13 +547,13 @@ def unwrapped(terminal: Terminal) -> str:
 class TestCommands:
     def test_help_lists_them(self, terminal: Terminal) -> None:
         terminal.ask("/help")
-        said = terminal.expect("Ctrl-D leaves")
+        said = terminal.expect("Ctrl-D exits")
         for name in ("/help", "/status", "/join", "/takeover", "/clear", "/quit"):
             assert name in said
 
     def test_a_lone_slash_is_help(self, terminal: Terminal) -> None:
         terminal.ask("/")
-        terminal.expect("Ctrl-D leaves")
+        terminal.expect("Ctrl-D exits")
 
     def test_status_tells_of_both(self, terminal: Terminal) -> None:
         said = ""

@@ -134,7 +134,7 @@ class TestLeaving:
             terminal.ask("/quit")
         else:
             terminal.type(CTRL_C)
-            terminal.expect("Ctrl-C again or Ctrl-D leaves")
+            terminal.expect("Press Ctrl-C again or Ctrl-D to exit")
             terminal.leave_by_ctrl_c()
         assert terminal.end() == 0
         assert unwrapped(terminal).count(GOES_ON) == 1

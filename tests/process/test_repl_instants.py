@@ -37,7 +37,7 @@ def test_ctrl_c_is_for_what_begins_and_not_for_the_next_prompt(
     terminal: Terminal, record: Record
 ) -> None:
     enter(terminal, "forever", CTRL_C)
-    terminal.expect("Ctrl-C again or Ctrl-D leaves")
+    terminal.expect("Press Ctrl-C again or Ctrl-D to exit")
     terminal.wait_editor()
     enter(terminal, "hello", "x")
     assert record.wait(1) == ["hello"]
@@ -50,7 +50,7 @@ def test_ctrl_c_read_together_with_enter_is_for_what_begins(
     terminal.type(f"forever{ENTER}{CTRL_C}")
     terminal.expect(lingering.LINGERS)
     terminal.type("n")
-    terminal.expect("Ctrl-C again or Ctrl-D leaves")
+    terminal.expect("Press Ctrl-C again or Ctrl-D to exit")
     terminal.wait_editor()
     enter(terminal, "ext", "x")
     assert record.wait(1) == ["next"]
@@ -58,7 +58,7 @@ def test_ctrl_c_read_together_with_enter_is_for_what_begins(
 
 def test_what_is_typed_around_a_ctrl_c_stays_whole(terminal: Terminal, record: Record) -> None:
     enter(terminal, "forever", f"be{CTRL_C}fore")
-    terminal.expect("Ctrl-C again or Ctrl-D leaves")
+    terminal.expect("Press Ctrl-C again or Ctrl-D to exit")
     terminal.wait_editor()
     enter(terminal, "", "x")
     assert record.wait(1) == ["before"]

@@ -135,7 +135,7 @@ class TestDuringAnAnswer:
         held.go_on()
         terminal.wait_answer()
         terminal.type(CTRL_C)
-        terminal.expect("Ctrl-C again or Ctrl-D leaves")
+        terminal.expect("Press Ctrl-C again or Ctrl-D to exit")
         terminal.wait_editor()
         terminal.ask("next")
         assert record.wait(2)[1] == "next"

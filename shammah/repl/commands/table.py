@@ -103,7 +103,7 @@ def _help(context: Context) -> None:
         return
     for line in describe_help(descriptions(), context.screen.columns):
         context.screen.line(line)
-    context.screen.hint("Tab completes, Ctrl-R searches, Ctrl-C cancels an answer, Ctrl-D leaves.")
+    context.screen.hint("Tab completes, Ctrl-R searches, Ctrl-C cancels an answer, Ctrl-D exits.")
 
 
 def _status(context: Context) -> None:

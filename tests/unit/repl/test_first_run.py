@@ -40,11 +40,11 @@ def test_the_model_why_and_how_much_comes() -> None:
     text = told()
     assert "Your local model is Qwen2.5-" in text
     assert "(for 8.0 GiB of memory)" in text
-    assert "Downloading it (" in text
-    assert " GB); until then a smaller model answers." in text
-    assert "nothing that you write leaves this machine" in text
+    assert "Downloading it in the background (" in text
+    assert " GB). Until it's done, a smaller model answers." in text
+    assert "nothing you write leaves this machine" in text
     assert "/help" in text
-    assert "Ctrl-D leaves" in text
+    assert "Ctrl-D exits" in text
 
 
 def test_what_is_here_does_not_come() -> None:
@@ -54,23 +54,27 @@ def test_what_is_here_does_not_come() -> None:
 
 def test_what_it_costs_and_how_to_change_that() -> None:
     text = told(machine=Machine(16 * GIB))
-    assert "Downloading it (6.2 GB)" in text
+    assert "Downloading it in the background (6.2 GB)" in text
     assert "Its licence (qwen-research) forbids commercial use." in text
-    assert "`shammah models pull --cancel Qwen/Qwen2.5-3B-Instruct` stops it." in text
+    assert "To stop: `shammah models pull --cancel Qwen/Qwen2.5-3B-Instruct`." in text
     assert "`shammah models use 1.5B`, or `starter` for no download" in text
-    assert "stops it" not in told(machine=Machine(16 * GIB), offline=True)
+    assert "To stop" not in told(machine=Machine(16 * GIB), offline=True)
     assert "licence" not in told(machine=Machine(6 * GIB))
     text = told(key="k")
-    assert "costs money. `shammah config set cloud.daily_budget 1` limits" in text
-    assert "`shammah config set cloud.use ask` asks you" in text
+    assert (
+        "cost money. To limit that to $1 a day: `shammah config set cloud.daily_budget 1`." in text
+    )
+    assert "To be asked each time: `shammah config set cloud.use ask`." in text
     assert "money" not in told()
 
 
 def test_who_answers_meanwhile() -> None:
-    assert "until then Claude answers, a smaller model what is private" in told(key="k")
-    assert "until then questions wait" in told(model="1.5B")
-    assert "Until it is here a smaller model" in told(offline=True)
-    assert "hold no more than the starter" in told(machine=SMALL, here=True)
+    assert "Until it's done, Claude answers, and a smaller model takes private questions." in told(
+        key="k"
+    )
+    assert "Until it's done, questions wait" in told(model="1.5B")
+    assert "Until it is downloaded, a smaller model" in told(offline=True)
+    assert "the small starter: 1.0 GiB of memory is too little" in told(machine=SMALL, here=True)
 
 
 def test_what_the_model_was_chosen_for() -> None:
@@ -79,10 +83,10 @@ def test_what_the_model_was_chosen_for() -> None:
 
 
 def test_what_leaves_the_machine() -> None:
-    assert "it leaves this machine, and costs money" in told(key="k")
+    assert "they leave this machine and cost money" in told(key="k")
     assert "if you agree" in told(key="k", use="ask")
-    assert "Claude is not asked: nothing" in told(key="k", use="never")
-    assert "Claude is not asked: nothing" in told(key="k", cloud=False)
+    assert "Claude is switched off, so nothing" in told(key="k", use="never")
+    assert "Claude is switched off, so nothing" in told(key="k", cloud=False)
 
 
 def test_it_is_short_whatever_there_is() -> None:
@@ -132,7 +136,7 @@ def test_what_has_changed_is_told_again(home: Path) -> None:
     assert take()[0].startswith("Welcome. Your local model is starter")
     assert take() == []
     lines = take(cloud=CloudSettings(api_key="k"))
-    assert "costs money" in lines[0]
+    assert "cost money" in lines[0]
     assert "Welcome" not in "".join(lines)
     assert take(cloud=CloudSettings(api_key="k")) == take() == []
     (line,) = take(model="/models/own")
