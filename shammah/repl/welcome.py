@@ -129,14 +129,14 @@ def _describe_download(
     else:
         meanwhile = "a smaller model answers"
         if cloud:
-            meanwhile = "Claude answers, and a smaller model takes private questions"
+            meanwhile = "Claude answers, or a smaller model if private"
     known = catalogue_model(model)
     if offline:
         yield f"Until it is downloaded, {meanwhile}."  # another notice says why it is not
     else:
         size = f" ({describe_size(known.download_bytes)})" if known else ""
         yield (
-            f"Downloading it in the background{size}. Until it's done, {meanwhile}. "
+            f"Downloading it{size}. Until it's done, {meanwhile}. "
             f"To stop: `shammah models pull --cancel {model}`."
         )
     if known and not known.permissive:

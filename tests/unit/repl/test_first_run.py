@@ -40,7 +40,7 @@ def test_the_model_why_and_how_much_comes() -> None:
     text = told()
     assert "Your local model is Qwen2.5-" in text
     assert "(for 8.0 GiB of memory)" in text
-    assert "Downloading it in the background (" in text
+    assert "Downloading it (" in text
     assert " GB). Until it's done, a smaller model answers." in text
     assert "nothing you write leaves this machine" in text
     assert "/help" in text
@@ -54,7 +54,7 @@ def test_what_is_here_does_not_come() -> None:
 
 def test_what_it_costs_and_how_to_change_that() -> None:
     text = told(machine=Machine(16 * GIB))
-    assert "Downloading it in the background (6.2 GB)" in text
+    assert "Downloading it (6.2 GB)" in text
     assert "Its licence (qwen-research) forbids commercial use." in text
     assert "To stop: `shammah models pull --cancel Qwen/Qwen2.5-3B-Instruct`." in text
     assert "`shammah models use 1.5B`, or `starter` for no download" in text
@@ -69,7 +69,7 @@ def test_what_it_costs_and_how_to_change_that() -> None:
 
 
 def test_who_answers_meanwhile() -> None:
-    assert "Until it's done, Claude answers, and a smaller model takes private questions." in told(
+    assert "Until it's done, Claude answers, or a smaller model if private." in told(
         key="k"
     )
     assert "Until it's done, questions wait" in told(model="1.5B")
