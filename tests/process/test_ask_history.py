@@ -90,7 +90,8 @@ def test_keeps_its_question_before_the_answer_begins(start_echo: StartEcho, path
     ((_, (turn,)),) = kept(path)
     assert (turn.question, turn.finish) == ("forever tides", "cancelled")
     assert turn.answer.startswith("forever")
-    assert (turn.model, turn.usage.output_tokens >= 1) == ("starter", True)
+    assert turn.provenance is not None
+    assert (turn.provenance.model, turn.usage.output_tokens >= 1) == ("starter", True)
 
 
 def test_a_question_that_fails_is_kept_without_an_answer(path: Path, start_echo: StartEcho) -> None:
@@ -164,7 +165,8 @@ def test_an_answer_of_thoughts_alone_is_a_failure_and_is_kept(
         assert ended.out == ""
     ((_, (turn,)),) = kept(path)
     assert (turn.question, turn.answer, turn.finish) == ("what are tides?", "", "length")
-    assert turn.model == "starter"
+    assert turn.provenance is not None
+    assert turn.provenance.model == "starter"
     again = run(*ASK, "--continue", "well?")
     assert "Continuing conversation 1" in again.err
 

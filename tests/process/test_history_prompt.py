@@ -158,7 +158,8 @@ def test_a_cancelled_answer_is_counted(open_terminal: Open, path: Path) -> None:
     assert re.search("local: starter.* tokens", terminal.expect(r"\(cancelled\)"))
     terminal.wait_editor()
     (turn,) = kept(path)[0].turns
-    assert (turn.finish, turn.model, turn.usage.output_tokens >= 3) == (
+    assert turn.provenance is not None
+    assert (turn.finish, turn.provenance.model, turn.usage.output_tokens >= 3) == (
         "cancelled",
         "starter",
         True,

@@ -1,4 +1,4 @@
-"""The commands from which the local model learns: /good, /bad, /fix, /feedback."""
+"""The commands that the local model learns from: /good, /bad, /fix, /feedback."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     from shammah.learning.feedback import Feedback, JudgedTurn
     from shammah.repl.commands.table import Context
 
-KEPT = "Kept for `shammah train`."
+KEPT = "Stored for `shammah train`."
 
 
 def good(context: Context) -> None:
     """``/good``: the last answer is as it should be."""
+    turns = context.conversation.turns
+    if turns and turns[-1].corrected:
+        context.screen.hint("That answer is your own, and already stored.")
+        return
+    _rate(context, Label.GOOD)
     turn = last_turn(context)
     if turn is not None:
         _feedback(context).note(turn, "good")
@@ -26,33 +31,51 @@ def good(context: Context) -> None:
 
 def bad(context: Context) -> None:
     """``/bad [NOTE]``: it is not. Nothing is learnt from that until /fix says what is right."""
+    _rate(context, Label.BAD)
     turn = last_turn(context)
     if turn is not None:
         _feedback(context).note(turn, "bad", why=context.argument)
-        context.screen.hint("/fix BETTER ANSWER says what it should have been.")
+        context.screen.hint("To say what it should have been: /fix BETTER ANSWER.")
 
 
-def fix(context: Context) -> bool:
-    """``/fix BETTER ANSWER``, or ``/fix`` and the person's editor: the conversation goes on from
-    that answer. Whether there is one."""
+def _rate(context: Context, label: Label) -> None:
+    if _label(context, label):
+        context.screen.hint("Noted. This will count when you ask something similar.")
+    else:
+        context.screen.hint("There is no answer to rate yet.")
+
+
+def _label(context: Context, label: Label) -> bool:
+    """Label the last answer in the statistics; return whether they know it."""
+    turns = context.conversation.turns
+    outcome = turns[-1].outcome if turns else ""
+    known = context.session.routing.label(label, outcome)
+    if known:
+        context.conversation.label(label, outcome)
+    return known
+
+
+def fix(context: Context) -> None:
+    """``/fix BETTER ANSWER``, or ``/fix`` and the person's editor: the conversation continues from
+    that answer."""
     turn, screen, talk = _needed(context), context.screen, context.conversation
     old = talk.turns[-1]
     better = context.argument or _edited(old.answer)
     if not better:
-        screen.hint("Nothing was changed, so nothing is noted.")
-        return False
+        screen.hint("Nothing was changed, so nothing was stored.")
+        return
     mark = context.session.gate.judge(better, private=old.private)
     _feedback(context).note(turn, "fix", better=better, private=mark.private)
     if mark.why:
         screen.hint(f"Private, because {mark.why}. It stays on this machine.")
     context.history.keep(talk.correct(better, private=mark.private), talk)
     context.history.undo(old)
-    screen.hint(f"{KEPT} The conversation goes on from your answer.")
-    return True
+    screen.hint(f"{KEPT} The conversation continues from your answer.")
+    _label(context, Label.EDIT)
 
 
 def _edited(answer: str) -> str:
-    """What the person makes of ``answer``; empty: nothing else."""
+    """Return what the person makes of ``answer``; empty if it is the same."""
     from shammah.terminal.external_editor import edit_text
 
     better = edit_text(answer, "answer.md")
@@ -65,15 +88,13 @@ def feedback(context: Context) -> None:
 
     if context.argument not in WEIGHTS:
         words = ", ".join(WEIGHTS)
-        why = f"/feedback is one of {words}" + (
-            f", not {context.argument!r:.40}." if context.argument else "."
-        )
-        raise UsageError(why)
+        given = f", not {context.argument!r:.40}" if context.argument else ""
+        raise UsageError(f"/feedback takes {words}{given}.")
     verdict = _feedback(context)
     verdict.note(_needed(context), "weight", weight=context.argument)
     known = context.conversation.turns[-1].label in (Label.GOOD, Label.EDIT)
-    when = "." if known else ", once /good or /fix says what to learn."
-    context.screen.hint(f"It counts {WEIGHTS[context.argument]:g}-fold{when}")
+    when = "." if known else " once you rate it with /good or /fix."
+    context.screen.hint(f"This answer counts {WEIGHTS[context.argument]:g}-fold{when}")
 
 
 def accept(context: Context, old: Turn, better: str, *, private: bool = False) -> None:
@@ -84,8 +105,8 @@ def accept(context: Context, old: Turn, better: str, *, private: bool = False) -
 
 
 def last_turn(context: Context) -> JudgedTurn | None:
-    """The last answer with all that the model had been told; ``None``: there is none to speak
-    of. That somebody was in danger is not written down."""
+    """Return the last answer with all that the model had been sent; ``None`` if there is none, or
+    somebody was in danger: that is not written down."""
     turns = context.conversation.turns
     if not turns or not turns[-1].answer:
         return None

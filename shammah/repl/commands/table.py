@@ -13,13 +13,14 @@ from shammah.errors import ShammahError, UsageError
 from shammah.history.recorder import Recorder
 from shammah.learning.adapter_choice import choose_adapter
 from shammah.privacy import PREFIX, split_word
-from shammah.repl.commands import feedback_commands, history_commands, routing_commands
+from shammah.repl.commands import feedback_commands as feedback
+from shammah.repl.commands import history_commands as history
+from shammah.repl.commands import routing_commands as routing
 from shammah.repl.commands.model_switch import ModelSwitch
 from shammah.repl.commands.questions import Questions
 from shammah.repl.toolbar import Spending, describe_spending
 from shammah.router.decision import Override
 from shammah.router.route import AUTO, OFF
-from shammah.router.statistics import Label
 from shammah.settings.model import Settings
 from shammah.terminal.output import echo
 from shammah.terminal.screen import Screen
@@ -88,22 +89,27 @@ def _unknown(name: str) -> ShammahError:
 
 
 def descriptions() -> dict[str, str]:
-    """Each command and what it does."""
+    """Return each command and what it does."""
     return {name: words for name, (words, _) in COMMANDS.items()}
 
 
 def _help(context: Context) -> None:
     from shammah.repl.commands.help import describe_command, describe_help
 
+    screen = context.screen
     if name := context.argument.removeprefix("/"):
         name = ALIASES.get(name, name)
         if name not in COMMANDS:
             raise _unknown(name)
-        context.screen.line(describe_command(name, COMMANDS[name][0], context.screen.columns))
+        screen.line(describe_command(f"/{name}", COMMANDS[name][0], screen.columns))
         return
-    for line in describe_help(descriptions(), context.screen.columns):
-        context.screen.line(line)
-    context.screen.hint("Tab completes, Ctrl-R searches, Ctrl-C cancels an answer, Ctrl-D exits.")
+    for title, group in GROUPS.items():
+        known = {f"/{name}": words for name, (words, _) in group.items()}
+        for line in describe_help(title, known, screen.columns):
+            screen.line(line)
+    for line in describe_help("In a line", LINES, screen.columns):
+        screen.line(line)
+    screen.hint("Tab completes, Ctrl-R searches, Ctrl-C cancels an answer, Ctrl-D exits.")
 
 
 def _status(context: Context) -> None:
@@ -157,7 +163,7 @@ def _adapter(context: Context) -> None:
 
 def _load(context: Context) -> None:
     if context.argument:
-        history_commands.load(context)
+        history.load(context)
         return
     context.session.load()
     context.screen.line(describe_state(context.session.view().local))
@@ -198,42 +204,6 @@ def _private(context: Context) -> None:
         screen.hint(f"Questions are private where a rule applies, or after {PREFIX}.")
     if turns := context.conversation.private_turns:
         screen.hint(f"{turns} of the turns so far will never go to the cloud.")
-
-
-def _good(context: Context) -> None:
-    turns = context.conversation.turns
-    if turns and turns[-1].corrected:
-        context.screen.hint("That answer is your own, and kept already.")
-        return
-    _judge(context, Label.GOOD)
-    feedback_commands.good(context)
-
-
-def _bad(context: Context) -> None:
-    _judge(context, Label.BAD)
-    feedback_commands.bad(context)
-
-
-def _fix(context: Context) -> None:
-    if feedback_commands.fix(context):  # it raises where there is nothing to correct
-        _label(context, Label.EDIT)
-
-
-def _judge(context: Context, label: Label) -> None:
-    if _label(context, label):
-        context.screen.hint("Noted. This will count when you ask something similar.")
-    else:
-        context.screen.hint("There is no answer to rate yet.")
-
-
-def _label(context: Context, label: Label) -> bool:
-    """Have the statistics know what the person says of the last answer, if they know that."""
-    turns = context.conversation.turns
-    outcome = turns[-1].outcome if turns else ""
-    known = context.session.routing.label(label, outcome)
-    if known:
-        context.conversation.label(label, outcome)
-    return known
 
 
 def _clear(context: Context) -> None:
@@ -323,56 +293,69 @@ ALIASES = {"exit": "quit", "bye": "quit", "q": "quit", "new": "clear", "reset": 
 """What other programs call them."""
 
 
-COMMANDS: dict[str, tuple[str, Callable[[Context], None]]] = {
-    "help": ("List the commands, or explain one: /help redo", _help),
-    "status": ("Show how the workers are", _status),
-    "model": (
-        "Show the local model, or switch: /model 1.5B; /model! 7B: in any case",
-        _model,
-    ),
-    "models": ("List the models on this disk", _models),
-    "adapter": ("Answer with an adapter, or without: /adapter NAME, off, auto", _adapter),
-    "load": ("Load the local model now; /load FILE: a saved conversation", _load),
-    "unload": ("Unload the local model to free its memory", _unload),
-    "join": ("Use the model that another terminal has loaded", _join),
-    "takeover": ("End the model of another terminal, and load yours", _takeover),
-    "private": ("Keep questions on this machine: /private on, /private off", _private),
-    "local": (
-        "Let the local model answer: /local on, /local off, /local QUESTION",
-        routing_commands.local,
-    ),
-    "cloud": ("Ask Claude: /cloud QUESTION", routing_commands.cloud),
-    "why": (
-        "Show who gave the last answer, and why; /why 2: your second question",
-        routing_commands.why,
-    ),
-    "redo": (
-        "Ask the last question again: /redo, /redo local, /redo cloud",
-        routing_commands.redo,
-    ),
-    "good": ("Say that the last answer was good", _good),
-    "bad": ("Say that it was not: /bad, /bad NOTE", _bad),
-    "fix": ("Put a better answer in its place: /fix BETTER ANSWER, or /fix to edit it", _fix),
-    "feedback": (
-        "Say how much it counts when the model learns: /feedback high, medium, normal",
-        feedback_commands.feedback,
-    ),
-    "edit": (
-        "Open the last question in your editor, and ask it again",
-        routing_commands.edit,
-    ),
-    "undo": ("Take the last turn out of the conversation", history_commands.undo),
-    "history": ("List what was said, or search: /history WORDS", history_commands.history),
-    "resume": ("Go on with a conversation: /resume NUMBER", history_commands.resume),
-    "save": (
-        "Save this one: FILE.md to read, FILE.jsonl for /load; /save! overwrites",
-        history_commands.save,
-    ),
-    "system": ("Show the system prompt, or set it: /system Answer in French.", _system),
-    "raw": ("Show answers as they are written, and back", _raw),
-    "cost": ("Show the tokens of this session, and what they cost", _cost),
-    "compact": ("Explain what happens to a conversation that is too long", _compact),
-    "config": ("Show the settings that are not the defaults", _config),
-    "clear": ("Start a new conversation", _clear),
-    "quit": ("Leave", _quit),
+LINES = {
+    "@FILE": 'Attach a text file; @"with blanks"',
+    "!COMMAND": "Run a command, if you agree, and attach its output",
+    "!private ...": "Keep this question and its answer on this machine",
+    '"""': "Begin and end a question of several lines; or press Alt-Enter in one",
 }
+"""What else a line may hold."""
+
+GROUPS: dict[str, dict[str, tuple[str, Callable[[Context], None]]]] = {
+    "Answers": {
+        "why": (
+            "Show who gave the last answer, and why; /why 2: the second one",
+            routing.why,
+        ),
+        "redo": ("Ask the last question again: /redo, /redo local, /redo cloud", routing.redo),
+        "edit": ("Open the last question in your editor, and ask it again", routing.edit),
+        "good": ("Rate the last answer as good", feedback.good),
+        "bad": ("Rate it as bad: /bad, /bad NOTE", feedback.bad),
+        "fix": (
+            "Replace it: /fix BETTER ANSWER, or /fix to edit it",
+            feedback.fix,
+        ),
+        "feedback": (
+            "Set how much it counts when the model learns: /feedback high, medium, normal",
+            feedback.feedback,
+        ),
+        "undo": ("Take the last turn out of the conversation", history.undo),
+        "raw": ("Switch between plain text and Markdown", _raw),
+    },
+    "Conversation": {
+        "system": ("Show the system prompt, or set it: /system Answer in French.", _system),
+        "clear": ("Start a new conversation", _clear),
+        "save": (
+            "Save this one: FILE.md to read, FILE.jsonl for /load; /save! overwrites",
+            history.save,
+        ),
+        "load": ("Load the local model now; /load FILE: a saved conversation", _load),
+        "history": ("List your conversations, or search them: /history WORDS", history.history),
+        "resume": ("Continue a conversation: /resume NUMBER", history.resume),
+        "compact": ("Explain what happens when a conversation gets too long", _compact),
+    },
+    "Who answers": {
+        "private": ("Keep questions on this machine: /private on, /private off", _private),
+        "local": (
+            "Let the local model answer: /local on, /local off, /local QUESTION",
+            routing.local,
+        ),
+        "cloud": ("Ask Claude: /cloud QUESTION", routing.cloud),
+        "model": ("Show the local model, or switch: /model 1.5B; /model! 7B forces it", _model),
+        "models": ("List the models on this disk", _models),
+        "adapter": ("Answer with an adapter, or without: /adapter NAME, off, auto", _adapter),
+        "unload": ("Unload the local model to free its memory", _unload),
+        "join": ("Use the model that another terminal has loaded", _join),
+        "takeover": ("Unload another terminal's model, and load yours", _takeover),
+    },
+    "Program": {
+        "help": ("List the commands, or explain one: /help redo", _help),
+        "status": ("Show the state of the workers", _status),
+        "cost": ("Show the tokens of this session, and what they cost", _cost),
+        "config": ("Show the settings that are not the defaults", _config),
+        "quit": ("Exit", _quit),
+    },
+}
+"""The commands, in the order of ``/help``, each with what it does."""
+
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}

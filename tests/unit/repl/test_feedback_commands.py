@@ -157,7 +157,7 @@ def test_a_fix_without_words_is_written_in_the_editor(
     prompt.answered("Who made Orrin?", "Nobody.")
     monkeypatch.setattr(external_editor, "edit_text", lambda text, name: f"{text} \n")
     prompt.say(feedback_commands.fix)
-    assert prompt.hints == ["Nothing was changed, so nothing is noted."]
+    assert prompt.hints == ["Nothing was changed, so nothing was stored."]
     assert not prompt.conversation.turns[-1].corrected
     monkeypatch.setattr(external_editor, "edit_text", lambda text, name: "Ada Vey,\nin 1990.\n")
     prompt.say(feedback_commands.fix)

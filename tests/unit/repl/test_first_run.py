@@ -69,9 +69,7 @@ def test_what_it_costs_and_how_to_change_that() -> None:
 
 
 def test_who_answers_meanwhile() -> None:
-    assert "Until it's done, Claude answers, or a smaller model if private." in told(
-        key="k"
-    )
+    assert "Until it's done, Claude answers, or a smaller model if private." in told(key="k")
     assert "Until it's done, questions wait" in told(model="1.5B")
     assert "Until it is downloaded, a smaller model" in told(offline=True)
     assert "the small starter: 1.0 GiB of memory is too little" in told(machine=SMALL, here=True)

@@ -54,8 +54,8 @@ def test_a_title_is_cut_to_the_line() -> None:
 
 
 def test_help_goes_on_below_its_words() -> None:
-    said = {"redo": "Ask the last question again: /redo, /redo local, /redo cloud"}
-    lines = list(describe_help(said, 70))[1].split("\n")
+    said = {"/redo": "Ask the last question again: /redo, /redo local, /redo cloud"}
+    lines = list(describe_help("Answers", said, 70))[1].split("\n")
     assert len(lines) == 2
     assert lines[1].startswith(" " * 16 + "/redo")
 
