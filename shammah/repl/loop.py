@@ -152,7 +152,7 @@ class Repl:
     def close(self) -> None:
         """Leave the terminal, the files and the workers; what is in hand is kept as it is."""
         self._lines.close()
-        self.switch.close()
+        self.switch.leave()
         self._runner.keep()
         self._history.close()
         if self._training is not None:
