@@ -1,11 +1,12 @@
-"""Conversations in files of the person's own, to keep elsewhere and to show.
+"""Conversations in files of the person's own.
 
-JSON lines: one conversation a line, with everything that is known of it; it can be loaded again.
-Markdown: questions and answers for people, and nothing else.
+JSON lines hold one conversation a line, with everything that is known of it, and can be loaded.
+Markdown holds the questions and answers alone, to read.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ from shammah.history.record import (
     title_of,
     turn_of,
 )
-from shammah.storage.files import new_file
+from shammah.storage.files import new_file, open_file
 
 FORMAT, VERSION = "shammah-conversation", 1
 SUFFIXES = {".md": "markdown", ".markdown": "markdown", ".jsonl": "jsonl"}
@@ -32,7 +33,7 @@ LARGEST = 64 * 2**20
 
 
 def form_of(path: Path) -> str:
-    """``jsonl`` or ``markdown``, as a file's name asks for.
+    """Return ``jsonl`` or ``markdown``, by a file's name.
 
     Raises:
         ShammahError: ``usage``.
@@ -41,24 +42,24 @@ def form_of(path: Path) -> str:
     if form is None:
         raise UsageError(
             f"{path.name!r:.60} ends neither in .md nor in .jsonl.",
-            "The end of the name says what to write: Markdown or JSON lines.",
+            "Name a .md file for Markdown, or a .jsonl file for JSON lines.",
         )
     return form
 
 
-def write(kept: StoredConversation, form: str) -> str:
-    """``kept`` in a form that `form_of` names."""
-    return write_json(kept) + "\n" if form == "jsonl" else write_markdown(kept)
+def write(stored: StoredConversation, form: str) -> str:
+    """Return ``stored`` in a form that `form_of` names."""
+    return write_json(stored) + "\n" if form == "jsonl" else write_markdown(stored)
 
 
 def write_file(path: Path, parts: Iterable[str], *, overwrite: bool) -> int:
-    """Write the parts whole or not at all, for their owner alone; returns how many they were.
+    """Write the parts whole or not at all, for their owner alone; return how many there were.
 
     Raises:
         ShammahError: ``file_exists``, ``file_unwritable``; what was there is as it was.
     """
     if os.path.lexists(path) and not overwrite:
-        raise ShammahError("file_exists", f"{path} exists.", "Nothing was written.")
+        raise ShammahError("file_exists", f"{path} already exists.", "Nothing was written.")
     count = 0
     try:
         with new_file(path) as draft, draft.open("wb") as file:
@@ -67,16 +68,16 @@ def write_file(path: Path, parts: Iterable[str], *, overwrite: bool) -> int:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ShammahError(
-            "file_unwritable", f"{path} cannot be written ({why}).", "Name another place."
+            "file_unwritable", f"{path} cannot be written: {why}.", "Choose another place."
         ) from error
     return count
 
 
-def write_markdown(kept: StoredConversation) -> str:
-    """A document; turns that were undone are not in it."""
-    title = title_of(kept.present[0].question) if kept.present else "A conversation"
+def write_markdown(stored: StoredConversation) -> str:
+    """Return a document, without the turns that were undone."""
+    title = title_of(stored.present[0].question) if stored.present else "A conversation"
     parts = [f"# {title}"]
-    for turn in kept.present:
+    for turn in stored.present:
         private = " (private)" if turn.private else ""
         by = turn.provenance.model if turn.provenance else turn.route[0] or "Shammah"
         how = " (corrected)" if turn.corrected else "" if turn.complete else " (cut short)"
@@ -84,16 +85,16 @@ def write_markdown(kept: StoredConversation) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_json(kept: StoredConversation) -> str:
-    """One line, without its end."""
+def write_json(stored: StoredConversation) -> str:
+    """Return one line, without its end."""
     document = {
         "format": FORMAT,
         "version": VERSION,
-        "id": kept.number,
-        "started": as_time(kept.started),
-        "system": kept.system,
-        "system_private": kept.system_private,
-        "turns": [turn_document(turn) for turn in kept.turns],
+        "id": stored.number,
+        "started": as_time(stored.started),
+        "system": stored.system,
+        "system_private": stored.system_private,
+        "turns": [turn_document(turn) for turn in stored.turns],
     }
     return json.dumps(document, ensure_ascii=False)
 
@@ -106,27 +107,24 @@ def turn_document(turn: Turn) -> dict[str, Any]:
 
 
 def read_file(path: Path) -> str:
-    """The text of a file.
+    """Return the text of a file, with its ends of lines as they are.
 
     Raises:
         ShammahError: ``file_unreadable``.
     """
     try:
-        if path.stat().st_size > LARGEST:
-            raise _unreadable(path, f"it is larger than {LARGEST >> 20} MiB")
-        if not path.is_file():
-            raise _unreadable(path, "it is not a file")
-        # As it is: an end of line inside a text is part of it.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return file.read()
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, "it is not UTF-8 text") from error
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from error
+        with open_file(path) as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise OSError(errno.EFBIG, f"it is larger than {LARGEST >> 20} MiB")
+        return data.decode("utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a zero byte in the name
+        why = getattr(error, "strerror", None) or str(error)
+        raise ShammahError("file_unreadable", f"{path} cannot be read: {why}.") from error
 
 
 def read(text: str, key: Callable[[], str]) -> StoredConversation:
-    """What `write_json` has written. Its number is 0.
+    """Return the conversation that `write_json` wrote, with the number 0.
 
     Args:
         text: the whole file.
@@ -138,15 +136,15 @@ def read(text: str, key: Callable[[], str]) -> StoredConversation:
     text = text.removeprefix("\ufeff")
     try:
         if not text.lstrip().startswith("{"):
-            raise _invalid("it is no conversation that Shammah has saved as JSON lines")
+            raise _invalid("it is not a conversation that Shammah saved as JSON lines")
         lines = [line for line in text.split("\n") if line.strip()]
         if len(lines) > 1:
-            raise _invalid(f"it holds {len(lines)} conversations, and one can be loaded")
+            raise _invalid(f"it holds {len(lines)} conversations, and only one can be loaded")
         document = json.loads(lines[0])
         if document.get("format") != FORMAT:
-            raise _invalid("it is JSON, but no conversation of Shammah's")
+            raise _invalid("it is JSON, but not a Shammah conversation")
         if _expect(document, "version", int) > VERSION:
-            raise _invalid("a newer Shammah has written it")
+            raise _invalid("it was written by a newer Shammah")
         return StoredConversation(
             0,
             _expect(document, "system", str),
@@ -155,7 +153,7 @@ def read(text: str, key: Callable[[], str]) -> StoredConversation:
             tuple(_turn(turn, key()) for turn in document["turns"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _invalid(f"a part of it is missing or of the wrong kind ({error!r:.80})") from error
+        raise _invalid(f"part of it is missing or of the wrong type ({error!r:.80})") from error
 
 
 def _turn(document: dict[str, Any], key: str) -> Turn:
@@ -167,12 +165,12 @@ def _turn(document: dict[str, Any], key: str) -> Turn:
 
 
 def as_time(at: float) -> str:
-    """Seconds since 1970 as ISO 8601, in UTC."""
+    """Return seconds since 1970 as ISO 8601, in UTC."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
 def from_time(text: str) -> float:
-    """What `as_time` gave.
+    """Return the seconds that `as_time` was given.
 
     Raises:
         ValueError: it is something else.
@@ -191,10 +189,6 @@ def _invalid(why: str) -> ShammahError:
     return ShammahError(
         "conversation_invalid",
         f"This file cannot be loaded: {why}.",
-        "`/save NAME.jsonl` and `shammah history export --format jsonl` write what can be loaded.",
+        "To make one that can: `/save NAME.jsonl`, or `shammah history export --format jsonl`.",
         exit_code=ExitCode.USAGE,
     )
-
-
-def _unreadable(path: Path, why: str) -> ShammahError:
-    return ShammahError("file_unreadable", f"{path} cannot be read: {why}.")

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -195,8 +196,8 @@ class Database:
         with self._explained(), _locked(self.path.parent):
             if self._opened is None or _identify(self.path) != self._opened:
                 return
-            stamp = time.strftime("%Y%m%d-%H%M%S")
-            aside = _free_name(self.path.with_name(f"{self.path.name}.damaged-{stamp}"))
+            stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+            aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}")
             # The log first: a new file must not find it.
             for end in ("-wal", "-shm", ""):
                 with contextlib.suppress(FileNotFoundError):
@@ -335,14 +336,6 @@ def _identify(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _free_name(path: Path) -> Path:
-    number, free = 1, path
-    while os.path.lexists(free):
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
 
 
 def _code(error: BaseException) -> int:

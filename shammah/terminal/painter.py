@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from shammah.terminal.printable import PrintablePieces
-from shammah.terminal.wrap import Layout, Line, Plain, cells
+from shammah.terminal.wrap import Line, Plain, cells
 
 if TYPE_CHECKING:
     from shammah.terminal.markdown import Markdown
@@ -33,13 +33,12 @@ Size = Callable[[], tuple[int, int]]
 
 
 class Answer(Protocol):
-    """An answer on its way to the screen."""
+    """An answer on its way to the screen; ``finish`` leaves the cursor at the end of the last
+    line."""
 
-    def feed(self, piece: str) -> None:
-        """More of it."""
+    def feed(self, piece: str) -> None: ...
 
-    def finish(self) -> None:
-        """That was all; the cursor is left at the end of the last line."""
+    def finish(self) -> None: ...
 
 
 class RawAnswer:
@@ -56,16 +55,6 @@ class RawAnswer:
         self._write(self._pieces.finish())
 
 
-class Renderer(Protocol):
-    """How a text looks."""
-
-    def lay_out(self, source: str, width: int) -> Layout:
-        """``source`` in lines."""
-
-    def presentable(self, source: str) -> str:
-        """As much of ``source`` as can be shown while more comes."""
-
-
 class LaidOutAnswer:
     """Laid out by a renderer.
 
@@ -76,7 +65,7 @@ class LaidOutAnswer:
 
     def __init__(
         self,
-        renderer: Renderer,
+        renderer: Markdown | Plain,
         write: Write,
         size: Size,
         clock: Callable[[], float] = time.perf_counter,

@@ -49,7 +49,7 @@ def test_the_one_before_answers_until_it_is_here(terminal: tuple[Terminal, Stand
     assert "local: starter" in prompt.wait_answer()
     hub.rate = None
     prompt.expect("Switching to tiny")
-    prompt.expect(r"/model\s+starter\s+goes\s+back")
+    prompt.expect(r"To\s+go\s+back:\s+/model\s+starter")
     prompt.expect(r"The local model \(tiny\) is ready; it takes over")
 
 
@@ -93,7 +93,7 @@ def test_a_download_that_is_not_wanted_any_more_switches_nothing(
     prompt.expect(r"/model\s+starter\s+keeps\s+it")
     prompt.wait_editor()
     prompt.ask("/model starter")
-    prompt.expect(r"is\s+starter\s+already")
+    prompt.expect(r"is\s+already\s+starter")
     prompt.wait_editor()
     hub.rate = None
     prompt.ask("hello again")

@@ -9,7 +9,7 @@ import pytest
 
 from shammah.chat.attachments import Attachment, compose
 from shammah.errors import ShammahError
-from shammah.repl.commands.references import Room, check_room, read_references
+from shammah.repl.commands.references import check_room, read_references
 
 
 @pytest.fixture
@@ -49,12 +49,12 @@ def test_what_is_no_file_is_text(files: Path, told: list[str]) -> None:
     assert read("@property @alice me@notes.txt @", told) == []
     assert told == []
     assert read("what is in @src", told) == []
-    assert told.pop() == "src is a directory: it is sent as text."
+    assert told.pop() == "src is a directory, so it is sent as text."
     assert read("what is @acme/lib, @pytest.fixture, @app.get('/notes.txt')", told) == []
     assert told == [
-        "There is no file acme/lib: it is sent as text.",
-        "There is no file pytest.fixture: it is sent as text.",
-        "There is no file app.get('/notes.txt: it is sent as text.",
+        "There is no file acme/lib, so it is sent as text.",
+        "There is no file pytest.fixture, so it is sent as text.",
+        "There is no file app.get('/notes.txt, so it is sent as text.",
     ]
 
 
@@ -81,7 +81,7 @@ def test_what_is_no_text_is_refused(files: Path) -> None:
     os.mkfifo(files / "pipe")
     assert f"{files}/zeros is not text" in refusal(f"@{files}/zeros").message
     assert "./src is a directory" in refusal("@./src").message
-    assert "pipe is no file" in refusal("@pipe").message
+    assert "pipe is not a file" in refusal("@pipe").message
 
 
 def test_bytes_that_are_no_text_are_told(files: Path, told: list[str]) -> None:
@@ -103,23 +103,24 @@ def test_a_fence_is_longer_than_any_in_the_file(files: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "room", "fits"),
+    ("tokens", "local", "cloud", "fits"),
     [
-        (8192, Room(4096, None), True),
-        (8194, Room(4096, None), False),
-        (8194, Room(4096, 200_000), True),
-        (400_002, Room(4096, 200_000), False),
-        (300_000, Room(0, None), True),
-        (300_000, Room(0, 200_000), True),
+        (8192, 4096, None, True),
+        (8194, 4096, None, False),
+        (8194, 4096, 200_000, True),
+        (400_002, 4096, 200_000, False),
+        (300_000, 0, None, True),
+        (300_000, 0, 200_000, True),
     ],
 )
 def test_what_nobody_can_take_is_refused_with_the_numbers(
-    tokens: int, room: Room, fits: bool
+    tokens: int, local: int, cloud: int | None, fits: bool
 ) -> None:
+    limits = {"the local model": local} | ({"Claude": cloud} if cloud is not None else {})
     if fits:
-        check_room(tokens, room)
+        check_room(tokens, limits)
         return
     with pytest.raises(ShammahError) as refused:
-        check_room(tokens, room)
-    for number in (tokens, room.local, room.cloud):
-        assert number is None or f"{number:,}" in refused.value.message
+        check_room(tokens, limits)
+    for number in (tokens, *limits.values()):
+        assert f"{number:,}" in refused.value.message
