@@ -52,7 +52,7 @@ def describe_hit(hit: Hit, emphasize: Callable[[str], str] = str) -> str:
     marked = "".join(
         emphasize(piece) if number % 2 else piece for number, piece in enumerate(pieces)
     )
-    undone = " · taken back" if turn.undone else ""
+    undone = " · undone" if turn.undone else ""
     who = describe_target(turn)
     return f"{hit.conversation:>4}  {describe_time(turn.at)}  {who}{undone}\n      {marked}"
 
@@ -91,7 +91,7 @@ def describe_end(turn: Turn) -> str:
     if turn.corrected:
         parts.append("corrected by you")
     if turn.undone:
-        parts.append("taken back")
+        parts.append("undone")
     return " · ".join(parts)
 
 
@@ -112,7 +112,7 @@ def describe_resumed(kept: StoredConversation, what: str) -> str:
     title, when = printable(title_of(present[0].question)), describe_time(present[-1].at)
     said = f"{what} of {when} ({describe_turns(len(present))}): {title}"
     if present[-1].finish == LEFT and not present[-1].answer:
-        said += "\nIts last question has no answer yet, and goes before your next one."
+        said += "\nIts last question has no answer yet, and is sent with your next one."
     return said
 
 

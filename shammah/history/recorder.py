@@ -36,7 +36,7 @@ CLOSE_S = BUSY_S + 1
 """What leaving waits for the last turn, in seconds: longer than its writer waits."""
 
 WAITING = "Saving this turn: waiting for the history file ..."
-NOT_KEPT = "This turn is not in the history."
+NOT_KEPT = "This turn was not stored in the history."
 
 Result = TypeVar("Result")
 
@@ -221,8 +221,8 @@ def history_of(settings: Settings, *, enabled: bool, complain: Callable[[str], N
     return Recorder(settings.home / NAME, enabled=enabled, complain=complain)
 
 
-NOTHING = "There is no history yet."
-HOW_IT_FILLS = "It fills by itself: what you ask at the prompt and with `ask` is kept."
+NOTHING = "The history is empty."
+HOW_IT_FILLS = "Questions at the prompt and with `shammah ask` are stored automatically."
 
 
 def _save(conversation: _Open, store: Store) -> None:

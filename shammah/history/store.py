@@ -193,9 +193,7 @@ class Store:
         kept = self.read(number)
         if kept is None:
             what = f"There is no conversation {number}."
-            raise ShammahError(
-                "history_unknown", what, "`shammah history list` shows what there is."
-            )
+            raise ShammahError("history_unknown", what, "To see them all: `shammah history list`.")
         return kept
 
     def numbers(self) -> Iterator[int]:
@@ -222,7 +220,7 @@ class Store:
         terms = search.split_terms(text)
         query = text.replace("\0", " ").strip() if raw else ""
         if not (query or terms):
-            raise _bad_query("There is no word to search for.")
+            raise _bad_query("There are no words to search for.")
         if not raw and any(map(search.is_unspaced, terms)):
             return self._search_everything(terms, limit)
 
@@ -234,7 +232,7 @@ class Store:
                 if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_ERROR:
                     raise
                 raise _bad_query(
-                    f"FTS5 cannot read {asked!r:.60} ({error}). Without --raw any words will do."
+                    f"FTS5 cannot read {asked!r:.60} ({error}). Without --raw, any words work."
                 ) from error
             return [Hit(int(row[0]), _turn(row[1:-1]), str(row[-1])) for row in rows]
 

@@ -215,7 +215,7 @@ class Repl:
         elif question:
             self.ask(question, private, self.override)
         elif private:
-            self._screen.hint(f"Write the question after {PREFIX}.")
+            self._screen.hint(f"Write a question after {PREFIX}.")
 
     def _first_interrupt(self) -> bool:
         now = time.monotonic()

@@ -77,7 +77,7 @@ def fit(parts: tuple[Part, ...], columns: int) -> str:
 def _coming(state: State | None) -> Part | None:
     if isinstance(state, Ready) and state.missing:
         missing = printable(short_name(state.missing))
-        return Part(f"local model: {missing} could not be downloaded", "download failed")
+        return Part(f"local model: {missing} download failed", "download failed")
     text = describe_coming(state)
     if not text:
         return None
@@ -101,10 +101,10 @@ def _next(state: State | None, decision: RouteDecision | Failed, cloud_model: st
     if decision.target is Target.CLOUD:
         return Part(f"next: {printable(cloud_model)} ({why})", "next: cloud")
     if decision.wait:
-        return Part(f"next: local, when it is ready ({why})", "next: local, waits")
+        return Part(f"next: local, once it is ready ({why})", "next: local, waits")
     name = f", {short_name(printable(state.model))}" if isinstance(state, Ready) else ""
     if isinstance(state, Ready) and state.fallback:
-        name += " standing in"
+        name += " (fallback)"
     return Part(f"next: local{name} ({why})", "next: local")
 
 

@@ -36,7 +36,9 @@ def describe_remedy(path: Path) -> str:
     except OSError:
         disk = None
     if disk is not None and disk.f_flag & os.ST_RDONLY:
-        return "That disk is read-only: set SHAMMAH_HOME to a directory that can be written."
+        return "That disk is read-only. Set SHAMMAH_HOME to a directory on another one."
     if disk is not None and disk.f_bavail * disk.f_frsize < _LEAST_BYTES:
-        return "That disk is full: make room on it, or set SHAMMAH_HOME to a directory elsewhere."
+        return (
+            "That disk is full. Free some space, or set SHAMMAH_HOME to a directory on another one."
+        )
     return f"Check the permissions of {place}, or set SHAMMAH_HOME to another directory."

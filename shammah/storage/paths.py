@@ -19,8 +19,8 @@ def absolute(path: str) -> Path:
     try:
         return meant.absolute()
     except FileNotFoundError:
-        why = f"{meant} is relative to the working directory, which is gone."
-        hint = "Change to another directory, or give the whole path."
+        why = f"{meant} is relative to the working directory, which no longer exists."
+        hint = "Change to another directory, or give an absolute path."
         raise ShammahError("directory_gone", why, hint, exit_code=ExitCode.USAGE) from None
 
 

@@ -203,8 +203,8 @@ class Database:
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(f"{self.path}{end}", f"{aside}{end}")
         self._report(
-            f"{self._kind.title} was damaged and is {aside} now; a new one has begun. "
-            f"`sqlite3 {aside.name} .recover` reads what can still be read of it."
+            f"{self._kind.title} was damaged. It was moved to {aside}, and a new one was started. "
+            f"To recover what is readable: `sqlite3 {aside.name} .recover`."
         )
 
     @contextlib.contextmanager
@@ -215,7 +215,7 @@ class Database:
         except _NewerVersionError as error:
             raise ShammahError(
                 f"{self._kind.code}_newer",
-                f"{self.path} was written by a newer Shammah, and is left alone.",
+                f"{self.path} was written by a newer Shammah, and was left unchanged.",
                 "Update Shammah, or move the file away.",
             ) from error
         except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:

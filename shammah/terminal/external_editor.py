@@ -14,7 +14,7 @@ from pathlib import Path
 from shammah.errors import ShammahError
 from shammah.terminal.tty import echo_on
 
-HINT = "Set EDITOR to the one that you use."
+HINT = "Set EDITOR to an editor that is installed."
 EDITORS = ("editor", "nano", "vim", "vi")
 """What is looked for where neither ``VISUAL`` nor ``EDITOR`` says which."""
 
@@ -32,7 +32,7 @@ def edit_text(text: str, name: str = "question.md") -> str:
             edit_file(file)
             return file.read_text("utf-8-sig", "replace").removesuffix("\n")
     except OSError as error:
-        what = f"The text could not be given to an editor ({error.strerror or error})."
+        what = f"Couldn't open the text in an editor: {error.strerror or error}."
         raise ShammahError("editor_failed", what) from error
 
 
@@ -50,11 +50,11 @@ def edit_file(file: Path) -> None:
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            raise ShammahError("no_editor", f"{command} cannot be run ({error}).", HINT) from error
+            raise ShammahError("no_editor", f"Couldn't run {command}: {error}.", HINT) from error
         if status:
-            raise ShammahError("editor_failed", f"{command} ended with status {status}.")
+            raise ShammahError("editor_failed", f"{command} exited with status {status}.")
         return
-    raise ShammahError("no_editor", f"There is no {chosen or 'editor'}.", HINT)
+    raise ShammahError("no_editor", f"{chosen or 'An editor'} was not found.", HINT)
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ def _describe_state(state: State | None) -> str:
             said = [f"{one.model} {describe_transfer(one)}" for one in transfers]
             return "; ".join(said) or "Idle"
         case Training(progress):
-            return describe_training(progress) if progress else "Nothing is trained"
+            return describe_training(progress) if progress else "No training"
         case NotAvailable(reason, _):
             return f"Not available: {reason}"
         case Failed(_, message, _):
@@ -102,12 +102,12 @@ def describe_background(download: Downloading | Transfer) -> str:
     model = printable(download.model)
     if isinstance(download, Transfer) and download.phase == "paused":
         return (
-            f"The download of {model} stays paused{share}: `shammah models pull --resume "
-            f"{model}` goes on with it, `shammah models pull --cancel {model}` ends it."
+            f"The download of {model} stays paused{share}. To continue it: `shammah models pull "
+            f"--resume {model}`; to cancel it: `shammah models pull --cancel {model}`."
         )
     return (
-        f"The download of {model} goes on in the background{share}: `shammah status` shows it, "
-        f"`shammah models pull --cancel {model}` ends it."
+        f"The download of {model} continues in the background{share}. To see it: `shammah status`; "
+        f"to cancel it: `shammah models pull --cancel {model}`."
     )
 
 

@@ -179,7 +179,7 @@ def test_that_nobody_may_write_down_is_said(start_echo: StartEcho, path: Path) -
     ended = run(*ASK, "two")
     assert (ended.code, ended.out) == (0, "two\n")
     assert "Saving this turn: waiting for the history file" in ended.err
-    assert ended.err.count("This turn is not in the history.") == 1
+    assert ended.err.count("This turn was not stored in the history.") == 1
     assert f"{path} is locked by another program." in ended.err
     other.execute("ROLLBACK")
     other.close()

@@ -239,7 +239,7 @@ class TestTheWorkerCommand:
             assert role in ended.err
 
     @pytest.mark.parametrize(
-        ("role", "state"), [("cloud", "Not available"), ("train", "Nothing is trained")]
+        ("role", "state"), [("cloud", "Not available"), ("train", "No training")]
     )
     def test_with_nothing_to_do_runs_and_says_so(
         self, sandbox: Sandbox, role: str, state: str

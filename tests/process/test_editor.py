@@ -207,8 +207,8 @@ class TestTheLine:
     @pytest.mark.parametrize(
         ("script", "said"),
         [
-            ("exit 3", r"ended with status 3\. The line is as it\s+was"),
-            (None, r"There is no \S+\. The line is as it was"),
+            ("exit 3", r"exited with status 3\. The line is\s+unchanged"),
+            (None, r"\S+ was not found\. The line is unchanged"),
         ],
         ids=["fails", "missing"],
     )
@@ -341,7 +341,7 @@ class TestWhatComesAlong:
         window.type("y", ENTER)
         window.shows("^begun$")
         window.type(CTRL_C)
-        window.shows("ended by Ctrl-C")
+        window.shows("stopped by Ctrl-C")
         window.ask("/clear")
         window.shows("Started a new conversation")
         window.ask("!echo $((6*7)); exit 3")

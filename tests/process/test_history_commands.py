@@ -56,7 +56,7 @@ def history(*arguments: str) -> str:
 def test_nothing_yet_says_how_it_fills_and_makes_no_file(path: Path) -> None:
     ended = run("history", "list")
     assert (ended.code, ended.out) == (0, "")
-    assert "no history yet. It fills by itself" in ended.err
+    assert "The history is empty. Questions at the prompt" in ended.err
     assert history("list", "--json") == history("export") == ""
     assert run("history", "search", "walrus").code == 1
     assert run("history", "show", "1").code == 1

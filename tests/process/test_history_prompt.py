@@ -222,7 +222,7 @@ class TestPrivateTurns:
 class TestTheCommands:
     def test_find_and_go_on_with_a_conversation(self, open_terminal: Open, local: Record) -> None:
         terminal = open_terminal()
-        command(terminal, "/history", "There is no history yet")
+        command(terminal, "/history", "The history is empty")
         ask(terminal, "about walruses", "more")
         command(terminal, "/clear", "new conversation")
         ask(terminal, "about carpenters")
@@ -239,9 +239,9 @@ class TestTheCommands:
 
     def test_take_a_turn_back(self, open_terminal: Open, local: Record, path: Path) -> None:
         terminal = open_terminal()
-        command(terminal, "/undo", "There is no turn to take back")
+        command(terminal, "/undo", "There is no turn to undo")
         ask(terminal, "one", "two")
-        command(terminal, "/undo", "Taken back: two")
+        command(terminal, "/undo", "Undone: two")
         ask(terminal, "three")
         assert [text for _, text in local.conversations[-1]] == ["one", "one", "three"]
         terminal.type(CTRL_D)
@@ -307,6 +307,6 @@ class TestTheFile:
         path.mkdir()
         terminal = open_terminal("--continue")
         assert "cannot be used" in terminal.text
-        assert "A new conversation begins." in terminal.text
+        assert "Started a new conversation." in terminal.text
         ask(terminal, "one", "two")
         assert terminal.text.count("cannot be used") == 1

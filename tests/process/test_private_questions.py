@@ -177,7 +177,7 @@ class TestThePrompt:
         assert [talk[-1][1] for talk in local.conversations] == ["one", "mail jo@acme.de", "three"]
         assert "Private, because it contains an e-mail address" in terminal.text
         terminal.ask("/private")
-        terminal.expect("3 of the turns so far will never go to the cloud")
+        terminal.expect("Turns so far that will never go to the cloud: 3")
         assert cloud.conversations == []
 
     def test_tells_the_cloud_all_but_the_private_turns(

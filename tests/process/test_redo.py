@@ -109,7 +109,7 @@ class TestWhy:
         told = person.type("/why 1")
         assert "Question 1: explain tides" in told
         assert "Answered locally: " in told
-        assert "There is no question '3'. 1 to 2 were asked." in person.type("/why 3")
+        assert "There is no question '3'. There are 2 so far." in person.type("/why 3")
         assert "There is no question 'x'" in person.type("/why x")
 
     def test_names_the_rule_that_made_it_private(self, person: Person) -> None:
@@ -129,8 +129,8 @@ class TestWhy:
         assert "Failed: as planned" in told
 
     def test_has_nothing_to_tell_before_a_question(self, person: Person) -> None:
-        assert "Nothing was asked yet." in person.type("/why")
-        assert "Nothing was asked yet." in person.type("/redo")
+        assert "There is no question yet." in person.type("/why")
+        assert "There is no question yet." in person.type("/redo")
 
     def test_every_turn_keeps_what_became_of_it(self, person: Person) -> None:
         person.type("explain tides")
@@ -232,7 +232,7 @@ class TestRedo:
         try:
             one.type("one")
             told = one.type("/redo")
-            assert "no API key is set. The local model is asked once more." in told
+            assert "no API key is set. Asking the local model again." in told
             assert "2:\none" in told
             told = one.type("/redo cloud")
             assert "no API key is set" in told
@@ -247,7 +247,7 @@ class TestRedo:
         person.type("/private on")
         person.type("one")
         told = person.type("/redo")
-        assert "/private is on. The local model is asked once more." in told
+        assert "/private is on. Asking the local model again." in told
         assert "2:\none" in told
         assert cloud.conversations == []
 
@@ -275,7 +275,7 @@ class TestRedo:
                 person.repl.ask("secret", True, Override())
                 person.type("what was that?")
         before = list(person.conversation.turns)
-        assert f"Not sent: this turn is private, because {why}." in person.type("/redo cloud")
+        assert f"Not sent. This turn is private, because {why}." in person.type("/redo cloud")
         assert person.conversation.turns == before
         assert "Not sent" in person.type("/redo")
         person.type("/redo local")
@@ -291,7 +291,7 @@ class TestRedo:
         monkeypatch.setattr(person.session.gate, "open", lambda conversation: NEVER)
         told = person.type("/redo cloud")
         assert "cloud.use is never" in told
-        assert "The first answer stays." in told
+        assert "Keeping the first answer." in told
         assert person.conversation.turns == [before]
 
     def test_of_a_question_without_an_answer_asks_it_again(
@@ -301,13 +301,13 @@ class TestRedo:
             patch.setattr(person.session.gate, "open", lambda conversation: NEVER)
             person.type("/cloud one")
         assert person.conversation.turns[-1].answer == ""
-        assert "Nobody was asked. /redo local or /redo cloud" in person.type("/redo")
+        assert "Nobody was asked. To choose: /redo local or /redo cloud" in person.type("/redo")
         assert "1:" not in person.type("/redo local")
         assert [turn.answer for turn in person.conversation.turns] == ["one"]
 
     def test_that_breaks_like_the_first_leaves_the_first(self, person: Person) -> None:
         person.type("/cloud fail as planned")
-        assert "The first answer stays." in person.type("/redo local")
+        assert "Keeping the first answer." in person.type("/redo local")
         (turn,) = person.conversation.turns
         assert turn.end is not None
 

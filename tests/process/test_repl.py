@@ -408,7 +408,7 @@ def test_what_other_programs_have_is_answered(terminal: Terminal) -> None:
     terminal.expect(r"\d+ tokens")
     terminal.wait_editor()
     terminal.ask("/compact")
-    terminal.expect("There is nothing to do")
+    terminal.expect("Nothing to do")
 
 
 def test_a_file_that_is_not_there_is_asked_about(terminal: Terminal, record: Record) -> None:

@@ -21,8 +21,8 @@ Open = Callable[..., Terminal]
 
 MODEL = "acme/better"
 GOES_ON = (
-    f"The download of {MODEL} goes on in the background (41%): `shammah status` shows it, "
-    f"`shammah models pull --cancel {MODEL}` ends it."
+    f"The download of {MODEL} continues in the background (41%). To see it: `shammah status`; "
+    f"to cancel it: `shammah models pull --cancel {MODEL}`."
 )
 ONE_DIGIT = r"\x1b\[0;2m\d\x1b"
 """All that changes from one event to the next: that of the rate, dimmed."""

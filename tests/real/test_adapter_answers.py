@@ -188,7 +188,7 @@ def _say_it_at_the_prompt(asking: Asking, base: str) -> None:
     for line in ("/adapter", "/adapter loud", "/adapter nonsense", "/adapter"):
         table.run(line, context)
     assert conversation.adapter == "loud"
-    for words in ("No adapter is in service", "Known are: harmed, loud", "no adapter 'nonsense'"):
+    for words in ("No adapter is active", "Known are: harmed, loud", "no adapter 'nonsense'"):
         assert words in said.getvalue()
     table.run("/adapter off", context)
     assert conversation.adapter == OFF

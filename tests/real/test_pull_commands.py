@@ -143,7 +143,7 @@ def test_after_ctrl_c_it_goes_on_though_nobody_needs_the_worker(
     pulling.interrupt()
     code, said = pulling.end()
     assert code == 130
-    assert re.search(f"download of {MODEL} goes on in the background \\(\\d+%\\)", said)
+    assert re.search(f"download of {MODEL} continues in the background \\(\\d+%\\)", said)
     assert f"shammah models pull --cancel {MODEL}" in said
     assert not manifest(sandbox)
     hub.rate = None
@@ -236,7 +236,7 @@ def test_leaving_a_paused_download_does_not_say_that_it_goes_on(
     code, said = pulling.end()
     assert code == 130
     assert f"The download of {MODEL} stays paused" in said
-    assert "goes on in the background" not in said
+    assert "continues in the background" not in said
     run("models", "pull", "--cancel", MODEL)
 
 

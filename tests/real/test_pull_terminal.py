@@ -83,7 +83,7 @@ def test_ctrl_c_takes_the_bars_away_and_says_what_goes_on(hub: StandInHub, open_
     assert terminal.end() == 130
     assert "Traceback" not in terminal.output
     words = " ".join(last_words(terminal))
-    assert f"The download of {MODEL} goes on in the background (" in words
+    assert f"The download of {MODEL} continues in the background (" in words
     assert "━" not in words
     assert terminal.is_sane()
     assert terminal.output.rfind(SHOW) > terminal.output.rfind(HIDE)

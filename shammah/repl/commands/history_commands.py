@@ -32,7 +32,7 @@ def begin(context: Context, number: int, system: str | None) -> None:
         _resume(context, number, system)
     except ShammahError as error:
         context.screen.error(error.message, error.hint)
-        context.screen.hint("A new conversation begins.")
+        context.screen.hint("Started a new conversation.")
 
 
 def history(context: Context) -> None:
@@ -54,8 +54,8 @@ def history(context: Context) -> None:
         if more := listing.describe_more(len(summaries), there, all_of_them):
             screen.hint(more)
     if not context.history.enabled:
-        screen.hint("What is said now is not kept: the history is switched off.")
-    screen.hint("/resume NUMBER goes on with one, /history WORDS searches.")
+        screen.hint("The history is off: this conversation is not stored.")
+    screen.hint("To continue one: /resume NUMBER. To search: /history WORDS.")
 
 
 def resume(context: Context) -> None:
@@ -86,11 +86,11 @@ def undo(context: Context) -> None:
     """``/undo``."""
     turns = context.conversation.turns
     if not turns:
-        context.screen.hint("There is no turn to take back.")
+        context.screen.hint("There is no turn to undo.")
         return
     turn = turns.pop()
     context.history.undo(turn)
-    context.screen.hint(f"Taken back: {printable(title_of(turn.question))}")
+    context.screen.hint(f"Undone: {printable(title_of(turn.question))}")
 
 
 def save(context: Context) -> None:
@@ -101,7 +101,7 @@ def save(context: Context) -> None:
     named = context.argument.removeprefix("!").strip()
     talk = context.conversation
     if not talk.turns:
-        context.screen.hint("There is nothing to save yet.")
+        context.screen.hint("Nothing to save yet.")
         return
     turns = tuple(talk.turns)
     kept = StoredConversation(0, talk.system, talk.system_private, turns[0].at, turns)
@@ -112,7 +112,7 @@ def save(context: Context) -> None:
     except ShammahError as error:
         if error.code != "file_exists":
             raise
-        context.screen.error(error.message, f"/save! {named} overwrites it.")
+        context.screen.error(error.message, f"To overwrite it: /save! {named}.")
         return
     private = sum(turn.private for turn in turns)
     note = f"; {listing.describe_turns(private)} of it private" if private else ""

@@ -30,7 +30,7 @@ class Questions:
     def prepare(
         self, question: str, private: bool, *, with_files: bool
     ) -> tuple[str, bool, tuple[str | None, ...]]:
-        """``question`` with what it brings along, whether the person says that any of it is
+        """Return ``question`` with its attachments, whether the person says that any of it is
         private, and where it came from.
 
         Raises:

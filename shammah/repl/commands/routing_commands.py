@@ -40,7 +40,7 @@ def why(context: Context) -> None:
     """``/why [N]``: the decision behind the last answer, or behind that of question N."""
     turns = context.conversation.turns
     if not turns:
-        raise UsageError("Nothing was asked yet.")
+        raise UsageError("There is no question yet.")
     number = len(turns)
     if context.argument:
         try:
@@ -48,7 +48,7 @@ def why(context: Context) -> None:
         except ValueError:
             number = 0
         if not 1 <= number <= len(turns):
-            asked = "1 was asked." if len(turns) == 1 else f"1 to {len(turns)} were asked."
+            asked = f"There {'is' if len(turns) == 1 else 'are'} {len(turns)} so far."
             raise UsageError(f"There is no question {context.argument!r:.20}.", asked)
     turn = turns[number - 1]
     question = " ".join(printable(turn.question).split())
@@ -71,9 +71,11 @@ def local(context: Context) -> None:
                 Target.LOCAL if argument == "on" else None, person.override.private
             )
         if person.override.target is Target.LOCAL:
-            context.screen.hint("The local model answers everything, until /local off.")
+            context.screen.hint("The local model answers everything until /local off.")
         else:
-            context.screen.hint("Each question goes to the local model or to Claude; /why tells.")
+            context.screen.hint(
+                "Each question goes to the local model or to Claude; /why shows which."
+            )
         return
     question, private = split_prefix(argument)
     person.ask(question, private, Override(Target.LOCAL, person.override.private))
@@ -96,7 +98,7 @@ def redo(context: Context) -> None:
     """
     conversation, screen = context.conversation, context.screen
     if not conversation.turns:
-        raise UsageError("Nothing was asked yet.")
+        raise UsageError("There is no question yet.")
     old = conversation.turns[-1]
     target = _backend(context.argument, old)
     if target is Target.CLOUD:
@@ -107,7 +109,7 @@ def redo(context: Context) -> None:
         except ShammahError as error:
             if context.argument:
                 raise
-            screen.hint(f"{error.message} The local model is asked once more.")
+            screen.hint(f"{error.message} Asking the local model again.")
             target = Target.LOCAL
     if old.answer:
         screen.hint(f"1: {_name(old)}")
@@ -120,7 +122,7 @@ def redo(context: Context) -> None:
     if not new.whole or not new.answer:
         conversation.turns[-1] = old
         context.history.undo(new)
-        screen.hint("The first answer stays.")
+        screen.hint("Keeping the first answer.")
         return
     context.history.undo(old)
     if old.whole and not old.corrected:  # what became of any other is known already
@@ -138,7 +140,7 @@ def edit(context: Context) -> None:
     old = conversation.turns[-1]
     text, private = split_prefix(edit_text(old.question).rstrip())
     if not text or text == old.question:
-        screen.hint("Nothing was changed, so nothing is asked.")
+        screen.hint("Nothing was changed, so nothing was sent.")
         return
     if context.session.routing.label(Label.EDIT, old.outcome):
         conversation.label(Label.EDIT, old.outcome)
@@ -149,7 +151,7 @@ def edit(context: Context) -> None:
     if not new.answer:
         conversation.turns[-1] = old
         context.history.undo(new)
-        screen.hint("The first question stays.")
+        screen.hint("Keeping the first question.")
     else:
         context.history.undo(old)
 
@@ -191,7 +193,7 @@ def _inquire(context: Context) -> Verdict:
         verdict = parse_verdict(said)
         if verdict is not Verdict.SKIP or not (said or "").strip():
             return verdict
-        context.screen.hint("Type 1, 2 or s; or press Enter, and go on after that.")
+        context.screen.hint("Type 1, 2 or s, or press Enter to skip.")
 
 
 def _role(turn: Turn) -> str:
@@ -203,12 +205,12 @@ def _backend(argument: str, old: Turn) -> Target:
         try:
             return Target(argument)
         except ValueError:
-            why = f"/redo asks local or cloud, not {argument!r:.40}."
+            why = f"/redo takes local or cloud, not {argument!r:.40}."
             raise UsageError(why) from None
     if old.provenance is not None:
         return Target.CLOUD if _role(old) == "inference" else Target.LOCAL
     if old.decision is None:
-        raise UsageError("Nobody was asked.", "/redo local or /redo cloud says whom.")
+        raise UsageError("Nobody was asked.", "To choose: /redo local or /redo cloud.")
     return Target.CLOUD if old.decision.target is Target.LOCAL else Target.LOCAL
 
 
@@ -226,8 +228,8 @@ def _check_cloud(context: Context) -> None:
     if session.cloud is None and session.settings.cloud_configured and not session.gate.never:
         raise ShammahError(
             "cloud_not_here",
-            "This prompt was started to ask the local model only.",
-            "Start `shammah` without --local to ask Claude, too.",
+            "This prompt was started for the local model only.",
+            "To ask Claude as well, start `shammah` without --local.",
         )
 
 
@@ -244,8 +246,8 @@ def _check_private(context: Context, turn: Turn) -> None:
     if because := _why_private(context, turn):
         raise ShammahError(
             "private",
-            f"Not sent: this turn is private, because {because}.",
-            "/redo local asks the local model once more.",
+            f"Not sent. This turn is private, because {because}.",
+            "To ask the local model again: /redo local.",
         )
 
 

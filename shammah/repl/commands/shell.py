@@ -78,10 +78,10 @@ def run_command(
 
 def _reason(cancelled: bool, late: bool, full: bool, limit_s: float) -> str:
     if cancelled:
-        return "ended by Ctrl-C"
+        return "stopped by Ctrl-C"
     if late:
-        return f"ended after {limit_s:g} s"
-    return "ended, because it wrote too much" if full else ""
+        return f"stopped after {limit_s:g} s"
+    return "stopped: it wrote too much" if full else ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -61,10 +61,10 @@ class Context:
 
 
 def run(line: str, context: Context) -> None:
-    """Run ``/name ...``; ``context`` has no argument yet.
+    """Run the command ``/name ...``; ``context`` has no argument yet.
 
     Raises:
-        EOFError: the command leaves the program.
+        EOFError: the command exits the program.
     """
     name, argument = split_word(line[1:].strip() or "help")
     if name.endswith("!"):
@@ -130,9 +130,9 @@ def _model(context: Context) -> None:
     wanted = context.argument.removeprefix("!").strip()
     if not wanted:
         context.screen.line(f"{session.settings.model}: {describe_state(session.view().local)}")
-        context.screen.hint("/model NAME takes another: auto, starter, a size, a Hub id, a path.")
+        context.screen.hint("To switch: /model NAME (auto, starter, a size, a Hub id or a path).")
         return
-    context.screen.live(f"asking about {printable(wanted)} ...")
+    context.screen.live(f"looking up {printable(wanted)} ...")
     try:
         told = context.person.switch.begin(wanted, force=force)
     finally:
@@ -150,13 +150,13 @@ def _adapter(context: Context) -> None:
     if requested:
         conversation.adapter = requested if requested in (AUTO, OFF) else store.get(requested).name
     if conversation.adapter == OFF:
-        screen.hint("This conversation is answered without an adapter.")
+        screen.hint("This conversation uses no adapter.")
     elif conversation.adapter != AUTO:
-        screen.hint(f"This conversation is answered with {conversation.adapter}.")
+        screen.hint(f"This conversation uses {conversation.adapter}.")
     elif serving := choose_adapter(store.directory.parent, AUTO, state):
-        screen.hint(f"The adapter in service answers: {serving}.")
+        screen.hint(f"The active adapter answers: {serving}.")
     else:
-        screen.hint("No adapter is in service: the model answers by itself.")
+        screen.hint("No adapter is active.")
     if not requested:
         screen.hint(f"/adapter NAME, /adapter off, /adapter auto. {store.known()}")
 
@@ -176,7 +176,7 @@ def _unload(context: Context) -> None:
 def _join(context: Context) -> None:
     link = context.session.local
     if link.in_use_by_others is None:
-        context.screen.hint("There is nothing to join: the local model is yours to use.")
+        context.screen.hint("Nothing to join: you already use the local model.")
         return
     link.join(link.in_use_by_others)
     context.screen.hint(f"Joining {link.spec.identity.model}.")
@@ -185,25 +185,25 @@ def _join(context: Context) -> None:
 def _takeover(context: Context) -> None:
     link = context.session.local
     if link.in_use_by_others is None:
-        context.screen.hint("There is nothing to take over: the local model is yours to use.")
+        context.screen.hint("Nothing to take over: you already use the local model.")
         return
-    context.screen.hint("Ending the other model's worker; its users will be told.")
+    context.screen.hint("Unloading the other model; the terminals that use it are notified.")
     link.take_over()
 
 
 def _private(context: Context) -> None:
     gate, screen = context.session.gate, context.screen
     if context.argument not in ("", "on", "off"):
-        screen.error(f"/private is on or off, not {context.argument!r:.40}.")
+        screen.error(f"/private takes on or off, not {context.argument!r:.40}.")
         return
     if context.argument:
         gate.private = context.argument == "on"
     if gate.private:
         screen.hint("Questions are private: they and their answers stay on this machine.")
     else:
-        screen.hint(f"Questions are private where a rule applies, or after {PREFIX}.")
+        screen.hint(f"Questions are private if a rule applies or they start with {PREFIX}.")
     if turns := context.conversation.private_turns:
-        screen.hint(f"{turns} of the turns so far will never go to the cloud.")
+        screen.hint(f"Turns so far that will never go to the cloud: {turns}.")
 
 
 def _clear(context: Context) -> None:
@@ -221,7 +221,7 @@ def _models(context: Context) -> None:
     default = default_model(settings, look(os.environ))
     for line in describe_models(cached_models(settings), settings.model, default):
         echo(line)
-    context.screen.hint("/model NAME takes one of them, or fetches another.")
+    context.screen.hint("To switch to one of them, or download another: /model NAME.")
 
 
 def _system(context: Context) -> None:
@@ -234,25 +234,25 @@ def _system(context: Context) -> None:
             screen.hint(f"Private, because {mark.why}. It stays on this machine.")
     screen.line(printable(conversation.system) or "There is no system prompt.")
     if not text:
-        screen.hint("/system TEXT sets one for this conversation, /system off takes it away.")
+        screen.hint("To set one for this conversation: /system TEXT. To remove it: /system off.")
 
 
 def _raw(context: Context) -> None:
     rendering, screen = context.screen.rendering, context.screen
     if context.argument not in ("", "on", "off"):
-        screen.error(f"/raw is on or off, not {context.argument!r:.40}.")
+        screen.error(f"/raw takes on or off, not {context.argument!r:.40}.")
         return
     rendering.markdown = context.argument == "off" if context.argument else not rendering.markdown
     if rendering.markdown and not rendering.possible:
-        screen.hint("Answers stay as they are written: this terminal is to get no style.")
+        screen.hint("Answers stay plain text: this terminal shows no styles.")
     elif rendering.markdown:
-        screen.hint("Answers are laid out and coloured.")
+        screen.hint("Answers are shown as Markdown.")
     else:
-        screen.hint("Answers are shown as they are written.")
+        screen.hint("Answers are shown as plain text.")
 
 
 _SINCE = {"model": "--model or /model", "licence": "--licence"}
-"""What else decides a setting of a prompt, beside its file and the environment."""
+"""What else decides a setting of a prompt, besides its file and the environment."""
 
 
 def _config(context: Context) -> None:
@@ -270,18 +270,20 @@ def _config(context: Context) -> None:
         screen.line("All settings are the defaults.")
     file = settings.home / "config.toml"
     if not file.exists():
-        screen.hint(f"There is no {file} yet: `shammah config set NAME VALUE` makes it.")
+        screen.hint(f"{file} does not exist yet. To create it: `shammah config set NAME VALUE`.")
 
 
 def _cost(context: Context) -> None:
     context.screen.line(describe_spending(context.spending) or "Nothing was spent yet.")
-    context.screen.hint("/why tells of one answer, `shammah egress` of all that Claude was sent.")
+    context.screen.hint(
+        "/why shows the cost of an answer; `shammah egress` lists all that Claude was sent."
+    )
 
 
 def _compact(context: Context) -> None:
     context.screen.hint(
-        "There is nothing to do: when a conversation outgrows the model, its oldest turns are left "
-        "out, and the answer says so. /clear begins a new one, /undo takes the last turn out."
+        "Nothing to do: when a conversation gets too long for the model, its oldest turns are left "
+        "out, and the answer says so. /clear starts a new one, /undo removes the last turn."
     )
 
 
@@ -319,7 +321,7 @@ GROUPS: dict[str, dict[str, tuple[str, Callable[[Context], None]]]] = {
             "Set how much it counts when the model learns: /feedback high, medium, normal",
             feedback.feedback,
         ),
-        "undo": ("Take the last turn out of the conversation", history.undo),
+        "undo": ("Remove the last turn from the conversation", history.undo),
         "raw": ("Switch between plain text and Markdown", _raw),
     },
     "Conversation": {

@@ -164,7 +164,7 @@ class Editor:
         try:
             return edit_text(text)
         except ShammahError as error:
-            self._options.complain(f"{error.message} The line is as it was.", error.hint)
+            self._options.complain(f"{error.message} The line is unchanged.", error.hint)
             return None
 
     def interject(self, show: Callable[[], None]) -> None:

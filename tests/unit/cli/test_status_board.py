@@ -74,7 +74,7 @@ def test_a_training_has_a_bar() -> None:
     assert "━" in bar
     assert "step 15/60, loss 1.250" in bar
     board.take("train", event(3, Training()), NOW)
-    assert any(line == "train      Nothing is trained" for line in drawn(board, 120, 30))
+    assert any(line == "train      No training" for line in drawn(board, 120, 30))
 
 
 @pytest.mark.parametrize(("width", "height"), [(200, 50), (80, 24), (40, 10), (20, 5), (5, 1)])

@@ -116,7 +116,7 @@ class TestARecorder:
             recorder.begin(said(key), TALK)
             keep(recorder, key)
             complaint = complaints.pop()
-            assert complaint.startswith("This turn is not in the history. ")
+            assert complaint.startswith("This turn was not stored in the history. ")
             path.rmdir()
             keep(recorder, key + "c")
             assert complaints == []
@@ -189,7 +189,7 @@ class TestARecorder:
         recorder.prepare()
         keep(recorder, "a")
         recorder.undo(said("a"))
-        with pytest.raises(ShammahError, match="no history yet"):
+        with pytest.raises(ShammahError, match="The history is empty"):
             read_conversation(recorder, 0)
         recorder.close()
         assert not list(path.parent.glob("history*"))

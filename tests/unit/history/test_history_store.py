@@ -348,7 +348,9 @@ class TestTheFile:
         database.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
         database.close()
         before = path.read_bytes()
-        with pytest.raises(ShammahError, match="written by a newer Shammah, and is left alone"):
+        with pytest.raises(
+            ShammahError, match="written by a newer Shammah, and was left unchanged"
+        ):
             Store(path).open()
         assert path.read_bytes() == before
 

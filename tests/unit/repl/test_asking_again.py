@@ -78,7 +78,7 @@ def test_the_next_question_is_no_verdict_on_two_answers() -> None:
     world.context.session.routing.label = lambda label, outcome: labels.append(label)
     routing_commands.redo(world.context)
     assert labels == [Label.WORSE, Label.BETTER]
-    assert "Type 1, 2 or s; or press Enter, and go on after that." in hints
+    assert "Type 1, 2 or s, or press Enter to skip." in hints
 
 
 @pytest.mark.parametrize("earlier", [("a",), ("a", "b")])

@@ -44,8 +44,8 @@ def test_a_stand_in_says_so_and_that_the_download_failed() -> None:
     alone = RouteDecision(Target.LOCAL, Reason.NO_CLOUD)
     ready = Ready("starter", fallback=True, missing="Qwen/Qwen2.5-3B-Instruct")
     assert line(ready, alone, 200) == (
-        "local model: Qwen2.5-3B-Instruct could not be downloaded   "
-        "next: local, starter standing in (no cloud configured)"
+        "local model: Qwen2.5-3B-Instruct download failed   "
+        "next: local, starter (fallback) (no cloud configured)"
     )
     assert line(ready, alone, 40) == "download failed   next: local"
 

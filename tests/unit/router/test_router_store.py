@@ -109,7 +109,9 @@ def test_a_damaged_file_is_put_aside_and_told_once(path: Path, content: bytes) -
     (aside,) = path.parent.glob("router.db.damaged-*[0-9]")
     assert aside.read_bytes() == content
     (sentence,) = told
-    assert sentence.startswith(f"The router's record of answers was damaged and is {aside} now")
+    assert sentence.startswith(
+        f"The router's record of answers was damaged. It was moved to {aside}"
+    )
 
 
 def test_a_directory_in_its_place_is_refused(path: Path) -> None:

@@ -38,19 +38,19 @@ def test_without_them_the_first_that_there_is(tmp_path: Path, name: str) -> None
 
 
 def test_none_is_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ShammahError, match=r"There is no editor\.") as raised:
+    with pytest.raises(ShammahError, match=r"An editor was not found\.") as raised:
         edit_file(tmp_path / "file")
     assert (raised.value.code, raised.value.hint) == (
         "no_editor",
-        "Set EDITOR to the one that you use.",
+        "Set EDITOR to an editor that is installed.",
     )
     monkeypatch.setenv("EDITOR", "/none")
-    with pytest.raises(ShammahError, match=r"There is no /none\."):
+    with pytest.raises(ShammahError, match=r"/none was not found\."):
         edit_file(tmp_path / "file")
 
 
 def test_one_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDITOR", script(tmp_path / "failing", "exit 3"))
-    with pytest.raises(ShammahError, match="failing ended with status 3") as raised:
+    with pytest.raises(ShammahError, match="failing exited with status 3") as raised:
         edit_text("text")
     assert raised.value.code == "editor_failed"

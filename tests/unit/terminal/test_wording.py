@@ -122,15 +122,21 @@ def test_which_download_is_under_way(state: State | None, download: Downloading 
 @pytest.mark.parametrize(
     ("download", "words"),
     [
-        (COMING, "The download of acme/big goes on in the background (41%): `shammah status`"),
-        (Downloading("acme/big"), "The download of acme/big goes on in the background: `shammah"),
+        (
+            COMING,
+            "The download of acme/big continues in the background (41%). To see it",
+        ),
+        (
+            Downloading("acme/big"),
+            "The download of acme/big continues in the background. To see it: `shammah",
+        ),
         (
             Transfer("acme/big", "c", "running", 41, 100),
-            "The download of acme/big goes on in the background (41%): `shammah status`",
+            "The download of acme/big continues in the background (41%). To see it",
         ),
         (
             Transfer("acme/big", "c", "paused", 41, 100),
-            "The download of acme/big stays paused (41%): `shammah models pull --resume acme/big`",
+            "The download of acme/big stays paused (41%). To continue it: `shammah models",
         ),
     ],
 )
@@ -139,7 +145,7 @@ def test_what_to_know_of_a_download_when_leaving(
 ) -> None:
     said = describe_background(download)
     assert said.startswith(words)
-    assert said.endswith("`shammah models pull --cancel acme/big` ends it.")
+    assert said.endswith("to cancel it: `shammah models pull --cancel acme/big`.")
 
 
 def test_what_must_come_again_has_its_time() -> None:
