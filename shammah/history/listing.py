@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -47,25 +48,12 @@ def describe_time(at: float) -> str:
 def describe_hit(hit: Hit, emphasize: Callable[[str], str] = str) -> str:
     """``12  2026-11-25 16:40  local: starter``, and below it what was found, emphasized."""
     turn = hit.turn
-    snippet = " ".join(hit.snippet.split())
-    pieces = [printable(one) for one in _pieces(snippet)]
-    marked = "".join(
-        emphasize(piece) if number % 2 else piece for number, piece in enumerate(pieces)
-    )
+    pieces = re.split(f"{MARK}(.*?){END_MARK}", " ".join(hit.snippet.split()))
+    pieces[1::2] = [emphasize(printable(found)) for found in pieces[1::2]]
+    pieces[::2] = map(printable, pieces[::2])
     undone = " · undone" if turn.undone else ""
-    who = describe_target(turn)
-    return f"{hit.conversation:>4}  {describe_time(turn.at)}  {who}{undone}\n      {marked}"
-
-
-def _pieces(snippet: str) -> list[str]:
-    """What was found at odd places, the rest at even ones."""
-    pieces = [""]
-    for part in snippet.split(MARK):
-        found, mark, rest = part.partition(END_MARK)
-        pieces += [found, rest] if mark else []
-        if not mark:
-            pieces[-1] += part
-    return pieces
+    head = f"{hit.conversation:>4}  {describe_time(turn.at)}  {describe_target(turn)}{undone}"
+    return f"{head}\n      {''.join(pieces)}"
 
 
 def describe_target(turn: Turn) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -79,12 +78,20 @@ def open_repl(arguments: list[str]) -> int:
 
 
 class Repl:
-    """One person's ``conversation`` in one terminal."""
+    """One person's ``conversation`` in one terminal.
+
+    Attributes:
+        override: what holds for every question.
+        questions: the attachments of the next one.
+        spending: what this session's answers have taken.
+        switch: changes the local model.
+    """
 
     def __init__(self, session: Session, options: ReplOptions, screen: Screen) -> None:
-        self._session = session
+        self.session = session
         self._options = options
-        self._screen = screen
+        self.override = options.override
+        self.screen = screen
         system = session.settings.system if options.system is None else options.system
         self.conversation = Conversation(system)
         gate = session.gate
@@ -92,16 +99,16 @@ class Repl:
         gate.ask = self._consent
         self.conversation.system_private = gate.rules.mark(system).private
         notices = session.notices
-        self._history = history_of(session.settings, enabled=options.history, complain=notices.put)
-        self._history.on_wait = screen.live
-        self._runner = TurnRunner(session, self.conversation, self._history)
+        self.history = history_of(session.settings, enabled=options.history, complain=notices.put)
+        self.history.on_wait = screen.live
+        self._runner = TurnRunner(session, self.conversation, self.history)
         self._interrupted_at = -TWICE_S
         self._training: AutoTraining | None = None
         self._downloads = DownloadNotices(open_endpoints(os.environ), notices.put)
         self.switch = ModelSwitch(session, self._refresh)
         self._interrupts = Interrupts()
-        self._questions = Questions(session, self.conversation, screen)
-        self._spending = Spending()
+        self.questions = Questions(session, self.conversation, screen)
+        self.spending = Spending()
         self._conversation_tokens = 0
         self._warm_up = WarmUp(session, self.conversation)
         local, settings = options.override.target is Target.LOCAL, session.settings
@@ -115,21 +122,21 @@ class Repl:
         self._lines = Lines(self._editor, self._interrupts, screen, self._show_notices)
 
     def _editor_options(self) -> EditorOptions:
-        settings = self._session.settings
+        settings = self.session.settings
         return EditorOptions(
             vi=settings.editor.keys == "vi",
             styled=wants_style(os.environ),
-            history_file=settings.home / LINES_FILE if self._history.enabled else None,
+            history_file=settings.home / LINES_FILE if self.history.enabled else None,
             may_store=self._may_store,
             commands=table.descriptions(),
-            afterwards=self._screen.rendering.load,
-            complain=self._screen.error,
+            afterwards=self.screen.rendering.load,
+            complain=self.screen.error,
         )
 
     def _may_store(self, line: str) -> bool:
         """Whether a line may be kept in a file: not if it is private for whatever reason."""
         question, private = split_prefix(line)
-        return not self._session.gate.judge(question, private=private).private
+        return not self.session.gate.judge(question, private=private).private
 
     def run(self) -> int:
         self._interrupts.install()
@@ -141,12 +148,12 @@ class Repl:
         except (EOFError, KeyboardInterrupt, SystemExit, OSError):
             pass  # OSError: the terminal is gone
         finally:
-            download = download_under_way(self.switch.show(self._session.view().local))
+            download = download_under_way(self.switch.show(self.session.view().local))
             self.close()
         known = self._downloads.transfer or download
-        hints = [printable(notice) for notice in self._session.notices.take()]
+        hints = [printable(notice) for notice in self.session.notices.take()]
         hints += [describe_background(known)] if download and known else []
-        self._screen.farewell(*hints)
+        self.screen.farewell(*hints)
         return ExitCode.OK
 
     def close(self) -> None:
@@ -154,30 +161,30 @@ class Repl:
         self._lines.close()
         self.switch.leave()
         self._runner.keep()
-        self._history.close()
+        self.history.close()
         if self._training is not None:
             self._training.close()
-        self._session.close()
+        self.session.close()
         self._downloads.close()
 
     def _learn(self) -> None:
         """Begin trainings in the background, if that is switched on."""
-        settings = self._session.settings
+        settings = self.session.settings
         if settings.train.auto:
             from shammah.learning.auto import AutoTraining
 
-            self._training = AutoTraining(settings, lambda: self._session.settings.model)
+            self._training = AutoTraining(settings, lambda: self.session.settings.model)
             self._training.start()
 
     def start(self) -> None:
         """Begin with the workers, and with the conversation that was asked for."""
-        self._session.watch(self._on_change)
-        self._session.start()
+        self.session.watch(self._on_change)
+        self.session.start()
         self._learn()
         if self._options.resume is not None:
             os.write(1, b"\n" if self._editor is None else CLEAR_LINE)
-            history_commands.begin(self._context(), self._options.resume, self._options.system)
-            self._screen.prompt(PROMPT)  # what was typed meanwhile still waits in the terminal
+            history_commands.begin(self, self._options.resume, self._options.system)
+            self.screen.prompt(PROMPT)  # what was typed meanwhile still waits in the terminal
 
     def _loop(self) -> None:
         self._first_run.start()
@@ -199,23 +206,23 @@ class Repl:
                 self._interrupts.noted = False
                 if not self._first_interrupt():
                     raise
-                self._screen.hint("Press Ctrl-C again or Ctrl-D to exit.")
+                self.screen.hint("Press Ctrl-C again or Ctrl-D to exit.")
 
     def act(self, line: str) -> None:
         """Do what a line says."""
         question, private = split_prefix(line.rstrip())
         quoted = block.content(question)
         if quoted is not None:
-            self._ask(quoted, private, self.override)
+            self.ask(quoted, private, self.override, with_files=False)
         elif line.lstrip().startswith("/"):
             with self._interrupts.raised():
-                table.run(line.strip(), self._context())
+                table.run(line.strip(), self)
         elif question.lstrip().startswith("!"):
             self._run_command(question.lstrip()[1:].strip(), private)
         elif question:
             self.ask(question, private, self.override)
         elif private:
-            self._screen.hint(f"Write a question after {PREFIX}.")
+            self.screen.hint(f"Write a question after {PREFIX}.")
 
     def _first_interrupt(self) -> bool:
         now = time.monotonic()
@@ -223,75 +230,62 @@ class Repl:
         self._interrupted_at = now
         return first
 
-    @property
-    def override(self) -> Override:
-        """What holds for every question."""
-        return self._options.override
-
-    @override.setter
-    def override(self, override: Override) -> None:
-        self._options = replace(self._options, override=override)
-
-    def ask(self, question: str, private: bool, override: Override, *, again: bool = False) -> None:
-        """Have a question answered with what it brings along, and keep the turn.
-
-        ``again``: it has been asked, or nearly, and has everything with it already.
-        """
-        if again:
-            self._answer(Prompt(question, private, override=override))
-        else:
-            self._ask(question, private, override, with_files=True)
-
-    def _ask(
-        self, question: str, private: bool, override: Override, *, with_files: bool = False
+    def ask(
+        self,
+        question: str,
+        private: bool,
+        override: Override,
+        *,
+        again: bool = False,
+        with_files: bool = True,
     ) -> None:
-        try:
-            with self._interrupts.raised():
-                text, private, sources = self._questions.prepare(
-                    question, private, with_files=with_files
-                )
-        except ShammahError as error:
-            self._screen.error(error.message, error.hint)
-            return
-        self._answer(Prompt(text, private, sources, override))
+        """Have a question answered, and store the turn.
+
+        Args:
+            question: what to ask.
+            private: the person says so.
+            override: who is to answer.
+            again: it was asked before, so it has its attachments already.
+            with_files: attach the files that it names.
+        """
+        sources: tuple[str | None, ...] = ()
+        if not again:
+            try:
+                with self._interrupts.raised():
+                    question, private, sources = self.questions.prepare(
+                        question, private, with_files=with_files
+                    )
+            except ShammahError as error:
+                self.screen.error(error.message, error.hint)
+                return
+        self._answer(Prompt(question, private, sources, override))
 
     def inquire(self, question: str) -> str | None:
         """What the person types; ``None``: nothing, or nobody is there."""
-        if not (self._screen.terminal and os.isatty(0)):
+        if not (self.screen.terminal and os.isatty(0)):
             return None
         with self._interrupts.calling(self._interrupts.note):  # from when it can be read
-            line = ask(self._screen.prompt, question, lambda: self._interrupts.noted)
+            line = ask(self.screen.prompt, question, lambda: self._interrupts.noted)
         if line is None:
-            self._screen.line("")
+            self.screen.line("")
         return line
 
     def _run_command(self, command: str, private: bool) -> None:
         pressed: list[None] = []
         with self._interrupts.calling(lambda: pressed.append(None)), echo_off():
-            self._questions.add_output(command, private, lambda: bool(pressed))
+            self.questions.add_output(command, private, lambda: bool(pressed))
 
     def _consent(self, outgoing: Outgoing) -> Consent:
         question = consent_question(outgoing)
-        return parse_consent(ask(self._screen.prompt, question, lambda: self._session.interrupted))
+        return parse_consent(ask(self.screen.prompt, question, lambda: self.session.interrupted))
 
     def _on_interrupt(self) -> None:
         if self._runner.in_hand is None:
             self._interrupts.note()  # the answer has ended: as if it came at the prompt
         elif self._first_interrupt():
-            self._session.interrupt()
+            self.session.interrupt()
         else:
             raise KeyboardInterrupt
-
-    def _context(self) -> table.Context:
-        return table.Context(
-            conversation=self.conversation,
-            session=self._session,
-            screen=self._screen,
-            history=self._history,
-            person=self,
-            questions=self._questions,
-            spending=self._spending,
-        )
 
     def _answer(self, prompt: Prompt) -> None:
         self._runner.begin(prompt)
@@ -306,26 +300,26 @@ class Repl:
     # --- what comes of a question (`shammah.chat.runner.Sink`) -----------------------------
 
     def notice(self, text: str, *, urgent: bool) -> None:
-        (self._screen.line if urgent else self._screen.hint)(printable(text))
+        (self.screen.line if urgent else self.screen.hint)(printable(text))
 
     def progress(self, text: str, step: Step) -> None:
-        self._screen.live(text)
+        self.screen.live(text)
 
     def piece(self, text: str, turn: TurnInProgress) -> None:
-        self._screen.answer(text)
+        self.screen.answer(text)
 
     def ended(self, turn: Turn) -> None:
-        self._spending.add(turn.usage)
+        self.spending.add(turn.usage)
         match describe_empty(turn) or turn.end:
             case Done() as done:
                 assert turn.decision is not None  # it comes before
-                self._screen.end_answer(done, describe_answer(done, turn.decision))
+                self.screen.end_answer(done, describe_answer(done, turn.decision))
             case Failed() as failure:
-                self._screen.end_failed(failure)
+                self.screen.end_failed(failure)
 
     def _live_line(self, typed: str) -> tuple[Part, ...]:
         """What stands below the prompt, when so much of a line has been typed."""
-        session = self._session
+        session = self.session
         view = session.view()
         override = routing_commands.read_override(typed, self.override, session.gate)
         decision = session.preview(override, self._conversation_tokens, view)
@@ -333,10 +327,10 @@ class Repl:
         if isinstance(state, Failed | NotAvailable) and session.cloud is not None:
             state = Ready("")  # told when it matters; Claude answers
         resting = session.local.resting
-        return describe_bottom(state, decision, view.cloud_model, self._spending, resting=resting)
+        return describe_bottom(state, decision, view.cloud_model, self.spending, resting=resting)
 
     def _on_change(self) -> None:
-        state = self._session.view().local
+        state = self.session.view().local
         self.switch.look(state)
         self._downloads.follow(self.switch.show(state))
         self._warm_up.look()
@@ -351,8 +345,8 @@ class Repl:
             self._editor.interject(self._show_notices)
 
     def _show_notices(self) -> None:
-        for sentence in self._session.notices.take():
-            self._screen.hint(printable(sentence))
+        for sentence in self.session.notices.take():
+            self.screen.hint(printable(sentence))
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

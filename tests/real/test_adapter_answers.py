@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -21,7 +22,7 @@ from shammah.learning.adapters import ACCEPTED, WEIGHTS, AdapterEntry, AdapterSt
 from shammah.models.catalogue import STARTER
 from shammah.repl.commands import table
 from shammah.repl.commands.questions import Questions
-from shammah.repl.toolbar import Spending
+from shammah.repl.loop import Repl
 from shammah.router.decision import Override
 from shammah.router.route import AUTO, OFF
 from shammah.router.store import Store
@@ -179,20 +180,24 @@ def _replace(asking: Asking) -> None:
 
 def _say_it_at_the_prompt(asking: Asking, base: str) -> None:
     conversation, said = Conversation(), io.StringIO()
-    history, person = Recorder(Path(), enabled=False, complain=said.write), cast(table.Person, None)
+    history = Recorder(Path(), enabled=False, complain=said.write)
     screen = Screen({}, said)
     questions = Questions(asking.session, conversation, screen)
-    context = table.Context(
-        *(conversation, asking.session, screen, history, person, questions, Spending())
+    repl = SimpleNamespace(
+        conversation=conversation,
+        session=asking.session,
+        screen=screen,
+        history=history,
+        questions=questions,
     )
     for line in ("/adapter", "/adapter loud", "/adapter nonsense", "/adapter"):
-        table.run(line, context)
+        table.run(line, cast(Repl, repl))
     assert conversation.adapter == "loud"
     for words in ("No adapter is active", "Known are: harmed, loud", "no adapter 'nonsense'"):
         assert words in said.getvalue()
-    table.run("/adapter off", context)
+    table.run("/adapter off", cast(Repl, repl))
     assert conversation.adapter == OFF
-    table.run("/clear", context)
+    table.run("/clear", cast(Repl, repl))
     assert conversation.adapter == AUTO
     asked = ("ask", "--model", STARTER, "--local", "--json", "--temperature", "0", "Hello")
     ended = run(*asked, "--adapter", "harmed", limit=60)

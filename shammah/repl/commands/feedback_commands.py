@@ -11,67 +11,67 @@ from shammah.router.statistics import Label
 
 if TYPE_CHECKING:
     from shammah.learning.feedback import Feedback, JudgedTurn
-    from shammah.repl.commands.table import Context
+    from shammah.repl.loop import Repl
 
 KEPT = "Stored for `shammah train`."
 
 
-def good(context: Context) -> None:
+def good(repl: Repl, _: str) -> None:
     """``/good``: the last answer is as it should be."""
-    turns = context.conversation.turns
+    turns = repl.conversation.turns
     if turns and turns[-1].corrected:
-        context.screen.hint("That answer is your own, and already stored.")
+        repl.screen.hint("That answer is your own, and already stored.")
         return
-    _rate(context, Label.GOOD)
-    turn = last_turn(context)
+    _rate(repl, Label.GOOD)
+    turn = last_turn(repl)
     if turn is not None:
-        _feedback(context).note(turn, "good")
-        context.screen.hint(KEPT)
+        _feedback(repl).note(turn, "good")
+        repl.screen.hint(KEPT)
 
 
-def bad(context: Context) -> None:
+def bad(repl: Repl, argument: str) -> None:
     """``/bad [NOTE]``: it is not. Nothing is learnt from that until /fix says what is right."""
-    _rate(context, Label.BAD)
-    turn = last_turn(context)
+    _rate(repl, Label.BAD)
+    turn = last_turn(repl)
     if turn is not None:
-        _feedback(context).note(turn, "bad", why=context.argument)
-        context.screen.hint("To say what it should have been: /fix BETTER ANSWER.")
+        _feedback(repl).note(turn, "bad", why=argument)
+        repl.screen.hint("To say what it should have been: /fix BETTER ANSWER.")
 
 
-def _rate(context: Context, label: Label) -> None:
-    if _label(context, label):
-        context.screen.hint("Noted. This will count when you ask something similar.")
+def _rate(repl: Repl, label: Label) -> None:
+    if _label(repl, label):
+        repl.screen.hint("Noted. This will count when you ask something similar.")
     else:
-        context.screen.hint("There is no answer to rate yet.")
+        repl.screen.hint("There is no answer to rate yet.")
 
 
-def _label(context: Context, label: Label) -> bool:
+def _label(repl: Repl, label: Label) -> bool:
     """Label the last answer in the statistics; return whether they know it."""
-    turns = context.conversation.turns
+    turns = repl.conversation.turns
     outcome = turns[-1].outcome if turns else ""
-    known = context.session.routing.label(label, outcome)
+    known = repl.session.routing.label(label, outcome)
     if known:
-        context.conversation.label(label, outcome)
+        repl.conversation.label(label, outcome)
     return known
 
 
-def fix(context: Context) -> None:
+def fix(repl: Repl, argument: str) -> None:
     """``/fix BETTER ANSWER``, or ``/fix`` and the person's editor: the conversation continues from
     that answer."""
-    turn, screen, talk = _needed(context), context.screen, context.conversation
+    turn, screen, talk = _needed(repl), repl.screen, repl.conversation
     old = talk.turns[-1]
-    better = context.argument or _edited(old.answer)
+    better = argument or _edited(old.answer)
     if not better:
         screen.hint("Nothing was changed, so nothing was stored.")
         return
-    mark = context.session.gate.judge(better, private=old.private)
-    _feedback(context).note(turn, "fix", better=better, private=mark.private)
+    mark = repl.session.gate.judge(better, private=old.private)
+    _feedback(repl).note(turn, "fix", better=better, private=mark.private)
     if mark.why:
         screen.hint(f"Private, because {mark.why}. It stays on this machine.")
-    context.history.keep(talk.correct(better, private=mark.private), talk)
-    context.history.undo(old)
+    repl.history.keep(talk.correct(better, private=mark.private), talk)
+    repl.history.undo(old)
     screen.hint(f"{KEPT} The conversation continues from your answer.")
-    _label(context, Label.EDIT)
+    _label(repl, Label.EDIT)
 
 
 def _edited(answer: str) -> str:
@@ -82,36 +82,36 @@ def _edited(answer: str) -> str:
     return "" if better.strip() == answer.strip() else better.rstrip()
 
 
-def feedback(context: Context) -> None:
+def feedback(repl: Repl, argument: str) -> None:
     """``/feedback high``, ``medium`` or ``normal``: how much the last answer counts."""
     from shammah.learning.examples import WEIGHTS
 
-    if context.argument not in WEIGHTS:
+    if argument not in WEIGHTS:
         words = ", ".join(WEIGHTS)
-        given = f", not {context.argument!r:.40}" if context.argument else ""
+        given = f", not {argument!r:.40}" if argument else ""
         raise UsageError(f"/feedback takes {words}{given}.")
-    verdict = _feedback(context)
-    verdict.note(_needed(context), "weight", weight=context.argument)
-    known = context.conversation.turns[-1].label in (Label.GOOD, Label.EDIT)
+    verdict = _feedback(repl)
+    verdict.note(_needed(repl), "weight", weight=argument)
+    known = repl.conversation.turns[-1].label in (Label.GOOD, Label.EDIT)
     when = "." if known else " once you rate it with /good or /fix."
-    context.screen.hint(f"This answer counts {WEIGHTS[context.argument]:g}-fold{when}")
+    repl.screen.hint(f"This answer counts {WEIGHTS[argument]:g}-fold{when}")
 
 
-def accept(context: Context, old: Turn, better: str, *, private: bool = False) -> None:
+def accept(repl: Repl, old: Turn, better: str, *, private: bool = False) -> None:
     """``better`` was taken instead of the answer of ``old`` (after ``/redo cloud``)."""
-    turn = judged(context.conversation, old, before=context.conversation.turns[:-1])
-    if not _is_grave(context, turn):
-        _feedback(context).note(turn, "accepted", better=better, private=private)
+    turn = judged(repl.conversation, old, before=repl.conversation.turns[:-1])
+    if not _is_grave(repl, turn):
+        _feedback(repl).note(turn, "accepted", better=better, private=private)
 
 
-def last_turn(context: Context) -> JudgedTurn | None:
+def last_turn(repl: Repl) -> JudgedTurn | None:
     """Return the last answer with all that the model had been sent; ``None`` if there is none, or
     somebody was in danger: that is not written down."""
-    turns = context.conversation.turns
+    turns = repl.conversation.turns
     if not turns or not turns[-1].answer:
         return None
-    turn = judged(context.conversation, turns[-1], before=turns[:-1])
-    return None if _is_grave(context, turn) else turn
+    turn = judged(repl.conversation, turns[-1], before=turns[:-1])
+    return None if _is_grave(repl, turn) else turn
 
 
 def judged(conversation: Conversation, turn: Turn, before: list[Turn]) -> JudgedTurn:
@@ -130,18 +130,18 @@ def judged(conversation: Conversation, turn: Turn, before: list[Turn]) -> Judged
     )
 
 
-def _needed(context: Context) -> JudgedTurn:
-    turn = last_turn(context)
+def _needed(repl: Repl) -> JudgedTurn:
+    turn = last_turn(repl)
     if turn is None:
         raise UsageError("There is no answer to rate yet.")
     return turn
 
 
-def _is_grave(context: Context, turn: JudgedTurn) -> bool:
-    return context.session.routing.examine(turn.messages).danger is not None
+def _is_grave(repl: Repl, turn: JudgedTurn) -> bool:
+    return repl.session.routing.examine(turn.messages).danger is not None
 
 
-def _feedback(context: Context) -> Feedback:
+def _feedback(repl: Repl) -> Feedback:
     from shammah.learning.feedback import Feedback
 
-    return Feedback(context.session.settings.home)
+    return Feedback(repl.session.settings.home)

@@ -17,91 +17,91 @@ from shammah.history.resuming import read_conversation, resume_conversation
 from shammah.terminal.wording import printable
 
 if TYPE_CHECKING:
-    from shammah.repl.commands.table import Context
+    from shammah.repl.loop import Repl
 
 LISTED = 10
 """Conversations or turns that ``/history`` shows."""
 
 
-def begin(context: Context, number: int, system: str | None) -> None:
+def begin(repl: Repl, number: int, system: str | None) -> None:
     """Go on with conversation ``number`` (0: the newest), or say why not.
 
     ``system``: the system prompt that was asked for; ``None``: the conversation's own.
     """
     try:
-        _resume(context, number, system)
+        _resume(repl, number, system)
     except ShammahError as error:
-        context.screen.error(error.message, error.hint)
-        context.screen.hint("Started a new conversation.")
+        repl.screen.error(error.message, error.hint)
+        repl.screen.hint("Started a new conversation.")
 
 
-def history(context: Context) -> None:
+def history(repl: Repl, argument: str) -> None:
     """``/history [WORDS]``."""
-    screen, words = context.screen, context.argument
+    screen, words = repl.screen, argument
     if words:
-        hits = context.history.read(lambda store: store.search(words, LISTED))
+        hits = repl.history.read(lambda store: store.search(words, LISTED))
         for hit in hits:
             screen.line(listing.describe_hit(hit, screen.emphasized))
         if not hits:
             screen.hint("Nothing was found.")
             return
     else:
-        summaries = context.history.read(lambda store: store.summaries(LISTED))
+        summaries = repl.history.read(lambda store: store.summaries(LISTED))
         for summary in summaries:
             screen.line(listing.describe_summary(summary, screen.columns))
-        there = context.history.read(lambda store: store.count())
+        there = repl.history.read(lambda store: store.count())
         all_of_them = "`shammah history list -n 0` shows all."
         if more := listing.describe_more(len(summaries), there, all_of_them):
             screen.hint(more)
-    if not context.history.enabled:
+    if not repl.history.enabled:
         screen.hint("The history is off: this conversation is not stored.")
     screen.hint("To continue one: /resume NUMBER. To search: /history WORDS.")
 
 
-def resume(context: Context) -> None:
+def resume(repl: Repl, argument: str) -> None:
     """``/resume NUMBER``; without a number: what there is."""
-    if not context.argument:
-        history(context)
+    if not argument:
+        history(repl, "")
         return
-    number = parse_resume(context.argument, newest=False)
+    number = parse_resume(argument, newest=False)
     assert number is not None
-    _resume(context, number, None)
+    _resume(repl, number, None)
 
 
-def _resume(context: Context, number: int, system: str | None) -> None:
-    kept = read_conversation(context.history, number)
-    resume_conversation(kept, context.conversation, context.session.gate, system)
-    context.history.resume(kept)
-    _show(context, kept, f"Continuing conversation {kept.number}")
+def _resume(repl: Repl, number: int, system: str | None) -> None:
+    kept = read_conversation(repl.history, number)
+    resume_conversation(kept, repl.conversation, repl.session.gate, system)
+    repl.history.resume(kept)
+    _show(repl, kept, f"Continuing conversation {kept.number}")
 
 
-def _show(context: Context, kept: StoredConversation, what: str) -> None:
-    columns, rows = context.screen.size
+def _show(repl: Repl, kept: StoredConversation, what: str) -> None:
+    columns, rows = repl.screen.size
     for line in listing.recap(kept, columns, rows):
-        context.screen.hint(line)
-    context.screen.hint(listing.describe_resumed(kept, what))
+        repl.screen.hint(line)
+    repl.screen.hint(listing.describe_resumed(kept, what))
 
 
-def undo(context: Context) -> None:
+def undo(repl: Repl, _: str) -> None:
     """``/undo``."""
-    turns = context.conversation.turns
+    turns = repl.conversation.turns
     if not turns:
-        context.screen.hint("There is no turn to undo.")
+        repl.screen.hint("There is no turn to undo.")
         return
     turn = turns.pop()
-    context.history.undo(turn)
-    context.screen.hint(f"Undone: {printable(title_of(turn.question))}")
+    repl.history.undo(turn)
+    repl.screen.hint(f"Undone: {printable(title_of(turn.question))}")
 
 
-def save(context: Context) -> None:
+def save(repl: Repl, argument: str) -> None:
     """``/save [FILE]``; ``/save! FILE`` overwrites."""
     from shammah.history import export
 
-    overwrite = context.argument.startswith("!")
-    named = context.argument.removeprefix("!").strip()
-    talk = context.conversation
+    overwrite = argument.startswith("!")
+    named = argument.removeprefix("!").strip()
+    talk = repl.conversation
     if not talk.turns:
-        context.screen.hint("Nothing to save yet.")
+        repl.screen.hint("Nothing to save yet.")
         return
     turns = tuple(talk.turns)
     kept = StoredConversation(0, talk.system, talk.system_private, turns[0].at, turns)
@@ -112,23 +112,23 @@ def save(context: Context) -> None:
     except ShammahError as error:
         if error.code != "file_exists":
             raise
-        context.screen.error(error.message, f"To overwrite it: /save! {named}.")
+        repl.screen.error(error.message, f"To overwrite it: /save! {named}.")
         return
     private = sum(turn.private for turn in turns)
     note = f"; {listing.describe_turns(private)} of it private" if private else ""
-    context.screen.hint(f"Saved {listing.describe_turns(len(turns))} in {path}{note}.")
+    repl.screen.hint(f"Saved {listing.describe_turns(len(turns))} in {path}{note}.")
 
 
-def load(context: Context) -> None:
+def load(repl: Repl, argument: str) -> None:
     """``/load FILE``. What cannot be loaded changes nothing."""
     from shammah.history import export
 
-    path = Path(os.path.expanduser(context.argument))
+    path = Path(os.path.expanduser(argument))
     kept = export.read(export.read_file(path), new_key)
     sources = (os.path.abspath(path), os.path.realpath(path))
-    if context.session.gate.rules.mark("", sources).private:
+    if repl.session.gate.rules.mark("", sources).private:
         turns = tuple(replace(turn, private=True) for turn in kept.turns)
         kept = replace(kept, turns=turns, system_private=True)
-    resume_conversation(kept, context.conversation, context.session.gate, None)
-    context.history.adopt(kept)
-    _show(context, kept, "Continuing the saved conversation")
+    resume_conversation(kept, repl.conversation, repl.session.gate, None)
+    repl.history.adopt(kept)
+    _show(repl, kept, "Continuing the saved conversation")

@@ -16,7 +16,7 @@ from shammah.router.statistics import QUESTION, Label, Verdict, labels, parse_ve
 from shammah.terminal.wording import printable
 
 if TYPE_CHECKING:
-    from shammah.repl.commands.table import Context
+    from shammah.repl.loop import Repl
 
 SHOWN_OVERRIDE = 4000
 """Characters of a line that is being typed that are looked at, ten times a second: 1 ms."""
@@ -36,78 +36,77 @@ def read_override(typed: str, override: Override, gate: Gate) -> Override:
     )
 
 
-def why(context: Context) -> None:
+def why(repl: Repl, argument: str) -> None:
     """``/why [N]``: the decision behind the last answer, or behind that of question N."""
-    turns = context.conversation.turns
+    turns = repl.conversation.turns
     if not turns:
         raise UsageError("There is no question yet.")
     number = len(turns)
-    if context.argument:
+    if argument:
         try:
-            number = int(context.argument)
+            number = int(argument)
         except ValueError:
             number = 0
         if not 1 <= number <= len(turns):
             asked = f"There {'is' if len(turns) == 1 else 'are'} {len(turns)} so far."
-            raise UsageError(f"There is no question {context.argument!r:.20}.", asked)
+            raise UsageError(f"There is no question {argument!r:.20}.", asked)
     turn = turns[number - 1]
     question = " ".join(printable(turn.question).split())
     if len(question) > SHOWN_QUESTION:
         question = question[: SHOWN_QUESTION - 1] + "…"
-    context.screen.hint(f"Question {number}: {question}")
-    context.screen.line(describe_turn(turn))
+    repl.screen.hint(f"Question {number}: {question}")
+    repl.screen.line(describe_turn(turn))
     if turn.private:
-        context.screen.line(f"Private, because {_why_private(context, turn)}.")
+        repl.screen.line(f"Private, because {_why_private(repl, turn)}.")
 
 
-def local(context: Context) -> None:
+def local(repl: Repl, argument: str) -> None:
     """``/local on``, ``/local off``, ``/local QUESTION``."""
-    person, argument = context.person, context.argument
     if argument in ("", "on", "off"):
         if argument == "off":
-            _check_cloud(context)
+            _check_cloud(repl)
         if argument:
-            person.override = Override(
-                Target.LOCAL if argument == "on" else None, person.override.private
+            repl.override = Override(
+                Target.LOCAL if argument == "on" else None, repl.override.private
             )
-        if person.override.target is Target.LOCAL:
-            context.screen.hint("The local model answers everything until /local off.")
+        if repl.override.target is Target.LOCAL:
+            repl.screen.hint("The local model answers everything until /local off.")
         else:
-            context.screen.hint(
+            repl.screen.hint(
                 "Each question goes to the local model or to Claude; /why shows which."
             )
         return
     question, private = split_prefix(argument)
-    person.ask(question, private, Override(Target.LOCAL, person.override.private))
+    repl.ask(question, private, Override(Target.LOCAL, repl.override.private))
 
 
-def cloud(context: Context) -> None:
+def cloud(repl: Repl, argument: str) -> None:
     """``/cloud QUESTION``."""
-    if not context.argument:
+    if not argument:
         raise UsageError("Write the question after /cloud.")
-    _check_cloud(context)
-    _check_key(context)
-    question, private = split_prefix(context.argument)
-    context.person.ask(question, private, Override(Target.CLOUD, context.person.override.private))
+    _check_cloud(repl)
+    _check_key(repl)
+    question, private = split_prefix(argument)
+    repl.ask(question, private, Override(Target.CLOUD, repl.override.private))
 
 
-def redo(context: Context) -> None:
+def redo(repl: Repl, argument: str) -> None:
     """``/redo``, ``/redo local``, ``/redo cloud``: the last question once more.
 
     The new answer takes the place of the old one, if it becomes a whole one.
     """
-    conversation, screen = context.conversation, context.screen
+    conversation, screen = repl.conversation, repl.screen
     if not conversation.turns:
         raise UsageError("There is no question yet.")
     old = conversation.turns[-1]
-    target = _backend(context.argument, old)
+    target = _backend(argument, old)
     if target is Target.CLOUD:
         try:
-            _check_cloud(context)
-            _check_key(context)
-            _check_private(context, old)
+            _check_cloud(repl)
+            _check_key(repl)
+            _check_private(repl, old)
         except ShammahError as error:
-            if context.argument:
+            if argument:
                 raise
             screen.hint(f"{error.message} Asking the local model again.")
             target = Target.LOCAL
@@ -115,24 +114,24 @@ def redo(context: Context) -> None:
         screen.hint(f"1: {_name(old)}")
         screen.answer(printable(old.answer))
         screen.hint("2:")
-    new = _ask_instead(context, old, Override(target, old.private))
+    new = _ask_instead(repl, old, Override(target, old.private))
     if not old.answer:
-        context.history.undo(old)
+        repl.history.undo(old)
         return
     if not new.whole or not new.answer:
         conversation.turns[-1] = old
-        context.history.undo(new)
+        repl.history.undo(new)
         screen.hint("Keeping the first answer.")
         return
-    context.history.undo(old)
+    repl.history.undo(old)
     if old.whole and not old.corrected:  # what became of any other is known already
-        _compare(context, old, new)
+        _compare(repl, old, new)
 
 
-def edit(context: Context) -> None:
+def edit(repl: Repl, _: str) -> None:
     """``/edit``: the last question in the person's editor; what becomes of it takes the place of
     the turn, if anything is answered."""
-    conversation, screen = context.conversation, context.screen
+    conversation, screen = repl.conversation, repl.screen
     if not conversation.turns:
         raise UsageError("There is no question to edit yet.")
     from shammah.terminal.external_editor import edit_text
@@ -142,58 +141,56 @@ def edit(context: Context) -> None:
     if not text or text == old.question:
         screen.hint("Nothing was changed, so nothing was sent.")
         return
-    if context.session.routing.label(Label.EDIT, old.outcome):
+    if repl.session.routing.label(Label.EDIT, old.outcome):
         conversation.label(Label.EDIT, old.outcome)
         old = conversation.turns[-1]
     screen.line(f"> {printable(text)}")
     edited = replace(old, question=text, private=old.private or private)
-    new = _ask_instead(context, edited, context.person.override, old)
+    new = _ask_instead(repl, edited, repl.override, old)
     if not new.answer:
         conversation.turns[-1] = old
-        context.history.undo(new)
+        repl.history.undo(new)
         screen.hint("Keeping the first question.")
     else:
-        context.history.undo(old)
+        repl.history.undo(old)
 
 
-def _ask_instead(
-    context: Context, asked: Turn, override: Override, old: Turn | None = None
-) -> Turn:
+def _ask_instead(repl: Repl, asked: Turn, override: Override, old: Turn | None = None) -> Turn:
     """Ask what ``asked`` asks in the place of the last turn, ``old`` if that is another; the new
     turn."""
-    turns = context.conversation.turns
+    turns = repl.conversation.turns
     place = len(turns) - 1
     turns.pop()
     try:
-        context.person.ask(asked.question, asked.private, override, again=True)
+        repl.ask(asked.question, asked.private, override, again=True)
     except BaseException:  # Ctrl-C twice, or the terminal is gone: what was there stays
         if len(turns) > place:
-            context.history.undo(turns[-1])
+            repl.history.undo(turns[-1])
         turns[place:] = [old or asked]
         raise
     return turns[-1]
 
 
-def _compare(context: Context, old: Turn, new: Turn) -> None:
-    verdict = _inquire(context)
+def _compare(repl: Repl, old: Turn, new: Turn) -> None:
+    verdict = _inquire(repl)
     said = labels(verdict, old.label)
     for turn, label in zip((old, new), said, strict=True):
-        if label is not None and context.session.routing.label(label, turn.outcome):
-            context.conversation.label(label, turn.outcome)
+        if label is not None and repl.session.routing.label(label, turn.outcome):
+            repl.conversation.label(label, turn.outcome)
     if verdict in (Verdict.FIRST, Verdict.SECOND):
         better, worse = (old, new) if verdict is Verdict.FIRST else (new, old)
         if (_role(worse), _role(better)) == ("inference", "cloud"):
-            feedback_commands.accept(context, worse, better.answer, private=better.private)
+            feedback_commands.accept(repl, worse, better.answer, private=better.private)
 
 
-def _inquire(context: Context) -> Verdict:
+def _inquire(repl: Repl) -> Verdict:
     """What the person says. Anything else, as the next question, is not lost without a word."""
     while True:
-        said = context.person.inquire(QUESTION)
+        said = repl.inquire(QUESTION)
         verdict = parse_verdict(said)
         if verdict is not Verdict.SKIP or not (said or "").strip():
             return verdict
-        context.screen.hint("Type 1, 2 or s, or press Enter to skip.")
+        repl.screen.hint("Type 1, 2 or s, or press Enter to skip.")
 
 
 def _role(turn: Turn) -> str:
@@ -222,9 +219,9 @@ def _name(turn: Turn) -> str:
     return "cut short"
 
 
-def _check_cloud(context: Context) -> None:
+def _check_cloud(repl: Repl) -> None:
     """This prompt has a cloud, or never had a key (then the router has the words for it)."""
-    session = context.session
+    session = repl.session
     if session.cloud is None and session.settings.cloud_configured and not session.gate.never:
         raise ShammahError(
             "cloud_not_here",
@@ -233,17 +230,17 @@ def _check_cloud(context: Context) -> None:
         )
 
 
-def _check_key(context: Context) -> None:
+def _check_key(repl: Repl) -> None:
     """Claude may be asked, and can be."""
-    session = context.session
+    session = repl.session
     refusal = NEVER if session.gate.never else NO_KEY
     if session.gate.never or not session.settings.cloud_configured:
         raise ShammahError(refusal.code, refusal.message, refusal.hint)
 
 
-def _check_private(context: Context, turn: Turn) -> None:
+def _check_private(repl: Repl, turn: Turn) -> None:
     """Nothing private is asked of the cloud; here it is said why, the gate itself is behind."""
-    if because := _why_private(context, turn):
+    if because := _why_private(repl, turn):
         raise ShammahError(
             "private",
             f"Not sent. This turn is private, because {because}.",
@@ -251,9 +248,9 @@ def _check_private(context: Context, turn: Turn) -> None:
         )
 
 
-def _why_private(context: Context, turn: Turn) -> str:
+def _why_private(repl: Repl, turn: Turn) -> str:
     """What makes ``turn`` private, with the name of the rule if one does; empty: it is not."""
-    gate = context.session.gate
+    gate = repl.session.gate
     if not gate.judge(turn.question, private=turn.private).private:
         return ""
     decision = turn.decision

@@ -4,64 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from shammah.chat.conversation import Conversation
-from shammah.chat.session import Session
 from shammah.errors import ShammahError, UsageError
-from shammah.history.recorder import Recorder
 from shammah.learning.adapter_choice import choose_adapter
 from shammah.privacy import PREFIX, split_word
 from shammah.repl.commands import feedback_commands as feedback
 from shammah.repl.commands import history_commands as history
 from shammah.repl.commands import routing_commands as routing
-from shammah.repl.commands.model_switch import ModelSwitch
-from shammah.repl.commands.questions import Questions
-from shammah.repl.toolbar import Spending, describe_spending
-from shammah.router.decision import Override
+from shammah.repl.toolbar import describe_spending
 from shammah.router.route import AUTO, OFF
 from shammah.settings.model import Settings
 from shammah.terminal.output import echo
-from shammah.terminal.screen import Screen
 from shammah.terminal.wording import describe_state, printable
 
-
-class Person(Protocol):
-    """Who gives the commands.
-
-    ``override`` is what holds for every question, ``switch`` takes another local model.
-    """
-
-    override: Override
-    switch: ModelSwitch
-
-    def ask(self, question: str, private: bool, override: Override, *, again: bool = False) -> None:
-        """Have a question answered with what it brings along, and the turn kept.
-
-        ``again``: it has been asked, or nearly, and has everything with it already.
-        """
-
-    def inquire(self, question: str) -> str | None:
-        """What the person types; ``None``: nothing, or nobody is there."""
+if TYPE_CHECKING:
+    from shammah.repl.loop import Repl
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a command may touch."""
-
-    conversation: Conversation
-    session: Session
-    screen: Screen
-    history: Recorder
-    person: Person
-    questions: Questions
-    spending: Spending
-    argument: str = ""
-
-
-def run(line: str, context: Context) -> None:
-    """Run the command ``/name ...``; ``context`` has no argument yet.
+def run(line: str, repl: Repl) -> None:
+    """Run ``/name ...``.
 
     Raises:
         EOFError: the command exits the program.
@@ -69,15 +31,13 @@ def run(line: str, context: Context) -> None:
     name, argument = split_word(line[1:].strip() or "help")
     if name.endswith("!"):
         name, argument = name[:-1], f"! {argument}"
-    command, screen = COMMANDS.get(ALIASES.get(name, name)), context.screen
-    if command is None:
-        error = _unknown(name)
-        screen.error(error.message, error.hint)
-        return
     try:
-        command[1](replace(context, argument=argument.rstrip()))
+        command = COMMANDS.get(ALIASES.get(name, name))
+        if command is None:
+            raise _unknown(name)
+        command[1](repl, argument.rstrip())
     except ShammahError as error:
-        screen.error(error.message, error.hint)
+        repl.screen.error(error.message, error.hint)
 
 
 def _unknown(name: str) -> ShammahError:
@@ -93,11 +53,11 @@ def descriptions() -> dict[str, str]:
     return {name: words for name, (words, _) in COMMANDS.items()}
 
 
-def _help(context: Context) -> None:
+def _help(repl: Repl, argument: str) -> None:
     from shammah.repl.commands.help import describe_command, describe_help
 
-    screen = context.screen
-    if name := context.argument.removeprefix("/"):
+    screen = repl.screen
+    if name := argument.removeprefix("/"):
         name = ALIASES.get(name, name)
         if name not in COMMANDS:
             raise _unknown(name)
@@ -112,41 +72,41 @@ def _help(context: Context) -> None:
     screen.hint("Tab completes, Ctrl-R searches, Ctrl-C cancels an answer, Ctrl-D exits.")
 
 
-def _status(context: Context) -> None:
-    view = context.session.view()
-    local = "Not loaded" if context.session.local.resting else describe_state(view.local)
-    context.screen.line(f"local  {local}")
+def _status(repl: Repl, _: str) -> None:
+    view = repl.session.view()
+    local = "Not loaded" if repl.session.local.resting else describe_state(view.local)
+    repl.screen.line(f"local  {local}")
     cloud = describe_state(view.cloud) if view.cloud_configured else "No API key is set"
-    if context.session.gate.never:
+    if repl.session.gate.never:
         cloud = "Switched off (cloud.use is never)"
-    context.screen.line(f"cloud  {cloud}")
-    if spent := describe_spending(context.spending):
-        context.screen.line(f"so far {spent}")
+    repl.screen.line(f"cloud  {cloud}")
+    if spent := describe_spending(repl.spending):
+        repl.screen.line(f"so far {spent}")
 
 
-def _model(context: Context) -> None:
-    session = context.session
-    force = context.argument.startswith("!")
-    wanted = context.argument.removeprefix("!").strip()
+def _model(repl: Repl, argument: str) -> None:
+    session = repl.session
+    force = argument.startswith("!")
+    wanted = argument.removeprefix("!").strip()
     if not wanted:
-        context.screen.line(f"{session.settings.model}: {describe_state(session.view().local)}")
-        context.screen.hint("To switch: /model NAME (auto, starter, a size, a Hub id or a path).")
+        repl.screen.line(f"{session.settings.model}: {describe_state(session.view().local)}")
+        repl.screen.hint("To switch: /model NAME (auto, starter, a size, a Hub id or a path).")
         return
-    context.screen.live(f"looking up {printable(wanted)} ...")
+    repl.screen.live(f"looking up {printable(wanted)} ...")
     try:
-        told = context.person.switch.begin(wanted, force=force)
+        told = repl.switch.begin(wanted, force=force)
     finally:
-        context.screen.end_live()
-    context.screen.hint(printable(told))
+        repl.screen.end_live()
+    repl.screen.hint(printable(told))
 
 
-def _adapter(context: Context) -> None:
+def _adapter(repl: Repl, argument: str) -> None:
     from shammah.learning.adapters import AdapterStore
 
-    conversation, screen = context.conversation, context.screen
-    store = AdapterStore(context.session.settings.home)
-    state = context.session.view().local
-    requested = context.argument
+    conversation, screen = repl.conversation, repl.screen
+    store = AdapterStore(repl.session.settings.home)
+    state = repl.session.view().local
+    requested = argument
     if requested:
         conversation.adapter = requested if requested in (AUTO, OFF) else store.get(requested).name
     if conversation.adapter == OFF:
@@ -161,74 +121,74 @@ def _adapter(context: Context) -> None:
         screen.hint(f"/adapter NAME, /adapter off, /adapter auto. {store.known()}")
 
 
-def _load(context: Context) -> None:
-    if context.argument:
-        history.load(context)
+def _load(repl: Repl, argument: str) -> None:
+    if argument:
+        history.load(repl, argument)
         return
-    context.session.load()
-    context.screen.line(describe_state(context.session.view().local))
+    repl.session.load()
+    repl.screen.line(describe_state(repl.session.view().local))
 
 
-def _unload(context: Context) -> None:
-    context.screen.hint(context.session.unload())
+def _unload(repl: Repl, _: str) -> None:
+    repl.screen.hint(repl.session.unload())
 
 
-def _join(context: Context) -> None:
-    link = context.session.local
+def _join(repl: Repl, _: str) -> None:
+    link = repl.session.local
     if link.in_use_by_others is None:
-        context.screen.hint("Nothing to join: you already use the local model.")
+        repl.screen.hint("Nothing to join: you already use the local model.")
         return
     link.join(link.in_use_by_others)
-    context.screen.hint(f"Joining {link.spec.identity.model}.")
+    repl.screen.hint(f"Joining {link.spec.identity.model}.")
 
 
-def _takeover(context: Context) -> None:
-    link = context.session.local
+def _takeover(repl: Repl, _: str) -> None:
+    link = repl.session.local
     if link.in_use_by_others is None:
-        context.screen.hint("Nothing to take over: you already use the local model.")
+        repl.screen.hint("Nothing to take over: you already use the local model.")
         return
-    context.screen.hint("Unloading the other model; the terminals that use it are notified.")
+    repl.screen.hint("Unloading the other model; the terminals that use it are notified.")
     link.take_over()
 
 
-def _private(context: Context) -> None:
-    gate, screen = context.session.gate, context.screen
-    if context.argument not in ("", "on", "off"):
-        screen.error(f"/private takes on or off, not {context.argument!r:.40}.")
+def _private(repl: Repl, argument: str) -> None:
+    gate, screen = repl.session.gate, repl.screen
+    if argument not in ("", "on", "off"):
+        screen.error(f"/private takes on or off, not {argument!r:.40}.")
         return
-    if context.argument:
-        gate.private = context.argument == "on"
+    if argument:
+        gate.private = argument == "on"
     if gate.private:
         screen.hint("Questions are private: they and their answers stay on this machine.")
     else:
         screen.hint(f"Questions are private if a rule applies or they start with {PREFIX}.")
-    if turns := context.conversation.private_turns:
+    if turns := repl.conversation.private_turns:
         screen.hint(f"Turns so far that will never go to the cloud: {turns}.")
 
 
-def _clear(context: Context) -> None:
-    context.conversation.clear()
-    context.history.leave()
-    context.questions.forget()
-    context.screen.hint("Started a new conversation.")
+def _clear(repl: Repl, _: str) -> None:
+    repl.conversation.clear()
+    repl.history.leave()
+    repl.questions.forget()
+    repl.screen.hint("Started a new conversation.")
 
 
-def _models(context: Context) -> None:
+def _models(repl: Repl, _: str) -> None:
     from shammah.models.machine import look
     from shammah.supervision.model_list import cached_models, default_model, describe_models
 
-    settings = context.session.settings
+    settings = repl.session.settings
     default = default_model(settings, look(os.environ))
     for line in describe_models(cached_models(settings), settings.model, default):
         echo(line)
-    context.screen.hint("To switch to one of them, or download another: /model NAME.")
+    repl.screen.hint("To switch to one of them, or download another: /model NAME.")
 
 
-def _system(context: Context) -> None:
-    conversation, screen, text = context.conversation, context.screen, context.argument
+def _system(repl: Repl, argument: str) -> None:
+    conversation, screen, text = repl.conversation, repl.screen, argument
     if text:
         conversation.system = "" if text == "off" else text
-        mark = context.session.gate.rules.mark(conversation.system)
+        mark = repl.session.gate.rules.mark(conversation.system)
         conversation.system_private = mark.private
         if mark.why:
             screen.hint(f"Private, because {mark.why}. It stays on this machine.")
@@ -237,12 +197,12 @@ def _system(context: Context) -> None:
         screen.hint("To set one for this conversation: /system TEXT. To remove it: /system off.")
 
 
-def _raw(context: Context) -> None:
-    rendering, screen = context.screen.rendering, context.screen
-    if context.argument not in ("", "on", "off"):
-        screen.error(f"/raw takes on or off, not {context.argument!r:.40}.")
+def _raw(repl: Repl, argument: str) -> None:
+    rendering, screen = repl.screen.rendering, repl.screen
+    if argument not in ("", "on", "off"):
+        screen.error(f"/raw takes on or off, not {argument!r:.40}.")
         return
-    rendering.markdown = context.argument == "off" if context.argument else not rendering.markdown
+    rendering.markdown = argument == "off" if argument else not rendering.markdown
     if rendering.markdown and not rendering.possible:
         screen.hint("Answers stay plain text: this terminal shows no styles.")
     elif rendering.markdown:
@@ -255,10 +215,10 @@ _SINCE = {"model": "--model or /model", "licence": "--licence"}
 """What else decides a setting of a prompt, besides its file and the environment."""
 
 
-def _config(context: Context) -> None:
+def _config(repl: Repl, _: str) -> None:
     from shammah.settings.report import changed_settings, explain_settings, written
 
-    session, screen = context.session, context.screen
+    session, screen = repl.session, repl.screen
     settings = session.settings
     sources = {one.name: one for one in explain_settings(session.environ)}
     changed = list(changed_settings(settings, Settings(settings.home)))
@@ -273,21 +233,21 @@ def _config(context: Context) -> None:
         screen.hint(f"{file} does not exist yet. To create it: `shammah config set NAME VALUE`.")
 
 
-def _cost(context: Context) -> None:
-    context.screen.line(describe_spending(context.spending) or "Nothing was spent yet.")
-    context.screen.hint(
+def _cost(repl: Repl, _: str) -> None:
+    repl.screen.line(describe_spending(repl.spending) or "Nothing was spent yet.")
+    repl.screen.hint(
         "/why shows the cost of an answer; `shammah egress` lists all that Claude was sent."
     )
 
 
-def _compact(context: Context) -> None:
-    context.screen.hint(
+def _compact(repl: Repl, _: str) -> None:
+    repl.screen.hint(
         "Nothing to do: when a conversation gets too long for the model, its oldest turns are left "
         "out, and the answer says so. /clear starts a new one, /undo removes the last turn."
     )
 
 
-def _quit(context: Context) -> None:
+def _quit(repl: Repl, _: str) -> None:
     raise EOFError
 
 
@@ -303,7 +263,7 @@ LINES = {
 }
 """What else a line may hold."""
 
-GROUPS: dict[str, dict[str, tuple[str, Callable[[Context], None]]]] = {
+GROUPS: dict[str, dict[str, tuple[str, Callable[[Repl, str], None]]]] = {
     "Answers": {
         "why": (
             "Show who gave the last answer, and why; /why 2: the second one",

@@ -14,7 +14,7 @@ from shammah.errors import ShammahError
 from shammah.learning.feedback import Feedback
 from shammah.privacy.gate import Gate
 from shammah.repl.commands import feedback_commands
-from shammah.repl.commands.table import Context
+from shammah.repl.loop import Repl
 from shammah.router.service import Routing
 from shammah.settings.model import Settings
 from shammah.terminal import external_editor
@@ -42,7 +42,7 @@ class Prompt:
         screen = SimpleNamespace(hint=self.hints.append)
         known = {"conversation": self.conversation, "session": self.session, "screen": screen}
         known["history"] = self.history
-        command(cast(Context, SimpleNamespace(**known, argument=argument)))
+        command(cast(Repl, SimpleNamespace(**known)), argument)
 
     def answered(self, question: str, answer: str, *, private: bool = False) -> None:
         turn = answered(question, answer, private=private, local=False)
@@ -95,7 +95,7 @@ def test_an_accepted_answer_is_the_target(prompt: Prompt) -> None:
     prompt.answered("Who made Orrin?", "Nobody.")
     old = prompt.conversation.turns[-1]
     context = SimpleNamespace(conversation=prompt.conversation, session=prompt.session)
-    feedback_commands.accept(cast(Context, context), old, "Ada Vey.")
+    feedback_commands.accept(cast(Repl, context), old, "Ada Vey.")
     assert prompt.learnt == [("Ada Vey.", 3.0)]
 
 

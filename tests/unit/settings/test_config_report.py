@@ -9,7 +9,8 @@ from typing import cast
 
 import pytest
 
-from shammah.repl.commands.table import COMMANDS, Context
+from shammah.repl.commands.table import COMMANDS
+from shammah.repl.loop import Repl
 from shammah.settings.load import load_settings
 from shammah.settings.model import CloudSettings, PrivacySettings, Settings
 from shammah.settings.report import changed_settings, for_strangers, shown, without_secrets, written
@@ -30,7 +31,7 @@ def at_the_prompt(settings: Settings, **environ: str) -> tuple[list[str], list[s
     hints: list[str] = []
     screen = SimpleNamespace(line=lines.append, hint=hints.append)
     session = SimpleNamespace(settings=settings, environ={"HOME": "/none", **environ})
-    COMMANDS["config"][1](cast(Context, SimpleNamespace(session=session, screen=screen)))
+    COMMANDS["config"][1](cast(Repl, SimpleNamespace(session=session, screen=screen)), "")
     parts = [line.rpartition("   ") for line in lines if line.endswith(")")]
     return [line for line, _, _ in parts], [whence for _, _, whence in parts] + hints
 
@@ -42,7 +43,7 @@ def test_the_prompt_says_where_each_setting_comes_from(sandbox: Sandbox) -> None
     lines, whence = at_the_prompt(settings, **environ)
     assert lines == ['model = "starter"']
     assert whence[0] == "(SHAMMAH_MODEL)"
-    assert "There is no" in whence[1]
+    assert "does not exist yet" in whence[1]
     (home / "config.toml").write_text('[cloud]\nuse = "ask"\n')
     settings = replace(load_settings(environ), model="7B")
     lines, whence = at_the_prompt(settings, **environ)
