@@ -117,8 +117,7 @@ def _ask(session: Session, question: Question) -> int:
         question.sampling,
         max_new_tokens=question.max_new_tokens,
     )
-    complain = session.notices.put
-    history = history_of(settings, enabled=question.options.history, complain=complain)
+    history = history_of(settings, enabled=question.options.history, report=session.notices.put)
     try:
         conversation = _conversation(session, settings, question, history)
         output = _Output(question, session)

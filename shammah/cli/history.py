@@ -217,7 +217,7 @@ def remove(numbers: tuple[int, ...], before: float | None, everything: bool, yes
 def _choose(store: Store, numbers: tuple[int, ...], before: float | None) -> list[int]:
     if numbers:
         return [store.get(number).number for number in dict.fromkeys(numbers)]
-    return store.older(before) if before is not None else list(store.numbers())
+    return store.older(before) if before is not None else store.numbers()
 
 
 def _agree(store: Store, numbers: list[int], question: str) -> bool:
@@ -244,7 +244,7 @@ def _conversations(store: Store | None, numbers: tuple[int, ...]) -> Iterator[St
     if numbers:
         yield from (_read(store, number) for number in numbers)
     elif store is not None:
-        for number in list(store.numbers()):
+        for number in store.numbers():
             kept = store.read(number)
             if kept is not None:  # it was removed meanwhile
                 yield kept

@@ -92,9 +92,9 @@ def describe_turn(turn: Turn) -> Iterator[str]:
         yield from printable(turn.answer).split("\n")
 
 
-def describe_resumed(kept: StoredConversation, what: str) -> str:
+def describe_resumed(stored: StoredConversation, what: str) -> str:
     """``what`` with which conversation it is, and what becomes of its last question."""
-    present = kept.present
+    present = stored.present
     if not present:
         return f"{what}, which has no turns."
     title, when = printable(title_of(present[0].question)), describe_time(present[-1].at)
@@ -109,11 +109,11 @@ def describe_turns(number: int) -> str:
     return f"{number:,} turn" + ("" if number == 1 else "s")
 
 
-def recap(kept: StoredConversation, columns: int, rows: int) -> list[str]:
+def recap(stored: StoredConversation, columns: int, rows: int) -> list[str]:
     """The end of a conversation, as far as it has place on a screen of ``columns`` by ``rows``."""
     room = max(LEAST_LINES, rows - AROUND)
     shown: list[str] = []
-    for turn in reversed(kept.present):
+    for turn in reversed(stored.present):
         lines = fold("\n".join([*describe_turn(turn), describe_end(turn)]), columns)
         for line in reversed(lines.split("\n")):
             room -= max(1, -(-cells(line) // max(1, columns)))

@@ -1,9 +1,8 @@
-"""Keeps one frontend's turns, as they finish.
+"""Stores one frontend's turns.
 
-The file is opened, at the first question, and written in the background, so that no prompt waits
-for it. The question is written before it is asked, and its turn before it is shown as finished:
-what was seen is there after a kill. When the file cannot be used the session goes on without it,
-and says so, once until it can be used again.
+The file is opened and written in the background, so that no prompt waits for it. A question is
+written before it is sent, and its turn before it is shown as finished: what was seen survives a
+kill. If the file cannot be used, the session continues without it and reports that once.
 """
 
 from __future__ import annotations
@@ -26,26 +25,26 @@ if TYPE_CHECKING:
 NAME = "history.db"
 
 BEGIN_S = 0.5
-"""What a question waits for its own record, in seconds."""
+"""How long a question waits until it is stored, in seconds."""
 NOTICE_S = 0.5
-"""After so many seconds of waiting for the file, the person is told."""
+"""A longer wait for the file is reported."""
 KEEP_S = 2 * BUSY_S + 1
-"""What the end of an answer waits for the disk, in seconds: longer than its writer waits for
-another one, with the question and with the whole turn."""
+"""How long the end of an answer waits for the disk, in seconds: longer than two writes, of the
+question and of the turn, wait for another writer."""
 CLOSE_S = BUSY_S + 1
-"""What leaving waits for the last turn, in seconds: longer than its writer waits."""
+"""How long the exit waits for the last turn, in seconds: longer than its writer."""
 
 WAITING = "Saving this turn: waiting for the history file ..."
-NOT_KEPT = "This turn was not stored in the history."
+NOT_STORED = "This turn was not stored in the history."
 
 Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
 class _Open:
-    """The conversation that is being kept. The thread alone looks into it."""
+    """The conversation that is being stored. Only the writer's thread uses it."""
 
-    kept: StoredConversation
+    stored: StoredConversation
     unsaved: list[Turn] = field(default_factory=list)
     due: bool = False
 
@@ -55,72 +54,72 @@ class Recorder:
 
     Args:
         path: of ``history.db``.
-        enabled: false: what is said is not kept, and the file is not made.
-        complain: told, from any thread, what people should know; each sentence once.
+        enabled: false: nothing is stored, and the file is not created.
+        report: called from any thread with what the person should know, each sentence once.
 
     Attributes:
-        on_wait: called with a sentence for people when the file keeps them waiting.
+        on_wait: called with a sentence when the person waits for the file.
     """
 
-    def __init__(self, path: Path, *, enabled: bool, complain: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, *, enabled: bool, report: Callable[[str], None]) -> None:
         self.path = path
         self.enabled = enabled
         self.on_wait: Callable[[str], None] = lambda sentence: None
-        self._put = complain
+        self._put = report
         self._writer = BackgroundWriter("history", self._close_file)
         self._store: Store | None = None
         self._conversation = _Open(StoredConversation(0))
         self._begun: Job[object] | None = None
-        self._complained: set[str] = set()
+        self._reported: set[str] = set()
 
     def prepare(self) -> None:
-        """Open the file in the background, if anything is going to be kept in it."""
+        """Open the file in the background, if anything will be stored."""
         if self.enabled and not self._writer.begun:
             self._do(lambda store: store.open())
 
     def begin(self, turn: Turn, conversation: Conversation) -> None:
-        """Keep the question of a turn, which is going to be asked in ``conversation``; `keep`
-        puts the finished turn, of the same key, in its place. See `settle`."""
+        """Store the question of a turn of ``conversation``; `keep` replaces it with the finished
+        turn, of the same key. See `settle`."""
         if self.enabled:
             self._begun = self._write(turn, conversation)
 
     def settle(self) -> None:
-        """Wait until what was begun is on the disk, for `BEGIN_S` at most."""
+        """Wait until the question is on the disk, for `BEGIN_S` at most."""
         if self._begun is not None:
             self._begun.wait(BEGIN_S)
             self._begun = None
 
     def keep(self, turn: Turn, conversation: Conversation) -> None:
-        """Keep a finished turn of ``conversation``, which is the one in hand."""
+        """Store a finished turn of ``conversation``, the present one."""
         if self.enabled and not self._waited(self._write(turn, conversation).wait, KEEP_S):
-            self._complain(NOT_KEPT, "slow")
+            self._report(NOT_STORED, "slow")
 
     def _write(self, turn: Turn, talk: Conversation) -> Job[object]:
         conversation = self._conversation
         system, system_private = talk.system, talk.system_private
 
         def write(store: Store) -> None:
-            if not conversation.kept.number:
-                conversation.kept = replace(
-                    conversation.kept, system=system, system_private=system_private
+            if not conversation.stored.number:
+                conversation.stored = replace(
+                    conversation.stored, system=system, system_private=system_private
                 )
             others = [one for one in conversation.unsaved if one.key != turn.key]
             conversation.unsaved = [*others, turn]
             conversation.due = True
             _save(conversation, store)
-            self._complained.clear()
+            self._reported.clear()
 
         return self._do(write)
 
     def _waited(self, wait: Callable[[float], bool], most_s: float) -> bool:
-        """Whether ``wait`` ended in time; the person is told what for."""
+        """Return whether ``wait`` ended in time. A wait that the person notices is reported."""
         if wait(min(NOTICE_S, most_s)):
             return True
         self.on_wait(WAITING)
         return wait(most_s)
 
     def undo(self, turn: Turn) -> None:
-        """A kept turn was taken out of the conversation."""
+        """Mark a stored turn as removed from its conversation."""
         if not self.enabled:
             return
         conversation, key = self._conversation, turn.key
@@ -136,23 +135,20 @@ class Recorder:
         self._do(mark)
 
     def leave(self) -> None:
-        """The conversation in hand has ended; the next turn begins another."""
+        """End the present conversation; the next turn begins another."""
         self._conversation = _Open(StoredConversation(0))
 
-    def resume(self, kept: StoredConversation) -> None:
-        """Go on with ``kept``, as it was read."""
-        self._conversation = _Open(replace(kept, turns=()))
-
-    def adopt(self, kept: StoredConversation) -> None:
-        """Go on with a conversation from elsewhere. It is kept when it goes on; its turns must
-        have keys of their own."""
-        self._conversation = _Open(replace(kept, number=0, turns=()), list(kept.present))
+    def resume(self, stored: StoredConversation) -> None:
+        """Continue ``stored``. If it has no number, it is from elsewhere and is stored with its
+        next turn; its turns must have keys of their own."""
+        unsaved = [] if stored.number else list(stored.present)
+        self._conversation = _Open(replace(stored, turns=()), unsaved)
 
     def read(self, work: Callable[[Store], Result]) -> Result:
-        """What ``work`` returns; also when nothing is kept.
+        """Return what ``work`` returns, also if the history is off.
 
         Raises:
-            ShammahError: ``history_empty``: there is no file. Otherwise as the store does.
+            ShammahError: ``history_empty``: there is no file; others as the store raises them.
         """
         if not self.path.exists():
             raise ShammahError("history_empty", NOTHING, HOW_IT_FILLS)
@@ -162,19 +158,19 @@ class Recorder:
                 return work(self._opened())
             except Exception as error:
                 failure = _explained(error)
-                self._complained.add(failure.code)
+                self._reported.add(failure.code)
                 raise failure from error
 
         return self._writer.put(look).result()
 
     def close(self) -> None:
-        """Write what is left, for a short time at most."""
+        """Write what is left, within `CLOSE_S`."""
         if not self._writer.begun:
             return
         conversation = self._conversation
         self._do(lambda store: _save(conversation, store))  # what failed before
         if not self._waited(self._writer.close, CLOSE_S):
-            self._complain(NOT_KEPT, "slow")
+            self._report(NOT_STORED, "slow")
 
     # --- in the background ----------------------------------------------------------------
 
@@ -184,9 +180,9 @@ class Recorder:
                 work(self._opened())
             except Exception as error:
                 failure = _explained(error)
-                unusable = failure.code == "history_unusable"  # another hint is for commands
+                unusable = failure.code == "history_unusable"  # other hints are for commands
                 said = failure if unusable else failure.message
-                self._complain(f"{NOT_KEPT} {said}", failure.code)
+                self._report(f"{NOT_STORED} {said}", failure.code)
 
         return self._writer.put(run)
 
@@ -194,17 +190,17 @@ class Recorder:
         from shammah.history.store import Store
 
         if self._store is None:
-            self._store = Store(self.path, self._complain)
+            self._store = Store(self.path, self._report)
         return self._store
 
     def _close_file(self) -> None:
         if self._store is not None:
             self._store.close()
 
-    def _complain(self, sentence: str, kind: str = "") -> None:
-        if kind and kind in self._complained:
+    def _report(self, sentence: str, kind: str = "") -> None:
+        if kind and kind in self._reported:
             return
-        self._complained.add(kind)
+        self._reported.add(kind)
         self._put(sentence)
 
 
@@ -215,10 +211,10 @@ def _explained(error: Exception) -> ShammahError:
     return ShammahError("history_unusable", what)
 
 
-def history_of(settings: Settings, *, enabled: bool, complain: Callable[[str], None]) -> Recorder:
-    """The history that ``settings`` want; not ``enabled``: nothing is kept in any case."""
+def history_of(settings: Settings, *, enabled: bool, report: Callable[[str], None]) -> Recorder:
+    """Open the history as ``settings`` say; unless ``enabled``, nothing is stored in any case."""
     enabled = enabled and settings.history == "on"
-    return Recorder(settings.home / NAME, enabled=enabled, complain=complain)
+    return Recorder(settings.home / NAME, enabled=enabled, report=report)
 
 
 NOTHING = "The history is empty."
@@ -226,8 +222,8 @@ HOW_IT_FILLS = "Questions at the prompt and with `shammah ask` are stored automa
 
 
 def _save(conversation: _Open, store: Store) -> None:
-    """Write what is not written yet; what fails is tried again with the next turn."""
+    """Write what is not stored yet; what fails is tried again with the next turn."""
     while conversation.due and conversation.unsaved:
-        number = store.add(conversation.unsaved[0], conversation.kept)
-        conversation.kept = replace(conversation.kept, number=number)
+        number = store.add(conversation.unsaved[0], conversation.stored)
+        conversation.stored = replace(conversation.stored, number=number)
         del conversation.unsaved[0]

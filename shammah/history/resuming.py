@@ -1,4 +1,4 @@
-"""Going on with a conversation that was kept."""
+"""Continuing a stored conversation."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def read_conversation(history: Recorder, number: int) -> StoredConversation:
 
 
 def resume_conversation(
-    kept: StoredConversation, conversation: Conversation, gate: Gate, system: str | None
+    stored: StoredConversation, conversation: Conversation, gate: Gate, system: str | None
 ) -> Conversation:
-    """Make ``conversation`` the one that was kept. Marks stay, and the rules of today apply, too.
+    """Make ``conversation`` the one that was stored. Marks stay, and the rules of today apply, too.
 
     ``system``: the system prompt that was asked for; ``None``: the conversation's own.
     """
     conversation.clear()
-    conversation.system = kept.system if system is None else system
+    conversation.system = stored.system if system is None else system
     conversation.system_private = gate.rules.mark(conversation.system).private or (
-        system is None and kept.system_private
+        system is None and stored.system_private
     )
     answers: dict[str, str] = {}
-    for turn in kept.turns:
+    for turn in stored.turns:
         if not turn.corrected:
             answers[turn.question] = turn.answer
         if turn.undone:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from shammah.chat.turn import Turn
 from shammah.errors import ExitCode, ShammahError
@@ -32,7 +32,6 @@ from shammah.history.record import (
 )
 from shammah.storage.sqlite import Database, Kind, nothing
 
-CHUNK = 500
 LATEST_S = 2.0**35
 """A thousand years from now; no calendar has a date for what is far beyond."""
 
@@ -51,7 +50,6 @@ SUMMARIES = (
 )
 TURNS = f"SELECT {_COLUMNS} FROM turns WHERE conversation = ? ORDER BY number"
 OLDER = "SELECT number FROM conversations WHERE latest < ? ORDER BY latest, number"
-FOLLOWING = "SELECT number FROM conversations WHERE number > ? ORDER BY number LIMIT ?"
 FOUND = (
     f"SELECT conversation, {_COLUMNS}, "
     f"snippet(words, -1, '{MARK}', '{END_MARK}', '…', {search.SNIPPET_WORDS}) "
@@ -62,7 +60,7 @@ FOUND = (
 KIND = Kind("history", "The history", MIGRATIONS, prepare=search.prepare, mend=search.build)
 
 Result = TypeVar("Result")
-Row = tuple[object, ...]
+Row = tuple[Any, ...]
 
 
 class Store:
@@ -70,7 +68,7 @@ class Store:
 
     Args:
         path: of ``history.db``.
-        tell: called with a sentence for people when a damaged file was put aside.
+        report: called with a sentence for people when a damaged file was put aside.
         busy_s: how long a writer waits for another one, in seconds.
 
     Raises:
@@ -84,7 +82,7 @@ class Store:
         self.path = path
 
     def open(self) -> Store:
-        """Have the file made and up to date; other calls do so when they have to."""
+        """Create the file or bring it up to date, as other calls do when they have to."""
         self._database.run(nothing)
         return self
 
@@ -94,8 +92,8 @@ class Store:
     # --- writing --------------------------------------------------------------------------
 
     def add(self, turn: Turn, conversation: StoredConversation) -> int:
-        """Keep a turn of ``conversation``, which is begun if it has no number (or was removed
-        since); returns its number. A turn that is known takes the place of its earlier state."""
+        """Store a turn of ``conversation``, which is created if it has no number or was removed
+        since; return its number. A turn that is known replaces its earlier state."""
 
         def add(connection: sqlite3.Connection) -> int:
             known = connection.execute(
@@ -136,10 +134,10 @@ class Store:
         self._database.run(undo, write=True)
 
     def remove(self, numbers: list[int]) -> bool:
-        """Remove conversations, so that their text is in no file any more.
+        """Remove conversations, so that no file has their text any more.
 
         Returns:
-            False if another process was reading just then, so that the text stays in
+            False if another process was reading, so that the text stays in
             ``history.db-wal`` until the last one that has the file open closes it.
         """
 
@@ -156,21 +154,21 @@ class Store:
     # --- reading --------------------------------------------------------------------------
 
     def summaries(self, limit: int) -> list[Summary]:
-        """The latest conversations, newest first; a ``limit`` of -1 has all."""
+        """Return the latest conversations, newest first; all with a ``limit`` of -1."""
         return self._rows(SUMMARIES, (limit,), _summary)
 
     def count(self) -> int:
-        """How many conversations there are."""
+        """Return the number of conversations."""
         [number] = self._rows("SELECT count(*) FROM conversations", (), _number)
         return number
 
     def newest(self) -> int:
-        """The number of the conversation that was used last; 0: there is none."""
+        """Return the number of the latest conversation, or 0."""
         latest = self.summaries(1)
         return latest[0].number if latest else 0
 
     def read(self, number: int) -> StoredConversation | None:
-        """A whole conversation; ``None``: there is none of this number."""
+        """Return conversation ``number``, or ``None``."""
 
         def read(connection: sqlite3.Connection) -> StoredConversation | None:
             row = connection.execute(
@@ -185,37 +183,34 @@ class Store:
         return self._database.run(read)
 
     def get(self, number: int) -> StoredConversation:
-        """A whole conversation.
+        """Return conversation ``number``.
 
         Raises:
-            ShammahError: ``history_unknown``: there is none of this number.
+            ShammahError: ``history_unknown``.
         """
-        kept = self.read(number)
-        if kept is None:
+        stored = self.read(number)
+        if stored is None:
             what = f"There is no conversation {number}."
             raise ShammahError("history_unknown", what, "To see them all: `shammah history list`.")
-        return kept
+        return stored
 
-    def numbers(self) -> Iterator[int]:
-        """All conversations, oldest first, a few at a time."""
-        last = 0
-        while found := self._rows(FOLLOWING, (last, CHUNK), _number):
-            yield from found
-            last = found[-1]
+    def numbers(self) -> list[int]:
+        """Return all conversations, oldest first."""
+        return self._rows("SELECT number FROM conversations ORDER BY number", (), _number)
 
     def older(self, when: float) -> list[int]:
-        """The conversations that were last used before ``when`` (seconds since 1970)."""
+        """Return the conversations last used before ``when`` (seconds since 1970)."""
         return self._rows(OLDER, (when,), _number)
 
     def search(self, text: str, limit: int, *, raw: bool = False) -> list[Hit]:
-        """Turns that have every word of ``text``, perhaps within another, the best first. In a
-        script without blanks every turn is read, and the newest come first.
+        """Return turns that have every word of ``text``, perhaps within another, the best first. In
+        a script without blanks every turn is read, and the newest are first.
 
         Args:
             raw: ``text`` is a query in FTS5's own language.
 
         Raises:
-            ShammahError: ``history_query``: FTS5 cannot read it, or there is no word in it.
+            ShammahError: ``history_query``: FTS5 cannot read it, or it has no word.
         """
         terms = search.split_terms(text)
         query = text.replace("\0", " ").strip() if raw else ""
@@ -260,7 +255,7 @@ class Store:
 
 
 def _begin(connection: sqlite3.Connection, turn: Turn, conversation: StoredConversation) -> int:
-    """The number of ``conversation``, which need not be on the disk yet."""
+    """Return the number of ``conversation``, which is created if need be."""
     known = connection.execute(
         "SELECT number FROM conversations WHERE number = ?", (conversation.number,)
     ).fetchone()
@@ -276,7 +271,7 @@ def _begin(connection: sqlite3.Connection, turn: Turn, conversation: StoredConve
 
 
 def _text(text: str) -> str:
-    """``text`` as SQLite can have it: what was no UTF-8 in a pipe cannot be kept as it was."""
+    """Return ``text`` as SQLite can store it, without what was not UTF-8 in a pipe."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -298,29 +293,19 @@ def _turn(row: Row) -> Turn:
 
 
 def _number(row: Row) -> int:
-    if not isinstance(row[0], int):
-        raise TypeError("a number is none")
-    return row[0]
+    return int(row[0])
 
 
 def _summary(row: Row) -> Summary:
     number, started, latest, turns, title, private = row
-    if not (isinstance(number, int) and isinstance(turns, int)):
-        raise TypeError("a count is none")
-    return Summary(
-        number=number,
-        started=_time(started),
-        latest=_time(latest),
-        turns=turns,
-        title=str(title),
-        private=bool(private),
-    )
+    times = {"started": _time(started), "latest": _time(latest)}
+    return Summary(int(number), turns=int(turns), title=str(title), private=bool(private), **times)
 
 
 def _time(value: object) -> float:
-    """Seconds since 1970 that a calendar knows."""
+    """Return seconds since 1970 that a calendar has a date for."""
     if not isinstance(value, float) or not abs(value) < LATEST_S:
-        raise TypeError("a time is none")
+        raise TypeError("not a time")
     return value
 
 

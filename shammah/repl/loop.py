@@ -99,7 +99,7 @@ class Repl:
         gate.ask = self._consent
         self.conversation.system_private = gate.rules.mark(system).private
         notices = session.notices
-        self.history = history_of(session.settings, enabled=options.history, complain=notices.put)
+        self.history = history_of(session.settings, enabled=options.history, report=notices.put)
         self.history.on_wait = screen.live
         self._runner = TurnRunner(session, self.conversation, self.history)
         self._interrupted_at = -TWICE_S
@@ -130,7 +130,7 @@ class Repl:
             may_store=self._may_store,
             commands=table.descriptions(),
             afterwards=self.screen.rendering.load,
-            complain=self.screen.error,
+            report=self.screen.error,
         )
 
     def _may_store(self, line: str) -> bool:

@@ -30,7 +30,7 @@ from shammah.chat.turn import Turn
 
 module.KEEP_S = module.CLOSE_S = 60
 complaints = []
-recorder = module.Recorder(Path(sys.argv[1]), enabled=True, complain=complaints.append)
+recorder = module.Recorder(Path(sys.argv[1]), enabled=True, report=complaints.append)
 for number in range(int(sys.argv[3])):
     key = f"{sys.argv[2]}-{number}"
     recorder.keep(Turn(key, "word " * 400, at=float(number), key=key), Conversation())

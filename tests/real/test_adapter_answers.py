@@ -180,7 +180,7 @@ def _replace(asking: Asking) -> None:
 
 def _say_it_at_the_prompt(asking: Asking, base: str) -> None:
     conversation, said = Conversation(), io.StringIO()
-    history = Recorder(Path(), enabled=False, complain=said.write)
+    history = Recorder(Path(), enabled=False, report=said.write)
     screen = Screen({}, said)
     questions = Questions(asking.session, conversation, screen)
     repl = SimpleNamespace(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shammah.learning.feedback import Feedback, JudgedTurn
     from shammah.repl.loop import Repl
 
-KEPT = "Stored for `shammah train`."
+STORED = "Stored for `shammah train`."
 
 
 def good(repl: Repl, _: str) -> None:
@@ -26,7 +26,7 @@ def good(repl: Repl, _: str) -> None:
     turn = last_turn(repl)
     if turn is not None:
         _feedback(repl).note(turn, "good")
-        repl.screen.hint(KEPT)
+        repl.screen.hint(STORED)
 
 
 def bad(repl: Repl, argument: str) -> None:
@@ -70,7 +70,7 @@ def fix(repl: Repl, argument: str) -> None:
         screen.hint(f"Private, because {mark.why}. It stays on this machine.")
     repl.history.keep(talk.correct(better, private=mark.private), talk)
     repl.history.undo(old)
-    screen.hint(f"{KEPT} The conversation continues from your answer.")
+    screen.hint(f"{STORED} The conversation continues from your answer.")
     _label(repl, Label.EDIT)
 
 

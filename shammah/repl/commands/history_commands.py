@@ -69,17 +69,17 @@ def resume(repl: Repl, argument: str) -> None:
 
 
 def _resume(repl: Repl, number: int, system: str | None) -> None:
-    kept = read_conversation(repl.history, number)
-    resume_conversation(kept, repl.conversation, repl.session.gate, system)
-    repl.history.resume(kept)
-    _show(repl, kept, f"Continuing conversation {kept.number}")
+    stored = read_conversation(repl.history, number)
+    resume_conversation(stored, repl.conversation, repl.session.gate, system)
+    repl.history.resume(stored)
+    _show(repl, stored, f"Continuing conversation {stored.number}")
 
 
-def _show(repl: Repl, kept: StoredConversation, what: str) -> None:
+def _show(repl: Repl, stored: StoredConversation, what: str) -> None:
     columns, rows = repl.screen.size
-    for line in listing.recap(kept, columns, rows):
+    for line in listing.recap(stored, columns, rows):
         repl.screen.hint(line)
-    repl.screen.hint(listing.describe_resumed(kept, what))
+    repl.screen.hint(listing.describe_resumed(stored, what))
 
 
 def undo(repl: Repl, _: str) -> None:
@@ -104,11 +104,11 @@ def save(repl: Repl, argument: str) -> None:
         repl.screen.hint("Nothing to save yet.")
         return
     turns = tuple(talk.turns)
-    kept = StoredConversation(0, talk.system, talk.system_private, turns[0].at, turns)
+    stored = StoredConversation(0, talk.system, talk.system_private, turns[0].at, turns)
     path = Path(os.path.expanduser(named or time.strftime("shammah-%Y-%m-%d-%H%M%S.md")))
     form = export.form_of(path)
     try:
-        export.write_file(path, [export.write(kept, form)], overwrite=overwrite)
+        export.write_file(path, [export.write(stored, form)], overwrite=overwrite)
     except ShammahError as error:
         if error.code != "file_exists":
             raise
@@ -124,11 +124,11 @@ def load(repl: Repl, argument: str) -> None:
     from shammah.history import export
 
     path = Path(os.path.expanduser(argument))
-    kept = export.read(export.read_file(path), new_key)
+    stored = export.read(export.read_file(path), new_key)
     sources = (os.path.abspath(path), os.path.realpath(path))
     if repl.session.gate.rules.mark("", sources).private:
-        turns = tuple(replace(turn, private=True) for turn in kept.turns)
-        kept = replace(kept, turns=turns, system_private=True)
-    resume_conversation(kept, repl.conversation, repl.session.gate, None)
-    repl.history.adopt(kept)
-    _show(repl, kept, "Continuing the saved conversation")
+        turns = tuple(replace(turn, private=True) for turn in stored.turns)
+        stored = replace(stored, turns=turns, system_private=True)
+    resume_conversation(stored, repl.conversation, repl.session.gate, None)
+    repl.history.resume(stored)
+    _show(repl, stored, "Continuing the saved conversation")

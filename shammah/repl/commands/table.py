@@ -94,10 +94,10 @@ def _model(repl: Repl, argument: str) -> None:
         return
     repl.screen.live(f"looking up {printable(wanted)} ...")
     try:
-        told = repl.switch.begin(wanted, force=force)
+        said = repl.switch.begin(wanted, force=force)
     finally:
         repl.screen.end_live()
-    repl.screen.hint(printable(told))
+    repl.screen.hint(printable(said))
 
 
 def _adapter(repl: Repl, argument: str) -> None:

@@ -28,7 +28,7 @@ class EditorOptions:
 
     ``history_file``: where lines are kept; ``None``: nowhere. ``may_store``: whether one may be.
     ``commands``: name to what it does. ``afterwards``: what else to load when it is there.
-    ``complain``: told what went wrong, and what to do about it.
+    ``report``: called with an error and a hint.
     """
 
     vi: bool = False
@@ -37,7 +37,7 @@ class EditorOptions:
     may_store: Callable[[str], bool] = lambda line: True
     commands: Mapping[str, str] = field(default_factory=dict)
     afterwards: Callable[[], None] = lambda: None
-    complain: Callable[[str, str], None] = lambda message, hint: None
+    report: Callable[[str, str], None] = lambda message, hint: None
 
 
 class Editor:
@@ -164,7 +164,7 @@ class Editor:
         try:
             return edit_text(text)
         except ShammahError as error:
-            self._options.complain(f"{error.message} The line is unchanged.", error.hint)
+            self._options.report(f"{error.message} The line is unchanged.", error.hint)
             return None
 
     def interject(self, show: Callable[[], None]) -> None:

@@ -47,7 +47,7 @@ def open_recorder(path: Path, complaints: list[str]) -> Iterator[Open]:
     opened: list[Recorder] = []
 
     def make(*, enabled: bool = True) -> Recorder:
-        opened.append(Recorder(path, enabled=enabled, complain=complaints.append))
+        opened.append(Recorder(path, enabled=enabled, report=complaints.append))
         return opened[-1]
 
     yield make
@@ -140,7 +140,7 @@ class TestARecorder:
         recorder.on_wait = waits.append
         keep(recorder, "a")
         assert waits == [recorder_module.WAITING]
-        assert complaints == [recorder_module.NOT_KEPT]
+        assert complaints == [recorder_module.NOT_STORED]
         other.execute("ROLLBACK")
         other.close()
         recorder.close()
@@ -168,7 +168,7 @@ class TestARecorder:
         self, open_recorder: Open, path: Path
     ) -> None:
         recorder = open_recorder()
-        recorder.adopt(StoredConversation(9, "Be kind.", turns=(turn("a"), turn("bb"))))
+        recorder.resume(StoredConversation(0, "Be kind.", turns=(turn("a"), turn("bb"))))
         recorder.undo(said("bb"))
         recorder.prepare()
         keep(recorder, "ccc")
@@ -179,7 +179,7 @@ class TestARecorder:
         self, open_recorder: Open, path: Path
     ) -> None:
         recorder = open_recorder()
-        recorder.adopt(StoredConversation(9, turns=(turn("a"),)))
+        recorder.resume(StoredConversation(0, turns=(turn("a"),)))
         recorder.prepare()
         recorder.close()
         assert kept(path) == []
@@ -247,7 +247,7 @@ def test_there_is_no_such_conversation(open_recorder: Open) -> None:
 )
 def test_the_setting_and_the_flag(environ: dict[str, str], flag: bool, enabled: bool) -> None:
     settings = load_settings({**os.environ, **environ})
-    history = history_of(settings, enabled=flag, complain=print)
+    history = history_of(settings, enabled=flag, report=print)
     assert history.enabled == enabled
 
 

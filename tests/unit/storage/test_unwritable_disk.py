@@ -172,7 +172,7 @@ class TestTheHistory:
     ) -> None:
         request.getfixturevalue("read_only")
         complaints: list[str] = []
-        recorder = Recorder(path, enabled=True, complain=complaints.append)
+        recorder = Recorder(path, enabled=True, report=complaints.append)
         for key in "ab":
             recorder.keep(Turn("One", key=key), Conversation())
         recorder.close()
