@@ -253,14 +253,14 @@ class TestTheCommands:
     ) -> None:
         terminal = open_terminal()
         file = sandbox.root / "talk.jsonl"
-        command(terminal, f"/save {file}", "nothing to save")
+        command(terminal, f"/save {file}", "Nothing to save")
         ask(terminal, "one")
         command(terminal, f"/save {file}", "Saved 1 turn")
         command(terminal, f"/save {file}", "exists")
         ask(terminal, "two")
         command(terminal, f"/save! {file}", "Saved 2 turns")
         command(terminal, f"/save {sandbox.root}/talk.md", "Saved 2 turns")
-        command(terminal, f"/load {sandbox.root}/talk.md", "no conversation that Shammah has saved")
+        command(terminal, f"/load {sandbox.root}/talk.md", "not a conversation that Shammah saved")
         command(terminal, "/save talk.txt", "neither in .md nor in")
         bad = sandbox.root / "bad.md"
         bad.write_text("# Notes\n")
@@ -294,7 +294,7 @@ class TestTheFile:
         flag = ["--no-history"] if how == "flag" else []
         terminal = open_terminal(*flag)
         ask(terminal, "one")
-        command(terminal, "/undo", "Taken back")
+        command(terminal, "/undo", "Undone")
         terminal.type(CTRL_D)
         terminal.end()
         arguments = ["ask", "--model", "starter", *flag, "two"]
