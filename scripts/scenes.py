@@ -130,7 +130,7 @@ def without_cloud(scratch: Path, keep: Keep) -> None:
         world = World.make(scratch / "world", HF_ENDPOINT=endpoint)
         try:
             program = world.open(rows=12)
-            program.wait("Ctrl-D leaves")
+            program.wait("Ctrl-D exits")
             program.wait("fetching .* left")
             program.pause(3)
             keep("first-run", program)

@@ -200,5 +200,5 @@ def test_that_waits_for_another_writer_is_kept(start_echo: StartEcho, path: Path
     other.execute("ROLLBACK")
     other.close()
     _, said = asking.communicate(timeout=LIMIT_S)
-    assert (asking.returncode, "not in the history" in said) == (0, False)
+    assert (asking.returncode, "not stored in the history" in said) == (0, False)
     assert [turn.question for _, turns in kept(path) for turn in turns] == ["one", "two"]

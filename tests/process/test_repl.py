@@ -589,9 +589,9 @@ class TestCommands:
 
     def test_join_and_takeover_without_another_user_say_so(self, terminal: Terminal) -> None:
         terminal.ask("/join")
-        terminal.expect("nothing to join")
+        terminal.expect("Nothing to join")
         terminal.ask("/takeover")
-        terminal.expect("nothing to take over")
+        terminal.expect("Nothing to take over")
 
     def test_join_uses_the_model_of_another_terminal(
         self, start_echo: StartEcho, connect: Callable[..., object], open_terminal: Open

@@ -66,5 +66,5 @@ def test_a_working_directory_that_is_gone_leaves_them(
     make_absolute(environ)
     assert environ == {"HF_HOME": "hf"}
     for read in (hub_cache, lambda environ: home_directory({"SHAMMAH_HOME": "own"})):
-        with pytest.raises(ShammahError, match="working directory, which is gone"):
+        with pytest.raises(ShammahError, match="working directory, which no longer exists"):
             read(environ)
