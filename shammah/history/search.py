@@ -1,12 +1,12 @@
-"""The index of the words in ``history.db`` (FTS5), and how a search is put to it.
+"""The index of the words in ``history.db`` (FTS5), and its queries.
 
-The index holds no text of its own: it refers to the table of turns and is kept up to date by
-whoever writes there.
+The index holds no text of its own: it refers to the table of turns, and every write there updates
+it.
 
-What is searched for may stand anywhere in a word, as in a compound: the index is first asked for
-the words that it has with that in them (fts5vocab), and then for the turns that have one of those.
-For scripts without blanks the turns themselves are read. A trigram index would be several times as
-large, and could not find two ideographs, which is what most Chinese words are.
+A term may be anywhere in a word, as in a compound: a search first finds the indexed words that
+contain it (fts5vocab), then the turns with one of those. For scripts without blanks it reads the
+turns themselves. A trigram index would be several times as large, and could not find two
+ideographs, which is what most Chinese words are.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ CURRENT = "current"
 
 SNIPPET_WORDS = 16
 _AROUND = 60
-"""Characters before and after what was found without the index."""
+"""Characters shown before and after a match that was found without the index."""
 
 SHORTEST = 2
-"""Characters that are looked for within words; fewer are in too many."""
+"""A term of fewer characters is not looked for within words: it is in too many."""
 MOST_WORDS = 1000
 
 _ACCENTS = re.compile("[\u0300-\u036f]")
@@ -38,10 +38,10 @@ _TERMS = re.compile(r'"([^"]*)"|([^\s"]+)')
 
 
 def prepare(database: sqlite3.Connection) -> None:
-    """Have a true index; that of an earlier Shammah, on a Python without FTS5, may be stale.
+    """Make the index if it is stale, as that of a Shammah on a Python without FTS5 may be.
 
     Raises:
-        ShammahError: ``history_unusable``: this is such a Python.
+        ShammahError: ``history_unusable``: this Python has no FTS5.
     """
     _require_fts5(database)
     row = database.execute("SELECT value FROM facts WHERE name = 'words'").fetchone()
@@ -59,7 +59,7 @@ def _require_fts5(database: sqlite3.Connection) -> None:
 
 
 def build(database: sqlite3.Connection) -> None:
-    """Make the index from the turns. Inside a transaction.
+    """Make the index from the turns, inside a transaction.
 
     Raises:
         ShammahError: as `prepare` does.
@@ -75,7 +75,7 @@ def build(database: sqlite3.Connection) -> None:
 
 
 def add(database: sqlite3.Connection, number: int) -> None:
-    """Index the words of turn ``number``. Inside a transaction."""
+    """Index the words of turn ``number``, inside a transaction."""
     database.execute(
         "INSERT INTO words (rowid, question, answer) "
         "SELECT number, question, answer FROM turns WHERE number = ?",
@@ -84,7 +84,7 @@ def add(database: sqlite3.Connection, number: int) -> None:
 
 
 def forget(database: sqlite3.Connection, number: int) -> None:
-    """Take the words of turn ``number`` out of the index, before its text changes. Inside a
+    """Remove the words of turn ``number`` from the index before its text changes, inside a
     transaction."""
     database.execute(
         "INSERT INTO words (words, rowid, question, answer) "
@@ -94,18 +94,18 @@ def forget(database: sqlite3.Connection, number: int) -> None:
 
 
 def split_terms(text: str) -> list[str]:
-    """The words of a search; what stands between double quotes is one."""
+    """Return the terms of a search; text in double quotes is one term."""
     terms = (phrase or word for phrase, word in _TERMS.findall(text.replace("\0", " ")))
     return [term for term in terms if any(character.isalnum() for character in term)]
 
 
 def as_query(terms: list[str], holding: Callable[[str], list[str]]) -> str:
-    """An FTS5 query for turns that have all of ``terms``, each perhaps as a part of a word.
-
+    """Return an FTS5 query for turns that have all of ``terms``, each perhaps as a part of a word.
     In quotes nothing is syntax, whatever people type.
 
     Args:
-        holding: the words that have a term in them, or some of very many.
+        terms: what to find.
+        holding: returns the words that contain a term, or some of very many.
     """
     return " AND ".join(
         f'("{term}"*' + "".join(f' OR "{word}"' for word in holding(term)) + ")" for term in terms
@@ -113,7 +113,7 @@ def as_query(terms: list[str], holding: Callable[[str], list[str]]) -> str:
 
 
 def find_words(database: sqlite3.Connection, term: str) -> list[str]:
-    """The words of the index that have ``term`` in them, those of most turns first."""
+    """Return the indexed words that contain ``term``, those of most turns first."""
     if len(term) < SHORTEST or not term.isalnum():
         return []
     database.execute(
@@ -128,8 +128,8 @@ def find_words(database: sqlite3.Connection, term: str) -> list[str]:
 
 
 def is_unspaced(term: str) -> bool:
-    """Whether ``term`` is in a script without blanks between words, where FTS5 takes all between
-    two marks for one word: that is of no use."""
+    """Return whether ``term`` is in a script without blanks, where FTS5 takes all text between two
+    punctuation marks for one word."""
     return _UNSPACED.search(term) is not None
 
 
@@ -145,7 +145,7 @@ def as_pattern(term: str) -> str:
 
 
 def cut_snippet(text: str, terms: list[str]) -> str:
-    """What FTS5's ``snippet`` does, for a text that was found without the index."""
+    """Do what FTS5's ``snippet`` does, for a text that was found without the index."""
     pattern = re.compile("|".join(map(re.escape, terms)), re.IGNORECASE)
     first = pattern.search(text)
     if first is None:

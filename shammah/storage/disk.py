@@ -1,4 +1,4 @@
-"""What to do where a disk is full or cannot be written: for those who go on without it."""
+"""Full and unwritable disks, for what can do without them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 from pathlib import Path
 
 _LEAST_BYTES = 1024 * 1024
-"""With less than this free, a disk is full to whoever wants to write to it."""
+"""A disk with less than this free is full."""
 
 
 def open_log(path: Path) -> int:
-    """A descriptor that appends to ``path``; to nothing where that cannot be, since a worker can
-    do without its log."""
+    """Return a descriptor that appends to ``path``, or to nothing if that is not possible: a worker
+    can do without its log."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A pipe that nobody reads fails at once, instead of waiting for who does.
+        # A pipe without a reader fails at once, instead of waiting for one.
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
         return os.open(path, flags, 0o600)
     except OSError:
@@ -22,14 +22,14 @@ def open_log(path: Path) -> int:
 
 
 def nearest_existing(path: Path) -> Path:
-    """``path``, or the nearest directory above where it will be."""
+    """Return ``path``, or the nearest directory above it that exists."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
 
 
 def describe_remedy(path: Path) -> str:
-    """What helps where ``path``, or what should be in it, cannot be written; a sentence."""
+    """Return a sentence on what to do if ``path``, or what should be in it, cannot be written."""
     place = nearest_existing(path)
     try:
         disk = os.statvfs(place)

@@ -1,7 +1,7 @@
 """Files and directories that appear whole or not at all, and lines that processes append in turn.
 
-A draft lies beside what it becomes, and its process holds a lock on it, which the kernel drops
-however that process ends: so what a killed one has left is told from what is being made.
+A draft lies next to its target. Its process holds a lock on it, which the kernel drops however that
+process ends; so a draft that a killed process left is told from one in the making.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 ENDING = ".making"
-"""Of the name of a draft."""
+"""How the name of a draft ends."""
 _NAME = 40
-"""Characters of its target's name in a draft's: longer ones would not leave room for the rest."""
+"""Characters of its target's name in a draft's name, which must not get too long."""
 UNUSED_S = 7 * 24 * 3600.0
-"""Where there are no locks (some network file systems), age alone decides."""
+"""Without locks (on some network file systems), age alone decides."""
 YOUNG_S = 1.0
-"""One that was made this moment may not be locked yet."""
+"""A draft this new may not be locked yet."""
 
 
 @contextlib.contextmanager
 def new_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """A draft for its owner alone that takes the place of ``path`` when the block ends, and is
-    removed if that fails.
+    """Yield a draft for its owner alone that replaces ``path`` when the block ends, and is removed
+    if that fails.
 
     Args:
-        path: the file; where it is a link, as dotfile managers make them, the link stays.
-        sync: wait until the disk has the content. Not for what can be made again.
+        path: the file; a link, as dotfile managers make them, stays.
+        sync: wait until the disk has the content; not needed for what can be made again.
 
     Raises:
-        OSError: ``path`` is as it was.
+        OSError: ``path`` is unchanged.
     """
     target = Path(os.path.realpath(path))
     draft = _draft(target)
@@ -56,7 +56,7 @@ def new_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Write the whole of a file, as `new_file` does, in a directory that is made if need be."""
+    """Write a whole file, as `new_file` does, and create its directory if need be."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with new_file(path, sync=sync) as draft:
         draft.write_bytes(data)
@@ -64,10 +64,10 @@ def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
 
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A directory that becomes ``path`` when the block ends, and is removed if it fails.
+    """Yield a directory that becomes ``path`` when the block ends, and is removed if it fails.
 
     Raises:
-        OSError: also if there is a ``path`` by then that is no empty directory.
+        OSError: also if ``path`` exists by then and is not an empty directory.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = _draft(path)
@@ -85,7 +85,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(directory: Path, now: float, target: Path | None = None) -> Iterator[Path]:
-    """Remove the drafts in ``directory`` that nobody makes any more; what was removed.
+    """Remove the drafts in ``directory`` that no process is making; yield each.
 
     Args:
         directory: where drafts are made.
@@ -106,16 +106,16 @@ def remove_abandoned(directory: Path, now: float, target: Path | None = None) ->
 
 
 def append_line(path: Path, line: bytes, *, sync: bool = False) -> None:
-    """Append ``line``, whole or not at all, behind one that a crash has torn, too; several
-    processes may do so at once.
+    """Append ``line`` whole or not at all, also after one that a crash tore; several processes may
+    do so at once.
 
     Args:
-        path: a file for its owner alone, made if there is none; not a link.
-        line: with its end.
+        path: a file for its owner alone, created if need be; not a link.
+        line: including its end.
         sync: wait until the disk has it.
 
     Raises:
-        OSError: the file is as it was.
+        OSError: the file is unchanged.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -140,7 +140,7 @@ def append_line(path: Path, line: bytes, *, sync: bool = False) -> None:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A file to read; a named pipe in its place would keep its reader waiting for ever.
+    """Open a file to read, but not a named pipe, which would keep its reader waiting forever.
 
     Raises:
         OSError: it cannot be read, or is a pipe.
@@ -158,7 +158,7 @@ def sync_file(path: Path) -> None:
     """Wait until the disk has the content of a file or directory.
 
     Raises:
-        OSError: nobody knows whether it has.
+        OSError: it may not have it.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""Where files are, as the environment names the places."""
+"""Paths that the environment names."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from shammah.errors import ExitCode, ShammahError
 
 
 def absolute(path: str) -> Path:
-    """``path`` with ``~`` and ``$NAME`` replaced, from the working directory on.
+    """Return ``path`` made absolute, with ``~`` and ``$NAME`` replaced.
 
     Raises:
-        ShammahError: ``directory_gone``: it is relative, and there is no working directory.
+        ShammahError: ``directory_gone``: it is relative, and the working directory is gone.
     """
     meant = Path(os.path.expandvars(os.path.expanduser(path)))
     try:
@@ -25,7 +25,7 @@ def absolute(path: str) -> Path:
 
 
 def hub_cache(environ: Mapping[str, str]) -> Path:
-    """The Hugging Face cache, found as huggingface_hub finds it."""
+    """Return the Hugging Face cache, found as huggingface_hub finds it."""
     cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = environ.get("HF_HOME") or os.path.join(cache, "huggingface")
     default = os.path.join(home, "hub")

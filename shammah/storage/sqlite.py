@@ -1,8 +1,8 @@
-"""A database of ours: opened, brought up to date, mended and put aside in one way.
+"""One way to open, migrate, mend and put aside our databases.
 
-SQLite in WAL mode: readers never wait, writers wait for each other. Each change is one
-transaction, so that SIGKILL at any moment loses at most that one. Not for the thread that answers:
-each call may wait.
+They are in WAL mode: readers never wait, writers wait for each other. Each change is one
+transaction, so SIGKILL at any moment loses at most that one. Any call may wait, so none is made on
+the thread that answers.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 _SHARED_MEMORY = "/dev/shm"
-"""Where a copy has room if the disk with the temporary files is the full one."""
+"""Where a copy fits if the disk with the temporary files is the full one."""
 
 
 def nothing(connection: sqlite3.Connection) -> None:
-    """A `Step` that there is no need for."""
+    """A `Step` that does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a file is for.
+    """A kind of database.
 
     Attributes:
         code: begins the codes of its errors.
-        title: its name at the begin of a sentence.
+        title: its name at the beginning of a sentence.
         migrations: each takes the file from the version before it to its own; ``PRAGMA
             user_version`` is the one reached, and the table ``migrations`` says when and by which
             Shammah. Append, never change: files of every version are out there.
-        prepare: looks at a file that is up to date, outside of any transaction.
-        mend: makes again what can be made of the rest, when something is damaged.
-        consequence: what follows when it cannot be used, as the end of a sentence.
-        hint: a sentence for that case; empty: what helps the disk.
+        prepare: checks a migrated file, outside of any transaction.
+        mend: rebuilds from the rest what can be rebuilt of a damaged file.
+        consequence: what follows if it cannot be used, as the end of a sentence.
+        hint: a sentence for that case; empty: what to do about the disk.
     """
 
     code: str
@@ -71,26 +71,26 @@ class _NewerVersionError(sqlite3.DatabaseError):
 
 
 class _DamagedError(ShammahError):
-    """The file is no database (any more)."""
+    """The file is not a database, or not any more."""
 
 
 class Database:
-    """One connection, opened when it is first needed, and again when the file is another. Use it
-    from one thread, and close it.
+    """One connection, opened at the first call, and again if the file was replaced. Use it from one
+    thread, and close it.
 
-    A file that can be read and not written is read from a copy in memory; a damaged one is put
-    aside, and a new one begun.
+    A file that can be read but not written is read from a copy in memory; a damaged one is put
+    aside, and a new one started.
 
     Args:
         path: the file.
         kind: what is in it.
         busy_s: how long it waits for another writer, in seconds.
-        tell: called with a sentence for people when a damaged file was put aside.
+        report: called with a sentence for people when a damaged file was put aside.
 
     Raises:
         ShammahError: from every method but `close`, with the code of the kind and: ``_unusable``:
-            the file cannot be made, read or written. ``_busy``: another program has it locked.
-            ``_newer``: a newer Shammah wrote it. All leave it as it is.
+            the file cannot be created, read or written. ``_busy``: another program locks it.
+            ``_newer``: a newer Shammah wrote it. All leave it unchanged.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Database:
         self._copied = False
 
     def run(self, work: Callable[[sqlite3.Connection], Result], *, write: bool = False) -> Result:
-        """What ``work`` returns. It happens whole or not at all, and perhaps more than once."""
+        """Return what ``work`` returns. It takes effect whole or not at all, but may run twice."""
         try:
             return self._run(work, write=write)
         except _DamagedError:
@@ -128,8 +128,8 @@ class Database:
             return transact(self._open(write=write), work, write=write)
 
     def shrink(self) -> bool:
-        """Give free pages back, and have nothing in the log; false if somebody is reading, so
-        that the log keeps what it has until the last one that has the file open closes it."""
+        """Return free pages to the disk and empty the log. False if another process is reading: the
+        log then keeps its content until the last process closes the file."""
         with self._explained():
             connection = self._open(write=True)
             connection.execute("VACUUM")
@@ -162,7 +162,7 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite would make it readable for everybody; what it makes beside it is like it.
+        # SQLite would make it readable for everybody, and its log gets the same mode.
         os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         self._opened = _identify(self.path)
         connection = sqlite3.connect(self.path, timeout=self._busy_s, isolation_level=None)
@@ -175,7 +175,7 @@ class Database:
         return self._ready(connection)
 
     def _ready(self, connection: sqlite3.Connection) -> sqlite3.Connection:
-        """``connection``, to a file of the present version."""
+        """Return ``connection``, migrated to the present version."""
         try:
             # A byte that a disk has lost must not cost the rest.
             connection.text_factory = lambda text: text.decode("utf-8", "replace")
@@ -190,15 +190,15 @@ class Database:
     def _put_aside(self) -> None:
         """Rename the file that was opened to ``NAME.damaged-TIME``.
 
-        Several frontends may find the damage at once, and the second must not rename what the
-        first has begun again: under a lock, each looks whether the file is still what it opened.
+        Several frontends may find the damage at once, and the second must not rename the new file
+        of the first: under a lock, each checks that the file is still the one it opened.
         """
         with self._explained(), _locked(self.path.parent):
             if self._opened is None or _identify(self.path) != self._opened:
                 return
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}")
-            # The log first: a new file must not find it.
+            # The log first: the new file must not find it.
             for end in ("-wal", "-shm", ""):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(f"{self.path}{end}", f"{aside}{end}")
@@ -209,7 +209,7 @@ class Database:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Failures in our words."""
+        """Turn failures into errors for people."""
         try:
             yield
         except _NewerVersionError as error:
@@ -219,7 +219,7 @@ class Database:
                 "Update Shammah, or move the file away.",
             ) from error
         except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
-            # ValueError and its like: a row that none of ours has written.
+            # ValueError and the like: a row that Shammah did not write.
             if _code(error) in _DAMAGED and not self._copied:
                 what = f"{self.path} is damaged ({error})."
                 raise _DamagedError(f"{self._kind.code}_damaged", what) from error
@@ -242,7 +242,7 @@ def transact(
     *,
     write: bool = True,
 ) -> Result:
-    """What ``work`` returns; it happens whole or not at all."""
+    """Return what ``work`` returns; it takes effect whole or not at all."""
     connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
     try:
         result = work(connection)
@@ -255,7 +255,7 @@ def transact(
 
 
 def _migrate(connection: sqlite3.Connection, migrations: tuple[Step, ...]) -> None:
-    """Bring the file to the present version, or leave it as it is."""
+    """Migrate the file to the present version, or leave it unchanged."""
 
     def step_up(connection: sqlite3.Connection) -> None:
         version = _version(connection)  # another frontend may have been faster
@@ -276,24 +276,24 @@ def _migrate(connection: sqlite3.Connection, migrations: tuple[Step, ...]) -> No
 
 
 def _version(connection: sqlite3.Connection) -> int:
-    """The version of the file; 0 for an empty one."""
+    """Return the version of the file; 0 for an empty one."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _read_into_memory(path: Path) -> sqlite3.Connection:
-    """A database in memory with all that is in the one at ``path``, and that need not be able to
-    write beside it, as SQLite otherwise wants to.
+    """Copy the database at ``path`` into memory, without writing next to it as SQLite otherwise
+    does.
 
     Raises:
-        OSError: it cannot be read, or its log cannot be copied to anywhere.
-        sqlite3.Error: it is no database.
+        OSError: it cannot be read, or its log cannot be copied anywhere.
+        sqlite3.Error: it is not a database.
     """
     memory = sqlite3.connect(":memory:", isolation_level=None)
     try:
         with contextlib.ExitStack() as stack:
             log = path.with_name(f"{path.name}-wal")
-            # Without a log the file is complete, and nobody changes it. Otherwise SQLite has to
-            # work the log in, which it does to a copy.
+            # Without a log the file is complete, and no process changes it. Otherwise SQLite has to
+            # merge the log, which it does in a copy.
             immutable = not log.exists() or not log.stat().st_size
             place = path if immutable else _copy(path, log, stack)
             uri = f"{place.absolute().as_uri()}?{'mode=ro&immutable=1' if immutable else 'mode=rw'}"
@@ -330,7 +330,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _identify(path: Path) -> tuple[int, int] | None:
-    """Which file is at ``path``; ``None``: none."""
+    """Return which file is at ``path``, or ``None``."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -343,5 +343,5 @@ def _code(error: BaseException) -> int:
 
 
 def _is_of_the_disk(error: BaseException) -> bool:
-    """Whether it is the disk or the permissions that do not let it be written."""
+    """Return whether the disk or the permissions prevent writing."""
     return isinstance(error, OSError) or _code(error) in _OF_THE_DISK

@@ -1,4 +1,4 @@
-"""One thread that writes what nobody wants to wait for."""
+"""A thread for writes that nothing waits for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 class Job(Generic[Result]):
-    """A piece of work, and later what came of it."""
+    """Work for the thread, and later its result."""
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._work = work
@@ -22,17 +22,17 @@ class Job(Generic[Result]):
     def run(self) -> None:
         try:
             self._results.append(self._work())
-        except Exception as error:  # the thread goes on with the next job
+        except Exception as error:  # the thread continues with the next job
             self._error = error
         finally:
             self._ended.set()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it ends within ``seconds``."""
+        """Return whether it ends within ``seconds``."""
         return self._ended.wait(seconds)
 
     def result(self) -> Result:
-        """What the work returned, as soon as it has; raises what it raised."""
+        """Wait for what the work returns, or raise what it raised."""
         self._ended.wait()
         if self._error is not None:
             raise self._error
@@ -40,7 +40,7 @@ class Job(Generic[Result]):
 
 
 class BackgroundWriter:
-    """Runs jobs one after the other on a thread that begins with the first of them.
+    """Runs jobs one after the other on a thread that the first one starts.
 
     Args:
         name: of the thread.
@@ -67,8 +67,8 @@ class BackgroundWriter:
         return job
 
     def close(self, seconds: float) -> bool:
-        """Do what is left, and no more; whether that was done within ``seconds``. May be called
-        again, to wait for longer."""
+        """Do what is left, and no more; return whether that took less than ``seconds``. May be
+        called again, to wait longer."""
         if self._thread is None:
             return True
         self._jobs.put(None)
