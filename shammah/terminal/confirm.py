@@ -1,4 +1,4 @@
-"""Questions that the person at the terminal answers with a line."""
+"""Questions that a person answers at the terminal."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ POLL_MS = 50
 def ask(
     show: Callable[[str], None], question: str, cancelled: Callable[[], bool] = lambda: False
 ) -> str | None:
-    """The line that is typed at ``question``, without its end; ``None`` when ``cancelled`` or the
-    terminal is gone. What was typed before ``show`` shows it is no answer, and thrown away.
+    """Return the line typed at ``question``, without its end; ``None`` when ``cancelled`` or the
+    terminal is gone. What was typed before ``show`` showed it is not an answer, and thrown away.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, unless that has another handler.
+        KeyboardInterrupt: Ctrl-C, unless it has another handler.
     """
     with contextlib.suppress(termios.error):
         termios.tcflush(0, termios.TCIFLUSH)
@@ -50,7 +50,7 @@ def confirm(
     show: Callable[[str], None] = _write_to_stderr,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Whether the person says yes; anything but that is a no.
+    """Return whether the person says yes; anything else is a no.
 
     Args:
         enter: what an empty line means.
@@ -71,6 +71,6 @@ def confirm(
 
 
 def agrees(line: str | None, *, enter: bool = False) -> bool:
-    """Whether ``line`` is a yes. ``enter``: what an empty one means."""
+    """Return whether ``line`` is a yes. ``enter``: what an empty one means."""
     said = line.strip().lower() if line is not None else "no"
     return said in ("y", "yes") or (enter and not said)

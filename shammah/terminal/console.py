@@ -1,20 +1,19 @@
-"""The terminal as rich draws on it. Slow to import."""
+"""The terminal for rich. Slow to import."""
 
 from __future__ import annotations
 
 from rich.console import Console, ConsoleDimensions
 
 MOST_COLUMNS, MOST_ROWS = 1000, 300
-"""More than the largest screen shows in the smallest letters. A terminal may claim any size, and
-every cell of a view that fills it is written each time."""
+"""More than any screen shows. A terminal may claim any size, and every cell is written."""
 
 
 class BoundedConsole(Console):
-    """A console that uses no more than the upper left of what a terminal claims to have."""
+    """A console that uses at most that much of what a terminal claims to have."""
 
     @property
     def size(self) -> ConsoleDimensions:
-        """Columns and rows to draw on now."""
+        """Columns and rows to draw on."""
         claimed = super().size
         return ConsoleDimensions(min(claimed.width, MOST_COLUMNS), min(claimed.height, MOST_ROWS))
 

@@ -16,11 +16,11 @@ from shammah.terminal.tty import echo_on
 
 HINT = "Set EDITOR to an editor that is installed."
 EDITORS = ("editor", "nano", "vim", "vi")
-"""What is looked for where neither ``VISUAL`` nor ``EDITOR`` says which."""
+"""What is tried if neither ``VISUAL`` nor ``EDITOR`` is set."""
 
 
 def edit_text(text: str, name: str = "question.md") -> str:
-    """What becomes of ``text`` in the editor, which sees a file called ``name``.
+    """Have ``text`` edited, in a file called ``name``, and return the result.
 
     Raises:
         ShammahError: as `edit_file`.
@@ -37,10 +37,10 @@ def edit_text(text: str, name: str = "question.md") -> str:
 
 
 def edit_file(file: Path) -> None:
-    """Open ``file`` in ``VISUAL``, ``EDITOR`` or one of `EDITORS`, and wait for its end.
+    """Open ``file`` in ``VISUAL``, ``EDITOR`` or one of `EDITORS`, and wait until it exits.
 
     Raises:
-        ShammahError: ``no_editor``: there is none that can be run; ``editor_failed``.
+        ShammahError: ``no_editor``, ``editor_failed``.
     """
     chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     for command in [chosen] if chosen else EDITORS:
@@ -59,7 +59,7 @@ def edit_file(file: Path) -> None:
 
 @contextlib.contextmanager
 def _interrupts_are_the_editors() -> Iterator[None]:
-    """Ctrl-C in it is one of its keys. A handler, not SIG_IGN, which it would inherit."""
+    """Leave Ctrl-C to the editor. With a handler, since it would inherit SIG_IGN."""
     before = signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         yield

@@ -1,4 +1,4 @@
-"""How this program is called where it was started, so that a hint works when it is typed."""
+"""How this program was called, so that a hint works when it is typed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import sys
 
 NAME = "shammah"
 VARIABLE = "SHAMMAH_PROGRAM"
-"""What a script that starts this program is called itself (``scripts/run``)."""
+"""The name of a script that starts this program (``scripts/run``)."""
 
 _QUOTED = re.compile(rf"(?<=`){NAME}(?=[ `])")
 
 
 def as_invoked(text: str) -> str:
-    """``text`` with the commands that it quotes (in backticks) as they work here."""
+    """Return ``text`` with the commands in backticks as they work here."""
     return _QUOTED.sub(lambda found: program(), text)
 
 
 @functools.cache
 def program() -> str:
-    """``shammah`` where a shell finds it by that name, else what was typed to start this."""
+    """Return ``shammah`` if a shell finds it by that name, else what was typed to start this."""
     if named := os.environ.get(VARIABLE):
         import shlex
 

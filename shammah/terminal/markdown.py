@@ -1,10 +1,10 @@
 """Markdown as lines of styled text for a terminal of some width. Pure.
 
-markdown-it parses and Pygments highlights; what is here is only how a block looks. Rich has its
-own Markdown, which puts code into padded boxes and cuts it to the width; code must come out of a
-terminal's selection as it went in, so its lines are never wrapped, indented or filled.
+markdown-it parses and Pygments highlights; this module only lays out the blocks. Rich's own
+Markdown pads code and cuts it to the width, but code must come out of a terminal's selection as it
+went in, so its lines are never wrapped, indented or filled.
 
-Colours are the terminal's own sixteen, which its owner has chosen to be legible.
+Colours are the terminal's own sixteen, which its owner chose to be legible.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shammah.terminal.wrap import NARROWEST, Layout, Line, Span, cells, closed, 
 
 BOLD, DIM, ITALIC, UNDERLINED, STRUCK, CYAN = "1", "2", "3", "4", "9", "36"
 LONGEST_HIGHLIGHTED = 20_000
-"""Characters of a code block; a longer one has the colour of code without a language."""
+"""A code block of more characters is coloured like code without a language."""
 _CODE_STYLES = {
     Token.Comment: DIM,
     Token.Keyword: "35",
@@ -60,11 +60,11 @@ _CODE = re.compile("`+[^`]*`+")
 _STRONG = re.compile(r"\*\*(?=\S)|(?<=\S)\*\*")
 
 _Row = tuple[Line, bool]
-"""A line, and whether it is one of code, which nothing may stand before."""
+"""A line, and whether it is code, which nothing may precede."""
 
 
 class Markdown:
-    """Lays texts out; keeps the parser and the lexers."""
+    """Lays texts out; holds the parser and the lexers."""
 
     def __init__(self) -> None:
         # HTML stays visible as it was written. A paragraph is never a heading after the fact:
@@ -74,7 +74,7 @@ class Markdown:
         self._lexers: dict[str, Lexer | None] = {}
 
     def lay_out(self, source: str, width: int) -> Layout:
-        """``source`` in lines of at most ``width`` cells, but for code."""
+        """Lay ``source`` out in lines of at most ``width`` cells, except code."""
         lines: list[Line] = []
         opened = (0, 0)
         for first, rows in self._blocks(SyntaxTreeNode(self._parser.parse(source)).children, width):
@@ -83,8 +83,8 @@ class Markdown:
         return Layout(tuple(lines), *opened)
 
     def presentable(self, source: str) -> str:
-        """``source`` without an end whose meaning the next piece decides, and with what is open
-        closed, so that marks do not first appear and then vanish."""
+        """Return ``source`` without an end whose meaning the next piece decides, and with open
+        marks closed, so that they do not appear and then vanish."""
         tail = source[-_UNDECIDED_CHARACTERS:]
         if found := _UNDECIDED.search(tail):
             source = source[: len(source) - len(tail) + found.start()]
@@ -98,7 +98,7 @@ class Markdown:
         return source
 
     def _running_end(self, source: str) -> str:
-        """The running text that ``source`` ends in; empty if it ends in code."""
+        """Return the running text at the end of ``source``; empty if it ends in code."""
         node = _last_leaf(SyntaxTreeNode(self._parser.parse(source)), until="inline")
         return node.content if node.type == "inline" else ""
 
@@ -107,8 +107,8 @@ class Markdown:
     def _blocks(
         self, nodes: Sequence[SyntaxTreeNode], width: int
     ) -> Iterator[tuple[int, list[_Row]]]:
-        """The rows of each block, and of the blank between two, with the source line on which
-        it begins. Each item of a list is a block: one that another follows is final."""
+        """Yield the rows of each block, and of the blank between two, with the source line where it
+        begins. Each item of a list is a block, so that it is final when another follows."""
         before: SyntaxTreeNode | None = None
         for node, mark in _flattened(nodes):
             first = node.map[0] if node.map else 0
@@ -140,7 +140,7 @@ class Markdown:
         yield from ((line, False) for line in lines)
 
     def _item(self, item: SyntaxTreeNode, mark: str, width: int) -> Iterator[_Row]:
-        """A list's item: everything but code stands to the right of its mark."""
+        """Lay out a list's item: all but code is to the right of its mark."""
         indent, prefix = " " * cells(mark), mark
         for _, rows in self._blocks(item.children, max(NARROWEST, width - len(indent))):
             for line, code in rows:
@@ -179,7 +179,7 @@ class Markdown:
 
 
 def _flattened(nodes: Sequence[SyntaxTreeNode]) -> Iterator[tuple[SyntaxTreeNode, str]]:
-    """The blocks with lists as their items, each with its mark."""
+    """Yield the blocks, lists as their items, each with its mark."""
     for node in nodes:
         if node.type == "bullet_list":
             yield from ((item, "• ") for item in node.children)
@@ -203,8 +203,8 @@ def _last_leaf(node: SyntaxTreeNode, until: str = "") -> SyntaxTreeNode:
 
 
 def _end(node: SyntaxTreeNode) -> int:
-    """The line after the last one that has any text of ``node``; a list's ``map`` includes the
-    blank lines after it."""
+    """Return the line after the last text of ``node``; a list's ``map`` includes the blank lines
+    after it."""
     while node.children and node.type in ("bullet_list", "ordered_list", "list_item"):
         node = node.children[-1]
     return node.map[1] if node.map else 0
@@ -235,7 +235,7 @@ def _inline(nodes: Sequence[SyntaxTreeNode], style: str = "") -> list[Span]:
 
 
 def _address(node: SyntaxTreeNode) -> list[Span]:
-    """Where a link leads, unless its text says so: a person should see that."""
+    """Return where a link leads, unless its text says so: a person should see that."""
     address = str(node.attrs.get("href") or node.attrs.get("src") or "")
     text = "".join(text for text, _ in _inline(node.children))
     if not address or address.removeprefix("mailto:") == text:
@@ -251,7 +251,7 @@ def _with(style: str, further: str) -> str:
 
 
 def _table(node: SyntaxTreeNode, width: int) -> Iterator[Line]:
-    """Columns two blanks apart, a rule below the head; cells that are too wide are wrapped."""
+    """Lay out columns two blanks apart, with a rule below the head; wide cells are wrapped."""
     head, *rows = [row.children for part in node.children for row in part.children]
     ends = ["right" in str(cell.attrs.get("style", "")) for cell in head]
     texts = [[_inline(cell.children, BOLD) for cell in head]]
@@ -271,7 +271,7 @@ def _table(node: SyntaxTreeNode, width: int) -> Iterator[Line]:
 
 
 def _column_widths(rows: Sequence[Sequence[Sequence[Span]]], width: int) -> list[int]:
-    """What each column takes; the widest are made narrower until all fit, if they can."""
+    """Return each column's width; the widest are narrowed until all fit, if they can."""
     natural = [max(1, *map(_width, column)) for column in zip(*rows, strict=True)]
     room = width - 2 * (len(natural) - 1)
     limit = min(max(natural), width)

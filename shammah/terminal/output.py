@@ -1,6 +1,6 @@
-"""Lines on standard output and standard error, in one way for every command.
+"""Lines on standard output and standard error, for every command.
 
-A terminal gets them broken between words at its own width; a pipe gets them as they are.
+A terminal gets them wrapped at its own width; a pipe gets them as they are.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ if TYPE_CHECKING:
 
 
 def echo(text: str, *, err: bool = False, hanging: str | None = None) -> None:
-    """Print ``text``, without what a terminal would obey and with the commands that it quotes as
-    they work here.
+    """Print ``text``, without what a terminal would obey, and with its commands as they work here.
 
     Args:
         err: on standard error.
-        hanging: what a line goes on with; ``None``: the blanks that it begins with.
+        hanging: the indent of a wrapped line; ``None``: that of its beginning.
     """
     stream = sys.stderr if err else sys.stdout
     text = as_invoked(printable(text))
     if stream.isatty():
-        from shammah.terminal.wrap import fold  # what goes through a pipe does without
+        from shammah.terminal.wrap import fold  # not needed in a pipe
 
         text = fold(text, columns_of(stream), hanging)
     print(text, file=stream, flush=True)
@@ -43,17 +42,17 @@ def print_json(document: object) -> None:
 
 
 def describe_error(error: ShammahError | Failed) -> dict[str, str]:
-    """What programs are told of it."""
+    """Return ``error`` for programs."""
     return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
 def columns_of(stream: TextIO) -> int:
-    """The width of the terminal that ``stream`` goes to, whatever the other streams go to."""
+    """Return the width of the terminal that ``stream`` is."""
     return size_of(stream)[0]
 
 
 def size_of(stream: TextIO) -> tuple[int, int]:
-    """Columns and rows of the terminal that ``stream`` goes to; 80 by 24 where there is none."""
+    """Return columns and rows of the terminal that ``stream`` is; 80 by 24 if it is none."""
     columns = rows = 0
     with contextlib.suppress(OSError, ValueError):  # it is none, or it is closed
         columns, rows = os.get_terminal_size(stream.fileno())

@@ -1,9 +1,9 @@
-"""How an answer gets onto the screen while it comes.
+"""Painting an answer as it streams.
 
-A text is laid out again with each piece, and what differs from the screen is written: mostly the
-new end of the last line. The cursor only ever moves up within the block that is being written,
-and at most by what the screen holds, so nothing that has scrolled away is touched or repeated.
-Blocks that are followed by another are final and forgotten.
+Each piece lays the text out again, and what differs from the screen is written: mostly the new end
+of the last line. The cursor only moves up within the block being written, and at most by what the
+screen holds, so nothing that has scrolled away is touched or repeated. A block that another follows
+is final and forgotten.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from shammah.terminal.markdown import Markdown
 
 WIDEST = 100
-"""Cells of a line of running text; longer lines are hard to read."""
+"""Cells of a line of running text; longer ones are hard to read."""
 REST = 2.0
-"""After a repaint this many times its time passes before the next, so that a very long block
-(a table of hundreds of rows) does not eat the processor that the model computes with."""
+"""The next repaint waits this many times as long as the last one took, so that a very long block (a
+table of hundreds of rows) leaves the processor to the model."""
 LONG = 4096
-"""Characters of such a block. A shorter one is painted with each piece: what a rest held back
-would stay unseen for as long as the model pauses."""
+"""Characters of such a block. A shorter one is painted with each piece, or its end would stay
+unseen while the model pauses."""
 
 Write = Callable[[str], None]
 Size = Callable[[], tuple[int, int]]
-"""Columns and rows of the terminal now."""
+"""Returns the columns and rows of the terminal."""
 
 
 class Answer(Protocol):
@@ -42,7 +42,7 @@ class Answer(Protocol):
 
 
 class RawAnswer:
-    """As it comes, without what a terminal would obey."""
+    """Shows the text as it is, without what a terminal would obey."""
 
     def __init__(self, write: Write) -> None:
         self._write = write
@@ -56,10 +56,10 @@ class RawAnswer:
 
 
 class LaidOutAnswer:
-    """Laid out by a renderer.
+    """Shows the text as a renderer lays it out.
 
     Args:
-        write: writes to the terminal, whose cursor stands at the beginning of a line.
+        write: writes to the terminal, whose cursor is at the beginning of a line.
         clock: seconds, for the rest between expensive repaints.
     """
 
@@ -100,7 +100,7 @@ class LaidOutAnswer:
     def _paint(self, source: str) -> None:
         size = self._size()
         if size != (self._columns, self._rows):
-            # Where the terminal has moved the lines to is anybody's guess.
+            # Nobody knows where the terminal has moved the lines.
             self._columns, self._rows = size
             self._frozen = len(self._shown)
         layout = self._renderer.lay_out(source, self._width)
@@ -110,11 +110,11 @@ class LaidOutAnswer:
             self._source = "\n".join(lines[layout.open_source :])
             self._shown = self._shown[layout.open_line :]
             self._frozen = max(0, self._frozen - layout.open_line)
-            # What is open now has just been written, and on this terminal: it may be rewrapped.
+            # What is open was just written at this size, so it may be rewrapped.
             self._width = self._text_width()
 
     def _show(self, lines: list[Line]) -> None:
-        """Make the screen show ``lines`` where it shows what we have written of this block."""
+        """Make the screen show ``lines`` in place of what it shows of this block."""
         if not lines:
             return  # what is undecided may have been shown already
         shown, last = self._shown, len(self._shown) - 1
@@ -140,12 +140,12 @@ class LaidOutAnswer:
         self._shown = lines
 
     def _write_lines(self, lines: list[Line], *, fresh: bool = False) -> None:
-        """``fresh``: the cursor is where the first is to begin, not at the end of another."""
+        """``fresh``: the cursor is where the first line begins, not at the end of another."""
         if lines:
             self._write(("" if fresh else "\n") + "\n".join(map(_painted, lines)))
 
     def _first_reachable(self) -> int:
-        """The first line shown that has not scrolled away."""
+        """Return the first line that has not scrolled away."""
         height = 0
         for index in reversed(range(len(self._shown))):
             height += self._height(self._shown[index])
@@ -154,7 +154,7 @@ class LaidOutAnswer:
         return 0
 
     def _height(self, line: Line) -> int:
-        """The rows that the terminal makes of a line which we do not wrap."""
+        """Return the rows that the terminal wraps ``line`` to."""
         whole = "".join(text for text, _ in line)
         if cells(whole) <= self._columns:
             return 1
@@ -175,7 +175,7 @@ def _painted(line: Line) -> str:
 
 
 def _added(before: Line, after: Line) -> Line | None:
-    """What comes after ``before`` in ``after``; ``None`` if this does not begin with it."""
+    """Return the rest of ``after``, which begins with ``before``, or ``None`` if it does not."""
     rest = list(after)
     for text, style in before:
         if not rest or rest[0][1] != style or not rest[0][0].startswith(text):
@@ -186,15 +186,15 @@ def _added(before: Line, after: Line) -> Line | None:
 
 
 class Rendering:
-    """Makes answers. `load` is slow and is for a thread behind the prompt; an answer that
-    comes earlier is plain.
+    """Makes answers. `load` is slow, so a thread behind the prompt calls it; an answer before that
+    is plain.
 
     Args:
         possible: whether the terminal can show Markdown.
-        wraps: whether lines that are plain are to be broken between words.
+        wraps: whether plain lines are broken between words.
 
     Attributes:
-        markdown: whether it is wanted.
+        markdown: whether to show it.
     """
 
     def __init__(self, *, possible: bool, wraps: bool = False) -> None:
@@ -204,7 +204,7 @@ class Rendering:
         self._renderer: Markdown | None = None
 
     def load(self) -> None:
-        """Import what it takes."""
+        """Import what Markdown needs."""
         if self.possible and self._renderer is None:
             from shammah.terminal.markdown import Markdown
 
@@ -213,7 +213,7 @@ class Rendering:
             self._renderer = renderer
 
     def begin(self, write: Write, size: Size) -> Answer:
-        """A new answer, at the beginning of a line."""
+        """Begin an answer, at the beginning of a line."""
         if self.markdown and self._renderer is not None:
             return LaidOutAnswer(self._renderer, write, size)
         return LaidOutAnswer(Plain(), write, size) if self._wraps else RawAnswer(write)

@@ -1,19 +1,19 @@
-"""What a terminal puts around a text that is pasted (bracketed paste). Pure."""
+"""The marks that a terminal puts around pasted text (bracketed paste). Pure."""
 
 from __future__ import annotations
 
 BEGIN, END = "\x1b[200~", "\x1b[201~"
 ON, OFF = b"\x1b[?2004h", b"\x1b[?2004l"
-"""Ask the terminal for these marks; ask for none."""
+"""Switch the marks on and off."""
 
 
 def is_open(text: str) -> bool:
-    """Whether ``text`` begins a paste that it does not end."""
+    """Return whether ``text`` begins a paste that it does not end."""
     return text.rfind(BEGIN) > text.rfind(END)
 
 
 def split(text: str) -> tuple[str, str]:
-    """``text`` up to the end of its last paste, and what was typed after that."""
+    """Split ``text`` after its last paste."""
     if is_open(text):
         return text, ""
     pasted, mark, typed = text.rpartition(END)
@@ -21,5 +21,5 @@ def split(text: str) -> tuple[str, str]:
 
 
 def content(text: str) -> str:
-    """``text`` without the marks."""
+    """Return ``text`` without the marks."""
     return text.replace(BEGIN, "").replace(END, "")

@@ -1,4 +1,4 @@
-"""Text of others on a terminal: nothing in it is obeyed, hidden or put in another order. Pure."""
+"""Foreign text on a terminal: none of it is obeyed, hidden or reordered. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _TAGS = "\U000e0020-\U000e007f"
 _FLAG = f"\U0001f3f4[{_TAGS}]{{1,7}}\U000e007f"
 """England, Scotland, Wales: a flag and its letters as tags."""
 _WITHOUT_BLANKS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u1aaf\ua9e0-\uaa7f"
-"""Scripts of South-East Asia, which part their words with U+200B."""
+"""Scripts of South-East Asia, which separate words with U+200B."""
 _IDEOGRAPHS = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""What may have one of 240 variants."""
+"""Characters that may have one of 240 variants."""
 
 _DECEPTIVE = (
     f"({_FLAG})"
@@ -29,14 +29,14 @@ _UNDECIDED = f"(?:\u200b|\U0001f3f4[{_TAGS}]*)\\Z"
 
 @functools.cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Made when the first text needs it: sets of Unicode ranges take long to compile, and every
-    start would wait for them."""
+    """Compile ``pattern`` when a text first needs it: sets of Unicode ranges are slow to compile,
+    and every start would wait."""
     return re.compile(pattern)
 
 
 def printable(text: str) -> str:
-    """``text`` without control characters other than newline and tab; what would hide text or
-    show it in another order stands as ``<U+202E>``.
+    """Return ``text`` without control characters other than newline and tab, and with what would
+    hide or reorder text as ``<U+202E>``.
 
     A model's output may hold escape sequences (it read them, or was asked for them); a terminal
     would obey them. The joiners of emoji and of Persian (U+200C, U+200D) and the marks of Arabic
@@ -51,13 +51,13 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 class PrintablePieces:
-    """`printable` for a text that comes in pieces, which may part what belongs together."""
+    """`printable` for a text in pieces, which may split what belongs together."""
 
     def __init__(self) -> None:
         self._before = self._held = ""
 
     def feed(self, piece: str) -> str:
-        """What can be shown now."""
+        """Return what can be shown now."""
         text = self._held + piece
         undecided = None if text.isascii() else _compiled(_UNDECIDED).search(text)
         decided = text[: undecided.start()] if undecided else text
@@ -65,7 +65,7 @@ class PrintablePieces:
         return self._shown(decided)
 
     def finish(self) -> str:
-        """The rest."""
+        """Return the rest."""
         held, self._held = self._held, ""
         return self._shown(held)
 

@@ -1,4 +1,4 @@
-"""What the REPL writes: answers on stdout as they come, everything about them dimmed."""
+"""What the prompt writes: answers on stdout as they stream, and dimmed notes about them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Screen:
     """A terminal (or a pipe) as a place for answers. Only one thread may write.
 
     Attributes:
-        terminal: whether it is one.
+        terminal: whether it is a terminal.
         rendering: how answers look on it.
     """
 
@@ -36,12 +36,12 @@ class Screen:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and rows of the terminal now."""
+        """Columns and rows of the terminal."""
         return size_of(self._stream)
 
     @property
     def columns(self) -> int:
-        """The width of the terminal now."""
+        """The width of the terminal."""
         return self.size[0]
 
     def line(self, text: str) -> None:
@@ -60,7 +60,7 @@ class Screen:
         self._write(text)
 
     def live(self, text: str) -> None:
-        """A line that the next output replaces."""
+        """Show a line that the next output replaces."""
         if not self.terminal or self._environ.get("TERM") == "dumb":
             return
         self._leave_answer()
@@ -69,14 +69,14 @@ class Screen:
         self._live = True
 
     def answer(self, piece: str) -> None:
-        """More of an answer; the first piece begins it."""
+        """Show more of an answer; the first piece begins it."""
         self.end_live()
         if self._answer is None:
             self._answer = self.rendering.begin(self._write, lambda: self.size)
         self._answer.feed(piece)
 
     def end_answer(self, done: Done, summary: str) -> None:
-        """End an answer's text, with ``summary`` below it: who gave it, why, and how fast."""
+        """End an answer, with ``summary`` below it: its backend, the reason, the speed."""
         self.end_live()
         cancelled = done.finish_reason == "cancelled"
         if self._answer is None and not cancelled:
@@ -101,14 +101,14 @@ class Screen:
                 self.hint(hint)
 
     def emphasized(self, text: str) -> str:
-        """``text`` as a part of a line that stands out."""
+        """Return ``text`` in bold."""
         return self._styled(text, BOLD)
 
     def _styled(self, text: str, code: str) -> str:
         return styled(text, code, self._environ, terminal=self.terminal)
 
     def end_live(self) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         if self._live:
             self._live = False
             self._write("\r\x1b[K")
@@ -118,7 +118,7 @@ class Screen:
         self._leave_answer()
 
     def _leave_answer(self) -> None:
-        """Show all that there is of an answer, if there is one; the next piece begins anew."""
+        """Show the rest of an answer, if there is one; the next piece begins another."""
         answer, self._answer = self._answer, None
         if answer is not None:
             answer.finish()

@@ -1,8 +1,8 @@
-"""The terminal before, beside and without the editor.
+"""The terminal before and without the editor.
 
-At first the terminal itself is the editor: it echoes, buffers and hands over whole lines, so
-what is typed while Python imports is neither lost nor doubled. The editor takes the rest of
-the line over when it is loaded.
+At first the terminal itself is the editor: it echoes, buffers and delivers whole lines, so what is
+typed while Python imports is neither lost nor doubled. The editor takes over an unfinished line
+when it is loaded.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from shammah.terminal import paste
 CLEAR_LINE = b"\r\x1b[K"
 LINE_BYTES = 65536
 PASTE_MS = 1000
-"""A paste of which no more comes for so long has lost its end."""
+"""A paste that pauses for so long has lost its end."""
 
 
 def wait_line(other_fd: int | None = None, *, wait: bool = True) -> str | None:
-    """The next whole line from the terminal, without its end; ``None`` once ``other_fd`` is
+    """Return the next whole line from the terminal, without its end; ``None`` once ``other_fd`` is
     readable and no line is waiting.
 
     Args:
-        wait: else only one that was typed while nobody read. To be asked before the editor takes
-            over: a Ctrl-D that the terminal has buffered would reach that as a zero byte.
+        wait: false: only a line that is already there. Call so before the editor takes over: it
+            would get a Ctrl-D that the terminal has buffered as a zero byte.
 
     Raises:
         EOFError: Ctrl-D on an empty line, or the terminal is gone.
@@ -45,7 +45,7 @@ def wait_line(other_fd: int | None = None, *, wait: bool = True) -> str | None:
 
 
 def take_line() -> str:
-    """What the terminal hands over now, without its end.
+    """Return what the terminal delivers now, without its end.
 
     Raises:
         EOFError: as `wait_line`.
@@ -60,7 +60,7 @@ def take_line() -> str:
 
 
 def _decode(line: bytes) -> str:
-    """Most terminals speak UTF-8, whatever the locale says; one that does not speaks that."""
+    """Decode as UTF-8, which most terminals speak in any locale, else as the locale says."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:
@@ -68,9 +68,9 @@ def _decode(line: bytes) -> str:
 
 
 def read_paste(begun: str) -> str:
-    """``begun``, which begins a paste, to the end of that, and what was typed since.
+    """Return ``begun``, which begins a paste, up to the paste's end and what was typed since.
 
-    Its last line has no end that the terminal would wait for, so it is not asked for lines.
+    The last line of a paste has no end for the terminal to wait for, so it is read by bytes.
     """
     poll = select.poll()
     poll.register(0, select.POLLIN)
@@ -81,7 +81,7 @@ def read_paste(begun: str) -> str:
         nonlocal text
         data = b""
         if poll.poll(wait_ms):
-            with contextlib.suppress(OSError):  # the next look finds that it was closed
+            with contextlib.suppress(OSError):  # the next read finds that it was closed
                 data = os.read(0, LINE_BYTES)
         text += decoder.decode(data)
         return bool(data)
@@ -89,14 +89,16 @@ def read_paste(begun: str) -> str:
     with _mode(off=termios.ECHO | termios.ICANON):
         while paste.is_open(text) and read_on(PASTE_MS):
             pass
-    while read_on(0):  # in lines again, it would take the beginning of one for a whole one
+    while read_on(
+        0
+    ):  # in line mode, the terminal would take the beginning of a line for a whole one
         pass
     return text
 
 
 def take_terminal() -> bool:
-    """Have the terminal for standard input, which may be a pipe that was read to its end; whether
-    there is one, and it is ours to read (that of a background job is not)."""
+    """Make the terminal standard input, which may be a pipe that was read to its end; return
+    whether there is one and this process may read it (a background job may not)."""
     if os.isatty(0):
         return True
     try:
@@ -114,19 +116,19 @@ def take_terminal() -> bool:
 
 
 def echo_on() -> AbstractContextManager[None]:
-    """Let what is typed be seen meanwhile: for a program that is not ours."""
+    """Echo what is typed meanwhile, for another program."""
     return _mode(on=termios.ECHO)
 
 
 def echo_off() -> AbstractContextManager[None]:
-    """Let what is typed during an answer wait unseen; the next prompt shows it."""
+    """Hide what is typed during an answer; the next prompt shows it."""
     return _mode(off=termios.ECHO)
 
 
 @contextlib.contextmanager
 def _mode(*, on: int = 0, off: int = 0) -> Iterator[None]:
-    """Set and clear local modes meanwhile. TCSANOW, not TCSAFLUSH, which would throw away what
-    was typed. Ctrl-C stays a signal."""
+    """Set and clear local modes meanwhile, with TCSANOW, since TCSAFLUSH would discard what was
+    typed. Ctrl-C stays a signal."""
     try:
         before = termios.tcgetattr(0)
     except termios.error:

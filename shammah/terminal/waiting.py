@@ -1,4 +1,4 @@
-"""What is told of a wait that nobody can see the reason of."""
+"""Reporting a wait whose reason nobody sees."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 
 LATE_S = 1.0
-"""Whoever has waited so long may wonder what for."""
+"""A longer wait makes a person wonder."""
 
 
 @contextlib.contextmanager
 def announced(report: Callable[[str], None], sentence: str) -> Iterator[None]:
-    """Have ``report`` be given ``sentence`` if what is done meanwhile takes longer than `LATE_S`.
-
-    It is called from another thread, while this one waits; never after the end.
-    """
+    """Report ``sentence`` if the block takes longer than `LATE_S`, from another thread, and never
+    after its end."""
     timer = threading.Timer(LATE_S, report, (sentence,))
     timer.daemon = True
     timer.start()

@@ -22,7 +22,7 @@ from shammah.terminal.printable import printable as printable
 
 
 def describe_state(state: State | None) -> str:
-    """One short line: ``Loading starter: weights (2/4)``."""
+    """Return one short line: ``Loading starter: weights (2/4)``."""
     return printable(_describe_state(state))
 
 
@@ -83,21 +83,21 @@ def describe_figures(progress: TrainingProgress) -> str:
 
 
 def describe_coming(state: State | None) -> str:
-    """What is not there yet, in one line; empty when nothing is coming."""
+    """Return what is not ready yet, in one line; empty if all is."""
     if isinstance(state, Ready):
         return printable(_describe_successor(state.successor)) if state.successor else ""
     return describe_state(state)
 
 
 def download_under_way(state: State | None) -> Downloading | None:
-    """The download that a worker in ``state`` waits for, whether or not something stands in."""
+    """Return the download that a worker in ``state`` waits for, with or without a fallback."""
     if isinstance(state, Ready):
         return state.successor
     return state if isinstance(state, Downloading) else None
 
 
 def describe_background(download: Downloading | Transfer) -> str:
-    """What to know about a download when leaving."""
+    """Return what to know about a download when exiting."""
     share = f" ({describe_percent(download.done, download.total)})" if download.total else ""
     model = printable(download.model)
     if isinstance(download, Transfer) and download.phase == "paused":
@@ -121,7 +121,7 @@ def _describe_download(download: Downloading, name: str) -> str:
 
 
 def short_name(model: str) -> str:
-    """A model without its owner."""
+    """Return a model's name without its owner."""
     return model.rpartition("/")[2]
 
 
@@ -141,7 +141,7 @@ def describe_bytes(done: int, total: int, rate: float, eta_s: float | None) -> s
     parts = [describe_percent(done, total), describe_amount(done, total)]
     if rate:
         parts.append(f"{rate / 1e6:.1f} MB/s")
-    if eta_s is not None and (done < total or eta_s >= 1):  # some may have to come again
+    if eta_s is not None and (done < total or eta_s >= 1):  # some may have to be downloaded again
         parts.append(f"{describe_duration(eta_s)} left")
     return ", ".join(parts)
 
@@ -205,12 +205,12 @@ def describe_failure(failure: Failed) -> str:
 
 
 def styled(text: str, code: str, environ: Mapping[str, str], *, terminal: bool) -> str:
-    """``text`` in an SGR style on a terminal that wants it (https://no-color.org)."""
+    """Return ``text`` in an SGR style on a terminal that wants it (https://no-color.org)."""
     if not terminal or not wants_style(environ):
         return text
     return f"\x1b[{code}m{text}\x1b[0m"
 
 
 def wants_style(environ: Mapping[str, str]) -> bool:
-    """Whether a terminal in ``environ`` is to be sent any style."""
+    """Return whether a terminal in ``environ`` wants styles."""
     return not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"

@@ -16,7 +16,7 @@ Line = tuple[Span, ...]
 
 TAB = 8
 NARROWEST = 8
-"""Cells that running text gets at least, however narrow the terminal is or deep the list."""
+"""Cells that running text gets at least, however narrow the terminal or deep the list."""
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _WORD = re.compile(r" *[^ ]+")
@@ -28,13 +28,13 @@ _BROKEN_ANYWHERE = (
 """Wide scripts, which have no blanks between words, and emoji."""
 _FENCE = re.compile(r" {0,3}(```|~~~)")
 _AS_IT_IS = re.compile(r" {4}|\t|\||" + _FENCE.pattern)
-"""How a line of code or of a table begins. It must come out of a terminal as it went in."""
+"""How a line of code or a table begins, which must come out of a terminal as it went in."""
 
 
 @functools.cache
 def _pieces(only_ascii: bool) -> re.Pattern[str]:
-    """A line break, blanks, a word, or a character that a line may end after. The ranges take long
-    to compile, and most sentences do without."""
+    """Match a line break, blanks, a word, or a character that a line may end after. The ranges are
+    slow to compile, and most sentences do without."""
     if only_ascii:
         return re.compile(r"\n|[^\S\n]+|\S+")
     wide = _BROKEN_ANYWHERE
@@ -42,8 +42,8 @@ def _pieces(only_ascii: bool) -> re.Pattern[str]:
 
 
 def cells(text: str) -> int:
-    """How wide ``text`` is: wide characters take two cells, a tab at most eight, styles and marks
-    on other characters none."""
+    """Return the width of ``text``: wide characters take two cells, a tab at most eight, styles and
+    marks on other characters none."""
     text = _STYLE.sub("", text) if "\x1b" in text else text
     if text.isascii():
         return len(text) + (TAB - 1) * text.count("\t")
@@ -62,11 +62,11 @@ def _cells_of(one: str) -> int:
 
 
 def fold(text: str, columns: int, hanging: str | None = None) -> str:
-    """``text`` with its lines broken between words. A word that is too long stays whole: it may
-    be a path that somebody wants to copy.
+    """Wrap the lines of ``text`` between words. A word that is too long stays whole: it may be a
+    path to copy.
 
     Args:
-        hanging: what a line goes on with; ``None``: the blanks that it begins with.
+        hanging: the indent of a wrapped line; ``None``: that of its beginning.
     """
     return "\n".join(piece for line in text.split("\n") for piece in _fold(line, columns, hanging))
 
@@ -87,14 +87,14 @@ def _fold(line: str, columns: int, hanging: str | None) -> Iterator[str]:
 
 
 def cut(text: str, columns: int) -> str:
-    """``text``, or as much of it as has room in a line, with an ellipsis."""
+    """Return ``text``, or as much of it as fits, with an ellipsis."""
     if cells(text) <= columns:
         return text
     return text[: _fitting(text, columns - 1)].rstrip() + "…"
 
 
 def wrap(spans: Sequence[Span], width: int, *, whole_words: bool = False) -> list[Line]:
-    """Lines of at most ``width`` cells, broken at blanks and beside wide characters.
+    """Return lines of at most ``width`` cells, broken at blanks and next to wide characters.
 
     Args:
         whole_words: leave a word that is longer than a line to the terminal, instead of cutting it.
@@ -104,7 +104,7 @@ def wrap(spans: Sequence[Span], width: int, *, whole_words: bool = False) -> lis
 
 
 def _rows(text: str, width: int, whole_words: bool) -> Iterator[tuple[int, int]]:
-    """Where each line begins in ``text``, and where it ends."""
+    """Yield where each line begins and ends in ``text``."""
     start = used = 0
     for found in _pieces(text.isascii()).finditer(text):
         size = cells(found[0])
@@ -130,7 +130,7 @@ def _rows(text: str, width: int, whole_words: bool) -> Iterator[tuple[int, int]]
 
 
 def _fitting(word: str, width: int) -> int:
-    """How many characters of ``word`` have room."""
+    """Return how many characters of ``word`` fit."""
     used = 0
     for index, one in enumerate(word):
         used += cells(one)
@@ -148,7 +148,7 @@ def _between(spans: Sequence[Span], start: int, end: int) -> Iterator[Span]:
 
 
 def closed(spans: Iterator[Span] | Sequence[Span]) -> Line:
-    """``spans`` as a line: neighbours of one style as one span, and no blanks at its end."""
+    """Return ``spans`` as a line: neighbours of one style merged, and no blanks at its end."""
     line: list[Span] = []
     for text, style in spans:
         if line and line[-1][1] == style:
@@ -176,11 +176,11 @@ class Layout:
 
 
 class Plain:
-    """Lays texts out as they are written: running text is broken between words; code and tables
+    """Lays texts out as they are written: running text is wrapped between words, code and tables
     are not. A word that is too long stays whole."""
 
     def lay_out(self, source: str, width: int) -> Layout:
-        """``source`` in lines of at most ``width`` cells, but for code and long words."""
+        """Lay ``source`` out in lines of at most ``width`` cells, except code and long words."""
         lines: list[Line] = []
         fence: tuple[int, int] | None = None  # where the code that is open began
         opened = (0, 0)
@@ -195,11 +195,11 @@ class Plain:
         return Layout(tuple(lines), *opened)
 
     def presentable(self, source: str) -> str:
-        """All of ``source``: nothing that comes changes what it means."""
+        """Return ``source``: nothing that follows changes its meaning."""
         return source
 
 
 def broken(text: str, columns: int) -> str:
-    """``text`` as `Plain` lays it out on a terminal of ``columns``."""
+    """Return ``text`` as `Plain` lays it out on a terminal of ``columns``."""
     lines = Plain().lay_out(text, columns - 1).lines
     return "\n".join("".join(part for part, _ in line) for line in lines)
