@@ -263,7 +263,7 @@ class TestAnswers:
         os.write(window.child.child_fd, b"\x1b[200~a\x1b[31mred\x1b]0;t\x07\x1b[201~\r")
         window.shows(r"^a\[31mred\]0;t\nlocal: starter")
         window.ask("/raw")
-        window.shows("as they are written")
+        window.shows("shown as plain text")
         window.ask("**two**")
         window.shows(r"^\*\*two\*\*\nlocal: starter")
 
