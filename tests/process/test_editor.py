@@ -320,7 +320,7 @@ class TestWhatComesAlong:
         (sandbox.root / "big").write_text("word " * 10_000)
         before = len(record.questions)
         window.ask(f"@{sandbox.root}/big")
-        window.shows(r"about 12,[0-9]{3} tokens; the\s+local\s+model\s+takes 4,096")
+        window.shows(r"about 12,[0-9]{3} tokens; the\s+local\s+model\s+takes\s+4,096")
         assert len(record.questions) == before
 
     def test_the_output_of_a_command_after_a_yes(

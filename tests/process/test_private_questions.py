@@ -177,7 +177,7 @@ class TestThePrompt:
         assert [talk[-1][1] for talk in local.conversations] == ["one", "mail jo@acme.de", "three"]
         assert "Private, because it contains an e-mail address" in terminal.text
         terminal.ask("/private")
-        terminal.expect("Turns so far that will never go to the cloud: 3")
+        terminal.expect("3 turns so far will never go to the cloud")
         assert cloud.conversations == []
 
     def test_tells_the_cloud_all_but_the_private_turns(

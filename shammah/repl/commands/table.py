@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shammah.errors import ShammahError, UsageError
+from shammah.history.listing import describe_turns
 from shammah.learning.adapter_choice import choose_adapter
 from shammah.privacy import PREFIX, split_word
 from shammah.repl.commands import feedback_commands as feedback
@@ -163,7 +164,7 @@ def _private(repl: Repl, argument: str) -> None:
     else:
         screen.hint(f"Questions are private if a rule applies or they start with {PREFIX}.")
     if turns := repl.conversation.private_turns:
-        screen.hint(f"Turns so far that will never go to the cloud: {turns}.")
+        screen.hint(f"{describe_turns(turns)} so far will never go to the cloud.")
 
 
 def _clear(repl: Repl, _: str) -> None:
