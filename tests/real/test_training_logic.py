@@ -36,7 +36,8 @@ from workers.train.loss import (
     example_losses,
     keeps_apart,
     make_micro_batch,
-    weighted_loss,
+    target_losses,
+    weigh,
 )
 from workers.train.schedule import TrainingPlan
 from workers.train.trainer import Report, Trainer, accumulate, mean_loss
@@ -182,7 +183,8 @@ def test_no_gradient_comes_from_what_the_prompt_says(directory: Path) -> None:
         kept.append(output)
 
     hook = model.model.norm.register_forward_hook(watch)
-    loss: Any = weighted_loss(model, make_micro_batch([one]))
+    batch = make_micro_batch([one])
+    loss: Any = weigh(target_losses(model, batch), batch)
     loss.backward()
     hook.remove()
     (hidden,) = kept
@@ -218,7 +220,7 @@ def test_other_prompt_tokens_as_targets_change_nothing(directory: Path) -> None:
     batch = make_micro_batch([one])
     assert batch.targets.tolist() == list(one.ids[6:])
     assert batch.places.tolist() == [5, 6, 7, 8]
-    assert weighted_loss(adapter.model, batch).item() > 0
+    assert weigh(target_losses(adapter.model, batch), batch).item() > 0
 
 
 # --- the template -------------------------------------------------------------------------

@@ -95,7 +95,7 @@ class CrossEntropy(torch.autograd.Function):
 
 
 def target_logits(model: Any, batch: MicroBatch) -> torch.Tensor:
-    """What the model makes of each place before a target token: (targets, vocabulary)."""
+    """Compute the logits at each place before a target token: (targets, vocabulary)."""
     logits: torch.Tensor = model(
         input_ids=batch.ids,
         position_ids=batch.positions,
@@ -106,19 +106,14 @@ def target_logits(model: Any, batch: MicroBatch) -> torch.Tensor:
 
 
 def target_losses(model: Any, batch: MicroBatch) -> torch.Tensor:
-    """The cross entropy of each target token, in nats: (targets,)."""
+    """Return the cross entropy of each target token, in nats: (targets,)."""
     logits = target_logits(model, batch)
     losses: torch.Tensor = CrossEntropy.apply(logits, batch.targets)  # type: ignore[no-untyped-call]
     return losses
 
 
-def weighted_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
-    """The sum over examples of weight times loss."""
-    return weigh(target_losses(model, batch), batch)
-
-
 def weigh(losses: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
-    """The sum over examples of weight times the mean of their tokens' ``losses``."""
+    """Sum over examples the weight times the mean of their tokens' ``losses``."""
     return (losses * batch.shares.to(losses.dtype).to(losses.device)).sum()
 
 
