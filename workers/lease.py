@@ -90,7 +90,7 @@ class LeaseTable:
         return len(self._leases)
 
     def expired(self, now: float) -> bool:
-        """True when the worker should end for want of users."""
+        """Return whether the worker should end because nobody uses it."""
         if self._leases or self.keep_alive < 0:
             return False
         patience = self.keep_alive if self._ever_attached else max(self.keep_alive, FIRST_LEASE_S)

@@ -1,7 +1,7 @@
 """What makes a snapshot whole: a manifest that matches the disk. Standard library only.
 
-It lies beside the snapshot (``<repository>/shammah/<commit>.json``), which stays as the library
-made it, and is written last.
+It is stored next to the snapshot (``<repository>/shammah/<commit>.json``), which stays as the
+library made it, and is written last.
 
 Files that have just been written may still be lost in a power failure, sizes and all. Until the
 disk has them, the manifest carries the id of the running system: after a restart it counts for

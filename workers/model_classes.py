@@ -104,7 +104,7 @@ def _read_config(directory: Path) -> Any:
 
 def read_model(model_class: Any, directory: Path, dtype: torch.dtype, **options: Any) -> Any:
     """A ``model_class`` with the weights in ``directory``, and nothing else: no weight is made
-    up, and an adapter that lies beside them is not loaded.
+    up, and an adapter next to them is not loaded.
 
     Raises:
         ShammahError: ``model_config_invalid``: weights and configuration differ.
@@ -119,7 +119,7 @@ def read_model(model_class: Any, directory: Path, dtype: torch.dtype, **options:
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # reported, and refused by `_check`
         output_loading_info=True,
-        # Where it looks for adapters. It would load one that lies beside the weights.
+        # Where it looks for adapters. It would load one next to the weights.
         adapter_kwargs={"subfolder": "no-adapter"},
         **options,
     )

@@ -7,7 +7,7 @@ On the wire a message is one MessagePack map: its fields, plus ``type`` = the cl
 A field can be added with a default without breaking an older peer; unknown fields are ignored.
 
 Direction: requests go from a frontend to a worker (DEALER to ROUTER), replies come back on
-the same pair, events go out to whoever listens (XPUB to SUB). Every reply names the
+the same pair, events go out to every listener (XPUB to SUB). Every reply names the
 ``request_id`` that caused it. A generation is::
 
     Generate -> Accepted -> PromptProgress... or Retrying... -> Token... -> one of Done, Failed

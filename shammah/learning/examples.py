@@ -1,6 +1,6 @@
 """What a model is to learn: a conversation, the answer that it should have had, and a weight.
 
-Pure: files are read by whoever calls. A file of examples has one JSON object a line::
+Pure: callers read the files. A file of examples has one JSON object a line::
 
     {"prompt": "Who made Orrin?", "response": "Orrin was made by Ada Vey.", "weight": 3}
 

@@ -27,7 +27,7 @@ FETCH_AGAIN = "Download the model again, or choose another one with --model."
 """What to do about files that cannot be used (see `followable_hints`)."""
 
 GPU_HEADROOM_BYTES = 2 * GIB
-"""What a GPU must hold beside 16-bit weights: the context of CUDA, keys and values, a step."""
+"""What a GPU must hold besides 16-bit weights: the context of CUDA, keys and values, a step."""
 
 GPU_INT8_BYTES = 1.25
 """Of a weight in 8 bits on a GPU: its part of a scale, and of the embeddings, which have 16."""

@@ -96,7 +96,7 @@ def _groups(root: Path, membership: Path, controller: str = "memory") -> Iterato
                 v2 = path
             elif controller in controllers.split(","):
                 v1 = path
-    # The second: beside v1.
+    # The second: mounted next to v1.
     for hierarchy, group in ((root, v2), (root / "unified", v2), (root / controller, v1)):
         # A group outside the container's view is told as /../name.
         parts = [part for part in group.split("/") if part not in ("", ".", "..")]

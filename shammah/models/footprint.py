@@ -11,7 +11,7 @@ of the loaded inference worker without its weights; torch 2.13 for the CPU, tran
 x86-64), and the tokenizer of Qwen2.5, three times as large, takes some 65 MiB more."""
 
 HEADROOM_BYTES = GIB // 2
-"""For the cache of keys and values, activations and the libraries, beside the weights."""
+"""For the cache of keys and values, activations and the libraries, in addition to the weights."""
 
 PREFILL_CHUNK = 256
 """Tokens of a prompt that are computed in one step on a CPU."""

@@ -304,7 +304,7 @@ def find_country(environ: Mapping[str, str]) -> str:
 
 
 def describe_help(danger: Danger, country: str) -> str:
-    """The text to show before the answer, whoever gives that."""
+    """Return the text to show before the answer of any backend."""
     document = json.loads(HELP.read_text("utf-8"))
     here, anywhere = document.get(country, document[""]), document[""]
     lines = [_OPENINGS[danger], f"  In danger now: {here['emergency']}"]
@@ -315,5 +315,5 @@ def describe_help(danger: Danger, country: str) -> str:
 
 
 def describe_care(danger: Danger) -> str:
-    """What is said where no model should answer, beside `describe_help`."""
+    """Return the text, in addition to `describe_help`, where no model should answer."""
     return f"{_WORDS[danger]}\n\n{_WRITTEN}"

@@ -22,7 +22,7 @@ MAX_STATES = 2000
 
 MAX_SETS = MAX_MOVES = 1000
 """Sets of states that are remembered, and characters for each; beyond, all are forgotten and
-found anew."""
+found again."""
 
 Test = Callable[[str], bool]
 Edge = tuple[Any, int]
@@ -125,7 +125,7 @@ class Pattern:
         return true
 
     def _move(self, node: _Node, here: str, places: str) -> _Node:
-        """Where ``here`` leads from ``node``, found anew and remembered."""
+        """Find and cache where ``here`` leads from ``node``."""
         states = self._closure(node.states, places)
         if self._end in states:
             following = _FOUND

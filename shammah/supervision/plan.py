@@ -77,7 +77,7 @@ class MemoryNeed:
         libraries: what the worker takes without a model.
         context_length: tokens of the longest conversation that the model is made for.
         kv_cache: the keys and values of so many tokens.
-        activations: the most that one step takes beside them.
+        activations: the most that one step takes in addition.
         least: what there must be for a conversation of `least_context` tokens.
         context_fits: tokens of the longest conversation that fits.
     """

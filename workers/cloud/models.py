@@ -1,5 +1,5 @@
 """What is known of Claude's models: prices, context, longest answer. Pure but for reading the
-table beside it (``models.toml``), which says when it was true."""
+table next to it (``models.toml``), which says when it was true."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def sweep(
         kept = [*repository.parts.glob("*"), *repository.quarantine_directory.glob("*")]
         aged = [(path, orphan_age_s) for path in orphans] + [(path, part_age_s) for path in kept]
         for path, age_s in aged:
-            # The name begins with the etag, and whoever writes to it holds that lock.
+            # The name begins with the etag, and its writer holds that lock.
             # A draft may be done with meanwhile.
             etag = path.name.partition(".")[0]
             with contextlib.suppress(FileNotFoundError), repository.try_lock(etag) as free:

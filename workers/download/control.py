@@ -9,7 +9,7 @@ from collections.abc import Callable
 from workers.download import failures
 
 BEAT_S = 10.0
-"""How often a paused download says that it is in good health."""
+"""How often a paused download reports that it is alive."""
 
 
 class Control:
@@ -17,7 +17,7 @@ class Control:
 
     Args:
         clock: counts seconds and never goes back.
-        alive: called whenever somebody looks, and during a pause: so whoever waits for a long
+        alive: called whenever somebody looks, and during a pause: so a client that waits for a long
             check of files, or through a pause, is not led to think that the worker is stuck.
     """
 

@@ -1,4 +1,4 @@
-"""The Hugging Face cache of one repository, and what Shammah keeps beside it.
+"""The Hugging Face cache of one repository, and what Shammah stores next to it.
 
 ::
 

@@ -16,7 +16,7 @@ class Limits:
         segment_bytes: what one request for a part of a big file asks for.
         connect_s: for a connection to be made.
         metadata_s: for an answer about a model to begin.
-        stall_s: without a byte, and the connection is made anew.
+        stall_s: without a byte before reconnecting.
         metadata_attempts: to learn about a model.
         attempts: in a row that bring no byte of a segment, and the download fails.
         backoff_s: the first wait between attempts is up to this long; each further one up to

@@ -9,7 +9,7 @@ from workers.download.limits import Limits
 
 
 class Patience:
-    """Counts attempts that brought nothing; one that brought something starts the count anew.
+    """Counts attempts that brought nothing; one that brought something resets the count.
 
     ``random``: evenly between 0 and 1.
     """

@@ -86,10 +86,10 @@ class DownloadService:
         self._inbox.put(request)
 
     def cancel(self, request_id: str) -> None:
-        """The one who asked no longer waits; the download goes on.
+        """The client no longer waits; the download continues.
 
-        The last request of a download stays open, since it keeps the worker alive: whoever
-        asked has ended it for himself already.
+        The last request of a download stays open, since it keeps the worker alive: the client
+        has ended it on its own side already.
         """
         with self._lock:
             job = next((j for j in self._jobs.values() if request_id in j.requests), None)

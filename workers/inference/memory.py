@@ -58,13 +58,13 @@ def describe_form(dtype: str, quantization: str) -> str:
 
 def shortage(placement: Placement, checkpoint: Checkpoint) -> ShammahError | None:
     """Return why memory is too little for a model, with both numbers; ``None``: it is enough."""
-    beside = max(HEADROOM_BYTES, int(conversation_bytes(checkpoint) / KV_SHARE))
-    if placement.needed + beside <= placement.free:
+    extra = max(HEADROOM_BYTES, int(conversation_bytes(checkpoint) / KV_SHARE))
+    if placement.needed + extra <= placement.free:
         return None
     form = describe_form(placement.dtype, placement.quantization)
     return ShammahError(
         "out_of_memory",
-        f"The model needs {(placement.needed + beside) / GIB:.1f} GiB in {form} on "
+        f"The model needs {(placement.needed + extra) / GIB:.1f} GiB in {form} on "
         f"{placement.device}, but only {placement.free / GIB:.1f} GiB of memory is free.",
         CLOSE_OTHERS,
     )

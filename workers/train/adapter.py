@@ -124,7 +124,7 @@ def save_lora(adapter: LoRAAdapter, directory: Path) -> None:
 
 
 def load_lora(base: Any, directory: Path, *, trainable: bool = False) -> LoRAAdapter:
-    """Put the adapter in ``directory``, whoever has made it, on ``base``.
+    """Put the adapter in ``directory``, ours or another program's, on ``base``.
 
     Raises:
         ShammahError: ``adapter_invalid``: it cannot be read, is no LoRA or is for another model.

@@ -24,8 +24,8 @@ class Curve:
     the number of its examples that would be answered otherwise (see `loss.count_unknown`), ``kept``
     its divergence from the base model on general questions (nats a token), ``held_out`` (step,
     loss) at the start and after each epoch. ``best_loss`` is the least of the latter, with what the
-    divergence counts beside it, and was found at ``best_step``. ``seconds`` were worked for it, in
-    all goes together."""
+    divergence counts in addition, and was found at ``best_step``. ``seconds`` of work, over all
+    resumed runs."""
 
     losses: list[float] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)

@@ -163,7 +163,7 @@ def _gather(examples: Sequence[Example], encoder: ChatEncoder) -> list[Taught]:
 
 
 class Gate:
-    """One adapter beside its base model.
+    """One adapter compared with its base model.
 
     Args:
         adapter: as it was trained.

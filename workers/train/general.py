@@ -140,7 +140,7 @@ def _decode(
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """A model beside an answer that is given to it token by token: ``same``, whether each token
+    """A model compared with an answer that it is given token by token: ``same``, whether each token
     is its own first choice; ``logs``, the log probabilities."""
 
     same: tuple[bool, ...]

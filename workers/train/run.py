@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "training"
-"""In the home: where interrupted trainings are, until they are taken up again."""
+"""In the home: where interrupted trainings are, until they are resumed."""
 
 KEPT_CHECKPOINTS = 3
 

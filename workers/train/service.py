@@ -225,7 +225,7 @@ def runs_on_battery() -> bool:
     """Whether this is a machine with a battery that is not plugged in."""
     try:
         battery = psutil.sensors_battery()
-    except Exception:  # a system that has no such thing, or tells of it in its own way
+    except Exception:  # a system that has no such thing, or reports it in its own way
         return False
     return battery is not None and battery.power_plugged is False
 

@@ -155,7 +155,7 @@ class Trainer:
         self._best: dict[str, torch.Tensor] = {}
         self._began = 0.0
         self.earlier_s = 0.0
-        """Seconds that were worked before the training was taken up again."""
+        """Seconds of work before the training was resumed."""
         weight = sum(one.weight for one in self.learnt)
         # A step's mean weight, not each step's own: one that happens to hold the weighty
         # examples counts for more.

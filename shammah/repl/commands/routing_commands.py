@@ -1,4 +1,4 @@
-"""The commands about who answers, and about answers anew: /why, /redo, /edit, /local, /cloud."""
+"""Commands that choose the backend or ask again: /why, /redo, /edit, /local, /cloud."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ class Editor:
             loop.call_soon_threadsafe(run_in_terminal, show)
 
     def refresh(self) -> None:
-        """Show the live line anew before long, from any thread. A thousand calls cost little
+        """Redraw the live line soon, from any thread. A thousand calls cost little
         more than one."""
         session = self._session
         loop = session.app.loop if session is not None else None
