@@ -1,1 +1,1 @@
-"""What was learnt from the person: feedback, examples and adapters."""
+"""What Shammah has learnt from the person: feedback, examples and adapters."""

@@ -1,8 +1,8 @@
 """The adapters in the home: which there are, and which is active for each base model.
 
 ``adapters/NAME/`` is a PEFT directory (``adapter_config.json``, ``adapter_model.safetensors``),
-which any other program can load, with our `shammah.json` next to them. ``adapters/service.json`` records
-the active adapter of each base model, and the one before. Standard library only.
+which any other program can load, with our `shammah.json` next to them. ``adapters/service.json``
+records the active adapter of each base model, and the one before. Standard library only.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Drawing for everybody: text, width, progress and the terminal itself."""
+"""Drawing, shared by all: text, width, progress and the terminal itself."""
