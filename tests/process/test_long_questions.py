@@ -58,7 +58,7 @@ def test_that_must_stay_here_are_refused(cloud: Record, flag: str) -> None:
     ended = run(*ASK, flag, LONG, command=WITH_STAND_INS)
     assert (ended.code, ended.out) == (1, "")
     assert "It is too long. Shorten it." in ended.err
-    assert ("ask Claude, which holds more, with --cloud" in ended.err) is (flag == "--local")
+    assert ("Or ask Claude with --cloud; it holds more." in ended.err) is (flag == "--local")
     assert not cloud.path.exists()
 
 

@@ -151,7 +151,7 @@ def test_one_that_harms_nothing_stays_unjudged_without_examples(
 ) -> None:
     imported = take(settings, make_foreign(model, tmp_path / "weak", 1e-4), model)
     assert imported.verdict == "unjudged"
-    assert "nobody can say whether it helps" in imported.why
+    assert "no telling whether it helps" in imported.why
     store = AdapterStore(settings.home)
     with pytest.raises(ShammahError, match="has not been judged"):
         store.use("style")
@@ -291,7 +291,7 @@ def test_the_command_takes_one_in_and_it_answers(
     assert f"There is no {CONFIG}" in wrong.err
     ran = run("adapters", "import", str(foreign), "--model", str(model), limit=LIMIT_S)
     assert ran.code in (0, 1), ran.said
-    assert "house-style is here, an adapter of tiny." in ran.out
+    assert "Imported house-style, an adapter of tiny." in ran.out
     assert "shammah adapters use house-style --force" in ran.out
     again = run("adapters", "import", str(foreign), "--name", "house-style", "--model", str(model))
     assert again.code == 2

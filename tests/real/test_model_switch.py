@@ -50,7 +50,7 @@ def test_the_one_before_answers_until_it_is_here(terminal: tuple[Terminal, Stand
     hub.rate = None
     prompt.expect("Switching to tiny")
     prompt.expect(r"To\s+go\s+back:\s+/model\s+starter")
-    prompt.expect(r"The local model \(tiny\) is ready; it takes over")
+    prompt.expect(r"The local model \(tiny\) is ready, and has")
 
 
 def test_one_that_cannot_be_had_changes_nothing(

@@ -259,9 +259,9 @@ def test_status_tells_the_same(hub: StandInHub, pulls: list[Pulling]) -> None:
 def test_what_it_waits_for_is_said(hub: StandInHub, pulls: list[Pulling]) -> None:
     hub.fault(WEIGHTS, "status", status=503, headers={"Retry-After": "100"})
     pulls.append(Pulling(MODEL))
-    said = pulls[0].expect("waits")
+    said = pulls[0].expect("is waiting")
     why = f"{hub.endpoint} returned HTTP 503 for {WEIGHTS}"
-    assert f"waits: attempt 2 of 8 in 100 s, since {why}." in said
+    assert f"is waiting: attempt 2 of 8 in 100 s, since {why}." in said
     told = f"{MODEL} running (attempt 2 of 8"
     until(lambda: told in run("status", "--once").stdout, "status tells it too", LIMIT_S)
     run("models", "pull", "--cancel", MODEL)
