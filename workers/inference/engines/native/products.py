@@ -154,26 +154,24 @@ def _panel(
 ) -> None:
     """One panel's channels for the rows from ``row`` to ``end``: as many at a time as fit."""
     while row < end:
-        if end - row == 1:
-            _times(matrix, x, row, panel, out)
+        # No function in between: every call that passes arrays counts references, atomically.
+        if matrix.bits == 8:
+            if end - row == 1:
+                _times_int8(matrix, x, row, panel, out)
+                row += 1
+            elif _EIGHT_FIT and end - row >= 8:
+                _times_int8(matrix, x, following(_EIGHT, row, end - 1), panel, out)
+                row += 8
+            else:
+                # When there are fewer, the last is computed more than once.
+                _times_int8(matrix, x, following(_FOUR, row, end - 1), panel, out)
+                row += 4
+        elif end - row == 1:
+            _times_int4(matrix, x, row, panel, out)
             row += 1
-        elif _EIGHT_FIT and matrix.bits == 8 and end - row >= 8:
-            _times_int8(matrix, x, following(_EIGHT, row, end - 1), panel, out)
-            row += 8
         else:
-            # When there are fewer, the last is computed more than once.
-            _times(matrix, x, following(_FOUR, row, end - 1), panel, out)
+            _times_int4(matrix, x, following(_FOUR, row, end - 1), panel, out)
             row += 4
-
-
-@compiled
-def _times(
-    matrix: Matrix, x: Activations, rows: Rows, panel: int, out: NDArray[np.float32]
-) -> None:
-    if matrix.bits == 8:
-        _times_int8(matrix, x, rows, panel, out)
-    else:
-        _times_int4(matrix, x, rows, panel, out)
 
 
 @compiled
