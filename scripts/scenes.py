@@ -178,7 +178,7 @@ def with_cloud(scratch: Path, keep: Keep) -> None:
             program.wait("fetching|Downloading")
             program.type("What is a monad?\\r")
             program.wait("cloud: ")
-            program.wait("takes over")
+            program.wait("is ready, and has")
             program.pause(1)
             program.type("What is the capital of France?\\r")
             program.wait("local: ")
