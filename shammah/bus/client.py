@@ -59,7 +59,7 @@ TICK_MS = 100
 RESTARTING = "Ask again: it is being restarted."
 
 
-def is_notice(event: Event, newest: Mapping[str, Event]) -> bool:
+def is_newer(event: Event, newest: Mapping[str, Event]) -> bool:
     """Whether ``event`` is later than the newest of its run; ``newest``: by run. Pure."""
     known = newest.get(event.run_id)
     return known is None or known.seq < event.seq
@@ -360,7 +360,7 @@ class Peer:
             self.welcome, self.refusal = welcome, None
             self._changed.notify_all()
         event = welcome.event
-        if not is_notice(event, self._newest):  # a later one has arrived on the events socket
+        if not is_newer(event, self._newest):  # a later one has arrived on the events socket
             event = self._newest[event.run_id]
         self._newest[event.run_id] = self.latest = event
         self._on_change(event)
@@ -390,7 +390,7 @@ class Peer:
         task.replies.put(reply)
 
     def _on_event(self, event: Event) -> None:
-        if not is_notice(event, self._newest):
+        if not is_newer(event, self._newest):
             return
         self._newest[event.run_id] = event
         if self.welcome is None or self.welcome.event.run_id == event.run_id:

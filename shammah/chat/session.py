@@ -294,6 +294,7 @@ class Session:
         """Have one backend answer, or continue an answer; how that ended."""
         yield decision
         turn.trims_nothing = self._could_leave(turn, decision)
+        self._cancel_s = CANCEL_S[decision.target]  # before a signal can find the task
         task = self._generation = peer.generate(
             outgoing.messages,
             turn.prompt.sampling,
@@ -302,7 +303,6 @@ class Session:
             whole=turn.trims_nothing,
         )
         turn.send()
-        self._cancel_s = CANCEL_S[decision.target]
         if self._interrupted:
             task.cancel(self._cancel_s)
         for reply in task:

@@ -14,7 +14,7 @@ def choose_adapter(home: Path, requested: str, state: State | None) -> str:
 
     Args:
         home: where adapters are kept.
-        wished: see `Wish.adapter`. A name is taken as it is; the worker knows whether it is right.
+        requested: see `Override.adapter`. A name is taken as it is; the worker checks it.
         state: of the local model.
     """
     if requested == OFF or not isinstance(state, Ready):

@@ -32,7 +32,7 @@ BASE = "base"
 
 RESERVED = frozenset({BASE, SERVICE, "auto", "off"})
 """What no adapter can be called: the words that stand for something else where an adapter is named
-(see `shammah.router.route.Wish`), and a file of ours."""
+(see `shammah.router.route.Override`), and a file of ours."""
 
 ACCEPTED, REFUSED, UNJUDGED = "accepted", "refused", "unjudged"
 """What the gate says of an adapter; of one that another program has made it has said nothing."""
@@ -46,7 +46,7 @@ _KEPT = 20
 class AdapterEntry:
     """One adapter.
 
-    ``base_model`` and ``base_revision`` are as in `shammah.bus.states.Ready`; ``created`` is UTC
+    ``base_model`` and ``base_revision`` are as in `shammah.bus.messages.Ready`; ``created`` is UTC
     (ISO 8601), ``digest`` the SHA-256 of its weights. ``training`` says how it was made,
     ``gate`` with which figures it was judged, ``verdict`` what came out.
     """

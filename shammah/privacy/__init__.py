@@ -2,7 +2,7 @@
 
 A mark sticks to a turn: its question and its answer never go to the cloud, now or later. What
 cannot be checked counts as private. The same gate stands twice, in the frontend (`Rules.mark`,
-`withhold`) and in the cloud worker (`check_door`), so that a mistake in one of them
+`withhold`) and in the cloud worker (`check_outgoing`), so that a mistake in one of them
 lets nothing out.
 """
 
@@ -195,7 +195,7 @@ def withhold(messages: tuple[ChatMessage, ...]) -> Outgoing:
     )
 
 
-def check_door(messages: tuple[ChatMessage, ...], rules: Rules) -> None:
+def check_outgoing(messages: tuple[ChatMessage, ...], rules: Rules) -> None:
     """Refuse a request for the cloud that holds a marked message, or one to which a rule of the
     person's applies. For the cloud worker, which trusts no frontend.
 

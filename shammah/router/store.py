@@ -72,7 +72,7 @@ class Store:
 
     Args:
         path: of ``router.db``.
-        tell: called with a sentence for people when a damaged file was put aside.
+        report: called with a sentence for people when a damaged file was put aside.
         busy_s: how long a writer waits for another one, in seconds.
 
     Raises:

@@ -18,7 +18,7 @@ from anthropic.types import OutputConfigParam
 
 from shammah.bus.messages import Done, Failed, Generate, Provenance, Retrying, Token
 from shammah.errors import ShammahError
-from shammah.privacy import Rules, check_door
+from shammah.privacy import Rules, check_outgoing
 from shammah.privacy.ledger import Ledger, Outcome, Sent
 from shammah.settings.model import Settings
 from workers.cloud import failures, transport
@@ -149,7 +149,7 @@ class _Question:
         notices: tuple[str, ...] = ()
         request = self._request
         try:
-            check_door(request.messages, self._claude.rules)
+            check_outgoing(request.messages, self._claude.rules)
             call = build_call(request, self._claude.settings, self._claude.peer)
             notices = call.notices
             async with asyncio.timeout(request.timeout_s):

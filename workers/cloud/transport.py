@@ -1,4 +1,4 @@
-"""The SDK's own HTTP client, watched: nothing goes out that was not written down.
+"""The HTTP client of the SDK, watched: nothing goes out that was not written down.
 
 httpcore2's trace extension reports when the connection is made and the request is about to go
 out; there the ledger is written, and an error there keeps everything back. What comes in counts

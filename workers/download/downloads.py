@@ -1,4 +1,4 @@
-"""The one door to this package: fetch, plan, verify, repair."""
+"""What this package does for the service: fetch, plan, verify, repair."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ class Gate:
         paraphrased: whether that is paraphrases of what was learnt.
         names: see `names_in`.
         micro_tokens: how many tokens are computed at once.
-        tell: what is looked at now, and how much of it is done.
+        report: called with what is looked at now, and how much of it is done.
         taught: what it was trained on, and must answer.
         facts: what right answers to some of the questions must have (see `gate_facts`).
     """

@@ -122,7 +122,7 @@ class TrainingRun:
         settings: whose.
         environ: of this process.
         brake: where it stands still.
-        tell: how far it is, whenever that has changed.
+        report: called with the progress, whenever that has changed.
         advance: a part of a step was computed.
     """
 

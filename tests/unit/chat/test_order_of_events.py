@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from shammah.bus.client import is_notice
+from shammah.bus.client import is_newer
 from shammah.bus.messages import Event, Initializing, Loading, Ready, State, Status
 from shammah.router.decision import Override, RouteDecision, Target, View, decide
 from shammah.router.route import Question
@@ -77,7 +77,7 @@ class Situation:
         return {event.run_id: event for event in self.newest}
 
     def hears(self, event: Event) -> Situation:
-        if not is_notice(event, self.heard):
+        if not is_newer(event, self.heard):
             return self
         newest = self.heard | {event.run_id: event}
         return replace(self, newest=tuple(newest[run] for run in sorted(newest)))

@@ -14,7 +14,7 @@ from shammah.privacy import (
     UNCHECKED,
     Mark,
     Rules,
-    check_door,
+    check_outgoing,
     split_prefix,
     split_word,
     withhold,
@@ -186,14 +186,14 @@ def test_a_private_question_never_goes(messages: tuple[ChatMessage, ...]) -> Non
 )
 def test_the_door_of_the_worker_trusts_nobody(messages: tuple[ChatMessage, ...]) -> None:
     with pytest.raises(ShammahError) as refused:
-        check_door(messages, rules(emails=True))
+        check_outgoing(messages, rules(emails=True))
     assert refused.value.code == "private"
     assert "acme" not in str(refused.value)
 
 
 def test_the_door_lets_through_what_it_may() -> None:
     told = ChatMessage("assistant", "mail jo@acme.de")  # the cloud's own words
-    check_door(
+    check_outgoing(
         (SYSTEM, ChatMessage("user", "a"), told, ChatMessage("user", "b")), rules(emails=True)
     )
 

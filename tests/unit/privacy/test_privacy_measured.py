@@ -10,7 +10,7 @@ import pytest
 
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
-from shammah.privacy import Rules, check_door
+from shammah.privacy import Rules, check_outgoing
 from shammah.settings.model import PrivacySettings
 from tests.fakes.ordinary_text import paragraphs, read_texts
 from tests.fakes.personal_data import MAKERS, draw
@@ -47,6 +47,6 @@ def test_what_is_found_is_refused_at_the_door_and_not_repeated() -> None:
     for _ in range(300):
         rule, data, text = draw(random)
         with pytest.raises(ShammahError) as refused:
-            check_door((ChatMessage("user", text),), rules)
+            check_outgoing((ChatMessage("user", text),), rules)
         assert refused.value.code == "private"
         assert data not in refused.value.message, rule

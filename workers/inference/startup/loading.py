@@ -32,7 +32,7 @@ READ_TOKENIZER = "read tokenizer"
 _REFUSALS = ("settings_conflict", "quantization_unavailable", "model_unsupported")
 """With which fewer bits may be refused; the next offer is tried then, as where memory is short."""
 
-_NO_GPU = ("device_unavailable",)
+_NO_GPU = "device_unavailable"
 """The same for a GPU that was chosen."""
 
 
@@ -126,11 +126,10 @@ class Loader:
                 loaded = self._load(rung)
                 return _with_note(loaded, reason, describe_result(located, offer, loaded.ready))
             except ShammahError as error:
-                expected = (*(_NO_GPU * offer.on_gpu), *(_REFUSALS * offer.has_fewer_bits))
-                if error.code not in (OUT_OF_MEMORY, *expected):
+                if error.code not in _expected(offer):
                     raise
                 log.warning("%s at level %d: %s", rung.located.name, offer.level, error)
-                reason = error.message if error.code in (OUT_OF_MEMORY, *_NO_GPU) else reason
+                reason = error.message if error.code in (OUT_OF_MEMORY, _NO_GPU) else reason
             # The traceback of the failed load held on to what it had read.
             gc.collect()
             rung = following
@@ -175,6 +174,12 @@ class Loader:
             raise
         ready = _ready(located, checkpoint, facts)
         return LoadedModel(engine, chat, defaults, ready, located.directory)
+
+
+def _expected(offer: Offer) -> tuple[str, ...]:
+    """Return the codes of failures after which the next offer is tried."""
+    gpu = (_NO_GPU,) if offer.on_gpu else ()
+    return (OUT_OF_MEMORY, *gpu, *(_REFUSALS if offer.has_fewer_bits else ()))
 
 
 def _below(rungs: Iterator[_Rung], past: Past) -> Iterator[_Rung]:

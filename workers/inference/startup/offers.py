@@ -107,21 +107,21 @@ def choose_engine(
     Raises:
         ShammahError: ``model_unsupported`` or ``settings_conflict``.
     """
-    reason = conflict = ""
+    reason = conflict = unable = ""
     for engine in _allowed(asked, engines):
         conflict = _conflict(asked, device, engine)
         obstacle = "" if conflict else engine.obstacle(checkpoint)
         if not conflict and not obstacle:
             return engine, "as set" if asked.engine != "auto" else reason or engine.why
-        unable = f"the {engine.name} engine does not support this model: it {obstacle}"
-        reason = reason or conflict or unable
+        unable = f"{engine.name} engine does not support this model: it {obstacle}"
+        reason = reason or conflict or f"the {unable}"
     if conflict:
         raise ShammahError(
             "settings_conflict",
             f"The {asked.engine} engine cannot be used because {conflict}.",
             "Set that to auto, or set inference.engine to auto.",
         )
-    raise ShammahError("model_unsupported", f"T{reason[1:]}.", "Set inference.engine to auto.")
+    raise ShammahError("model_unsupported", f"The {unable}.", "Set inference.engine to auto.")
 
 
 def choose_gpu(

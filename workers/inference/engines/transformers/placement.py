@@ -66,7 +66,7 @@ def choose_form(
     What is set is done, or refused. Else a CPU gets float32, or 8 bits where those were measured
     to be much faster, and the fastest of the other formats where float32 does not fit. Other
     devices get 16 bits, which they compute fastest. 8 bits and then 4 are for where nothing
-    better fits; 4 on other devices are for the last (`ladder`).
+    better fits; 4 on other devices are the last offer (`startup.offers`).
 
     Args:
         asked: the settings; ``lean``: half of the memory is worth more than speed.
