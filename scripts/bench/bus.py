@@ -29,6 +29,7 @@ from workers.inference.engines.table import ENGINES
 from workers.inference.packages.checkpoint import inspect_checkpoint
 from workers.inference.scheduling.sampling import SamplingPlan
 from workers.inference.text.chat import ChatFormat
+from workers.text.model_text import ModelText
 
 QUESTIONS = ("Write a story about the sea.", "How do I make bread?", "Who was Isaac Newton?")
 
@@ -45,7 +46,7 @@ class Quiet:
 
 class InProcess:
     def __init__(self, home: Path) -> None:
-        self._chat = ChatFormat.load(starter_directory())
+        self._chat = ChatFormat(ModelText.load(starter_directory()))
         self._engine: Engine = ENGINES["native"].make()
         settings = LoadSettings(kv_memory=0.5, home=home)
         self._engine.load(inspect_checkpoint(starter_directory()), settings, Quiet())

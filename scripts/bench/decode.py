@@ -41,6 +41,7 @@ from scripts.bench.random_model import SHAPES, random_model
 from shammah.models.catalogue import starter_directory
 from workers.inference.engine import LoadSettings
 from workers.inference.packages.checkpoint import Checkpoint, inspect_checkpoint
+from workers.inference.runner import Span
 
 ENVIRON = dict(os.environ)
 """Of the peers: our engines have OpenMP wait passively, which halves llama.cpp's speed."""
@@ -100,7 +101,7 @@ class Native:
         self._runner.reserve(TOGETHER, prompt + ANSWER)
         self._prompt = list(range(100, 100 + prompt))
         for slot in range(TOGETHER):
-            self._runner.prefill(slot, 0, self._prompt)
+            self._prefill(slot)
 
     def stage(self, name: str) -> None:
         self._stages.append((name, time.perf_counter()))
@@ -114,18 +115,23 @@ class Native:
         return ", ".join(f"{name} {after - began:.2f} s" for (name, began), (_, after) in pairs)
 
     def round(self) -> Round:
-        prefill = seconds(lambda: self._runner.prefill(0, 0, self._prompt))
+        prefill = seconds(lambda: self._prefill(0))
         decode = seconds(lambda: self._decode(1, ANSWER))
         together = seconds(lambda: self._decode(TOGETHER, ANSWER // 4))
         together = TOGETHER * (ANSWER // 4) / together
         return Round(len(self._prompt) / prefill, ANSWER / decode, together)
 
+    def _prefill(self, slot: int) -> None:
+        chunk = self._runner.limits.chunk
+        for start in range(0, len(self._prompt), chunk):
+            self._runner.forward([Span(slot, start, self._prompt[start : start + chunk])])
+
     def _decode(self, rows: int, steps: int) -> None:
         tokens = [100] * rows
         for step in range(steps):
-            positions = [len(self._prompt) + step] * rows
-            logits = self._runner.decode(list(range(rows)), positions, tokens)
-            tokens = [int(token) for token in logits.argmax(1)]
+            at = len(self._prompt) + step
+            spans = [Span(slot, at, (token,)) for slot, token in enumerate(tokens)]
+            tokens = [int(logits[0].argmax()) for logits in self._runner.forward(spans)]
 
     def read(self) -> tuple[int, float]:
         """Bytes of the weights that a token needs, and GB/s at which the team reads them."""

@@ -26,6 +26,7 @@ from workers.inference.engine import LoadSettings
 from workers.inference.engines.native import compiler, counters
 from workers.inference.engines.native.runner import NativeRunner
 from workers.inference.packages.checkpoint import inspect_checkpoint
+from workers.inference.runner import Span
 
 OF_A_LAYER = (
     *("normalize", "q, k and v", "q, k and v", "rotate", "attend", "round"),
@@ -94,13 +95,14 @@ def measure(runner: NativeRunner, before: int, steps: int) -> dict[str, float]:
 
     module.new_counters = keep
     runner.reserve(1, before + steps + 8)
-    runner.prefill(0, 0, [7] * before)
-    runner.decode([0], [before], [7])
-    rate = ticks_per_second(lambda: runner.decode([0], [before], [7]), seen)
+    for start in range(0, before, runner.limits.chunk):
+        runner.forward([Span(0, start, [7] * min(runner.limits.chunk, before - start))])
+    runner.forward([Span(0, before, [7])])
+    rate = ticks_per_second(lambda: runner.forward([Span(0, before, [7])]), seen)
     found: dict[str, list[float]] = {}
     for step in range(steps):
         began = time.perf_counter()
-        runner.decode([0], [before + step], [9])
+        runner.forward([Span(0, before + step, [9])])
         whole = time.perf_counter() - began
         times = seen[-1][:, ENDED]
         own: dict[str, float] = {}

@@ -43,6 +43,7 @@ from shammah.models.catalogue import starter_directory  # noqa: E402
 from workers.inference.engine import LoadSettings  # noqa: E402
 from workers.inference.engines.table import ENGINES  # noqa: E402
 from workers.inference.packages.checkpoint import inspect_checkpoint  # noqa: E402
+from workers.inference.runner import Span  # noqa: E402
 
 WINDOW, TOGETHER = 512, 8
 """Tokens of one sequence, and sequences that are computed together."""
@@ -108,11 +109,10 @@ def logits(runner: Any, ids: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]
     vocabulary)."""
     for first in range(0, len(ids), TOGETHER):
         some = ids[first : first + TOGETHER]
-        slots = list(range(len(some)))
-        yield np.stack([runner.prefill(slot, 0, [int(some[slot, 0])]) for slot in slots])
-        for position in range(1, WINDOW):
+        for position in range(WINDOW):
             tokens = [int(token) for token in some[:, position]]
-            yield runner.decode(slots, [position] * len(slots), tokens)
+            spans = [Span(slot, position, (token,)) for slot, token in enumerate(tokens)]
+            yield np.concatenate(runner.forward(spans))
 
 
 def log_probabilities(rows: NDArray[np.float32]) -> NDArray[np.float32]:

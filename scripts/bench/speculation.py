@@ -34,9 +34,11 @@ from shammah.models.catalogue import starter_directory  # noqa: E402
 from workers.inference.engine import LoadSettings, SequenceRequest  # noqa: E402
 from workers.inference.engines.native.runner import NativeRunner  # noqa: E402
 from workers.inference.packages.checkpoint import inspect_checkpoint  # noqa: E402
+from workers.inference.runner import Span  # noqa: E402
 from workers.inference.scheduling.batched_engine import BatchedEngine  # noqa: E402
 from workers.inference.scheduling.sampling import SamplingPlan, read_defaults  # noqa: E402
 from workers.inference.text.chat import ChatFormat  # noqa: E402
+from workers.text.model_text import ModelText  # noqa: E402
 
 QUOTED = (ROOT / "workers/inference/text/detokenizer.py", ROOT / "LICENSE")
 EDITED = ROOT / "workers/inference/text/stop_strings.py"
@@ -96,15 +98,15 @@ class Contender:
         engine = BatchedEngine(runner, speculates=speculates)
         engine.load(inspect_checkpoint(directory), LoadSettings(kv_memory=0.5), Quiet())
         contender = cls(engine, runner)
-        contender._count(runner.decode)
+        contender._count(runner.forward)
         return contender
 
-    def _count(self, decode: Callable[..., Any]) -> None:
-        def counted(slots: Sequence[int], *rest: Any) -> Any:
-            self.rows.append(len(slots))
-            return decode(slots, *rest)
+    def _count(self, forward: Callable[..., Any]) -> None:
+        def counted(spans: Sequence[Span]) -> Any:
+            self.rows.append(sum(span.wanted for span in spans))
+            return forward(spans)
 
-        self.runner.decode = counted  # type: ignore[method-assign]
+        self.runner.forward = counted  # type: ignore[method-assign]
 
     def answer(self, task: Task, limit: int, stop: frozenset[int], tally: Tally) -> list[int]:
         count = len(task.dictated) or limit
@@ -162,7 +164,7 @@ def make_tasks(chat: ChatFormat, tokenizer: Tokenizer) -> list[Task]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    chat = ChatFormat.load(options.model)
+    chat = ChatFormat(ModelText.load(options.model))
     stop = chat.stop_ids | read_defaults(options.model).stop_ids
     guessing = Contender.load(options.model, speculates=True)
     plain = Contender.load(options.model, speculates=False)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from shammah.errors import ShammahError
 from shammah.learning.adapters import ACCEPTED, AdapterEntry, AdapterStore
+from tests.fakes.spans import decode, prefill
 from tests.real.models import make_tokenizer
 from tests.real.test_native_models import (
     OPENED,
@@ -86,11 +87,11 @@ def with_peft(base: Any, entry: AdapterEntry) -> Any:
 
 def compute(runner: Runner, slot: int, tokens: list[int], adapter: str = "") -> NDArray[np.float32]:
     """The logits after the prompt, in two chunks, and after each token that follows."""
-    runner.prefill(slot, 0, tokens[:20], adapter)
-    rows = [runner.prefill(slot, 20, tokens[20:PLAIN], adapter)]
+    prefill(runner, slot, 0, tokens[:20], adapter)
+    rows = [prefill(runner, slot, 20, tokens[20:PLAIN], adapter)]
     for at in range(PLAIN, len(tokens)):
         keys = (adapter,) if adapter else ()
-        rows.append(runner.decode([slot], [at], tokens[at : at + 1], keys)[0])
+        rows.append(decode(runner, [slot], [at], tokens[at : at + 1], keys)[0])
     return np.array(rows)
 
 
@@ -184,7 +185,7 @@ def test_quantised_layers_of_transformers_are_adapted(
 ) -> None:
     runner = load_transformers(llama.checkpoint, quantization=quantization, home=tmp_path)
     tokens = some_tokens(PLAIN)
-    alone = runner.prefill(0, 0, tokens)
+    alone = prefill(runner, 0, 0, tokens)
     base = llama.base()
     with torch.inference_mode():
         for name, module in base.named_modules():
@@ -194,11 +195,11 @@ def test_quantised_layers_of_transformers_are_adapted(
                 module.weight.copy_(held(torch.eye(module.in_features, dtype=kind)).T.float())
     entry = llama.entries[2]
     add(runner, entry)
-    found = runner.prefill(1, 0, tokens, entry.name)
+    found = prefill(runner, 1, 0, tokens, entry.name)
     expected = plain_logits(with_peft(base, entry), tokens)[-1]
     assert differs(found, expected) < 0.02  # activations may have 16 bits
     assert differs(found, alone) > 0.2
-    assert np.array_equal(runner.prefill(2, 0, tokens), alone)
+    assert np.array_equal(prefill(runner, 2, 0, tokens), alone)
 
 
 @pytest.mark.parametrize(
@@ -222,11 +223,11 @@ def test_what_peft_can_be_told_of_scale_and_place_is_understood(
     tokens = some_tokens(PLAIN)
     expected = plain_logits(with_peft(llama.base(), entry), tokens)[-1]
     add(plain, entry)
-    assert differs(plain.prefill(0, 0, tokens, "own"), expected) < CLOSE
+    assert differs(prefill(plain, 0, 0, tokens, "own"), expected) < CLOSE
     rounded = with_peft(reference(llama.checkpoint, native), entry)
     expected = reference_logits(rounded, tokens)[-1]
     add(native, entry)
-    assert differs(native.prefill(0, 0, tokens, "own"), expected) < CLOSE_NATIVE
+    assert differs(prefill(native, 0, 0, tokens, "own"), expected) < CLOSE_NATIVE
     native.close()
 
 
@@ -259,11 +260,11 @@ def test_other_architectures_are_adapted_where_their_layers_are(tmp_path: Path) 
     )
     runner = load_transformers(checkpoint, dtype="float32", quantization="none")
     tokens = some_tokens(PLAIN)
-    alone = runner.prefill(0, 0, tokens)
+    alone = prefill(runner, 0, 0, tokens)
     add(runner, entry)
     base = transformers.AutoModelForCausalLM.from_pretrained(checkpoint.directory)
     expected = plain_logits(with_peft(base, entry), tokens)[-1]
-    found = runner.prefill(1, 0, tokens, "own")
+    found = prefill(runner, 1, 0, tokens, "own")
     assert differs(found, expected) < CLOSE
     assert differs(found, alone) > 20 * CLOSE
 
@@ -281,12 +282,12 @@ def test_an_adapter_of_another_shape_is_refused_and_harms_nothing(
     )
     runner.reserve(2, 100)
     tokens = some_tokens(PLAIN)
-    alone = runner.prefill(0, 0, tokens)
+    alone = prefill(runner, 0, 0, tokens)
     with pytest.raises(ShammahError) as caught:
         add(runner, entry)
     assert caught.value.code == "adapter_wrong_base"
     assert "104" in caught.value.message
-    assert np.array_equal(runner.prefill(1, 0, tokens), alone)
+    assert np.array_equal(prefill(runner, 1, 0, tokens), alone)
     if isinstance(runner, NativeRunner):
         runner.close()
 
@@ -315,9 +316,9 @@ def test_a_mixed_batch_gives_each_the_bits_that_it_gets_alone(
     tokens = some_tokens(rows, 99)
     alone = []
     for slot, key in enumerate(keys):
-        native.prefill(slot, 0, some_tokens(5 + slot, slot), key)
-        alone.append(native.decode([slot], [5 + slot], [tokens[slot]], [key])[0])
-    together = native.decode(slots, [5 + slot for slot in slots], tokens, keys)
+        prefill(native, slot, 0, some_tokens(5 + slot, slot), key)
+        alone.append(decode(native, [slot], [5 + slot], [tokens[slot]], [key])[0])
+    together = decode(native, slots, [5 + slot for slot in slots], tokens, keys)
     assert np.array_equal(together, np.array(alone))
 
 
@@ -329,9 +330,9 @@ def test_a_mixed_batch_of_transformers_is_as_close_as_alone(llama: Made) -> None
     tokens = some_tokens(6, 99)
     alone = []
     for slot, key in enumerate(keys):
-        runner.prefill(slot, 0, some_tokens(5 + slot, slot), key)
-        alone.append(runner.decode([slot], [5 + slot], [tokens[slot]], [key])[0])
-    together = runner.decode(slots, [5 + slot for slot in slots], tokens, keys)
+        prefill(runner, slot, 0, some_tokens(5 + slot, slot), key)
+        alone.append(decode(runner, [slot], [5 + slot], [tokens[slot]], [key])[0])
+    together = decode(runner, slots, [5 + slot for slot in slots], tokens, keys)
     assert differs(together, np.array(alone)) < CLOSE
 
 
@@ -343,6 +344,7 @@ def test_steps_with_adapters_and_without_are_one_machine_code(
     from workers.inference.engines.native.kv_memory import KVMemory
     from workers.inference.engines.native.machine_code import MachineCode, kinds_of
     from workers.inference.engines.native.thread_pool import ThreadPool
+    from workers.inference.runner import Span
 
     seen: list[str] = []
     check = MachineCode.check
@@ -356,7 +358,7 @@ def test_steps_with_adapters_and_without_are_one_machine_code(
     pool = ThreadPool(2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MachineCode, "check", note)
-        for slots, keys in (([0, 1], ["one", ""]), ([0], [])):
+        for keys in (["one", ""], [""]):
             computation = Computation(
                 prepare_kernels(kept_kernels()),
                 architecture,
@@ -367,9 +369,8 @@ def test_steps_with_adapters_and_without_are_one_machine_code(
                 outputs=8,
             )
             computation.adapters.add(adapter)
-            count = len(slots)
             memory = KVMemory(architecture, 2, 4)
-            computation.step(memory, slots, [0] * count, [1] * count, outputs=count, adapters=keys)
+            computation.step(memory, [Span(slot, 0, [1], key) for slot, key in enumerate(keys)])
     pool.close()
     assert len(seen) == 2
     assert len(set(seen)) == 1
@@ -378,11 +379,11 @@ def test_steps_with_adapters_and_without_are_one_machine_code(
 @pytest.mark.parametrize("cut", [1, 7, 64, 256])
 def test_chunks_and_rows_do_not_change_a_bit(native: NativeRunner, cut: int) -> None:
     tokens = some_tokens(100)
-    whole = native.prefill(0, 0, tokens, "rank8")
-    native.prefill(1, 0, tokens[:cut], "rank8")
+    whole = prefill(native, 0, 0, tokens, "rank8")
+    prefill(native, 1, 0, tokens[:cut], "rank8")
     if cut < len(tokens):
-        assert np.array_equal(native.prefill(1, cut, tokens[cut:], "rank8"), whole)
-    rows = native.decode([1] * 6, range(94, 100), tokens[94:], ["rank8"] * 6)  # as guesses are
+        assert np.array_equal(prefill(native, 1, cut, tokens[cut:], "rank8"), whole)
+    rows = decode(native, [1] * 6, range(94, 100), tokens[94:], ["rank8"] * 6)  # as guesses are
     assert np.array_equal(rows[-1], whole)
 
 
@@ -392,7 +393,7 @@ def test_the_number_of_threads_does_not_change_a_bit(llama: Made) -> None:
         runner = load(llama.checkpoint, llama.directory / "quantized", threads)
         runner.reserve(1, 128)
         add(runner, llama.entries[3])
-        found.append(runner.prefill(0, 0, some_tokens(60), "rank64"))
+        found.append(prefill(runner, 0, 0, some_tokens(60), "rank64"))
         runner.close()
     assert np.array_equal(*found)
 

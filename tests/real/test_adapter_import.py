@@ -21,6 +21,7 @@ from shammah.learning.feedback import Feedback, JudgedTurn
 from shammah.settings.model import Settings
 from tests.fakes.command import run
 from tests.fakes.sandbox import Sandbox
+from tests.fakes.spans import prefill
 from tests.real.local_hub import kill
 from tests.real.models import make_llama, starter
 from workers.inference.engine import LoadSettings
@@ -113,7 +114,7 @@ def test_one_made_by_peft_alone_is_served_with_its_logits(
     runner.load(inspect_checkpoint(model), load, Stages())
     runner.reserve(1, 64)
     runner.add_adapter(read_adapter(entry, "key"))
-    found = runner.prefill(0, 0, TOKENS, "key")
+    found = prefill(runner, 0, 0, TOKENS, "key")
     assert abs(found - expected).max() < 1e-4 * abs(expected).max()
     assert abs(found - alone).max() > 1e-2 * abs(alone).max()
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from workers.inference.engines.transformers import placement, quantization
 from workers.inference.engines.transformers.probe import MachineSpeed, machine_speed, measure_speed
 from workers.inference.engines.transformers.runner import LIMITS, TransformersRunner
 from workers.inference.packages.checkpoint import Checkpoint, inspect_checkpoint
+from workers.inference.runner import Span
 from workers.inference.scheduling.batched_engine import BatchedEngine
 from workers.inference.scheduling.sampling import SamplingPlan
 from workers.train.base_model import Arithmetic, load_base
@@ -192,16 +193,21 @@ def test_eight_at_once_give_what_each_gives_alone(made: dict[str, Path], kind: s
 
 
 def test_decoding_sequences_share_one_pass(
-    engine: BatchedEngine, monkeypatch: pytest.MonkeyPatch
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    decode = TransformersRunner.decode
+    compute = TransformersRunner.compute
 
-    def count(runner: TransformersRunner, slots: list[int], *batch: Any) -> Any:
-        rows.append(len(slots))
-        return decode(runner, slots, *batch)
+    def count(
+        runner: TransformersRunner, tokens: list[Sequence[int]], *others: Any, **named: Any
+    ) -> Any:
+        rows.extend([len(tokens)] if len(tokens[0]) == 1 else [])
+        return compute(runner, tokens, *others, **named)
 
-    monkeypatch.setattr(TransformersRunner, "decode", count)
+    with monkeypatch.context() as patched:
+        patched.setattr(TransformersRunner, "compute", count)
+        engine = _load(made["llama"])
+    rows.clear()  # of the warm-up
     _run(engine, *(_request(str(n), (n + 1, n + 2), 12) for n in range(4)))
     assert max(rows) == 4
     assert sum(rows) == 4 * 11
@@ -305,16 +311,14 @@ def test_memory_that_runs_out_ends_one_sequence(
     engine: BatchedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = _run(engine, _request("b"))["b"]
-    prefill = TransformersRunner.prefill
+    forward = TransformersRunner.forward
 
-    def fail_for_long(
-        runner: TransformersRunner, slot: int, start: int, tokens: tuple[int, ...], adapter: str
-    ) -> Any:
-        if len(tokens) == CHUNK:
+    def fail_for_long(runner: TransformersRunner, spans: list[Span]) -> Any:
+        if max(len(span.tokens) for span in spans) == CHUNK:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return prefill(runner, slot, start, tokens, adapter)
+        return forward(runner, spans)
 
-    monkeypatch.setattr(TransformersRunner, "prefill", fail_for_long)
+    monkeypatch.setattr(TransformersRunner, "forward", fail_for_long)
     engine.submit(_request("a", UNSEEN[::-1]))
     engine.submit(_request("b"))
     results = [result for _ in range(21) for result in engine.step()]

@@ -28,6 +28,7 @@ from shammah.models.footprint import NATIVE_FAMILY
 from shammah.models.hub_config import read_architecture, read_config, read_shape
 from shammah.settings.model import InferenceSettings, Settings
 from tests.fakes.engines import only
+from tests.fakes.spans import prefill
 from tests.real.adapters import save_tensors
 from tests.real.models import (
     CONFIG,
@@ -96,7 +97,7 @@ def logits_of(
     settings = LoadSettings("cpu", "auto", quantization, home=home)
     runner.load(inspect_checkpoint(directory), settings, Watcher())
     runner.reserve(1, 64)
-    found = runner.prefill(0, 0, TOKENS)
+    found = prefill(runner, 0, 0, TOKENS)
     if isinstance(runner, NativeRunner):
         runner.close()
     return found

@@ -22,6 +22,7 @@ import transformers
 from numpy.typing import NDArray
 
 from shammah.errors import ShammahError
+from tests.fakes.spans import decode, prefill
 from tests.real.models import make_tokenizer
 from workers.inference.engine import LoadSettings
 from workers.inference.engines.native import packed_model
@@ -29,6 +30,7 @@ from workers.inference.engines.native.architecture import read_architecture
 from workers.inference.engines.native.runner import NativeRunner, supports
 from workers.inference.engines.native.spec import QUANTIZATIONS
 from workers.inference.packages.checkpoint import Checkpoint, inspect_checkpoint
+from workers.inference.runner import Span
 
 CAPACITY = 400
 VOCABULARY = 390
@@ -187,7 +189,7 @@ def some_tokens(count: int, seed: int = 0) -> list[int]:
 
 
 def decode_all(runner: NativeRunner, slot: int, tokens: list[int]) -> NDArray[np.float32]:
-    rows = [runner.decode([slot], [at], [token])[0] for at, token in enumerate(tokens)]
+    rows = [decode(runner, [slot], [at], [token])[0] for at, token in enumerate(tokens)]
     return np.array(rows)
 
 
@@ -217,7 +219,7 @@ def test_nothing_is_read_beyond_what_there_is(
     qwen2: NativeRunner, slot: int, position: int, token: int, named: str
 ) -> None:
     with pytest.raises(IndexError, match=named):
-        qwen2.decode([slot], [position], [token])
+        decode(qwen2, [slot], [position], [token])
 
 
 @pytest.mark.parametrize("quantization", sorted(QUANTIZATIONS))
@@ -232,7 +234,7 @@ def test_logits_are_those_of_transformers(kind: str, quantization: str, tmp_path
     assert abs(expected).max() > 1
     decoded = decode_all(runner, 1, tokens)
     assert abs(decoded - expected).max() < CLOSE
-    assert np.array_equal(runner.prefill(0, 0, tokens), decoded[-1])
+    assert np.array_equal(prefill(runner, 0, 0, tokens), decoded[-1])
     runner.close()
 
 
@@ -243,7 +245,7 @@ def test_a_long_sequence_is_computed_right_in_chunks(tmp_path: Path) -> None:
     tokens = some_tokens(900)
     expected = reference_logits(reference(checkpoint, runner), tokens)
     for start, end in ((0, 255), (255, 256), (256, 257), (257, 512), (512, 900)):
-        logits = runner.prefill(0, start, tokens[start:end])
+        logits = prefill(runner, 0, start, tokens[start:end])
         assert abs(logits - expected[end - 1]).max() < CLOSE
     runner.close()
 
@@ -254,16 +256,35 @@ def test_a_long_sequence_is_computed_right_in_chunks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [1, 5, 16, 64, 100, 256, 299])
 def test_chunks_do_not_change_a_bit(qwen2: NativeRunner, cut: int) -> None:
     tokens = some_tokens(300)
-    whole = qwen2.prefill(0, 0, tokens)
-    qwen2.prefill(1, 0, tokens[:cut])
-    assert np.array_equal(qwen2.prefill(1, cut, tokens[cut:]), whole)
+    whole = prefill(qwen2, 0, 0, tokens)
+    prefill(qwen2, 1, 0, tokens[:cut])
+    assert np.array_equal(prefill(qwen2, 1, cut, tokens[cut:]), whole)
+
+
+def test_prompts_and_answers_of_one_pass_get_the_bits_they_get_alone(qwen2: NativeRunner) -> None:
+    tokens = some_tokens(60)
+    for slot in range(4):
+        prefill(qwen2, slot, 0, tokens[: 20 + slot])
+    spans = [
+        Span(0, 20, tokens[20:57], wanted=0),  # a prompt that goes on
+        Span(1, 21, tokens[21:22]),
+        Span(2, 22, tokens[22:60], wanted=1),  # the end of another
+        Span(3, 23, tokens[23:27], wanted=4),  # guesses
+    ]
+    together = qwen2.forward(spans)
+    assert [len(rows) for rows in together] == [0, 1, 1, 4]
+    after = qwen2.forward([Span(0, 57, tokens[57:])])
+    alone = decode_all(qwen2, 5, tokens)
+    expected = [alone[:0], alone[21:22], alone[59:], alone[23:27]]
+    for found, rows in zip([*together, *after], [*expected, alone[59:]], strict=True):
+        assert np.array_equal(found, rows)
 
 
 def test_decoding_gives_the_bits_of_prefilling(qwen2: NativeRunner) -> None:
     tokens = some_tokens(40)
     decoded = decode_all(qwen2, 0, tokens)
     for count in (1, 2, 3, 15, 16, 17, 40):
-        assert np.array_equal(qwen2.prefill(1, 0, tokens[:count]), decoded[count - 1])
+        assert np.array_equal(prefill(qwen2, 1, 0, tokens[:count]), decoded[count - 1])
 
 
 @pytest.mark.parametrize("rows", [2, 3, 4, 5, 6, 7, 8])
@@ -274,33 +295,33 @@ def test_a_batch_gives_each_what_it_gets_alone(qwen2: NativeRunner, rows: int) -
     tokens = some_tokens(rows, 99)
     alone = []
     for slot, position, token in zip(slots, positions, tokens, strict=True):
-        qwen2.prefill(slot, 0, prompts[slot])
-        alone.append(qwen2.decode([slot], [position], [token])[0])
-    assert np.array_equal(qwen2.decode(slots, positions, tokens), np.array(alone))
+        prefill(qwen2, slot, 0, prompts[slot])
+        alone.append(decode(qwen2, [slot], [position], [token])[0])
+    assert np.array_equal(decode(qwen2, slots, positions, tokens), np.array(alone))
 
 
 def test_slots_do_not_touch_each_other(qwen2: NativeRunner) -> None:
     mine, other = some_tokens(50, 1), some_tokens(60, 2)
-    undisturbed = qwen2.prefill(0, 0, mine)
-    qwen2.prefill(1, 0, mine[:30])
-    qwen2.prefill(0, 0, other)
-    qwen2.prefill(2, 0, other)
-    assert np.array_equal(qwen2.prefill(1, 30, mine[30:]), undisturbed)
+    undisturbed = prefill(qwen2, 0, 0, mine)
+    prefill(qwen2, 1, 0, mine[:30])
+    prefill(qwen2, 0, 0, other)
+    prefill(qwen2, 2, 0, other)
+    assert np.array_equal(prefill(qwen2, 1, 30, mine[30:]), undisturbed)
 
 
 def test_a_slot_that_is_used_again_begins_anew(qwen2: NativeRunner) -> None:
     first, second = some_tokens(300, 1), some_tokens(20, 2)
-    expected = qwen2.prefill(0, 0, second)
-    qwen2.prefill(1, 0, first)
-    assert np.array_equal(qwen2.prefill(1, 0, second), expected)
+    expected = prefill(qwen2, 0, 0, second)
+    prefill(qwen2, 1, 0, first)
+    assert np.array_equal(prefill(qwen2, 1, 0, second), expected)
 
 
 def test_a_beginning_is_reused(qwen2: NativeRunner) -> None:
     shared, ends = some_tokens(100), (some_tokens(30, 1), some_tokens(17, 2))
     for end in ends:
-        expected = qwen2.prefill(0, 0, shared + end)
-        qwen2.prefill(1, 0, shared)
-        assert np.array_equal(qwen2.prefill(1, 100, end), expected)
+        expected = prefill(qwen2, 0, 0, shared + end)
+        prefill(qwen2, 1, 0, shared)
+        assert np.array_equal(prefill(qwen2, 1, 100, end), expected)
 
 
 def test_the_number_of_threads_does_not_change_a_bit(tmp_path: Path) -> None:
@@ -310,7 +331,7 @@ def test_the_number_of_threads_does_not_change_a_bit(tmp_path: Path) -> None:
     for threads in (1, 2, 5):
         runner = load(checkpoint, tmp_path / "quantized", threads)
         runner.reserve(1, 128)
-        found.append((runner.prefill(0, 0, tokens), decode_all(runner, 0, tokens)[-1]))
+        found.append((prefill(runner, 0, 0, tokens), decode_all(runner, 0, tokens)[-1]))
         runner.close()
     for prefilled, decoded in found[1:]:
         assert np.array_equal(prefilled, found[0][0])
@@ -319,9 +340,9 @@ def test_the_number_of_threads_does_not_change_a_bit(tmp_path: Path) -> None:
 
 def test_the_last_position_of_a_slot_can_be_used(qwen2: NativeRunner) -> None:
     tokens = some_tokens(CAPACITY)
-    qwen2.prefill(0, 0, tokens[:-1])
-    logits = qwen2.decode([0], [CAPACITY - 1], tokens[-1:])[0]
-    assert np.array_equal(qwen2.prefill(1, 0, tokens), logits)
+    prefill(qwen2, 0, 0, tokens[:-1])
+    logits = decode(qwen2, [0], [CAPACITY - 1], tokens[-1:])[0]
+    assert np.array_equal(prefill(qwen2, 1, 0, tokens), logits)
 
 
 def test_the_cache_has_the_size_that_it_says(qwen2: NativeRunner) -> None:
@@ -331,10 +352,10 @@ def test_the_cache_has_the_size_that_it_says(qwen2: NativeRunner) -> None:
 
 def test_a_copy_goes_on_like_the_original(qwen2: NativeRunner) -> None:
     tokens = some_tokens(90)
-    expected = qwen2.prefill(0, 0, tokens)
-    qwen2.prefill(1, 0, some_tokens(70, 5))
+    expected = prefill(qwen2, 0, 0, tokens)
+    prefill(qwen2, 1, 0, some_tokens(70, 5))
     qwen2.copy(0, 1, 67)
-    assert np.array_equal(qwen2.prefill(1, 67, tokens[67:]), expected)
+    assert np.array_equal(prefill(qwen2, 1, 67, tokens[67:]), expected)
 
 
 def test_released_memory_goes_back_and_the_slot_can_be_used_again(tmp_path: Path) -> None:
@@ -342,15 +363,15 @@ def test_released_memory_goes_back_and_the_slot_can_be_used_again(tmp_path: Path
     runner.reserve(100, 50_000)  # more than a small machine has
     tokens = some_tokens(256) * 50
     before = resident()
-    expected = runner.prefill(40, 0, tokens)
-    runner.prefill(41, 0, tokens[:100])
+    expected = prefill(runner, 40, 0, tokens)
+    prefill(runner, 41, 0, tokens[:100])
     taken = resident() - before
     assert taken > 0.8 * len(tokens) * runner.kv_bytes_per_token()
     runner.release(40)
     assert resident() - before < 0.2 * taken
-    assert np.array_equal(runner.prefill(40, 0, tokens), expected)
+    assert np.array_equal(prefill(runner, 40, 0, tokens), expected)
     assert np.array_equal(
-        runner.prefill(41, 100, tokens[100:300]), runner.prefill(40, 0, tokens[:300])
+        prefill(runner, 41, 100, tokens[100:300]), prefill(runner, 40, 0, tokens[:300])
     )
     runner.close()
 
@@ -374,7 +395,7 @@ def test_every_float_format_is_read(dtype: str, tmp_path: Path) -> None:
     runner.reserve(1, 16)
     tokens = some_tokens(10)
     expected = reference_logits(reference(checkpoint, runner), tokens)[-1]
-    assert abs(runner.prefill(0, 0, tokens) - expected).max() < 0.05
+    assert abs(prefill(runner, 0, 0, tokens) - expected).max() < 0.05
     runner.close()
 
 
@@ -389,7 +410,7 @@ def test_shards_are_read_like_one_file(tmp_path: Path) -> None:
     for found in (checkpoint, sharded):
         runner = load(found, tmp_path / "quantized")
         runner.reserve(1, 16)
-        logits.append(runner.prefill(0, 0, some_tokens(10)))
+        logits.append(prefill(runner, 0, 0, some_tokens(10)))
         runner.close()
     assert np.array_equal(*logits)
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from tests.fakes.spans import decode, prefill
 from tests.real.models import starter
 from tests.real.test_native_models import Stages, kept_kernels, load, make_model, some_tokens
 from workers.inference.engine import LoadSettings, SequenceRequest, StepResult
 from workers.inference.engines.native.runner import NativeRunner
 from workers.inference.packages.checkpoint import inspect_checkpoint
+from workers.inference.runner import Logits, Span
 from workers.inference.scheduling.batched_engine import BatchedEngine
 from workers.inference.scheduling.sampling import SamplingPlan
 
@@ -37,17 +38,17 @@ def test_rows_of_one_slot_get_the_bits_that_each_gets_alone(kind: str, tmp_path:
     runner = load(make_model(tmp_path / "model", kind), tmp_path / "quantized")
     runner.reserve(3, 400)
     tokens = some_tokens(290)
-    alone = [runner.decode([0], [at], [token])[0] for at, token in enumerate(tokens)]
+    alone = [decode(runner, [0], [at], [token])[0] for at, token in enumerate(tokens)]
     for begin, count in ((253, 8), (261, 5), (266, 2), (15, 3), (268, 8)):
-        runner.prefill(1, 0, tokens[:begin])
+        prefill(runner, 1, 0, tokens[:begin])
         places = range(begin, begin + count)
-        found = runner.decode([1] * count, list(places), tokens[begin : begin + count])
+        found = decode(runner, [1] * count, list(places), tokens[begin : begin + count])
         assert np.array_equal(found, np.array(alone[begin : begin + count]))
     # Beside another sequence, with two guesses that are wrong, and then written over.
-    runner.prefill(1, 0, tokens[:100])
-    mixed = runner.decode([1, 1, 1, 2], [100, 101, 102, 0], [tokens[100], 7, 7, tokens[0]])
+    prefill(runner, 1, 0, tokens[:100])
+    mixed = decode(runner, [1, 1, 1, 2], [100, 101, 102, 0], [tokens[100], 7, 7, tokens[0]])
     assert np.array_equal(mixed[[0, 3]], np.array([alone[100], alone[0]]))
-    after = runner.decode([1, 1], [101, 102], tokens[101:103])
+    after = decode(runner, [1, 1], [101, 102], tokens[101:103])
     assert np.array_equal(after, np.array(alone[101:103]))
     runner.close()
 
@@ -61,14 +62,15 @@ class Watched:
         self.engine = BatchedEngine(self.runner, speculates=speculates, clock=self._clock)
         self.engine.load(inspect_checkpoint(starter()), LoadSettings(kv_memory=0.5), Stages())
         self.rows: list[int] = []
-        self._decode, self.runner.decode = self.runner.decode, self._counted  # type: ignore[method-assign]
+        self._forward, self.runner.forward = self.runner.forward, self._counted  # type: ignore[method-assign]
 
     def _clock(self) -> float:
         return sum(1 + 0.2 * (rows - 1) for rows in self.rows)
 
-    def _counted(self, slots: Any, *more: Any) -> Any:
-        self.rows.append(len(slots))
-        return self._decode(slots, *more)
+    def _counted(self, spans: Sequence[Span]) -> list[Logits]:
+        if all(len(span.tokens) == span.wanted for span in spans):  # no prompt
+            self.rows.append(sum(span.wanted for span in spans))
+        return self._forward(spans)
 
     def answer(self, *requests: SequenceRequest) -> dict[str, tuple[list[int], object]]:
         self.rows.clear()

@@ -16,6 +16,7 @@ import transformers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from tests.fakes.spans import decode, prefill
 from tests.real.models import starter
 from tests.real.test_native_models import Stages, decode_all, kept_kernels, load
 from workers.inference.engine import LoadSettings
@@ -65,9 +66,9 @@ def tokenizer() -> Tokenizer:
 
 def answer(runner: NativeRunner, slot: int, prompt: list[int]) -> list[int]:
     """The most likely tokens up to the end of the answer."""
-    logits, tokens = runner.prefill(slot, 0, prompt), list[int]()
+    logits, tokens = prefill(runner, slot, 0, prompt), list[int]()
     while (token := int(logits.argmax())) != END and len(tokens) < 60:
-        logits = runner.decode([slot], [len(prompt) + len(tokens)], [token])[0]
+        logits = decode(runner, [slot], [len(prompt) + len(tokens)], [token])[0]
         tokens.append(token)
     return tokens
 
@@ -135,7 +136,7 @@ def test_the_first_start_packs_the_weights_and_later_ones_map_them(
     assert weights.stat().st_size < 1.06 * inspect_checkpoint(starter()).parameters
     again.reserve(1, 100)
     prompt = tokenizer.encode(PARIS, add_special_tokens=False).ids
-    assert np.array_equal(again.prefill(0, 0, prompt), runner.prefill(0, 0, prompt))
+    assert np.array_equal(prefill(again, 0, 0, prompt), prefill(runner, 0, 0, prompt))
     again.close()
 
 
@@ -147,7 +148,7 @@ def test_both_quantizations_are_kept_side_by_side(
     (large,) = tmp_path.glob("*.safetensors")
     again = load(inspect_checkpoint(starter()), tmp_path, quantization="int4")
     again.reserve(1, 100)
-    assert np.array_equal(again.prefill(0, 0, [1, 2, 3]), small.prefill(0, 0, [1, 2, 3]))
+    assert np.array_equal(prefill(again, 0, 0, [1, 2, 3]), prefill(small, 0, 0, [1, 2, 3]))
     (other,) = set(tmp_path.glob("*.safetensors")) - {large}
     assert other.stat().st_size < 0.72 * large.stat().st_size
     again.close()
@@ -174,6 +175,7 @@ from tests.real.models import starter
 from workers.inference.packages.checkpoint import inspect_checkpoint
 from workers.inference.engine import LoadSettings
 from workers.inference.engines.native.runner import NativeRunner, supports
+from workers.inference.runner import Span
 
 class Silent:
     def stage(self, name): pass
@@ -185,8 +187,8 @@ assert "llvmlite" not in sys.modules
 runner = NativeRunner(Path(sys.argv[1]), Path(sys.argv[2]))
 facts = runner.load(checkpoint, LoadSettings(), Silent())
 runner.reserve(1, 100)
-first = int(runner.prefill(0, 0, [1, 2, 3]).argmax())
-runner.decode([0], [3], [first])
+first = int(runner.forward([Span(0, 0, [1, 2, 3])])[0].argmax())
+runner.forward([Span(0, 3, [first])])
 print(json.dumps([facts.engine, facts.quantization, first, sorted(sys.modules)]))
 """
 
@@ -201,7 +203,7 @@ def test_it_needs_neither_torch_nor_transformers(runner: NativeRunner, quantized
     )
     engine, quantization, first, modules = json.loads(ended.stdout)
     assert (engine, quantization) == ("native", "int8")
-    assert first == int(runner.prefill(0, 0, [1, 2, 3]).argmax())
+    assert first == int(prefill(runner, 0, 0, [1, 2, 3]).argmax())
     tops = {module.partition(".")[0] for module in modules}
     assert not tops & {"torch", "transformers", "safetensors", "scipy", "huggingface_hub"}
     assert "numba" not in tops  # weights and kernels are kept

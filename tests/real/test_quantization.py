@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from transformers.pytorch_utils import Conv1D
 
 from shammah.errors import ShammahError
+from tests.fakes.spans import prefill
 from tests.real.models import CONFIG, VOCABULARY, make_llama, make_qwen2, make_tokenizer, starter
 from tests.real.test_inference_engine import Observer
 from workers.inference.engine import EngineFacts, LoadSettings, SequenceRequest
@@ -389,4 +390,4 @@ def test_experts_are_not_promised_to_be_smaller(tmp_path: Path) -> None:
 
 def test_logits_are_numbers(first: dict[str, Loaded]) -> None:
     runner = first["int8"].runner
-    assert np.isfinite(runner.prefill(0, 0, [1, 2, 3])).all()
+    assert np.isfinite(prefill(runner, 0, 0, [1, 2, 3])).all()

@@ -25,6 +25,7 @@ from shammah.learning.examples import Example
 from shammah.models.catalogue import LocatedModel
 from tests.real.models import make_llama, make_qwen2, make_windowed, starter
 from workers.inference.text.chat import ChatFormat
+from workers.text.model_text import ModelText
 from workers.train.adapter import LoRAAdapter, load_lora, save_lora
 from workers.train.base_model import Arithmetic, load_base
 from workers.train.brake import Brake, CancelledError, braked, find_layers
@@ -243,7 +244,7 @@ def test_prompts_are_those_of_the_inference_worker(
 ) -> None:
     place = starter() if real else directory
     messages = [ChatMessage(role, text) for role, text in conversation]
-    expected = ChatFormat.load(place).encode(messages)
+    expected = ChatFormat(ModelText.load(place)).encode(messages)
     assert ChatEncoder.load(place).encode_prompt(tuple(conversation)) == expected
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.fakes.command import run
 from tests.fakes.sandbox import Sandbox
+from tests.fakes.spans import prefill
 from tests.real.models import KEPT_KERNELS, make_qwen2
 from workers.inference.engine import EngineFacts, LoadSettings
 from workers.inference.engines.native.runner import NativeRunner
@@ -39,7 +40,7 @@ def compute(
     settings = LoadSettings("cpu", quantization=quantization, home=home)
     facts = runner.load(inspect_checkpoint(model), settings, Observer())
     runner.reserve(1, 64)
-    logits = runner.prefill(0, 0, TOKENS)
+    logits = prefill(runner, 0, 0, TOKENS)
     if isinstance(runner, NativeRunner):
         runner.close()
     return facts, logits

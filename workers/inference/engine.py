@@ -19,6 +19,7 @@ from workers.inference.scheduling.sampling import SamplingPlan
 
 if TYPE_CHECKING:
     from workers.inference.packages.adapter_file import Adapter
+    from workers.text.model_text import ModelText
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,12 @@ class Engine(Protocol):
         """Drop a sequence now: no later step works for it or names it."""
 
 
+def _read_text(checkpoint: Checkpoint) -> ModelText:
+    from workers.text.model_text import ModelText  # it brings jinja2
+
+    return ModelText.load(checkpoint.directory)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     """An engine: one row of the table of engines.
@@ -190,6 +197,7 @@ class EngineSpec:
         name: as in the setting ``inference.engine``.
         why: the reason to take it, for people.
         make: returns an engine that has loaded nothing yet.
+        formats: of the checkpoints that it reads.
         devices: what it computes on.
         any_dtype: whether ``inference.dtype`` may be set.
         quantizations: what it can make of the weights, the most exact first.
@@ -197,6 +205,8 @@ class EngineSpec:
             that is ``None``; empty: it can.
         place: how it would hold a model with these settings. Raises `ShammahError`:
             ``out_of_memory``, ``device_unavailable`` or ``quantization_unavailable``.
+        read_text: the tokenizer and the template of a checkpoint. Raises `ShammahError`:
+            ``model_corrupt``.
         stored: where a model's quantised weights are, or would be, below the home.
         sweep: removes what else it has stored in the home and is of no use at this time (in
             seconds since 1970); returns what was removed.
@@ -208,9 +218,11 @@ class EngineSpec:
     make: Callable[[], Engine]
     place: Callable[[Checkpoint, LoadSettings], Placement]
     stored: Callable[[Path, Checkpoint], list[Path]]
+    formats: tuple[str, ...] = ("safetensors",)
     devices: tuple[str, ...] = ("cuda", "mps", "cpu")
     any_dtype: bool = True
     quantizations: tuple[str, ...] = ("none", "int8", "int4")
     obstacle: Callable[[Checkpoint | None], str] = lambda checkpoint: ""
+    read_text: Callable[[Checkpoint], ModelText] = _read_text
     sweep: Callable[[Path, float], Iterable[Path]] = lambda home, now: ()
     reports: Mapping[str, Callable[[Path], dict[str, Any]]] = field(default_factory=dict)

@@ -22,18 +22,37 @@ Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Successive tokens of one slot: a chunk of a prompt, or the last token of an answer and
+    guesses of the next ones.
+
+    Attributes:
+        slot: what they are computed after.
+        start: the position of the first.
+        tokens: at least one.
+        adapter: the key of the one that they are computed with; empty: none.
+        wanted: of how many of the last tokens the logits are wanted.
+    """
+
+    slot: int
+    start: int
+    tokens: Sequence[int]
+    adapter: str = ""
+    wanted: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class RunnerLimits:
     """What suits a runner on its device.
 
     Attributes:
-        batch: sequences that one `decode` computes together.
-        chunk: prompt tokens of one `prefill`: enough to keep the device busy, few enough that
-            a cancel, which waits for it, is not felt.
+        batch: rows of logits that one pass computes: the sequences that get their next token.
+        chunk: prompt tokens of a pass: enough to keep the device busy, few enough that a cancel,
+            which waits for it, is not felt.
         shared_chunk: the same while other sequences wait for their next token.
         lazy: memory that is reserved and not yet used is nobody's.
         reuses: a slot can be cut back to any of its beginnings, and copied.
-        exact: a row gets the same bits in any company, and the rows of one `decode` may be
-            successive tokens of one slot.
+        exact: a token gets the same bits in any company, so that guesses change no answer.
     """
 
     batch: int
@@ -96,29 +115,16 @@ class Runner(Protocol):
     def drop_adapter(self, key: str) -> None:
         """The adapter is needed no more."""
 
-    def prefill(self, slot: int, start: int, tokens: Sequence[int], adapter: str = "") -> Logits:
-        """Compute ``tokens`` at the positions from ``start``, after those in the slot.
+    def forward(self, spans: Sequence[Span]) -> list[Logits]:
+        """Compute all spans in one pass, so that the weights are read once for all of them.
 
-        ``adapter``: the key of the one that they are computed with; empty: none.
-
-        Returns:
-            The logits after the last of them: (vocabulary,).
-        """
-
-    def decode(
-        self,
-        slots: Sequence[int],
-        positions: Sequence[int],
-        tokens: Sequence[int],
-        adapters: Sequence[str] = (),
-    ) -> Logits:
-        """Compute one token for each of ``slots``, at its position, with its adapter.
-
-        ``adapters`` are keys, empty for none; no keys at all: none has one.
-
-        What a slot holds from that position on is replaced. Where the limits say `exact`, a slot
-        may be there more than once, at rising positions.
+        What a slot holds from where its span starts is replaced. No slot is in two spans.
 
         Returns:
-            The logits after each: (len(slots), vocabulary).
+            For each span the logits after its last ``wanted`` tokens: (wanted, vocabulary),
+            which the next call may not change.
+
+        Raises:
+            Exception: any; nothing is then known of what the spans' slots hold from where the
+                spans start.
         """

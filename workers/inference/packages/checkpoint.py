@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN, ModelShape
@@ -29,6 +29,9 @@ TOKENIZER = "tokenizer.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+
+Format = Literal["safetensors", "awq", "gptq", "gguf"]
+"""How a model's weights are stored; the two in the middle in safetensors files, quantised."""
 
 _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})$")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in)\.weight$")
@@ -48,11 +51,11 @@ _CORRECT = "Correct the file if it is yours, or choose another model with --mode
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model directory that has been found whole.
+    """A model that has been found whole: a directory, or a file in it.
 
-    ``context_length`` is in tokens, ``weight_bytes`` the size of the safetensors files,
-    ``parameters`` the number of weights in them, ``revision`` the commit it was fetched at
-    (empty: not known).
+    ``format``: how the weights are stored. ``context_length`` is in tokens, ``weight_bytes`` the
+    size of their files, ``parameters`` the number of weights in them, ``revision`` the commit it
+    was fetched at (empty: not known).
     ``tied``: whether the embedding is also the output layer. ``notices`` are sentences about how
     the files were read, for people. ``shape`` is the configuration's.
     """
@@ -68,6 +71,7 @@ class Checkpoint:
     tied: bool = False
     notices: tuple[str, ...] = ()
     shape: ModelShape | None = None
+    format: Format = "safetensors"
 
 
 def inspect_checkpoint(directory: Path) -> Checkpoint:

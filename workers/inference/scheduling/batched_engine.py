@@ -19,7 +19,7 @@ from workers.inference.engine import (
 from workers.inference.memory import check_context, is_out_of_memory, kv_budget
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.runner import Logits, Runner
+from workers.inference.runner import Logits, Runner, Span
 from workers.inference.scheduling.adapter_cache import BUDGET_BYTES, AdapterCache
 from workers.inference.scheduling.sampler import Sampler
 from workers.inference.scheduling.scheduler import Plan, Scheduler, Sequence
@@ -109,13 +109,10 @@ class BatchedEngine:
             self._end(sequence)
 
     def step(self) -> list[StepResult]:
-        results = list(self._admit())
+        failed = list(self._admit())
         limits = self._runner.limits
         plan = self._scheduler.plan(limits.chunk, limits.shared_chunk)
-        results += self._decode(plan)
-        if plan.prefill is not None:
-            results.append(self._prefill(plan.prefill, plan.chunk))
-        return results
+        return failed + self._compute(plan)
 
     def _admit(self) -> Iterator[StepResult]:
         """Give slots to those who wait, for as long as there are some; which of them failed."""
@@ -135,61 +132,67 @@ class BatchedEngine:
             except Exception as error:
                 yield self._fail(sequence, error)
 
-    def _prefill(self, sequence: Sequence, chunk: int) -> StepResult:
-        start = sequence.computed
-        tokens = sequence.request.prompt[start : start + chunk]
-        try:
-            logits = self._runner.prefill(sequence.slot, start, tokens, sequence.request.adapter)
-            self._slots.extend(sequence.slot, tokens)
-            sequence.computed += len(tokens)
-            reused = sequence.reused if start == sequence.reused else 0
-            if sequence.prefilling:
-                return StepResult(sequence.request.request_id, len(tokens), reused=reused)
-            return self._choose(sequence, [logits], [], len(tokens), reused)
-        except Exception as error:
-            return self._fail(sequence, error)
-
-    def _decode(self, plan: Plan) -> list[StepResult]:
-        """A token for each, and more where guesses were right.
-
-        If the batch fails, each alone, so that one cannot fail all.
-        """
-        if not plan.decode:
+    def _compute(self, plan: Plan) -> list[StepResult]:
+        """Do a step in one pass. If that fails, each of its sequences alone, so that one cannot
+        fail all."""
+        every = (*plan.decode, *filter(None, (plan.prefill,)))
+        if not every:
             return []
         try:
-            guesses = self._speculation.guesses(plan.decode)
-            rows = self._compute(plan.decode, guesses)
+            guesses = self._speculation.guesses(plan.decode, len(every) - len(plan.decode))
+            spans = [self._next(*one) for one in zip(plan.decode, guesses, strict=True)]
+            if plan.prefill is not None:
+                spans.append(self._chunk(plan.prefill, plan.chunk))
+            began = self._clock()
+            found = self._runner.forward(spans)
         except Exception as error:
-            if len(plan.decode) == 1:
-                return [self._fail(plan.decode[0], error)]
+            if len(every) == 1:
+                return [self._fail(every[0], error)]
             log.exception("a batch failed; trying each of its sequences alone")
             alone = [Plan(None, 0, (one,)) for one in plan.decode]
-            return [result for single in alone for result in self._decode(single)]
-        results, taken = [], 0
-        for sequence, some in zip(plan.decode, guesses, strict=True):
-            own = rows[taken : taken + 1 + len(some)]
-            taken += len(own)
-            try:
-                self._slots.extend(sequence.slot, (sequence.last,))
-                results.append(self._choose(sequence, own, some))
-            except Exception as error:
-                results.append(self._fail(sequence, error))
-        return results
+            if plan.prefill is not None:
+                alone.append(Plan(plan.prefill, plan.chunk, ()))
+            return [result for single in alone for result in self._compute(single)]
+        if plan.prefill is None:
+            self._speculation.costs.learn(sum(map(len, found)), self._clock() - began)
+        taken = [*guesses, *([[]] if plan.prefill is not None else [])]
+        return [
+            self._take(sequence, span, rows, some)
+            for sequence, span, rows, some in zip(every, spans, found, taken, strict=True)
+        ]
 
-    def _compute(self, sequences: tuple[Sequence, ...], guesses: list[list[int]]) -> Logits:
-        """The logits after the last token of each sequence and after each guess of the next."""
-        slots, positions, tokens = list[int](), list[int](), list[int]()
-        adapters = list[str]()
-        for sequence, some in zip(sequences, guesses, strict=True):
-            held = self._slots.held(sequence.slot)
-            slots += [sequence.slot] * (1 + len(some))
-            positions += range(held, held + 1 + len(some))
-            tokens += [sequence.last, *some]
-            adapters += [sequence.request.adapter] * (1 + len(some))
-        began = self._clock()
-        rows = self._runner.decode(slots, positions, tokens, adapters if any(adapters) else ())
-        self._speculation.costs.learn(len(tokens), self._clock() - began)
-        return rows
+    def _next(self, sequence: Sequence, guesses: list[int]) -> Span:
+        """The last token of a sequence, and guesses of those that follow."""
+        return Span(
+            sequence.slot,
+            self._slots.held(sequence.slot),
+            (sequence.last, *guesses),
+            sequence.request.adapter,
+            1 + len(guesses),
+        )
+
+    def _chunk(self, sequence: Sequence, chunk: int) -> Span:
+        """The next tokens of a prompt. Only the last of all is followed by an answer."""
+        start, prompt = sequence.computed, sequence.request.prompt
+        tokens = prompt[start : start + chunk]
+        wanted = int(start + len(tokens) == len(prompt))
+        return Span(sequence.slot, start, tokens, sequence.request.adapter, wanted)
+
+    def _take(self, sequence: Sequence, span: Span, rows: Logits, guesses: list[int]) -> StepResult:
+        """Go on with what was computed of a sequence."""
+        try:
+            if not sequence.prefilling:
+                self._slots.extend(sequence.slot, (sequence.last,))
+                return self._choose(sequence, rows, guesses)
+            count = len(span.tokens)
+            self._slots.extend(sequence.slot, span.tokens)
+            sequence.computed += count
+            reused = sequence.reused if span.start == sequence.reused else 0
+            if not span.wanted:
+                return StepResult(sequence.request.request_id, count, reused=reused)
+            return self._choose(sequence, rows, [], count, reused)
+        except Exception as error:
+            return self._fail(sequence, error)
 
     def _choose(
         self,

@@ -111,14 +111,14 @@ class Speculation:
         """The sequence has ended."""
         self._lookups.pop(request_id, None)
 
-    def guesses(self, sequences: tuple[Sequence, ...]) -> list[list[int]]:
-        """What to compute of each sequence after its last token."""
-        free = self._rows - len(sequences)
+    def guesses(self, sequences: tuple[Sequence, ...], others: int = 0) -> list[list[int]]:
+        """What to compute of each sequence after its last token, in a pass with ``others``."""
+        free = self._rows - others - len(sequences)
         if free <= 0:
             return [[] for _ in sequences]
         lookups = [self._lookups[one.request.request_id] for one in sequences]
         # The pass itself gives one token more than it had right guesses.
         mosts = [min(free, one.request.max_new_tokens - one.generated - 1) for one in sequences]
         chances = [lookup.chances(most) for lookup, most in zip(lookups, mosts, strict=True)]
-        counts = share_rows(chances, self._rows, self.costs.of)
+        counts = share_rows(chances, self._rows - others, self.costs.of)
         return [lookup.guess(count) for lookup, count in zip(lookups, counts, strict=True)]

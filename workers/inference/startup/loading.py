@@ -162,7 +162,7 @@ class Loader:
         # Not before the sockets answer: it brings jinja2.
         from workers.inference.text.chat import ChatFormat
 
-        chat = ChatFormat.load(located.directory)
+        chat = ChatFormat(offer.engine.read_text(checkpoint))
         try:
             facts = engine.load(checkpoint, offer.settings, self._watcher)
         except Exception as error:

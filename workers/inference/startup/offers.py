@@ -18,6 +18,12 @@ from workers.inference.engine import EngineSpec, LoadSettings
 from workers.inference.packages.checkpoint import Checkpoint
 
 SHORTER = "less context and 16-bit numbers"
+_FORMATS = {
+    "safetensors": "safetensors",
+    "awq": "4-bit AWQ weights",
+    "gptq": "4-bit GPTQ weights",
+    "gguf": "a GGUF file",
+}
 _BITS = {"int8": "8-bit weights", "int4": "4-bit weights"}
 
 
@@ -110,7 +116,7 @@ def choose_engine(
     reason = conflict = unable = ""
     for engine in _allowed(asked, engines):
         conflict = _conflict(asked, device, engine)
-        obstacle = "" if conflict else engine.obstacle(checkpoint)
+        obstacle = "" if conflict else _obstacle(engine, checkpoint)
         if not conflict and not obstacle:
             return engine, "as set" if asked.engine != "auto" else reason or engine.why
         unable = f"{engine.name} engine does not support this model: it {obstacle}"
@@ -176,6 +182,13 @@ def _steps(whole: Offer, context_length: int) -> Iterator[Offer]:
         for name in engine.quantizations[1:]:
             fewer = replace(short, quantization=name)
             yield replace(whole, settings=fewer, change=_BITS[name])
+
+
+def _obstacle(engine: EngineSpec, checkpoint: Checkpoint | None) -> str:
+    """Return why an engine cannot compute a model; empty: it can."""
+    if checkpoint is not None and checkpoint.format not in engine.formats:
+        return f"is stored as {_FORMATS[checkpoint.format]}, which this engine does not read"
+    return engine.obstacle(checkpoint)
 
 
 def _allowed(asked: InferenceSettings, engines: Mapping[str, EngineSpec]) -> list[EngineSpec]:

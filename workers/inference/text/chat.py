@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
@@ -29,15 +28,6 @@ class ChatFormat:
     def __init__(self, text: ModelText) -> None:
         self._text = text
         self._byte_tokens = find_byte_tokens(text.tokenizer)
-
-    @classmethod
-    def load(cls, directory: Path) -> ChatFormat:
-        """Read the tokenizer of the model in ``directory``.
-
-        Raises:
-            ShammahError: ``model_corrupt``.
-        """
-        return cls(ModelText.load(directory))
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -319,7 +319,7 @@ def test_a_system_prompt_that_the_template_refuses_stands_before_the_question(
     make_tokenizer(directory, prologue + CHATML)
     folded = [("user", "be brief\n\nhello world")]
     assert _text(directory, SYSTEM) == _text(directory, folded)
-    chat = ChatFormat.load(directory)
+    chat = ChatFormat(ModelText.load(directory))
     messages = [ChatMessage(role, text) for role, text in SYSTEM]
     assert chat.encode(messages) == chat.encode([ChatMessage(*folded[0])])
     assert chat.notices(messages) == (FOLDED,)
@@ -382,7 +382,7 @@ GROWING = "{% set n = namespace(s='aaaaaaaa') %}{% for i in range(60) %}"
 )
 def test_a_template_without_end_is_stopped(directory: Path, template: str) -> None:
     make_tokenizer(directory, template)
-    chat = ChatFormat.load(directory)
+    chat = ChatFormat(ModelText.load(directory))
     with pytest.raises(ShammahError) as caught:
         chat.encode([ChatMessage("user", "hello")])
     assert caught.value.code == "messages_invalid"
@@ -391,19 +391,19 @@ def test_a_template_without_end_is_stopped(directory: Path, template: str) -> No
 def test_the_reason_is_a_sentence(directory: Path) -> None:
     make_tokenizer(directory, "{{ 'a' * 10**10 }}")
     with pytest.raises(ShammahError, match=r"messages \(its output is too long\)\."):
-        ChatFormat.load(directory).encode([ChatMessage("user", "hello")])
+        ChatFormat(ModelText.load(directory)).encode([ChatMessage("user", "hello")])
 
 
 def test_only_the_template_itself_is_quoted(directory: Path) -> None:
     make_tokenizer(directory, "{{ {}[messages[0].content] + 1 }}")
-    chat = ChatFormat.load(directory)
+    chat = ChatFormat(ModelText.load(directory))
     with pytest.raises(ShammahError) as caught:
         chat.encode([ChatMessage("user", "hello \ud800 secret")])
     assert "secret" not in caught.value.message
 
 
 def test_a_long_conversation_is_within_the_bounds(directory: Path) -> None:
-    chat = ChatFormat.load(directory)
+    chat = ChatFormat(ModelText.load(directory))
     turns = [ChatMessage("user" if n % 2 == 0 else "assistant", "hello") for n in range(2001)]
     assert len(chat.encode(turns)) > 8000
     assert chat.encode([ChatMessage("user", "hello world " * 100_000)])

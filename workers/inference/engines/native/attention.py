@@ -92,14 +92,19 @@ def attend(
     heads, scratch, out = buffers.queries, buffers.scratch, buffers.attended
     kv_heads, size = cache.keys.shape[2], heads.shape[2]
     group = heads.shape[1] // kv_heads
-    tiles = (queries.per_slot * group + TILE - 1) // TILE
-    items = queries.rows // queries.per_slot * kv_heads * tiles
+    items = 0
+    for i in range(queries.begins.shape[0] - 1):
+        items += kv_heads * _tiles(queries, i, group)
+    span, before, tiles = 0, 0, _tiles(queries, 0, group)  # those of earlier spans; of this one
     item = next_item(counters, phase)
     while item < items:
-        tile, kv_head = item % tiles, item // tiles % kv_heads
-        first = item // (tiles * kv_heads) * queries.per_slot
+        while item >= before + kv_heads * tiles:
+            span, before = span + 1, before + kv_heads * tiles
+            tiles = _tiles(queries, span, group)
+        tile, kv_head = (item - before) % tiles, (item - before) // tiles
+        first, end = queries.begins[span], queries.begins[span + 1]
         for t in range(TILE):
-            query = min(tile * TILE + t, queries.per_slot * group - 1)
+            query = min(tile * TILE + t, (end - first) * group - 1)
             row, head = first + query // group, kv_head * group + query % group
             scratch.places[member, t] = (row * heads.shape[1] + head) * size
             scratch.ends[member, t] = queries.positions[row] + 1
@@ -114,6 +119,13 @@ def attend(
         finish_item(counters, phase)
         item = next_item(counters, phase)
     wait_for_all(counters, phase, items)
+
+
+@compiled
+def _tiles(queries: Queries, span: int, group: int) -> int:
+    """Of one head of keys and values."""
+    rows: int = queries.begins[span + 1] - queries.begins[span]
+    return (rows * group + TILE - 1) // TILE
 
 
 @compiled

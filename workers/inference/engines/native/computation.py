@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.inference.engines.native import compiler, machine_code
 from workers.inference.engines.native.architecture import Architecture
@@ -21,7 +23,7 @@ from workers.inference.engines.native.machine_code import (
 from workers.inference.engines.native.operands import Batch, Model, Operands, Queries, new_counters
 from workers.inference.engines.native.packed_model import make_buffers, model_of_zeros
 from workers.inference.engines.native.thread_pool import ThreadPool
-from workers.inference.runner import Logits
+from workers.inference.runner import Logits, Span
 
 _SMALLEST = Architecture(
     layers=1,
@@ -66,34 +68,39 @@ class Computation:
     def step(
         self,
         memory: KVMemory,
-        slots: Sequence[int],
-        positions: Sequence[int],
-        tokens: Sequence[int],
-        *,
-        per_slot: int = 1,
-        outputs: int,
-        adapters: Sequence[str] = (),
+        spans: Sequence[Span],
     ) -> Logits:
-        """The logits of the last ``outputs`` rows, valid until the next step.
+        """The logits that are wanted of each span, one after the other, valid until the next step.
 
-        A row is a token at a position of a slot; ``per_slot`` successive rows belong to one slot,
-        at rising positions. ``adapters``: the key of each row's adapter, empty for none; no keys:
-        no row has one.
+        A row of the step is a token of a span.
+
+        Raises:
+            IndexError: a slot, a position, a token or the number of rows is out of range.
         """
         architecture = self._architecture
-        _check_range("slot", slots, memory.slots)
-        _check_range("position", positions, memory.capacity)
+        lengths = [len(span.tokens) for span in spans]
+        begins = np.cumsum([0, *lengths])
+        rows, ends = int(begins[-1]), begins[1:]
+        slots = np.repeat([span.slot for span in spans], lengths)
+        places = _joined(range(span.start, span.start + len(span.tokens)) for span in spans)
+        tokens = _joined(span.tokens for span in spans)
+        wanted = _joined(
+            range(end - span.wanted, end) for end, span in zip(ends, spans, strict=True)
+        )
+        _check_range("length", lengths, rows + 1, least=1)
+        _check_range("slot", [span.slot for span in spans], memory.slots)
+        _check_range("position", places, memory.capacity)
         _check_range("token", tokens, architecture.vocabulary)
-        _check_range("row", (len(tokens) - 1,), len(self._buffers.hidden))
-        _check_range("output", (outputs,), len(self._buffers.logits) + 1)
-        places = np.array(positions, np.int64)
-        queries = Queries(len(places), per_slot, np.array(slots, np.int64), places)
+        _check_range("row", (rows - 1,), len(self._buffers.hidden))
+        for span in spans:
+            _check_range("wanted", (span.wanted,), len(span.tokens) + 1)
+        _check_range("output", (len(wanted),), len(self._buffers.logits) + 1)
         batch = Batch(
-            np.array(tokens, np.int64),
-            queries,
+            tokens,
+            Queries(rows, begins, slots, places),
             *architecture.rotations(places),
-            outputs=outputs,
-            adapters=self.adapters.of_rows(adapters),
+            wanted=wanted,
+            adapters=self.adapters.of_rows(_adapters(spans)),
         )
         counters = new_counters(architecture.layers, adapted=batch.adapters.used)
         operands = Operands(self._model, self._buffers, memory.cache, counters, batch)
@@ -104,7 +111,7 @@ class Computation:
         words = np.concatenate((self._same_words, others))
         address = address_of(words)
         self._pool.run(lambda member: self._code(member, address))
-        return self._buffers.logits[:outputs, : architecture.vocabulary]
+        return self._buffers.logits[: len(wanted), : architecture.vocabulary]
 
 
 def prepare_kernels(directory: Path) -> MachineCode:
@@ -124,16 +131,30 @@ def _compile(directory: Path) -> Compiled:
 
     a = _SMALLEST
     numbers = np.zeros(1, np.int64)
-    queries = Queries(1, 1, numbers, numbers)
-    batch = Batch(numbers, queries, *a.rotations(numbers), 1, HeldAdapters(a).none)
+    queries = Queries(1, numbers, numbers, numbers)
+    batch = Batch(numbers, queries, *a.rotations(numbers), numbers, HeldAdapters(a).none)
     model, buffers = model_of_zeros(a, "int4"), make_buffers(a, "int4", 1, 1, 1)
     cache, counters = KVMemory(a, 1, 1).cache, new_counters(1, adapted=False)
     operands = Operands(model, buffers, cache, counters, batch)
     return Compiled(kinds_of(operands), compiler.emit(step, operands))
 
 
-def _check_range(name: str, numbers: Sequence[int], count: int) -> None:
+def _joined(parts: Iterable[Sequence[int]]) -> NDArray[np.int64]:
+    return np.fromiter(itertools.chain.from_iterable(parts), np.int64)
+
+
+def _adapters(spans: Sequence[Span]) -> list[str]:
+    """The key of each row; none at all if no row has one."""
+    if not any(span.adapter for span in spans):
+        return []
+    return [span.adapter for span in spans for _ in span.tokens]
+
+
+def _check_range(
+    name: str, numbers: Sequence[int] | NDArray[np.int64], count: int, least: int = 0
+) -> None:
     """Machine code that reads beyond an array is not caught. No assert: `python -O` would leave it
     out."""
-    if not 0 <= min(numbers) <= max(numbers) < count:
-        raise IndexError(f"{name} {min(numbers)} to {max(numbers)} of {count}")
+    lowest, highest = np.min(numbers), np.max(numbers)
+    if not least <= lowest <= highest < count:
+        raise IndexError(f"{name} {lowest} to {highest} of {count}")

@@ -41,7 +41,7 @@ SHARING = 2
 
 def new_counters(layers: int, *, adapted: bool) -> Counters:
     """The counters of a step; the phases of adapters come after all others."""
-    phases = 3 + (PHASES_OF_A_LAYER + (ADAPTING_PHASES if adapted else 0)) * layers
+    phases = 4 + (PHASES_OF_A_LAYER + (ADAPTING_PHASES if adapted else 0)) * layers
     return np.zeros((phases, ROW), np.int64)
 
 
@@ -74,11 +74,12 @@ class Cache(NamedTuple):
 class Queries(NamedTuple):
     """What attention is computed for.
 
-    ``rows`` of the step; ``per_slot`` successive ones belong to one slot, at rising positions.
+    ``rows`` of the step, in spans: those from ``begins[i]`` up to ``begins[i + 1]`` belong to one
+    slot, at rising positions.
     """
 
     rows: int
-    per_slot: int
+    begins: NDArray[np.int64]
     slots: NDArray[np.int64]
     positions: NDArray[np.int64]
 
@@ -157,13 +158,13 @@ class Buffers(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The rows of a step. Logits are computed for the last ``outputs`` of them."""
+    """The rows of a step. Logits are computed for those that are ``wanted``, in rising order."""
 
     tokens: NDArray[np.int64]
     queries: Queries
     cosines: NDArray[np.float32]  # (rows, half a head): rotary embeddings
     sines: NDArray[np.float32]
-    outputs: int
+    wanted: NDArray[np.int64]
     adapters: Adapters
 
 

@@ -24,7 +24,7 @@ from workers.inference.engines.native.thread_pool import ThreadPool
 from workers.inference.memory import free_main_memory
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.runner import Logits, RunnerLimits
+from workers.inference.runner import Logits, RunnerLimits, Span
 
 if TYPE_CHECKING:
     from workers.inference.engines.native.computation import Computation
@@ -122,7 +122,7 @@ class NativeRunner:
             outputs=LIMITS.batch,
         )
         self.reserve(1, 1)
-        self.prefill(0, 0, [0])
+        self.forward([Span(0, 0, [0])])
         log.info("%s in %s, %d threads", checkpoint.architecture, quantization, self._pool.size)
         return EngineFacts(
             self.engine,
@@ -169,36 +169,7 @@ class NativeRunner:
         """Logits of a row."""
         return self._architecture.vocabulary
 
-    def prefill(self, slot: int, start: int, tokens: Sequence[int], adapter: str = "") -> Logits:
-        logits = np.empty((0, 0), np.float32)
-        for begin in range(0, len(tokens), LIMITS.chunk):
-            chunk = tokens[begin : begin + LIMITS.chunk]
-            count = len(chunk)
-            logits = self._computation.step(
-                self._memory,
-                [slot] * count,
-                range(start + begin, start + begin + count),
-                chunk,
-                per_slot=count,
-                outputs=int(begin + count == len(tokens)),
-                adapters=[adapter] * count if adapter else (),
-            )
-        return np.array(logits[0])
-
-    def decode(
-        self,
-        slots: Sequence[int],
-        positions: Sequence[int],
-        tokens: Sequence[int],
-        adapters: Sequence[str] = (),
-    ) -> Logits:
-        count = len(slots)
-        return self._computation.step(
-            self._memory,
-            slots,
-            positions,
-            tokens,
-            per_slot=count if len(set(slots)) == 1 else 1,
-            outputs=count,
-            adapters=adapters,
-        ).copy()
+    def forward(self, spans: Sequence[Span]) -> list[Logits]:
+        logits = self._computation.step(self._memory, spans).copy()
+        ends = np.cumsum([span.wanted for span in spans])
+        return np.split(logits, ends[:-1])

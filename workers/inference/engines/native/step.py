@@ -58,7 +58,7 @@ _SEGMENT = 16
 
 @compiled
 def step(member: int, operands: Operands) -> None:
-    """Compute the keys and values of every row, and the logits of the last ones.
+    """Compute the keys and values of every row, and the logits of those that are wanted.
 
     All threads of a pool call it, and share the work.
     """
@@ -70,7 +70,7 @@ def step(member: int, operands: Operands) -> None:
     _embed(counters, 0, model, batch.tokens, rows, buffers.hidden)
     for i in range(layers):
         p = 1 + i * PHASES_OF_A_LAYER
-        q = 3 + layers * PHASES_OF_A_LAYER + i * ADAPTING_PHASES
+        q = 4 + layers * PHASES_OF_A_LAYER + i * ADAPTING_PHASES
         _normalize(counters, p, buffers.hidden, rows, model.attention_norm[i], model.eps, buffers)
         items = begin_projecting(counters, p + 1, model.qk, i, buffers.narrow, rows, buffers.qk)
         project(counters, p + 2, model.v, i, buffers.narrow, rows, buffers.v)
@@ -95,9 +95,10 @@ def step(member: int, operands: Operands) -> None:
         # silu(gate) * up lies where the gate was.
         adapt(counters, q + 8, adapters, i, _DOWN, 1, buffers.gate_up, wide, buffers.hidden)
     p = 1 + layers * PHASES_OF_A_LAYER
-    last, outputs = buffers.hidden[rows - batch.outputs :], batch.outputs
-    _normalize(counters, p, last, outputs, model.final_norm, model.eps, buffers)
-    project(counters, p + 1, model.head, 0, buffers.narrow, outputs, buffers.logits)
+    outputs = batch.wanted.shape[0]
+    _gather(counters, p, batch.wanted, buffers.hidden)
+    _normalize(counters, p + 1, buffers.hidden, outputs, model.final_norm, model.eps, buffers)
+    project(counters, p + 2, model.head, 0, buffers.narrow, outputs, buffers.logits)
 
 
 @compiled
@@ -124,6 +125,20 @@ def _embed(
         finish_item(counters, phase)
         row = next_item(counters, phase)
     wait_for_all(counters, phase, rows)
+
+
+@compiled
+def _gather(
+    counters: Counters, phase: int, wanted: NDArray[np.int64], hidden: NDArray[np.float32]
+) -> None:
+    """A phase: the rows that are wanted come first. None is overwritten before it has moved, as
+    they rise."""
+    if next_item(counters, phase) == 0:
+        for i in range(wanted.shape[0]):
+            for k in range(hidden.shape[1] if wanted[i] != i else 0):
+                hidden[i, k] = hidden[wanted[i], k]
+        finish_item(counters, phase)
+    wait_for_all(counters, phase, 1)
 
 
 @compiled_freely

@@ -16,10 +16,10 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from workers.inference.runner import Logits
+from workers.inference.runner import Logits, Span
 
 Forward = Callable[..., Logits]
-"""`TransformersRunner.forward`."""
+"""`TransformersRunner.compute`."""
 
 _BROKEN = -1
 """The number of tokens that a cache holds, when it is unknown."""
@@ -71,20 +71,12 @@ class KVSlots:
             for one, other in zip(held, copied, strict=True):
                 other[:, :length] = one[:, :length]
 
-    def prefill(self, slot: int, start: int, tokens: Sequence[int]) -> Logits:
-        logits: Logits = self._compute((slot,), (start,), [tokens])[0]
-        return logits
-
-    def decode(
-        self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]
-    ) -> Logits:
-        return self._compute(slots, positions, [[token] for token in tokens])
-
-    def _compute(
-        self, slots: Sequence[int], starts: Sequence[int], rows: Sequence[Sequence[int]]
-    ) -> Logits:
-        self.slots, self.starts = slots, starts
-        return self._forward(rows, self._cache, starts)
+    def compute(self, spans: Sequence[Span]) -> Logits:
+        """The logits of spans of equal length: (spans, wanted, vocabulary)."""
+        self.slots, self.starts = [one.slot for one in spans], [one.start for one in spans]
+        wanted = spans[0].wanted
+        tokens = [one.tokens for one in spans]
+        return self._forward(tokens, self._cache, self.starts, max(1, wanted))[:, :wanted]
 
     def _allocate(self, capacity: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         sizes = [heads * capacity * size for heads, size in self._shapes]
@@ -178,34 +170,27 @@ class OwnCaches:
     def copy(self, source: int, target: int, length: int) -> None:
         raise AssertionError("nothing is reused here")
 
-    def prefill(self, slot: int, start: int, tokens: Sequence[int]) -> Logits:
-        if start == 0:
-            self._caches[slot] = DynamicCache(config=self._config)
-            self._held[slot] = 0
-        return self._append(slot, start, tokens)
+    def compute(self, spans: Sequence[Span]) -> Logits:
+        """The logits of spans of equal length: (spans, wanted, vocabulary)."""
+        return np.stack([self._append(span) for span in spans])
 
-    def decode(
-        self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]
-    ) -> Logits:
-        return np.stack(
-            [
-                self._append(slot, position, [token])
-                for slot, position, token in zip(slots, positions, tokens, strict=True)
-            ]
-        )
-
-    def _append(self, slot: int, start: int, tokens: Sequence[int]) -> Logits:
-        """The logits after ``tokens``, which begin at ``start``.
+    def _append(self, span: Span) -> Logits:
+        """The wanted logits of a span.
 
         Nothing can be taken back: what a batch had done before another row of it failed is
         remembered, and where a pass broke off the cache is not used again.
         """
+        slot, start, tokens = span.slot, span.start, span.tokens
+        if start == 0:
+            self._caches[slot], self._logits[slot] = DynamicCache(config=self._config), None
+            self._held[slot] = 0
         known, held = self._logits[slot], self._held[slot]
         if known is not None and held == start + len(tokens):
             return known
         if held != start:
             raise RuntimeError(f"the cache holds {held} tokens, and the next is number {start}")
         self._held[slot], self._logits[slot] = _BROKEN, None
-        logits: Logits = self._forward([tokens], self._caches[slot])[0]
+        found = self._forward([tokens], self._caches[slot], None, max(1, span.wanted))
+        logits: Logits = found[0, : span.wanted]
         self._held[slot], self._logits[slot] = start + len(tokens), logits
         return logits

@@ -21,7 +21,7 @@ from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.transformers.spec import place
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.runner import Logits, RunnerLimits
+from workers.inference.runner import Logits, RunnerLimits, Span
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ class TransformersRunner:
         self.model: Any = None
         """The module that computes; some of its layers may be quantized."""
         self._device = "cpu"
-        self._options: dict[str, Any] = {}
+        self._keeps_logits = False
         self._memory: KVSlots | OwnCaches
         self._adapters: ModuleAdapters
 
@@ -88,8 +88,7 @@ class TransformersRunner:
         from workers.inference.engines.transformers.module_adapters import ModuleAdapters
 
         self._adapters = ModuleAdapters(self.model, self._device)
-        if "logits_to_keep" in inspect.signature(model_class.forward).parameters:
-            self._options["logits_to_keep"] = 1
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model_class.forward).parameters
         observer.stage("warm up")
         self._warm_up()
         log.info("%s as %s, %d threads", model_class.__name__, form, threads)
@@ -107,16 +106,16 @@ class TransformersRunner:
         from workers.inference.engines.transformers.kv_slots import KVSlots, OwnCaches
 
         cache = DynamicCache(config=self.model.config)
-        self.forward([list(range(_WARM_UP))], cache)
-        logits = self.forward([[0]], cache)
+        self.compute([list(range(_WARM_UP))], cache)
+        logits = self.compute([[0]], cache)
         if not np.isfinite(logits).all():
             self._explain_nonsense(logits)
         if all(type(layer) is DynamicLayer for layer in cache.layers):
-            self._memory = KVSlots(self.forward, cache)
+            self._memory = KVSlots(self.compute, cache)
         else:
             # Windows and recurrent states: nothing of it can be shared or taken back.
             log.info("%s has a cache of its own kind", type(self.model).__name__)
-            self._memory = OwnCaches(self.forward, self.model.config, cache)
+            self._memory = OwnCaches(self.compute, self.model.config, cache)
             self.limits = RunnerLimits(
                 self.limits.batch, self.limits.chunk, self.limits.shared_chunk, reuses=False
             )
@@ -164,55 +163,50 @@ class TransformersRunner:
 
     # --- computing ------------------------------------------------------------------------
 
-    def prefill(self, slot: int, start: int, tokens: Sequence[int], adapter: str = "") -> Logits:
-        with self._adapters.using(adapter):
-            return self._memory.prefill(slot, start, tokens)
-
-    def decode(
-        self,
-        slots: Sequence[int],
-        positions: Sequence[int],
-        tokens: Sequence[int],
-        adapters: Sequence[str] = (),
-    ) -> Logits:
-        """Compute a pass for each adapter, and one without: a layer does not know its rows."""
-        keys = list(adapters) or [""] * len(slots)
+    def forward(self, spans: Sequence[Span]) -> list[Logits]:
+        """Compute spans of equal length and the same adapter together: a layer does not know its
+        rows, and a module wants a matrix of tokens."""
         found: dict[int, Logits] = {}
-        for key in dict.fromkeys(keys):
-            rows = [row for row, own in enumerate(keys) if own == key]
-            some = [[every[row] for row in rows] for every in (slots, positions, tokens)]
-            with self._adapters.using(key):
-                logits = self._memory.decode(*some)
-            if len(rows) == len(keys):
-                return logits
-            found |= zip(rows, logits, strict=True)
-        return np.stack([found[row] for row in range(len(keys))])
+        kinds = [(span.adapter, len(span.tokens), span.wanted) for span in spans]
+        for kind in dict.fromkeys(kinds):
+            places = [place for place, own in enumerate(kinds) if own == kind]
+            with self._adapters.using(kind[0]):
+                logits = self._memory.compute([spans[place] for place in places])
+            found |= zip(places, logits, strict=True)
+        return [found[place] for place in range(len(spans))]
 
-    def forward(
+    def compute(
         self,
         rows: Sequence[Sequence[int]],
         cache: Any,
         starts: Sequence[int] | None = None,
+        wanted: int = 1,
     ) -> Logits:
-        """Append ``rows`` of equally many tokens to ``cache``; the logits after each row.
+        """Append ``rows`` of equally many tokens to ``cache``.
 
         Args:
             rows: token ids.
             cache: of transformers' kind.
             starts: the position of each row's first token; ``None``: the cache knows.
+            wanted: of how many of the last tokens the logits are wanted; at least 1.
+
+        Returns:
+            (rows, wanted, vocabulary)
         """
         import torch
 
         with torch.inference_mode():
             ids = torch.tensor(rows, device=self._device)
-            options = dict(self._options)
+            options = dict[str, Any]()
             if starts is not None:
                 first = torch.tensor(starts, device=self._device)
                 positions = first[:, None] + torch.arange(ids.shape[1], device=self._device)
                 options["position_ids"] = positions
                 options["attention_mask"] = _mask(positions, self.model.dtype)
+            if self._keeps_logits:
+                options["logits_to_keep"] = wanted
             output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **options)
-            logits: Logits = output.logits[:, -1].float().cpu().numpy()
+            logits: Logits = output.logits[:, -wanted:].float().cpu().numpy()
             return logits
 
 

@@ -25,7 +25,7 @@ from workers.inference.engine import (
 )
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.runner import Logits, RunnerLimits
+from workers.inference.runner import Logits, RunnerLimits, Span
 from workers.inference.scheduling import speculation
 from workers.inference.scheduling.batched_engine import BatchedEngine
 from workers.inference.scheduling.prompt_lookup import PromptLookup
@@ -103,31 +103,26 @@ class ToyRunner:
     def drop_adapter(self, key: str) -> None:
         del self.held[key]
 
-    def prefill(self, slot: int, start: int, tokens: Sequence[int], adapter: str = "") -> Logits:
-        end = start + len(tokens)
-        self.slots[slot][start:end] = tokens
-        self.made[slot][start:end] = [adapter] * len(tokens)
-        return self._logits(slot, end, adapter)
+    def forward(self, spans: Sequence[Span]) -> list[Logits]:
+        assert len({span.slot for span in spans}) == len(spans)
+        assert sum(span.wanted for span in spans) <= self.batch
+        answers = [span for span in spans if span.wanted == len(span.tokens)]
+        rows = [span.slot for span in answers for _ in span.tokens]
+        if rows:
+            self.now += self.cost(len(rows))
+            self.passes.append(rows)
+        for span in spans:
+            end = span.start + len(span.tokens)
+            assert end <= len(self.slots[span.slot])
+            self.slots[span.slot][span.start : end] = span.tokens
+            self.made[span.slot][span.start : end] = [span.adapter] * len(span.tokens)
+        return [self._rows(span) for span in spans]
 
-    def decode(
-        self,
-        slots: Sequence[int],
-        positions: Sequence[int],
-        tokens: Sequence[int],
-        adapters: Sequence[str] = (),
-    ) -> Logits:
-        assert len(slots) <= self.batch
-        self.now += self.cost(len(slots))
-        self.passes.append(list(slots))
-        for slot, position, token in zip(slots, positions, tokens, strict=True):
-            assert position < len(self.slots[slot])
-            self.slots[slot][position] = token
-        ends = [position + 1 for position in positions]
-        keys = list(adapters) or [""] * len(slots)
-        for slot, position, key in zip(slots, positions, keys, strict=True):
-            self.made[slot][position] = key
-        places = zip(slots, ends, keys, strict=True)
-        return np.array([self._logits(*place) for place in places])
+    def _rows(self, span: Span) -> Logits:
+        end = span.start + len(span.tokens)
+        ends = range(end - span.wanted + 1, end + 1)
+        rows = [self._logits(span.slot, at, span.adapter) for at in ends]
+        return np.array(rows, np.float32)
 
     def _logits(self, slot: int, end: int, adapter: str) -> Logits:
         if self.text:
@@ -236,6 +231,26 @@ def test_answers_are_the_same_with_guesses_and_without(
         n: _summary(r) for n, r in without.items()
     }
     assert not KnownLookup.alive  # of what has ended nothing is kept
+
+
+def test_a_prompt_and_the_answers_meanwhile_share_their_passes() -> None:
+    """The weights are read once for both; no pass has more rows of logits than there may be."""
+    runner = ToyRunner()
+    engine = _engine(runner)
+    engine.submit(_request("a", (1, 2, 3), 60, SamplingPlan()))
+    engine.step()
+    passes = []
+    forward = runner.forward
+
+    def count(spans: Sequence[Span]) -> list[Logits]:
+        passes.append(sorted(len(span.tokens) > span.wanted for span in spans))
+        return forward(spans)
+
+    runner.forward = count  # type: ignore[method-assign]
+    engine.submit(_request("b", tuple(n % VOCABULARY for n in range(40)), 5, SamplingPlan()))
+    steps = [engine.step() for _ in range(5)]  # of 8 tokens of the prompt
+    assert passes == [[False, True]] * 5
+    assert [{result.request_id for result in results} for results in steps] == [{"a", "b"}] * 5
 
 
 @given(st.lists(PLANS, min_size=2, max_size=4), st.integers(0, 5), st.data())

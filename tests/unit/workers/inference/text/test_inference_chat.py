@@ -13,13 +13,14 @@ from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
 from tests.real.models import CHATML, IM_END, IM_START, make_tokenizer
 from workers.inference.text.chat import ChatFormat
+from workers.text.model_text import ModelText
 
 HELLO = (ChatMessage("system", "be brief"), ChatMessage("user", "hello world"))
 
 
 def _load(directory: Path, template: str | None = CHATML) -> ChatFormat:
     make_tokenizer(directory, template)
-    return ChatFormat.load(directory)
+    return ChatFormat(ModelText.load(directory))
 
 
 def test_the_template_is_applied(tmp_path: Path) -> None:
@@ -60,11 +61,11 @@ def test_without_a_token_after_the_answer_the_named_one_ends_it(
     tmp_path: Path, template: str | None
 ) -> None:
     end = make_tokenizer(tmp_path, template).token_to_id(IM_END)
-    assert ChatFormat.load(tmp_path).stop_ids == {end}
+    assert ChatFormat(ModelText.load(tmp_path)).stop_ids == {end}
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     del config["eos_token"]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    assert ChatFormat.load(tmp_path).stop_ids == frozenset()
+    assert ChatFormat(ModelText.load(tmp_path)).stop_ids == frozenset()
 
 
 def test_a_model_without_template_says_so(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_the_tokenizer_file_decides_not_the_model_type(tmp_path: Path) -> None:
     tokenizer = make_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     text = "e\u0301 12345"
-    ids = ChatFormat.load(tmp_path).encode([ChatMessage("user", text)])
+    ids = ChatFormat(ModelText.load(tmp_path)).encode([ChatMessage("user", text)])
     assert text in tokenizer.decode(list(ids))
 
 
@@ -113,7 +114,7 @@ def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
     make_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
     with pytest.raises(ShammahError) as caught:
-        ChatFormat.load(tmp_path)
+        ChatFormat(ModelText.load(tmp_path))
     assert caught.value.code == "model_corrupt"
 
 
@@ -190,7 +191,7 @@ def test_a_way_out_of_the_sandbox_is_closed(tmp_path: Path, template: str) -> No
 def test_a_template_in_a_file_of_its_own_wins(tmp_path: Path) -> None:
     tokenizer = make_tokenizer(tmp_path, "from the configuration")
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    ids = ChatFormat.load(tmp_path).encode([ChatMessage("user", "hello world")])
+    ids = ChatFormat(ModelText.load(tmp_path)).encode([ChatMessage("user", "hello world")])
     assert list(ids) == tokenizer.encode("hello world").ids
 
 
@@ -198,7 +199,7 @@ def test_of_several_templates_the_default_is_taken(tmp_path: Path) -> None:
     tokenizer = make_tokenizer(tmp_path)
     named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
-    assert list(ChatFormat.load(tmp_path).encode(HELLO)) == tokenizer.encode("yes").ids
+    assert list(ChatFormat(ModelText.load(tmp_path)).encode(HELLO)) == tokenizer.encode("yes").ids
 
 
 def test_marks_of_ours_in_a_message_do_no_harm(tmp_path: Path) -> None:
@@ -212,9 +213,10 @@ def test_transformers_is_not_needed() -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from workers.inference.text.chat import ChatFormat\n"
+        "from workers.text.model_text import ModelText\n"
         "from shammah.models.catalogue import starter_directory\n"
         "from shammah.bus.messages import ChatMessage\n"
-        "ChatFormat.load(starter_directory()).encode([ChatMessage('user', 'hello')])\n"
+        "ChatFormat(ModelText.load(starter_directory())).encode([ChatMessage('user', 'hello')])\n"
         "print(*sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,6 +10,7 @@ from shammah.bus.messages import ChatMessage
 from tests.real.models import CHATML, make_tokenizer
 from workers.inference.text.chat import ChatFormat
 from workers.inference.text.continuation import Blanks, heal
+from workers.text.model_text import ModelText
 
 QUESTION = ChatMessage("user", "hello")
 
@@ -17,7 +18,7 @@ QUESTION = ChatMessage("user", "hello")
 @pytest.fixture
 def chat(tmp_path: Path) -> ChatFormat:
     make_tokenizer(tmp_path, CHATML)
-    return ChatFormat.load(tmp_path)
+    return ChatFormat(ModelText.load(tmp_path))
 
 
 @pytest.mark.parametrize("begun", ["yes", "\nyes", "na\u00efve \U0001f680", "<|im_end|>"])
@@ -35,7 +36,7 @@ def test_the_prompt_is_that_of_the_answer_and_then_its_beginning(
 def test_an_answer_that_has_begun_is_no_thought(tmp_path: Path) -> None:
     thinks = "{% if add_generation_prompt %}{{ '<think>\n' }}{% endif %}"
     tokenizer = make_tokenizer(tmp_path, CHATML + thinks)
-    chat = ChatFormat.load(tmp_path)
+    chat = ChatFormat(ModelText.load(tmp_path))
     ids = chat.encode([QUESTION, ChatMessage("assistant", "yes")])
     assert tokenizer.decode(list(ids)).endswith("<think>\n</think>\n\nyes")
 
