@@ -1,4 +1,4 @@
-"""Is this directory a whole model that can be loaded? Answered before any byte is loaded.
+"""Is this directory or file a whole model that can be loaded? Answered before any byte is loaded.
 
 Half downloads, truncated shards and configurations that belong to other weights are found
 here, from file sizes and headers alone, in milliseconds. No torch, no transformers.
@@ -51,11 +51,11 @@ _CORRECT = "Correct the file if it is yours, or choose another model with --mode
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model that has been found whole: a directory, or a file in it.
+    """A model that has been found whole: a directory, or files in it.
 
-    ``format``: how the weights are stored. ``context_length`` is in tokens, ``weight_bytes`` the
-    size of their files, ``parameters`` the number of weights in them, ``revision`` the commit it
-    was fetched at (empty: not known).
+    ``format``: how the weights are stored; ``weights``: the files, the first one first.
+    ``context_length`` is in tokens, ``weight_bytes`` the size of these files, ``parameters`` the
+    number of weights in them, ``revision`` the commit it was fetched at (empty: not known).
     ``tied``: whether the embedding is also the output layer. ``notices`` are sentences about how
     the files were read, for people. ``shape`` is the configuration's.
     """
@@ -74,13 +74,19 @@ class Checkpoint:
     format: Format = "safetensors"
 
 
-def inspect_checkpoint(directory: Path) -> Checkpoint:
-    """Check everything about a model directory that can be checked without loading it.
+def inspect_checkpoint(path: Path) -> Checkpoint:
+    """Check everything about a model directory, or a GGUF file, that can be checked without
+    loading it.
 
     Raises:
         ShammahError: ``model_incomplete`` (a file is missing), ``model_corrupt`` (a file is
             not what it should be), ``model_config_invalid`` or ``model_unsupported``.
     """
+    if path.is_file():
+        from workers.inference.packages.gguf_checkpoint import inspect_gguf  # it makes a Checkpoint
+
+        return inspect_gguf(path)
+    directory = path
     _check_kinds(directory)
     config = read_configuration(directory)
     architecture = _architecture(config)

@@ -1,0 +1,158 @@
+"""Is this GGUF file, with its further parts, a whole model that generates text?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from shammah.errors import ShammahError
+from shammah.models.catalogue import FETCH_AGAIN, ModelShape
+from workers.inference.packages.checkpoint import Checkpoint
+from workers.inference.packages.gguf import Header, Tensor, read_header
+
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+_MOST_PARTS = 512
+_REVISION = re.compile(r"/snapshots/([0-9a-f]{40})/")
+_ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_LARGEST = 2**32
+
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
+
+_OTHERS = {
+    "clip": "a projector of images",
+    "whisper": "a model of speech",
+    "t5encoder": "an encoder",
+    "wavtokenizer-dec": "a model of sound",
+}
+"""Architectures of what generates no text; embeddings are told by how they pool."""
+
+
+def inspect_gguf(path: Path) -> Checkpoint:
+    """Check everything about a GGUF file that can be checked without its tensors.
+
+    Args:
+        path: the file, or any part of a model in several.
+
+    Raises:
+        ShammahError: ``model_incomplete`` (a part is missing), ``model_corrupt`` or
+            ``model_unsupported``.
+    """
+    parts = tuple(_parts(path))
+    headers = [read_header(part) for part in parts]
+    header, first = headers[0], parts[0]
+    _check_kind(first, header)
+    tensors = _tensors(first, headers)
+    architecture = header.text("general.architecture")
+    shape = _shape(first, header, tensors)
+    revision = _REVISION.search(first.absolute().as_posix())
+    return Checkpoint(
+        directory=first.parent,
+        architecture=architecture,
+        model_type=architecture,
+        context_length=shape.context_length,
+        weights=parts,
+        weight_bytes=sum(part.stat().st_size for part in parts),
+        parameters=sum(tensor.elements for tensor in tensors.values()),
+        revision=revision[1] if revision else "",
+        tied=shape.tied,
+        shape=shape,
+        format="gguf",
+    )
+
+
+def _parts(path: Path) -> Iterator[Path]:
+    """Yield the files of a model, the first one first."""
+    named = _PART.fullmatch(path.name)
+    if named is None:
+        yield path
+        return
+    stem, count = named[1], int(named[3])
+    if not 0 < int(named[2]) <= count <= _MOST_PARTS:
+        _refuse(path, f"cannot be part {int(named[2]):,} of {count:,}")
+    parts = [path.with_name(f"{stem}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
+    missing = [part for part in parts if not part.exists()]
+    if missing:
+        why = f"{len(missing)} of {count} parts are missing"
+        message = f"The model in {path.parent} has no {missing[0].name} ({why})."
+        raise ShammahError("model_incomplete", message, FETCH_AGAIN)
+    yield from parts
+
+
+def _check_kind(path: Path, header: Header) -> None:
+    """Refuse what generates no text."""
+    architecture, kind = header.text("general.architecture"), header.text("general.type")
+    if kind == "adapter":
+        _refuse(path, "holds an adapter, not a model", "Name its base model with --model.")
+    if kind not in ("", "model"):
+        _refuse(path, f"holds no text generation model, but is of the type {kind!r:.40}")
+    if not _ARCHITECTURE.fullmatch(architecture):
+        _refuse(path, f"names no architecture ({architecture!r:.40})")
+    if architecture in _OTHERS:
+        what = _OTHERS[architecture]
+        _refuse(path, f"holds {what} ({architecture}), which generates no text")
+    pools = any(header.numbers(f"{architecture}.pooling_type"))
+    causal = header.numbers(f"{architecture}.attention.causal")
+    if pools or not all(causal):
+        _refuse(path, f"holds a model of embeddings ({architecture}), which generates no text")
+
+
+def _tensors(first: Path, headers: list[Header]) -> dict[str, Tensor]:
+    """Return the tensors of all parts by their names."""
+    every = [tensor for header in headers for tensor in header.tensors]
+    tensors = {tensor.name: tensor for tensor in every}
+    parts = headers[0].numbers("split.count")
+    if parts and parts[0] > 1 and parts[0] != len(headers):
+        why = f"is one of {parts[0]:,} parts, but its name does not say so"
+        _refuse(first, why, "Give the parts the names under which they were published.")
+    stated = headers[0].numbers("split.tensors.count")
+    if len(tensors) < len(every) or (len(headers) > 1 and stated and stated[0] != len(every)):
+        _damaged(first, f"and its parts hold {len(every):,} tensors, which do not fit together")
+    if not tensors:
+        _refuse(first, "holds no weights, only a vocabulary")
+    if _EMBEDDING not in tensors:
+        _refuse(first, f"holds no text generation model: it has no {_EMBEDDING}")
+    return tensors
+
+
+def _shape(path: Path, header: Header, tensors: dict[str, Tensor]) -> ModelShape:
+    prefix = header.text("general.architecture")
+
+    def stated(key: str, default: int | None = None) -> int:
+        """The largest, where the layers differ."""
+        values = header.numbers(f"{prefix}.{key}")
+        value = max(values, default=default)
+        if type(value) is not int or not 0 <= value < _LARGEST or (default is None and not value):
+            told = "does not say" if value is None else f"gives {value!r:.40} as"
+            _damaged(path, f"{told} {prefix}.{key}")
+        return value or default or 0
+
+    hidden = stated("embedding_length")
+    heads = stated("attention.head_count", 1)
+    table = tensors[_EMBEDDING].shape
+    if len(table) != 2 or table[1] != hidden:
+        _damaged(path, f"says {hidden} numbers a token, but its {_EMBEDDING} has {table!r}")
+    shape = ModelShape(
+        layers=stated("block_count"),
+        hidden=hidden,
+        intermediate=stated("feed_forward_length", 4 * hidden),
+        heads=heads,
+        kv_heads=stated("attention.head_count_kv", heads),
+        head_dim=stated("attention.key_length", max(1, hidden // heads)),
+        vocabulary=table[0],
+        context_length=stated("context_length"),
+        tied=_HEAD not in tensors,
+    )
+    if shape.layers > len(tensors):
+        _damaged(path, f"says {shape.layers} layers, but holds {len(tensors)} tensors")
+    return shape
+
+
+def _refuse(path: Path, why: str, hint: str = "") -> NoReturn:
+    hint = hint or "Choose another model with --model."
+    raise ShammahError("model_unsupported", f"{path.name} {why}.", hint)
+
+
+def _damaged(path: Path, why: str) -> NoReturn:
+    raise ShammahError("model_corrupt", f"{path.name} {why}.", FETCH_AGAIN)
