@@ -11,11 +11,20 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from shammah.bus.messages import NotAvailable
 from shammah.bus.record import record
 from shammah.errors import ExitCode, ShammahError
 from shammah.models.cgroups import memory_limits
+from shammah.models.gguf_files import (
+    ENDING,
+    check_app_name,
+    find_app_file,
+    is_app_name,
+    list_gguf,
+    only_gguf,
+)
 from shammah.storage.paths import hub_cache
 
 GIB = 1024**3
@@ -136,6 +145,7 @@ CATALOGUE = (
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_HUB_FILE = re.compile(rf"(?:[\w.+ -]+/)?[\w.+ -]{{1,180}}{re.escape(ENDING)}", re.ASCII)
 _COMMIT = re.compile(r"\w{1,64}", re.ASCII)
 
 
@@ -143,7 +153,8 @@ _COMMIT = re.compile(r"\w{1,64}", re.ASCII)
 class LocatedModel:
     """A model that is on this disk.
 
-    ``name`` is what people call it; ``fallback`` marks one that takes the place of ``wanted``
+    ``name`` is what people call it, ``directory`` where it is: a directory, or a GGUF file;
+    ``fallback`` marks one that takes the place of ``wanted``
     until that is here.
     """
 
@@ -162,6 +173,9 @@ def followable_hints(located: LocatedModel) -> Iterator[None]:
     except ShammahError as error:
         if error.hint == FETCH_AGAIN and os.path.isabs(located.wanted):
             error.hint = f"Correct it in {located.directory}, or choose another model with --model."
+        elif error.hint == FETCH_AGAIN and is_app_name(located.wanted):
+            program = located.wanted.partition(":")[0]
+            error.hint = f"Download it again with {program}, or choose another model with --model."
         raise
 
 
@@ -169,8 +183,8 @@ def followable_hints(located: LocatedModel) -> Iterator[None]:
 class MissingModel:
     """A model of the Hub that is not known to be whole on this disk.
 
-    ``present`` is a snapshot of it that some other program has made; ``fallback`` may answer
-    until it is here.
+    ``present`` is a snapshot (or a file) of it that some other program has made; ``fallback`` may
+    answer until it is here.
     """
 
     model_id: str
@@ -238,7 +252,13 @@ def hub_model(
     if wanted == AUTO:
         selected = select_model(memory, permissive=permissive, gpu_memory=gpu_memory)
         return selected.model_id if selected else None
-    return None if wanted == STARTER or os.path.isabs(wanted) else model_id_of(wanted)
+    return model_id_of(wanted) if is_of_hub(wanted) else None
+
+
+def is_of_hub(wanted: str) -> bool:
+    """Whether a name means a model of the Hub (or ``auto``), and no directory, file or model of
+    another program."""
+    return wanted != STARTER and not os.path.isabs(wanted) and not is_app_name(wanted)
 
 
 def is_choice(wanted: str) -> bool:
@@ -247,13 +267,15 @@ def is_choice(wanted: str) -> bool:
 
 
 def model_names(environ: Mapping[str, str]) -> list[str]:
-    """The models that can be named: what can be chosen, and what is in the cache."""
+    """The models that can be named: what can be chosen, what is in the cache, and the GGUF files
+    of other programs."""
     try:
         folders = sorted(os.listdir(hub_cache(environ)))
     except OSError:
         folders = []
     cached = [name[8:].replace("--", "/") for name in folders if name.startswith("models--")]
-    return [AUTO, STARTER, *(model.size for model in CATALOGUE), *cached]
+    files = [file.name for file in list_gguf(environ)]
+    return [AUTO, STARTER, *(model.size for model in CATALOGUE), *cached, *files]
 
 
 def check_model_name(wanted: str) -> None:
@@ -262,22 +284,29 @@ def check_model_name(wanted: str) -> None:
     Raises:
         ShammahError: ``model_unknown``.
     """
-    if not is_choice(wanted) and not os.path.isabs(wanted):
+    if is_app_name(wanted):
+        check_app_name(wanted)
+    elif not is_choice(wanted) and not os.path.isabs(wanted):
         check_hub_id(wanted)
 
 
-def check_directory(wanted: str) -> None:
-    """Refuse a directory that holds no model, before another one is given up for it.
+def check_local(wanted: str, environ: Mapping[str, str]) -> None:
+    """Refuse what should be on this disk and is no model, before another one is given up for it.
 
     Raises:
-        ShammahError: ``model_not_found``.
+        ShammahError: ``model_not_found``, or see `find_app_file`.
     """
-    directory = Path(wanted)
-    if not is_choice(wanted) and directory.is_absolute():
-        if not directory.is_dir():
-            raise no_model(directory, "no such directory")
-        if not (directory / "config.json").exists():
-            raise no_model(directory, "no config.json")
+    path = Path(wanted)
+    if is_app_name(wanted):
+        find_app_file(wanted, environ)
+    elif not is_choice(wanted) and path.is_absolute() and not path.is_file():
+        if not path.is_dir():
+            raise no_model(path, "no such directory")
+        if not only_gguf(path) and not (path / "config.json").exists():
+            raise no_model(path, "no config.json")
+
+
+_GIVE = "Give a directory with config.json and safetensors files, or a GGUF file."
 
 
 def no_model(directory: Path, why: str) -> ShammahError:
@@ -285,22 +314,25 @@ def no_model(directory: Path, why: str) -> ShammahError:
     return ShammahError(
         "model_not_found",
         f"No model found in {directory} ({why}).",
-        "Give a directory with config.json and safetensors files.",
+        _GIVE,
     )
 
 
 def check_hub_id(wanted: str) -> None:
-    """Refuse what cannot be ``owner/name`` on the Hub.
+    """Refuse what cannot be ``owner/name``, or ``owner/name:FILE.gguf``, on the Hub.
 
     Raises:
         ShammahError: ``model_unknown``.
     """
-    if not _HUB_ID.fullmatch(wanted) or ".." in wanted:
+    model_id, colon, file = wanted.partition(":")
+    known = _HUB_ID.fullmatch(model_id) and (not colon or _HUB_FILE.fullmatch(file))
+    if not known or ".." in wanted:
         sizes = ", ".join(model.size for model in CATALOGUE)
         raise ShammahError(
             "model_unknown",
             f"There is no model {wanted!r}.",
-            f"Use auto, starter, {sizes}, a Hub id (owner/name) or a directory.",
+            f"Use auto, starter, {sizes}, a Hub id (owner/name or owner/name:FILE.gguf), a "
+            "directory, a GGUF file, ollama:NAME or lmstudio:PUBLISHER/REPO.",
             exit_code=ExitCode.USAGE,
         )
 
@@ -316,17 +348,21 @@ def is_offline(environ: Mapping[str, str]) -> bool:
 
 
 def cached_snapshot(cache: Path, model_id: str) -> Path | None:
-    """The snapshot of ``model_id`` that ``refs/main`` names, if it is there.
+    """The snapshot of ``model_id`` that ``refs/main`` names, if it is there; of
+    ``owner/name:FILE.gguf`` the file.
 
     Whether it is complete is for the loader to check: the library keeps half snapshots.
     """
+    model_id, _, file = model_id.partition(":")
     repository = cache / f"models--{model_id.replace('/', '--')}"
     try:
         revision = (repository / "refs" / "main").read_text("ascii").strip()
     except (OSError, UnicodeDecodeError):
         return None
     snapshot = repository / "snapshots" / revision
-    return snapshot if _COMMIT.fullmatch(revision) and (snapshot / "config.json").exists() else None
+    if not _COMMIT.fullmatch(revision) or not (snapshot / (file or "config.json")).exists():
+        return None
+    return snapshot / file if file else snapshot
 
 
 def locate_model(
@@ -339,34 +375,33 @@ def locate_model(
     is_whole: Callable[[Path], bool],
     permissive: bool = False,
     gpu_memory: int = 0,
+    environ: Mapping[str, str] = MappingProxyType({}),
 ) -> LocatedModel | MissingModel | NotAvailable:
     """Where the model that ``wanted`` means lies on this disk.
 
     Args:
-        wanted: ``auto``, ``starter``, a size, a Hub id or an absolute directory.
+        wanted: ``auto``, ``starter``, a size, a Hub id, an absolute path or a name in another
+            program.
         memory: bytes, for ``auto``.
         cache: the Hugging Face cache.
         starter: the starter's directory.
         fallback: whether a smaller model that is here, the starter at least, may take the place
             of an automatic choice that is not.
-        is_whole: whether a snapshot has been fetched to its end and verified.
+        is_whole: whether a snapshot (or a file of one) has been fetched to its end and verified.
         permissive: whether ``auto`` leaves out what may not be used commercially.
         gpu_memory: bytes of a CUDA GPU, for ``auto``; 0: there is none.
+        environ: says where other programs keep their models.
 
     Raises:
-        ShammahError: ``model_unknown`` or ``model_not_found``.
+        ShammahError: ``model_unknown``, ``model_not_found``, or see `find_app_file`.
     """
     check_model_name(wanted)
     if wanted == STARTER:
         return _located_starter(starter)
+    if is_app_name(wanted):
+        return LocatedModel(wanted, find_app_file(wanted, environ), wanted)
     if os.path.isabs(wanted):
-        if not os.path.isdir(wanted):
-            raise ShammahError(
-                "model_not_found",
-                f"No model directory {wanted}.",
-                "Give a directory with config.json and safetensors files.",
-            )
-        return LocatedModel(os.path.basename(wanted), Path(wanted), wanted)
+        return _located_path(Path(wanted))
     model_id = hub_model(wanted, memory, permissive=permissive, gpu_memory=gpu_memory)
     chosen = wanted == AUTO and fallback
     if not model_id:
@@ -393,6 +428,15 @@ def largest_below(
     if model_id == STARTER or not starter.is_dir():
         return None
     return LocatedModel(STARTER, starter, model_id, fallback=True)
+
+
+def _located_path(path: Path) -> LocatedModel:
+    if path.is_dir():
+        return LocatedModel(path.name, only_gguf(path) or path, str(path))
+    if path.is_file() and path.suffix == ENDING:
+        return LocatedModel(path.name, path, str(path))
+    what = "file" if path.suffix == ENDING else "directory"
+    raise ShammahError("model_not_found", f"No model {what} {path}.", _GIVE)
 
 
 def _located_starter(starter: Path) -> LocatedModel:

@@ -17,6 +17,7 @@ from typing import Any
 from shammah.bus.record import record
 from shammah.errors import ExitCode, ShammahError
 from shammah.models.catalogue import is_choice
+from shammah.models.gguf_files import ENDING
 from shammah.settings.model import (
     AT_LEAST,
     CHOICES,
@@ -112,10 +113,14 @@ def examine_text(
     settings: Settings = _build(Settings(file.parent), document, (), faults)
     _check_patterns(settings.privacy, faults)
     named = settings.model
-    if not is_choice(named) and (named.startswith(("~", ".", "/")) or os.path.isdir(named)):
+    if not is_choice(named) and (named.startswith(("~", ".", "/")) or _is_path(named)):
         # The worker has another working directory.
         settings = replace(settings, model=os.path.abspath(os.path.expanduser(named)))
     return settings, [_located(fault, text, file, environ) for fault in faults]
+
+
+def _is_path(named: str) -> bool:
+    return os.path.isdir(named) or (named.endswith(ENDING) and ":" not in named)
 
 
 # --- the file -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from types import MappingProxyType
 
 from shammah.bus.messages import Identity
+from shammah.models.gguf_files import OLLAMA
 from shammah.settings.model import CloudSettings, PrivacySettings, Settings
 from shammah.storage.paths import hub_cache
 
@@ -73,6 +74,8 @@ def _identifying(
         parts |= {"model": settings.model, "HF_HOME": str(hub_cache(environ))}
         parts |= {f"inference.{name}": str(getattr(own, name)) for name in names}
         parts["inference.quantization"] = own.quantization
+        if settings.model.startswith(OLLAMA):
+            parts["OLLAMA_MODELS"] = environ.get("OLLAMA_MODELS", "")
         parts["licence"] = f"permissive={settings.permissive and settings.model == 'auto'}"
         return settings.model, parts
     if role == "cloud":

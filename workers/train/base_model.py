@@ -69,6 +69,7 @@ def locate(wanted: str, settings: Settings, environ: Mapping[str, str]) -> Locat
         is_whole=is_complete,
         permissive=settings.permissive,
         gpu_memory=machine.gpu_memory,
+        environ=environ,
     )
     match found:
         case MissingModel(model_id):
@@ -77,6 +78,9 @@ def locate(wanted: str, settings: Settings, environ: Mapping[str, str]) -> Locat
             raise ShammahError("model_not_found", why, hint)
         case NotAvailable(reason, hint):
             raise ShammahError("model_not_found", reason, hint)
+    if found.directory.is_file():
+        why = f"{found.name} is a GGUF file, whose weights cannot be trained."
+        raise ShammahError("model_unsupported", why, "Name its original repository with --model.")
     return found
 
 

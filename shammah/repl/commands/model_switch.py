@@ -20,10 +20,10 @@ from shammah.chat.session import Session
 from shammah.errors import ShammahError
 from shammah.models.catalogue import (
     AUTO,
-    STARTER,
     cached_snapshot,
-    check_directory,
+    check_local,
     check_model_name,
+    is_of_hub,
     model_id_of,
 )
 from shammah.settings.load import load_settings
@@ -64,7 +64,7 @@ class ModelSwitch:
         settings = load_settings(os.environ, wanted)
         model, now = settings.model, self._session.settings.model
         check_model_name(model)
-        check_directory(model)
+        check_local(model, os.environ)
         if model == now:
             self.leave()
             return f"The local model is already {model}."
@@ -143,7 +143,7 @@ class ModelSwitch:
 
     def _plan(self, model: str, *, force: bool) -> FetchPlan | None:
         """Return what has to be downloaded; ``None``: the worker finds out."""
-        if model in (AUTO, STARTER) or os.path.isabs(model):
+        if model == AUTO or not is_of_hub(model):
             return None
         from shammah.models.machine import look
         from shammah.supervision.plan import Place, make_plan

@@ -21,7 +21,7 @@ from shammah.models.catalogue import (
     MissingModel,
     cached_snapshot,
     catalogue_model,
-    check_directory,
+    check_local,
     check_model_name,
     followable_hints,
     hub_model,
@@ -474,13 +474,13 @@ def test_the_starter_of_this_installation_is_inside_it() -> None:
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShammahError, match=r"no config\.json"):
-        check_directory(str(tmp_path))
+        check_local(str(tmp_path), {})
     with pytest.raises(ShammahError, match="no such directory"):
-        check_directory(str(tmp_path / "nowhere"))
+        check_local(str(tmp_path / "nowhere"), {})
     (tmp_path / "config.json").write_text("{}")
-    check_directory(str(tmp_path))
+    check_local(str(tmp_path), {})
     for named in ("auto", "starter", "3B", "owner/name"):
-        check_directory(named)
+        check_local(named, {})
 
 
 def test_what_is_ones_own_is_not_to_be_fetched_again(tmp_path: Path) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN, ModelShape
+from shammah.models.gguf_files import part_names
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.packages.gguf import Header, Tensor, read_header
 
-_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
-_MOST_PARTS = 512
 _REVISION = re.compile(r"/snapshots/([0-9a-f]{40})/")
 _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LARGEST = 2**32
@@ -39,7 +37,7 @@ def inspect_gguf(path: Path) -> Checkpoint:
         ShammahError: ``model_incomplete`` (a part is missing), ``model_corrupt`` or
             ``model_unsupported``.
     """
-    parts = tuple(_parts(path))
+    parts = _parts(path)
     headers = [read_header(part) for part in parts]
     header, first = headers[0], parts[0]
     _check_kind(first, header)
@@ -62,22 +60,15 @@ def inspect_gguf(path: Path) -> Checkpoint:
     )
 
 
-def _parts(path: Path) -> Iterator[Path]:
-    """Yield the files of a model, the first one first."""
-    named = _PART.fullmatch(path.name)
-    if named is None:
-        yield path
-        return
-    stem, count = named[1], int(named[3])
-    if not 0 < int(named[2]) <= count <= _MOST_PARTS:
-        _refuse(path, f"cannot be part {int(named[2]):,} of {count:,}")
-    parts = [path.with_name(f"{stem}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
+def _parts(path: Path) -> tuple[Path, ...]:
+    """Return the files of a model, the first one first."""
+    parts = tuple(path.with_name(name) for name in part_names(path.name))
     missing = [part for part in parts if not part.exists()]
     if missing:
-        why = f"{len(missing)} of {count} parts are missing"
+        why = f"{len(missing)} of {len(parts)} parts are missing"
         message = f"The model in {path.parent} has no {missing[0].name} ({why})."
         raise ShammahError("model_incomplete", message, FETCH_AGAIN)
-    yield from parts
+    return parts
 
 
 def _check_kind(path: Path, header: Header) -> None:

@@ -23,6 +23,7 @@ from shammah.models.catalogue import (
     Machine,
     MissingModel,
     followable_hints,
+    is_of_hub,
     largest_below,
     locate_model,
     starter_directory,
@@ -70,6 +71,7 @@ def find_model(
         is_whole=is_complete,
         permissive=settings.permissive,
         gpu_memory=machine.gpu_memory,
+        environ=environ,
     )
 
 
@@ -259,7 +261,7 @@ class Bootstrap:
         try:
             return self._load(located)
         except ShammahError as error:
-            of_the_hub = located.name == located.wanted and "/" in located.name
+            of_the_hub = located.name == located.wanted and is_of_hub(located.name)
             if self._source is None or not of_the_hub or error.code not in REPAIRABLE:
                 raise
             log.warning("%s is damaged, and is repaired: %s", located.name, error)
