@@ -67,23 +67,26 @@ class ModelShape:
 
 @record
 class CatalogueModel:
-    """A Qwen2.5-Instruct model as its authors publish it.
+    """A model of the Qwen family as its authors publish it.
 
-    ``parameters`` follows from ``shape`` (a test does the sum). ``memory_from`` is the least
-    total memory, in GiB, for which it is the automatic choice.
+    ``size`` is what people name it by. ``parameters`` follows from ``shape`` (a test does the sum).
+    ``memory_from`` is the least total memory, in GiB, for which it is the automatic choice; 0: it
+    is only taken by name. ``head_copied``: the files hold a tied table twice.
     """
 
     size: str
     model_id: str
     parameters: int
     shape: ModelShape
-    licence: str
-    memory_from: int
+    licence: str = "apache-2.0"
+    memory_from: int = 0
+    head_copied: bool = False
 
     @property
     def download_bytes(self) -> int:
         """The tensors of the bf16 safetensors; the files' headers are some 10 kB more."""
-        return 2 * self.parameters
+        copied = self.shape.vocabulary * self.shape.hidden if self.head_copied else 0
+        return 2 * (self.parameters + copied)
 
     @property
     def permissive(self) -> bool:
@@ -109,39 +112,67 @@ class Machine:
     mps: bool = False
 
 
-def _qwen(size: str, parameters: int, memory_from: int, shape: str) -> CatalogueModel:
-    """One row: ``shape`` holds what `ModelShape` does, in its order, but for ``tied``."""
+def _shape(numbers: str, *, tied: bool) -> ModelShape:
+    """``numbers`` are those of `ModelShape`, in its order."""
     layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary, context = map(
-        int, shape.split()
+        int, numbers.split()
     )
+    return ModelShape(
+        layers,
+        hidden,
+        intermediate=intermediate,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocabulary=vocabulary,
+        context_length=context,
+        tied=tied,
+    )
+
+
+def _qwen2_5(size: str, parameters: int, memory_from: int, numbers: str) -> CatalogueModel:
     return CatalogueModel(
         size,
         f"Qwen/Qwen2.5-{size}-Instruct",
         parameters,
-        ModelShape(
-            layers,
-            hidden,
-            intermediate=intermediate,
-            heads=heads,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            vocabulary=vocabulary,
-            context_length=context,
-            tied=parameters < 7e9,
-        ),
+        _shape(numbers, tied=parameters < 7e9),
         licence="qwen-research" if size == "3B" else "apache-2.0",
         memory_from=memory_from,
     )
 
 
-CATALOGUE = (
-    _qwen("0.5B", 494_032_768, 3, "24 896 4864 14 2 64 151936 32768"),
-    _qwen("1.5B", 1_543_714_304, 6, "28 1536 8960 12 2 128 151936 32768"),
-    _qwen("3B", 3_085_938_688, 12, "36 2048 11008 16 2 128 151936 32768"),
-    _qwen("7B", 7_615_616_512, 24, "28 3584 18944 28 4 128 152064 32768"),
-    _qwen("14B", 14_770_033_664, 48, "48 5120 13824 40 8 128 152064 32768"),
+def _qwen3(size: str, parameters: int, numbers: str, memory_from: int = 0) -> CatalogueModel:
+    return CatalogueModel(
+        f"qwen3-{size.lower()}",
+        f"Qwen/Qwen3-{size}",
+        parameters,
+        _shape(numbers, tied=parameters < 8e9),
+        memory_from=memory_from,
+        head_copied=parameters < 4e9,
+    )
+
+
+QWEN2_5 = (
+    _qwen2_5("0.5B", 494_032_768, 3, "24 896 4864 14 2 64 151936 32768"),
+    _qwen2_5("1.5B", 1_543_714_304, 6, "28 1536 8960 12 2 128 151936 32768"),
+    _qwen2_5("3B", 3_085_938_688, 12, "36 2048 11008 16 2 128 151936 32768"),
+    _qwen2_5("7B", 7_615_616_512, 24, "28 3584 18944 28 4 128 152064 32768"),
+    _qwen2_5("14B", 14_770_033_664, 48, "48 5120 13824 40 8 128 152064 32768"),
 )
-"""Smallest first. The cut points 12, 24 and 48 are the original's; below 3 GiB: cloud only."""
+"""What ``auto`` chooses from, smallest first. The cut points 12, 24 and 48 are the original's;
+below 3 GiB: cloud only."""
+
+QWEN3 = (
+    _qwen3("0.6B", 596_049_920, "28 1024 3072 16 8 128 151936 40960"),
+    _qwen3("1.7B", 1_720_574_976, "28 2048 6144 16 8 128 151936 40960"),
+    _qwen3("4B", 4_022_468_096, "36 2560 9728 32 8 128 151936 40960", memory_from=12),
+    _qwen3("8B", 8_190_735_360, "36 4096 12288 32 8 128 151936 40960"),
+    _qwen3("14B", 14_768_307_200, "40 5120 17408 40 8 128 151936 40960"),
+)
+"""They can think before they answer. auto takes 4B where 3B's licence is not wanted."""
+
+CATALOGUE = tuple(sorted((*QWEN2_5, *QWEN3), key=lambda model: model.parameters))
+"""Smallest first."""
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
@@ -197,17 +228,23 @@ def select_model(
 ) -> CatalogueModel | None:
     """The largest model for ``total_memory`` bytes; ``None``: too little for any.
 
-    ``permissive`` leaves out what may not be used commercially. A GPU of ``gpu_memory`` bytes
-    can make the choice larger, never smaller.
+    A GPU of ``gpu_memory`` bytes can make the choice larger, never smaller.
     """
     gib = total_memory // GIB
     fitting = [
         model
-        for model in CATALOGUE
-        if (model.permissive or not permissive)
-        and (model.memory_from <= gib or fits_gpu(model.parameters, gpu_memory))
+        for model in choices(permissive=permissive)
+        if model.memory_from <= gib or fits_gpu(model.parameters, gpu_memory)
     ]
     return fitting[-1] if fitting else None
+
+
+def choices(*, permissive: bool) -> tuple[CatalogueModel, ...]:
+    """What ``auto`` chooses from, smallest first; ``permissive``: nothing that may not be used
+    commercially."""
+    if not permissive:
+        return QWEN2_5
+    return tuple(model for model in CATALOGUE if model.memory_from and model.permissive)
 
 
 def fits_gpu(parameters: int, gpu_memory: int, *, quantized: bool = False) -> bool:
@@ -237,7 +274,7 @@ def catalogue_model(model_id: str) -> CatalogueModel | None:
 
 
 def model_id_of(wanted: str) -> str:
-    """The Hub id that a size stands for; anything else is returned as it is."""
+    """The Hub id that a size or a short name stands for; anything else is returned as it is."""
     for model in CATALOGUE:
         if model.size.lower() == wanted.lower():
             return model.model_id
@@ -275,7 +312,7 @@ def model_names(environ: Mapping[str, str]) -> list[str]:
         folders = []
     cached = [name[8:].replace("--", "/") for name in folders if name.startswith("models--")]
     files = [file.name for file in list_gguf(environ)]
-    return [AUTO, STARTER, *(model.size for model in CATALOGUE), *cached, *files]
+    return [AUTO, STARTER, *(model.size for model in (*QWEN2_5, *QWEN3)), *cached, *files]
 
 
 def check_model_name(wanted: str) -> None:
@@ -327,7 +364,7 @@ def check_hub_id(wanted: str) -> None:
     model_id, colon, file = wanted.partition(":")
     known = _HUB_ID.fullmatch(model_id) and (not colon or _HUB_FILE.fullmatch(file))
     if not known or ".." in wanted:
-        sizes = ", ".join(model.size for model in CATALOGUE)
+        sizes = ", ".join(model.size for model in (*QWEN2_5, *QWEN3))
         raise ShammahError(
             "model_unknown",
             f"There is no model {wanted!r}.",
@@ -380,8 +417,8 @@ def locate_model(
     """Where the model that ``wanted`` means lies on this disk.
 
     Args:
-        wanted: ``auto``, ``starter``, a size, a Hub id, an absolute path or a name in another
-            program.
+        wanted: ``auto``, ``starter``, a size or short name, a Hub id, an absolute path or a name in
+            another program.
         memory: bytes, for ``auto``.
         cache: the Hugging Face cache.
         starter: the starter's directory.

@@ -131,7 +131,7 @@ class Settings:
 
     home: Path
     model: str = "auto"
-    """auto (by memory), starter, a size (0.5B, 1.5B, 3B, 7B, 14B), a Hub id or a directory."""
+    """auto (by memory), starter, a size (0.5B to 14B, qwen3-4b), a Hub id or a directory."""
     licence: str = "any"
     """any, or permissive: then auto chooses no model whose licence forbids commercial use."""
     system: str = ""

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from shammah.bus.transfers import FetchPlan
 from shammah.errors import ShammahError
 from shammah.models.catalogue import (
-    CATALOGUE,
     GIB,
     CatalogueModel,
     Machine,
     ModelShape,
     catalogue_model,
+    choices,
     fits_gpu,
 )
 from shammah.models.footprint import (
@@ -274,14 +274,13 @@ def _facts(found: FetchPlan) -> tuple[ModelShape, int, str]:
 
 
 def _smaller(found: FetchPlan, parameters: int, place: Place) -> CatalogueModel | None:
-    """Find the largest model of the catalogue that is smaller than ``found`` and fits."""
+    """Find the largest of what ``auto`` chooses from that is smaller than ``found`` and fits."""
     room = found.disk_free - found.disk_reserve
-    for model in reversed(CATALOGUE):
+    for model in reversed(choices(permissive=place.permissive)):
         if model.parameters >= (parameters or found.total // 2):
             continue
         need = need_of(model.shape, model.parameters, place)
-        allowed = model.permissive or not place.permissive
-        if allowed and model.download_bytes <= room and need.context_fits >= need.least_context:
+        if model.download_bytes <= room and need.context_fits >= need.least_context:
             return model
     return None
 

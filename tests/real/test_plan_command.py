@@ -16,7 +16,7 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from shammah.models.catalogue import CATALOGUE, CatalogueModel, select_model, total_memory
+from shammah.models.catalogue import QWEN2_5, CatalogueModel, select_model, total_memory
 from tests.fakes import command
 from tests.fakes.command import Ran
 from tests.fakes.hub import StandInHub
@@ -24,7 +24,7 @@ from tests.fakes.sandbox import Sandbox, online
 from tests.real.models import write_checkpoint
 from tests.unit.supervision.test_plan import config_of
 
-HALF, ONE_AND_A_HALF, THREE, SEVEN, FOURTEEN = CATALOGUE
+HALF, ONE_AND_A_HALF, THREE, SEVEN, FOURTEEN = QWEN2_5
 WEIGHTS = "model.safetensors"
 LIMIT_S = 60
 TERABYTE = 10**12

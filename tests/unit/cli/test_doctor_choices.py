@@ -25,7 +25,10 @@ def test_what_fits_in_8_bits_and_is_not_taken_is_named_with_its_speed() -> None:
         "3B: the largest that leaves room for other programs in 23.5 GiB of memory "
         "(from 12 GiB; 7B: 24 GiB)"
     )
-    assert [line.partition(" ")[0] for line in sizes] == ["0.5B", "1.5B", "3B", "7B", "14B"]
+    assert [line.partition(" ")[0] for line in sizes] == [
+        *("0.5B", "qwen3-0.6b", "1.5B", "qwen3-1.7b", "3B"),
+        *("qwen3-4b", "7B", "qwen3-8b", "qwen3-14b", "14B"),
+    ]
     assert "7B fits (8-bit weights, 7.6 GiB, 2.5 tokens/s at most)" in sizes
     assert take == "to change it: `shammah models use SIZE`"
 
@@ -38,7 +41,8 @@ def test_what_does_not_fit_is_said() -> None:
 
 def test_a_licence_that_is_not_wanted() -> None:
     first, *sizes = told(Machine(16 * GIB), licence="permissive")
-    assert first.startswith("1.5B: ")
+    assert first.startswith("qwen3-4b: ")
+    assert "(from 12 GiB; 7B: 24 GiB)" in first
     assert any(line.startswith("3B fits") and "ruled out" in line for line in sizes)
 
 

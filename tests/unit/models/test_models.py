@@ -16,6 +16,8 @@ from shammah.models.catalogue import (
     CATALOGUE,
     FETCH_AGAIN,
     GIB,
+    QWEN2_5,
+    QWEN3,
     CatalogueModel,
     LocatedModel,
     MissingModel,
@@ -63,32 +65,39 @@ class TestTheChoiceByMemory:
 
     def test_one_byte_below_a_cut_point_is_below_it(self) -> None:
         assert select_model(3 * GIB - 1) is None
-        assert select_model(3 * GIB) is CATALOGUE[0]
+        assert select_model(3 * GIB) is QWEN2_5[0]
 
     def test_more_memory_never_chooses_less(self) -> None:
         chosen = [select_model(gib * GIB) for gib in range(3, 64)]
         sizes = [model.parameters for model in chosen if model]
         assert sizes == sorted(sizes)
 
-    def test_the_catalogue_is_sorted_and_says_what_a_download_costs(self) -> None:
-        assert [model.memory_from for model in CATALOGUE] == [3, 6, 12, 24, 48]
+    def test_the_catalogue_is_sorted_and_has_what_auto_chooses_from(self) -> None:
+        assert [model.memory_from for model in QWEN2_5] == [3, 6, 12, 24, 48]
+        assert sorted(CATALOGUE, key=lambda model: model.parameters) == list(CATALOGUE)
+        assert {*CATALOGUE} == {*QWEN2_5, *QWEN3}
         for model in CATALOGUE:
-            assert model.model_id.startswith("Qwen/Qwen2.5-")
-            assert model.size in model.model_id
-            assert model.download_bytes == 2 * model.parameters
-            assert float(model.size.removesuffix("B")) == pytest.approx(
-                model.parameters / 1e9, rel=0.1
-            )
+            size = model.size.removeprefix("qwen3-").upper()
+            assert model.model_id in (f"Qwen/Qwen2.5-{size}-Instruct", f"Qwen/Qwen3-{size}")
+            assert float(size.removesuffix("B")) == pytest.approx(model.parameters / 1e9, rel=0.1)
 
     @pytest.mark.parametrize(
-        ("gib", "size"), [(6, "1.5B"), (12, "1.5B"), (23.99, "1.5B"), (24, "7B"), (48, "14B")]
+        ("gib", "size"),
+        [(6, "1.5B"), (11.99, "1.5B"), (12, "qwen3-4b"), (23.99, "qwen3-4b"), (24, "7B")],
     )
-    def test_a_permissive_choice_skips_what_is_not_for_commercial_use(
+    def test_a_permissive_choice_has_another_for_what_is_not_for_commercial_use(
         self, gib: float, size: str
     ) -> None:
         selected = select_model(int(gib * GIB), permissive=True)
         assert selected is not None
         assert (selected.size, selected.licence) == (size, "apache-2.0")
+
+    def test_no_other_of_qwen3_is_chosen_by_memory(self) -> None:
+        for permissive in (False, True):
+            chosen = [select_model(gib * GIB, permissive=permissive) for gib in range(3, 99)]
+            assert {model.size for model in chosen if model in QWEN3} == (
+                {"qwen3-4b"} if permissive else set()
+            )
 
     @pytest.mark.parametrize(
         ("gib", "gpu_gib", "size"),
@@ -113,10 +122,13 @@ class TestTheChoiceByMemory:
     def test_the_parameters_follow_from_the_shape(self, model: CatalogueModel) -> None:
         shape = model.shape
         attention, kept = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        # Qwen2 has biases on query, key and value, Qwen3 a norm for the heads of two of them.
+        extra = 2 * shape.head_dim if model in QWEN3 else attention + 2 * kept
         layer = (
-            (shape.hidden + 1) * attention  # query, with a bias
-            + 2 * (shape.hidden + 1) * kept  # key and value, with biases
+            shape.hidden * attention  # query
+            + 2 * shape.hidden * kept  # key and value
             + attention * shape.hidden  # output
+            + extra
             + 3 * shape.hidden * shape.intermediate  # gate, up and down
             + 2 * shape.hidden  # two norms
         )
@@ -128,15 +140,26 @@ class TestTheChoiceByMemory:
     @pytest.mark.parametrize("model", CATALOGUE, ids=lambda model: model.size)
     def test_a_shape_is_of_one_piece(self, model: CatalogueModel) -> None:
         shape = model.shape
-        assert shape.hidden == shape.heads * shape.head_dim
         assert shape.heads % shape.kv_heads == 0
-        assert shape.context_length == 32_768
-        assert shape.tied is (model.size in ("0.5B", "1.5B", "3B"))
+        if model in QWEN3:
+            assert (shape.head_dim, shape.kv_heads, shape.context_length) == (128, 8, 40_960)
+            assert shape.tied is (model.size in ("qwen3-0.6b", "qwen3-1.7b", "qwen3-4b"))
+        else:
+            assert shape.hidden == shape.heads * shape.head_dim
+            assert shape.context_length == 32_768
+            assert shape.tied is (model.size in ("0.5B", "1.5B", "3B"))
 
     @pytest.mark.parametrize(
-        ("size", "on_the_hub"), [("0.5B", 988_097_824), ("1.5B", 3_087_467_144)]
+        ("size", "on_the_hub"),
+        [
+            ("0.5B", 988_097_824),
+            ("1.5B", 3_087_467_144),
+            ("qwen3-0.6b", 1_503_300_328),  # its head is there, though it is tied
+            ("qwen3-4b", 8_044_982_000),
+            ("qwen3-8b", 16_381_516_776),
+        ],
     )
-    def test_a_download_is_as_large_as_the_hubs_file_but_for_its_header(
+    def test_a_download_is_as_large_as_the_hubs_files_but_for_their_headers(
         self, size: str, on_the_hub: int
     ) -> None:
         model = catalogue_model(model_id_of(size))
@@ -237,6 +260,8 @@ class TestNames:
             ("3B", "Qwen/Qwen2.5-3B-Instruct"),
             ("3b", "Qwen/Qwen2.5-3B-Instruct"),
             ("0.5B", CACHED),
+            ("qwen3-4b", "Qwen/Qwen3-4B"),
+            ("Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
             ("acme/tiny", "acme/tiny"),
             ("auto", "auto"),
             ("3BB", "3BB"),
@@ -260,7 +285,7 @@ class TestNames:
             check_model_name(named)
         assert refusal.value.code == "model_unknown"
         assert refusal.value.exit_code == ExitCode.USAGE
-        assert "0.5B, 1.5B, 3B, 7B, 14B" in refusal.value.hint
+        assert "0.5B, 1.5B, 3B, 7B, 14B, qwen3-0.6b" in refusal.value.hint
 
     @pytest.mark.parametrize("named", ["a/b\0", "a/b\nc", "a/\x1b[31m", "a/b c", "a\\b/c", "-a/b"])
     def test_a_hub_id_with_characters_that_no_hub_id_has_is_refused(self, named: str) -> None:
@@ -412,7 +437,7 @@ class TestWhereAModelLies:
 
     @pytest.mark.parametrize(
         ("options", "chosen"),
-        [({"permissive": True}, "1.5B"), ({"gpu_memory": 24 * GIB}, "7B")],
+        [({"permissive": True}, "qwen3-4b"), ({"gpu_memory": 24 * GIB}, "7B")],
     )
     def test_licence_and_gpu_count_where_memory_chooses(
         self, cache: Path, starter: Path, options: dict[str, Any], chosen: str

@@ -11,14 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shammah.bus.transfers import FetchPlan, PlannedFile
-from shammah.models.catalogue import CATALOGUE, GIB, Machine, ModelShape, model_id_of, select_model
+from shammah.models.catalogue import (
+    CATALOGUE,
+    GIB,
+    QWEN2_5,
+    Machine,
+    ModelShape,
+    model_id_of,
+    select_model,
+)
 from shammah.models.footprint import LIBRARIES_BYTES, activation_bytes, kv_bytes
 from shammah.models.hub_config import read_config, read_shape, stored_width
 from shammah.settings.model import InferenceSettings
 from shammah.supervision.plan import ModelPlan, Place, make_plan, need_of
 
 MIB = 1024**2
-HALF, ONE_AND_A_HALF, THREE, SEVEN, FOURTEEN = CATALOGUE
+HALF, ONE_AND_A_HALF, THREE, SEVEN, FOURTEEN = QWEN2_5
 
 
 def place(gib: float, gpu_gib: float = 0, permissive: bool = False, **inference: Any) -> Place:
@@ -29,7 +37,9 @@ def place(gib: float, gpu_gib: float = 0, permissive: bool = False, **inference:
 
 
 def config_of(shape: ModelShape, **changes: Any) -> dict[str, Any]:
-    """A configuration as the authors of Qwen2.5 publish it."""
+    """A configuration as the authors of Qwen2.5 publish it, or of Qwen3 if the heads want that."""
+    if shape.head_dim * shape.heads != shape.hidden:
+        changes = {"model_type": "qwen3", "head_dim": shape.head_dim, **changes}
     return {
         "model_type": "qwen2",
         "num_hidden_layers": shape.layers,
@@ -237,7 +247,7 @@ class TestTheVerdict:
         (refusal,) = make_plan(fetch, place(12)).refusals
         assert "pull 3B" in refusal.hint
         (refusal,) = make_plan(fetch, place(12, permissive=True)).refusals
-        assert "pull 1.5B" in refusal.hint
+        assert "pull qwen3-4b" in refusal.hint
 
     def test_nothing_smaller_fits(self) -> None:
         (refusal,) = make_plan(found(), place(1)).refusals
