@@ -55,7 +55,6 @@ REFERENCE = "transformers:float32"
 FORMS = (
     REFERENCE,
     "transformers:bfloat16",
-    "transformers:int8",
     "transformers:int4",
     "native:int8",
     "native:int4",

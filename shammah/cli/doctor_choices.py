@@ -1,4 +1,4 @@
-"""Why ``auto`` chooses its model, what else fits, and how fast each would be. Pure."""
+"""Why ``auto`` chooses its model, and what else fits. Pure."""
 
 from __future__ import annotations
 
@@ -39,10 +39,8 @@ def list_choices(settings: Settings, machine: Machine) -> list[dict[str, Any]]:
     ]
 
 
-def describe_choices(
-    listed: Sequence[Mapping[str, Any]], memory: int, bandwidth: float
-) -> Iterator[str]:
-    """Yield lines. ``memory`` in bytes, ``bandwidth`` of memory in GB/s (0: unknown)."""
+def describe_choices(listed: Sequence[Mapping[str, Any]], memory: int) -> Iterator[str]:
+    """Yield lines. ``memory`` in bytes."""
     chosen = next((one for one in listed if one["chosen"]), None)
     has = f"{memory / GIB:.1f} GiB of memory"
     if chosen is None:
@@ -57,19 +55,13 @@ def describe_choices(
             f"(from {chosen['memory_from']} GiB{more})"
         )
     for one in listed:
-        yield _describe(one, bandwidth)
+        yield _describe(one)
     yield "to change it: `shammah models use SIZE`"
 
 
-def _describe(one: Mapping[str, Any], bandwidth: float) -> str:
+def _describe(one: Mapping[str, Any]) -> str:
     if not one["fits"]:
         return f"{one['size']} does not fit"
     parts = [f"{FORMS.get(one['form'], one['form'])}, {one['weights'] / GIB:.1f} GiB"]
-    if bandwidth and one["device"] == "cpu":
-        parts.append(f"{_rate(1e9 * bandwidth / one['weights'])} tokens/s at most")
     parts += [] if one["permitted"] else ["licence ruled out by your settings"]
     return f"{one['size']} fits ({', '.join(parts)})"
-
-
-def _rate(rate: float) -> str:
-    return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"

@@ -32,7 +32,7 @@ from shammah.cli.doctor_probes import Problem, network_problems, probe_network, 
 from shammah.errors import ShammahError
 from shammah.models.catalogue import GIB, Machine, is_offline
 from shammah.models.cgroups import memory_left, memory_limits
-from shammah.models.machine import look
+from shammah.models.machine import look, processor_name
 from shammah.settings.model import Settings
 from shammah.settings.report import changed_settings, for_strangers, without_secrets
 from shammah.storage.disk import nearest_existing
@@ -115,6 +115,7 @@ def _machine(environ: Mapping[str, str]) -> Part:
     limits = memory_limits()
     return {
         "system": platform.platform(),
+        "processor": processor_name(),
         "cores": psutil.cpu_count(logical=False) or os.cpu_count() or 0,
         "threads": os.cpu_count() or 0,
         "memory": memory.total,
@@ -244,7 +245,7 @@ def run_child(
                     if waited > limit:
                         why = f"Examining the libraries took over {limit:.0f} s."
                         raise ShammahError("examination_failed", why) from None
-                    screen.live(f"measuring and importing the libraries ... {waited:.0f} s")
+                    screen.live(f"importing the libraries ... {waited:.0f} s")
         finally:
             screen.end_live()
             if child.poll() is None:
@@ -261,7 +262,7 @@ def run_child(
 
 def _judge(document: Part, *, cloud: bool) -> Iterator[Problem]:
     """Judge what the child process has found."""
-    for name in ("examination", "libraries", "accelerator", "speed", "kernels", "model"):
+    for name in ("examination", "libraries", "accelerator", "kernels", "model"):
         error = document.get(name, {}).get("error")
         if error:
             yield Problem(error["code"], error["message"], error["hint"] or SETUP, not cloud)

@@ -55,10 +55,8 @@ def _facts(document: Part) -> Iterator[tuple[str, str]]:
     yield from _model(document.get("model", {}))
     machine = document["machine"]
     memory = min(machine["memory"], machine["memory_limit"] or machine["memory"])
-    bandwidth = document.get("speed", {}).get("bandwidth", 0.0)
-    for number, line in enumerate(describe_choices(document["choices"], memory, bandwidth)):
+    for number, line in enumerate(describe_choices(document["choices"], memory)):
         yield "" if number else "auto", as_invoked(line)
-    yield from _speed(document.get("speed", {}))
     kernels = document.get("kernels", {})
     if "compiled" in kernels:
         state = "compiled" if kernels["compiled"] else "not compiled yet"
@@ -78,9 +76,8 @@ def _facts(document: Part) -> Iterator[tuple[str, str]]:
 
 def _machine(document: Part) -> Iterator[tuple[str, str]]:
     machine = document["machine"]
-    named = document.get("speed", {}).get("machine", "").partition(",")[0]
     cores = f"{machine['cores']} cores" if machine["cores"] != 1 else "1 core"
-    yield "machine", ", ".join([machine["system"], *([named] if named else []), cores])
+    yield "machine", ", ".join([machine["system"], machine["processor"], cores])
     limit = machine["memory_limit"]
     limited = f", limited to {limit / GIB:.1f}" if limit else ""
     free = f"{machine['memory_free'] / GIB:.1f} GiB free"
@@ -129,14 +126,3 @@ def _computed(model: Part) -> Iterator[tuple[str, str]]:
     yield from (("", notice) for notice in model["notices"])
     needed, free = model["needed"] / GIB, model["free"] / GIB
     yield "", f"{needed:.2f} GiB needed, {free:.1f} GiB free"
-
-
-def _speed(speed: Part) -> Iterator[tuple[str, str]]:
-    if "row" not in speed:
-        return
-    bandwidth = speed["bandwidth"]
-    yield "speed", f"memory {bandwidth:.1f} GB/s, so at most as many billion 8-bit weights/s"
-    rows = [f"{name} {rate:.1f}" for name, rate in speed["row"].items()]
-    blocks = [f"{name} {rate:.0f}" for name, rate in speed["block"].items()]
-    yield "", f"torch, billion weights/s per token: {', '.join(rows)}"
-    yield "", f"torch, billion weights/s in a prompt: {', '.join(blocks)}"

@@ -38,8 +38,9 @@ FETCH_AGAIN = "Download the model again, or choose another one with --model."
 GPU_HEADROOM_BYTES = 2 * GIB
 """What a GPU must hold besides 16-bit weights: the context of CUDA, keys and values, a step."""
 
-GPU_INT8_BYTES = 1.25
-"""Of a weight in 8 bits on a GPU: its part of a scale, and of the embeddings, which have 16."""
+GPU_WEIGHT_BYTES = {"int4": 0.8}
+"""Of a weight on a GPU, by quantization: its part of a scale, and of the embeddings, which have 16
+bits as all weights do otherwise."""
 
 PERMISSIVE = frozenset({"apache-2.0"})
 """The licences in the catalogue under which a model may be used for anything."""
@@ -247,9 +248,9 @@ def choices(*, permissive: bool) -> tuple[CatalogueModel, ...]:
     return tuple(model for model in CATALOGUE if model.memory_from and model.permissive)
 
 
-def fits_gpu(parameters: int, gpu_memory: int, *, quantized: bool = False) -> bool:
-    """Whether a model in 16 bits, or in 8 if ``quantized``, has room in ``gpu_memory`` bytes."""
-    width = GPU_INT8_BYTES if quantized else 2
+def fits_gpu(parameters: int, gpu_memory: int, quantization: str = "") -> bool:
+    """Whether a model has room in ``gpu_memory`` bytes, in 4 bits (``int4``) or else in 16."""
+    width = GPU_WEIGHT_BYTES.get(quantization, 2)
     return width * parameters + GPU_HEADROOM_BYTES <= gpu_memory
 
 

@@ -31,6 +31,15 @@ def look(environ: Mapping[str, str]) -> Machine:
     )
 
 
+def processor_name() -> str:
+    """Return it as the system reports it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def gpu_memory(
     environ: Mapping[str, str], libraries: Path | None = None, timeout: float = PROBE_S
 ) -> int:

@@ -24,7 +24,7 @@ class InferenceSettings:
     engine: str = "auto"
     """auto, native (8-bit or 4-bit weights on the CPU) or transformers."""
     quantization: str = "auto"
-    """auto, none, int8 or int4 (outside the native engine: with bitsandbytes installed)."""
+    """auto, none, int8 (native) or int4 (native, or transformers with bitsandbytes)."""
     max_new_tokens: int = 1024
     """Longest answer, in tokens."""
     context_length: int = 0

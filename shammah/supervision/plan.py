@@ -13,6 +13,7 @@ from shammah.bus.transfers import FetchPlan
 from shammah.errors import ShammahError
 from shammah.models.catalogue import (
     GIB,
+    GPU_WEIGHT_BYTES,
     CatalogueModel,
     Machine,
     ModelShape,
@@ -43,9 +44,9 @@ from shammah.models.hub_config import (
 from shammah.settings.model import InferenceSettings
 from shammah.terminal.wording import describe_size
 
-WEIGHT_BYTES = {**WIDTHS, INT8: NATIVE_WEIGHT_BYTES[INT8]}
-KV_BYTES = {**WIDTHS, INT8: 2}
-STEP_BYTES = {**WIDTHS, INT8: 4}
+WEIGHT_BYTES = {**WIDTHS, INT8: NATIVE_WEIGHT_BYTES[INT8], **GPU_WEIGHT_BYTES}
+KV_BYTES = {**WIDTHS, INT8: 2, INT4: 2}
+STEP_BYTES = {**WIDTHS, INT8: 4, INT4: 2}
 """Of a weight, of a number among the keys and values, and of one within a step."""
 
 
@@ -223,8 +224,8 @@ def _need(shape: ModelShape, parameters: int, place: Place, device: str, dtype: 
 def _device(parameters: int, place: Place) -> str:
     if place.inference.device != "auto":
         return place.inference.device
-    quantized = place.inference.quantization != "none"
-    if fits_gpu(parameters, place.machine.gpu_memory, quantized=quantized):
+    asked = place.inference.quantization
+    if asked != INT8 and fits_gpu(parameters, place.machine.gpu_memory, asked):
         return "cuda"
     return "mps" if place.machine.mps else "cpu"
 
@@ -232,17 +233,15 @@ def _device(parameters: int, place: Place) -> str:
 def _dtype(parameters: int, device: str, place: Place, architecture: str) -> str:
     """Choose as the inference worker does (see its `offers.choose_engine`) with all memory free.
 
-    Where float32 fits, the worker takes what it measures to be faster. This assumes float32, which
-    takes more, and 8 bits where 4 are set.
+    Where 4 bits are set for a CPU, this assumes 8, which take more.
     """
     asked, usable = place.inference, place.usable(device)
     if asked.quantization in (INT8, INT4):
-        return INT8
+        return INT8 if device == "cpu" else asked.quantization
     if asked.dtype != "auto":
         return asked.dtype
     if device != "cpu":
-        narrow = device == "cuda" and usable and not fits_gpu(parameters, usable)
-        return INT8 if narrow and asked.quantization != "none" else "bfloat16"
+        return "bfloat16"
     native = asked.engine != "transformers" and asked.quantization != "none"
     if native and architecture in NATIVE_FAMILY:
         return INT8

@@ -14,7 +14,7 @@ from tests.fakes.sandbox import Sandbox
 pytestmark = pytest.mark.timeout(300)
 
 LIMIT_S = 250.0
-"""torch and transformers are imported, and the machine is measured."""
+"""torch and transformers are imported."""
 
 
 def test_it_explains_what_auto_chooses(sandbox: Sandbox) -> None:
@@ -22,18 +22,14 @@ def test_it_explains_what_auto_chooses(sandbox: Sandbox) -> None:
     assert (ended.code, ended.err) == (0, "")
     document = json.loads(ended.out)
     assert document["ok"]
-    model, speed = document["model"], document["speed"]
+    model = document["model"]
     assert (model["here"], model["engine"], model["quantization"]) == (True, "native", "int8")
     assert model["parameters"] == 134_543_808
     assert 0 < model["needed"] < model["free"]
-    assert set(speed["row"]) == set(speed["block"]) == {"float32", "bfloat16", "float16", "int8"}
-    assert speed["bandwidth"] > 0
-    assert json.loads((sandbox.shammah_home / "machine-speed.json").read_text())["format"] == 2
     libraries = document["libraries"]
     assert all(libraries[name] for name in ("python", "torch", "transformers", "numba", "pyzmq"))
     text = "\n".join(line for line, _ in report(document))
     assert "weights     8-bit weights on cpu" in text
-    assert "billion weights/s per token: float32" in text
 
 
 def test_what_is_wrong_is_said_with_what_to_do(

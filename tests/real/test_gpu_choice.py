@@ -55,7 +55,7 @@ def test_a_gpu_that_is_busy(
     pretend(monkeypatch, GIB // 4)
     ready = load(located, tmp_path)
     assert (ready.engine, ready.device, ready.quantization) == ("native", "cpu", "int8")
-    assert "in 8-bit weights on cuda, but only 0.2 GiB of memory is free." in ready.note
+    assert "in bfloat16 on cuda, but only 0.2 GiB of memory is free." in ready.note
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

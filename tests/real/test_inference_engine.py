@@ -32,8 +32,7 @@ from tests.real.models import (
     starter,
 )
 from workers.inference.engine import EngineFacts, LoadSettings, SequenceRequest, StepResult
-from workers.inference.engines.transformers import placement, quantization
-from workers.inference.engines.transformers.probe import MachineSpeed, machine_speed, measure_speed
+from workers.inference.engines.transformers import placement
 from workers.inference.engines.transformers.runner import LIMITS, TransformersRunner
 from workers.inference.packages.checkpoint import Checkpoint, inspect_checkpoint
 from workers.inference.runner import Span
@@ -443,25 +442,19 @@ def test_auto_takes_a_device_that_is_there() -> None:
     assert placement.choose_device("cpu", GIB) == "cpu"
 
 
-def _speed(**faster: float) -> Callable[[], MachineSpeed]:
-    rates = {"float32": 2.0, "bfloat16": 1.0, "float16": 1.0, "int8": 1.0, **faster}
-    return lambda: MachineSpeed("m", rates, rates)
-
-
 LARGE = Checkpoint(Path("/none"), "X", "x", 640, (), 4 * GIB, 2 * GIB, "")
 
 
 def _chosen(free: float, *, device: str = "cpu", **options: Any) -> tuple[str, str]:
     """The number format and the quantization for 2 x 2**30 weights in ``free`` GiB."""
-    speed = options.pop("speed", _speed())
-    form = placement.choose_form(LoadSettings(**options), device, LARGE, int(free * GIB), speed)
+    form = placement.choose_form(LoadSettings(**options), device, LARGE, int(free * GIB))
     assert form.why
     return form.dtype, form.quantization
 
 
 @pytest.fixture
 def quantizable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Half of the weights can be; 4 bits can be had."""
+    """Half of the weights can be."""
     sides = [2**15, 2**15]
     header = json.dumps(
         {
@@ -478,18 +471,15 @@ def quantizable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         file.write(struct.pack("<Q", len(header)) + header)
         file.truncate(file.tell() + 2 * GIB)  # a hole, which takes no room
     monkeypatch.setitem(globals(), "LARGE", replace(LARGE, weights=(path,)))
-    monkeypatch.setattr(quantization, "is_available", lambda name: True)
 
 
-def test_a_cpu_computes_what_it_is_fastest_at_of_what_fits() -> None:
+def test_a_cpu_computes_the_most_exact_format_that_fits() -> None:
     assert _chosen(8.5) == ("float32", "")
-    assert _chosen(8.5, speed=_speed(bfloat16=3.0)) == ("float32", "")  # see `_fastest`
     assert _chosen(8.4) == ("bfloat16", "")
-    assert _chosen(8.4, speed=_speed(float16=3.0)) == ("float16", "")
     assert _chosen(8.5, lean=True) == ("bfloat16", "")
     assert _chosen(4.5) == ("bfloat16", "")
     with pytest.raises(ShammahError, match=r"needs 4\.5 GiB in bfloat16 on cpu") as caught:
-        _chosen(4.4, quantization="none")
+        _chosen(4.4)
     assert caught.value.code == "out_of_memory"
 
 
@@ -499,62 +489,27 @@ def test_a_wanted_dtype_is_not_exchanged() -> None:
         _chosen(4.5, dtype="float32")
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_gpu_computes_16_bits(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: True)
+    assert _chosen(4.5, device=device) == ("bfloat16", "")
+    with pytest.raises(ShammahError, match=rf"4\.5 GiB in bfloat16 on {device}"):
+        _chosen(4.4, device=device)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: False)
+    assert _chosen(4.5, device=device) == ("float16", "")
+
+
 @pytest.mark.usefixtures("quantizable")
-class TestQuantization:
-    # 1.0625 GiB and 0.5625 GiB of what is quantised, 4 or 2 of the rest, and half of one.
-    def test_a_cpu_takes_8_bits_only_where_they_are_much_faster(self) -> None:
-        assert _chosen(8.5, speed=_speed(int8=2.4)) == ("float32", "")
-        assert _chosen(8.5, speed=_speed(int8=2.6)) == ("float32", "int8")
-        assert _chosen(8.5, speed=_speed(int8=9.0), quantization="none") == ("float32", "")
-        assert _chosen(8.5, speed=_speed(int8=9.0), dtype="float16") == ("float16", "")
-
-    def test_fewer_bits_are_for_where_nothing_better_fits(self) -> None:
-        for device in ("cuda", "mps"):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-                patch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: True)
-                assert _chosen(4.5, device=device) == ("bfloat16", "")
-                assert _chosen(4.4, device=device) == ("bfloat16", "int8")
-                with pytest.raises(ShammahError, match=rf"3\.6 GiB in 8-bit .* on {device}"):
-                    _chosen(3.5, device=device)
-                assert _chosen(3.5, device=device, quantization="int4") == ("bfloat16", "int4")
-        assert _chosen(4.4, lean=True) == ("bfloat16", "int8")
-        assert _chosen(3.5, lean=True) == ("bfloat16", "int4")
-
-    def test_4_bits_need_what_computes_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(quantization, "is_available", lambda name: name == "int8")
-        with pytest.raises(ShammahError, match="8-bit weights") as caught:
-            _chosen(3.5, lean=True)
-        assert caught.value.code == "out_of_memory"
-
-    @pytest.mark.parametrize("name", ["int8", "int4"])
-    def test_what_is_set_is_done_or_refused(self, name: str) -> None:
-        assert _chosen(9.0, quantization=name, speed=_speed(bfloat16=9.0)) == ("float32", name)
-        assert _chosen(9.0, quantization=name, dtype="bfloat16") == ("bfloat16", name)
-        with pytest.raises(ShammahError, match=f"{name[3]}-bit weights on cpu") as caught:
-            _chosen(4.0, quantization=name)
-        assert caught.value.code == "out_of_memory"
-
-
-def test_the_speed_is_measured_once_for_a_machine(tmp_path: Path) -> None:
-    measured: list[MachineSpeed] = []
-
-    def measure() -> MachineSpeed:
-        measured.append(measure_speed())
-        return measured[-1]
-
-    path = tmp_path / "home" / "speed.json"
-    first = machine_speed(path, torch.__version__, measure)
-    assert set(first.row) == {"float32", "bfloat16", "float16", "int8"}
-    rates = (*first.row.values(), *first.block.values(), first.bandwidth)
-    assert all(rate > 0 for rate in rates)
-    assert machine_speed(path, torch.__version__, measure) == first
-    assert len(measured) == 1
-    machine_speed(path, "another version", measure)
-    assert len(measured) == 2
-    path.write_text("{")
-    machine_speed(path, torch.__version__, measure)
-    assert len(measured) == 3
+def test_4_bits_are_done_where_they_are_asked_for() -> None:
+    # 0.5625 GiB of what is quantised, 4 or 2 of the rest, and half of one.
+    assert _chosen(9.0, quantization="int4") == ("float32", "int4")
+    assert _chosen(3.5, quantization="int4", dtype="bfloat16") == ("bfloat16", "int4")
+    assert _chosen(3.5, quantization="int4", lean=True) == ("bfloat16", "int4")
+    with pytest.raises(ShammahError, match=r"3\.1 GiB in 4-bit weights on cpu") as caught:
+        _chosen(3.0, quantization="int4", lean=True)
+    assert caught.value.code == "out_of_memory"
 
 
 def test_the_vocabulary_of_the_test_models_is_covered() -> None:

@@ -14,8 +14,6 @@ from tests.fakes.spans import prefill
 from tests.real.models import KEPT_KERNELS, make_qwen2
 from workers.inference.engine import EngineFacts, LoadSettings
 from workers.inference.engines.native.runner import NativeRunner
-from workers.inference.engines.transformers.probe import MachineSpeed, machine_speed
-from workers.inference.engines.transformers.runner import TransformersRunner
 from workers.inference.packages.checkpoint import inspect_checkpoint
 from workers.inference.runner import Logits
 
@@ -35,14 +33,13 @@ def block(home: Path, *names: str) -> None:
 
 
 def compute(
-    runner: NativeRunner | TransformersRunner, model: Path, home: Path, quantization: str
+    runner: NativeRunner, model: Path, home: Path, quantization: str
 ) -> tuple[EngineFacts, Logits]:
     settings = LoadSettings("cpu", quantization=quantization, home=home)
     facts = runner.load(inspect_checkpoint(model), settings, Observer())
     runner.reserve(1, 64)
     logits = prefill(runner, 0, 0, TOKENS)
-    if isinstance(runner, NativeRunner):
-        runner.close()
+    runner.close()
     return facts, logits
 
 
@@ -63,13 +60,6 @@ def test_weights_are_packed_in_memory_as_they_are_on_a_disk(
     assert "packed again at each start" in told.note
 
 
-def test_quantised_weights_that_cannot_be_kept_are_told(tmp_path: Path) -> None:
-    model = make_qwen2(tmp_path / "model")
-    block(tmp_path, "quantized")
-    facts, _ = compute(TransformersRunner(), model, tmp_path, "int8")
-    assert "are made again at each start" in facts.note
-
-
 def test_kernels_that_cannot_be_kept_are_compiled(tmp_path: Path) -> None:
     model = make_qwen2(tmp_path / "model")
     block(tmp_path, "kernels")
@@ -77,12 +67,6 @@ def test_kernels_that_cannot_be_kept_are_compiled(tmp_path: Path) -> None:
     _, found = compute(runner, model, tmp_path, "int8")
     kept = NativeRunner(kernels=KEPT_KERNELS, threads=1)
     assert np.array_equal(found, compute(kept, model, tmp_path, "int8")[1])
-
-
-def test_a_speed_that_cannot_be_kept_is_measured(tmp_path: Path) -> None:
-    block(tmp_path, "home")
-    speed = MachineSpeed("this one", {"float32": 1.0}, {"float32": 1.0})
-    assert machine_speed(tmp_path / "home" / "speed.json", "2", lambda: speed) == speed
 
 
 def test_ask_answers_and_says_each_thing_once(sandbox: Sandbox) -> None:

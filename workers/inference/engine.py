@@ -28,7 +28,7 @@ class LoadSettings:
 
     ``quantization``: ``auto``, ``none``, ``int8`` or ``int4``. ``lean``: with as little memory
     as the engine can do with. ``home``: where it may keep what it needs once for a machine or a
-    model (speeds, compiled code, quantised weights).
+    model (compiled code, quantised weights).
     """
 
     device: str = "auto"
@@ -217,12 +217,12 @@ class EngineSpec:
     why: str
     make: Callable[[], Engine]
     place: Callable[[Checkpoint, LoadSettings], Placement]
-    stored: Callable[[Path, Checkpoint], list[Path]]
     formats: tuple[str, ...] = ("safetensors",)
     devices: tuple[str, ...] = ("cuda", "mps", "cpu")
     any_dtype: bool = True
-    quantizations: tuple[str, ...] = ("none", "int8", "int4")
+    quantizations: tuple[str, ...] = ("none",)
     obstacle: Callable[[Checkpoint | None], str] = lambda checkpoint: ""
     read_text: Callable[[Checkpoint], ModelText] = _read_text
+    stored: Callable[[Path, Checkpoint], list[Path]] = lambda home, checkpoint: []
     sweep: Callable[[Path, float], Iterable[Path]] = lambda home, now: ()
     reports: Mapping[str, Callable[[Path], dict[str, Any]]] = field(default_factory=dict)

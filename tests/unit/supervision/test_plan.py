@@ -124,8 +124,9 @@ class TestTheFormulas:
             ({"engine": "transformers"}, "Qwen2ForCausalLM", "float32"),
             ({"dtype": "bfloat16"}, "Qwen2ForCausalLM", "bfloat16"),
             ({"device": "cuda"}, "Qwen2ForCausalLM", "bfloat16"),
-            ({"quantization": "int8"}, "FalconForCausalLM", "int8"),
+            ({"quantization": "int8"}, "Qwen2ForCausalLM", "int8"),
             ({"quantization": "int4"}, "Qwen2ForCausalLM", "int8"),
+            ({"quantization": "int4", "device": "cuda"}, "Qwen2ForCausalLM", "int4"),
         ],
     )
     def test_8_bit_is_reckoned_with_where_the_worker_computes_it(
@@ -190,12 +191,12 @@ class TestWhereAndHow:
     @pytest.mark.parametrize(
         ("gpu_gib", "quantization", "device", "dtype"),
         [
-            # 2 x 3,085,938,688 B + 2 GiB = 7.748 GiB; 1.25 times that number + 2 GiB = 5.593
+            # 2 x 3,085,938,688 B + 2 GiB = 7.748 GiB; 0.8 times that number + 2 GiB = 4.299
             (7.75, "auto", "cuda", "bfloat16"),
-            (7.74, "auto", "cuda", "int8"),
-            (5.60, "auto", "cuda", "int8"),
-            (5.59, "auto", "cpu", "float32"),
-            (7.75, "int8", "cuda", "int8"),
+            (7.74, "auto", "cpu", "float32"),
+            (7.75, "int8", "cpu", "int8"),
+            (4.30, "int4", "cuda", "int4"),
+            (4.29, "int4", "cpu", "int8"),
             (7.75, "none", "cuda", "bfloat16"),
             (7.74, "none", "cpu", "float32"),
         ],

@@ -28,8 +28,8 @@ AFTER_S = 60.0
 
 WEIGHTS, MANIFEST, SOURCE = ".safetensors", ".json", ".source"
 """Endings: of weights (`native.quantized_file`), of the manifest that earlier versions wrote with
-them, and of the note from which model they were made (ours). Weights can be directories, too,
-which have no ending (`quantization`)."""
+them, and of the note from which model they were made (ours). Earlier versions kept weights in
+directories, too, which have no ending."""
 
 
 class Sweeper:

@@ -24,6 +24,10 @@ _FORMATS = {
     "gptq": "4-bit GPTQ weights",
     "gguf": "a GGUF file",
 }
+_NO_INT8 = (
+    "Set inference.quantization to auto, or to int4 (pip install 'shammah[int4]'), or use the "
+    "model as a GGUF file with 8-bit weights (pip install 'shammah[llamacpp]')."
+)
 _BITS = {"int8": "8-bit weights", "int4": "4-bit weights"}
 
 
@@ -67,7 +71,7 @@ def find_offers(
     """Return the offers for a model, at least one.
 
     A GPU with room for the model comes first, then the processor, and last the GPU with the
-    fewest bits. After the last one it is a smaller model's turn.
+    fewest bits, if it has room for those. After the last one it is a smaller model's turn.
 
     Args:
         asked: the settings.
@@ -94,11 +98,15 @@ def find_offers(
         offer = Offer(engine, settings, why, chosen=bool(device))
         return list(_steps(offer, checkpoint.context_length))
 
-    gpu = choose_gpu(asked, checkpoint.parameters, machine, engines)
+    parameters = checkpoint.parameters
+    whole = gpu = choose_gpu(asked, parameters, machine, engines)
+    if not gpu and asked.quantization == "auto":
+        gpu = choose_gpu(replace(asked, quantization="int4"), parameters, machine, engines)
     found = steps(gpu)
     if gpu:
-        whole, fewest = replace(found[0], why="this machine has a GPU for it"), found[-1]
-        found = [whole, *steps("cpu"), *([fewest] if fewest.has_fewer_bits else [])]
+        first = [replace(found[0], why="this machine has a GPU for it")] if whole else []
+        fewest = [found[-1]] if found[-1].has_fewer_bits else []
+        found = [*first, *steps("cpu"), *fewest]
     return [replace(offer, level=level) for level, offer in enumerate(found)]
 
 
@@ -114,6 +122,7 @@ def choose_engine(
         ShammahError: ``model_unsupported`` or ``settings_conflict``.
     """
     reason = conflict = unable = ""
+    refusals, conflicts = [], False
     for engine in _allowed(asked, engines):
         conflict = _conflict(asked, device, engine)
         obstacle = "" if conflict else _obstacle(engine, checkpoint)
@@ -121,6 +130,16 @@ def choose_engine(
             return engine, "as set" if asked.engine != "auto" else reason or engine.why
         unable = f"{engine.name} engine does not support this model: it {obstacle}"
         reason = reason or conflict or f"the {unable}"
+        refusals.append(f"{engine.name} ({conflict or f'it {obstacle}'})")
+        conflicts |= bool(conflict)
+    if asked.engine == "auto":
+        every = ", ".join(refusals)
+        if conflicts:
+            hint = _NO_INT8 if asked.quantization == "int8" else "Set that to auto."
+            why = f"No engine computes this model with these settings: {every}."
+            raise ShammahError("settings_conflict", why, hint)
+        why = f"No engine that is installed computes this model: {every}."
+        raise ShammahError("model_unsupported", why, "Choose another model with --model.")
     if conflict:
         raise ShammahError(
             "settings_conflict",
@@ -134,9 +153,9 @@ def choose_gpu(
     asked: InferenceSettings, parameters: int, machine: Machine, engines: Mapping[str, EngineSpec]
 ) -> str:
     """Return ``cuda`` or ``mps`` if so many weights fit and no device is set; else empty."""
-    fits = fits_gpu(parameters, machine.gpu_memory, quantized=True)
+    fits = fits_gpu(parameters, machine.gpu_memory, asked.quantization)
     gpu = "mps" if machine.mps else "cuda" if fits else ""
-    usable = any(gpu in engine.devices for engine in _allowed(asked, engines))
+    usable = any(not _conflict(asked, gpu, engine) for engine in _allowed(asked, engines))
     return gpu if usable and asked.device == "auto" else ""
 
 

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from workers.inference.engines.transformers.int8_linear import Int8Linear
 from workers.inference.packages.adapter_file import Adapter, unsupported, wrong_base
 
 
@@ -105,7 +104,7 @@ class ModuleAdapters:
 
 def _sizes(module: nn.Module) -> tuple[int, int] | None:
     """Inputs and outputs of a linear layer."""
-    if isinstance(module, nn.Linear | Int8Linear):  # those of bitsandbytes are nn.Linear, too
+    if isinstance(module, nn.Linear):  # those of bitsandbytes are nn.Linear, too
         return module.in_features, module.out_features
     if isinstance(module, Conv1D):
         return module.weight.shape[0], module.weight.shape[1]

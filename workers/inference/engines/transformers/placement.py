@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
 import psutil
 
 from shammah.errors import ShammahError
 from shammah.models.catalogue import fits_gpu
 from shammah.models.hub_config import WIDTHS
 from workers.inference.engine import LoadSettings, Placement
-from workers.inference.engines.transformers.probe import DTYPES, MachineSpeed
 from workers.inference.engines.transformers.quantization import (
     INT4,
-    INT8,
     check_quantizable,
     needed_bytes,
 )
-from workers.inference.memory import describe_form, free_main_memory, shortage
+from workers.inference.memory import free_main_memory, shortage
 from workers.inference.packages.checkpoint import Checkpoint
 
 
-def choose_device(wanted: str, parameters: int, *, quantized: bool = True) -> str:
+def choose_device(wanted: str, parameters: int, quantization: str = "auto") -> str:
     """``cuda``, ``mps`` or ``cpu``; ``auto`` takes the first that is there and has the room.
 
     Args:
         wanted: one of them, or ``auto``.
         parameters: how many weights.
-        quantized: whether 8 bits will do.
+        quantization: as set.
 
     Raises:
         ShammahError: ``device_unavailable``.
@@ -36,7 +31,7 @@ def choose_device(wanted: str, parameters: int, *, quantized: bool = True) -> st
     import torch
 
     def has_room() -> bool:
-        return fits_gpu(parameters, torch.cuda.mem_get_info()[1], quantized=quantized)
+        return fits_gpu(parameters, torch.cuda.mem_get_info()[1], quantization)
 
     available = {
         "cuda": torch.cuda.is_available() and (wanted == "cuda" or has_room()),
@@ -54,96 +49,51 @@ def choose_device(wanted: str, parameters: int, *, quantized: bool = True) -> st
     return wanted
 
 
-def choose_form(
-    asked: LoadSettings,
-    device: str,
-    checkpoint: Checkpoint,
-    free: int,
-    speed: Callable[[], MachineSpeed],
-) -> Placement:
+def choose_form(asked: LoadSettings, device: str, checkpoint: Checkpoint, free: int) -> Placement:
     """Return how the model is held in ``free`` bytes, and why so.
 
-    What is set is done, or refused. Else a CPU gets float32, or 8 bits where those were measured
-    to be much faster, and the fastest of the other formats where float32 does not fit. Other
-    devices get 16 bits, which they compute fastest. 8 bits and then 4 are for where nothing
-    better fits; 4 on other devices are the last offer (`startup.offers`).
+    What is set is done, or refused. Else a CPU gets float32, and bfloat16 where that does not fit;
+    other devices get 16 bits. 4 bits are only ever asked for: by the user, or as the last offer
+    where nothing better fits (`startup.offers`).
 
     Args:
         asked: the settings; ``lean``: half of the memory is worth more than speed.
         device: where.
         checkpoint: the model.
         free: bytes.
-        speed: measures the CPU, when that is of interest.
 
     Raises:
         ShammahError: ``out_of_memory``, with both numbers; ``quantization_unavailable``.
     """
-
-    def held(dtype: str, quantization: str = "", why: str = "as set") -> Placement:
+    quantization = INT4 if asked.quantization == INT4 else ""
+    if quantization:
+        check_quantizable(checkpoint)
+    short = None
+    for dtype, why in _formats(asked, device):
         needed = needed_bytes(checkpoint, quantization, WIDTHS[dtype])
-        return Placement(device, dtype, quantization, why=why, needed=needed, free=free)
-
-    dtypes = _dtypes(asked, device)
-    whole = [held(dtype) for dtype in dtypes]
-    fewer: list[Placement] = []
-    if asked.quantization in (INT8, INT4):
-        check_quantizable(checkpoint, asked.quantization)
-        whole = [held(dtypes[0], asked.quantization)]
-    elif asked.quantization == "auto":
-        why = f"not enough memory for {dtypes[-1]}"
-        names = (INT8, INT4) if device == "cpu" else (INT8,)
-        fewer = [held(dtypes[0], name, why) for name in names if _can(checkpoint, name)]
-    fitting = [one for one in (*whole, *fewer) if shortage(one, checkpoint) is None]
-    if not fitting:
-        # With what is least of those that change no number of the model.
-        least = min(whole, key=lambda one: one.needed)
-        error = shortage(
-            (*whole, *fewer)[-1] if asked.quantization == "auto" else least, checkpoint
-        )
-        assert error is not None
-        raise error
-    best = fitting[0]
-    if best.quantization or asked.dtype != "auto":
-        return best
-    if device != "cpu":
-        return replace(best, why=f"the fastest format on {device}")
-    if len(fitting) == 1 or asked.lean:
-        return replace(best, why="not enough memory for more")
-    return _fastest(fitting, checkpoint, speed())
+        why = "as set" if quantization else why
+        form = Placement(device, dtype, quantization, why=why, needed=needed, free=free)
+        short = shortage(form, checkpoint)
+        if short is None:
+            return form
+    assert short is not None
+    raise short
 
 
-def _dtypes(asked: LoadSettings, device: str) -> tuple[str, ...]:
-    """The number formats to choose from, the most exact one first."""
+def _formats(asked: LoadSettings, device: str) -> list[tuple[str, str]]:
+    """The number formats to choose from, the most exact one first, and the reason for each.
+
+    16 bits are not used on a CPU where float32 fits, though some compute them faster: products of
+    16 bits are rounded by the shape of the batch, so coarsely that the same greedy question would
+    be answered otherwise when somebody else asks, too.
+    """
     if asked.dtype != "auto":
-        return (asked.dtype,)
+        return [(asked.dtype, "as set")]
     if device != "cpu":
-        return ("bfloat16" if _computes_bfloat16(device) else "float16",)
-    return ("bfloat16",) if asked.lean else DTYPES
-
-
-def _fastest(fitting: list[Placement], checkpoint: Checkpoint, speed: MachineSpeed) -> Placement:
-    forms = {one.quantization or one.dtype: one for one in fitting if one.quantization != INT4}
-    if "float32" in forms:
-        # Products of 16 bits are rounded by the shape of the batch, so coarsely that the same
-        # greedy question would be answered otherwise when somebody else asks, too.
-        forms = {name: one for name, one in forms.items() if one.dtype == "float32"}
-    name = speed.fastest(checkpoint.parameters, forms.__contains__)
-    if name is None:
-        return replace(fitting[0], why="nothing else was measured")
-    return replace(
-        forms[name],
-        why=f"{describe_form(name, forms[name].quantization)}: the fastest measured here, with "
-        f"{speed.row[name]:.1f} billion weights/s for a token and {speed.block[name]:.0f} for a "
-        "prompt",
-    )
-
-
-def _can(checkpoint: Checkpoint, quantization: str) -> bool:
-    try:
-        check_quantizable(checkpoint, quantization)
-    except ShammahError:
-        return False
-    return True
+        dtype = "bfloat16" if _computes_bfloat16(device) else "float16"
+        return [(dtype, f"the fastest format on {device}")]
+    half = ("bfloat16", "not enough memory for float32")
+    return [half] if asked.lean else [("float32", "the most exact format fits"), half]
 
 
 def free_memory(device: str) -> int:

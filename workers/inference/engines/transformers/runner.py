@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shammah.errors import ShammahError
-from shammah.settings.load import home_directory
 from workers.environment import prepare_libraries
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.transformers.spec import place
@@ -82,9 +80,7 @@ class TransformersRunner:
             checkpoint.directory, checkpoint.model_type, checkpoint.architecture
         )
         observer.stage("read weights")
-        self.model, note = weights.read_weights(
-            model_class, checkpoint, form, observer, settings.home or home_directory(os.environ)
-        )
+        self.model = weights.read_weights(model_class, checkpoint, form, observer)
         from workers.inference.engines.transformers.module_adapters import ModuleAdapters
 
         self._adapters = ModuleAdapters(self.model, self._device)
@@ -93,7 +89,7 @@ class TransformersRunner:
         self._warm_up()
         log.info("%s as %s, %d threads", model_class.__name__, form, threads)
         facts = EngineFacts(self.engine, self._device, form.dtype, form.quantization)
-        return replace(facts, why=form.why, note=note)
+        return replace(facts, why=form.why)
 
     def _warm_up(self) -> None:
         """Compute something once: first calls allocate, choose kernels and start threads.

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import platform
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shammah.models.hub_config import WIDTHS
-from shammah.settings.load import home_directory
 from workers.inference.engine import Engine, EngineSpec, LoadSettings, Placement
 from workers.inference.packages.checkpoint import Checkpoint
 
 
 def place(checkpoint: Checkpoint, settings: LoadSettings) -> Placement:
     """See `EngineSpec.place`. Imports torch."""
-    from workers.inference.engines.transformers import placement, probe
+    from workers.inference.engines.transformers import placement
 
-    device = placement.choose_device(
-        settings.device, checkpoint.parameters, quantized=settings.quantization != "none"
-    )
-    home = settings.home or home_directory(os.environ)
-    return placement.choose_form(
-        settings,
-        device,
-        checkpoint,
-        free=placement.free_memory(device),
-        speed=lambda: probe.speed_of_machine(home),
-    )
+    device = placement.choose_device(settings.device, checkpoint.parameters, settings.quantization)
+    free = placement.free_memory(device)
+    return placement.choose_form(settings, device, checkpoint, free)
+
+
+def sweep_measurements(home: Path, now: float) -> Iterator[Path]:
+    """Remove the file of speeds that versions before this one measured."""
+    path = home / "machine-speed.json"
+    if path.exists():
+        path.unlink(missing_ok=True)
+        yield path
 
 
 def _make() -> Engine:
@@ -36,17 +33,6 @@ def _make() -> Engine:
     from workers.inference.scheduling.batched_engine import BatchedEngine
 
     return BatchedEngine(TransformersRunner())
-
-
-def _stored(home: Path, checkpoint: Checkpoint) -> list[Path]:
-    from workers.inference.engines.transformers import quantization
-
-    return [
-        quantization.kept_directory(home, checkpoint, form, dtype)
-        for form in quantization.WEIGHT_BYTES
-        if quantization.is_available(form)
-        for dtype in WIDTHS
-    ]
 
 
 def _report_accelerator(home: Path) -> dict[str, Any]:
@@ -62,17 +48,12 @@ def _report_accelerator(home: Path) -> dict[str, Any]:
     return {"device": "", "name": "", "free": 0, "total": 0}
 
 
-def _report_speed(home: Path) -> dict[str, Any]:
-    from workers.inference.engines.transformers import probe
-
-    return asdict(probe.speed_of_machine(home))
-
-
 TRANSFORMERS = EngineSpec(
     name="transformers",
     why="it computes every model",
     make=_make,
     place=place,
-    stored=_stored,
-    reports={"accelerator": _report_accelerator, "speed": _report_speed},
+    quantizations=("none", "int4"),
+    sweep=sweep_measurements,
+    reports={"accelerator": _report_accelerator},
 )

@@ -6,10 +6,8 @@ Imports torch and transformers: only an engine that is loading imports this.
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,71 +18,48 @@ from shammah.models.catalogue import FETCH_AGAIN
 from shammah.supervision.oom_record import CLOSE_OTHERS
 from workers.inference.engine import LoadObserver, Placement
 from workers.inference.engines.transformers.mapped_files import giving_back
-from workers.inference.engines.transformers.quantization import (
-    compute_alike,
-    keep,
-    kept_directory,
-    quantizer_config,
-)
+from workers.inference.engines.transformers.quantization import compute_alike, quantizer_config
 from workers.inference.memory import gpu_failed, is_out_of_memory
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.model_classes import first_line, observed, read_model
 
-log = logging.getLogger(__name__)
-
 
 def read_weights(
-    model_class: Any,
-    checkpoint: Checkpoint,
-    form: Placement,
-    observer: LoadObserver,
-    home: Path,
-) -> tuple[Any, str]:
-    """Return a ``model_class`` with the checkpoint's weights, ready to compute, and what people
-    should know about it.
+    model_class: Any, checkpoint: Checkpoint, form: Placement, observer: LoadObserver
+) -> Any:
+    """Return a ``model_class`` with the checkpoint's weights, ready to compute.
 
     Args:
         model_class: see `workers.model_classes.find_class`.
         checkpoint: the model.
         form: where and how they are to be held.
         observer: advances with each tensor.
-        home: where quantized weights are kept.
 
     Raises:
         ShammahError: ``model_config_invalid``, ``model_corrupt`` or ``out_of_memory``.
     """
     dtype: torch.dtype = getattr(torch, form.dtype)
-    device = form.device
     read = giving_back(checkpoint.weights, observer.advance)
-    with _explained(device):
+    with _explained(form.device):
         if not form.quantization:
             with observed(read):
                 model = read_model(model_class, checkpoint.directory, dtype)
-                return model.to(device).eval(), ""
-        config = quantizer_config(form.quantization, dtype)
-        kept = kept_directory(home, checkpoint, form.quantization, form.dtype)
-        options: dict[str, Any] = {"device_map": {"": device}}
-        if kept.is_dir():
-            try:
-                with observed(observer.advance):
-                    return _quantized(model_class, kept, dtype, **options), ""
-            except (ShammahError, OSError, SafetensorError, ValueError) as error:
-                log.warning("making the quantized weights in %s again: %s", kept, error)
-        options["quantization_config"] = config
+                return model.to(form.device).eval()
 
         def advance() -> None:
             read()
             release_freed_memory()
 
         with observed(advance):
-            model = _quantized(model_class, checkpoint.directory, dtype, **options)
-            return model, keep(model, kept)
-
-
-def _quantized(model_class: Any, directory: Path, dtype: torch.dtype, **options: Any) -> Any:
-    model = read_model(model_class, directory, dtype, **options).eval()
-    compute_alike(model)
-    return model
+            model = read_model(
+                model_class,
+                checkpoint.directory,
+                dtype,
+                device_map={"": form.device},
+                quantization_config=quantizer_config(dtype),
+            ).eval()
+        compute_alike(model)
+        return model
 
 
 def release_freed_memory() -> None:

@@ -87,17 +87,19 @@ def test_when_its_model_has_gone_it_goes_with_all_that_belongs_to_it(home: Home)
     assert home.names() == {f"{kept.stem}{end}" for end in (".safetensors", ".json", ".source")}
 
 
-def test_directories_of_weights_are_no_other(home: Home) -> None:
-    one, other = home.model("one"), home.model("other")
-    for model in (one, other):
-        made = [path for path in made_from(model, home.directory) if not path.suffix]
-        assert len(made) >= 3
-        (made[0] / "deeper").mkdir(parents=True)
-        home.sweep(model, days=100)
-    shutil.rmtree(one)
-    gone = home.sweep(other, days=100)
-    assert len(gone) == 1
-    assert len([path for path in home.quantized.iterdir() if path.is_dir()]) == 1
+def test_what_only_earlier_versions_kept_goes(home: Home) -> None:
+    """Weights in directories, a week after their last use, and the speeds of the machine."""
+    one = home.model("one")
+    weights = home.quantized / f"{'0' * 32}-int8"
+    (weights / "deeper").mkdir(parents=True)
+    weights.with_suffix(".source").write_text(str(one))
+    for path in (weights, weights.with_suffix(".source")):
+        os.utime(path, (NOW, NOW))
+    (home.directory / "machine-speed.json").write_text("{}")
+    assert home.sweep(one) == {"machine-speed.json"}
+    assert home.sweep(one, days=6) == set()
+    assert home.sweep(one, days=8) == {weights.name}
+    assert home.names() == set()
 
 
 def test_when_its_model_has_changed_it_goes_after_a_week(home: Home) -> None:

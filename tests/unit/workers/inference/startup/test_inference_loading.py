@@ -128,7 +128,7 @@ def test_one_rung_after_the_other(world: World) -> None:
     with pytest.raises(ShammahError, match="9 GiB") as refused:
         world.load(lambda name, settings: False)
     assert refused.value.code == "out_of_memory"
-    of_each = [(0, "auto"), (4096, "auto"), (4096, "int8"), (4096, "int4")]
+    of_each = [(0, "auto"), (4096, "auto"), (4096, "int4")]
     assert world.tried == [(m.name, *rung) for m in world.models for rung in of_each]
 
 
@@ -136,7 +136,6 @@ def test_one_rung_after_the_other(world: World) -> None:
     ("quantization", "said"),
     [
         ("auto", "big runs with bfloat16 and a context of 4,096 tokens."),
-        ("int8", "big runs with 8-bit weights and a context of 4,096 tokens."),
         ("int4", "big runs with 4-bit weights and a context of 4,096 tokens."),
     ],
 )
@@ -149,9 +148,9 @@ def test_a_smaller_model_begins_whole(world: World) -> None:
     note = world.load(lambda name, settings: name == "middle")
     assert note == "middle: It needs 9 GiB, and 4 are free. middle answers instead of big."
     assert world.tried[-1] == ("middle", 0, "auto")
-    note = world.load(lambda name, s: name == "small" and s.quantization == "int8")
+    note = world.load(lambda name, s: name == "small" and s.quantization == "int4")
     assert note.endswith(
-        "small runs with 8-bit weights and a context of 4,096 tokens instead of big."
+        "small runs with 4-bit weights and a context of 4,096 tokens instead of big."
     )
 
 
@@ -166,12 +165,12 @@ def test_a_smaller_model_that_is_broken_is_left_out(world: World) -> None:
 )
 def test_a_width_that_is_not_to_be_had_is_left_out(world: World, code: str) -> None:
     def accepts(name: str, settings: LoadSettings) -> bool:
-        if settings.quantization == "int8":
-            raise ShammahError(code, "There is no 8 bit here.", "")
-        return settings.quantization == "int4"
+        if settings.quantization == "int4":
+            raise ShammahError(code, "There are no 4 bits here.", "")
+        return name == "middle"
 
     note = world.load(accepts)
-    assert note.startswith("big: It needs 9 GiB, and 4 are free. big runs with 4-bit weights")
+    assert note == "middle: It needs 9 GiB, and 4 are free. middle answers instead of big."
 
 
 @pytest.mark.parametrize("code", ["model_corrupt", "settings_conflict"])
@@ -280,7 +279,7 @@ def test_a_rung_that_changes_nothing_is_no_step(world: World) -> None:
 
 
 def test_a_kill_after_a_refusal_counts_from_there(world: World) -> None:
-    world.load(lambda name, settings: settings.quantization == "int8")
+    world.load(lambda name, settings: settings.lean)
     world.killed()
     world.load()
     assert world.tried[-1] == ("big", 4096, "int4")
@@ -323,9 +322,8 @@ def test_what_comes_next_is_written_down_for_those_who_lose_it(world: World) -> 
 
     with pytest.raises(ShammahError):
         world.load(accepts)
-    assert told[:5] == [
+    assert told[:4] == [
         ("big", "Retrying with less context and 16-bit numbers."),
-        ("big", "Retrying with 8-bit weights."),
         ("big", "Retrying with 4-bit weights."),
         ("big", "Loading middle instead."),
         ("middle", "Retrying with less context and 16-bit numbers."),

@@ -23,7 +23,7 @@ PLAIN = Machine(16 * GIB)
 WITH_GPU = Machine(16 * GIB, gpu_memory=24 * GIB)
 MAC = Machine(16 * GIB, mps=True)
 
-WHOLE, SHORT, INT8, INT4 = "", "short", "int8", "int4"
+WHOLE, SHORT, INT4 = "", "short", "int4"
 
 
 def _offers(
@@ -43,7 +43,7 @@ def _chosen(*arguments: Any, **options: Any) -> str:
 
 def _steps(found: list[Offer]) -> list[str]:
     """Where and with how much less."""
-    steps = {"": WHOLE, "8-bit weights": INT8, "4-bit weights": INT4}
+    steps = {"": WHOLE, "4-bit weights": INT4}
     return [f"{one.settings.device} {steps.get(one.change, SHORT)}".strip() for one in found]
 
 
@@ -61,10 +61,25 @@ def test_a_gpu_with_room_is_used() -> None:
     assert _chosen(Machine(16 * GIB, gpu_memory=2 * GIB)) == "native"
 
 
-def test_a_gpu_that_holds_8_bits_is_used() -> None:
-    large = replace(MODEL, parameters=8 * GIB)  # 10 GiB in 8 bits and 2 more, 18 in 16
-    assert _chosen(Machine(64 * GIB, gpu_memory=12 * GIB), model=large) == "transformers"
-    assert _chosen(Machine(64 * GIB, gpu_memory=11 * GIB), model=large) == "native"
+@pytest.mark.parametrize(
+    ("gpu_gib", "asked", "expected"),
+    [
+        (18, {}, ["cuda", "cpu", "cpu short", "cpu int4", "cuda int4"]),
+        (17, {}, ["cpu", "cpu short", "cpu int4", "cuda int4"]),
+        (8, {}, ["auto", "auto short", "auto int4"]),
+        (17, {"quantization": "none"}, ["auto", "auto short"]),
+        (17, {"quantization": "int8"}, ["auto", "auto short"]),
+        (18, {"quantization": "int8"}, ["auto", "auto short"]),
+        (9, {"quantization": "int4"}, ["cuda", "cpu", "cpu short"]),
+        (8, {"quantization": "int4"}, ["auto", "auto short"]),
+    ],
+)
+def test_a_gpu_comes_first_where_it_holds_16_bits_and_last_where_it_holds_4(
+    gpu_gib: int, asked: dict[str, str], expected: list[str]
+) -> None:
+    large = replace(MODEL, parameters=8 * GIB)  # 18 GiB in 16 bits, 8.4 in 4, with 2 for the rest
+    found = _offers(Machine(64 * GIB, gpu_memory=gpu_gib * GIB), model=large, **asked)
+    assert _steps(found) == expected
 
 
 @pytest.mark.parametrize(
@@ -96,11 +111,22 @@ def test_what_cannot_be_computed_natively_is_refused_where_that_is_set() -> None
     assert refused.value.code == "model_unsupported"
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_what_the_native_engine_cannot_compute_goes_to_transformers(quantization: str) -> None:
-    assert _chosen(quantization=quantization, obstacle="is a Falcon") == "transformers"
-    assert _chosen(quantization=quantization, engine="transformers") == "transformers"
-    assert _chosen(WITH_GPU, quantization=quantization) == "transformers"
+def test_4_bits_that_the_native_engine_cannot_compute_go_to_transformers() -> None:
+    assert _chosen(quantization="int4", obstacle="is a Falcon") == "transformers"
+    assert _chosen(quantization="int4", engine="transformers") == "transformers"
+    assert _chosen(WITH_GPU, quantization="int4") == "transformers"
+
+
+def test_8_bits_that_no_engine_computes_are_refused_with_what_to_do() -> None:
+    with pytest.raises(ShammahError) as refused:
+        _offers(quantization="int8", obstacle="is a Falcon")
+    assert refused.value.code == "settings_conflict"
+    assert "native (it is a Falcon)" in refused.value.message
+    assert "transformers (inference.quantization is int8)" in refused.value.message
+    assert "shammah[int4]" in refused.value.hint
+    assert "GGUF" in refused.value.hint
+    with pytest.raises(ShammahError, match="The transformers engine cannot be used because"):
+        _offers(quantization="int8", engine="transformers")
 
 
 @pytest.mark.parametrize(
@@ -131,10 +157,10 @@ def test_an_obstacle_is_a_reason() -> None:
     [
         ("native", LONG, {}, [WHOLE, SHORT, INT4]),
         ("native", 4096, {}, [WHOLE, INT4]),
-        ("transformers", LONG, {}, [WHOLE, SHORT, INT8, INT4]),
-        ("transformers", 4096, {}, [WHOLE, SHORT, INT8, INT4]),
-        ("transformers", 4096, {"dtype": "float32"}, [WHOLE, INT8, INT4]),
-        ("transformers", LONG, {"dtype": "float32"}, [WHOLE, SHORT, INT8, INT4]),
+        ("transformers", LONG, {}, [WHOLE, SHORT, INT4]),
+        ("transformers", 4096, {}, [WHOLE, SHORT, INT4]),
+        ("transformers", 4096, {"dtype": "float32"}, [WHOLE, INT4]),
+        ("transformers", LONG, {"dtype": "float32"}, [WHOLE, SHORT, INT4]),
         ("native", LONG, {"context_length": 20_000}, [WHOLE, INT4]),
         ("native", LONG, {"quantization": "int8"}, [WHOLE, SHORT]),
         ("transformers", LONG, {"quantization": "none", "dtype": "bfloat16"}, [WHOLE, SHORT]),
@@ -154,10 +180,10 @@ def test_only_what_changes_something_and_was_left_open(
     ("asked", "expected"),
     [
         ({}, ["cuda", "cpu", "cpu short", "cpu int4", "cuda int4"]),
-        ({"quantization": "int8"}, ["cuda", "cpu", "cpu short"]),
+        ({"quantization": "int4"}, ["cuda", "cpu", "cpu short"]),
         (
             {"dtype": "float32"},
-            ["cuda", "cpu", "cpu short", "cpu int8", "cpu int4", "cuda int4"],
+            ["cuda", "cpu", "cpu short", "cpu int4", "cuda int4"],
         ),
         ({"dtype": "float32", "quantization": "none", "context_length": 99}, ["cuda", "cpu"]),
     ],
@@ -200,8 +226,8 @@ def test_what_each_step_asks_for() -> None:
     whole = LoadSettings()
     short = LoadSettings(context_length=SHORT_CONTEXT, lean=True)
     assert found[:2] == [whole, short]
-    assert [one.quantization for one in found] == ["auto", "auto", "int8", "int4"]
-    assert found[3].lean
+    assert [one.quantization for one in found] == ["auto", "auto", "int4"]
+    assert found[2].lean
 
 
 def test_what_is_set_stays_set() -> None:
