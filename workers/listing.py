@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shammah.errors import ShammahError
+from shammah.models.gguf_files import ENDING, enumerate_names, part_names
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
@@ -110,13 +111,27 @@ def check_file(file: RemoteFile) -> None:
         raise _bad_listing(f"gives no usable hash for {file.path} ({file.etag!r})")
 
 
-def needed(listing: RepositoryListing) -> RepositoryListing:
+def needed(listing: RepositoryListing, gguf: str = "") -> RepositoryListing:
     """``listing`` with only the files that loading the model takes.
 
+    Args:
+        listing: of the whole repository.
+        gguf: the GGUF file that is the model; its further parts are needed, too.
+
     Raises:
-        ShammahError: ``model_unsupported``: there are no safetensors, or no configuration.
+        ShammahError: ``model_unsupported``: there are no safetensors, or no configuration;
+            ``model_not_found``: there is no such GGUF file.
     """
     paths = {file.path for file in listing.files}
+    ggufs = sorted(path for path in paths if path.endswith(ENDING))
+    if gguf:
+        return _gguf(listing, gguf, ggufs)
+    if ggufs and not any(path.endswith(".safetensors") for path in paths):
+        raise ShammahError(
+            "model_unsupported",
+            f"{listing.model_id} holds only GGUF files, of which one must be named.",
+            f"For example {listing.model_id}:{ggufs[0]}; it has {enumerate_names(ggufs)}.",
+        )
     if CONFIG not in paths:
         raise ShammahError(
             "model_unsupported",
@@ -137,6 +152,18 @@ def needed(listing: RepositoryListing) -> RepositoryListing:
         or (_WANTED.fullmatch(file.path) and not _UNWANTED.fullmatch(file.path))
     ]
     return RepositoryListing(listing.model_id, listing.revision, listing.licence, tuple(chosen))
+
+
+def _gguf(listing: RepositoryListing, gguf: str, present: list[str]) -> RepositoryListing:
+    """``listing`` with the parts of one file, under that file's name."""
+    parts = part_names(gguf)
+    lost = next((part for part in parts if part not in present), None)
+    if lost is not None:
+        has = f"It has {enumerate_names(present)}." if present else "It has no GGUF files."
+        raise ShammahError("model_not_found", f"{listing.model_id} has no file {lost}.", has)
+    name = f"{listing.model_id}:{gguf}"
+    files = tuple(file for file in listing.files if file.path in parts)
+    return RepositoryListing(name, listing.revision, listing.licence, files)
 
 
 def _weights(paths: set[str]) -> set[str]:

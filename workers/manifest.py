@@ -1,7 +1,8 @@
 """What makes a snapshot whole: a manifest that matches the disk. Standard library only.
 
 It is stored next to the snapshot (``<repository>/shammah/<commit>.json``), which stays as the
-library made it, and is written last.
+library made it, and is written last. A GGUF file, of which a repository often holds many, has one
+of its own: wherever a snapshot is asked for here, such a file within one may be, too.
 
 Files that have just been written may still be lost in a power failure, sizes and all. Until the
 disk has them, the manifest carries the id of the running system: after a restart it counts for
@@ -14,6 +15,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from workers.listing import RemoteFile, RepositoryListing
 
@@ -31,9 +33,19 @@ class Manifest:
     unsynced_boot: str = ""
 
 
+def snapshot_of(package: Path) -> Path:
+    """The snapshot itself, if ``package`` is a file in it."""
+    for parent in package.parents[:2]:
+        if parent.parent.name == "snapshots" and parent.parent.parent.name.startswith("models--"):
+            return parent
+    return package
+
+
 def manifest_path(snapshot: Path) -> Path:
-    """Where the manifest of ``<repository>/snapshots/<commit>`` is."""
-    return snapshot.parent.parent / "shammah" / f"{snapshot.name}.json"
+    """Where the manifest of ``<repository>/snapshots/<commit>`` is, or of a file there."""
+    root = snapshot_of(snapshot)
+    file = "" if root == snapshot else f"-{quote(str(snapshot.relative_to(root)), safe=' ')}"
+    return root.parent.parent / "shammah" / f"{root.name}{file}.json"
 
 
 def is_complete(snapshot: Path) -> bool:
@@ -49,13 +61,19 @@ def is_settled(manifest: Manifest) -> bool:
 
 def wrong_sizes(snapshot: Path, manifest: Manifest) -> list[RemoteFile]:
     """The files that are missing or have another size."""
-    return [file for file in manifest.listing.files if _size(snapshot / file.path) != file.size]
+    root = snapshot_of(snapshot)
+    return [file for file in manifest.listing.files if _size(root / file.path) != file.size]
 
 
 def read_manifest(snapshot: Path) -> Manifest | None:
     """``None``: there is none, or none that can be understood."""
+    return read_manifest_file(manifest_path(snapshot))
+
+
+def read_manifest_file(path: Path) -> Manifest | None:
+    """The same for what is in ``path``."""
     try:
-        document = json.loads(manifest_path(snapshot).read_bytes())
+        document = json.loads(path.read_bytes())
         if document["format"] != FORMAT:
             return None
         files = tuple(_file(path, facts) for path, facts in document["files"].items())

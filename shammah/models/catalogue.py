@@ -24,6 +24,7 @@ from shammah.models.gguf_files import (
     is_app_name,
     list_gguf,
     only_gguf,
+    part_names,
 )
 from shammah.storage.paths import hub_cache
 
@@ -392,6 +393,7 @@ def cached_snapshot(cache: Path, model_id: str) -> Path | None:
     Whether it is complete is for the loader to check: the library keeps half snapshots.
     """
     model_id, _, file = model_id.partition(":")
+    file = part_names(file)[0]
     repository = cache / f"models--{model_id.replace('/', '--')}"
     try:
         revision = (repository / "refs" / "main").read_text("ascii").strip()

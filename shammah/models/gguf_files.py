@@ -60,6 +60,12 @@ def part_names(name: str) -> list[str]:
     return [f"{stem}-{part:05}-of-{count:05}{ENDING}" for part in range(1, count + 1)]
 
 
+def is_model_file(name: str) -> bool:
+    """Whether a file of this name is a model, or the first part of one; no projector."""
+    is_first = part_names(name)[0] == name
+    return name.endswith(ENDING) and is_first and "mmproj" not in name.lower()
+
+
 def check_app_name(wanted: str) -> None:
     """Refuse what can be no name of a model of ollama or LM Studio.
 
@@ -106,6 +112,12 @@ def list_gguf(environ: Mapping[str, str]) -> list[GgufFile]:
     """The GGUF files of the Hub's cache, of ollama and of LM Studio, by name."""
     found = [*_in_hub_cache(environ), *_in_ollama(environ), *_in_lm_studio(environ)]
     return sorted({file.name: file for file in reversed(found)}.values(), key=lambda one: one.name)
+
+
+def enumerate_names(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 # --- ollama -------------------------------------------------------------------------------
@@ -233,12 +245,7 @@ def _in_hub_cache(environ: Mapping[str, str]) -> Iterator[GgufFile]:
 
 
 def _models_in(directory: Path) -> list[Path]:
-    """The models among the files of a directory, by their first parts; no projectors."""
-    return [
-        path
-        for path in _glob(directory, f"*{ENDING}")
-        if not path.name.startswith("mmproj") and part_names(path.name)[0] == path.name
-    ]
+    return [path for path in _glob(directory, f"*{ENDING}") if is_model_file(path.name)]
 
 
 def _glob(directory: Path, pattern: str) -> list[Path]:
@@ -258,17 +265,12 @@ def _size(path: Path) -> int:
 
 def _not_found(program: str, name: str, places: list[Path], here: list[str]) -> ShammahError:
     looked = " and ".join(map(str, places))
-    there = f"It has {_enumerate(here)}." if here else "It has none there."
+    there = f"It has {enumerate_names(here)}." if here else "It has none there."
     why = f"{program} has no model {name} (looked in {looked})."
     return ShammahError("model_not_found", why, there)
 
 
 def _unclear(where: str, found: list[Path], prefix: str) -> ShammahError:
-    names = _enumerate([path.name for path in found])
+    names = enumerate_names([path.name for path in found])
     hint = f"Name one of them: --model '{prefix}{found[0].name}'."
     return ShammahError("model_unclear", f"{where} holds several models: {names}.", hint)
-
-
-def _enumerate(names: list[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -14,7 +14,9 @@ from huggingface_hub.errors import CacheNotFound
 
 from shammah.bus.transfers import CachedModel
 from shammah.errors import ShammahError
+from shammah.models.gguf_files import ENDING, is_model_file, part_names
 from workers.download.layout import RepositoryCache
+from workers.listing import CONFIG
 from workers.manifest import is_complete, manifest_path
 
 DAY_S = 86_400.0
@@ -46,8 +48,32 @@ def list_models(cache: Path) -> tuple[tuple[CachedModel, ...], int]:
             revisions = tuple(snapshot.name for snapshot in snapshots)
             whole = any(map(is_complete, snapshots))
             size = sum(own.values())
-            models.append(CachedModel(repository.model_id, revisions, size, whole, unfinished))
+            files = list(_gguf_models(repository, snapshots))
+            rest = any((one / CONFIG).exists() for one in snapshots) or unfinished or not files
+            if rest:
+                model_id = repository.model_id
+                models.append(CachedModel(model_id, revisions, size, whole, unfinished))
+            models += files
     return tuple(models), sum(sizes.values())
+
+
+def _gguf_models(repository: RepositoryCache, snapshots: list[Path]) -> Iterator[CachedModel]:
+    """Every GGUF file of a repository is a model."""
+    held: dict[str, list[Path]] = {}
+    for snapshot in snapshots:
+        for path in sorted(snapshot.rglob(f"*{ENDING}")):
+            file = path.relative_to(snapshot).as_posix()
+            if is_model_file(file):
+                held.setdefault(file, []).append(snapshot)
+    for file, within in held.items():
+        sizes: dict[tuple[int, int], int] = {}
+        for part in (snapshot / name for snapshot in within for name in part_names(file)):
+            with contextlib.suppress(OSError):
+                facts = part.stat()
+                sizes[facts.st_dev, facts.st_ino] = facts.st_size
+        whole = any(is_complete(snapshot / file) for snapshot in within)
+        revisions = tuple(snapshot.name for snapshot in within)
+        yield CachedModel(f"{repository.model_id}:{file}", revisions, sum(sizes.values()), whole)
 
 
 def remove_model(cache: Path, model_id: str, revision: str | None = None) -> int:
@@ -62,25 +88,31 @@ def remove_model(cache: Path, model_id: str, revision: str | None = None) -> int
         ShammahError: ``model_not_cached`` or ``cache_error``.
     """
     repository = RepositoryCache(cache, model_id)
-    models, size = list_models(cache)
-    model = next((model for model in models if model.model == model_id), None)
+    snapshots = _children(repository.root / "snapshots")
+    revisions = [one.name for one in snapshots if repository.package(one.name).exists()]
+    size = list_models(cache)[1]
+    unfinished = 0 if repository.file else sum(_sizes(repository.parts, allocated=True).values())
     commit = None if revision is None else repository.resolve(revision)
-    if revision and commit is None and model:  # as the list shows it
-        begin_so = [one for one in model.revisions if one.startswith(revision)]
+    if revision and commit is None:  # as the list shows it
+        begin_so = [one for one in revisions if one.startswith(revision)]
         commit = begin_so[0] if len(begin_so) == 1 else None
-    doomed = [
-        found for found in (model.revisions if model else ()) if revision is None or found == commit
-    ]
-    if model is None or (revision is not None and not doomed):
+    doomed = [found for found in revisions if revision is None or found == commit]
+    if not doomed and (revision is not None or not unfinished):
         what = model_id if revision is None else f"{model_id} at {revision}"
         message = f"{what} is not in the cache."
         raise ShammahError("model_not_cached", message, "`shammah models list` shows what is.")
     for commit in doomed:  # first, so that nobody takes a half removed snapshot for a whole one
-        manifest_path(repository.snapshot(commit)).unlink(missing_ok=True)
-        (repository.root / "trees" / f"{commit}.json").unlink(missing_ok=True)
-    _remove_revisions(repository, doomed, whole=revision is None)
+        manifest_path(repository.package(commit)).unlink(missing_ok=True)
+        if not repository.file:
+            for manifest in repository.own.glob(f"{commit}-*.json"):
+                manifest.unlink(missing_ok=True)
+            (repository.root / "trees" / f"{commit}.json").unlink(missing_ok=True)
+    if repository.file:
+        _remove_file(repository, doomed)
+    else:
+        _remove_revisions(repository, doomed, whole=revision is None)
     freed = size - list_models(cache)[1]
-    return freed + (model.unfinished if not repository.root.exists() else 0)
+    return freed + (unfinished if not repository.root.exists() else 0)
 
 
 def sweep(
@@ -111,6 +143,28 @@ def sweep(
                     removed.append(path)
                     size += found.st_blocks * 512
     return Sweep(tuple(removed), size)
+
+
+def _remove_file(repository: RepositoryCache, commits: list[str]) -> None:
+    """Remove one model in GGUF, but no bytes that something else in the repository leads to."""
+    parts = [
+        repository.snapshot(commit) / name
+        for commit in commits
+        for name in part_names(repository.file)
+    ]
+    blobs = {path.resolve() for path in parts}
+    for path in parts:
+        path.unlink(missing_ok=True)
+    kept, snapshots = set(), _children(repository.root / "snapshots")
+    for snapshot in snapshots:
+        files = {path.resolve() for path in snapshot.rglob("*") if not path.is_dir()}
+        kept |= files
+        if not files:
+            shutil.rmtree(snapshot, ignore_errors=True)
+    for blob in blobs - kept:
+        blob.unlink(missing_ok=True)
+    if not kept and not any(repository.parts.glob("*")):
+        shutil.rmtree(repository.root, ignore_errors=True)
 
 
 def _remove_revisions(repository: RepositoryCache, commits: list[str], *, whole: bool) -> None:

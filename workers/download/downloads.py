@@ -34,6 +34,7 @@ from workers.manifest import (
     is_settled,
     manifest_path,
     read_manifest,
+    snapshot_of,
 )
 
 Observer = Callable[[transfers.Transfer], None]
@@ -98,9 +99,9 @@ class Downloads:
         """The verified snapshot, if it is there. No network, a few milliseconds."""
         repository = self._repository(model_id, revision)
         commit = repository.resolve(revision)
-        if commit is None or not is_complete(repository.snapshot(commit)):
+        if commit is None or not is_complete(repository.package(commit)):
             return None
-        return repository.snapshot(commit)
+        return repository.package(commit)
 
     def plan(
         self,
@@ -123,7 +124,8 @@ class Downloads:
         if manifest is not None:
             listing = manifest.listing
         else:
-            listing = needed(self._hub.listing(model_id, revision, Control()))
+            found = self._hub.listing(repository.model_id, revision, Control())
+            listing = needed(found, repository.file)
         text = config_text(repository, listing, self._hub) if config else ""
         reserve, rate = self._limits.disk_reserve, self.last_rate
         plan = make_plan(repository, listing)
@@ -155,8 +157,8 @@ class Downloads:
         """
         control = control or Control()
         repository = self._repository(model_id, revision)
-        snapshot, manifest = self._manifest(repository, revision)
-        if snapshot is None or manifest is None:
+        package, manifest = self._manifest(repository, revision)
+        if package is None or manifest is None:
             raise ShammahError(
                 "model_not_cached",
                 f"{model_id} has not been downloaded by Shammah (there is no manifest).",
@@ -164,7 +166,7 @@ class Downloads:
                 "there.",
             )
         return verify_snapshot(
-            snapshot, manifest, hashes=hashes, check=lambda: control.check(model_id)
+            snapshot_of(package), manifest, hashes=hashes, check=lambda: control.check(model_id)
         )
 
     # --- doing ----------------------------------------------------------------------------
@@ -183,7 +185,7 @@ class Downloads:
         """Make the model whole on this disk; takes as long as it takes.
 
         Args:
-            model_id: owner/name.
+            model_id: owner/name, or owner/name:FILE.gguf for that file and its further parts.
             revision: a branch, a tag or a commit.
             priority: over other downloads; higher is more urgent.
             on_progress: gets snapshots, at most five a second; must be quick.
@@ -192,7 +194,7 @@ class Downloads:
             force: begin even if the disk looks too small.
 
         Returns:
-            The snapshot's directory, every file of it verified.
+            The snapshot's directory (or the GGUF file), every file of it verified.
 
         Raises:
             ShammahError: see `failures`. Partial downloads are kept.
@@ -203,9 +205,10 @@ class Downloads:
             here = self.complete(model_id, revision) or self._recover(repository, revision, control)
             if here is not None:
                 return here
-        listing = self._hub.listing(model_id, revision, control, _teller(on_progress, model_id))
+        teller = _teller(on_progress, model_id)
+        listing = self._hub.listing(repository.model_id, revision, control, teller)
         control.check(model_id)
-        wanted = needed(listing)
+        wanted = needed(listing, repository.file)
         with self._disk_errors():
             trusted = trusted_etags(repository)
             store = BlobStore(repository, wanted, trusted)
@@ -236,11 +239,11 @@ class Downloads:
         control = control or Control()
         bad = self.verify(model_id, revision, hashes=True, control=control)
         repository = self._repository(model_id, revision)
-        snapshot, manifest = self._manifest(repository, revision)
-        if snapshot is None or manifest is None:  # removed this moment
+        package, manifest = self._manifest(repository, revision)
+        if package is None or manifest is None:  # removed this moment
             raise failures.cancelled(model_id)
         if not bad:
-            return Repair(snapshot, ())
+            return Repair(package, ())
         listing = manifest.listing
         paths = {file.path for file in bad}
         damaged = RepositoryListing(
@@ -250,7 +253,7 @@ class Downloads:
             tuple(file for file in listing.files if file.path in paths),
         )
         with self._disk_errors():
-            manifest_path(snapshot).unlink(missing_ok=True)
+            manifest_path(package).unlink(missing_ok=True)
             repository.prepare(listing.revision)
             store = BlobStore(repository, damaged, ())
             self._transfer(store, damaged, control, priority, on_progress)
@@ -259,8 +262,9 @@ class Downloads:
     # --- inside ---------------------------------------------------------------------------
 
     def _repository(self, model_id: str, revision: str) -> RepositoryCache:
-        check_names(model_id, revision)
-        return RepositoryCache(self._cache, model_id)
+        repository = RepositoryCache(self._cache, model_id)
+        check_names(repository.model_id, revision)
+        return repository
 
     def _transfer(
         self,
@@ -281,7 +285,8 @@ class Downloads:
             expected=expected,
         )
         addresses = {
-            file.path: self._hub.file_url(model_id, revision, file.path) for file in listing.files
+            file.path: self._hub.file_url(store.repository.model_id, revision, file.path)
+            for file in listing.files
         }
         transfer = Transfer(
             store,
@@ -310,17 +315,17 @@ class Downloads:
         commit = repository.resolve(revision)
         if commit is None:
             return None, None
-        snapshot = repository.snapshot(commit)
-        return snapshot, read_manifest(snapshot)
+        package = repository.package(commit)
+        return package, read_manifest(package)
 
     def _recover(self, repository: RepositoryCache, revision: str, control: Control) -> Path | None:
         """A snapshot that a power failure may have damaged, if it did not. No network."""
-        snapshot, manifest = self._manifest(repository, revision)
-        if snapshot is None or manifest is None or is_settled(manifest):
+        package, manifest = self._manifest(repository, revision)
+        if package is None or manifest is None or is_settled(manifest):
             return None
         model_id = manifest.listing.model_id
         bad = verify_snapshot(
-            snapshot, manifest, hashes=True, check=lambda: control.check(model_id)
+            snapshot_of(package), manifest, hashes=True, check=lambda: control.check(model_id)
         )
         if bad:
             return None
@@ -329,14 +334,14 @@ class Downloads:
 
     def _declare_whole(self, repository: RepositoryCache, listing: RepositoryListing) -> Path:
         """Write the manifest, and make sure in the background that the disk has the files."""
-        snapshot = repository.snapshot(listing.revision)
-        path = manifest_path(snapshot)
+        package = repository.package(listing.revision)
+        path = manifest_path(package)
         repository.write(path, dump_manifest(Manifest(listing, boot_id())))
         thread = threading.Thread(target=self._settle, args=(repository, listing), name="settle")
         with self._lock:
             thread.start()
             self._settling = [*filter(threading.Thread.is_alive, self._settling), thread]
-        return snapshot
+        return package
 
     def _settle(self, repository: RepositoryCache, listing: RepositoryListing) -> None:
         snapshot = repository.snapshot(listing.revision)
@@ -344,8 +349,9 @@ class Downloads:
             for file in listing.files:
                 sync_file(snapshot / file.path)
             sync_file(repository.blobs)
-            if read_manifest(snapshot) == Manifest(listing, boot_id()):
-                repository.write(manifest_path(snapshot), dump_manifest(Manifest(listing)))
+            package = repository.package(listing.revision)
+            if read_manifest(package) == Manifest(listing, boot_id()):
+                repository.write(manifest_path(package), dump_manifest(Manifest(listing)))
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:

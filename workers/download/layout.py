@@ -9,6 +9,7 @@
         refs/<branch or tag>            the commit
         trees/<commit>.json             what the whole repository holds (the library's)
         shammah/<commit>.json           our manifest: this snapshot is whole
+        shammah/<commit>-<file>.json    the same for a GGUF file in it
         shammah/parts/                  unfinished files
         shammah/drafts/                 small files for a moment, before they take their place
         shammah/quarantine/             damaged ones
@@ -27,6 +28,7 @@ from pathlib import Path
 
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # lazily exported
 
+from shammah.models.gguf_files import part_names
 from workers.listing import RemoteFile, RepositoryListing
 
 LOCK_TURN_S = 0.5
@@ -37,12 +39,18 @@ _TREE_FORMAT = 1
 
 
 class RepositoryCache:
-    """Paths and atomic changes of one repository in the cache."""
+    """Paths and atomic changes of one repository in the cache.
+
+    Args:
+        cache: its directory.
+        model_id: owner/name, or owner/name:FILE.gguf for one model in GGUF among several.
+    """
 
     def __init__(self, cache: Path, model_id: str) -> None:
         self.cache = cache
-        self.model_id = model_id
-        self.name = f"models--{model_id.replace('/', '--')}"
+        self.model_id, _, file = model_id.partition(":")
+        self.file = part_names(file)[0]
+        self.name = f"models--{self.model_id.replace('/', '--')}"
         self.root = cache / self.name
         self.blobs = self.root / "blobs"
         self.own = self.root / "shammah"
@@ -55,6 +63,10 @@ class RepositoryCache:
 
     def snapshot(self, revision: str) -> Path:
         return self.root / "snapshots" / revision
+
+    def package(self, revision: str) -> Path:
+        """The model: the snapshot, or the GGUF file in it."""
+        return self.snapshot(revision) / self.file
 
     def prepare(self, revision: str) -> None:
         """Make the directories that a download writes to."""

@@ -36,6 +36,7 @@ from shammah.bus.transfers import (
 )
 from shammah.errors import ShammahError
 from shammah.storage.paths import hub_cache
+from workers.manifest import snapshot_of
 from workers.service import Outlet
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class DownloadService:
             update=request.update,
             force=request.force,
         )
-        return Fetched("", request.model, directory.name, str(directory))
+        return Fetched("", request.model, snapshot_of(directory).name, str(directory))
 
     def _progressed(self, job: _Job, now: Transfer) -> None:
         with job.telling:
@@ -257,7 +258,8 @@ class DownloadService:
         from workers.download import cache
 
         with self._lock:
-            if any(model == request.model for model, _ in self._jobs):
+            removed = request.model.partition(":")[0]
+            if any(model.partition(":")[0] == removed for model, _ in self._jobs):
                 raise ShammahError(
                     "download_running",
                     f"{request.model} is being downloaded.",

@@ -11,7 +11,7 @@ from workers.download.blobs import is_right
 from workers.download.layout import RepositoryCache
 from workers.download.part import held_bytes
 from workers.listing import RepositoryListing
-from workers.manifest import Manifest, is_settled, read_manifest
+from workers.manifest import Manifest, is_settled, read_manifest_file
 
 
 def make_plan(repository: RepositoryCache, listing: RepositoryListing) -> FetchPlan:
@@ -63,7 +63,7 @@ def trusted_etags(repository: RepositoryCache) -> set[str]:
     """The blobs that a manifest vouches for."""
     found: set[str] = set()
     for path in repository.own.glob("*.json"):
-        manifest = read_manifest(repository.snapshot(path.stem))
+        manifest = read_manifest_file(path)
         if manifest is not None and is_settled(manifest):
             found.update(file.etag for file in manifest.listing.files)
     return found

@@ -54,10 +54,24 @@ def test_one_set_of_weights_is_enough() -> None:
     assert "weights.safetensors" in chosen("config.json", "weights.safetensors")
 
 
+def test_of_a_gguf_file_its_parts_and_nothing_else() -> None:
+    parts = ("q8/a-00001-of-00002.gguf", "q8/a-00002-of-00002.gguf")
+    everything = listing("README.md", "config.json", "b.gguf", *parts)
+    found = needed(everything, parts[0])
+    assert {file.path for file in found.files} == {*parts}
+    assert found.model_id == f"acme/tiny:{parts[0]}"
+    with pytest.raises(ShammahError) as caught:
+        needed(listing("b.gguf", parts[0]), parts[0])
+    assert caught.value.code == "model_not_found"
+    assert parts[1] in caught.value.message
+    assert "b.gguf" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     "paths",
     [
         ("config.json", "pytorch_model.bin"),
+        ("config.json", "b.gguf"),
         ("adapter_config.json", "adapter_model.safetensors"),
         ("README.md",),
     ],

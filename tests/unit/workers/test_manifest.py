@@ -54,6 +54,20 @@ def test_a_manifest_is_read_as_it_was_written(snapshot: Path) -> None:
     )
 
 
+def test_a_file_has_a_manifest_of_its_own(snapshot: Path) -> None:
+    file = snapshot / "sub" / "tiny.gguf"
+    file.write_bytes(b"GGUF")
+    assert not is_complete(file)
+    listing = (RemoteFile("sub/tiny.gguf", 4, "b" * 64, None),)
+    write(file, Manifest(RepositoryListing("acme/tiny:sub/tiny.gguf", COMMIT, "mit", listing)))
+    assert is_complete(file)
+    assert manifest_path(file).parent == manifest_path(snapshot).parent
+    assert manifest_path(snapshot / "sub%2Ftiny.gguf") != manifest_path(file)
+    file.write_bytes(b"GGUF2")
+    assert not is_complete(file)
+    assert is_complete(snapshot)
+
+
 def test_complete_means_that_every_size_is_right(snapshot: Path) -> None:
     assert is_complete(snapshot)
     path = snapshot / "sub" / "model.safetensors"
