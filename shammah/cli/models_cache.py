@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from shammah.bus import codec
@@ -22,6 +22,7 @@ from shammah.models.catalogue import (
     check_hub_id,
     check_model_name,
     is_choice,
+    is_of_hub,
     locate_model,
     starter_directory,
 )
@@ -35,6 +36,7 @@ from shammah.supervision.model_list import (
     default_model,
     describe_models,
     download_worker,
+    files_elsewhere,
     starter_size,
 )
 from shammah.terminal.output import echo, print_json
@@ -45,17 +47,19 @@ from shammah.terminal.wording import describe_amount, describe_size
 def show(*, as_json: bool) -> int:
     settings = load_settings(os.environ)
     found = cached_models(settings)
+    others = files_elsewhere()
     default = default_model(settings, look(os.environ))
     if as_json:
         document = {
             **codec.to_document(found),
+            "elsewhere": [{**asdict(file), "path": str(file.path)} for file in others],
             "wanted": settings.model,
             "default": default,
             "starter": {"directory": str(starter_directory()), "size": starter_size()},
         }
         print_json(document)
         return ExitCode.OK
-    for line in describe_models(found, settings.model, default):
+    for line in describe_models(found, others, settings.model, default):
         echo(line)
     return ExitCode.OK
 
@@ -110,12 +114,13 @@ def on_hub(settings: Settings, name: str) -> str:
     Raises:
         ShammahError: ``model_unknown``, ``model_not_of_the_hub``.
     """
-    if name == STARTER or (os.path.isdir(name) and not is_choice(name)):
-        what = "The starter" if name == STARTER else f"The directory {name}"
+    is_path = os.path.isabs(name) or (os.path.isdir(name) and not is_choice(name))
+    if is_path or not is_of_hub(name):
+        what = "The starter" if name == STARTER else name
         raise ShammahError(
             "model_not_of_the_hub",
             f"{what} is not from the Hub, so it can't be downloaded, verified or removed.",
-            "Name a size (1.5B) or a Hub id (owner/name).",
+            "Name a size (1.5B) or a Hub id (owner/name or owner/name:FILE.gguf).",
             exit_code=ExitCode.USAGE,
         )
     machine = look(os.environ) if name == AUTO else Machine(0)
@@ -129,11 +134,15 @@ def _whereabouts(settings: Settings) -> str:
     machine = look(os.environ)
     name = default_model(settings, machine)
     known = None
-    if name and name != STARTER and not os.path.isabs(name):
+    if name and is_of_hub(name):
         known = next((one for one in _cached_if_possible(settings) if one.model == name), None)
 
-    def is_whole(snapshot: Path) -> bool:
-        return known is not None and known.verified and snapshot.name in known.revisions
+    def is_whole(package: Path) -> bool:
+        return (
+            known is not None
+            and known.verified
+            and not {*package.parts}.isdisjoint(known.revisions)
+        )
 
     found = locate_model(
         settings.model,
@@ -144,6 +153,7 @@ def _whereabouts(settings: Settings) -> str:
         is_whole=is_whole,
         permissive=settings.permissive,
         gpu_memory=machine.gpu_memory,
+        environ=os.environ,
     )
     automatic = settings.model == AUTO and name
     chosen = f"For this machine's memory, that is {name}. " if automatic else ""

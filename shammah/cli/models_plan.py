@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.transfers import Fetch, FetchPlan, PlanFetch, PlannedFile, Transferring
@@ -16,13 +15,16 @@ from shammah.errors import ExitCode, ShammahError
 from shammah.models.catalogue import (
     AUTO,
     GIB,
-    STARTER,
     CatalogueModel,
     Machine,
     catalogue_model,
+    check_local,
+    is_of_hub,
+    local_path,
     no_model,
     starter_directory,
 )
+from shammah.models.gguf_files import ENDING, part_names
 from shammah.models.machine import look
 from shammah.settings.model import Settings
 from shammah.storage.disk import nearest_existing
@@ -118,7 +120,7 @@ def _chosen(settings: Settings, machine: Machine) -> str:
 
 
 def _found(settings: Settings, name: str, revision: str, screen: Screen) -> FetchPlan:
-    if name == STARTER or os.path.isabs(name):
+    if not is_of_hub(name):
         return _local(name)
     with download_worker(settings) as peer:
         try:
@@ -142,20 +144,24 @@ def _is_under_way(peer: Peer, model: str) -> bool:
 
 
 def _local(name: str) -> FetchPlan:
-    """Return a plan for a directory: nothing to download.
+    """Return a plan for a directory or a file: nothing to download.
 
     Raises:
-        ShammahError: ``model_not_found``.
+        ShammahError: ``model_not_found``, or see `check_local`.
     """
-    directory = starter_directory() if name == STARTER else Path(name)
+    check_local(name, os.environ)
+    path = local_path(name, starter_directory(), os.environ)
     try:
-        sizes = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
+        if path.is_file():
+            parts = [path.with_name(part) for part in part_names(path.name)]
+            # ollama's have no ending.
+            sizes = {f"{part.stem}{ENDING}": part.stat().st_size for part in parts}
+        else:
+            sizes = {file.name: file.stat().st_size for file in sorted(path.iterdir())}
     except OSError as error:
-        raise no_model(directory, error.strerror or str(error)) from error
-    if CONFIG not in sizes:
-        raise no_model(directory, f"no {CONFIG}")
+        raise no_model(path, error.strerror or str(error)) from error
     try:
-        config = (directory / CONFIG).read_text("utf-8")
+        config = (path / CONFIG).read_text("utf-8")
     except (OSError, UnicodeDecodeError):
         config = ""
     files = tuple(PlannedFile(path, size, size) for path, size in sizes.items())
@@ -227,14 +233,18 @@ def _memory_lines(memory: MemoryNeed) -> Iterator[str]:
     usable = f"{memory.usable / GIB:.2f} GiB" if memory.usable else "an unknown amount"
     yield f"memory      {usable} for {memory.dtype} on {memory.device}"
     tokens = f"{memory.context_length:,} tokens"
-    for name, size, note in (
+    least = ("at least", memory.least, "with a conversation, whose length is known after the load")
+    loaded = (
         ("weights", memory.weights, ""),
         ("libraries", memory.libraries, ""),
         ("loaded", memory.loaded, "before the first question"),
+    )
+    full = (
         ("context", memory.kv_cache, f"keys and values of {tokens}"),
         ("one step", memory.activations, "on top, at most"),
         ("total", memory.full, f"with {tokens}"),
-    ):
+    )
+    for name, size, note in (*loaded, *(full if memory.context_length else (least,))):
         yield f"  {name:9} {size / GIB:7.2f} GiB  {note}".rstrip()
 
 

@@ -436,12 +436,10 @@ def locate_model(
         ShammahError: ``model_unknown``, ``model_not_found``, or see `find_app_file`.
     """
     check_model_name(wanted)
-    if wanted == STARTER:
-        return _located_starter(starter)
-    if is_app_name(wanted):
-        return LocatedModel(wanted, find_app_file(wanted, environ), wanted)
-    if os.path.isabs(wanted):
-        return _located_path(Path(wanted))
+    if not is_of_hub(wanted):
+        path = local_path(wanted, starter, environ)
+        name = os.path.basename(wanted) if os.path.isabs(wanted) else wanted
+        return LocatedModel(name, path, wanted)
     model_id = hub_model(wanted, memory, permissive=permissive, gpu_memory=gpu_memory)
     chosen = wanted == AUTO and fallback
     if not model_id:
@@ -470,23 +468,33 @@ def largest_below(
     return LocatedModel(STARTER, starter, model_id, fallback=True)
 
 
-def _located_path(path: Path) -> LocatedModel:
+def local_path(wanted: str, starter: Path, environ: Mapping[str, str]) -> Path:
+    """The directory, or the GGUF file, of a model that is not of the Hub.
+
+    Raises:
+        ShammahError: ``model_not_found``, or see `find_app_file`.
+    """
+    path = Path(wanted)
+    if wanted == STARTER:
+        return _check_starter(starter)
+    if is_app_name(wanted):
+        return find_app_file(wanted, environ)
     if path.is_dir():
-        return LocatedModel(path.name, only_gguf(path) or path, str(path))
+        return only_gguf(path) or path
     if path.is_file() and path.suffix == ENDING:
-        return LocatedModel(path.name, path, str(path))
+        return path
     what = "file" if path.suffix == ENDING else "directory"
     raise ShammahError("model_not_found", f"No model {what} {path}.", _GIVE)
 
 
-def _located_starter(starter: Path) -> LocatedModel:
+def _check_starter(starter: Path) -> Path:
     if not starter.is_dir():
         raise ShammahError(
             "model_not_found",
             f"The starter model is not installed ({starter} is missing).",
             "Run scripts/make_starter.py, or scripts/run, which does it.",
         )
-    return LocatedModel(STARTER, starter, STARTER)
+    return starter
 
 
 def _too_little(memory: int) -> NotAvailable:

@@ -21,6 +21,9 @@ from shammah.storage.paths import absolute, hub_cache
 OLLAMA, LM_STUDIO = "ollama:", "lmstudio:"
 """What the names of their models begin with."""
 
+HUB = "Hub"
+"""The origin of what is in the Hub's cache."""
+
 ENDING = ".gguf"
 
 _OLLAMA_NAME = re.compile(r"(?:(?:([\w.-]+)/)?([\w.-]+)/)?([\w.-]+)(?::([\w.-]+))?", re.ASCII)
@@ -238,7 +241,7 @@ def _in_hub_cache(environ: Mapping[str, str]) -> Iterator[GgufFile]:
             for directory in (snapshot, *(one for one in _glob(snapshot, "*") if one.is_dir())):
                 for path in _models_in(directory):
                     name = f"{model_id}:{path.relative_to(snapshot).as_posix()}"
-                    yield GgufFile(name, "Hub", path, _size(path))
+                    yield GgufFile(name, HUB, path, _size(path))
 
 
 # --- of all -------------------------------------------------------------------------------

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.transfers import CachedModel, ListModels, ModelList
-from shammah.models.catalogue import AUTO, STARTER, Machine, hub_model, starter_directory
+from shammah.models.catalogue import (
+    AUTO,
+    STARTER,
+    Machine,
+    hub_model,
+    is_of_hub,
+    starter_directory,
+)
+from shammah.models.gguf_files import HUB, GgufFile, list_gguf
 from shammah.settings.model import Settings
 from shammah.supervision.lifecycle import connect
 from shammah.terminal.wording import describe_size, printable
 
-HEADER = ("", "MODEL", "SIZE", "REVISIONS", "STATE")
+HEADER = ("", "MODEL", "SIZE", "ORIGIN", "REVISIONS", "STATE")
 
-_Row = tuple[str, str, str, str, str]
+_Row = tuple[str, str, str, str, str, str]
 
 
 def download_worker(settings: Settings) -> closing[Peer]:
@@ -31,6 +39,11 @@ def cached_models(settings: Settings) -> ModelList:
     """
     with download_worker(settings) as peer:
         return peer.begin(ListModels(new_request_id())).end(ModelList)
+
+
+def files_elsewhere() -> list[GgufFile]:
+    """Return the models of other programs on this machine."""
+    return [file for file in list_gguf(os.environ) if file.origin != HUB]
 
 
 def default_model(settings: Settings, machine: Machine) -> str:
@@ -52,25 +65,35 @@ def starter_size() -> int:
         return 0
 
 
-def describe_models(found: ModelList, wanted: str, default: str) -> Iterator[str]:
-    """Yield a table, and which model ``wanted``, the setting, means: ``default``."""
+def describe_models(
+    found: ModelList, others: Iterable[GgufFile], wanted: str, default: str
+) -> Iterator[str]:
+    """Yield a table, and which model ``wanted``, the setting, means: ``default``.
+
+    ``others``: the files of other programs.
+    """
     size = starter_size()
     rows = [HEADER, *(_row(model, default) for model in found.models)]
-    state = describe_size(size) if size else "missing"
-    rows.append((_mark(STARTER, default), f"{STARTER} (built in)", state, "", ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for mark, name, amount, revisions, state in rows:
-        line = f"{mark:2}{name:{widths[1]}}  {amount:>{widths[2]}}  {revisions:{widths[3]}}  "
-        yield f"{line}{state}".rstrip()
+    for file in others:
+        amount = describe_size(file.size)
+        name = printable(file.name)
+        mark = _mark(file.name, default) or _mark(file.name, f"{default}:latest")
+        rows.append((mark, name, amount, file.origin, "-", "GGUF"))
+    amount = describe_size(size) if size else "missing"
+    rows.append((_mark(STARTER, default), STARTER, amount, "built in", "", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for mark, name, amount, origin, revisions, state in rows:
+        line = f"{mark:2}{name:{widths[1]}}  {amount:>{widths[2]}}  {origin:{widths[3]}}  "
+        yield f"{line}{revisions:{widths[4]}}  {state}".rstrip()
     if not found.models:
         yield "No models yet. To download one: `shammah models pull 1.5B`."
     else:
-        yield f"{describe_size(found.total_size)} in total; shared files count once."
+        yield f"{describe_size(found.total_size)} in the Hub's cache; shared files count once."
     why = ", chosen by auto for this machine's memory" if wanted == AUTO and default else ""
     if any(row[0] for row in rows):
         yield f"* is the default{why}."
-    elif os.path.isabs(default):
-        yield printable(f"The default is the directory {default}.")
+    elif default and not is_of_hub(default):
+        yield printable(f"The default is {default}.")
     else:
         yield printable(f"The default, {default or wanted}{why}, is not on this machine.")
 
@@ -83,6 +106,7 @@ def _row(model: CachedModel, default: str) -> _Row:
         _mark(model.model, default),
         model.model,
         describe_size(model.size),
+        HUB,
         " ".join(revision[:8] for revision in model.revisions) or "-",
         "; ".join(states) or "not verified",
     )

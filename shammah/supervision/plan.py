@@ -13,6 +13,7 @@ from shammah.bus.transfers import FetchPlan
 from shammah.errors import ShammahError
 from shammah.models.catalogue import (
     GIB,
+    GPU_HEADROOM_BYTES,
     GPU_WEIGHT_BYTES,
     CatalogueModel,
     Machine,
@@ -34,6 +35,7 @@ from shammah.models.footprint import (
     activation_bytes,
     kv_bytes,
 )
+from shammah.models.gguf_files import ENDING
 from shammah.models.hub_config import (
     WIDTHS,
     read_architecture,
@@ -76,7 +78,8 @@ class MemoryNeed:
         usable: what there is on that device; 0: that is not known.
         weights: the parameters.
         libraries: what the worker takes without a model.
-        context_length: tokens of the longest conversation that the model is made for.
+        context_length: tokens of the longest conversation that the model is made for; 0: that is
+            not known, as of a GGUF file, whose header only the worker reads.
         kv_cache: the keys and values of so many tokens.
         activations: the most that one step takes in addition.
         least: what there must be for a conversation of `least_context` tokens.
@@ -107,6 +110,12 @@ class MemoryNeed:
     @property
     def least_context(self) -> int:
         return min(LEAST_CONTEXT, self.context_length)
+
+    @property
+    def fits(self) -> bool:
+        if not self.context_length:
+            return not self.usable or self.least <= self.usable
+        return self.context_fits >= self.least_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +162,18 @@ class ModelPlan:
 def make_plan(found: FetchPlan, place: Place) -> ModelPlan:
     """Judge what the download worker (or a directory) reports about a model."""
     parameters, memory, unknown = 0, None, ""
+    gguf = sum(file.size for file in found.files if file.path.endswith(ENDING))
     try:
-        shape, parameters, architecture = _facts(found)
-        memory = need_of(shape, parameters, place, architecture)
+        if gguf and not found.config:
+            memory = _need_of_file(gguf, place)
+        else:
+            shape, parameters, architecture = _facts(found)
+            memory = need_of(shape, parameters, place, architecture)
     except ValueError as error:
         unknown = f"config.json {error}"
     refusals = []
     smaller = _smaller(found, parameters, place)
-    if memory is not None and memory.context_fits < memory.least_context:
+    if memory is not None and not memory.fits:
         refusals.append(_memory_refusal(found.model, memory, smaller))
     if found.missing and found.disk_free - found.missing < found.disk_reserve:
         refusals.append(_disk_refusal(found, smaller))
@@ -218,6 +231,26 @@ def _need(shape: ModelShape, parameters: int, place: Place, device: str, dtype: 
         activations=activation_bytes(shape, longest, step),
         least=loaded + max(conversation(short), int(kv_bytes(shape, short, width) / KV_SHARE)),
         context_fits=max(0, fitting),
+    )
+
+
+def _need_of_file(size: int, place: Place) -> MemoryNeed:
+    """What a GGUF file of ``size`` bytes takes; its weights stay as they are in it."""
+    device = place.inference.device
+    if device == "auto":
+        on_gpu = size + GPU_HEADROOM_BYTES <= place.machine.gpu_memory
+        device = "cuda" if on_gpu else "mps" if place.machine.mps else "cpu"
+    return MemoryNeed(
+        device=device,
+        dtype="GGUF",
+        usable=place.usable(device),
+        weights=size,
+        libraries=LIBRARIES_BYTES,
+        context_length=0,
+        kv_cache=0,
+        activations=0,
+        least=size + LIBRARIES_BYTES + HEADROOM_BYTES,
+        context_fits=0,
     )
 
 
@@ -293,11 +326,11 @@ def _memory_refusal(model: str, memory: MemoryNeed, smaller: CatalogueModel | No
             "Set inference.kv_memory to 0; --force continues anyway.",
         )
     where = "the GPU" if memory.device == "cuda" else "this machine"
+    tokens = f" of {memory.least_context:,} tokens" if memory.context_length else ""
     return ShammahError(
         "memory_too_small",
         f"{model} needs {memory.least / GIB:.1f} GiB of memory as {memory.dtype} for a "
-        f"conversation of {memory.least_context:,} tokens; {where} has only "
-        f"{memory.usable / GIB:.1f} GiB.",
+        f"conversation{tokens}; {where} has only {memory.usable / GIB:.1f} GiB.",
         _hint("Use the starter (--model starter) or Claude", smaller),
     )
 

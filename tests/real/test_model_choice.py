@@ -28,7 +28,7 @@ class TestList:
     def test_an_empty_cache_says_what_to_do_next(self, hub: StandInHub) -> None:
         listed = run("models", "list").stdout
         assert "No models yet. To download one: `shammah models pull 1.5B`." in listed
-        assert re.search(r"^  starter \(built in\) +\d+\.\d MB$", listed, re.MULTILINE)
+        assert re.search(r"^  starter +\d+\.\d MB  built in$", listed, re.MULTILINE)
         assert json.loads(run("models", "list", "--json").stdout)["models"] == []
 
     def test_a_table_with_the_default_marked(self, hub: StandInHub, sandbox: Sandbox) -> None:
@@ -36,17 +36,17 @@ class TestList:
         config(sandbox).write_text('model = "0.5B"\n')
         run("models", "pull", MODEL, "acme/a-rather-long-name-for-a-model")
         header, *rows, total, note = run("models", "list").stdout.splitlines()
-        assert header.split() == ["MODEL", "SIZE", "REVISIONS", "STATE"]
-        assert [row.split()[:2] for row in rows] == [
+        assert header.split() == ["MODEL", "SIZE", "ORIGIN", "REVISIONS", "STATE"]
+        assert [row.split()[:2] for row in rows[:2]] == [
             ["*", MODEL],
             ["acme/a-rather-long-name-for-a-model", "6.3"],
-            ["starter", "(built"],
         ]
+        assert rows[2].split()[0] == "starter"
         commit = hub.main[:8]
         for row in rows[:2]:
-            assert row.endswith(f"  6.3 MB  {commit}   verified"), row
+            assert row.endswith(f"  6.3 MB  Hub       {commit}   verified"), row
         assert len({row.index("MB") for row in (*rows, header.replace("SIZE", "  MB"))}) == 1
-        assert total == "12.6 MB in total; shared files count once."
+        assert total == "12.6 MB in the Hub's cache; shared files count once."
         assert note == "* is the default."
 
     def test_the_states_of_a_model(self, hub: StandInHub, sandbox: Sandbox) -> None:
@@ -74,7 +74,7 @@ class TestList:
         config(sandbox).write_text('model = "acme/other"\n')
         assert "The default, acme/other, is not on this machine." in run("models", "list").stdout
         config(sandbox).write_text('model = "/tmp"\n')
-        assert "The default is the directory /tmp." in run("models", "list").stdout
+        assert "The default is /tmp." in run("models", "list").stdout
         config(sandbox).write_text('model = "starter"\n')
         assert re.search(r"^\* starter", run("models", "list").stdout, re.MULTILINE)
 

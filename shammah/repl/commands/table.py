@@ -176,11 +176,12 @@ def _clear(repl: Repl, _: str) -> None:
 
 def _models(repl: Repl, _: str) -> None:
     from shammah.models.machine import look
-    from shammah.supervision.model_list import cached_models, default_model, describe_models
+    from shammah.supervision import model_list
 
     settings = repl.session.settings
-    default = default_model(settings, look(os.environ))
-    for line in describe_models(cached_models(settings), settings.model, default):
+    default = model_list.default_model(settings, look(os.environ))
+    found, others = model_list.cached_models(settings), model_list.files_elsewhere()
+    for line in model_list.describe_models(found, others, settings.model, default):
         echo(line)
     repl.screen.hint("To switch to one of them, or download another: /model NAME.")
 

@@ -28,6 +28,7 @@ _NO_INT8 = (
     "Set inference.quantization to auto, or to int4 (pip install 'shammah[int4]'), or use the "
     "model as a GGUF file with 8-bit weights (pip install 'shammah[llamacpp]')."
 )
+_READER = "To add one that does: `pip install 'shammah[llamacpp]'`."
 _BITS = {"int8": "8-bit weights", "int4": "4-bit weights"}
 
 
@@ -146,6 +147,12 @@ def choose_engine(
             f"The {asked.engine} engine cannot be used because {conflict}.",
             "Set that to auto, or set inference.engine to auto.",
         )
+    if checkpoint is not None and not any(
+        checkpoint.format in one.formats for one in engines.values()
+    ):
+        why = f"This model is {_FORMATS[checkpoint.format]}, which no engine here reads."
+        hint = _READER if checkpoint.format == "gguf" else "Name its original repository."
+        raise ShammahError("model_unsupported", why, hint)
     raise ShammahError("model_unsupported", f"The {unable}.", "Set inference.engine to auto.")
 
 
