@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 from shammah.bus.client import Peer, new_request_id
@@ -66,7 +66,7 @@ def starter_size() -> int:
 
 
 def describe_models(
-    found: ModelList, others: Iterable[GgufFile], wanted: str, default: str
+    found: ModelList, others: Sequence[GgufFile], wanted: str, default: str
 ) -> Iterator[str]:
     """Yield a table, and which model ``wanted``, the setting, means: ``default``.
 
@@ -85,9 +85,9 @@ def describe_models(
     for mark, name, amount, origin, revisions, state in rows:
         line = f"{mark:2}{name:{widths[1]}}  {amount:>{widths[2]}}  {origin:{widths[3]}}  "
         yield f"{line}{revisions:{widths[4]}}  {state}".rstrip()
-    if not found.models:
+    if not found.models and not others:
         yield "No models yet. To download one: `shammah models pull 1.5B`."
-    else:
+    if found.models:
         yield f"{describe_size(found.total_size)} in the Hub's cache; shared files count once."
     why = ", chosen by auto for this machine's memory" if wanted == AUTO and default else ""
     if any(row[0] for row in rows):

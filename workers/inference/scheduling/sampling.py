@@ -1,4 +1,4 @@
-"""What the model's ``generation_config.json`` says, and what one request makes of it.
+"""What the model's ``generation_config.json`` (or GGUF file) says, and what a request makes of it.
 
 Shared by every engine: an engine is given plain numbers and stop tokens, and never asks where
 they come from.
@@ -15,11 +15,22 @@ from typing import Any
 
 from shammah.bus.messages import Sampling
 from shammah.errors import ShammahError, schema_not_enforced
+from shammah.models.gguf_files import part_names
+from workers.inference.packages.gguf import read_header
 
 log = logging.getLogger(__name__)
 
 GENERATION_CONFIG = "generation_config.json"
 CONFIG = "config.json"
+
+_GGUF_SAMPLING = {
+    "temperature": "temp",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "repetition_penalty": "penalty_repeat",
+}
+_GGUF_STOPS = ("eos_token_id", "eot_token_id", "eom_token_id")
+"""Ends of a text, of a turn, and of a message to a tool."""
 
 MAX_SEED = 2**63 - 1
 
@@ -54,10 +65,13 @@ class GenerationDefaults:
 
 
 def read_defaults(directory: Path) -> GenerationDefaults:
-    """The defaults of the model in ``directory``; both files say which tokens end an answer.
+    """The defaults of the model in ``directory``, or of a GGUF file; both files of a directory say
+    which tokens end an answer.
 
     They are advice: what of them cannot be used is left out, and the log says so.
     """
+    if directory.is_file():
+        return _of_gguf(directory)
     own = _read(directory / GENERATION_CONFIG)
     # As transformers reads it: without `do_sample` the numbers below it do not count.
     # 50 is transformers' own default, for which the authors' numbers were chosen.
@@ -67,6 +81,22 @@ def read_defaults(directory: Path) -> GenerationDefaults:
             plan = _take_over(plan, name, own.get(name))
     ids = [_stop_ids(own, GENERATION_CONFIG), _stop_ids(_read(directory / CONFIG), CONFIG)]
     return GenerationDefaults(plan, frozenset().union(*ids))
+
+
+def _of_gguf(path: Path) -> GenerationDefaults:
+    """What the header says; without a word on sampling, the most likely token.
+
+    Raises:
+        ShammahError: it cannot be read.
+    """
+    header = read_header(path.with_name(part_names(path.name)[0]))
+    plan = SamplingPlan()
+    for name, key in _GGUF_SAMPLING.items():
+        for value in header.numbers(f"general.sampling.{key}")[:1]:
+            # In float32, 0.7 is 0.699999988.
+            plan = _take_over(plan, name, round(value, 6) if isinstance(value, float) else value)
+    ids = [one for key in _GGUF_STOPS for one in header.numbers(f"tokenizer.ggml.{key}")[:1]]
+    return GenerationDefaults(plan, frozenset(one for one in ids if type(one) is int and one >= 0))
 
 
 def _take_over(plan: SamplingPlan, name: str, value: Any) -> SamplingPlan:
@@ -80,7 +110,7 @@ def _take_over(plan: SamplingPlan, name: str, value: Any) -> SamplingPlan:
             raise ValueError
         return plan_sampling(Sampling(**{name: value}), plan)
     except (ShammahError, ValueError, OverflowError):
-        log.warning("%s: ignoring %s %.40r", GENERATION_CONFIG, name, value)
+        log.warning("ignoring the model's %s %.40r", name, value)
         return plan
 
 

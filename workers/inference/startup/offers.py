@@ -93,6 +93,8 @@ def find_offers(
         home=home,
     )
 
+    _check_format(checkpoint, engines)
+
     def steps(device: str) -> list[Offer]:
         engine, why = choose_engine(asked, checkpoint, device or _device(asked), engines)
         settings = replace(wanted, device=device) if device else wanted
@@ -147,12 +149,6 @@ def choose_engine(
             f"The {asked.engine} engine cannot be used because {conflict}.",
             "Set that to auto, or set inference.engine to auto.",
         )
-    if checkpoint is not None and not any(
-        checkpoint.format in one.formats for one in engines.values()
-    ):
-        why = f"This model is {_FORMATS[checkpoint.format]}, which no engine here reads."
-        hint = _READER if checkpoint.format == "gguf" else "Name its original repository."
-        raise ShammahError("model_unsupported", why, hint)
     raise ShammahError("model_unsupported", f"The {unable}.", "Set inference.engine to auto.")
 
 
@@ -208,6 +204,13 @@ def _steps(whole: Offer, context_length: int) -> Iterator[Offer]:
         for name in engine.quantizations[1:]:
             fewer = replace(short, quantization=name)
             yield replace(whole, settings=fewer, change=_BITS[name])
+
+
+def _check_format(checkpoint: Checkpoint, engines: Mapping[str, EngineSpec]) -> None:
+    if not any(checkpoint.format in engine.formats for engine in engines.values()):
+        why = f"This model is {_FORMATS[checkpoint.format]}, which no engine here reads."
+        hint = _READER if checkpoint.format == "gguf" else "Name its original repository."
+        raise ShammahError("model_unsupported", why, hint)
 
 
 def _obstacle(engine: EngineSpec, checkpoint: Checkpoint | None) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from shammah.bus.messages import Sampling
 from shammah.errors import ShammahError
+from tests.fakes.gguf_files import TINY, gguf_file
 from workers.inference.scheduling.sampling import SamplingPlan, plan_sampling, read_defaults
 
 RECOMMENDED = SamplingPlan(0.7, 0.8, 20, 1.1)
@@ -123,6 +124,40 @@ def test_what_ends_an_answer_is_taken_where_it_is_a_number(
     tmp_path: Path, generation: Any, config: Any, stop_ids: set[int]
 ) -> None:
     assert read_defaults(_write(tmp_path, generation, config)).stop_ids == stop_ids
+
+
+def _gguf(directory: Path, **said: Any) -> Path:
+    path = directory / "tiny.gguf"
+    keys = {key.replace("__", "."): value for key, value in said.items()}
+    path.write_bytes(gguf_file({**TINY, **keys}))
+    return path
+
+
+def test_a_gguf_file_says_what_its_authors_recommend(tmp_path: Path) -> None:
+    sampling = {"temp": 0.7, "top_p": 0.8, "top_k": 20, "penalty_repeat": 1.1, "min_p": 0.5}
+    said = {f"general__sampling__{key}": value for key, value in sampling.items()}
+    defaults = read_defaults(_gguf(tmp_path, **said, tokenizer__ggml__eot_token_id=3))
+    assert defaults.plan == RECOMMENDED
+    assert defaults.stop_ids == {1, 3}
+
+
+def test_of_a_gguf_file_that_says_nothing_the_answer_is_greedy(tmp_path: Path) -> None:
+    assert read_defaults(_gguf(tmp_path)).plan == SamplingPlan()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"general__sampling__temp": math.nan},
+        {"general__sampling__temp": "hot"},
+        {"general__sampling__top_k": True},
+        {"tokenizer__ggml__eot_token_id": math.nan},
+        {"tokenizer__ggml__eot_token_id": "</s>"},
+    ],
+)
+def test_nor_can_a_gguf_file_s_nonsense_be_followed(tmp_path: Path, said: dict[str, Any]) -> None:
+    defaults = read_defaults(_gguf(tmp_path, **said))
+    assert (defaults.plan, defaults.stop_ids) == (SamplingPlan(), {1})
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe\x00", b"[" * 100_000])

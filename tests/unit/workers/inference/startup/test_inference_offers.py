@@ -55,6 +55,15 @@ def test_a_processor_alone_computes_natively_what_can_be() -> None:
     assert _chosen(obstacle="is a FalconForCausalLM") == "transformers"
 
 
+def test_where_no_engine_reads_gguf_files_one_is_named() -> None:
+    engines = {name: replace(one, formats=("safetensors",)) for name, one in ENGINES.items()}
+    with pytest.raises(ShammahError) as caught:
+        find_offers(InferenceSettings(), replace(MODEL, format="gguf"), PLAIN, engines)
+    assert caught.value.code == "model_unsupported"
+    assert "a GGUF file, which no engine here reads" in caught.value.message
+    assert "pip install 'shammah[llamacpp]'" in caught.value.hint
+
+
 def test_a_gpu_with_room_is_used() -> None:
     assert _chosen(WITH_GPU) == "transformers"
     assert _chosen(MAC) == "transformers"
