@@ -93,7 +93,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         prog="python -P -m workers", description="Runs one worker. People use `shammah worker`."
     )
     parser.add_argument("role", choices=ROLES)
-    parser.add_argument("--model", help="auto, starter, a size, a Hub id or a directory")
+    parser.add_argument("--model", help="auto, starter, a size, a Hub id or a path")
     parser.add_argument("--licence", choices=LICENCES, help="of what auto may choose")
     parser.add_argument("--keep-alive", type=float, help="seconds to stay unused; -1: for ever")
     parser.add_argument("--foreground", action="store_true", help="log to this terminal")

@@ -2,7 +2,7 @@
 before the prompt is on the screen."""
 
 OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (("--model", "-m"), "MODEL", "auto, starter, a size (1.5B), a Hub id or a directory"),
+    (("--model", "-m"), "MODEL", "auto, starter, a size (1.5B), a Hub id or a path"),
     (
         ("--licence", "--license"),
         "LICENCE",

@@ -46,7 +46,7 @@ def plan(model: str | None, revision: str, licence: str | None, force: bool, as_
 
     Examples:
       shammah models plan                      the model that would be used now
-      shammah models plan 7B                   a size, a Hub id or a directory
+      shammah models plan 7B                   a size, a Hub id or a path
       shammah models plan --licence permissive
       shammah models plan 14B --json | jq .memory
     Exit status: 0 it fits (or --force), 1 it doesn't, or the Hub is unreachable.
@@ -79,6 +79,7 @@ def pull(
     Examples:
       shammah models pull 3B             continues in the background after Ctrl-C
       shammah models pull 0.5B 1.5B      both at once
+      shammah models pull owner/name:FILE.gguf
       shammah models pull --pause 3B     and --resume, --cancel
       HF_ENDPOINT=http://127.0.0.1:8080 shammah models pull owner/name
     """
@@ -103,7 +104,7 @@ def pull(
 @models.command("list")
 @json_option("One object.")
 def list_(as_json: bool) -> int:
-    """List the models in the cache. Shared files count once.
+    """List the models in the cache, and GGUF files of other programs. Shared files count once.
 
     Examples:
       shammah models list
@@ -122,7 +123,8 @@ def use(model: str) -> int:
     Examples:
       shammah models use 3B                    a size, or any Hub id: owner/name
       shammah models use auto                  chosen by this machine's memory
-      shammah models use ./my-model            a directory
+      shammah models use ./my-model            a directory, or a GGUF file
+      shammah models use ollama:llama3.2       what another program has downloaded
     """
     from shammah.cli import models_cache
 

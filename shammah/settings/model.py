@@ -131,7 +131,7 @@ class Settings:
 
     home: Path
     model: str = "auto"
-    """auto (by memory), starter, a size (0.5B to 14B, qwen3-4b), a Hub id or a directory."""
+    """auto (by memory), starter, a size (0.5B to 14B, qwen3-4b), a Hub id, a path, ollama:NAME."""
     licence: str = "any"
     """any, or permissive: then auto chooses no model whose licence forbids commercial use."""
     system: str = ""
