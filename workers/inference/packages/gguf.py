@@ -19,6 +19,9 @@ from typing import BinaryIO
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN
 
+OTHER = "Choose another model with --model."
+"""What to do about a file that is not damaged, but of no use."""
+
 MAX_HEADER_BYTES = 32 * 1024**2
 """A vocabulary of 262,144 tokens with its merges takes 16 MB, the largest that is known."""
 
@@ -179,7 +182,8 @@ def read_header(path: Path, whole: Collection[str] = ()) -> Header:
         with path.open("rb") as file:
             return parse_header(file, os.fstat(file.fileno()).st_size, whole)
     except HeaderError as error:
-        raise ShammahError(error.code, f"{path.name} {error}.", FETCH_AGAIN) from error
+        hint = FETCH_AGAIN if error.code == "model_corrupt" else OTHER
+        raise ShammahError(error.code, f"{path.name} {error}.", hint) from error
     except OSError as error:
         why = f"{path.name} cannot be read ({error.strerror or error})."
         hint = "Check the file's permissions and the disk."

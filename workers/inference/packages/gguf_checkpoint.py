@@ -10,7 +10,7 @@ from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN, ModelShape
 from shammah.models.gguf_files import part_names
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.packages.gguf import Header, Tensor, read_header
+from workers.inference.packages.gguf import OTHER, Header, Tensor, read_header
 
 _REVISION = re.compile(r"/snapshots/([0-9a-f]{40})/")
 _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -140,8 +140,7 @@ def _shape(path: Path, header: Header, tensors: dict[str, Tensor]) -> ModelShape
     return shape
 
 
-def _refuse(path: Path, why: str, hint: str = "") -> NoReturn:
-    hint = hint or "Choose another model with --model."
+def _refuse(path: Path, why: str, hint: str = OTHER) -> NoReturn:
     raise ShammahError("model_unsupported", f"{path.name} {why}.", hint)
 
 

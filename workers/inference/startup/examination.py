@@ -98,11 +98,9 @@ def _model(settings: Settings, environ: Mapping[str, str]) -> Part:
 
 
 def _computed(located: LocatedModel, settings: Settings, machine: Machine) -> Part:
-    from workers.text.model_text import ModelText
-
     checkpoint = inspect_checkpoint(located.directory)
-    ModelText.load(located.directory)
     offer, *others = find_offers(settings.inference, checkpoint, machine, ENGINES, settings.home)
+    offer.engine.read_text(checkpoint)
     why = offer.why
     try:
         placement = offer.engine.place(checkpoint, offer.settings)
