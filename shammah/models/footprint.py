@@ -35,6 +35,21 @@ INT8, INT4 = "int8", "int4"
 NATIVE_WEIGHT_BYTES = {INT8: 1.07, INT4: 0.75}
 """Memory of a weight, and its share of a scale. In ``int4`` not all have 4 bits."""
 
+_FOUR_BITS, _EIGHT_BITS = 0.57, 1.04
+"""The same where all have."""
+
+
+def published_bytes(shape: ModelShape, parameters: int) -> int:
+    """Memory of weights whose layers were published in 4 bits: they keep them, and the tables of
+    tokens get 8."""
+    tables = min(parameters, token_tables(shape))
+    return int(_EIGHT_BITS * tables + _FOUR_BITS * (parameters - tables))
+
+
+def token_tables(shape: ModelShape) -> int:
+    """How many numbers the embedding and the output layer have, which may be one."""
+    return shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
+
 
 def kv_bytes(shape: ModelShape, tokens: int, width: int) -> int:
     """The keys and the values of ``tokens`` tokens, in every layer, for every kept head.

@@ -156,13 +156,11 @@ def _check_window(config: Mapping[str, Any]) -> None:
 
 
 def stored_width(config: Mapping[str, Any]) -> int:
-    """Bytes of a parameter in the files; where nothing is said, they are float32.
+    """Bytes of a number in the files that is not quantised; where nothing is said, it is float32.
 
     Raises:
         ValueError: nobody can tell; the error completes "config.json ...".
     """
-    if config.get("quantization_config"):
-        raise ValueError("says that the weights are quantised already, which is not supported")
     told = config.get("dtype") or config.get("torch_dtype") or "float32"
     if not isinstance(told, str) or told not in WIDTHS:
         raise ValueError(f"gives {told!r:.40} as dtype")

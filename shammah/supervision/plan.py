@@ -34,6 +34,7 @@ from shammah.models.footprint import (
     SHORT_CONTEXT,
     activation_bytes,
     kv_bytes,
+    published_bytes,
 )
 from shammah.models.gguf_files import ENDING
 from shammah.models.hub_config import (
@@ -41,8 +42,8 @@ from shammah.models.hub_config import (
     read_architecture,
     read_config,
     read_shape,
-    stored_width,
 )
+from shammah.models.published_bits import PublishedBits, read_published_bits, stored_parameters
 from shammah.settings.model import InferenceSettings
 from shammah.terminal.wording import describe_size
 
@@ -167,8 +168,8 @@ def make_plan(found: FetchPlan, place: Place) -> ModelPlan:
         if gguf and not found.config:
             memory = _need_of_file(gguf, place)
         else:
-            shape, parameters, architecture = _facts(found)
-            memory = need_of(shape, parameters, place, architecture)
+            shape, parameters, architecture, bits = _facts(found)
+            memory = need_of(shape, parameters, place, architecture, bits)
     except ValueError as error:
         unknown = f"config.json {error}"
     refusals = []
@@ -184,27 +185,34 @@ def make_plan(found: FetchPlan, place: Place) -> ModelPlan:
 
 
 def need_of(
-    shape: ModelShape, parameters: int, place: Place, architecture: str = "Qwen2ForCausalLM"
+    shape: ModelShape,
+    parameters: int,
+    place: Place,
+    architecture: str = "Qwen2ForCausalLM",
+    bits: PublishedBits | None = None,
 ) -> MemoryNeed:
     """Work out what a model of this shape takes at ``place``.
 
     Like the worker, it steps down to 16 bits and a short context where float32 leaves too
-    little room for conversations.
+    little room for conversations. With ``bits``, its layers were published in 4.
     """
+    if bits is not None:
+        return _need(shape, published_bytes(shape, parameters), place, "cpu", INT4)
     device = _device(parameters, place)
     dtype = _dtype(parameters, device, place, architecture)
-    need = _need(shape, parameters, place, device, dtype)
+    need = _need(shape, int(WEIGHT_BYTES[dtype] * parameters), place, device, dtype)
     steps_down = place.inference.dtype == "auto" and dtype == "float32"
     if need.context_fits >= need.least_context or not steps_down:
         return need
-    lean = _need(shape, parameters, place, device, "bfloat16")
+    lean = _need(shape, WIDTHS["bfloat16"] * parameters, place, device, "bfloat16")
     return replace(lean, context_fits=min(lean.context_fits, SHORT_CONTEXT))
 
 
-def _need(shape: ModelShape, parameters: int, place: Place, device: str, dtype: str) -> MemoryNeed:
+def _need(shape: ModelShape, weights: int, place: Place, device: str, dtype: str) -> MemoryNeed:
     usable = place.usable(device)
-    width, step = KV_BYTES[dtype], STEP_BYTES[dtype]
-    weights = int(WEIGHT_BYTES[dtype] * parameters)
+    # With 4 bits on a CPU it is the native engine that computes.
+    native = device == "cpu" and dtype == INT4
+    width, step = KV_BYTES[dtype], STEP_BYTES[INT8 if native else dtype]
     loaded = weights + LIBRARIES_BYTES
     longest = min(shape.context_length, place.inference.context_length or shape.context_length)
 
@@ -285,21 +293,25 @@ def _dtype(parameters: int, device: str, place: Place, architecture: str) -> str
 # --- what the model is --------------------------------------------------------------------
 
 
-def _facts(found: FetchPlan) -> tuple[ModelShape, int, str]:
-    """Return the shape, the number of parameters and the architecture.
+def _facts(found: FetchPlan) -> tuple[ModelShape, int, str, PublishedBits | None]:
+    """Return the shape, the number of parameters, the architecture, and how its layers are stored.
 
     Raises:
-        ValueError: neither the configuration nor the catalogue knows them.
+        ValueError: neither the configuration nor the catalogue knows them, or nothing reads them.
     """
     weights = sum(file.size for file in found.files if file.path.endswith(".safetensors"))
     try:
         config = read_config(found.config)
-        return read_shape(config), weights // stored_width(config), read_architecture(config)
+        shape, architecture = read_shape(config), read_architecture(config)
+        bits = read_published_bits(config)
+        if bits is not None and architecture not in NATIVE_FAMILY:
+            raise ValueError(f"describes a {architecture} in 4 bits, which is not supported")
+        return shape, stored_parameters(config, shape, weights), architecture, bits
     except ValueError:
         known = catalogue_model(found.model)
         if known is None:
             raise
-        return known.shape, known.parameters, "Qwen2ForCausalLM"
+        return known.shape, known.parameters, "Qwen2ForCausalLM", None
 
 
 # --- refusals -----------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from shammah.models.catalogue import (
 )
 from shammah.models.hub_config import read_architecture, read_shape
 from shammah.models.machine import look
+from shammah.models.published_bits import USE_ORIGINAL
 from shammah.settings.model import Settings
 from shammah.storage.paths import hub_cache
 from workers.manifest import is_complete
@@ -170,6 +171,9 @@ def load_base(
         options["device_map"] = {"": arithmetic.device}
     try:
         config = _config(located.directory)
+        if config.get("quantization_config"):
+            why = f"The weights of {located.name} are quantised, and cannot be trained over."
+            raise ShammahError("model_unsupported", why, USE_ORIGINAL)
         named = str(config.get("model_type", ""))
         model_class = find_class(located.directory, named, read_architecture(config))
         with observed(advance):

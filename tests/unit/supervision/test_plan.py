@@ -27,6 +27,7 @@ from shammah.supervision.plan import ModelPlan, Place, make_plan, need_of
 
 MIB = 1024**2
 HALF, ONE_AND_A_HALF, THREE, SEVEN, FOURTEEN = QWEN2_5
+FOUR_BITS = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"}
 
 
 def place(gib: float, gpu_gib: float = 0, permissive: bool = False, **inference: Any) -> Place:
@@ -378,7 +379,15 @@ class TestTheConfiguration:
             ({"head_dim": 2**40}, "head_dim"),
             ({"torch_dtype": "int3"}, "gives 'int3' as dtype"),
             ({"torch_dtype": ["bfloat16"]}, "as dtype"),
-            ({"quantization_config": {"bits": 4}}, "quantised already"),
+            ({"quantization_config": {"bits": 4}}, "says that the weights are quantised; only AWQ"),
+            (
+                {"quantization_config": FOUR_BITS | {"bits": 8}},
+                "gives 8 as the bits of AWQ weights",
+            ),
+            (
+                {"quantization_config": FOUR_BITS, "architectures": ["MixtralForCausalLM"]},
+                "describes a MixtralForCausalLM in 4 bits",
+            ),
         ],
     )
     def test_what_cannot_be_used_is_said(self, changes: dict[str, Any], says: str) -> None:
@@ -386,6 +395,21 @@ class TestTheConfiguration:
         assert made.memory is None
         assert says in made.memory_unknown
         assert made.verdict == "fits"
+
+    def test_layers_in_4_bits_are_counted_and_keep_them(self) -> None:
+        # Qwen2.5-7B-Instruct-AWQ: 2 x 152,064 x 3584 = 1,089,994,752 numbers of 16 bits, and
+        # 6,525,288,448 of 4, of which 128 share a scale of 16 bits and a zero point of 4.
+        changes = {"quantization_config": FOUR_BITS, "architectures": ["Qwen2ForCausalLM"]}
+        size = 2 * 1_089_994_752 + 6_525_288_448 // 2 + 50_978_816 * 5 // 2
+        config = config_of(SEVEN.shape, **changes)
+        made = make_plan(found(config=config, weights=size), place(16, engine="auto"))
+        assert made.parameters == 1_089_994_752 + 6_525_288_448
+        assert made.memory is not None
+        assert (made.memory.device, made.memory.dtype) == ("cpu", "int4")
+        assert made.memory.weights == int(1.04 * 1_089_994_752 + 0.57 * 6_525_288_448)
+        eight = make_plan(found(config=config_of(SEVEN.shape)), place(16, engine="auto")).memory
+        assert eight is not None
+        assert made.memory.kv_cache == eight.kv_cache
 
     @pytest.mark.parametrize("text", ["", "[]", "nonsense", "{", "[" * 100_000, "3"])
     def test_what_is_no_configuration_is_said(self, text: str) -> None:

@@ -20,6 +20,13 @@ from typing import Any, Literal
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN, ModelShape
 from shammah.models.hub_config import read_architecture, read_shape
+from shammah.models.published_bits import USE_ORIGINAL, PublishedBits, read_published_bits
+from workers.inference.packages.published_layers import (
+    WORDS,
+    PublishedLayer,
+    count_parameters,
+    find_layers,
+)
 from workers.inference.packages.safetensors_header import HeaderError, Tensor, read_header
 from workers.model_classes import read_model_config
 
@@ -96,6 +103,7 @@ def inspect_checkpoint(path: Path) -> Checkpoint:
     tensors = _check_weights(directory)
     every = [tensor for found in tensors.values() for tensor in found]
     _check_embedding(every, shape)
+    bits, layers = read_layers(config, every)
     tied, notice = _read_head(config, tensors)
     return Checkpoint(
         directory=directory,
@@ -104,12 +112,36 @@ def inspect_checkpoint(path: Path) -> Checkpoint:
         context_length=shape.context_length,
         weights=tuple(tensors),
         weight_bytes=sum(path.stat().st_size for path in tensors),
-        parameters=sum(tensor.elements for tensor in every),
+        parameters=count_parameters(every, layers),
         revision=_revision(directory, manifest),
         tied=tied,
         notices=tuple(one for one in (notice, _notice_of_adapter(directory)) if one),
         shape=shape,
+        format="safetensors" if bits is None else bits.format,
     )
+
+
+def read_layers(
+    config: dict[str, Any], tensors: list[Tensor]
+) -> tuple[PublishedBits | None, dict[str, PublishedLayer]]:
+    """The layers that were published in 4 bits, if any were, and how.
+
+    Raises:
+        ShammahError: ``model_unsupported`` or ``model_config_invalid``.
+    """
+    try:
+        bits = read_published_bits(config)
+    except ValueError as error:
+        raise ShammahError("model_unsupported", f"{CONFIG} {error}.", USE_ORIGINAL) from error
+    if bits is None:
+        words = next((one.name for one in tensors if one.name.endswith(WORDS)), "")
+        if words:
+            raise _config_invalid(f"does not say how {words} is quantised (quantization_config)")
+        return None, {}
+    try:
+        return bits, find_layers(tensors, bits)
+    except ValueError as error:
+        raise ShammahError("model_config_invalid", f"The weights {error}.", _CORRECT) from error
 
 
 def read_configuration(directory: Path) -> dict[str, Any]:
@@ -140,12 +172,6 @@ def _architecture(config: dict[str, Any]) -> str:
             "model_unsupported",
             f"{CONFIG} describes a {architecture}, which is not a text generation model.",
             "Choose a model whose architecture ends in ForCausalLM.",
-        )
-    if config.get("quantization_config"):
-        raise ShammahError(
-            "model_unsupported",
-            f"The weights of this {architecture} are already quantized, which is not supported.",
-            "Name the model's original (unquantised) repository.",
         )
     return architecture
 

@@ -99,12 +99,13 @@ def find_offers(
         engine, why = choose_engine(asked, checkpoint, device or _device(asked), engines)
         settings = replace(wanted, device=device) if device else wanted
         offer = Offer(engine, settings, why, chosen=bool(device))
-        return list(_steps(offer, checkpoint.context_length))
+        return list(_steps(offer, checkpoint))
 
+    readers = {name: one for name, one in engines.items() if checkpoint.format in one.formats}
     parameters = checkpoint.parameters
-    whole = gpu = choose_gpu(asked, parameters, machine, engines)
+    whole = gpu = choose_gpu(asked, parameters, machine, readers)
     if not gpu and asked.quantization == "auto":
-        gpu = choose_gpu(replace(asked, quantization="int4"), parameters, machine, engines)
+        gpu = choose_gpu(replace(asked, quantization="int4"), parameters, machine, readers)
     found = steps(gpu)
     if gpu:
         first = [replace(found[0], why="this machine has a GPU for it")] if whole else []
@@ -126,8 +127,10 @@ def choose_engine(
     """
     reason = conflict = unable = ""
     refusals, conflicts = [], False
-    for engine in _allowed(asked, engines):
-        conflict = _conflict(asked, device, engine)
+    allowed = _allowed(asked, engines)
+    reading = [one for one in allowed if checkpoint is None or checkpoint.format in one.formats]
+    for engine in reading or allowed:
+        conflict = _conflict(asked, device, engine, checkpoint)
         obstacle = "" if conflict else _obstacle(engine, checkpoint)
         if not conflict and not obstacle:
             return engine, "as set" if asked.engine != "auto" else reason or engine.why
@@ -138,7 +141,8 @@ def choose_engine(
     if asked.engine == "auto":
         every = ", ".join(refusals)
         if conflicts:
-            hint = _NO_INT8 if asked.quantization == "int8" else "Set that to auto."
+            lacks_int8 = asked.quantization == "int8" and not _has_4_bits(checkpoint)
+            hint = _NO_INT8 if lacks_int8 else "Set that to auto."
             why = f"No engine computes this model with these settings: {every}."
             raise ShammahError("settings_conflict", why, hint)
         why = f"No engine that is installed computes this model: {every}."
@@ -158,7 +162,7 @@ def choose_gpu(
     """Return ``cuda`` or ``mps`` if so many weights fit and no device is set; else empty."""
     fits = fits_gpu(parameters, machine.gpu_memory, asked.quantization)
     gpu = "mps" if machine.mps else "cuda" if fits else ""
-    usable = any(not _conflict(asked, gpu, engine) for engine in _allowed(asked, engines))
+    usable = any(not _conflict(asked, gpu, engine, None) for engine in _allowed(asked, engines))
     return gpu if usable and asked.device == "auto" else ""
 
 
@@ -192,16 +196,16 @@ def describe_result(wanted: LocatedModel, offer: Offer, ready: Ready) -> str:
     return f"{ready.model} runs{place} with {form} and {context}{instead}."
 
 
-def _steps(whole: Offer, context_length: int) -> Iterator[Offer]:
+def _steps(whole: Offer, checkpoint: Checkpoint) -> Iterator[Offer]:
     """Yield ``whole``, and the steps down from it that make a difference."""
     settings, engine = whole.settings, whole.engine
     short = replace(settings, context_length=settings.context_length or SHORT_CONTEXT, lean=True)
     yield whole
-    shorter = settings.context_length == 0 and context_length > SHORT_CONTEXT
+    shorter = settings.context_length == 0 and checkpoint.context_length > SHORT_CONTEXT
     if shorter or (engine.any_dtype and settings.dtype == "auto"):
         yield replace(whole, settings=short, change=SHORTER)
     if settings.quantization == "auto":
-        for name in engine.quantizations[1:]:
+        for name in _quantizations(engine, checkpoint)[1:]:
             fewer = replace(short, quantization=name)
             yield replace(whole, settings=fewer, change=_BITS[name])
 
@@ -229,12 +233,24 @@ def _device(asked: InferenceSettings) -> str:
     return "cpu" if asked.device == "auto" else asked.device
 
 
-def _conflict(asked: InferenceSettings, device: str, engine: EngineSpec) -> str:
+def _quantizations(engine: EngineSpec, checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    """Return what an engine can make of the weights; those that have 4 bits keep them."""
+    return ("int4",) if _has_4_bits(checkpoint) else engine.quantizations
+
+
+def _has_4_bits(checkpoint: Checkpoint | None) -> bool:
+    return checkpoint is not None and checkpoint.format in ("awq", "gptq")
+
+
+def _conflict(
+    asked: InferenceSettings, device: str, engine: EngineSpec, checkpoint: Checkpoint | None
+) -> str:
     """Return the setting that rules an engine out; empty: none."""
     if device not in engine.devices:
         return f"inference.device is {device}"
     if asked.dtype != "auto" and not engine.any_dtype:
         return f"inference.dtype is {asked.dtype}"
-    if asked.quantization not in ("auto", *engine.quantizations):
-        return f"inference.quantization is {asked.quantization}"
+    if asked.quantization not in ("auto", *_quantizations(engine, checkpoint)):
+        but = ", but the weights were published in 4 bits" if _has_4_bits(checkpoint) else ""
+        return f"inference.quantization is {asked.quantization}{but}"
     return ""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN
 from shammah.models.footprint import NATIVE_FAMILY
+from shammah.models.published_bits import AWQ, GPTQ
 from workers.inference.engines.native import processor
 from workers.inference.packages.checkpoint import CONFIG, Checkpoint, read_configuration
 
@@ -47,6 +48,8 @@ class Architecture:
     has_head_norms: bool
     frequencies: tuple[float, ...]
     """How fast each pair of numbers of a head turns with the position, in radians."""
+    published: bool = False
+    """Whether the layers were published in 4 bits, which they keep."""
 
     def rotations(
         self, positions: NDArray[np.int64]
@@ -124,6 +127,7 @@ def _read_values(checkpoint: Checkpoint) -> Architecture:
         has_bias=checkpoint.architecture == "Qwen2ForCausalLM",
         has_head_norms=checkpoint.architecture == "Qwen3ForCausalLM",
         frequencies=_frequencies(config, size),
+        published=checkpoint.format in (AWQ, GPTQ),
     )
 
 

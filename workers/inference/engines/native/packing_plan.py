@@ -5,7 +5,8 @@ that q and k become one matrix, and gate and up another. In ``int8``, what round
 packed once more, as channels to be added: v is the smallest tensor, 1 to 3 % of all weights, and
 its rounding alone does a quarter of all the damage (docs/PERFORMANCE.md). In ``int4``, v, the
 embedding, the head, and down in the first and the last eighth of the layers keep 8 bits for the
-same reason (llama.cpp's Q4_K_M likewise, with 6 bits and down in half of the layers).
+same reason (llama.cpp's Q4_K_M likewise, with 6 bits and down in half of the layers). What was
+published in 4 bits keeps them.
 """
 
 from __future__ import annotations
@@ -76,13 +77,14 @@ def matrices(architecture: Architecture, quantization: str) -> tuple[PackedMatri
     down = (Source(mlp.format("{}", "down"), a.hidden),)
     head = PackedMatrix("head", (0,), a.hidden, (Source(_HEAD, a.vocabulary),))
     every, eighth = tuple(range(a.layers)), -(-a.layers // 8)
-    outer = () if bits == 8 else (*every[:eighth], *every[max(eighth, a.layers - eighth) :])
+    more = bits if a.published else 8
+    outer = () if more == bits else (*every[:eighth], *every[max(eighth, a.layers - eighth) :])
     inner = tuple(layer for layer in every if layer not in outer)
     return (
         PackedMatrix("embedding", (0,), a.hidden, (Source(_EMBEDDING, a.vocabulary),)),
         *(() if a.tied else (head,)),
         PackedMatrix("qk", every, inputs=a.hidden, sources=qk, padding=PANEL, bits=bits),
-        PackedMatrix("v", every, a.hidden, vs),
+        PackedMatrix("v", every, a.hidden, vs, bits=more),
         PackedMatrix("output", every, inputs=q, sources=output, padding=PANEL, bits=bits),
         PackedMatrix("gate_up", every, inputs=a.hidden, sources=gate_up, padding=GROUP, bits=bits),
         PackedMatrix("down", inner, inputs=wide, sources=down, padding=PANEL, bits=bits),

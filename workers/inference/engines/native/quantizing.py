@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN
+from shammah.models.published_bits import USE_ORIGINAL
 from workers.inference.engines.native.architecture import Architecture
 from workers.inference.engines.native.int4_packing import pack_int4
 from workers.inference.engines.native.layout import PANEL, packed_sizes, padded
@@ -29,8 +30,17 @@ from workers.inference.engines.native.packing_plan import (
     matrices,
     vectors,
 )
+from workers.inference.engines.native.published_packing import pack_published
 from workers.inference.engines.native.quantized_file import PartWriter
-from workers.inference.packages.checkpoint import Checkpoint
+from workers.inference.packages.checkpoint import Checkpoint, read_configuration, read_layers
+from workers.inference.packages.published_layers import (
+    GROUPS,
+    SCALES,
+    SUFFIXES,
+    WORDS,
+    ZEROS,
+)
+from workers.inference.packages.published_numbers import PublishedWeights
 from workers.inference.packages.safetensors_header import Tensor, read_header
 from workers.model_classes import not_finite
 
@@ -42,7 +52,12 @@ _IN_LAYER = re.compile(r"\.\d+\.")
 
 
 class Tensors:
-    """The tensors of a checkpoint by name. Read, not mapped: what is mapped counts as memory."""
+    """The tensors of a checkpoint by name; of a layer that was published in 4 bits, the name that
+    its weights would have. Read, not mapped: what is mapped counts as memory.
+
+    Raises:
+        ShammahError: see `read_layers`.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._places: dict[str, tuple[Tensor, BinaryIO, int]] = {}
@@ -51,14 +66,49 @@ class Tensors:
             (header,) = struct.unpack("<Q", file.read(8))
             for tensor in read_header(path):
                 self._places[tensor.name] = (tensor, file, 8 + header + tensor.begin)
+        every = [tensor for tensor, _, _ in self._places.values()]
+        self._bits, found = read_layers(read_configuration(checkpoint.directory), every)
+        self._layers = {f"{name}.weight": layer for name, layer in found.items()}
 
     @property
     def names(self) -> set[str]:
-        return set(self._places)
+        parts = {layer.name + suffix for layer in self._layers.values() for suffix in SUFFIXES}
+        return set(self._places) - parts | set(self._layers)
+
+    def is_published(self, name: str) -> bool:
+        """Whether this layer's weights were published in 4 bits."""
+        return name in self._layers
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Empty if there is no such tensor."""
+        if name in self._layers:
+            return self._layers[name].channels, self._layers[name].inputs
         return self._places[name][0].shape if name in self._places else ()
+
+    def published(self, name: str) -> PublishedWeights:
+        """The weights of a layer in 4 bits.
+
+        Raises:
+            ShammahError: ``model_unsupported``: its groups are scattered; or as `rows`.
+        """
+        layer, bits = self._layers[name], self._bits
+        assert bits is not None  # there are no layers then
+        if layer.name + GROUPS in self._places:
+            groups = self._words(layer.name + GROUPS)
+            if groups.any() and (groups != np.arange(layer.inputs) // bits.group).any():
+                raise ShammahError(
+                    "model_unsupported",
+                    f"The groups of {layer.name} are scattered over its inputs (desc_act), which "
+                    "is not supported.",
+                    USE_ORIGINAL,
+                )
+        words, zeros = (self._words(layer.name + suffix) for suffix in (WORDS, ZEROS))
+        return PublishedWeights(bits, words, zeros, self.rows(layer.name + SCALES))
+
+    def _words(self, name: str) -> NDArray[np.int32]:
+        tensor, file, offset = self._places[name]
+        data = _read(file, offset, tensor.end - tensor.begin)
+        return np.frombuffer(data, np.int32).reshape(tensor.shape)
 
     def rows(self, name: str, begin: int = 0, count: int | None = None) -> NDArray[np.float32]:
         """Up to ``count`` rows of a tensor (of a vector: numbers), as float32.
@@ -154,15 +204,20 @@ def _pack_source(
 ) -> None:
     """Pack one tensor as the channels of ``matrix`` from ``channel``."""
     name = source.name.format(matrix.layers[place])
+    published = tensors.published(name) if matrix.bits == 4 and tensors.is_published(name) else None
     step = max(PANEL, _BLOCK_NUMBERS // matrix.inputs // PANEL * PANEL)
     for begin in range(0, source.channels, step):
-        block = tensors.rows(name, begin, step)
         at = channel + begin
         weights_at, scales_at = packed_sizes(at, matrix.inputs, matrix.bits)
-        if matrix.bits == 4:
-            weights, scales, units = pack_int4(block)
+        if published is not None:
+            numbers = published.channels(begin, begin + step)
+            weights, scales, units = pack_published(*numbers, published.bits.group)
+            writer.write(f"{matrix.name}.units", place, at, units)
+        elif matrix.bits == 4:
+            weights, scales, units = pack_int4(tensors.rows(name, begin, step))
             writer.write(f"{matrix.name}.units", place, at, units)
         else:
+            block = tensors.rows(name, begin, step)
             weights, scales = pack(block)
             if source.remainder:
                 weights, scales = pack(block - unpack(weights, scales, *block.shape))
@@ -185,16 +240,39 @@ def _check(tensors: Tensors, architecture: Architecture, every: tuple[PackedMatr
         if found != shape:
             held = f"hold {name} as {list(found)}" if found else f"lack {name}"
             raise _config_invalid(f"The weights {held}, but config.json says {list(shape)}.")
+    for matrix, source, place, _ in _jobs(every):
+        _check_bits(tensors, architecture, source.name.format(matrix.layers[place]), matrix.bits)
     strangers = sorted(
         name
         for name in tensors.names - set(wanted)
-        if _IN_LAYER.search(name) and not _NOT_WEIGHTS.search(name)
+        if _IN_LAYER.search(name)
+        and not _NOT_WEIGHTS.search(name)
+        and not _adds_nothing(tensors, name)
     )
     if strangers:
         raise _config_invalid(
             f"The weights hold {len(strangers)} tensors that config.json does not describe "
             f"({strangers[0]}, ...)."
         )
+
+
+def _check_bits(tensors: Tensors, architecture: Architecture, name: str, bits: int) -> None:
+    """Where a checkpoint was published in 4 bits, all layers have them, and nothing else."""
+    is_published = tensors.is_published(name)
+    if architecture.published and is_published != (bits == 4):
+        held = "4 bits" if is_published else "16 bits (modules_to_not_convert)"
+        raise ShammahError(
+            "model_unsupported",
+            f"The model's {name} is in {held}; only checkpoints are read that have all layers in "
+            "4 bits and the rest in 16.",
+            USE_ORIGINAL,
+        )
+
+
+def _adds_nothing(tensors: Tensors, name: str) -> bool:
+    """Whether this is a bias of zeros: AutoGPTQ writes one for each layer without a bias."""
+    layer = name.removesuffix(".bias") + ".weight"
+    return tensors.is_published(layer) and not tensors.rows(name).any()
 
 
 def _config_invalid(why: str) -> ShammahError:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shammah.models.footprint import NATIVE_WEIGHT_BYTES
+from shammah.models.footprint import NATIVE_WEIGHT_BYTES, published_bytes
+from shammah.models.published_bits import AWQ, GPTQ
 from shammah.storage.files import UNUSED_S
 from workers.inference.engine import Engine, EngineSpec, LoadSettings, Placement
 from workers.inference.memory import free_main_memory, shortage
@@ -26,9 +27,14 @@ _WHY = {
 
 def place(checkpoint: Checkpoint, settings: LoadSettings) -> Placement:
     """See `EngineSpec.place`; settings that the engine cannot follow are not offered to it."""
-    quantization = "int8" if settings.quantization == "auto" else settings.quantization
-    needed = int(NATIVE_WEIGHT_BYTES[quantization] * checkpoint.parameters)
-    why, free = _WHY[quantization], free_main_memory()
+    free = free_main_memory()
+    if checkpoint.format != "safetensors" and checkpoint.shape is not None:
+        quantization, why = "int4", "the weights were published in 4 bits"
+        needed = published_bytes(checkpoint.shape, checkpoint.parameters)
+    else:
+        quantization = "int8" if settings.quantization == "auto" else settings.quantization
+        needed = int(NATIVE_WEIGHT_BYTES[quantization] * checkpoint.parameters)
+        why = _WHY[quantization]
     placement = Placement("cpu", "float32", quantization, why=why, needed=needed, free=free)
     if error := shortage(placement, checkpoint):
         raise error
@@ -66,7 +72,8 @@ def _obstacle(checkpoint: Checkpoint | None) -> str:
 def _stored(home: Path, checkpoint: Checkpoint) -> list[Path]:
     from workers.inference.engines.native.quantized_file import cache_path
 
-    return [cache_path(home / "quantized", checkpoint, form) for form in QUANTIZATIONS]
+    forms = QUANTIZATIONS if checkpoint.format == "safetensors" else ("int4",)
+    return [cache_path(home / "quantized", checkpoint, form) for form in forms]
 
 
 def _report_kernels(home: Path) -> dict[str, Any]:
@@ -86,6 +93,7 @@ NATIVE = EngineSpec(
     devices=("cpu",),
     any_dtype=False,
     quantizations=QUANTIZATIONS,
+    formats=("safetensors", AWQ, GPTQ),
     obstacle=_obstacle,
     place=place,
     stored=_stored,

@@ -104,9 +104,9 @@ SINGLE_DEFECTS = {
         "BertForMaskedLM",
     ),
     "quantized": (
-        lambda d: _configure(d, quantization_config={"quant_method": "gptq"}),
+        lambda d: _configure(d, quantization_config={"quant_method": "bitsandbytes"}),
         "model_unsupported",
-        "quantized",
+        "quantised by 'bitsandbytes'; only AWQ",
     ),
     "no context": (
         lambda d: _configure(d, max_position_embeddings=None, model_type="unheard-of"),

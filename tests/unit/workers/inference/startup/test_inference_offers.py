@@ -244,3 +244,42 @@ def test_what_is_set_stays_set() -> None:
     *_, last = [one.settings for one in _offers(**asked)]
     assert last.lean
     assert (last.dtype, last.context_length, last.kv_memory) == ("float16", 9000, 0.5)
+
+
+FOUR_BITS = replace(MODEL, format="awq")
+
+
+@pytest.mark.parametrize("machine", [PLAIN, WITH_GPU, MAC])
+def test_weights_published_in_4_bits_are_computed_natively_and_stay_so(machine: Machine) -> None:
+    for quantization in ("auto", "int4"):
+        found = _offers(machine, model=FOUR_BITS, quantization=quantization)
+        assert _steps(found) == ["auto", "auto short"]
+        assert {one.engine.name for one in found} == {"native"}
+
+
+@pytest.mark.parametrize("engine", ["auto", "native"])
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_weights_published_in_4_bits_become_nothing_else(engine: str, quantization: str) -> None:
+    with pytest.raises(ShammahError) as refused:
+        _offers(model=FOUR_BITS, engine=engine, quantization=quantization)
+    assert refused.value.code == "settings_conflict"
+    why = f"inference.quantization is {quantization}, but the weights were published in 4 bits"
+    assert why in refused.value.message
+    assert refused.value.hint.startswith("Set that to auto")
+
+
+@pytest.mark.parametrize(
+    ("engine", "why", "hint"),
+    [
+        ("transformers", "it is stored as 4-bit AWQ weights, which", "Set inference.engine"),
+        ("auto", "computes this model: native (it is a Falcon).", "--model"),
+    ],
+)
+def test_weights_published_in_4_bits_are_refused_where_nothing_computes_them(
+    engine: str, why: str, hint: str
+) -> None:
+    with pytest.raises(ShammahError) as refused:
+        _offers(model=FOUR_BITS, engine=engine, obstacle="is a Falcon")
+    assert refused.value.code == "model_unsupported"
+    assert why in refused.value.message
+    assert hint in refused.value.hint
