@@ -203,10 +203,11 @@ class Peer:
         adapter: str = "",
         *,
         whole: bool = False,
+        think: bool = False,
     ) -> Task:
         """Request an answer to ``conversation``; the rest is as `Generate` has it."""
         generate = Generate(new_request_id(), conversation, sampling, max_new_tokens)
-        return self.begin(replace(generate, adapter=adapter, whole=whole))
+        return self.begin(replace(generate, adapter=adapter, whole=whole, think=think))
 
     def begin(self, request: Work) -> Task:
         """Request work."""

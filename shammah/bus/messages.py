@@ -267,7 +267,8 @@ class Generate:
     answer, and the tokens continue it. ``max_new_tokens`` of ``None``: as many as the setting
     allows. After ``timeout_s`` seconds it ends with what there is (``finish_reason``
     ``timeout``). ``adapter``: the name of one in the home; empty: the model alone. ``whole``:
-    fail (``context_too_long``) rather than leave earlier turns out."""
+    fail (``context_too_long``) rather than leave earlier turns out. ``think``: let the model think
+    before it answers, where it has the choice; ``max_new_tokens`` do not count that."""
 
     request_id: str
     messages: tuple[ChatMessage, ...]
@@ -276,6 +277,7 @@ class Generate:
     timeout_s: float | None = None
     adapter: str = ""
     whole: bool = False
+    think: bool = False
 
 
 @record

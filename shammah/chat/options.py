@@ -9,6 +9,7 @@ from shammah.chat.prompt_options import read_arguments
 from shammah.errors import UsageError
 from shammah.models.licences import LICENCES
 from shammah.router.decision import Override, Target
+from shammah.settings.thinking import THINK
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class ReplOptions:
     model: str | None = None
     licence: str | None = None
     system: str | None = None
+    think: str | None = None
     override: Override = field(default_factory=Override)
     resume: int | None = None
     history: bool = True
@@ -41,15 +43,16 @@ def read_options(values: Mapping[str, str | None], flags: set[str]) -> ReplOptio
     """What the values and flags mean that stand after the names of `prompt_options.OPTIONS`.
 
     Raises:
-        ShammahError: ``usage``, for a contradiction, or a licence or number that is none.
+        ShammahError: ``usage``, for a contradiction, or a value that is none of its choices.
     """
-    licence = values.get("--licence")
-    if licence is not None and licence not in LICENCES:
-        raise UsageError(f"--licence must be one of {', '.join(LICENCES)}, not {licence!r:.40}.")
+    for name, choices in {"--licence": LICENCES, "--think": THINK}.items():
+        if (given := values.get(name)) is not None and given not in choices:
+            raise UsageError(f"{name} must be one of {', '.join(choices)}, not {given!r:.40}.")
     return ReplOptions(
         model=values.get("--model"),
-        licence=licence,
+        licence=values.get("--licence"),
         system=values.get("--system"),
+        think=values.get("--think"),
         override=parse_override(flags),
         resume=parse_resume(values.get("--resume"), newest="--continue" in flags),
         history="--no-history" not in flags,

@@ -9,6 +9,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "any, or permissive (commercial use allowed)",
     ),
     (("--system",), "TEXT", "system prompt"),
+    (("--think",), "MODE", "off, on or show: whether the local model thinks first"),
     (("--local",), "", "answer on this machine only"),
     (("--cloud",), "", "answer by Claude only"),
     (("--private",), "", "like --local; the question never leaves this machine"),

@@ -10,7 +10,12 @@ from shammah.chat.conversation import Conversation
 from shammah.chat.session import Session
 from shammah.chat.turn import Notice, Prompt, Step, Turn, TurnInProgress, Waiting
 from shammah.router.route import AUTO, RouteDecision, Target
-from shammah.terminal.wording import describe_prompt, describe_retrying, describe_state
+from shammah.terminal.wording import (
+    describe_prompt,
+    describe_retrying,
+    describe_state,
+    describe_thinking,
+)
 
 
 class Sink(Protocol):
@@ -21,6 +26,9 @@ class Sink(Protocol):
 
     def progress(self, text: str, step: Step) -> None:
         """Show ``text``, which describes ``step``, until the answer begins."""
+
+    def thought(self, text: str) -> None:
+        """Show more of what the model thinks before the answer."""
 
     def piece(self, text: str, turn: TurnInProgress) -> None:
         """Show more of the answer."""
@@ -67,6 +75,7 @@ class TurnRunner:
         turn, talk = self.in_hand, self._conversation
         assert turn is not None
         prompt = turn.prompt
+        shows = self._session.settings.inference.think == "show"
         try:
             cloud = prompt.override.target is Target.CLOUD
             if why := self._session.gate.explain(turn.mark, cloud=cloud):
@@ -86,8 +95,10 @@ class TurnRunner:
                         sink.progress(describe_prompt(step), step)
                     case Retrying():
                         sink.progress(describe_retrying(step), step)
-                    case Token(reasoning=True):
-                        sink.progress("thinking ...", step)
+                    case Token(reasoning=True, text=piece) if shows:
+                        sink.thought(piece)
+                    case Token(reasoning=True, index=tokens):
+                        sink.progress(describe_thinking(tokens), step)
                     case Token(text=piece):
                         sink.piece(piece, turn)
                         if turn.local and len(turn.pieces) == 1:  # while nobody waits for us

@@ -301,6 +301,7 @@ class Session:
             turn.room,
             decision.adapter,
             whole=turn.trims_nothing,
+            think=self.settings.inference.think != "off",
         )
         turn.send()
         if self._interrupted:

@@ -62,7 +62,7 @@ def describe_answer(done: Done, decision: RouteDecision) -> str:
 def describe_empty(turn: Turn) -> Failed | None:
     """Why an answer that was not broken off has no text, and what to do about it; ``None``: it
     has some."""
-    done, thought = turn.end, turn.thought
+    done, thought = turn.end, bool(turn.thoughts.strip())
     if not isinstance(done, Done) or done.finish_reason == "cancelled" or turn.answer.strip():
         return None
     cloud = done.provenance.role == "cloud"
@@ -78,6 +78,8 @@ def describe_empty(turn: Turn) -> Failed | None:
             why = f"{who} reached the limit of {tokens} before it began to answer"
             why += ": it was still thinking." if thought else "."
             again = f"Raise --max-tokens, or {limit} in config.toml."
+            if thought and not cloud:  # there is no more room in its context
+                again = "Start a new conversation, or have it think less (inference.think_tokens)."
         case "tool_call":
             why = f"{who} called a tool instead of answering, and Shammah offers none."
         case "stop":

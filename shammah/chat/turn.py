@@ -86,7 +86,7 @@ class Turn:
         decision: the last one; ``None``: no backend was asked.
         waited_s: seconds until a backend was asked.
         local: any of the answer is the local model's.
-        thought: the model has thought aloud.
+        thoughts: what the model thought before it; not kept, and never sent to a model.
         outcome: its name in the statistics; empty: it has none.
         label: what the person has said of the answer, or done with it.
         given: the model's answer, where ``answer`` is the person's own.
@@ -103,7 +103,7 @@ class Turn:
     decision: RouteDecision | None = None
     waited_s: float = 0.0
     local: bool = True
-    thought: bool = False
+    thoughts: str = ""
     outcome: str = ""
     label: Label | None = None
     given: str | None = None
@@ -206,7 +206,7 @@ class TurnInProgress:
     end: Done | Failed | None = None
     waited_s: float = 0.0
     local: bool = False
-    thought: bool = False
+    thoughts: str = ""
     outcome: str = ""
     restarts: int = 0
     trims_nothing: bool = False
@@ -258,8 +258,9 @@ class TurnInProgress:
                 if self.tokens == self._before:
                     self.first_s, self._at_first = self.last_s, step.index
                 self.tokens = self._before + step.index
-                self.thought = self.thought or step.reasoning
-                if not step.reasoning:
+                if step.reasoning:
+                    self.thoughts += step.text
+                else:
                     local = self.decision is None or self.decision.target is Target.LOCAL
                     self.local = self.local or local
                     self.pieces.append(step.text)
@@ -289,7 +290,7 @@ class TurnInProgress:
             decision=self.decision,
             waited_s=self.waited_s,
             local=self.local,
-            thought=self.thought,
+            thoughts=self.thoughts,
             outcome=self.outcome,
             label=Label.CANCEL if cancelled else None,
             at=time.time(),

@@ -185,6 +185,11 @@ class _Output:
         self._said_waiting = ""
         self._notices: list[str] = []
 
+    def _thoughts(self, turn: Turn) -> dict[str, object]:
+        """The part of an object that only who wants to see them gets."""
+        shows = self._session.settings.inference.think == "show"
+        return {"thoughts": turn.thoughts} if shows else {}
+
     @property
     def _streams(self) -> bool:
         question = self._question
@@ -234,10 +239,16 @@ class _Output:
                 self._said_prompt = now
         self.say(text)
 
+    def thought(self, text: str) -> None:
+        if self._question.as_json:
+            self._screen.live("thinking ...")
+        else:
+            self._screen.thought(text)
+
     def piece(self, text: str, turn: TurnInProgress) -> None:
         self._any_shown = True
         if self._streams:
-            self._screen.end_live()
+            self._screen.begin_line()
             self._shown.feed(text)
         elif not self._question.as_json:
             self._screen.live(f"answering ... {len(turn.pieces):,} pieces so far")
@@ -278,6 +289,7 @@ class _Output:
         measured = {"waited_s": turn.waited_s, "elapsed_s": elapsed_s}
         document = {
             "text": turn.answer,
+            **self._thoughts(turn),
             **as_document(decision),
             "model": done.provenance.model,
             "finish_reason": done.finish_reason,
@@ -296,6 +308,7 @@ class _Output:
         if self._question.as_json:
             error = {"code": failure.code, "message": failure.message, "hint": failure.hint}
             document: dict[str, object] = {"error": error, "text": turn.answer}
+            document |= self._thoughts(turn)
             document |= as_document(turn.decision) if turn.decision is not None else {}
             if isinstance(turn.end, Done):
                 model, reason = turn.end.provenance.model, turn.end.finish_reason

@@ -84,7 +84,7 @@ def ask(
     flags = {name for name, value in spelled.items() if value is True}
     options = read_options(spelled, flags)
     report = functools.partial(echo, err=True)
-    settings = load_checked_settings(options.model, options.licence)
+    settings = load_checked_settings(options.model, options.licence).with_think(options.think)
     text, sources = asking.read_question(question, files, piped=not no_stdin)
     if not split_prefix(text)[0].strip():
         raise click.UsageError('No question given. Try: shammah ask "What is a monad?"')

@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from shammah.chat.prompt_options import OPTIONS
 from shammah.errors import ShammahError
 from shammah.models.licences import LICENCES
+from shammah.settings.thinking import THINK
 from shammah.terminal.output import describe_error, print_json
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ def declare(name: str) -> tuple[list[str], dict[str, Any]]:
     more: dict[str, Any] = {"metavar": value} if value else {"is_flag": True}
     if name == "--model":
         more["shell_complete"] = complete_model
-    elif name == "--licence":
-        more = {"type": click.Choice(LICENCES)}
+    elif name in ("--licence", "--think"):
+        more = {"type": click.Choice(LICENCES if name == "--licence" else THINK)}
     else:
         words = f"{words[0].upper()}{words[1:]}"
     return list(spellings), more | {"help": f"{words}."}

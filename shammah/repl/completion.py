@@ -9,11 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shammah.models.catalogue import model_names
+from shammah.settings.thinking import THINK
 
 MOST = 200
 """Names of one directory that are offered."""
 
-ARGUMENTS = {"private": ("on", "off"), "raw": ("on", "off"), "system": ("off",)}
+ARGUMENTS = {
+    "private": ("on", "off"),
+    "raw": ("on", "off"),
+    "system": ("off",),
+    "think": THINK,
+}
 """Command to what may follow it, where that is one of a few words."""
 
 _FILE = re.compile(r"""(?:^|(?<=\s))@(?:"([^"]*)|'([^']*)|(\S*))$""")

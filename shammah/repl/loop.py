@@ -63,6 +63,7 @@ def open_repl(arguments: list[str]) -> int:
     try:
         options = parse_options(arguments)
         settings = load_settings(os.environ, options.model, options.licence)
+        settings = settings.with_think(options.think)
         check_model_name(settings.model)
         local_only = options.override.target is Target.LOCAL
         environ = take_secrets(os.environ)
@@ -304,6 +305,9 @@ class Repl:
 
     def progress(self, text: str, step: Step) -> None:
         self.screen.live(text)
+
+    def thought(self, text: str) -> None:
+        self.screen.thought(text)
 
     def piece(self, text: str, turn: TurnInProgress) -> None:
         self.screen.answer(text)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shammah.bus.record import record
 from shammah.models.licences import LICENCES
+from shammah.settings.thinking import THINK
 
 SettingPath = tuple[str, ...]
 """A setting's name, in parts: ``("cloud", "use")``."""
@@ -26,7 +27,11 @@ class InferenceSettings:
     quantization: str = "auto"
     """auto, none, int8 (native) or int4 (native, or transformers with bitsandbytes)."""
     max_new_tokens: int = 1024
-    """Longest answer, in tokens."""
+    """Longest answer, in tokens, without the thinking before it."""
+    think: str = "off"
+    """off, on or show: whether models that can think before they answer do, and show it."""
+    think_tokens: int = 2048
+    """Longest thinking, in tokens; then the model has to answer."""
     context_length: int = 0
     """Longest conversation, in tokens; 0: what model and memory allow."""
     kv_memory: float = 0.0
@@ -147,6 +152,12 @@ class Settings:
     train: TrainSettings = field(default_factory=TrainSettings)
     editor: EditorSettings = field(default_factory=EditorSettings)
 
+    def with_think(self, think: str | None) -> Settings:
+        """Return them with another `InferenceSettings.think`; ``None``: as they are."""
+        if think is None:
+            return self
+        return replace(self, inference=replace(self.inference, think=think))
+
     @property
     def cloud_configured(self) -> bool:
         """Whether anything may ever be sent to Claude."""
@@ -187,10 +198,12 @@ CHOICES: dict[SettingPath, tuple[str, ...]] = {
     ("inference", "device"): ("auto", "cpu", "cuda", "mps"),
     ("inference", "dtype"): ("auto", "float32", "bfloat16", "float16"),
     ("inference", "engine"): ("auto", "native", "transformers"),
+    ("inference", "think"): THINK,
     ("inference", "quantization"): ("auto", "none", "int8", "int4"),
 }
 AT_LEAST: dict[SettingPath, int] = {
     ("inference", "max_new_tokens"): 1,
+    ("inference", "think_tokens"): 1,
     ("inference", "context_length"): 0,
     ("inference", "kv_memory"): 0,
     ("inference", "queue"): 1,

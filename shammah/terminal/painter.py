@@ -212,8 +212,10 @@ class Rendering:
             renderer.lay_out("warm *up*\n```python\nx = 1\n```", 40)
             self._renderer = renderer
 
-    def begin(self, write: Write, size: Size) -> Answer:
-        """Begin an answer, at the beginning of a line."""
+    def begin(self, write: Write, size: Size, style: str = "") -> Answer:
+        """Begin an answer, at the beginning of a line; with a ``style``, plain text in it."""
+        if style:
+            return LaidOutAnswer(Plain(style), write, size)
         if self.markdown and self._renderer is not None:
             return LaidOutAnswer(self._renderer, write, size)
         return LaidOutAnswer(Plain(), write, size) if self._wraps else RawAnswer(write)

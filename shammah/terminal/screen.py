@@ -32,6 +32,7 @@ class Screen:
         moves = self.terminal and environ.get("TERM") != "dumb"
         self.rendering = Rendering(possible=moves and wants_style(environ), wraps=moves)
         self._answer: Answer | None = None
+        self._thinks = False
         self._live = False
 
     @property
@@ -45,7 +46,7 @@ class Screen:
         return self.size[0]
 
     def line(self, text: str) -> None:
-        self._begin_line()
+        self.begin_line()
         self._write((fold(text, self.columns) if self.terminal else text) + "\n")
 
     def hint(self, text: str) -> None:
@@ -56,7 +57,7 @@ class Screen:
         self.line(self._styled(said, RED))
 
     def prompt(self, text: str) -> None:
-        self._begin_line()
+        self.begin_line()
         self._write(text)
 
     def live(self, text: str) -> None:
@@ -70,9 +71,25 @@ class Screen:
 
     def answer(self, piece: str) -> None:
         """Show more of an answer; the first piece begins it."""
+        if self._thinks:
+            self.begin_line()
         self.end_live()
         if self._answer is None:
             self._answer = self.rendering.begin(self._write, lambda: self.size)
+        self._answer.feed(piece)
+
+    def thought(self, piece: str) -> None:
+        """Show more of what a model thinks before its answer, under a title of its own: not every
+        terminal can dim it."""
+        self.end_live()
+        if not self._thinks:
+            if not (piece := piece.lstrip()):
+                return
+            self.hint("Thoughts:")
+            style = DIM if self.rendering.possible else ""
+            self._answer = self.rendering.begin(self._write, lambda: self.size, style)
+            self._thinks = True
+        assert self._answer is not None
         self._answer.feed(piece)
 
     def end_answer(self, done: Done, summary: str) -> None:
@@ -113,13 +130,14 @@ class Screen:
             self._live = False
             self._write("\r\x1b[K")
 
-    def _begin_line(self) -> None:
+    def begin_line(self) -> None:
+        """End what is being shown, if anything is."""
         self.end_live()
         self._leave_answer()
 
     def _leave_answer(self) -> None:
         """Show the rest of an answer, if there is one; the next piece begins another."""
-        answer, self._answer = self._answer, None
+        answer, self._answer, self._thinks = self._answer, None, False
         if answer is not None:
             answer.finish()
             self._write("\n")

@@ -193,6 +193,11 @@ def describe_prompt(progress: PromptProgress) -> str:
     return f"reading the question: {progress.done:,} of {progress.total:,} tokens"
 
 
+def describe_thinking(tokens: int) -> str:
+    """``thinking ... 120 tokens``."""
+    return f"thinking ... {tokens:,} token" + ("" if tokens == 1 else "s")
+
+
 def describe_retrying(retrying: Retrying) -> str:
     """``Claude is overloaded; trying again in 4 s (2 of 5)``."""
     wait = describe_duration(max(1, math.ceil(retrying.wait_s)))

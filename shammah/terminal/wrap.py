@@ -177,7 +177,10 @@ class Layout:
 
 class Plain:
     """Lays texts out as they are written: running text is wrapped between words, code and tables
-    are not. A word that is too long stays whole."""
+    are not. A word that is too long stays whole. All of it has one ``style``."""
+
+    def __init__(self, style: str = "") -> None:
+        self._style = style
 
     def lay_out(self, source: str, width: int) -> Layout:
         """Lay ``source`` out in lines of at most ``width`` cells, except code and long words."""
@@ -189,9 +192,9 @@ class Plain:
             if _FENCE.match(text):
                 fence = None if fence else opened
             if fence or _AS_IT_IS.match(text):
-                lines.append(((text, ""),) if text else ())
+                lines.append(((text, self._style),) if text else ())
             else:
-                lines += wrap([(text, "")], max(NARROWEST, width), whole_words=True)
+                lines += wrap([(text, self._style)], max(NARROWEST, width), whole_words=True)
         return Layout(tuple(lines), *opened)
 
     def presentable(self, source: str) -> str:

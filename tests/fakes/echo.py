@@ -144,9 +144,14 @@ class EchoService:
             question = f"{question} {self._options.learnt}"
         words = question.split(" ")
         reason = "stop"
-        said = skipped = 0
+        said = skipped = thought = 0
         for part in range(1, 4 if self._options.slow_prompt else 0):
             outlet.reply(PromptProgress(request.request_id, part * 1000, 4000))
+        thoughts = (self._options.thoughts or "").split("|") if request.think else ()
+        for said, piece in enumerate(thoughts, 1):
+            thought = said
+            outlet.reply(Token(request.request_id, said, piece, reasoning=True))
+            time.sleep(self._delay_s)
         endless: Iterable[str] = itertools.cycle(words)
         for word in endless if words[0] == "forever" else words:
             if self._stopped:
@@ -154,7 +159,7 @@ class EchoService:
             if self._is_ended(request):
                 reason = "cancelled"
                 break
-            piece = f" {word}" if skipped or said else word
+            piece = f" {word}" if skipped or said > thought else word
             if skipped < len(begun):
                 skipped += len(piece)
                 continue
@@ -250,6 +255,7 @@ def parse(arguments: list[str], known: argparse.Namespace | None = None) -> argp
     parser.add_argument("--transferring", metavar="MODEL", help="be a download worker at work")
     parser.add_argument("--notice", action="append", default=[], help="what it tells people")
     parser.add_argument("--think", action="store_true", help="come to no answer, only thoughts")
+    parser.add_argument("--thoughts", help="think so first if asked to, in pieces with | between")
     parser.add_argument("--holds", type=int, help="so many characters of a conversation")
     parser.add_argument("--slow-prompt", action="store_true", help="tell how far it has read")
     parser.add_argument("--recite", action="store_true", help="answer with all it was told")

@@ -156,7 +156,7 @@ def test_an_answer_of_thoughts_alone_is_a_failure_and_is_kept(
     assert "reached the limit of 3 tokens before it began to answer: it was still thinking." in (
         ended.err
     )
-    assert "Raise --max-tokens, or inference.max_new_tokens in config.toml." in ended.err
+    assert "Start a new conversation, or have it think less (inference.think_tokens)." in ended.err
     if as_json:
         told = json.loads(ended.out)
         assert (told["text"], told["finish_reason"]) == ("", "length")

@@ -144,7 +144,7 @@ def test_an_answer_of_thoughts_alone_says_so_and_is_kept(
 ) -> None:
     monkeypatch.setenv("STAND_IN_INFERENCE", "--think")
     terminal = open_terminal()
-    seen = command(terminal, "what are tides?", "inference.max_new_tokens in config.toml")
+    seen = command(terminal, "what are tides?", "have it think less")
     assert "reached the limit of 3 tokens before it began to answer" in seen
     (turn,) = kept(path)[0].turns
     assert (turn.answer, turn.finish, turn.usage.output_tokens) == ("", "length", 3)

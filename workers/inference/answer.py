@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from shammah.bus.messages import Done, PromptProgress, Provenance, Timings, Token, Usage
-from workers.inference.engine import StepResult
+from workers.inference.engine import SequenceRequest, StepResult
 from workers.inference.inbox import Arrival
 from workers.inference.text.continuation import Blanks, split_begun
 from workers.inference.text.detokenizer import Detokenizer
-from workers.inference.text.reasoning import ReasoningSplitter
+from workers.inference.text.reasoning import CLOSING, ReasoningSplitter
 from workers.inference.text.stop_strings import StopStrings
 
 PAUSE_S = 0.025
@@ -18,17 +20,56 @@ PROGRESS_S = 0.5
 """Between two words about a prompt that is being computed; a shorter one is not spoken of."""
 
 
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """How much a model may think before its answer; all numbers are tokens.
+
+    Attributes:
+        begun: the prompt has opened the thoughts.
+        possible: as far as its template says.
+        thoughts: what they may have.
+        answer: what the answer may have besides.
+        closing: those that end the thoughts.
+        room: what there is for all of these. Half of it is never for thoughts.
+    """
+
+    begun: bool
+    possible: bool
+    thoughts: int
+    answer: int
+    closing: tuple[int, ...]
+    room: int
+
+    @property
+    def most(self) -> int:
+        """Tokens of thoughts, as far as there is room."""
+        left = max(self.room - len(self.closing) - self.answer, self.room // 2)
+        return min(self.thoughts, left)
+
+    @property
+    def planned(self) -> int:
+        """Tokens of the sequence that is to have all of it."""
+        return min(self.answer + (self.most if self.possible else 0), self.room)
+
+
 class Answer:
-    """What a request has got so far. All times are of one monotonic clock, in seconds."""
+    """What a request has got so far. All times are of one monotonic clock, in seconds.
+
+    Args:
+        arrival: the request.
+        sequence: the engine's view of it.
+        thinking: what of it may be thoughts.
+        detokenizer: of its tokens.
+        notices: sentences for the user.
+    """
 
     def __init__(
         self,
         arrival: Arrival,
-        input_tokens: int,
+        sequence: SequenceRequest,
+        thinking: Thinking,
         detokenizer: Detokenizer,
         notices: tuple[str, ...] = (),
-        *,
-        thinks: bool = False,
     ) -> None:
         request = arrival.request
         self.request_id = request.request_id
@@ -36,14 +77,19 @@ class Answer:
         self.deadline = None if request.timeout_s is None else arrival.at + request.timeout_s
         self._arrived = arrival.at
         self._stops = StopStrings(request.sampling.stop)
-        self._splitter = ReasoningSplitter(begun=thinks)
+        self._sequence = sequence
+        self._thinking = thinking
+        self._splitter = ReasoningSplitter(begun=thinking.begun)
+        self._tokens: list[int] = []
+        self._thoughts = self._said = 0  # tokens
+        self._following: SequenceRequest | None = None
         self._blanks = Blanks(split_begun(request.messages)[1])
         self._notices = notices
         self._reused = 0
         self._started: float | None = None
         self._first_token: float | None = None
         self._last_token = 0.0
-        self._input_tokens = input_tokens
+        self._input_tokens = len(sequence.prompt)
         self._prefilled = 0
         self._generated = 0
         self._detokenizer = detokenizer
@@ -56,6 +102,17 @@ class Answer:
         """Whether a stop string has come: nothing more is to be said."""
         return self._stops.found
 
+    @property
+    def full(self) -> bool:
+        """Whether it is as long as it may be, besides its thoughts."""
+        return self._said >= self._thinking.answer
+
+    def take_following(self) -> SequenceRequest | None:
+        """Return the sequence that goes on from here in place of the present one, if there is one:
+        the thoughts had to be ended. Once."""
+        following, self._following = self._following, None
+        return following
+
     def take(self, step: StepResult, began: float, now: float) -> tuple[Token, ...]:
         """Return what to send after ``step``, which took from ``began`` to ``now``.
 
@@ -63,15 +120,17 @@ class Answer:
         """
         if self._started is None:
             self._started = began
-        self._prefilled += step.prefilled
-        self._reused += step.reused
+        if self._first_token is None:  # what follows thoughts has been computed before
+            self._prefilled += step.prefilled
+            self._reused += step.reused
         if step.generated:
             self._last_token = now
             if self._first_token is None:
                 self._first_token = now
         reasoning, text = self._read(step)
         self._unsent = (self._unsent[0] + reasoning, self._unsent[1] + text)
-        if now - self._sent < PAUSE_S and step.finish_reason is None and not self.stopped:
+        ended = step.finish_reason is not None or self.stopped or self.full
+        if now - self._sent < PAUSE_S and not ended:
             return ()
         if any(self._unsent):
             self._sent = now
@@ -99,23 +158,43 @@ class Answer:
     def _read(self, step: StepResult) -> tuple[str, str]:
         """The new reasoning and text of a step.
 
-        It may bring several tokens; what comes after a stop string was never said, and is not
-        counted.
+        It may bring several tokens; what comes after a stop string, or where the answer is full,
+        was never said, and is not counted.
         """
         generated, reasoning, text = step.generated, "", ""
         for number, token in enumerate(step.token_ids, 1):
             thought, said = self._splitter.add(self._detokenizer.add(token))
             reasoning += thought
             text += self._stops.add(self._blanks.strip(said))
-            if self.stopped:
+            self._tokens.append(token)
+            self._thoughts += self._splitter.thinking
+            self._said += self._splitter.answering
+            if self.stopped or self.full:
                 generated = number
                 break
         self._generated += generated
-        if step.finish_reason is not None and not self.stopped:
+        ended = step.finish_reason is not None
+        if self._splitter.thinking and (ended or self._thoughts >= self._thinking.most):
+            reasoning += self._end_thoughts()
+        if (ended or self.full) and not self.stopped and self._following is None:
             thought, said = self._splitter.finish()
             reasoning += thought
             text += self._stops.add(self._blanks.strip(said)) + self._stops.finish()
         return reasoning, text
+
+    def _end_thoughts(self) -> str:
+        """Have the answer begin now, if there is room for it, in a sequence of its own. Its prompt
+        is all that there is, of which an engine has computed nearly everything. Returns what was
+        held back of the thoughts."""
+        thinking, before = self._thinking, self._sequence
+        prompt = (*before.prompt, *self._tokens, *thinking.closing)
+        room = thinking.room - len(self._tokens) - len(thinking.closing)
+        if room < 1:
+            return ""
+        self._following = replace(before, prompt=prompt, max_new_tokens=min(thinking.answer, room))
+        for token in thinking.closing:
+            self._detokenizer.add(token)
+        return self._splitter.add(CLOSING)[0]
 
     def done(self, finish_reason: str, now: float, provenance: Provenance) -> Done:
         """The end. Output tokens count the stop token too: it took a step."""

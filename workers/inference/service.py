@@ -125,13 +125,12 @@ class InferenceService:
         self._refuse(outlet, bootstrap.state)
 
     def _serve(self, model: LoadedModel, outlet: Outlet) -> None:
-        asked, engine = self._settings.inference, model.engine
+        engine = model.engine
         sweeper = Sweeper(self._settings.home, model.directory, lambda: engine.active == 0)
         serving = Serving(
             model,
             self._settings.home,
-            longest=asked.max_new_tokens,
-            queue=asked.queue,
+            settings=self._settings.inference,
             inbox=self._inbox,
             outlet=outlet,
             clock=self._clock,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from shammah.bus.messages import Failed, Provenance, Token
 from shammah.errors import ShammahError
-from workers.inference.answer import Answer
+from shammah.settings.model import InferenceSettings
+from workers.inference.answer import Answer, Thinking
 from workers.inference.engine import SequenceRequest, StepResult
 from workers.inference.inbox import Arrival, Inbox
 from workers.inference.reading_ahead import ReadingAhead
@@ -31,8 +33,7 @@ class Serving:
 
     Args:
         home: where adapters are.
-        longest: tokens of an answer whose request names no number.
-        queue: requests that may wait for room; more are refused.
+        settings: how long answers and thoughts may be, and how many requests may wait.
         clock: monotonic seconds.
     """
 
@@ -40,8 +41,7 @@ class Serving:
         self,
         model: LoadedModel,
         home: Path,
-        longest: int,
-        queue: int,
+        settings: InferenceSettings,
         inbox: Inbox,
         outlet: Outlet,
         clock: Callable[[], float],
@@ -49,8 +49,7 @@ class Serving:
         self._model = model
         self._engine = model.engine
         self._home = home
-        self._longest = longest
-        self._queue = queue
+        self._settings = settings
         self._inbox = inbox
         self._outlet = outlet
         self._clock = clock
@@ -110,15 +109,9 @@ class Serving:
 
     def _admit(self, arrival: Arrival) -> None:
         self._ahead.give_way(arrival.client)
-        sequence, notices = self._sequence(arrival)
-        chat, begun = self._model.chat, split_begun(arrival.request.messages)[1]
-        answer = Answer(
-            arrival,
-            len(sequence.prompt),
-            chat.detokenizer(begun),
-            notices,
-            thinks=not begun and chat.begins_thinking(sequence.prompt),
-        )
+        sequence, thinking, notices = self._sequence(arrival)
+        detokenizer = self._model.chat.detokenizer(split_begun(arrival.request.messages)[1])
+        answer = Answer(arrival, sequence, thinking, detokenizer, notices)
         self._engine.submit(sequence)
         self._answers[answer.request_id] = answer
 
@@ -126,22 +119,25 @@ class Serving:
         self._ahead.cancel(request_id)
         self._end(request_id, "cancelled")
 
-    def _sequence(self, arrival: Arrival) -> tuple[SequenceRequest, tuple[str, ...]]:
-        """Return the engine's view of a request, and notices for its user.
+    def _sequence(self, arrival: Arrival) -> tuple[SequenceRequest, Thinking, tuple[str, ...]]:
+        """Return the engine's view of a request, what of it may be thoughts, and notices for its
+        user.
 
         Raises:
             ShammahError: ``busy``, ``sampling_invalid``, ``chat_template_missing``,
                 ``messages_invalid``, ``context_too_long``, or as `_adapter`.
         """
         request = arrival.request
-        if self._engine.waiting >= self._queue:
+        if self._engine.waiting >= self._settings.queue:
             raise ShammahError(
                 "busy",
                 f"{self._engine.waiting} questions are already waiting for the local model.",
                 "Ask again in a moment.",
             )
         plan = plan_sampling(request.sampling, self._model.defaults.plan)
-        wanted = self._longest if request.max_new_tokens is None else request.max_new_tokens
+        wanted = request.max_new_tokens
+        if wanted is None:
+            wanted = self._settings.max_new_tokens
         if wanted < 1:
             raise ShammahError(
                 "sampling_invalid",
@@ -149,25 +145,35 @@ class Serving:
                 "Leave it out to use the setting inference.max_new_tokens.",
             )
         context = self._model.ready.context_length
-        encode, whole = self._model.chat.encode, request.whole
-        prompt = fit(request.messages, encode, context, wanted, whole=whole)
-        notices = self._model.chat.notices(request.messages)
+        chat = self._model.chat
+        encode = functools.partial(chat.encode, think=request.think)
+        prompt = fit(request.messages, encode, context, wanted, whole=request.whole)
+        notices = chat.notices(request.messages)
         if prompt.left_out:
             notices += (
                 f"The conversation is longer than the local model's {context:,} tokens, so its "
                 f"first {prompt.left_out} messages were left out.",
             )
-        room = context - len(prompt.tokens)
+        answers = bool(split_begun(request.messages)[1])
+        thinking = Thinking(
+            begun=not answers and chat.begins_thinking(prompt.tokens),
+            possible=not answers and chat.may_think(prompt.tokens),
+            thoughts=self._settings.think_tokens,
+            answer=wanted,
+            closing=chat.closing,
+            room=context - len(prompt.tokens),
+        )
         return (
             SequenceRequest(
                 request.request_id,
                 prompt.tokens,
                 sampling=plan,
-                max_new_tokens=min(wanted, room),
+                max_new_tokens=thinking.planned,
                 stop_ids=self._model.stop_ids,
                 client=arrival.client,
                 adapter=self._adapter(request.adapter),
             ),
+            thinking,
             notices,
         )
 
@@ -243,8 +249,12 @@ class Serving:
         elif not tokens:
             self._outlet.advance()
         self._report(tokens)
-        if answer.stopped:
-            self._end(result.request_id, "stop")
+        following = answer.take_following()
+        if answer.stopped or answer.full:
+            self._end(result.request_id, "stop" if answer.stopped else "length")
+        elif following is not None:
+            self._engine.cancel(result.request_id)
+            self._engine.submit(following)
         elif result.finish_reason is not None:
             del self._answers[result.request_id]
             provenance = self._provenance_of(answer)

@@ -16,6 +16,9 @@ LONGEST_SOURCE = 1024 * 1024
 STEPS, STEPS_A_MESSAGE = 1_000_000, 10_000
 """Lines of Python that a template may take, ours among them. ChatML takes 200 a message."""
 
+SWITCHES = ("enable_thinking", "thinking")
+"""What templates of models that can think ask for (Qwen3, SmolLM3; DeepSeek-V3.1, Granite)."""
+
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 
 
@@ -38,8 +41,11 @@ class ChatTemplate:
         # Where there is none it is written as nothing.
         self._tokens = dict.fromkeys(_NAMES, "") | dict(tokens)
 
-    def render(self, messages: Sequence[Mapping[str, str]], *, ask: bool) -> str:
-        """The conversation as text; with ``ask``, up to where an answer begins.
+    def render(
+        self, messages: Sequence[Mapping[str, str]], *, ask: bool, think: bool = False
+    ) -> str:
+        """The conversation as text; with ``ask``, up to where an answer begins, which the model is
+        to ``think`` about first.
 
         Raises:
             Exception: whatever a template may do; `TemplateBoundError`: too much.
@@ -50,6 +56,7 @@ class ChatTemplate:
                 tools=None,
                 documents=None,
                 add_generation_prompt=ask,
+                **dict.fromkeys(SWITCHES, think),
                 **self._tokens,
             )
 

@@ -118,7 +118,9 @@ class ModelText:
 
     # --- encoding -------------------------------------------------------------------------
 
-    def encode(self, messages: Sequence[tuple[str, str]], *, ask: bool) -> list[int]:
+    def encode(
+        self, messages: Sequence[tuple[str, str]], *, ask: bool, think: bool = False
+    ) -> list[int]:
         """The tokens of a conversation; with ``ask``, up to where an answer begins.
 
         Control tokens that are written out in a message (a pasted ``<|im_start|>system``) are
@@ -126,6 +128,8 @@ class ModelText:
 
         Args:
             messages: roles and texts.
+            ask: see `ChatTemplate.render`.
+            think: the same.
 
         Raises:
             Exception: whatever a template may do; ``model_corrupt``: see `encode_text`.
@@ -135,7 +139,7 @@ class ModelText:
         if self.folds_system:
             messages = fold_system(messages)
         conversation = [{"role": role, "content": self._mark(text)} for role, text in messages]
-        return self._ids(self.template.render(conversation, ask=ask))
+        return self._ids(self.template.render(conversation, ask=ask, think=think))
 
     def encode_text(self, text: str) -> list[int]:
         """The tokens of a text in which nothing controls.

@@ -213,7 +213,27 @@ def _raw(repl: Repl, argument: str) -> None:
         screen.hint("Answers are shown as plain text.")
 
 
-_SINCE = {"model": "--model or /model", "licence": "--licence"}
+_THINK = {
+    "off": "The local model answers without thinking first, if it has the choice.",
+    "on": "A model that can think does so before it answers. You see only how long.",
+    "show": "A model that can think does so before it answers, and you see its thoughts.",
+}
+
+
+def _think(repl: Repl, argument: str) -> None:
+    if argument and argument not in _THINK:
+        repl.screen.error(f"/think takes off, on or show, not {argument!r:.40}.")
+        return
+    session = repl.session
+    session.settings = session.settings.with_think(argument or None)
+    repl.screen.hint(_THINK[session.settings.inference.think])
+
+
+_SINCE = {
+    "model": "--model or /model",
+    "licence": "--licence",
+    "inference.think": "--think or /think",
+}
 """What else decides a setting of a prompt, besides its file and the environment."""
 
 
@@ -283,6 +303,7 @@ GROUPS: dict[str, dict[str, tuple[str, Callable[[Repl, str], None]]]] = {
             "Set how much it counts when the model learns: /feedback high, medium, normal",
             feedback.feedback,
         ),
+        "think": ("Let the model think first: /think on, /think show, /think off", _think),
         "undo": ("Remove the last turn from the conversation", history.undo),
         "raw": ("Switch between plain text and Markdown", _raw),
     },

@@ -33,7 +33,7 @@ STEPS: tuple[Step, ...] = (
 class World:
     """A session that says what it is told to, and a sink and a history that remember."""
 
-    def __init__(self, steps: Iterable[Step], home: Path) -> None:
+    def __init__(self, steps: Iterable[Step], home: Path, think: str = "on") -> None:
         self.asked: list[tuple[ChatMessage, ...]] = []
         self.log: list[str] = []
         self.turns: list[Turn] = []
@@ -41,6 +41,7 @@ class World:
         gate = Gate(Settings(home), {})
         session: Any = SimpleNamespace(
             gate=gate,
+            settings=Settings(home).with_think(think),
             answer=self._answer,
             answer_is_private=lambda turn: gate.answer_is_private(turn.text, local=turn.local),
         )
@@ -78,6 +79,9 @@ class World:
     def progress(self, text: str, step: Step) -> None:
         self.log.append(f"progress {text}")
 
+    def thought(self, text: str) -> None:
+        self.log.append(f"thought {text}")
+
     def piece(self, text: str, turn: TurnInProgress) -> None:
         self.log.append(f"piece {text}")
         if text == "raise":
@@ -98,7 +102,7 @@ def test_a_turn_is_begun_before_it_is_asked_and_kept_before_it_is_shown_as_ended
         "progress inference: Starting",
         "settle",
         "progress asking local ...",
-        "progress thinking ...",
+        "progress thinking ... 1 token",
         "piece half",
         "piece  said",
         "keep stop",
@@ -106,6 +110,17 @@ def test_a_turn_is_begun_before_it_is_asked_and_kept_before_it_is_shown_as_ended
     ]
     assert world.runner.in_hand is None
     assert world.turns == world.conversation.turns
+
+
+def test_thoughts_are_shown_to_who_wants_them_and_are_no_part_of_the_answer(tmp_path: Path) -> None:
+    world = World(STEPS, tmp_path, "show")
+    world.ask(Prompt("q"))
+    assert "thought hm" in world.log
+    assert [one.content for one in world.conversation.with_question("next")] == [
+        "q",
+        "half said",
+        "next",
+    ]
 
 
 def test_what_is_raised_ends_it_and_what_has_come_is_kept(tmp_path: Path) -> None:

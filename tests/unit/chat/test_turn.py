@@ -40,7 +40,7 @@ def done(reason: str) -> Done:
 def test_the_text_is_what_was_said_and_not_what_was_thought() -> None:
     turn = fed((LOCAL, *TOKENS, done("stop"))).turn()
     assert (turn.question, turn.answer) == ("question", "half said")
-    assert turn.thought
+    assert turn.thoughts == "hm"
     assert turn.local
     assert (turn.provenance, turn.usage, turn.timings) == (BY, Usage(3, 2), Timings(0.5))
 

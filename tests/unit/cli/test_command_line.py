@@ -113,6 +113,14 @@ def test_a_licence_can_be_spelt_both_ways(spelling: str) -> None:
     assert refusal.value.exit_code == ExitCode.USAGE
 
 
+def test_thinking_is_one_of_three() -> None:
+    assert parse_options(["--think", "show"]).think == "show"
+    assert parse_options([]).think is None
+    with pytest.raises(ShammahError, match="off, on, show") as refusal:
+        parse_options(["--think=aloud"])
+    assert refusal.value.exit_code == ExitCode.USAGE
+
+
 def test_an_empty_system_prompt_is_not_the_same_as_none() -> None:
     """With one in config.toml, ``--system ""`` asks for none, as in `shammah ask`."""
     assert parse_options(["--system", ""]) != ReplOptions()

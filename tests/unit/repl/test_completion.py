@@ -44,6 +44,7 @@ def test_nothing_in_the_midst_of_a_question() -> None:
 
 def test_arguments() -> None:
     assert texts("/private o") == ["on", "off"]
+    assert texts("/think o") == ["off", "on"]
     assert texts("/nonsense o") == []
 
 

@@ -308,7 +308,9 @@ class TestTheIdentity:
     def test_of_inference_covers_what_changes_its_answers(self, base: Settings, name: str) -> None:
         own = replace(base.inference, **{name: _other(base.inference, name)})
         changed = replace(base, inference=own)
-        assert _differs(base, changed, "inference") is (name not in ("keep_alive", "queue"))
+        assert _differs(base, changed, "inference") is (
+            name not in ("keep_alive", "queue", "think")
+        )
         assert not _differs(base, changed, "cloud")
 
     def test_covers_model_and_home(self, base: Settings) -> None:

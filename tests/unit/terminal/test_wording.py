@@ -210,7 +210,8 @@ def test_an_answer_that_ended_otherwise_says_so(reason: str, ending: str) -> Non
     ("role", "reason", "thought", "words"),
     [
         ("inference", "length", True, "limit of 20 tokens before it began to answer: it was still"),
-        ("inference", "length", True, "Raise --max-tokens, or inference.max_new_tokens"),
+        ("inference", "length", True, "have it think less (inference.think_tokens)"),
+        ("inference", "length", False, "Raise --max-tokens, or inference.max_new_tokens"),
         ("cloud", "length", False, "before it began to answer. Raise --max-tokens, or cloud.max"),
         ("cloud", "refusal", False, "Claude refused to answer. Rephrase the question, or use --l"),
         (
@@ -229,7 +230,7 @@ def test_an_answer_without_text_says_what_happened_and_what_to_do(
     role: str, reason: str, thought: bool, words: str
 ) -> None:
     ended = done(finish_reason=reason, provenance=Provenance(role, "m"), notices=("A notice.",))
-    empty = describe_empty(Turn("q", end=ended, thought=thought))
+    empty = describe_empty(Turn("q", end=ended, thoughts="Hm." * thought))
     assert empty is not None
     assert words in describe_failure(empty)
 

@@ -9,12 +9,12 @@ from shammah.errors import ShammahError
 from workers.inference.scheduling.slots import common
 from workers.inference.text.continuation import heal, split_begun
 from workers.inference.text.detokenizer import Detokenizer, find_byte_tokens
-from workers.inference.text.reasoning import CLOSE, OPEN
+from workers.inference.text.reasoning import CLOSE, CLOSING, OPEN
 from workers.text.model_text import ModelText, why_refused
 from workers.text.sandbox import RefusalError, TemplateBoundError
 
-_TAIL = 8
-"""Tokens that an opening tag with its line end may have."""
+_TAIL = 16
+"""Tokens that a tag with its line ends may have."""
 
 _QUESTIONS = ("shammah", "1")
 """Two that have no beginning in common."""
@@ -40,9 +40,11 @@ class ChatFormat:
         folded = self._text.folds_system and roles[:2] == ["system", "user"]
         return (FOLDED,) if folded and roles.count("user") == 1 else ()
 
-    def encode(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+    def encode(self, messages: Sequence[ChatMessage], *, think: bool = False) -> tuple[int, ...]:
         """Return the conversation as the model expects it, up to where its answer begins, or up to
         where it stops if the last message is the assistant's (`split_begun`).
+
+        ``think``: what a template is told that can have the model think first, or not.
 
         Raises:
             ShammahError: ``chat_template_missing``, ``messages_invalid`` or ``model_corrupt``.
@@ -57,7 +59,9 @@ class ChatFormat:
         try:
             if not whole:
                 raise RefusalError("there are none")
-            ids = self._text.encode([(one.role, one.content) for one in whole], ask=True)
+            ids = self._text.encode(
+                [(one.role, one.content) for one in whole], ask=True, think=think
+            )
             if not ids:
                 raise RefusalError("it makes nothing of them")
             if begun and self.begins_thinking(ids):
@@ -98,6 +102,18 @@ class ChatFormat:
     def begins_thinking(self, prompt: Sequence[int]) -> bool:
         """Whether the template has opened the model's thoughts already."""
         return self._text.decode_all(prompt[-_TAIL:]).rstrip().endswith(OPEN)
+
+    def may_think(self, prompt: Sequence[int]) -> bool:
+        """Whether the model may think before it answers: its template knows of thoughts, and has
+        not ended them already."""
+        source = self._text.template.source if self._text.template is not None else ""
+        ended = self._text.decode_all(prompt[-_TAIL:]).rstrip().endswith(CLOSE)
+        return (OPEN in source or CLOSE in source) and not ended
+
+    @property
+    def closing(self) -> tuple[int, ...]:
+        """The tokens that end thoughts from outside."""
+        return tuple(self._text.encode_written(CLOSING))
 
     def detokenizer(self, begun: str = "") -> Detokenizer:
         """For one answer, or for the rest of one."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import Enum, auto
 
 OPEN, CLOSE = "<think>", "</think>"
+CLOSING = f"\n{CLOSE}\n\n"
+"""As models end their thoughts themselves."""
 
 
 class _Part(Enum):
@@ -26,6 +28,16 @@ class ReasoningSplitter:
     def __init__(self, *, begun: bool) -> None:
         self._part = _Part.REASONING if begun else _Part.BEGINNING
         self._held = ""
+
+    @property
+    def thinking(self) -> bool:
+        """Whether thoughts have begun and have not ended."""
+        return self._part is _Part.REASONING
+
+    @property
+    def answering(self) -> bool:
+        """Whether the answer has begun."""
+        return self._part is _Part.ANSWER
 
     def add(self, text: str) -> tuple[str, str]:
         """The new reasoning and the new answer in ``text``."""

@@ -23,10 +23,11 @@ from shammah.bus.messages import (
     Token,
 )
 from shammah.errors import ShammahError
-from workers.inference.answer import PAUSE_S, Answer
+from shammah.settings.model import InferenceSettings
+from workers.inference.answer import PAUSE_S, Answer, Thinking
 from workers.inference.engine import FinishReason, SequenceRequest, StepResult
 from workers.inference.inbox import Arrival, Inbox
-from workers.inference.scheduling.sampling import GenerationDefaults
+from workers.inference.scheduling.sampling import GenerationDefaults, SamplingPlan
 from workers.inference.serving import Serving
 from workers.inference.startup.loading import LoadedModel
 from workers.service import Outlet
@@ -37,6 +38,19 @@ class Letters:
 
     def add(self, token_id: int) -> str:
         return chr(token_id)
+
+
+QUESTION = Generate("a", ())
+
+
+def make_answer(question: Generate = QUESTION, arrived: float = 0.0, *, prompt: int = 2) -> Answer:
+    """An answer to a prompt of so many tokens, which nothing limits."""
+    sequence = SequenceRequest("a", (7,) * prompt, SamplingPlan(), 100, frozenset())
+    thinking = Thinking(
+        begun=False, possible=False, thoughts=100, answer=100, closing=(), room=1000
+    )
+    letters: Any = Letters()
+    return Answer(Arrival(question, arrived), sequence, thinking, letters)
 
 
 def _steps(text: str, cuts: list[int], finish: FinishReason) -> list[StepResult]:
@@ -83,9 +97,11 @@ class Scripted:
 def _serve(results: list[StepResult], stops: tuple[str, ...] = ()) -> tuple[str, Done | Failed]:
     inbox, outlet = Inbox(), Outlet(lambda: None)
     chat: Any = SimpleNamespace(
-        encode=lambda messages: (1, 2),
+        encode=lambda messages, think: (1, 2),
         detokenizer=lambda begun: Letters(),
         begins_thinking=lambda prompt: False,
+        may_think=lambda prompt: False,
+        closing=tuple(map(ord, "\n</think>\n\n")),
         stop_ids=frozenset(),
         notices=lambda messages: (),
     )
@@ -94,7 +110,7 @@ def _serve(results: list[StepResult], stops: tuple[str, ...] = ()) -> tuple[str,
     model = LoadedModel(engine, chat, GenerationDefaults(), ready, Path())
     question = Generate("a", (ChatMessage("user", "?"),), Sampling(stop=stops))
     inbox.put(Arrival(question, 0.0))
-    Serving(model, Path(), 100, 8, inbox, outlet, lambda: 1.0).run()
+    Serving(model, Path(), InferenceSettings(), inbox, outlet, lambda: 1.0).run()
     text = ""
     while True:
         message = outlet.queue.get_nowait()
@@ -106,7 +122,7 @@ def _serve(results: list[StepResult], stops: tuple[str, ...] = ()) -> tuple[str,
 
 def test_a_long_prompt_is_spoken_of_now_and_then_until_it_is_computed() -> None:
     question = Generate("a", (ChatMessage("user", "?"),))
-    answer = Answer(Arrival(question, 10.0), 4000, Letters())  # type: ignore[arg-type]
+    answer = make_answer(question, 10.0, prompt=4000)
     told = []
     for step, now in ((1, 10.2), (2, 10.6), (3, 10.8), (4, 11.2)):
         done = step == 4
@@ -148,7 +164,7 @@ def test_a_stop_string_within_a_step_ends_the_answer_there() -> None:
 
 
 def test_the_first_text_is_told_at_once_and_then_what_a_pause_brings() -> None:
-    answer = Answer(Arrival(Generate("a", ()), 0.0), 2, Letters())
+    answer = make_answer()
 
     def take(letter: str, now: float, finish: FinishReason | None = None) -> list[str]:
         result = StepResult("a", 0, 1, (ord(letter),), finish)
@@ -176,7 +192,7 @@ def test_what_was_held_back_is_told_before_an_end_of_any_kind() -> None:
 
 
 def test_the_rate_counts_every_token() -> None:
-    answer = Answer(Arrival(Generate("a", ()), 0.0), 2, Letters())
+    answer = make_answer()
     answer.take(StepResult("a", 2, 1, (97,)), 0.0, 1.0)
     said = answer.take(StepResult("a", 0, 5, (98, 99, 100, 101, 102)), 1.0, 2.0)
     assert said == (Token("a", 6, "bcdef"),)

@@ -45,9 +45,10 @@ from tests.real.models import (
     write_checkpoint,
 )
 from workers.inference import service as service_module
-from workers.inference.answer import Answer
-from workers.inference.engine import FinishReason, StepResult
+from workers.inference.answer import Answer, Thinking
+from workers.inference.engine import FinishReason, SequenceRequest, StepResult
 from workers.inference.inbox import Arrival, Inbox
+from workers.inference.scheduling.sampling import SamplingPlan
 from workers.inference.service import InferenceService
 from workers.inference.startup import bootstrap
 from workers.inference.text.chat import ChatFormat
@@ -333,10 +334,12 @@ def test_a_request_that_makes_a_library_panic_fails_alone(
 ) -> None:
     encode = ChatFormat.encode
 
-    def panic(chat: ChatFormat, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+    def panic(
+        chat: ChatFormat, messages: Sequence[ChatMessage], *, think: bool = False
+    ) -> tuple[int, ...]:
         if messages[-1].content == "panic":
             raise PanicError(messages[-1].content)
-        return encode(chat, messages)
+        return encode(chat, messages, think=think)
 
     monkeypatch.setattr(ChatFormat, "encode", panic)
     with _running(directory, answer) as run:
@@ -416,11 +419,13 @@ def test_timings_are_what_the_clock_says(directory: Path, answer: list[int]) -> 
 
 
 def test_text_that_was_held_back_comes_with_the_last_token() -> None:
-    class Thinking:
+    class Beginning:
         def add(self, token_id: int) -> str:
             return "<thi"
 
-    taken = Answer(Arrival(Generate("a", ()), 0.0), 5, Thinking())
+    sequence = SequenceRequest("a", (1,) * 5, SamplingPlan(), 9, frozenset())
+    thinking = Thinking(begun=False, possible=False, thoughts=9, answer=9, closing=(), room=1000)
+    taken = Answer(Arrival(Generate("a", ()), 0.0), sequence, thinking, Beginning())
     assert taken.take(StepResult("a", 5, 1, (7,)), 0.0, 1.0) == ()
     assert taken.take(StepResult("a", 0, 1, (), "stop"), 1.0, 2.0) == (Token("a", 2, "<thi"),)
 
