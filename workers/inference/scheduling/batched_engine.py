@@ -223,6 +223,7 @@ class BatchedEngine:
     def _fail(self, sequence: Sequence, error: Exception) -> StepResult:
         log.error("a sequence failed", exc_info=error)
         self._slots.forget(sequence.slot)
+        self._runner.release(sequence.slot)
         self._end(sequence)
         return StepResult(sequence.request.request_id, failure=_failure(error))
 

@@ -17,10 +17,12 @@ COPY_FROM = 16
 @dataclass(slots=True)
 class Slot:
     """``tokens`` are those whose keys and values it holds, computed with ``adapter`` (empty: by the
-    model alone); ``used`` grows with time."""
+    model alone); ``used`` grows with time. ``taken``: tokens that it takes memory for: what an
+    earlier sequence has left stays until the next one computes something."""
 
     number: int
     tokens: list[int] = field(default_factory=list)
+    taken: int = 0
     owner: str | None = None
     used: int = 0
     adapter: str = ""
@@ -72,7 +74,7 @@ class Slots:
         budget is left.
         """
         free = [slot for slot in self._slots if slot.owner is None]
-        running = sum(self._promised.values())
+        running = sum(map(self._room, self._promised))
         if not free or (running and running + length > self._budget):
             return None
         best = max(self._slots, key=lambda slot: (slot.shares(prompt, adapter), -slot.used))
@@ -86,6 +88,7 @@ class Slots:
         else:
             target, source, shared = oldest, None, 0
         target.tokens = list(prompt[:shared])
+        target.taken = shared if source is not None else target.taken
         target.adapter = adapter
         target.owner = owner
         self._promised[target.number] = length
@@ -97,6 +100,7 @@ class Slots:
         """The slot holds ``tokens``, too."""
         slot = self._slots[number]
         slot.tokens.extend(tokens)
+        slot.taken = len(slot.tokens)
         self._touch(slot)
 
     def free(self, number: int) -> None:
@@ -111,21 +115,26 @@ class Slots:
         return len(self._slots[number].tokens)
 
     def forget(self, number: int) -> None:
-        """What the slot holds cannot be trusted (a step failed)."""
+        """What the slot holds cannot be trusted (a step failed), and is released."""
         self._slots[number].tokens.clear()
+        self._slots[number].taken = 0
 
     def _make_room(self, keep: set[int]) -> tuple[int, ...]:
         """Give up contents, the longest unused first, until the rest is within the budget."""
         released = []
         idle = [slot for slot in self._slots if slot.owner is None and slot.number not in keep]
         for slot in sorted(idle, key=lambda slot: slot.used):
-            kept = sum(len(s.tokens) for s in self._slots if s.number not in self._promised)
-            if kept + sum(self._promised.values()) <= self._budget:
+            if sum(self._room(slot.number) for slot in self._slots) <= self._budget:
                 break
-            if slot.tokens:
+            if slot.taken:
                 slot.tokens.clear()
+                slot.taken = 0
                 released.append(slot.number)
         return tuple(released)
+
+    def _room(self, number: int) -> int:
+        """Tokens that a slot takes, or will."""
+        return max(self._slots[number].taken, self._promised.get(number, 0))
 
     def _touch(self, slot: Slot) -> None:
         self._clock += 1

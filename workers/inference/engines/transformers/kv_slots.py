@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from workers.inference.runner import Logits, Span
 
-Forward = Callable[..., Logits]
+Compute = Callable[..., torch.Tensor]
 """`TransformersRunner.compute`."""
 
 _BROKEN = -1
@@ -26,10 +26,11 @@ _BROKEN = -1
 
 
 class KVSlots:
-    """For architectures whose every layer attends to everything: one pass for many sequences.
+    """For architectures whose every layer attends to everything, on a CPU, whose memory is taken
+    when it is written: one pass for many sequences.
 
     Args:
-        forward: computes tokens.
+        compute: computes tokens.
         sample: a cache of `DynamicLayer` that holds something.
 
     Attributes:
@@ -38,18 +39,11 @@ class KVSlots:
         layers: for each slot, keys and values of each layer, (heads, capacity, size).
     """
 
-    def __init__(self, forward: Forward, sample: Any) -> None:
-        self._forward = forward
+    def __init__(self, compute: Compute, sample: Any) -> None:
+        self._compute = compute
         first = sample.layers[0].keys
         self._dtype: torch.dtype = first.dtype
-        self._device: str = first.device.type
-        self._shapes = [
-            (each.shape[1], each.shape[3])  # heads and their size
-            for layer in sample.layers
-            for each in (layer.keys, layer.values)
-        ]
-        numbers = sum(heads * size for heads, size in self._shapes)
-        self.bytes_per_token: int = numbers * self._dtype.itemsize
+        self._shapes, self.bytes_per_token = shapes_of(sample)
         self.slots: Sequence[int] = ()
         self.starts: Sequence[int] = ()
         self.layers: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
@@ -74,22 +68,24 @@ class KVSlots:
     def compute(self, spans: Sequence[Span]) -> Logits:
         """The logits of spans of equal length: (spans, wanted, vocabulary)."""
         self.slots, self.starts = [one.slot for one in spans], [one.start for one in spans]
-        wanted = spans[0].wanted
-        tokens = [one.tokens for one in spans]
-        return self._forward(tokens, self._cache, self.starts, max(1, wanted))[:, :wanted]
+        tokens, wanted = torch.tensor([one.tokens for one in spans]), spans[0].wanted
+        new = tokens.shape[1]
+        positions = torch.tensor(self.starts)[:, None] + torch.arange(new)
+        mask = causal_mask(positions, max(self.starts) + new, self._dtype)
+        options = {"position_ids": positions, "attention_mask": mask}
+        logits = self._compute(tokens, self._cache, max(1, wanted), **options)
+        found: Logits = logits[:, :wanted].numpy()
+        return found
 
     def _allocate(self, capacity: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         sizes = [heads * capacity * size for heads, size in self._shapes]
-        if self._device == "cpu":
-            # Pages take no memory until they are written. Private: shared ones, the default,
-            # are not given back by `release`.
-            buffer = mmap.mmap(
-                -1, sum(sizes) * self._dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-            )
-            self._buffers.append(buffer)
-            whole = torch.frombuffer(buffer, dtype=self._dtype)
-        else:
-            whole = torch.empty(sum(sizes), dtype=self._dtype, device=self._device)
+        # Pages take no memory until they are written. Private: shared ones, the default, are not
+        # given back by `release`.
+        buffer = mmap.mmap(
+            -1, sum(sizes) * self._dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        )
+        self._buffers.append(buffer)
+        whole = torch.frombuffer(buffer, dtype=self._dtype)
         parts = [
             part.view(heads, capacity, size)
             for part, (heads, size) in zip(torch.split(whole, sizes), self._shapes, strict=True)
@@ -146,8 +142,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 class OwnCaches:
     """For all others: a cache of the model's own kind for each sequence, one pass for each."""
 
-    def __init__(self, forward: Forward, config: Any, sample: Any) -> None:
-        self._forward = forward
+    def __init__(self, compute: Compute, config: Any, sample: Any) -> None:
+        self._compute = compute
         self._config = config
         self._caches: list[Any] = []
         self._held: list[int] = []
@@ -155,6 +151,7 @@ class OwnCaches:
             getattr(layer, name, None) for layer in sample.layers for name in ("keys", "values")
         )
         tensors = [tensor for tensor in held if tensor is not None]
+        self._device: torch.device = tensors[0].device
         self.bytes_per_token: int = sum(
             tensor.numel() * tensor.element_size() // tensor.shape[-2] for tensor in tensors
         )
@@ -190,7 +187,31 @@ class OwnCaches:
         if held != start:
             raise RuntimeError(f"the cache holds {held} tokens, and the next is number {start}")
         self._held[slot], self._logits[slot] = _BROKEN, None
-        found = self._forward([tokens], self._caches[slot], None, max(1, span.wanted))
-        logits: Logits = found[0, : span.wanted]
+        rows = torch.tensor([tokens], device=self._device)
+        found = self._compute(rows, self._caches[slot], max(1, span.wanted))
+        logits: Logits = found[0, : span.wanted].cpu().numpy()
         self._held[slot], self._logits[slot] = start + len(tokens), logits
         return logits
+
+
+def shapes_of(sample: Any) -> tuple[list[tuple[int, int]], int]:
+    """Heads and their size in the keys, and in the values, of each layer; bytes of a token in all.
+
+    ``sample``: a cache of `DynamicLayer` that holds something.
+    """
+    held = [each for layer in sample.layers for each in (layer.keys, layer.values)]
+    shapes = [(each.shape[1], each.shape[3]) for each in held]
+    numbers = sum(heads * size for heads, size in shapes)
+    return shapes, numbers * held[0].dtype.itemsize
+
+
+def causal_mask(positions: torch.Tensor, length: int, dtype: torch.dtype) -> torch.Tensor:
+    """Additive, (rows, 1, new, length): each token sees those up to its own position.
+
+    Given ready-made, transformers takes it as it is, with every implementation of attention.
+    ``positions``: of the new tokens, (rows, new). No number of it is looked at here.
+    """
+    keys = torch.arange(length, device=positions.device)
+    hidden = keys[None, None, None, :] > positions[:, None, :, None]
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
+    return mask.masked_fill(hidden, torch.finfo(dtype).min)

@@ -5,6 +5,7 @@ The reference for every other: it computes what ``model.generate`` computes.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from shammah.errors import ShammahError
 from workers.environment import prepare_libraries
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.transformers.spec import place
+from workers.inference.memory import kv_budget
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.runner import Logits, RunnerLimits, Span
@@ -24,6 +26,7 @@ from workers.inference.runner import Logits, RunnerLimits, Span
 if TYPE_CHECKING:
     import torch
 
+    from workers.inference.engines.transformers.kv_pages import KVPages
     from workers.inference.engines.transformers.kv_slots import KVSlots, OwnCaches
     from workers.inference.engines.transformers.module_adapters import ModuleAdapters
 
@@ -31,26 +34,33 @@ log = logging.getLogger(__name__)
 
 LIMITS = {
     "cpu": RunnerLimits(batch=8, chunk=256, shared_chunk=64),
-    "mps": RunnerLimits(batch=8, chunk=1024, shared_chunk=256, lazy=False),
-    "cuda": RunnerLimits(batch=16, chunk=2048, shared_chunk=512, lazy=False),
+    "mps": RunnerLimits(batch=8, chunk=1024, shared_chunk=256),
+    "cuda": RunnerLimits(batch=16, chunk=2048, shared_chunk=512),
 }
 
 _WARM_UP = 8
 
 
 class TransformersRunner:
-    """See `workers.inference.runner.Runner`."""
+    """See `workers.inference.runner.Runner`.
+
+    Args:
+        paged: whether keys and values lie in pages of one pool; by default where memory is taken
+            when it is reserved, that is, on a GPU.
+    """
 
     engine = "transformers"
     stages = ("import torch", "import transformers", "read weights", "warm up")
 
-    def __init__(self) -> None:
+    def __init__(self, *, paged: bool | None = None) -> None:
+        self._paged = paged
         self.limits = LIMITS["cpu"]
         self.model: Any = None
         """The module that computes; some of its layers may be quantized."""
         self._device = "cpu"
         self._keeps_logits = False
-        self._memory: KVSlots | OwnCaches
+        self._kv_memory = 0.0
+        self._memory: KVSlots | KVPages | OwnCaches
         self._adapters: ModuleAdapters
 
     # --- loading --------------------------------------------------------------------------
@@ -69,7 +79,7 @@ class TransformersRunner:
         from workers.inference.engines.transformers.placement import limit_threads
 
         form = place(checkpoint, settings)
-        self._device = form.device
+        self._device, self._kv_memory = form.device, settings.kv_memory
         self.limits = LIMITS[self._device]
         threads = limit_threads()
         observer.stage("import transformers")
@@ -96,25 +106,34 @@ class TransformersRunner:
 
         Its cache then shows how this architecture keeps keys and values.
         """
+        import torch
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer
 
+        from workers.inference.engines.transformers.kv_pages import KVPages
         from workers.inference.engines.transformers.kv_slots import KVSlots, OwnCaches
 
         cache = DynamicCache(config=self.model.config)
-        self.compute([list(range(_WARM_UP))], cache)
-        logits = self.compute([[0]], cache)
+        with torch.inference_mode():
+            self.compute(torch.arange(_WARM_UP, device=self._device)[None], cache)
+            first = torch.zeros(1, 1, dtype=torch.long, device=self._device)
+            logits: Logits = self.compute(first, cache).cpu().numpy()
         if not np.isfinite(logits).all():
             self._explain_nonsense(logits)
-        if all(type(layer) is DynamicLayer for layer in cache.layers):
-            self._memory = KVSlots(self.compute, cache)
-        else:
+        paged = self._device != "cpu" if self._paged is None else self._paged
+        if any(type(layer) is not DynamicLayer for layer in cache.layers):
             # Windows and recurrent states: nothing of it can be shared or taken back.
             log.info("%s has a cache of its own kind", type(self.model).__name__)
             self._memory = OwnCaches(self.compute, self.model.config, cache)
             self.limits = RunnerLimits(
                 self.limits.batch, self.limits.chunk, self.limits.shared_chunk, reuses=False
             )
+        elif paged:
+            # As the engine reckons it, so that the pool holds what the engine gives out.
+            budget = functools.partial(kv_budget, self, self._kv_memory)
+            self._memory = KVPages(self.compute, cache, budget)
+        else:
+            self._memory = KVSlots(self.compute, cache)
 
     def _explain_nonsense(self, logits: Logits) -> None:
         """Only now: reading all weights takes longer than to compute a token with them.
@@ -162,58 +181,33 @@ class TransformersRunner:
     def forward(self, spans: Sequence[Span]) -> list[Logits]:
         """Compute spans of equal length and the same adapter together: a layer does not know its
         rows, and a module wants a matrix of tokens."""
+        import torch
+
         found: dict[int, Logits] = {}
         kinds = [(span.adapter, len(span.tokens), span.wanted) for span in spans]
         for kind in dict.fromkeys(kinds):
             places = [place for place, own in enumerate(kinds) if own == kind]
-            with self._adapters.using(kind[0]):
+            with torch.inference_mode(), self._adapters.using(kind[0]):
                 logits = self._memory.compute([spans[place] for place in places])
             found |= zip(places, logits, strict=True)
         return [found[place] for place in range(len(spans))]
 
     def compute(
-        self,
-        rows: Sequence[Sequence[int]],
-        cache: Any,
-        starts: Sequence[int] | None = None,
-        wanted: int = 1,
-    ) -> Logits:
-        """Append ``rows`` of equally many tokens to ``cache``.
+        self, tokens: torch.Tensor, cache: Any, wanted: int = 1, **options: Any
+    ) -> torch.Tensor:
+        """Append tokens to a cache of transformers' kind.
 
         Args:
-            rows: token ids.
-            cache: of transformers' kind.
-            starts: the position of each row's first token; ``None``: the cache knows.
+            tokens: (rows, new).
+            cache: where their keys and values go.
             wanted: of how many of the last tokens the logits are wanted; at least 1.
+            options: for the model.
 
         Returns:
-            (rows, wanted, vocabulary)
+            (rows, wanted, vocabulary), float32, where the model is.
         """
-        import torch
-
-        with torch.inference_mode():
-            ids = torch.tensor(rows, device=self._device)
-            options = dict[str, Any]()
-            if starts is not None:
-                first = torch.tensor(starts, device=self._device)
-                positions = first[:, None] + torch.arange(ids.shape[1], device=self._device)
-                options["position_ids"] = positions
-                options["attention_mask"] = _mask(positions, self.model.dtype)
-            if self._keeps_logits:
-                options["logits_to_keep"] = wanted
-            output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **options)
-            logits: Logits = output.logits[:, -wanted:].float().cpu().numpy()
-            return logits
-
-
-def _mask(positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Additive, (rows, 1, new, longest): each token sees those up to its own position.
-
-    Given ready-made, transformers takes it as it is, with every implementation of attention.
-    """
-    import torch
-
-    keys = torch.arange(int(positions.max()) + 1, device=positions.device)
-    hidden = keys[None, None, None, :] > positions[:, None, :, None]
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
-    return mask.masked_fill(hidden, torch.finfo(dtype).min)
+        if self._keeps_logits:
+            options["logits_to_keep"] = wanted
+        output = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, **options)
+        logits: torch.Tensor = output.logits[:, -wanted:].float()
+        return logits

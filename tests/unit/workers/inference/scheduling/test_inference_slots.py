@@ -145,3 +145,22 @@ def test_the_common_prefix(left: list[int], right: list[int]) -> None:
     count = common(left, right)
     assert left[:count] == right[:count]
     assert left[count : count + 1] != right[count : count + 1] or count == len(left) == len(right)
+
+
+def test_memory_that_an_earlier_sequence_has_left_counts_until_something_is_computed() -> None:
+    slots = Slots(2, 1000, reuses=True)
+    number = _hold(slots, "a", list(range(900)))
+    _hold(slots, "b", [2000])
+    assert slots.place("c", [*range(500), 7], 600) == Placement(number, 500)
+    other = list(range(4000, 4010))
+    assert slots.place("d", other, 300) is None
+    slots.extend(number, [7])
+    assert slots.place("d", other, 300) is not None
+
+
+def test_what_was_released_counts_no_more() -> None:
+    slots = Slots(2, 1000, reuses=True)
+    _hold(slots, "a", LONG)
+    number = _hold(slots, "b", list(range(900)))
+    slots.forget(number)
+    assert slots.place("c", list(range(4000, 4010)), 950) == Placement(number, 0)
