@@ -85,7 +85,7 @@ class PlannedFile:
 
 @record
 class Fetch:
-    """Download what is missing of ``model``. ``urgent``: someone is waiting. ``force``: even if
+    """Download what is missing of ``model``: owner/name, or owner/name:FILE.gguf. ``urgent``: someone is waiting. ``force``: even if
     the disk looks too small. ``update``: check whether the branch has moved."""
 
     request_id: str
@@ -157,7 +157,7 @@ class FetchProgress:
 
 @record
 class Fetched:
-    """The model is whole and verified in ``directory``."""
+    """The model is whole and verified in ``directory``, which is a file if the model is."""
 
     request_id: str
     model: str

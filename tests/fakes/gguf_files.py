@@ -191,6 +191,10 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "short arrays", gguf_file({f"k{index}": short for index in range(room // len(short))})
     wide = typed("a" * 900 + "\U0001f642")
     yield "texts", gguf_file({f"k{index}": wide for index in range(4000)})
+    many = {f"k{index}": short for index in range(room // len(short) - 250)}
+    most = {f"{index}{'k' * 600}\U0001f642": wide for index in range(1400)}
+    tensors = [(f"{index}{'t' * 90}\U0001f642", (1, 1, 1, 1), 0) for index in range(16_000)]
+    yield "all of these", gguf_file({**many, **most}, tensors)
     emoji = [(f"{index}{'t' * 200}\U0001f642", (1, 1, 1, 1), 0) for index in range(16_000)]
     yield "tensors", gguf_file(TINY, emoji)
 

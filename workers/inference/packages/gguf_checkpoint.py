@@ -10,7 +10,7 @@ from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN, ModelShape
 from shammah.models.gguf_files import part_names
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.packages.gguf import OTHER, Header, Tensor, read_header
+from workers.inference.packages.gguf import MAX_TENSORS, OTHER, Header, Tensor, read_header
 
 _REVISION = re.compile(r"/snapshots/([0-9a-f]{40})/")
 _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -38,10 +38,10 @@ def inspect_gguf(path: Path) -> Checkpoint:
             ``model_unsupported``.
     """
     parts = _parts(path)
-    headers = [read_header(part) for part in parts]
-    header, first = headers[0], parts[0]
+    first = parts[0]
+    header = read_header(first)
     _check_kind(first, header)
-    tensors = _tensors(first, headers)
+    tensors = _tensors(header, parts)
     architecture = header.text("general.architecture")
     shape = _shape(first, header, tensors)
     revision = _REVISION.search(first.absolute().as_posix())
@@ -89,17 +89,22 @@ def _check_kind(path: Path, header: Header) -> None:
         _refuse(path, f"holds a model of embeddings ({architecture}), which generates no text")
 
 
-def _tensors(first: Path, headers: list[Header]) -> dict[str, Tensor]:
-    """Return the tensors of all parts by their names."""
-    every = [tensor for header in headers for tensor in header.tensors]
-    tensors = {tensor.name: tensor for tensor in every}
-    parts = headers[0].numbers("split.count")
-    if parts and parts[0] > 1 and parts[0] != len(headers):
-        why = f"is one of {parts[0]:,} parts, but its name does not say so"
+def _tensors(header: Header, parts: tuple[Path, ...]) -> dict[str, Tensor]:
+    """Return the tensors of all parts by their names; ``header`` is that of the first one."""
+    first, split = parts[0], header.numbers("split.count")
+    if split and split[0] > 1 and split[0] != len(parts):
+        why = f"is one of {split[0]:,} parts, but its name does not say so"
         _refuse(first, why, "Give the parts the names under which they were published.")
-    stated = headers[0].numbers("split.tensors.count")
-    if len(tensors) < len(every) or (len(headers) > 1 and stated and stated[0] != len(every)):
-        _damaged(first, f"and its parts hold {len(every):,} tensors, which do not fit together")
+    tensors, count = {tensor.name: tensor for tensor in header.tensors}, len(header.tensors)
+    for part in parts[1:]:
+        further = read_header(part).tensors
+        tensors |= {tensor.name: tensor for tensor in further}
+        count += len(further)
+        if count > MAX_TENSORS:
+            _damaged(part, f"and the parts before hold more than {MAX_TENSORS:,} tensors")
+    stated = header.numbers("split.tensors.count")
+    if len(tensors) < count or (len(parts) > 1 and stated and stated[0] != count):
+        _damaged(first, f"and its parts hold {count:,} tensors, which do not fit together")
     if not tensors:
         _refuse(first, "holds no weights, only a vocabulary")
     if _EMBEDDING not in tensors:
