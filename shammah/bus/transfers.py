@@ -85,8 +85,9 @@ class PlannedFile:
 
 @record
 class Fetch:
-    """Download what is missing of ``model``: owner/name, or owner/name:FILE.gguf. ``urgent``: someone is waiting. ``force``: even if
-    the disk looks too small. ``update``: check whether the branch has moved."""
+    """Download what is missing of ``model``: owner/name, or owner/name:FILE.gguf. ``urgent``:
+    someone is waiting. ``force``: even if the disk looks too small. ``update``: check whether the
+    branch has moved."""
 
     request_id: str
     model: str
