@@ -143,10 +143,12 @@ def _find_in_ollama(name: str, environ: Mapping[str, str]) -> Path:
             layer = _model_layer(manifest)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            why = f"ollama's {manifest} cannot be read ({reason})."
+        except OSError as error:
+            why = f"ollama's {manifest} cannot be read ({error.strerror})."
             raise ShammahError("model_not_found", why, "Let your user read it.") from error
+        except ValueError as error:
+            why = f"ollama's {manifest} cannot be used: {error}."
+            raise ShammahError("model_not_found", why, f"`ollama pull {name}` may help.") from error
         blob = _blob(store, layer)
         if not blob.is_file():
             why = f"ollama has no file {blob.name} of {name}, though its manifest names it."

@@ -209,7 +209,7 @@ class TestOllama:
     def test_a_manifest_that_is_none(self, store: Path, manifest: str) -> None:
         put(store / "manifests" / "registry.ollama.ai/library/llama3.2/1b", manifest)
         error = refusal("ollama:llama3.2:1b", {})
-        assert (error.code, "cannot be read" in error.message) == ("model_not_found", True)
+        assert (error.code, "cannot be used" in error.message) == ("model_not_found", True)
         assert "ollama:llama3.2:1b" not in [file.name for file in list_gguf({})]
 
     def test_damage_is_not_repaired_here(self, store: Path) -> None:

@@ -175,8 +175,8 @@ def read_header(path: Path, whole: Collection[str] = ()) -> Header:
         whole: keys whose arrays are kept however long they are (the vocabulary).
 
     Raises:
-        ShammahError: ``model_corrupt``: it is damaged or cannot be read; ``model_unsupported``:
-            it is no GGUF file, or one of another kind.
+        ShammahError: ``model_corrupt``: it is damaged, cannot be read or is no GGUF file;
+            ``model_unsupported``: it is one of a kind that is not read.
     """
     try:
         with path.open("rb") as file:
@@ -349,10 +349,10 @@ def _version(stream: _Stream) -> int:
         if magic == _MAGIC:
             raw = stream.take(_INT.size)
     except HeaderError:
-        raise HeaderError("is too short for a GGUF file", "model_unsupported") from None
+        raise HeaderError("is too short for a GGUF file") from None
     if magic != _MAGIC:
         why = "is a pointer of Git LFS" if magic == b"vers" else f"begins with {magic!r}"
-        raise HeaderError(f"is not a GGUF file: it {why}", "model_unsupported")
+        raise HeaderError(f"is not a GGUF file: it {why}")
     version = int.from_bytes(raw, "little")
     if version not in _VERSIONS and int.from_bytes(raw, "big") in (1, *_VERSIONS):
         why = "is a big-endian GGUF file, and only little-endian ones are supported"

@@ -120,10 +120,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "code", "part"),
         [
-            (b"", "model_unsupported", "too short"),
-            (b"GGUF\x03", "model_unsupported", "too short"),
-            (b"PK\x03\x04" * 9, "model_unsupported", "not a GGUF file"),
-            (b"version https://git-lfs.github.com", "model_unsupported", "pointer of Git LFS"),
+            (b"", "model_corrupt", "too short"),
+            (b"GGUF\x03", "model_corrupt", "too short"),
+            (b"PK\x03\x04" * 9, "model_corrupt", "not a GGUF file"),
+            (b"version https://git-lfs.github.com", "model_corrupt", "pointer of Git LFS"),
             (gguf_file(version=1), "model_unsupported", "of version 1"),
             (gguf_file(version=4), "model_unsupported", "of version 4"),
             (b"GGUF\0\0\0\x03" + bytes(64), "model_unsupported", "big-endian"),

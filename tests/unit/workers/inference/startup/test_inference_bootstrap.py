@@ -6,7 +6,8 @@ import itertools
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from shammah.settings.model import InferenceSettings, Settings
 from shammah.supervision.download import FetchReply
 from shammah.terminal.wording import describe_state
 from tests.fakes.engines import only
+from tests.fakes.gguf_files import gguf_file
 from tests.real.models import CONTEXT_LENGTH, write_checkpoint, write_manifest
-from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
+from tests.unit.models.test_gguf_files import pull
+from workers.inference.engine import EngineFacts, EngineSpec, LoadObserver, LoadSettings
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.startup import bootstrap
 from workers.inference.startup.acquisition import Acquisition
@@ -36,6 +39,7 @@ from workers.inference.startup.loading import LoadedModel
 from workers.inference.startup.transition import GeneratorState
 from workers.listing import RemoteFile, RepositoryListing
 from workers.manifest import Manifest, dump_manifest, manifest_path
+from workers.text.model_text import ModelText
 
 SMALLEST = "Qwen/Qwen2.5-0.5B-Instruct"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -162,7 +166,7 @@ def _run(
         settings,
         environ=options.get("environ", {}),
         machine=Machine(4 * GIB),
-        engines=only(lambda: used),
+        engines=options.get("engines") or only(lambda: used),
         source=options.get("source"),
         publish=states.append,
         advance=lambda: advanced.append("x"),
@@ -189,6 +193,78 @@ def test_a_directory_is_loaded_stage_by_stage(tmp_path: Path) -> None:
     assert model.stop_ids == {0, 2}  # from config.json, and from the template
     assert len(advanced) == 1
     assert engine.settings == LoadSettings("cpu", "bfloat16", home=tmp_path)
+
+
+@pytest.fixture
+def gguf_engines(tmp_path: Path) -> Mapping[str, EngineSpec]:
+    text = ModelText.load(write_checkpoint(tmp_path / "text"))
+    table = only(FakeEngine)
+    spec = replace(table["fake"], formats=("gguf",), read_text=lambda checkpoint: text)
+    return {"fake": spec}
+
+
+class TestAGgufFile:
+    NAME = "acme/tiny:tiny.gguf"
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        path = tmp_path / "models--acme--tiny" / "snapshots" / COMMIT / "tiny.gguf"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(gguf_file())
+        return path
+
+    def test_of_the_hub_is_fetched(
+        self, tmp_path: Path, file: Path, gguf_engines: Mapping[str, EngineSpec]
+    ) -> None:
+        source = ScriptedSource([Fetched("", self.NAME, COMMIT, str(file))])
+        environ = {"HF_HUB_CACHE": str(tmp_path / "elsewhere")}
+        model, _, _ = _run(
+            Settings(tmp_path, self.NAME), environ=environ, source=source, engines=gguf_engines
+        )
+        assert source.fetched == [self.NAME]
+        assert model is not None
+        assert (model.ready.model, model.ready.revision) == (self.NAME, COMMIT)
+        assert model.ready.context_length == 64
+        assert model.directory == file
+        assert 1 in model.stop_ids
+
+    def test_of_the_hub_is_repaired(
+        self, tmp_path: Path, file: Path, gguf_engines: Mapping[str, EngineSpec]
+    ) -> None:
+        (tmp_path / "models--acme--tiny" / "refs").mkdir()
+        (tmp_path / "models--acme--tiny" / "refs" / "main").write_text(COMMIT)
+        listed = (RemoteFile(file.name, len(gguf_file()), "b" * 64, None),)
+        listing = RepositoryListing(self.NAME, COMMIT, "", listed)
+        manifest_path(file).parent.mkdir()
+        manifest_path(file).write_text(dump_manifest(Manifest(listing)))
+        file.write_bytes(bytes(len(gguf_file())))
+        source = ScriptedSource([], repair=lambda: file.write_bytes(gguf_file()))
+        model, _, _ = _run(
+            Settings(tmp_path, self.NAME),
+            environ={"HF_HUB_CACHE": str(tmp_path)},
+            source=source,
+            engines=gguf_engines,
+        )
+        assert source.repaired == [self.NAME]
+        assert model is not None
+        assert "A damaged file was downloaded again." in model.ready.note
+
+    def test_of_another_program_is_not(
+        self, tmp_path: Path, gguf_engines: Mapping[str, EngineSpec]
+    ) -> None:
+        blob = pull(tmp_path, "registry.ollama.ai/library/tiny/latest", "no GGUF file")
+        source = ScriptedSource([])
+        model, states, _ = _run(
+            Settings(tmp_path, "ollama:tiny"),
+            environ={"OLLAMA_MODELS": str(tmp_path)},
+            source=source,
+            engines=gguf_engines,
+        )
+        assert (model, source.repaired) == (None, [])
+        last = states[-1]
+        assert isinstance(last, Failed)
+        assert blob.name in last.message
+        assert last.hint.startswith("Download it again with ollama")
 
 
 def test_a_cached_model_is_found(tmp_path: Path) -> None:
