@@ -204,11 +204,16 @@ def followable_hints(located: LocatedModel) -> Iterator[None]:
     try:
         yield
     except ShammahError as error:
-        if error.hint == FETCH_AGAIN and os.path.isabs(located.wanted):
-            error.hint = f"Correct it in {located.directory}, or choose another model with --model."
-        elif error.hint == FETCH_AGAIN and is_app_name(located.wanted):
-            program = located.wanted.partition(":")[0]
-            error.hint = f"Download it again with {program}, or choose another model with --model."
+        what = ""
+        if is_app_name(located.wanted):
+            what = f"Download it again with {located.wanted.partition(':')[0]}"
+        elif os.path.isabs(located.wanted):
+            is_file = located.directory.is_file()
+            what = (
+                "Put a whole file in its place" if is_file else f"Correct it in {located.directory}"
+            )
+        if error.hint == FETCH_AGAIN and what:
+            error.hint = f"{what}, or choose another model with --model."
         raise
 
 
@@ -314,7 +319,10 @@ def model_names(environ: Mapping[str, str]) -> list[str]:
         folders = []
     cached = [name[8:].replace("--", "/") for name in folders if name.startswith("models--")]
     files = [file.name for file in list_gguf(environ)]
-    return [AUTO, STARTER, *(model.size for model in (*QWEN2_5, *QWEN3)), *cached, *files]
+    # Of a repository of GGUF files one of them must be named.
+    among = {name.partition(":")[0] for name in files}
+    whole = [one for one in cached if one not in among or cached_snapshot(hub_cache(environ), one)]
+    return [AUTO, STARTER, *(model.size for model in (*QWEN2_5, *QWEN3)), *whole, *files]
 
 
 def check_model_name(wanted: str) -> None:

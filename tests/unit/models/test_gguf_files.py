@@ -280,4 +280,5 @@ class TestTheHubCache:
             ("acme/tiny-GGUF:Q8/big-00001-of-00002.gguf", "Hub", 8),
             (HUB_FILE, "Hub", 4),
         ]
+        assert "acme/tiny-GGUF" not in model_names({}), "one of its files must be named"
         assert [locate(file.name, {}, cache) for file in listed] == [file.path for file in listed]
