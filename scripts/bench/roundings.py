@@ -42,7 +42,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from shammah.models.catalogue import starter_directory
 from shammah.settings.load import home_directory
-from workers.inference.engines.native import compiler
 from workers.inference.engines.native.architecture import read_architecture
 from workers.inference.packages.checkpoint import inspect_checkpoint
 
@@ -207,17 +206,20 @@ def round_activations(size: int) -> Callable[..., Any]:
 def of_ours(quantization: str, architecture: Any) -> dict[str, Rounding]:
     """How each tensor is rounded."""
     from workers.inference.engines.native.int4_packing import pack_int4, unpack_int4
+    from workers.inference.engines.native.kernels import kernel_directory, prepare_kernels
     from workers.inference.engines.native.packing import pack, unpack
     from workers.inference.engines.native.packing_plan import matrices
 
+    code = prepare_kernels(kernel_directory(home_directory(os.environ)))
+
     def eight(matrix: Floats) -> Floats:
-        return unpack(*pack(matrix), *matrix.shape)
+        return unpack(*pack(matrix, code), *matrix.shape)
 
     def twice(matrix: Floats) -> Floats:
         return eight(matrix) + eight(matrix - eight(matrix))
 
     def four(matrix: Floats) -> Floats:
-        return unpack_int4(*pack_int4(matrix), *matrix.shape)
+        return unpack_int4(*pack_int4(matrix, code), *matrix.shape)
 
     found: dict[str, Rounding] = {}
     for matrix in matrices(architecture, quantization):
@@ -419,7 +421,6 @@ def main() -> None:
         "--compensated", action="store_true", help="if errors made up for each other"
     )
     options = parser.parse_args()
-    compiler.prepare(compiler.kernel_directory(home_directory(os.environ)))
     architecture = read_architecture(inspect_checkpoint(starter_directory()))
     model, sequences = load(not options.plain), texts()
     exact = {name: p.detach().clone() for name, p in model.named_parameters() if p.ndim == 2}

@@ -337,16 +337,17 @@ def test_steps_with_adapters_and_without_are_one_machine_code(
     native: NativeRunner, llama: Made
 ) -> None:
     """They are refused if the code is not for them: one must not be used unseen."""
-    from workers.inference.engines.native.computation import Computation, prepare_kernels
+    from workers.inference.engines.native.computation import Computation
+    from workers.inference.engines.native.kernels import prepare_kernels
     from workers.inference.engines.native.kv_memory import KVMemory
-    from workers.inference.engines.native.machine_code import MachineCode, kinds_of
+    from workers.inference.engines.native.machine_code import Function, kinds_of
     from workers.inference.engines.native.thread_pool import ThreadPool
     from workers.inference.runner import Span
 
     seen: list[str] = []
-    check = MachineCode.check
+    check = Function.check
 
-    def note(code: MachineCode, operands: object) -> None:
+    def note(code: Function, operands: object) -> None:
         seen.append(kinds_of(operands))
         check(code, operands)
 
@@ -354,7 +355,7 @@ def test_steps_with_adapters_and_without_are_one_machine_code(
     adapter = read_adapter(llama.entries[0], "one")
     pool = ThreadPool(2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MachineCode, "check", note)
+        patch.setattr(Function, "check", note)
         for keys in (["one", ""], [""]):
             computation = Computation(
                 prepare_kernels(kept_kernels()),

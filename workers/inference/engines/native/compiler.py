@@ -1,35 +1,24 @@
-"""Compiles the kernels: numba, with a cache of machine code in a directory of ours.
+"""Compiles the kernels with numba: for this processor, or for another one.
 
-A module with kernels is imported after `prepare`, since numba asks where to cache when it sees
-a function, not when it compiles it. The directory is named after the sources: numba compiles a
-function again when its own file has changed, but not when a function that it calls has.
+Needed only where machine code is made: a start that finds it imports none of this.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import logging
-import os
-import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
-from workers.inference.engines.native.machine_code import NAME, NEEDED
-
-log = logging.getLogger(__name__)
+from workers.inference.engines.native.machine_code import NEEDED, SYMBOL
+from workers.inference.engines.native.processor import features
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-_DIGITS = 12
+Export = tuple[Callable[..., Any], Any]
+"""A function of a member's number and of operands, and operands of the kind that it is for."""
 
-_ROOM_BYTES = 2 * 1024**2
-"""More than the machine code of all that packs weights."""
-
-_kept = True
-"""Whether `prepare` could write to the directory."""
+compiled_for = features()
+"""What the processor can do that is compiled for. Set before a kernel is imported."""
 
 _WORD = 8
 """Bytes to which all operands are aligned."""
@@ -45,52 +34,31 @@ define void @NRT_MemInfo_call_dtor(ptr %0) {
 kernels make no arrays, so it never is."""
 
 
-def kernel_directory(home: Path) -> Path:
-    """Where machine code is kept: with this installation if it may be written, so that it is
-    compiled once for all homes; else in ``home``."""
-    shared = Path(sys.prefix, "share", "shammah")
-    return (shared if os.access(shared, os.W_OK) else home) / "kernels"
+def emit(exports: Mapping[str, Export], machine: Any = None) -> bytes:
+    """An object file with these functions by these names, as `machine_code` describes them.
 
-
-def own_directory(directory: Path) -> Path:
-    """Where below ``directory`` the machine code of these sources is."""
-    return directory / _digest_of_sources()
-
-
-def prepare(directory: Path) -> None:
-    """Cache what is compiled from now on below ``directory``, if possible; imports numba."""
-    global _kept
-    from numba.core import config
-
-    own = own_directory(directory)
-    config.CACHE_DIR = str(own)  # type: ignore[attr-defined]
-    try:
-        own.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=own) as file:
-            file.write(bytes(_ROOM_BYTES))
-        _kept = True
-    except OSError as error:  # numba would raise it from the first call of a kernel
-        log.warning("cannot cache the compiled kernels: %s", error)
-        _kept = False
-
-
-def entry(function: Kernel) -> Kernel:
-    """Compile on the first call ever, together with all that it calls, and keep the code.
-
-    For what is rarely called; `machine_code` says how a step is kept.
-    """
-    import numba
-
-    return cast(Kernel, numba.njit(nogil=True, cache=_kept, error_model="numpy")(function))
-
-
-def emit(function: Callable[..., Any], operands: Any) -> bytes:
-    """An object file with ``function(member, operands)``, as `machine_code` describes it.
+    Args:
+        machine: LLVM's target machine; none: numba's own, whose code is only for this process.
 
     Raises:
         RuntimeError: the code would call something that is not there without numba.
     """
     import llvmlite.binding as llvm  # type: ignore[import-untyped]
+
+    libraries = [_library(SYMBOL + name, *export) for name, export in exports.items()]
+    module = libraries[0]._final_module
+    for other in libraries[1:]:
+        module.link_in(other._final_module)
+    module.link_in(llvm.parse_assembly(_NOTHING_IS_FREED))
+    missing = {one.name for one in module.functions if one.is_declaration} - NEEDED
+    if missing := {name for name in missing if not name.startswith("llvm.")}:
+        raise RuntimeError(f"the kernels call {', '.join(sorted(missing))}")
+    emitted: bytes = (machine or libraries[0]._codegen._tm).emit_object(module)
+    return emitted
+
+
+def _library(symbol: str, function: Callable[..., Any], operands: Any) -> Any:
+    """numba's library with ``symbol(member, address of operands)``."""
     import numba
     from numba import types
     from numba.extending import intrinsic
@@ -115,14 +83,8 @@ def emit(function: Callable[..., Any], operands: Any) -> bytes:
     dispatcher = numba.njit(signature, error_model="numpy", **options)(call)
     compiled_call: Any = next(iter(dispatcher.overloads.values()))
     library = compiled_call.library
-    module = library._final_module
-    module.get_function(compiled_call.fndesc.llvm_func_name).name = NAME
-    module.link_in(llvm.parse_assembly(_NOTHING_IS_FREED))
-    missing = {one.name for one in module.functions if one.is_declaration} - NEEDED
-    if missing := {name for name in missing if not name.startswith("llvm.")}:
-        raise RuntimeError(f"the kernels call {', '.join(sorted(missing))}")
-    machine_code: bytes = library._codegen._tm.emit_object(module)
-    return machine_code
+    library._final_module.get_function(compiled_call.fndesc.llvm_func_name).name = symbol
+    return library
 
 
 def compiled(function: Kernel) -> Kernel:
@@ -203,10 +165,3 @@ def _inner(function: Kernel, fastmath: bool) -> Kernel:
         "no_cfunc_wrapper": True,
     }
     return cast(Kernel, numba.njit(**options)(function))
-
-
-def _digest_of_sources() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:_DIGITS]

@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.inference.engines.native import compiler, machine_code
 from workers.inference.engines.native.architecture import Architecture
 from workers.inference.engines.native.held_adapters import HeldAdapters
 from workers.inference.engines.native.kv_memory import KVMemory
-from workers.inference.engines.native.machine_code import (
-    Compiled,
-    MachineCode,
-    address_of,
-    kinds_of,
-    words_of,
-)
+from workers.inference.engines.native.machine_code import MachineCode, address_of, words_of
 from workers.inference.engines.native.operands import Batch, Model, Operands, Queries, new_counters
-from workers.inference.engines.native.packed_model import make_buffers, model_of_zeros
+from workers.inference.engines.native.packed_model import make_buffers
 from workers.inference.engines.native.thread_pool import ThreadPool
 from workers.inference.runner import Logits, Span
-
-_SMALLEST = Architecture(
-    layers=1,
-    hidden=64,
-    heads=1,
-    kv_heads=1,
-    head_size=16,
-    intermediate=64,
-    vocabulary=16,
-    positions=16,
-    eps=1e-6,
-    tied=True,
-    has_bias=False,
-    has_head_norms=False,
-    frequencies=(0.0,) * 8,
-)
 
 
 class Computation:
@@ -56,7 +32,7 @@ class Computation:
         rows: int,
         outputs: int,
     ) -> None:
-        self._code = code
+        self._code = code["step"]
         self._architecture = architecture
         self._model = model
         self._pool = pool
@@ -112,31 +88,6 @@ class Computation:
         address = address_of(words)
         self._pool.run(lambda member: self._code(member, address))
         return self._buffers.logits[: len(wanted), : architecture.vocabulary]
-
-
-def prepare_kernels(directory: Path) -> MachineCode:
-    """The machine code of `step.step`, kept below ``directory``, or compiled now."""
-    path = machine_code.code_path(compiler.own_directory(directory))
-    found = machine_code.load(path)
-    if found is None:
-        found = _compile(directory)
-        machine_code.keep(path, found)
-    return MachineCode(found)
-
-
-def _compile(directory: Path) -> Compiled:
-    """With a model of the smallest size: the code is the same for all."""
-    compiler.prepare(directory)
-    from workers.inference.engines.native.step import step
-
-    a = _SMALLEST
-    numbers = np.zeros(1, np.int64)
-    queries = Queries(1, numbers, numbers, numbers)
-    batch = Batch(numbers, queries, *a.rotations(numbers), numbers, HeldAdapters(a).none)
-    model, buffers = model_of_zeros(a, "int4"), make_buffers(a, "int4", 1, 1, 1)
-    cache, counters = KVMemory(a, 1, 1).cache, new_counters(1, adapted=False)
-    operands = Operands(model, buffers, cache, counters, batch)
-    return Compiled(kinds_of(operands), compiler.emit(step, operands))
 
 
 def _joined(parts: Iterable[Sequence[int]]) -> NDArray[np.int64]:

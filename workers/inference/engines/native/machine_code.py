@@ -1,9 +1,9 @@
-"""The machine code of a step: made by numba once, kept in a file, and called without numba.
+"""The machine code of the kernels: made by numba once, and called without numba.
 
-To import numba and define the kernels takes as long as all else of a start together, so the file
-holds one compiled function that needs only the C library:
+To import numba and define the kernels takes as long as all else of a start together, so a file
+holds the compiled functions, which need only the C library:
 
-    int32 step(void **nothing, void **error, int64 member, const void *operands)
+    int32 shammah_step(void **nothing, void **error, int64 member, const void *operands)
 
 which is numba's own calling convention; the result is 0, or an exception was raised. ``operands``
 is the memory of a tuple as numba lays it out, every field of it being a multiple of 8 bytes long:
@@ -13,8 +13,10 @@ is the memory of a tuple as numba lays it out, every field of it being a multipl
                 first; the shape; the strides in bytes
     a number    one word
 
-The file begins with the SHA-256 of the rest, and a description of the operands that the code was
-made for: other arrays than those would be misread, not refused.
+`kernels` says where the file comes from: a shared library that is carried with the program, or
+an object file that was compiled here and kept. The latter is kept behind the SHA-256 of the rest,
+and a description of the operands that each function was made for: other arrays than those would
+be misread, not refused.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import hashlib
 import json
 import logging
 import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,8 +37,8 @@ from shammah.storage.files import replace_file
 
 log = logging.getLogger(__name__)
 
-NAME = "shammah_step"
-"""Of the function."""
+SYMBOL = "shammah_"
+"""What the names of functions begin with in an object file or library."""
 
 NEEDED = frozenset({"memcpy", "memmove", "memset", "sched_yield", "sqrt"})
 """What the code may call: all of it is in the C library."""
@@ -47,29 +50,21 @@ _LENGTH = struct.Struct("<q")
 class Compiled(NamedTuple):
     """What is kept."""
 
-    kinds: str  # see `kinds_of`
+    kinds: dict[str, str]  # of each function's operands, see `kinds_of`
     code: bytes  # an object file
 
 
-class MachineCode:
-    """The function, ready to be called with a member's number and the address of the operands.
+class Function:
+    """One function, ready to be called with a member's number and the address of the operands.
 
     It lets go of the interpreter meanwhile.
     """
 
-    def __init__(self, compiled: Compiled) -> None:
-        import llvmlite.binding as llvm  # type: ignore[import-untyped]
-
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        target = llvm.Target.from_default_triple().create_target_machine(jit=True)
-        self._kinds = compiled.kinds
-        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
-        self._engine.add_object_file(llvm.ObjectFileRef.from_data(compiled.code))
-        self._engine.finalize_object()
+    def __init__(self, address: int, kinds: str, owner: Any) -> None:
+        """``owner``: what the code is freed with."""
         pointer = ctypes.c_void_p
         prototype = ctypes.CFUNCTYPE(ctypes.c_int32, pointer, pointer, ctypes.c_int64, pointer)
-        self._function = prototype(self._engine.get_function_address(NAME))
+        self._function, self._kinds, self._owner = prototype(address), kinds, owner
         self._unused = (ctypes.c_void_p * 2)()
 
     def __call__(self, member: int, operands: int) -> None:
@@ -82,14 +77,51 @@ class MachineCode:
         if (found := kinds_of(operands)) != self._kinds:
             raise TypeError(f"the kernels are for {self._kinds}, not for {found}")
 
+    def run(self, operands: Any) -> None:
+        """Do all of it in this thread."""
+        self.check(operands)
+        words = np.array(words_of(operands), np.int64)
+        self(0, address_of(words))
 
-def code_path(directory: Path) -> Path:
-    """The file below ``directory`` for this processor and this LLVM."""
-    import llvmlite.binding as llvm
 
-    features = llvm.get_host_cpu_features().flatten()
-    machine = "\n".join((llvm.get_host_cpu_name(), features, *map(str, llvm.llvm_version_info)))
-    return directory / f"step-{hashlib.sha256(machine.encode()).hexdigest()[:12]}.code"
+class MachineCode:
+    """The functions of one object file, by their names."""
+
+    def __init__(self, kinds: Mapping[str, str], owner: Any, find: Callable[[str], int]) -> None:
+        """``find``: the address of a symbol, which is code as long as there is the ``owner``."""
+        self._functions = {
+            name: Function(find(SYMBOL + name), kind, owner) for name, kind in kinds.items()
+        }
+
+    def __getitem__(self, name: str) -> Function:
+        return self._functions[name]
+
+    @classmethod
+    def of_library(cls, path: Path, kinds: Mapping[str, str]) -> MachineCode:
+        """That of a shared library.
+
+        Raises:
+            OSError: the system cannot load it.
+        """
+        library = ctypes.CDLL(str(path))
+
+        def find(symbol: str) -> int:
+            return ctypes.cast(library[symbol], ctypes.c_void_p).value or 0
+
+        return cls(kinds, library, find)
+
+    @classmethod
+    def of_object(cls, compiled: Compiled) -> MachineCode:
+        """That of an object file, which LLVM links in memory."""
+        import llvmlite.binding as llvm  # type: ignore[import-untyped]
+
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        target = llvm.Target.from_default_triple().create_target_machine(jit=True)
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(compiled.code))
+        engine.finalize_object()
+        return cls(compiled.kinds, engine, engine.get_function_address)
 
 
 def load(path: Path) -> Compiled | None:
@@ -104,7 +136,7 @@ def load(path: Path) -> Compiled | None:
         return None
     (length,) = _LENGTH.unpack_from(rest)
     end = _LENGTH.size + length
-    return Compiled(rest[_LENGTH.size : end].decode(), rest[end:])
+    return Compiled(json.loads(rest[_LENGTH.size : end]), rest[end:])
 
 
 def keep(path: Path, compiled: Compiled) -> None:
@@ -112,7 +144,7 @@ def keep(path: Path, compiled: Compiled) -> None:
 
     A disk that cannot keep it costs only time, at the next start.
     """
-    kinds = compiled.kinds.encode()
+    kinds = json.dumps(compiled.kinds).encode()
     rest = _LENGTH.pack(len(kinds)) + kinds + compiled.code
     try:
         replace_file(path, hashlib.sha256(rest).digest() + rest, sync=False)

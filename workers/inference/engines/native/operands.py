@@ -176,3 +176,24 @@ class Operands(NamedTuple):
     cache: Cache
     counters: Counters
     batch: Batch
+
+
+class Packing(NamedTuple):
+    """What `int8_rounding` works with."""
+
+    matrix: NDArray[np.float32]  # (channels, inputs)
+    weights: NDArray[np.int8]
+    scales: NDArray[np.uint16]
+    values: NDArray[np.float32]  # (GROUP): scratch, as the next
+    whole: NDArray[np.int16]  # (GROUP)
+
+
+class SmallPacking(NamedTuple):
+    """What `int4_rounding` works with."""
+
+    columns: NDArray[np.float32]  # (panels, inputs, 16)
+    words: NDArray[np.uint16]
+    scales: NDArray[np.uint16]
+    units: NDArray[np.float32]
+    lines: NDArray[np.float32]  # scratch: scales and offsets of one panel
+    group: NDArray[np.float32]  # scratch

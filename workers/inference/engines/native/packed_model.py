@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shammah.errors import ShammahError
-from workers.inference.engines.native import compiler
 from workers.inference.engines.native.architecture import Architecture
 from workers.inference.engines.native.layout import GROUP, INT4_GROUP, LANES, PANEL, padded
+from workers.inference.engines.native.machine_code import MachineCode
 from workers.inference.engines.native.operands import (
     Activations,
     Buffers,
@@ -41,14 +41,12 @@ def open_model(
     architecture: Architecture,
     quantization: str,
     directory: Path,
-    kernels: Path,
+    code: MachineCode,
     threads: int,
     advance: Callable[[], None],
 ) -> tuple[Model, str]:
     """The model's weights, mapped from ``directory``, and made there first if need be. Where they
     cannot be written they are made in memory, each time, and a sentence for people says so.
-
-    ``kernels``: where machine code is kept, of which packing needs its own.
 
     Raises:
         ShammahError: as `quantize`.
@@ -58,8 +56,6 @@ def open_model(
     found = open_parts(path, wanted)
     if found is not None:
         return _model(found, architecture, quantization), ""
-    # numba and these kernels take as long as all of a start that finds the weights packed.
-    compiler.prepare(kernels)
     from workers.inference.engines.native.quantizing import quantize
 
     def pack(target: AbstractContextManager[PartWriter]) -> None:
@@ -68,6 +64,7 @@ def open_model(
             architecture,
             quantization=quantization,
             target=target,
+            code=code,
             threads=threads,
             advance=advance,
         )

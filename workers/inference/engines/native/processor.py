@@ -1,73 +1,147 @@
 """What the processor can do, and how much of it this process may use. Imports no numba.
 
-The kernels are written for x86-64 with AVX2, FMA and F16C (Intel since 2013, AMD since 2015).
-LLVM would make something of them for others, but calls C libraries for half precision there that
-may not be linked, and it has not been tested: so it is not claimed.
+The kernels are written for x86-64 with AVX2, FMA and F16C (Intel since 2013, AMD since 2015), and
+run on every ARM processor of 64 bits: under Linux that was tried on an emulated one, and under
+macOS not at all.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Set
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
 from shammah.models.cgroups import cpu_limits
+from workers.inference.engines.native.targets import fitting_target
 
-_NEEDED = ("AVX2", "FMA", "F16C")
-_X86 = ("x86_64", "AMD64")
+_NEEDED = {"x86_64": ("AVX2", "FMA", "F16C"), "aarch64": ("ASIMD",)}
+_KINDS = {"AMD64": "x86_64", "arm64": "aarch64"}
 CPU_INFO = Path("/proc/cpuinfo")
 CPUS = Path("/sys/devices/system/cpu")
-_SYSCTL = ["/usr/sbin/sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features"]
+_X86_SYSCTLS = ("machdep.cpu.features", "machdep.cpu.leaf7_features")
+_ARM_SYSCTLS = {"hw.optional.arm.FEAT_DotProd": "ASIMDDP", "hw.optional.arm.FEAT_I8MM": "I8MM"}
+_FAST_CORES = "hw.perflevel0.physicalcpu"
+
+_AT_HWCAP, _AT_HWCAP2 = 16, 26
+_HWCAPS = {
+    _AT_HWCAP: {1: "ASIMD", 20: "ASIMDDP"},
+    _AT_HWCAP2: {13: "I8MM"},
+}
+"""Bits of the kernel's auxiliary vector, by their numbers (Linux, asm/hwcap.h)."""
+
+Ask = Callable[[str], str]
+"""What the system says of a name; empty: nothing."""
+
+
+def kind() -> str:
+    """What kind of processor this is, by one name whatever the system: ``x86_64``, ``aarch64``
+    or another."""
+    machine = platform.machine()
+    return _KINDS.get(machine, machine)
 
 
 def obstacle() -> str:
     """Why the kernels cannot run here, as the end of "it ..."; empty: they can."""
-    machine = platform.machine()
-    if machine not in _X86:
-        return f"has not been tested on this kind of processor ({machine or 'unknown'})"
+    needed = _NEEDED.get(kind())
+    if needed is None:
+        return f"has not been tested on this kind of processor ({kind() or 'unknown'})"
     found = features()
-    lacking = [name for name in _NEEDED if name not in found]
+    lacking = [name for name in needed if name not in found]
     if lacking:
-        return f"needs a processor with {_listed(_NEEDED)}; this one lacks {_listed(lacking)}"
+        return f"needs a processor with {_listed(needed)}; this one lacks {_listed(lacking)}"
+    if fitting_target(sys.platform, kind(), found) is None and find_spec("numba") is None:
+        return "has no machine code for this processor, and numba, which makes it, is not installed"
     return ""
 
 
-def features(cpu_info: Path = CPU_INFO) -> frozenset[str]:
+def features() -> frozenset[str]:
     """The instruction sets of this processor, in capitals; none if the system does not say."""
+    if sys.platform == "darwin":
+        return features_of_mac(kind(), sysctl)
+    if kind() == "aarch64":
+        library = ctypes.CDLL(None)
+        library.getauxval.restype = ctypes.c_ulong
+        library.getauxval.argtypes = [ctypes.c_ulong]
+        return features_of_arm(library.getauxval)
     try:
-        if sys.platform == "darwin":
-            found = subprocess.run(_SYSCTL, capture_output=True, text=True, check=True, timeout=5)
-            return frozenset(found.stdout.upper().split())
-        for line in cpu_info.read_text().splitlines():
-            name, _, values = line.partition(":")
-            if name.strip() == "flags":
-                return frozenset(values.upper().split())
-    except (OSError, ValueError, subprocess.SubprocessError):
-        pass
+        return features_of_x86(CPU_INFO.read_text())
+    except (OSError, ValueError):
+        return frozenset()
+
+
+def features_of_x86(cpu_info: str) -> frozenset[str]:
+    """By the text of Linux's /proc/cpuinfo."""
+    for line in cpu_info.splitlines():
+        name, _, values = line.partition(":")
+        if name.strip() == "flags":
+            return frozenset(values.upper().split())
     return frozenset()
 
 
-def usable_cores(cpus: Path = CPUS) -> int:
+def features_of_arm(getauxval: Callable[[int], int]) -> frozenset[str]:
+    """By what Linux tells each process. (/proc/cpuinfo is the host's where one is emulated.)"""
+    return frozenset(
+        name
+        for vector, bits in _HWCAPS.items()
+        for bit, name in bits.items()
+        if getauxval(vector) >> bit & 1
+    )
+
+
+def features_of_mac(kind: str, ask: Ask) -> frozenset[str]:
+    """By what macOS says. Each is asked for alone: one that it does not know is an error."""
+    if kind == "aarch64":  # all of which have vectors
+        return frozenset(
+            {"ASIMD", *(name for key, name in _ARM_SYSCTLS.items() if ask(key) == "1")}
+        )
+    return frozenset(word for key in _X86_SYSCTLS for word in ask(key).upper().split())
+
+
+def sysctl(name: str) -> str:
+    """What macOS says of it; empty: it does not know it."""
+    command = ["/usr/sbin/sysctl", "-n", name]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ""
+    return told.stdout.strip()
+
+
+def usable_cores() -> int:
     """Cores this process may use, at least 1.
 
     Those of its affinity mask, a second thread of the same core not counted since it only gets
     in the way; and no more than the quotas of its cgroups allow, since threads that wait for
-    one that is throttled use the quota up.
+    one that is throttled use the quota up. Of Apple's only the fast ones: the others' share of a
+    phase would be waited for.
     """
-    quotas = [int(limit) for limit in cpu_limits()]
-    return max(1, min([_cores(cpus), *quotas]))
+    if sys.platform == "darwin":
+        return cores_of_mac(sysctl)
+    return cores_of_linux(CPUS, os.sched_getaffinity(0), cpu_limits())
 
 
-def _cores(cpus: Path) -> int:
-    every = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    if not hasattr(os, "sched_getaffinity"):
-        return every
-    allowed = os.sched_getaffinity(0)
-    return min(len({_siblings(cpus / f"cpu{cpu}") for cpu in allowed}), len(allowed))
+def cores_of_mac(ask: Ask) -> int:
+    """The fast ones; all of them where they are all the same."""
+    fast = ask(_FAST_CORES)
+    return int(fast) if fast.isdecimal() and int(fast) else psutil.cpu_count(logical=False) or 1
+
+
+def cores_of_linux(cpus: Path, allowed: Set[int], limits: Iterable[float]) -> int:
+    """
+    Args:
+        cpus: where the system describes each.
+        allowed: the numbers of those that this process may use.
+        limits: of its cgroups, in CPUs.
+    """
+    found = len({_siblings(cpus / f"cpu{cpu}") for cpu in allowed})
+    return max(1, min([found, *map(int, limits)]))
 
 
 def _siblings(cpu: Path) -> str:

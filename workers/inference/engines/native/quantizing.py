@@ -23,6 +23,7 @@ from shammah.models.published_bits import USE_ORIGINAL
 from workers.inference.engines.native.architecture import Architecture
 from workers.inference.engines.native.int4_packing import pack_int4
 from workers.inference.engines.native.layout import PANEL, packed_sizes, padded
+from workers.inference.engines.native.machine_code import MachineCode
 from workers.inference.engines.native.packing import pack, unpack
 from workers.inference.engines.native.packing_plan import (
     PackedMatrix,
@@ -157,6 +158,7 @@ def quantize(
     architecture: Architecture,
     quantization: str,
     target: AbstractContextManager[PartWriter],
+    code: MachineCode,
     threads: int,
     advance: Callable[[], None],
 ) -> None:
@@ -178,7 +180,7 @@ def quantize(
                         numbers = tensors.rows(source.name.format(layer))
                         writer.write(vector.name, layer, begin, numbers)
                         begin += padded(source.channels, vector.padding)
-            for _ in pool.map(lambda job: _pack_source(tensors, writer, *job), _jobs(every)):
+            for _ in pool.map(lambda job: _pack_source(tensors, writer, code, *job), _jobs(every)):
                 advance()
 
 
@@ -197,6 +199,7 @@ def _jobs(
 def _pack_source(
     tensors: Tensors,
     writer: PartWriter,
+    code: MachineCode,
     matrix: PackedMatrix,
     source: Source,
     place: int,
@@ -214,13 +217,13 @@ def _pack_source(
             weights, scales, units = pack_published(*numbers, published.bits.group)
             writer.write(f"{matrix.name}.units", place, at, units)
         elif matrix.bits == 4:
-            weights, scales, units = pack_int4(tensors.rows(name, begin, step))
+            weights, scales, units = pack_int4(tensors.rows(name, begin, step), code)
             writer.write(f"{matrix.name}.units", place, at, units)
         else:
             block = tensors.rows(name, begin, step)
-            weights, scales = pack(block)
+            weights, scales = pack(block, code)
             if source.remainder:
-                weights, scales = pack(block - unpack(weights, scales, *block.shape))
+                weights, scales = pack(block - unpack(weights, scales, *block.shape), code)
         writer.write(f"{matrix.name}.weights", place, weights_at, weights)
         writer.write(f"{matrix.name}.scales", place, scales_at, scales)
 

@@ -17,8 +17,9 @@ import numpy as np
 from shammah.errors import ShammahError
 from shammah.settings.load import home_directory
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
-from workers.inference.engines.native import compiler, processor
+from workers.inference.engines.native import processor
 from workers.inference.engines.native.architecture import Architecture, read_architecture, supports
+from workers.inference.engines.native.kernels import kernel_directory, prepare_kernels
 from workers.inference.engines.native.spec import place
 from workers.inference.engines.native.thread_pool import ThreadPool
 from workers.inference.memory import free_main_memory
@@ -49,7 +50,6 @@ class NativeRunner:
     """What the weights have been made into."""
 
     _architecture: Architecture
-    _kernels: Path
     _code: MachineCode
     _computation: Computation
     _memory: KVMemory
@@ -69,7 +69,7 @@ class NativeRunner:
     # --- loading --------------------------------------------------------------------------
 
     def prepare(self, home: Path | None = None) -> None:
-        """Load the kernels; compile them on this machine's first start.
+        """Load the kernels; compile them if none are carried for this processor.
 
         Raises:
             ShammahError: ``model_unsupported``: this processor cannot run the kernels.
@@ -80,12 +80,8 @@ class NativeRunner:
                 f"The native engine cannot run here: it {why}.",
                 "Set inference.engine to auto.",
             )
-        from workers.inference.engines.native.computation import prepare_kernels
-
-        self._kernels = self._given_kernels or compiler.kernel_directory(
-            home or home_directory(os.environ)
-        )
-        self._code = prepare_kernels(self._kernels)
+        directory = self._given_kernels or kernel_directory(home or home_directory(os.environ))
+        self._code = prepare_kernels(directory)
 
     def load(
         self, checkpoint: Checkpoint, settings: LoadSettings, observer: LoadObserver
@@ -107,7 +103,7 @@ class NativeRunner:
             a,
             quantization=quantization,
             directory=directory,
-            kernels=self._kernels,
+            code=self._code,
             threads=pool.size,
             advance=advance,
         )

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def place(checkpoint: Checkpoint, settings: LoadSettings) -> Placement:
 
 def sweep_kernels(home: Path, now: float) -> Iterator[Path]:
     """Remove machine code of other versions that has not been used for a week."""
-    from workers.inference.engines.native.compiler import kernel_directory, own_directory
+    from workers.inference.engines.native.kernels import kernel_directory, own_directory
 
     for directory in {home / "kernels", kernel_directory(home)}:
         own = own_directory(directory)
@@ -77,12 +78,15 @@ def _stored(home: Path, checkpoint: Checkpoint) -> list[Path]:
 
 
 def _report_kernels(home: Path) -> dict[str, Any]:
-    """Where the machine code of these kernels is stored, and whether it is there."""
-    from workers.inference.engines.native.compiler import kernel_directory, own_directory
-    from workers.inference.engines.native.machine_code import code_path
+    """Where the machine code of these kernels is, and whether it is there."""
+    from workers.inference.engines.native import kernels
 
-    places = [home / "kernels", kernel_directory(home)]
-    compiled = [place for place in places if code_path(own_directory(place)).exists()]
+    if carried := kernels.carried_library():
+        return {"directory": str(carried[0].parent), "compiled": True}
+    places = [home / "kernels", kernels.kernel_directory(home)]
+    compiled = [
+        place for place in places if find_spec("llvmlite") and kernels.kept_path(place).exists()
+    ]
     return {"directory": str((compiled or places)[0]), "compiled": bool(compiled)}
 
 

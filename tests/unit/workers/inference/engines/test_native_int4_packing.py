@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numba
@@ -11,20 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workers.inference.engines.native import compiler
+from workers.inference.engines.native.int4_packing import pack_int4, unpack_int4
+from workers.inference.engines.native.kernels import prepare_kernels
 from workers.inference.engines.native.layout import GROUP, INT4_GROUP, packed_sizes, padded
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _kernels() -> None:
-    compiler.prepare(Path(sys.prefix, "share", "shammah", "kernels"))
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def packing() -> Any:
-    from workers.inference.engines.native import int4_packing
-
-    return int4_packing
+    code = prepare_kernels(Path(sys.prefix, "share", "shammah", "kernels"))
+    return SimpleNamespace(pack_int4=partial(pack_int4, code=code), unpack_int4=unpack_int4)
 
 
 def random_matrix(*shape: int) -> NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workers.inference.engines.native import compiler, machine_code
+from workers.inference.engines.native import compiler
 from workers.inference.engines.native.machine_code import (
     Compiled,
     MachineCode,
@@ -58,16 +57,16 @@ def write_all(member: int, operands: Any) -> None:
 
 @pytest.fixture(scope="module")
 def compiled() -> Compiled:
-    compiler.prepare(Path(sys.prefix, "share", "shammah", "kernels"))
     import numba
 
     operands = some_operands()
-    return Compiled(kinds_of(operands), compiler.emit(numba.njit(write_all), operands))
+    every = {"write": (numba.njit(write_all), operands)}
+    return Compiled({"write": kinds_of(operands)}, compiler.emit(every))
 
 
 def test_every_kind_of_operand_arrives(compiled: Compiled) -> None:
     """The layout is numba's, which may change with its version."""
-    code = MachineCode(compiled)
+    code = MachineCode.of_object(compiled)["write"]
     for adds in (True, False):
         operands = some_operands(adds)
         code.check(operands)
@@ -78,7 +77,7 @@ def test_every_kind_of_operand_arrives(compiled: Compiled) -> None:
 
 
 def test_operands_of_another_kind_are_refused(compiled: Compiled) -> None:
-    code, good = MachineCode(compiled), some_operands()
+    code, good = MachineCode.of_object(compiled)["write"], some_operands()
     for other in (
         good._replace(count=7.0),
         good._replace(out=good.out.astype(np.float32)),
@@ -96,7 +95,7 @@ def test_what_would_need_numba_to_run_is_not_kept() -> None:
         operands.out.reshape(-1)[member] = 1
 
     with pytest.raises(RuntimeError, match="numba_attempt_nocopy_reshape"):
-        compiler.emit(numba.njit(reshape), some_operands())
+        compiler.emit({"reshape": (numba.njit(reshape), some_operands())})
 
 
 def test_code_comes_back_from_its_file(compiled: Compiled, tmp_path: Path) -> None:
@@ -126,12 +125,3 @@ def test_a_disk_that_cannot_keep_it_costs_only_time(
     (tmp_path / "file").write_text("in the way")
     keep(tmp_path / "file" / "step.code", compiled)
     assert "cannot cache the compiled kernels" in caplog.text
-
-
-def test_the_file_is_of_this_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A home may be used from two machines."""
-    import llvmlite.binding as llvm
-
-    here = machine_code.code_path(tmp_path)
-    monkeypatch.setattr(llvm, "get_host_cpu_name", lambda: "another")
-    assert machine_code.code_path(tmp_path) != here

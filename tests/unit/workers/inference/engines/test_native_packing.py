@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workers.inference.engines.native import compiler
+from workers.inference.engines.native.kernels import prepare_kernels
 from workers.inference.engines.native.layout import GROUP, packed_sizes
+from workers.inference.engines.native.packing import pack, unpack
 
 
 @pytest.fixture(scope="module")
 def packing() -> Any:
-    compiler.prepare(Path(sys.prefix, "share", "shammah", "kernels"))
-    from workers.inference.engines.native import packing
-
-    return packing
+    code = prepare_kernels(Path(sys.prefix, "share", "shammah", "kernels"))
+    return SimpleNamespace(pack=partial(pack, code=code), unpack=unpack)
 
 
 def random_matrix(*shape: int) -> NDArray[np.float32]:

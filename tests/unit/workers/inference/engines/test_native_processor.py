@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from shammah.errors import ShammahError
@@ -19,47 +19,55 @@ from shammah.models.cgroups import cpu_limits
 from shammah.settings.model import InferenceSettings
 from workers.inference.engines.native import processor
 from workers.inference.engines.native.architecture import supports
-from workers.inference.engines.native.processor import features
+from workers.inference.engines.native.processor import (
+    features_of_arm,
+    features_of_mac,
+    features_of_x86,
+)
 from workers.inference.engines.native.runner import NativeRunner
 from workers.inference.engines.table import ENGINES
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.startup.offers import choose_engine, prepare_engine
 
 MODEL = Checkpoint(Path("/m"), "Qwen2ForCausalLM", "qwen2", 8192, (), 2 * GIB, GIB, "")
-FLAGS = "flags\t\t: fpu sse2 fma f16c avx2\nbugs\t\t: none\n"
+ALL = frozenset({"SSE2", "FMA", "F16C", "AVX2"})
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Makes this a processor with these flags, of this kind."""
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes this a processor that can do this, of this kind."""
 
-    def make(flags: str, kind: str = "x86_64") -> None:
-        path = tmp_path / "cpuinfo"
-        path.write_text(f"processor\t: 0\n{flags}")
-        monkeypatch.setattr(processor, "features", partial(features, path))
+    def make(found: frozenset[str], kind: str = "x86_64") -> None:
+        monkeypatch.setattr(processor, "features", lambda: found)
         monkeypatch.setattr(platform, "machine", lambda: kind)
         monkeypatch.setattr(sys, "platform", "linux")
 
     return make
 
 
-def test_a_processor_with_all_that_is_needed_is_no_obstacle(machine: Any) -> None:
-    machine(FLAGS)
+@pytest.mark.parametrize(
+    ("found", "kind"),
+    [(ALL, "x86_64"), (ALL, "AMD64"), ({"ASIMD"}, "aarch64"), ({"ASIMD"}, "arm64")],
+)
+def test_a_processor_with_all_that_is_needed_is_no_obstacle(
+    found: frozenset[str], kind: str, machine: Any
+) -> None:
+    machine(found, kind)
     assert processor.obstacle() == ""
 
 
 @pytest.mark.parametrize(
-    ("flags", "lacking"),
+    ("found", "lacking"),
     [
-        (FLAGS.replace(" avx2", ""), "lacks AVX2"),
-        (FLAGS.replace(" f16c", "").replace(" fma", " fma4"), "lacks FMA and F16C"),
-        ("", "lacks AVX2, FMA and F16C"),
+        (ALL - {"AVX2"}, "lacks AVX2"),
+        (ALL - {"FMA", "F16C"}, "lacks FMA and F16C"),
+        (frozenset(), "lacks AVX2, FMA and F16C"),
     ],
 )
 def test_what_a_processor_lacks_is_said_and_transformers_computes(
-    flags: str, lacking: str, machine: Any
+    found: frozenset[str], lacking: str, machine: Any
 ) -> None:
-    machine(flags)
+    machine(found)
     assert processor.obstacle().endswith(lacking)
     assert supports(MODEL) == processor.obstacle()
     chosen, why = choose_engine(InferenceSettings(), MODEL, "cpu", ENGINES)
@@ -70,14 +78,22 @@ def test_what_a_processor_lacks_is_said_and_transformers_computes(
 
 
 def test_another_kind_of_processor_is_not_claimed(machine: Any) -> None:
-    machine(FLAGS, "arm64")
-    assert "arm64" in supports(MODEL)
+    machine(ALL, "riscv64")
+    assert "riscv64" in supports(MODEL)
+
+
+def test_without_numba_a_processor_for_which_nothing_is_carried_is_none(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(ALL)  # but not MOVBE
+    monkeypatch.setattr(processor, "find_spec", lambda name: None)
+    assert "no machine code for this processor" in supports(MODEL)
 
 
 def test_nothing_is_compiled_for_a_processor_that_cannot_run_it(
     machine: Any, tmp_path: Path
 ) -> None:
-    machine("")
+    machine(frozenset())
     runner = NativeRunner(tmp_path, tmp_path / "kernels", 1)
     with pytest.raises(ShammahError, match="cannot run here"):
         runner.prepare()
@@ -97,32 +113,58 @@ class Prepares:
         self.prepare = lambda: prepared.append(name)
 
 
-def test_a_mac_is_asked_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    def told(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 0, "FPU FMA F16C\nBMI1 AVX2\n", "")
+# --- what it can do -----------------------------------------------------------------------
 
-    monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(subprocess, "run", told)
-    assert {"FMA", "F16C", "AVX2"} <= processor.features()
+
+def test_x86_is_known_by_its_flags() -> None:
+    text = "processor\t: 0\nflags\t\t: fpu fma f16c avx2\nbugs\t\t: none\n"
+    assert features_of_x86(text) == {"FPU", "FMA", "F16C", "AVX2"}
+    assert features_of_x86("") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("vectors", "found"),
+    [
+        ({16: 1 << 1, 26: 0}, {"ASIMD"}),
+        ({16: 1 << 1 | 1 << 20, 26: 1 << 13}, {"ASIMD", "ASIMDDP", "I8MM"}),
+        ({16: ~(1 << 1), 26: 0}, {"ASIMDDP"}),
+    ],
+)
+def test_arm_is_known_by_the_auxiliary_vector(vectors: dict[int, int], found: set[str]) -> None:
+    assert features_of_arm(vectors.__getitem__) == found
+
+
+def test_a_mac_is_asked_in_its_own_way() -> None:
+    told = {
+        "machdep.cpu.features": "FPU FMA F16C",
+        "machdep.cpu.leaf7_features": "BMI1 AVX2",
+        "hw.optional.arm.FEAT_DotProd": "1",
+        "hw.optional.arm.FEAT_I8MM": "0",
+    }
+    assert features_of_mac("x86_64", told.__getitem__) == {"FPU", "FMA", "F16C", "BMI1", "AVX2"}
+    assert features_of_mac("aarch64", told.__getitem__) == {"ASIMD", "ASIMDDP"}
+    assert features_of_mac("aarch64", lambda name: "") == {"ASIMD"}  # an older system
+
+
+def test_what_a_mac_does_not_know_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    assert processor.sysctl("hw.unknown") == ""
 
 
 # --- cores --------------------------------------------------------------------------------
 
 
 def cores(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    allowed: set[int],
-    siblings: dict[int, str],
-    quotas: tuple[float, ...] = (),
+    tmp_path: Path, allowed: set[int], siblings: dict[int, str], quotas: tuple[float, ...] = ()
 ) -> int:
     for cpu, text in siblings.items():
         place = tmp_path / f"cpu{cpu}" / "topology"
         place.mkdir(parents=True)
         (place / "thread_siblings_list").write_text(f"{text}\n")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: allowed, raising=False)
-    monkeypatch.setattr(processor, "cpu_limits", lambda: list(quotas))
-    return processor.usable_cores(tmp_path)
+    return processor.cores_of_linux(tmp_path, allowed, quotas)
 
 
 TWO_THREADS_EACH = {0: "0,4", 1: "1,5", 2: "2,6", 3: "3,7", 4: "0,4", 5: "1,5", 6: "2,6", 7: "3,7"}
@@ -133,22 +175,26 @@ TWO_THREADS_EACH = {0: "0,4", 1: "1,5", 2: "2,6", 3: "3,7", 4: "0,4", 5: "1,5", 
     [(set(range(8)), 4), ({0, 4}, 1), ({1}, 1), ({0, 1, 5}, 2), ({4, 5, 6}, 3)],
 )
 def test_only_the_cores_of_the_mask_are_counted(
-    allowed: set[int], found: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    allowed: set[int], found: int, tmp_path: Path
 ) -> None:
-    assert cores(monkeypatch, tmp_path, allowed, TWO_THREADS_EACH) == found
+    assert cores(tmp_path, allowed, TWO_THREADS_EACH) == found
 
 
-def test_without_a_topology_every_cpu_counts(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert cores(monkeypatch, tmp_path, {2, 3, 9}, {}) == 3
+def test_without_a_topology_every_cpu_counts(tmp_path: Path) -> None:
+    assert cores(tmp_path, {2, 3, 9}, {}) == 3
 
 
 @pytest.mark.parametrize(("quotas", "found"), [((2.5,), 2), ((3, 1.9), 1), ((0.5,), 1), ((64,), 4)])
-def test_quotas_are_kept_to(
-    quotas: tuple[float, ...], found: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_quotas_are_kept_to(quotas: tuple[float, ...], found: int, tmp_path: Path) -> None:
+    assert cores(tmp_path, set(range(8)), TWO_THREADS_EACH, quotas) == found
+
+
+@pytest.mark.parametrize(("told", "found"), [("4", 4), ("", 8), ("0", 8)])
+def test_of_a_mac_only_the_fast_cores_count(
+    told: str, found: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cores(monkeypatch, tmp_path, set(range(8)), TWO_THREADS_EACH, quotas) == found
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 16 if logical else 8)
+    assert processor.cores_of_mac({"hw.perflevel0.physicalcpu": told}.__getitem__) == found
 
 
 @pytest.mark.parametrize(

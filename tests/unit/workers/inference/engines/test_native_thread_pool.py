@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 import time
-from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workers.inference.engines.native import compiler
 from workers.inference.engines.native.thread_pool import ThreadPool
 
 
@@ -89,7 +86,6 @@ def test_threads_end_with_the_pool() -> None:
 
 @pytest.mark.parametrize("members", [1, 2, 6])
 def test_items_are_done_once_and_phases_follow_each_other(members: int) -> None:
-    compiler.prepare(Path(sys.prefix, "share", "shammah", "kernels"))
     from workers.inference.engines.native.operands import Counters, new_counters
     from workers.inference.engines.native.phases import finish_item, next_item, wait_for_all
 

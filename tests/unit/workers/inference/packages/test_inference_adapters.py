@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -320,17 +320,6 @@ SHAPE = Architecture(
 )
 
 
-@pytest.fixture(scope="module")
-def kernels_kept() -> Iterator[None]:
-    """The modules of kernels must be told where code is kept before they are imported."""
-    from tests.real.models import KEPT_KERNELS
-    from workers.inference.engines.native import compiler
-
-    compiler.prepare(KEPT_KERNELS)
-    return
-
-
-@pytest.mark.usefixtures("kernels_kept")
 @pytest.mark.parametrize(
     ("module", "code"),
     [

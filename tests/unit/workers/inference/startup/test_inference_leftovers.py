@@ -16,7 +16,7 @@ from shammah.bus.endpoints import RoleLock
 from shammah.storage.files import new_file, remove_abandoned
 from tests.fakes.sandbox import until
 from tests.real.models import write_checkpoint
-from workers.inference.engines.native import compiler
+from workers.inference.engines.native import kernels
 from workers.inference.startup import leftovers
 from workers.inference.startup.leftovers import UNUSED_S, Sweeper, made_from, sweep
 
@@ -66,7 +66,7 @@ class Home:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    monkeypatch.setattr(compiler, "kernel_directory", lambda home: home / "kernels")
+    monkeypatch.setattr(kernels, "kernel_directory", lambda home: home / "kernels")
     return Home(tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_a_damaged_note_is_no_note(home: Home, note: bytes) -> None:
 
 def test_machine_code_of_other_versions_goes_when_it_is_not_used(home: Home) -> None:
     one = home.model("one")
-    own = home.code(compiler.own_directory(home.kernels).name, age=100 * DAY_S)
+    own = home.code(kernels.own_directory(home.kernels).name, age=100 * DAY_S)
     home.code("recent", age=DAY_S)
     home.code("old", age=UNUSED_S + 1)
     assert home.sweep(one) == {"old"}
