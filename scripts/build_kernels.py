@@ -31,10 +31,9 @@ from workers.inference.engines.native.targets import TARGETS, Target  # noqa: E4
 
 MAKERS = ("numba", "llvmlite", "ziglang")
 LINK_ELF = (
-    *("ld.lld", "-shared", "--strip-all", "--gc-sections", "--build-id=none"),
-    *("-Bsymbolic", "-z", "noexecstack", "-z", "now"),
-)
-LINK_MACH_O = (*("cc", "-target", "aarch64-macos.13.0", "-shared", "-Wl,-dead_strip", "-Wl,-x"),)
+    "ld.lld -shared --strip-all --gc-sections --build-id=none -Bsymbolic -z noexecstack -z now"
+).split()
+LINK_MACH_O = "cc -target aarch64-macos.13.0 -shared -Wl,-dead_strip -Wl,-x".split()
 
 
 def main() -> None:

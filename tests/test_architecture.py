@@ -486,7 +486,7 @@ MOST_POSITIONAL = 5
 
 KERNELS = {
     f"workers.inference.engines.native.{name}"
-    for name in "adaptation attention int4_packing lanes pairs products step".split()
+    for name in "adaptation attention int4_rounding lanes pairs products step".split()
 }
 """What is compiled: a call in it becomes machine code, and knows positions alone."""
 

@@ -195,14 +195,6 @@ make_starter() {
             "Follow that message, then run $program again."
 }
 
-# Half a minute that the first question would have to wait for. Where it cannot be done, the
-# worker does it, or does without.
-compile_kernels() {
-    next_step "Machine code for this processor"
-    (cd "$root" && "$venv/bin/python" -m workers.inference.engines.native) >>"$log" 2>&1 ||
-        say "  That did not work; the first start of the local model will try again."
-}
-
 # In an environment of their own: their dependencies are not ours.
 make_servers() {
     next_step "Servers that only the tests use: $servers"
@@ -236,12 +228,10 @@ set_up() {
     fi
     if [ "$1" = test ]; then
         make_starter --keep-gguf
-        compile_kernels
         make_servers
         cp -p "$draft" "$draft-run" && mv "$draft-run" "$venv/.shammah-run"
     else
         make_starter
-        compile_kernels
     fi
     mv "$draft" "$venv/.shammah-$1"
     rm -f "$log" # pip writes tens of megabytes, of use to nobody after a success

@@ -16,7 +16,7 @@ WIDTH = 11
 HANGING = " " * (WIDTH + 1)
 """Indents the rest of a line that is too long for the terminal."""
 
-OWN = ("torch", "transformers", "numba", "numpy")
+OWN = ("torch", "transformers", "numpy")
 """The libraries that matter most, listed first."""
 
 

@@ -27,7 +27,7 @@ def test_it_explains_what_auto_chooses(sandbox: Sandbox) -> None:
     assert model["parameters"] == 134_543_808
     assert 0 < model["needed"] < model["free"]
     libraries = document["libraries"]
-    assert all(libraries[name] for name in ("python", "torch", "transformers", "numba", "pyzmq"))
+    assert all(libraries[name] for name in ("python", "torch", "transformers", "pyzmq"))
     text = "\n".join(line for line, _ in report(document))
     assert "weights     8-bit weights on cpu" in text
 

@@ -36,7 +36,7 @@ runner.close()
 def test_a_first_start_compiles_nothing(tmp_path: Path) -> None:
     model = make_qwen2(tmp_path / "model")
     for quantization in ("int8", "int4"):
-        command = [sys.executable, "-c", _LOAD, str(model.directory), str(tmp_path), quantization]
+        command = [sys.executable, "-c", _LOAD, str(model), str(tmp_path), quantization]
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         modules = set(json.loads(ended.stdout))
         assert not {"numba", "llvmlite", "yaml", "torch", "transformers", "scipy"} & modules

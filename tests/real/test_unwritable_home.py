@@ -60,15 +60,6 @@ def test_weights_are_packed_in_memory_as_they_are_on_a_disk(
     assert "packed again at each start" in told.note
 
 
-def test_kernels_that_cannot_be_kept_are_compiled(tmp_path: Path) -> None:
-    model = make_qwen2(tmp_path / "model")
-    block(tmp_path, "kernels")
-    runner = NativeRunner(kernels=tmp_path / "kernels", threads=1)
-    _, found = compute(runner, model, tmp_path, "int8")
-    kept = NativeRunner(kernels=KEPT_KERNELS, threads=1)
-    assert np.array_equal(found, compute(kept, model, tmp_path, "int8")[1])
-
-
 def test_ask_answers_and_says_each_thing_once(sandbox: Sandbox) -> None:
     block(sandbox.shammah_home, "logs", "quantized", "history.db", "router.db")
     ran = run("ask", "--model", "starter", "What is the capital of France? In one word.")

@@ -52,8 +52,11 @@ def exports() -> dict[str, Export]:
     bytes_, words = np.zeros(1, np.int8), np.zeros(1, np.uint16)
     vector, matrix, cube = (np.zeros((1,) * dimensions, np.float32) for dimensions in (1, 2, 3))
     packing = Packing(matrix, bytes_, words, vector, np.zeros(1, np.int16))
+    small_packing = SmallPacking(
+        columns=cube, words=words, scales=words, units=vector, lines=cube, group=matrix
+    )
     return {
         "step": (step, Operands(model, buffers, cache, counters, batch)),
         "pack_int8": (pack_int8, packing),
-        "pack_int4": (pack_int4, SmallPacking(cube, words, words, vector, cube, matrix)),
+        "pack_int4": (pack_int4, small_packing),
     }

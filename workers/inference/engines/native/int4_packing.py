@@ -32,7 +32,11 @@ def pack_int4(
     units = np.zeros(channels, np.float32)
     lines = np.zeros((inputs // INT4_GROUP, 2, PANEL), np.float32)
     group = np.zeros((INT4_GROUP, PANEL), np.float32)
-    code["pack_int4"].run(SmallPacking(columns, words, codes, units, lines, group))
+    code["pack_int4"].run(
+        SmallPacking(
+            columns=columns, words=words, scales=codes, units=units, lines=lines, group=group
+        )
+    )
     return words.view(np.int8), codes, units
 
 

@@ -28,9 +28,9 @@ HERE = Path(__file__).parent
 OBJECTS = HERE / "objects"
 
 SOURCES = (
-    *("adaptation", "attention", "compiler", "exports", "int4_rounding", "int8_rounding"),
-    *("lanes", "layout", "operands", "pairs", "phases", "products", "step", "targets"),
-)
+    "adaptation attention compiler exports int4_rounding int8_rounding lanes layout operands pairs "
+    "phases products step targets"
+).split()
 """The modules that the machine code is made of."""
 
 _DIGITS = 12

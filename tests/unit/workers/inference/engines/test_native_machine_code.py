@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from workers.inference.engines.native import compiler
+from workers.inference.engines.native.kernels import kept_path, prepare_kernels
 from workers.inference.engines.native.machine_code import (
     Compiled,
     MachineCode,
@@ -104,6 +105,14 @@ def test_code_comes_back_from_its_file(compiled: Compiled, tmp_path: Path) -> No
     keep(path, compiled)
     assert load(path) == compiled
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_what_was_compiled_here_before_is_taken(compiled: Compiled, tmp_path: Path) -> None:
+    keep(kept_path(tmp_path), compiled)
+    code = prepare_kernels(tmp_path, objects=tmp_path / "none")
+    operands = some_operands()
+    code["write"].run(operands)
+    assert operands.out[0].tolist() == [1, -2.5, 1, 5, 3, 7, 0.5, 0]
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
