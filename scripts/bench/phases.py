@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from scripts.bench.random_model import SHAPES, random_model
 from shammah.models.catalogue import starter_directory
 from workers.inference.engine import LoadSettings
-from workers.inference.engines.native import compiler, counters
+from workers.inference.engines.native import compiler, kernels, operands
 from workers.inference.engines.native.runner import NativeRunner
 from workers.inference.packages.checkpoint import inspect_checkpoint
 from workers.inference.runner import Span
@@ -32,7 +32,7 @@ OF_A_LAYER = (
     *("normalize", "q, k and v", "q, k and v", "rotate", "attend", "round"),
     *("o", "normalize", "gate and up", "activate", "down"),
 )
-ENDED = counters.FINISHED + 1
+ENDED = operands.FINISHED + 1
 """Where in a row of the counters the time is put."""
 
 
@@ -44,9 +44,9 @@ class Quiet:
         """Not of interest."""
 
 
-def watch_phases(kernels: Path) -> None:
+def watch_phases() -> None:
     """Have the kernels that are defined from now on note when a phase ends."""
-    compiler.prepare(kernels)
+    kernels.carried_library = lambda: None  # or what is carried would be taken
     from llvmlite import ir
     from numba import types
 
@@ -108,12 +108,12 @@ def measure(runner: NativeRunner, before: int, steps: int) -> dict[str, float]:
         own: dict[str, float] = {}
         last = int(times[0])
         for layer in range(layers):
-            first = 1 + layer * counters.PHASES_OF_A_LAYER
+            first = 1 + layer * operands.PHASES_OF_A_LAYER
             for number, name in enumerate(OF_A_LAYER):
                 ended = max(last, int(times[first + number]))
                 own[name] = own.get(name, 0) + (ended - last) / rate
                 last = ended
-        end = 1 + layers * counters.PHASES_OF_A_LAYER
+        end = 1 + layers * operands.PHASES_OF_A_LAYER
         own["normalize"] += (int(times[end]) - last) / rate
         own["head"] = (int(times[end + 1]) - int(times[end])) / rate
         own["outside the kernel"] = whole - sum(own.values())
@@ -139,9 +139,8 @@ def main() -> None:
             directory = scratch / options.shape
             if not directory.is_dir():
                 random_model(directory, options.shape)
-        kernels = scratch / "watched-kernels"
-        watch_phases(kernels)
-        runner = NativeRunner(scratch / "quantized", kernels)
+        watch_phases()
+        runner = NativeRunner(scratch / "quantized", scratch / "watched-kernels")
         settings = LoadSettings(quantization=options.quantization)
         runner.load(inspect_checkpoint(directory), settings, Quiet())
         found = measure(runner, options.before, options.steps)

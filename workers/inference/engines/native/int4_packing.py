@@ -49,9 +49,9 @@ def unpack_int4(
 ) -> NDArray[np.float32]:
     """The matrix that is computed with in place of the one that was packed."""
     panels, width = padded(channels, PANEL) // PANEL, padded(inputs, GROUP)
-    words = weights.view(np.uint16).reshape(panels, -1, 1, 1, INT4_GROUP // 8, PANEL, 2)
+    words = weights.view(np.uint16).reshape((panels, -1, 1, 1, INT4_GROUP // 8, PANEL, 2))
     numbers = (words >> np.array([[0, 4], [8, 12]], np.uint16).reshape(2, 2, 1, 1, 1)) & 15
-    numbers = numbers.transpose(0, 5, 1, 2, 4, 3, 6).reshape(panels, PANEL, -1, INT4_GROUP)
+    numbers = numbers.transpose((0, 5, 1, 2, 4, 3, 6)).reshape(panels, PANEL, -1, INT4_GROUP)
     codes = scales.reshape(panels, -1, PANEL, 1).transpose(0, 2, 1, 3)
     zeros = (codes >> 8).astype(np.float32) / _PARTS
     steps = (codes & 255) * units.reshape(panels, PANEL, 1, 1)
