@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from shammah.models.catalogue import FETCH_AGAIN
 from workers.logs import describe
 from workers.text.chat_template import TEMPLATE_FILE, ChatTemplate, read_template
 from workers.text.sandbox import RefusalError
+from workers.text.thought_tags import CLOSE, OPEN
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class ModelText:
     """The tokenizer and the chat template of one model.
 
     Attributes:
-        hidden: tokens that give no text: the special ones.
+        hidden: tokens that give no text: the special ones, but for the tags of thoughts, by which
+            these are told from the answer.
         end: the token that the template writes after an answer, else the one that the files
             name; ``None``: there is none.
         ends: both, which end an answer. Some models' generation_config.json does not name
@@ -78,11 +80,12 @@ class ModelText:
         # Only these two of the names. Some models pad with a token that is also a word.
         named = {names[name] for name in ("bos_token", "eos_token") if names.get(name)} | special
         added = tokenizer.get_added_tokens_decoder()
-        self.hidden = frozenset(
+        specials = frozenset(
             number for number, token in added.items() if token.special or token.content in named
         ) | {number for text in named if (number := self._known(text)) is not None}
+        self.hidden = specials - {self._known(tag) for tag in (OPEN, CLOSE)}
         self._probe = self._render_probe()
-        self._control = self._find_control()
+        self._control = self._find_control(specials)
         self._normalized = self._find_normalized()
         self._newline: list[int] = tokenizer.encode("\n", add_special_tokens=False).ids
         self._prefixes = self._after_newline(_PROBE) != self._plain(_PROBE)
@@ -222,7 +225,7 @@ class ModelText:
             what = f"the text needs {self._name(number)!r}, its token {number:,}"
             raise _foreign(what, self._vocabulary)
 
-    def _find_control(self) -> re.Pattern[str]:
+    def _find_control(self, specials: Iterable[int]) -> re.Pattern[str]:
         """What must not become a token when a person writes it: the special tokens, those that
         the template writes, and those that the weights do not know.
 
@@ -231,7 +234,7 @@ class ModelText:
         """
         written = self.template.source + self._probe if self.template else ""
         added = self.tokenizer.get_added_tokens_decoder()
-        texts = [self._name(number) for number in self.hidden]
+        texts = [self._name(number) for number in specials]
         for number, token in added.items():
             foreign = bool(self._vocabulary) and number >= self._vocabulary
             if foreign:

@@ -9,9 +9,10 @@ from shammah.errors import ShammahError
 from workers.inference.scheduling.slots import common
 from workers.inference.text.continuation import heal, split_begun
 from workers.inference.text.detokenizer import Detokenizer, find_byte_tokens
-from workers.inference.text.reasoning import CLOSE, CLOSING, OPEN
+from workers.inference.text.reasoning import CLOSING
 from workers.text.model_text import ModelText, why_refused
 from workers.text.sandbox import RefusalError, TemplateBoundError
+from workers.text.thought_tags import CLOSE, OPEN
 
 _TAIL = 16
 """Tokens that a tag with its line ends may have."""

@@ -1,14 +1,15 @@
 """Keeps a model's thinking apart from its answer. Pure.
 
-Models that think write it first, between ``<think>`` and ``</think>`` (Qwen3, DeepSeek-R1 and
-their kin); with some, the template has already written the opening tag.
+Models that think write it first, between two tags; with some, the template has already written the
+opening one.
 """
 
 from __future__ import annotations
 
 from enum import Enum, auto
 
-OPEN, CLOSE = "<think>", "</think>"
+from workers.text.thought_tags import CLOSE, OPEN
+
 CLOSING = f"\n{CLOSE}\n\n"
 """As models end their thoughts themselves."""
 

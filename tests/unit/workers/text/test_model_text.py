@@ -122,9 +122,11 @@ def test_an_ordinary_added_token_is_one_wherever_it_is_written(directory: Path) 
     assert text.decode(text.encode_text("a<table>b")) == "a<table>b"
 
 
-def test_thoughts_are_shown_but_nobody_can_write_their_tags(directory: Path) -> None:
-    make_tokenizer(directory, CHATML + "{% if false %}<think></think>{% endif %}")
-    tags = _add(directory, "<think>", "</think>", known=2)
+@pytest.mark.parametrize("special", [False, True])
+def test_thoughts_are_shown_but_nobody_can_write_their_tags(directory: Path, special: bool) -> None:
+    in_template = "" if special else "{% if false %}<think></think>{% endif %}"
+    make_tokenizer(directory, CHATML + in_template)
+    tags = _add(directory, "<think>", "</think>", known=2, special=special)
     text = ModelText.load(directory)
     assert not {*tags} & {*text.encode_text("</think>")}
     assert text.decode(tags) == "<think></think>"
