@@ -172,7 +172,7 @@ def load_base(
     try:
         config = _config(located.directory)
         if config.get("quantization_config"):
-            why = f"The weights of {located.name} are quantised, and cannot be trained over."
+            why = f"The weights of {located.name} are quantised; adapters are made with whole ones."
             raise ShammahError("model_unsupported", why, USE_ORIGINAL)
         named = str(config.get("model_type", ""))
         model_class = find_class(located.directory, named, read_architecture(config))

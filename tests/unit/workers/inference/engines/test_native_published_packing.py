@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from shammah.models.published_bits import PublishedBits
 from workers.inference.engines.native.layout import packed_sizes, padded
 from workers.inference.engines.native.published_packing import pack_published
+from workers.inference.packages.published_numbers import PublishedWeights
 
 
 def make(channels: int, inputs: int, group: int) -> tuple[NDArray[np.uint8], ...]:
@@ -76,6 +80,22 @@ def test_a_scale_below_zero_is_that_of_the_numbers_turned_round() -> None:
     assert np.array_equal(16 * found - sixteenths, signs * whole)
     assert found.min() == 0
     assert found.max() == 15
+
+
+def test_a_block_of_channels_takes_little_more_than_its_numbers() -> None:
+    """Nothing is ever held in float32; the words of a whole layer are 4 bits a number."""
+    chance, channels, inputs = np.random.default_rng(0), 4096, 2048
+    words = chance.integers(-(2**31), 2**31, (inputs, channels // 8)).astype(np.int32)
+    zeros = chance.integers(-(2**31), 2**31, (inputs // 128, channels // 8)).astype(np.int32)
+    scales = chance.random((inputs // 128, channels)).astype(np.float32)
+    layer = PublishedWeights(PublishedBits("awq", 128), words, zeros, scales)
+    block = 512
+    tracemalloc.start()
+    for begin in range(0, channels, block):
+        pack_published(*layer.channels(begin, begin + block), 128)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * block * inputs
 
 
 def test_channels_of_zeros_stay_zeros() -> None:
