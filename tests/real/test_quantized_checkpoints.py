@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from shammah.errors import ShammahError
+from shammah.models.catalogue import GIB, LocatedModel, Machine
+from shammah.settings.model import InferenceSettings
 from tests.fakes.published import Arrays, Layer, publish
 from tests.fakes.spans import prefill
 from tests.real.test_adapter_exactness import add, compute, differs, make_adapter, with_peft
+from tests.real.test_gpu_choice import Watcher
 from tests.real.test_native_models import (
     CLOSE,
     OPENED,
@@ -33,6 +36,8 @@ from tests.real.test_native_models import (
     some_tokens,
 )
 from workers.inference.packages.checkpoint import Checkpoint, inspect_checkpoint
+from workers.inference.startup.leftovers import made_from
+from workers.inference.startup.loading import Loader
 
 SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 384, "head_dim": 64}
 SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 392}
@@ -164,6 +169,17 @@ def test_the_second_start_packs_nothing(awq: Published) -> None:
     assert np.array_equal(prefill(again, 0, 0, tokens), prefill(awq.runner, 3, 0, tokens))
     assert path.stat().st_mtime_ns == before
     again.close()
+
+
+@pytest.mark.parametrize("machine", [Machine(16 * GIB), Machine(16 * GIB, gpu_memory=24 * GIB)])
+def test_a_start_loads_it_as_it_is(machine: Machine, awq: Published, tmp_path: Path) -> None:
+    located = LocatedModel("tiny", awq.checkpoint.directory, "tiny")
+    loader = Loader(InferenceSettings(), machine=machine, watcher=Watcher(), home=tmp_path)
+    ready = loader.load(located).ready
+    assert (ready.engine, ready.device, ready.quantization) == ("native", "cpu", "int4")
+    assert ready.why == "the weights were published in 4 bits"
+    (packed,) = (tmp_path / "quantized").glob("*.safetensors")
+    assert packed in made_from(awq.checkpoint.directory, tmp_path)
 
 
 # --- what others write, and what is not computed --------------------------------------------
