@@ -175,6 +175,12 @@ pip_failed() {
         $program again: what has been done is kept."
 }
 
+# 190 MB and some 15 s more, where it makes answers fast. (Its wheels are for macOS 14 and newer.)
+engine_extras() {
+    [ "$(uname -sm)" = 'Darwin arm64' ] &&
+        [ "$(sw_vers -productVersion | cut -d. -f1)" -ge 14 ] && printf ',mlx'
+}
+
 install_packages() {
     next_step "Packages (the first time takes minutes: PyTorch alone is large)"
     rm -f "$venv/.shammah-run" "$venv/.shammah-test" # nothing is complete until this has ended
@@ -222,9 +228,9 @@ set_up() {
     if [ -x "$venv/bin/shammah" ] && cmp -s "$draft" "$venv/.shammah-$1"; then
         next_step 'Packages: unchanged'
     elif [ "$1" = test ]; then
-        install_packages starter,int4,dev
+        install_packages starter,int4,mlx,dev
     else
-        install_packages starter
+        install_packages "starter$(engine_extras)"
     fi
     if [ "$1" = test ]; then
         make_starter --keep-gguf

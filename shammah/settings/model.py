@@ -23,9 +23,9 @@ class InferenceSettings:
     dtype: str = "auto"
     """auto, float32, bfloat16 or float16."""
     engine: str = "auto"
-    """auto, native (8-bit or 4-bit weights on the CPU) or transformers."""
+    """auto, native (8-bit or 4-bit weights on the CPU), mlx (Apple silicon) or transformers."""
     quantization: str = "auto"
-    """auto, none, int8 (native) or int4 (native, or transformers with bitsandbytes)."""
+    """auto, none, int8 (native, mlx) or int4 (those, or transformers with bitsandbytes)."""
     max_new_tokens: int = 1024
     """Longest answer, in tokens, without the thinking before it."""
     think: str = "off"
@@ -197,7 +197,7 @@ CHOICES: dict[SettingPath, tuple[str, ...]] = {
     ("router", "policy"): ("measured", "classic"),
     ("inference", "device"): ("auto", "cpu", "cuda", "mps"),
     ("inference", "dtype"): ("auto", "float32", "bfloat16", "float16"),
-    ("inference", "engine"): ("auto", "native", "transformers"),
+    ("inference", "engine"): ("auto", "native", "mlx", "transformers"),
     ("inference", "think"): THINK,
     ("inference", "quantization"): ("auto", "none", "int8", "int4"),
 }

@@ -201,6 +201,8 @@ class EngineSpec:
         devices: what it computes on.
         any_dtype: whether ``inference.dtype`` may be set.
         quantizations: what it can make of the weights, the most exact first.
+        automatic: which of them ``auto`` is, where memory allows; empty: the first.
+        only_by_name: whether it is taken only if ``inference.engine`` names it.
         obstacle: why it cannot compute a model here, as the end of "it ...", or any model if
             that is ``None``; empty: it can.
         place: how it would hold a model with these settings. Raises `ShammahError`:
@@ -221,6 +223,8 @@ class EngineSpec:
     devices: tuple[str, ...] = ("cuda", "mps", "cpu")
     any_dtype: bool = True
     quantizations: tuple[str, ...] = ("none",)
+    automatic: str = ""
+    only_by_name: bool = False
     obstacle: Callable[[Checkpoint | None], str] = lambda checkpoint: ""
     read_text: Callable[[Checkpoint], ModelText] = _read_text
     stored: Callable[[Path, Checkpoint], list[Path]] = lambda home, checkpoint: []

@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from workers.inference.runner import Runner
 
 
+_OUT_OF_MEMORY = (
+    # torch
+    "can't allocate memory",
+    "out of memory",
+    # mlx
+    "unable to allocate",
+    "attempting to allocate",
+    "insufficient memory",
+)
+"""In what libraries say."""
+
+
 def free_main_memory() -> int:
     """Return the bytes of main memory that are left, within the machine and every limit.
 
@@ -107,7 +119,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: each device reports it in its own way."""
     if isinstance(error, MemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "out of memory" in text
-    )
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)

@@ -38,7 +38,7 @@ from workers.inference.startup.offers import find_offers
 
 LIBRARIES = (
     "torch transformers numpy tokenizers safetensors accelerate peft "
-    "bitsandbytes huggingface_hub anthropic pyzmq msgpack prompt_toolkit psutil"
+    "bitsandbytes mlx mlx-lm huggingface_hub anthropic pyzmq msgpack prompt_toolkit psutil"
 ).split()
 """Whose versions matter."""
 

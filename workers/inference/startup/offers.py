@@ -72,7 +72,8 @@ def find_offers(
     """Return the offers for a model, at least one.
 
     A GPU with room for the model comes first, then the processor, and last the GPU with the
-    fewest bits, if it has room for those. After the last one it is a smaller model's turn.
+    fewest bits, if it has room for those. One that shares the processor's memory comes first with
+    fewer bits, too. After the last one it is a smaller model's turn.
 
     Args:
         asked: the settings.
@@ -110,7 +111,8 @@ def find_offers(
     if gpu:
         first = [replace(found[0], why="this machine has a GPU for it")] if whole else []
         fewest = [found[-1]] if found[-1].has_fewer_bits else []
-        found = [*first, *steps("cpu"), *fewest]
+        shared = found[1:] if gpu == "mps" else []
+        found = [*first, *shared, *steps("cpu"), *(fewest if not shared else [])]
     return [replace(offer, level=level) for level, offer in enumerate(found)]
 
 
@@ -205,7 +207,9 @@ def _steps(whole: Offer, checkpoint: Checkpoint) -> Iterator[Offer]:
     if shorter or (engine.any_dtype and settings.dtype == "auto"):
         yield replace(whole, settings=short, change=SHORTER)
     if settings.quantization == "auto":
-        for name in _quantizations(engine, checkpoint)[1:]:
+        names = _quantizations(engine, checkpoint)
+        first = names.index(engine.automatic) if engine.automatic in names else 0
+        for name in names[first + 1 :]:
             fewer = replace(short, quantization=name)
             yield replace(whole, settings=fewer, change=_BITS[name])
 
@@ -225,7 +229,9 @@ def _obstacle(engine: EngineSpec, checkpoint: Checkpoint | None) -> str:
 
 
 def _allowed(asked: InferenceSettings, engines: Mapping[str, EngineSpec]) -> list[EngineSpec]:
-    return [engine for engine in engines.values() if asked.engine in ("auto", engine.name)]
+    if asked.engine == "auto":
+        return [engine for engine in engines.values() if not engine.only_by_name]
+    return [engine for engine in engines.values() if engine.name == asked.engine]
 
 
 def _device(asked: InferenceSettings) -> str:

@@ -13,6 +13,7 @@ from shammah.models.catalogue import GIB, Machine
 from shammah.models.footprint import SHORT_CONTEXT
 from shammah.settings.model import InferenceSettings
 from workers.inference.engine import LoadSettings
+from workers.inference.engines.mlx.spec import make_spec
 from workers.inference.engines.table import ENGINES
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.startup.offers import Offer, find_offers
@@ -30,9 +31,13 @@ def _offers(
     machine: Machine = PLAIN,
     obstacle: str = "",
     model: Checkpoint = MODEL,
+    mlx: str = "needs the mlx extra",
     **asked: Any,
 ) -> list[Offer]:
+    """``mlx``: why that engine cannot compute, where there is Apple silicon."""
     engines = dict(ENGINES)
+    mine = make_spec(on_apple_silicon=machine.mps)
+    engines["mlx"] = replace(mine, obstacle=lambda checkpoint: mlx)
     engines["native"] = replace(engines["native"], obstacle=lambda checkpoint: obstacle)
     return find_offers(InferenceSettings(**asked), model, machine, engines)
 
@@ -97,6 +102,48 @@ def test_a_gpu_comes_first_where_it_holds_16_bits_and_last_where_it_holds_4(
 )
 def test_what_is_set_is_done(asked: dict[str, str]) -> None:
     assert _chosen(**asked) == "transformers"
+
+
+def test_apple_silicon_takes_mlx_where_it_can() -> None:
+    (first, *_) = _offers(MAC, mlx="")
+    assert (first.engine.name, first.settings.device) == ("mlx", "mps")
+    assert first.why == "this machine has a GPU for it"
+    assert _chosen(MAC, mlx="is a FalconForCausalLM") == "transformers"
+    assert _chosen(MAC, mlx="", dtype="float32") == "transformers"
+    assert _chosen(MAC, mlx="", engine="transformers") == "transformers"
+    assert _chosen(MAC, mlx="", quantization="none") == "mlx"
+
+
+def test_elsewhere_mlx_is_taken_only_by_name() -> None:
+    for asked in ({}, {"quantization": "none"}, {"quantization": "int8"}, {"device": "cpu"}):
+        found = _offers(mlx="", obstacle="" if asked else "is a Falcon", **asked)
+        assert "mlx" not in {one.engine.name for one in found}
+    assert _chosen(mlx="", engine="mlx") == "mlx"
+    assert _chosen(WITH_GPU, mlx="", engine="mlx") == "mlx"
+
+
+def test_mlx_that_is_not_installed_is_refused_with_how_to() -> None:
+    with pytest.raises(ShammahError, match=r"The mlx engine .* it needs the mlx extra"):
+        _offers(engine="mlx")
+
+
+@pytest.mark.parametrize(
+    ("context", "asked", "expected"),
+    [
+        (LONG, {}, [WHOLE, SHORT, INT4]),
+        (4096, {}, [WHOLE, INT4]),
+        (4096, {"quantization": "none"}, [WHOLE]),
+    ],
+)
+def test_a_gpu_that_shares_the_memory_comes_first_with_fewer_bits(
+    context: int, asked: dict[str, str], expected: list[str]
+) -> None:
+    """What is too little for it in 8 bits is too little for the processor, too."""
+    found = _offers(MAC, mlx="", model=replace(MODEL, context_length=context), **asked)
+    own = [one for one in found if one.engine.name == "mlx"]
+    assert _steps(own) == [f"mps {step}".strip() for step in expected]
+    assert own == found[: len(own)]
+    assert {one.settings.device for one in found[len(own) :]} == {"cpu"}
 
 
 def test_the_processor_is_used_beside_a_gpu_when_that_is_set() -> None:

@@ -1,0 +1,1 @@
+"""Apple silicon, through mlx and the models of mlx-lm."""
