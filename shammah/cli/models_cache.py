@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from shammah.bus import codec
@@ -26,6 +26,7 @@ from shammah.models.catalogue import (
     locate_model,
     starter_directory,
 )
+from shammah.models.gguf_files import HUB
 from shammah.models.machine import look
 from shammah.settings.edit import save, with_setting
 from shammah.settings.load import load_settings, read_config
@@ -50,9 +51,14 @@ def show(*, as_json: bool) -> int:
     others = files_elsewhere()
     default = default_model(settings, look(os.environ))
     if as_json:
-        document = {
-            **codec.to_document(found),
-            "elsewhere": [{**asdict(file), "path": str(file.path)} for file in others],
+        elsewhere = [
+            {"model": one.name, "origin": one.origin, "path": str(one.path), "size": one.size}
+            for one in others
+        ]
+        document = codec.to_document(found)
+        document |= {
+            "models": [{**model, "origin": HUB} for model in document["models"]],
+            "elsewhere": elsewhere,
             "wanted": settings.model,
             "default": default,
             "starter": {"directory": str(starter_directory()), "size": starter_size()},

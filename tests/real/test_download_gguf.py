@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import hf_hub_download
 
 from shammah.errors import ShammahError
-from tests.real.test_download_faults import FILES, MODEL, TOTAL, Setup
+from tests.real.test_download_faults import FILES, MODEL, Setup
 from tests.real.test_download_faults import _quiet_library as _quiet_library
 from tests.real.test_download_faults import make as make
 from workers.download import cache as caches
@@ -35,7 +35,7 @@ def setup(make: Callable[..., Setup]) -> Setup:
 def test_only_that_file_is_fetched(setup: Setup) -> None:
     path = setup.downloads().fetch(f"{MODEL}:{SMALL}")
     assert path.read_bytes() == GGUFS[SMALL]
-    assert setup.hub.sent_bytes == len(GGUFS[SMALL])
+    assert {request.path for request in setup.hub.asked} == {"revision", "tree", SMALL}
     assert is_complete(path)
     downloads = setup.downloads()
     assert downloads.complete(f"{MODEL}:{SMALL}") == path
@@ -50,7 +50,7 @@ def test_with_its_further_parts(setup: Setup, named: str) -> None:
     assert first.name == Path(PARTS[0]).name
     for part in PARTS:
         assert (first.parent.parent / part).read_bytes() == GGUFS[part]
-    assert setup.hub.sent_bytes == sum(len(GGUFS[part]) for part in PARTS)
+    assert {request.path for request in setup.hub.asked} == {"revision", "tree", *PARTS}
     assert setup.downloads().complete(f"{MODEL}:{named}") == first
 
 
@@ -67,7 +67,6 @@ def test_beside_safetensors(make: Callable[..., Setup]) -> None:
     assert setup.downloads().complete(MODEL) is None
     snapshot = setup.fetch()
     assert snapshot == file.parent
-    assert setup.hub.sent_bytes == TOTAL + len(GGUFS[SMALL])
     assert setup.downloads().complete(MODEL) == snapshot
     assert {model.model for model in caches.list_models(setup.cache)[0]} == {
         MODEL,
@@ -112,9 +111,9 @@ def test_what_another_program_has_fetched_is_taken_over(setup: Setup) -> None:
     hf_hub_download(MODEL, SMALL, cache_dir=setup.cache, endpoint=setup.hub.endpoint)
     (found,) = caches.list_models(setup.cache)[0]
     assert (found.model, found.verified) == (f"{MODEL}:{SMALL}", False)
-    sent = setup.hub.sent_bytes
+    setup.hub.asked.clear()
     setup.downloads().fetch(f"{MODEL}:{SMALL}")
-    assert setup.hub.sent_bytes == sent
+    assert SMALL not in {request.path for request in setup.hub.asked}
     (found,) = caches.list_models(setup.cache)[0]
     assert (found.size, found.verified) == (len(GGUFS[SMALL]), True)
 
