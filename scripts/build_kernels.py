@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,31 +52,38 @@ def main() -> None:
 
 
 def build(into: Path) -> None:
-    """Bring the folder up to date."""
+    """Bring the folder up to date. What is there stays until all targets are made."""
     made_by = {name: importlib.metadata.version(name) for name in MAKERS}
     text, meaning = kernels.digest_of_text(kernels.HERE), kernels.digest_of_meaning(kernels.HERE)
     old = Manifest.load(into)
     kinds, files = (old.kinds, old.files) if old else ({}, {})
     manifest = Manifest(text, meaning, made_by, kinds, files)
     if old is None or set(old.files) != {manifest.file(target) for target in TARGETS}:
-        into.mkdir(parents=True, exist_ok=True)
-        for path in into.iterdir():
-            path.unlink()
         files.clear()
-        for target in TARGETS:
-            with tempfile.TemporaryDirectory() as folder:
-                # Each by itself: what is compiled for is set once in a process.
-                command = [sys.executable, __file__, "--target", target.name, "--into", folder]
-                environ = {**os.environ, "PYTHONHASHSEED": "0"}
-                told = subprocess.run(
-                    command, check=True, env=environ, stdout=subprocess.PIPE, text=True
-                )
-                kinds.update(json.loads(told.stdout))
-                path = into / manifest.file(target)
-                link(target, Path(folder, "kernels.o"), path)
-            files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-            print(f"{path.stat().st_size:8,} bytes  {path}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            for target in TARGETS:
+                path = Path(folder, manifest.file(target))
+                kinds.update(make(target, path))
+                files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+                print(f"{path.stat().st_size:8,} bytes  {path.name}", flush=True)
+            into.mkdir(parents=True, exist_ok=True)
+            for path in into.iterdir():
+                path.unlink()
+            for name in files:
+                shutil.copyfile(Path(folder, name), into / name)
     manifest.save(into)
+
+
+def make(target: Target, library: Path) -> dict[str, str]:
+    """Compile and link for a target; return the kinds of the operands."""
+    with tempfile.TemporaryDirectory() as folder:
+        # In a process of its own: what is compiled for is set once in each.
+        command = [sys.executable, __file__, "--target", target.name, "--into", folder]
+        environ = {**os.environ, "PYTHONHASHSEED": "0"}
+        told = subprocess.run(command, check=True, env=environ, stdout=subprocess.PIPE, text=True)
+        link(target, Path(folder, "kernels.o"), library)
+    kinds: dict[str, str] = json.loads(told.stdout)
+    return kinds
 
 
 def compile_for(target: Target, into: Path) -> dict[str, str]:
@@ -129,7 +137,6 @@ def link(target: Target, compiled: Path, library: Path) -> None:
     cache = {"ZIG_GLOBAL_CACHE_DIR": str(compiled.parent / "cache")}
     command = [*zig, *arguments, str(compiled), "-o", str(library)]
     subprocess.run(command, check=True, env={**os.environ, **cache})
-    library.chmod(0o644)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import shutil
+import struct
 import sys
 from pathlib import Path
 
@@ -30,11 +31,6 @@ from workers.inference.engines.native.targets import TARGETS, Target, fitting_ta
 
 MAKE = "pip install -e '.[kernels]' && scripts/build_kernels.py"
 V3, V4 = frozenset(TARGETS[1].needs), frozenset(TARGETS[0].needs)
-
-
-def target_named(name: str) -> Target:
-    (found,) = (target for target in TARGETS if target.name == name)
-    return found
 
 
 # --- what is carried ----------------------------------------------------------------------
@@ -79,6 +75,22 @@ def test_the_best_that_the_processor_can_run_is_taken(
 ) -> None:
     found = fitting_target(system, kind, frozenset(features))
     assert (found.name if found else "") == name
+
+
+_ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_every_library_is_for_its_processor(target: Target) -> None:
+    manifest = Manifest.load(OBJECTS)
+    assert manifest
+    content = (OBJECTS / manifest.file(target)).read_bytes()
+    if target.system == "darwin":  # a 64-bit dynamic library for ARM (mach-o/loader.h)
+        assert struct.unpack_from("<4I", content)[:2] == (0xFEEDFACF, 0x0100000C)
+    else:  # a shared object (elf.h)
+        assert content[:4] == b"\x7fELF"
+        assert struct.unpack_from("<2H", content, 16) == (3, _ELF_MACHINES[target.kind])
+    assert all(f"shammah_{name}\0".encode() in content for name in manifest.kinds)
 
 
 def test_what_is_carried_for_another_processor_is_not_taken(
