@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.inference.engines.native.layout import PANEL
+
 Counters = NDArray[np.int64]
 """Numbers by which threads share a step (see `phases`): a row for each of its phases, all zero at
 its beginning."""
@@ -28,6 +30,9 @@ CHUNK = 256
 
 TILE = 4
 """Queries that it takes together."""
+
+WIDENED = 512
+"""Inputs of a panel whose weights are widened at a time: 16 KiB, half of the nearest cache."""
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 """The matrices of a layer that can be adapted, in the order of all tables of adapters."""
@@ -93,9 +98,11 @@ class Scratch(NamedTuple):
     mixed: NDArray[np.float32]  # (..., head size, padded)
     highest: NDArray[np.float32]
     sums: NDArray[np.float32]
+    widened: NDArray[np.int16]  # (threads, WIDENED * PANEL): a part of a panel's weights
+    partial: NDArray[np.float32]  # (threads, rows, PANEL): its product, as far as it has come
 
 
-def make_scratch(threads: int, head_size: int) -> Scratch:
+def make_scratch(threads: int, head_size: int, rows: int) -> Scratch:
     return Scratch(
         places=np.zeros((threads, TILE), np.int64),
         ends=np.zeros((threads, TILE), np.int64),
@@ -103,6 +110,8 @@ def make_scratch(threads: int, head_size: int) -> Scratch:
         mixed=np.zeros((threads, TILE, head_size), np.float32),
         highest=np.zeros((threads, TILE), np.float32),
         sums=np.zeros((threads, TILE), np.float32),
+        widened=np.zeros((threads, WIDENED * PANEL), np.int16),
+        partial=np.zeros((threads, rows, PANEL), np.float32),
     )
 
 

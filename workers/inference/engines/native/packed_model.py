@@ -142,7 +142,7 @@ def make_buffers(
         narrow=_activations(rows, a.hidden),
         heads=_activations(rows, heads),
         wide=_activations(rows, a.intermediate),
-        scratch=make_scratch(threads, padded(a.head_size, LANES)),
+        scratch=make_scratch(threads, padded(a.head_size, LANES), rows),
     )
 
 

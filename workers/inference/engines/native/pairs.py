@@ -57,6 +57,18 @@ def load_words(builder: Builder, array: Value, at: Value) -> Value:
     return builder.load(pointer(builder, array, at, Pairs.vector), align=1)
 
 
+@operation(Pairs, types.Array, types.intp)
+def load_pairs(builder: Builder, array: Value, at: Value) -> Value:
+    """The 32 int16 from ``array[at]``."""
+    return builder.load(pointer(builder, array, at, Pairs.vector), align=2)
+
+
+@operation(types.void, types.Array, types.intp, Pairs)
+def store_pairs(builder: Builder, array: Value, at: Value, pairs: Value) -> None:
+    """Write 32 int16 from ``array[at]`` on."""
+    builder.store(pairs, pointer(builder, array, at, Pairs.vector), align=2)
+
+
 def _nibbles(shift: int) -> Any:
     @operation(Pairs, Pairs)
     def nibbles(builder: Builder, words: Value) -> Value:

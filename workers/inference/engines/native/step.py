@@ -66,39 +66,46 @@ def step(member: int, operands: Operands) -> None:
     rows, adapters = batch.queries.rows, batch.adapters
     layers = model.attention_norm.shape[0]
     narrow, wide = buffers.normed.shape[1], buffers.gate_up.shape[1] // 2
-    heads = buffers.attended.shape[1]
-    _embed(counters, 0, model, batch.tokens, rows, buffers.hidden)
+    heads, scratch = buffers.attended.shape[1], buffers.scratch
+    hidden, gate_up = buffers.hidden, buffers.gate_up
+    _embed(counters, 0, model, batch.tokens, rows, hidden)
     for i in range(layers):
         p = 1 + i * PHASES_OF_A_LAYER
         q = 4 + layers * PHASES_OF_A_LAYER + i * ADAPTING_PHASES
-        _normalize(counters, p, buffers.hidden, rows, model.attention_norm[i], model.eps, buffers)
-        items = begin_projecting(counters, p + 1, model.qk, i, buffers.narrow, rows, buffers.qk)
-        project(counters, p + 2, model.v, i, buffers.narrow, rows, buffers.v)
+        _normalize(counters, p, hidden, rows, model.attention_norm[i], model.eps, buffers)
+        items = begin_projecting(
+            member, counters, p + 1, model.qk, i, buffers.narrow, rows, buffers.qk, scratch
+        )
+        project(member, counters, p + 2, model.v, i, buffers.narrow, rows, buffers.v, scratch)
         wait_for_all(counters, p + 1, items)
         adapt(counters, q, adapters, i, _Q, 2, buffers.normed, narrow, buffers.qk)
         adapt(counters, q + 2, adapters, i, _V, 1, buffers.normed, narrow, buffers.v)
         _rotate(counters, p + 3, i, model, cache, batch, buffers)
         attend(member, counters, p + 4, i, cache, batch.queries, buffers)
         _quantize(counters, p + 5, buffers.attended, rows, buffers.heads, False)
-        project(counters, p + 6, model.output, i, buffers.heads, rows, buffers.hidden)
-        adapt(counters, q + 4, adapters, i, _O, 1, buffers.attended, heads, buffers.hidden)
-        _normalize(counters, p + 7, buffers.hidden, rows, model.mlp_norm[i], model.eps, buffers)
-        project(counters, p + 8, model.gate_up, i, buffers.narrow, rows, buffers.gate_up)
-        adapt(counters, q + 6, adapters, i, _GATE, 2, buffers.normed, narrow, buffers.gate_up)
-        _quantize(counters, p + 9, buffers.gate_up, rows, buffers.wide, True)
+        project(member, counters, p + 6, model.output, i, buffers.heads, rows, hidden, scratch)
+        adapt(counters, q + 4, adapters, i, _O, 1, buffers.attended, heads, hidden)
+        _normalize(counters, p + 7, hidden, rows, model.mlp_norm[i], model.eps, buffers)
+        project(member, counters, p + 8, model.gate_up, i, buffers.narrow, rows, gate_up, scratch)
+        adapt(counters, q + 6, adapters, i, _GATE, 2, buffers.normed, narrow, gate_up)
+        _quantize(counters, p + 9, gate_up, rows, buffers.wide, True)
         place, inner = model.down_places[i], model.down.weights.shape[0]
         if place < inner:
-            project(counters, p + 10, model.down, place, buffers.wide, rows, buffers.hidden)
+            project(
+                member, counters, p + 10, model.down, place, buffers.wide, rows, hidden, scratch
+            )
         else:
-            outer = model.outer_down
-            project(counters, p + 10, outer, place - inner, buffers.wide, rows, buffers.hidden)
+            outer, place = model.outer_down, place - inner
+            project(member, counters, p + 10, outer, place, buffers.wide, rows, hidden, scratch)
         # silu(gate) * up lies where the gate was.
-        adapt(counters, q + 8, adapters, i, _DOWN, 1, buffers.gate_up, wide, buffers.hidden)
+        adapt(counters, q + 8, adapters, i, _DOWN, 1, gate_up, wide, hidden)
     p = 1 + layers * PHASES_OF_A_LAYER
     outputs = batch.wanted.shape[0]
-    _gather(counters, p, batch.wanted, buffers.hidden)
-    _normalize(counters, p + 1, buffers.hidden, outputs, model.final_norm, model.eps, buffers)
-    project(counters, p + 2, model.head, 0, buffers.narrow, outputs, buffers.logits)
+    _gather(counters, p, batch.wanted, hidden)
+    _normalize(counters, p + 1, hidden, outputs, model.final_norm, model.eps, buffers)
+    project(
+        member, counters, p + 2, model.head, 0, buffers.narrow, outputs, buffers.logits, scratch
+    )
 
 
 @compiled

@@ -16,12 +16,17 @@ from numpy.typing import NDArray
 from workers.inference.engines.native.int4_packing import pack_int4, unpack_int4
 from workers.inference.engines.native.kernels import prepare_kernels
 from workers.inference.engines.native.layout import GROUP, INT4_GROUP, packed_sizes, padded
+from workers.inference.engines.native.packing import pack
 
 
 @pytest.fixture(scope="module")
 def packing() -> Any:
     code = prepare_kernels(Path(sys.prefix, "share", "shammah", "kernels"))
-    return SimpleNamespace(pack_int4=partial(pack_int4, code=code), unpack_int4=unpack_int4)
+    return SimpleNamespace(
+        pack_int4=partial(pack_int4, code=code),
+        pack_int8=partial(pack, code=code),
+        unpack_int4=unpack_int4,
+    )
 
 
 def random_matrix(*shape: int) -> NDArray[np.float32]:
@@ -90,10 +95,11 @@ def test_weights_on_a_grid_of_sixteen_are_exact(packing: Any) -> None:
 
 @pytest.mark.parametrize("adds", [False, True])
 def test_products_are_those_of_the_unpacked_weights(packing: Any, adds: bool) -> None:
-    from workers.inference.engines.native.operands import Activations, Matrix
+    from workers.inference.engines.native.operands import Activations, Matrix, make_scratch
     from workers.inference.engines.native.products import project, quantize_group
 
-    channels, inputs, rows = 80, 200, 7
+    channels, inputs, rows = 80, 600, 21
+    scratch = make_scratch(1, 16, rows)
     width = padded(inputs, GROUP)
     weights, scales, units = packing.pack_int4(random_matrix(channels, inputs))
     matrix = Matrix(4, weights[None], scales[None], units[None], adds)
@@ -106,21 +112,66 @@ def test_products_are_those_of_the_unpacked_weights(packing: Any, adds: bool) ->
         steps, zeros = (np.zeros(shape, np.float32) for shape in shapes)
         return Activations(np.zeros((count, width), np.int16), steps, zeros)
 
-    def compute(counters: Any, matrix: Any, x: Any, into: Any, out: Any) -> None:
+    def compute(counters: Any, matrix: Any, x: Any, into: Any, out: Any, scratch: Any) -> None:
         for row in range(x.shape[0]):
             for group in range(x.shape[1] // 64):
                 quantize_group(x, row, group, into)
-        project(counters, 0, matrix, 0, into, x.shape[0], out)
+        project(0, counters, 0, matrix, 0, into, x.shape[0], out, scratch)
 
     multiply = numba.njit(compute)
     every = make(rows)
     before = np.random.default_rng(3).normal(size=(rows, channels)).astype(np.float32)
     found = before.copy()
-    multiply(np.zeros((1, 16), np.int64), matrix, x, every, found)
+    multiply(np.zeros((1, 16), np.int64), matrix, x, every, found, scratch)
     exact = every.numbers.astype(np.float64) * every.steps.repeat(GROUP, 1)
     expected = exact[:, :inputs] @ held.T + (before if adds else 0)
     assert abs(found - expected).max() < 1e-5
     for row in range(rows):
         one, alone = make(1), before[row : row + 1].copy()
-        multiply(np.zeros((1, 16), np.int64), matrix, x[row : row + 1], one, alone)
+        multiply(np.zeros((1, 16), np.int64), matrix, x[row : row + 1], one, alone, scratch)
         assert np.array_equal(alone[0], found[row])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("adds", [False, True])
+def test_many_rows_get_the_bits_that_few_get(packing: Any, bits: int, adds: bool) -> None:
+    """Whichever of the two ways this processor takes."""
+    from workers.inference.engines.native.operands import Activations, Matrix, make_scratch
+    from workers.inference.engines.native.products import (
+        panel_of_few,
+        panel_of_many,
+        quantize_group,
+    )
+
+    channels, inputs, rows = 32, 1100, 21
+    width = padded(inputs, GROUP)
+    drawn = random_matrix(channels, inputs)
+    units = np.zeros(0, np.float32)
+    if bits == 4:
+        weights, scales, units = packing.pack_int4(drawn)
+    else:
+        weights, scales = packing.pack_int8(drawn)
+    matrix = Matrix(bits, weights, scales, units, adds)
+    x = np.zeros((rows, width), np.float32)
+    x[:, :inputs] = np.random.default_rng(2).normal(0, 3, (rows, inputs))
+    shapes = ((rows, width // GROUP), (rows, width // INT4_GROUP))
+    steps, zeros = (np.zeros(shape, np.float32) for shape in shapes)
+    into = Activations(np.zeros((rows, width), np.int16), steps, zeros)
+    scratch = make_scratch(1, 16, rows)
+
+    def compute(
+        matrix: Any, x: Any, into: Any, few: Any, many: Any, widened: Any, partial: Any
+    ) -> None:
+        for row in range(x.shape[0]):
+            for group in range(x.shape[1] // 64):
+                quantize_group(x, row, group, into)
+        for panel in range(2):
+            panel_of_few(matrix, into, 0, x.shape[0], panel, few)
+            panel_of_many(matrix, into, x.shape[0], panel, many, widened, partial)
+
+    few = np.random.default_rng(3).normal(size=(rows, channels)).astype(np.float32)
+    many = few.copy()
+    multiply = numba.njit(compute)
+    multiply(matrix, x, into, few, many, scratch.widened[0], scratch.partial[0])
+    assert np.array_equal(few, many)
+    assert abs(few).max() > 1
