@@ -30,11 +30,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from workers.inference.packages.safetensors_header import read_header
 
 SHAPES = {
+    "tiny": (256, 4, 8, 2, 704, 2048),
     "135M": (576, 30, 9, 3, 1536, 49_152),
     "0.5B": (896, 24, 14, 2, 4864, 151_936),
     "1.5B": (1536, 28, 12, 2, 8960, 151_936),
+    "7B": (3584, 28, 28, 4, 18_944, 152_064),
 }
 """Hidden size, layers, heads, heads of keys and values, intermediate size, vocabulary."""
+
+_UNTIED = ("7B",)
+_BLOCK = 1 << 28
+"""Numbers; what is larger repeats itself, as none of it is needed for speed."""
 
 _CONTEXT, _THETA, _EPS = 32_768, 1e6, 1e-6
 _GGUF_NAMES = {
@@ -54,7 +60,7 @@ _GGUF_NAMES = {
 
 
 def random_model(directory: Path, shape: str) -> Path:
-    """A checkpoint of this shape with random bfloat16 weights, tied."""
+    """A checkpoint of this shape with random bfloat16 weights."""
     hidden, layers, heads, kv_heads, wide, vocabulary = SHAPES[shape]
     size = hidden // heads
     config = {
@@ -69,7 +75,7 @@ def random_model(directory: Path, shape: str) -> Path:
         "max_position_embeddings": _CONTEXT,
         "rope_theta": _THETA,
         "rms_norm_eps": _EPS,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": shape not in _UNTIED,
         "torch_dtype": "bfloat16",
     }
     tensors = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
@@ -88,7 +94,9 @@ def random_model(directory: Path, shape: str) -> Path:
             "input_layernorm.weight": (hidden,),
             "post_attention_layernorm.weight": (hidden,),
         }
-        tensors |= {f"model.layers.{layer}.{name}": shape for name, shape in own.items()}
+        tensors |= {f"model.layers.{layer}.{name}": sides for name, sides in own.items()}
+    if shape in _UNTIED:
+        tensors["lm_head.weight"] = (vocabulary, hidden)
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "tokenizer.json").write_text("{}")
@@ -108,9 +116,13 @@ def _write_random(path: Path, tensors: dict[str, tuple[int, ...]]) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, shape in tensors.items():
-            numbers = random.standard_normal(math.prod(shape), np.float32)
+            count = math.prod(shape)
+            numbers = random.standard_normal(min(count, _BLOCK), np.float32)
             numbers = 1 + 0 * numbers if "norm" in name else 0.02 * numbers
-            file.write((numbers.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+            data = (numbers.view(np.uint32) >> 16).astype(np.uint16).tobytes()
+            while count > 0:
+                file.write(data[: 2 * count])
+                count -= _BLOCK
 
 
 def write_gguf(directory: Path, shape: str) -> None:

@@ -138,8 +138,9 @@ def choose_engine(
             return engine, "as set" if asked.engine != "auto" else reason or engine.why
         unable = f"{engine.name} engine does not support this model: it {obstacle}"
         reason = reason or conflict or f"the {unable}"
-        refusals.append(f"{engine.name} ({conflict or f'it {obstacle}'})")
-        conflicts |= bool(conflict)
+        if asked.device == device or device in engine.devices:  # nobody has set it otherwise
+            refusals.append(f"{engine.name} ({conflict or f'it {obstacle}'})")
+            conflicts |= bool(conflict)
     if asked.engine == "auto":
         every = ", ".join(refusals)
         if conflicts:

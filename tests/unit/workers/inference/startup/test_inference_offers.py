@@ -16,7 +16,7 @@ from workers.inference.engine import LoadSettings
 from workers.inference.engines.mlx.spec import make_spec
 from workers.inference.engines.table import ENGINES
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.startup.offers import Offer, find_offers
+from workers.inference.startup.offers import Offer, choose_engine, find_offers
 
 LONG = 32_768
 MODEL = Checkpoint(Path("/m"), "Qwen2ForCausalLM", "qwen2", LONG, (), 2 * GIB, GIB, "")
@@ -183,6 +183,15 @@ def test_8_bits_that_no_engine_computes_are_refused_with_what_to_do() -> None:
     assert "GGUF" in refused.value.hint
     with pytest.raises(ShammahError, match="The transformers engine cannot be used because"):
         _offers(quantization="int8", engine="transformers")
+
+
+def test_an_engine_for_another_device_is_no_setting_that_is_wrong() -> None:
+    engines = {name: replace(one, obstacle=lambda _: "is odd") for name, one in ENGINES.items()}
+    engines["mlx"] = make_spec(on_apple_silicon=True)
+    with pytest.raises(ShammahError) as refused:
+        choose_engine(InferenceSettings(), MODEL, "cpu", engines)
+    assert refused.value.code == "model_unsupported"
+    assert "mlx" not in refused.value.message
 
 
 @pytest.mark.parametrize(
