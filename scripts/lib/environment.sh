@@ -228,9 +228,9 @@ set_up() {
     if [ -x "$venv/bin/shammah" ] && cmp -s "$draft" "$venv/.shammah-$1"; then
         next_step 'Packages: unchanged'
     elif [ "$1" = test ]; then
-        install_packages starter,int4,mlx,dev
+        install_packages starter,int4,llamacpp,mlx,dev
     else
-        install_packages "starter$(engine_extras)"
+        install_packages "starter,llamacpp$(engine_extras)"
     fi
     if [ "$1" = test ]; then
         make_starter --keep-gguf

@@ -11,9 +11,9 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tokenizers import AddedToken, Tokenizer
+import tokenizers
 
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN
@@ -39,6 +39,30 @@ _BEGIN, _END = "\ufdd0", "\ufdd1"
 """Around what looks like a control token in a message, while the template is applied. Unicode
 has set these two aside for a program's own use: they are no characters."""
 _MARKED = re.compile(f"{_BEGIN}([^{_BEGIN}{_END}]*){_END}")
+
+
+class Encoding(Protocol):
+    """The tokens of a text."""
+
+    @property
+    def ids(self) -> list[int]: ...
+
+
+class Tokenizer(Protocol):
+    """What is needed of a `tokenizers.Tokenizer`."""
+
+    encode_special_tokens: bool
+    """Whether special tokens in a text are text."""
+
+    @property
+    def normalizer(self) -> Any: ...
+    def encode(self, text: str, /, *, add_special_tokens: bool = True) -> Encoding: ...
+    def decode(self, ids: Sequence[int], /, *, skip_special_tokens: bool = True) -> str: ...
+    def token_to_id(self, token: str, /) -> int | None: ...
+    def id_to_token(self, token_id: int, /) -> str | None: ...
+    def get_vocab_size(self, *, with_added_tokens: bool = True) -> int: ...
+    def get_added_tokens_decoder(self) -> Mapping[int, Any]: ...
+    def add_special_tokens(self, tokens: list[Any], /) -> int: ...
 
 
 class ModelText:
@@ -103,7 +127,7 @@ class ModelText:
             ShammahError: ``model_corrupt``.
         """
         try:
-            tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))
+            tokenizer = tokenizers.Tokenizer.from_file(str(directory / TOKENIZER))
             tokenizer.no_truncation()
             tokenizer.no_padding()
             vocabulary = _read(directory / "config.json").get("vocab_size")
@@ -282,8 +306,8 @@ def why_refused(error: Exception) -> str:
     return str(error) if isinstance(error, RefusalError) else describe(error)
 
 
-def _as_special(text: str, token: AddedToken | None) -> AddedToken:
-    token = token or AddedToken(text, normalized=False)
+def _as_special(text: str, token: Any | None) -> Any:
+    token = token or tokenizers.AddedToken(text, normalized=False)
     token.special = True
     return token
 

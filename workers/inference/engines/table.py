@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from workers.inference.engine import EngineSpec
+from workers.inference.engines.llamacpp.spec import LLAMACPP
 from workers.inference.engines.mlx.spec import MLX
 from workers.inference.engines.native.spec import NATIVE
 from workers.inference.engines.transformers.spec import TRANSFORMERS
 
-ENGINES: Mapping[str, EngineSpec] = {engine.name: engine for engine in (MLX, NATIVE, TRANSFORMERS)}
+ENGINES: Mapping[str, EngineSpec] = {
+    engine.name: engine for engine in (MLX, NATIVE, LLAMACPP, TRANSFORMERS)
+}

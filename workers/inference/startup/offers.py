@@ -130,7 +130,8 @@ def choose_engine(
     reason = conflict = unable = ""
     refusals, conflicts = [], False
     allowed = _allowed(asked, engines)
-    reading = [one for one in allowed if checkpoint is None or checkpoint.format in one.formats]
+    stored = "safetensors" if checkpoint is None else checkpoint.format  # as what is fetched is
+    reading = [one for one in allowed if stored in one.formats]
     for engine in reading or allowed:
         conflict = _conflict(asked, device, engine, checkpoint)
         obstacle = "" if conflict else _obstacle(engine, checkpoint)

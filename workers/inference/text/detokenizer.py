@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Mapping, Sequence
 
-from tokenizers import Tokenizer
+from workers.text.model_text import Tokenizer
 
 _REPLACEMENT = "\ufffd"
 """What a decoder writes for bytes that are no character, such as half of one."""
