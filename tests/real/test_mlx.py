@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 import torch
@@ -459,11 +460,22 @@ def test_another_thread_goes_on(qwen2: tuple[MlxRunner, Any]) -> None:
     assert differs(decode(runner, [1], [40], [3])[0], logits_of(model, [*tokens, 3])[-1]) < CLOSE
 
 
-def test_memory_is_taken_as_it_is_said(qwen2: tuple[MlxRunner, Any]) -> None:
+def test_memory_is_taken_as_it_is_said_and_given_back(qwen2: tuple[MlxRunner, Any]) -> None:
     runner, _ = qwen2
     heads, size, both, width = 2, 16, 2, 4
-    assert runner.kv_bytes_per_token() == LAYERS * heads * size * both * width
+    per_token = LAYERS * heads * size * both * width
+    assert runner.kv_bytes_per_token() == per_token
     assert runner.free_bytes() > 0
+    runner.reserve(8, 1024)
+    empty, count = mx.get_active_memory(), 600
+    for slot in range(4):
+        runner.forward([Span(slot, 0, some_tokens(count, slot), wanted=0)])
+    decode(runner, [0, 1, 2, 3], [count] * 4, [5] * 4)
+    # Of what they hold together, none may keep the others'.
+    for left in (3, 2, 1, 0):
+        runner.release(left)
+        taken = mx.get_active_memory() - empty
+        assert left * count * per_token <= taken < 1.4 * max(left, 0.01) * count * per_token
 
 
 # --- behind the scheduler -----------------------------------------------------------------

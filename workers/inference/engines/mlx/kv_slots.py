@@ -2,10 +2,10 @@
 
 The rows of one pass lie together in one array for as long as the same sequences are computed
 together, and each writes where it goes on. When others are, rows are taken apart and joined again,
-which copies them once. (mlx-lm's own batches are padded in front, so that all rows end together.)
+which copies them. (mlx-lm's own batches are padded in front, so that all rows end together.)
 
-An mlx array is a value: what is assigned to a part of it is written in place where nobody else
-holds it, and into a copy elsewhere. So a slot can share what it begins with.
+An mlx array is a value: what is assigned to a part of it is written in place only where nobody else
+holds it.
 """
 
 from __future__ import annotations
@@ -23,26 +23,18 @@ _KEYS, _VALUES = 0, 1
 
 
 @dataclass(eq=False, slots=True)
-class _Rows:
-    """Slots whose keys and values lie together; ``starts``: where each goes on in this pass."""
-
-    slots: tuple[int, ...]
-    starts: tuple[int, ...] = ()
-    layers: list[_Layer] = field(default_factory=list)
-
-
-@dataclass(eq=False, slots=True)
 class _Layer:
     """What the model takes as the cache of a layer; each array: (rows, heads, room, size)."""
 
-    rows: _Rows
+    starts: list[int]
+    """The positions of the rows' first new tokens in this pass; the same for all layers."""
     keys: mx.array
     values: mx.array
 
     @property
     def offset(self) -> int | mx.array:
         """The position of each row's first new token."""
-        starts = self.rows.starts
+        starts = self.starts
         return starts[0] if len(starts) == 1 else mx.array(starts)
 
     @property
@@ -53,7 +45,7 @@ class _Layer:
         self, n: int, return_array: bool = False, window_size: int | None = None
     ) -> mx.array | str | None:
         """Each of ``n`` new tokens sees those up to its own position: (rows, 1, n, longest)."""
-        starts = self.rows.starts
+        starts = self.starts
         if len(starts) == 1 and window_size is None and not return_array:
             return None if n == 1 else "causal"
         positions = mx.array(starts)[:, None, None, None] + mx.arange(n)[:, None]
@@ -68,13 +60,13 @@ class _Layer:
             The keys and the values of all tokens so far, (rows, heads, longest, size). What lies
             beyond a shorter row's end is for the mask to hide.
         """
-        longest = max(self.rows.starts) + keys.shape[2]
+        longest = max(self.starts) + keys.shape[2]
         self.keys = self._write(self.keys, keys, longest)
         self.values = self._write(self.values, values, longest)
         return self.keys[:, :, :longest], self.values[:, :, :longest]
 
     def _write(self, held: mx.array, new: mx.array, longest: int) -> mx.array:
-        starts = self.rows.starts
+        starts = self.starts
         rows, heads, room, size = held.shape
         if room < longest:
             more = -(-longest // _STEP) * _STEP - room
@@ -85,6 +77,20 @@ class _Layer:
             places = mx.array(starts)[:, None] + mx.arange(new.shape[2])
             held[mx.arange(rows)[:, None], :, places] = new.transpose(0, 2, 1, 3)
         return held
+
+
+@dataclass(eq=False, slots=True)
+class _Rows:
+    """Slots whose keys and values lie together, one row each."""
+
+    slots: tuple[int, ...]
+    starts: list[int] = field(default_factory=list)
+    layers: list[_Layer] = field(default_factory=list)
+
+    def add(self, keys: mx.array, values: mx.array) -> _Layer:
+        """Add a layer."""
+        self.layers.append(_Layer(self.starts, keys, values))
+        return self.layers[-1]
 
 
 class KVSlots:
@@ -140,21 +146,22 @@ class KVSlots:
             rows = alone or self._join(wanted, wanted, starts)
             for slot in wanted:
                 self._rows[slot] = rows
-        rows.starts = tuple(starts)
+        rows.starts[:] = starts
         return rows.layers
 
     def _separate(self, slot: int) -> None:
-        """Have each of the slots that lie with this one by itself."""
+        """Have each of the slots that lie with this one by itself; layer by layer, so that only one
+        is there twice."""
         together = self._rows[slot]
         if together is None or len(together.slots) == 1:
             return
-        for row, own in enumerate(together.slots):
-            alone = self._rows[own] = _Rows((own,))
-            alone.layers = [
-                _Layer(alone, layer.keys[row : row + 1], layer.values[row : row + 1])
-                for layer in together.layers
-            ]
-            mx.eval([layer.state for layer in alone.layers])
+        alone = [_Rows((own,)) for own in together.slots]
+        for rows in alone:
+            self._rows[rows.slots[0]] = rows
+        while together.layers:
+            layer = together.layers.pop(0)
+            for row, rows in enumerate(alone):
+                mx.eval(rows.add(_copy(layer.keys, row), _copy(layer.values, row)).state)
 
     def _join(
         self, slots: tuple[int, ...], sources: Sequence[int], lengths: Sequence[int]
@@ -170,10 +177,8 @@ class KVSlots:
             ]
             return mx.concatenate(beginnings)
 
-        joined.layers = [
-            _Layer(joined, join(layer, _KEYS), join(layer, _VALUES))
-            for layer in range(len(self._shapes))
-        ]
+        for layer in range(len(self._shapes)):
+            joined.add(join(layer, _KEYS), join(layer, _VALUES))
         return joined
 
     def _beginning(
@@ -188,3 +193,8 @@ class KVSlots:
         if length:
             raise RuntimeError(f"the keys and values of slot {source} are lost")
         return mx.zeros((1, heads, room, size), dtype)
+
+
+def _copy(array: mx.array, row: int) -> mx.array:
+    """A row by itself. A slice alone would keep the memory of all rows."""
+    return array[row : row + 1] * 1

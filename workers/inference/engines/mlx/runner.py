@@ -4,6 +4,9 @@
 without the head, and one pass for the last tokens of all spans together: mlx's attention takes no
 rows of unequal lengths, and mlx-lm's models no rows that share their linear layers alone.
 
+mlx writes in place, so a pass that breaks off loses all that its slots held. That is one prompt's
+chunk as a rule: it takes most memory, and is computed first.
+
 mlx computes when a value is needed, on the thread that asked for it. So everything has been
 computed when a call returns: what is left over could not be computed on another thread.
 """

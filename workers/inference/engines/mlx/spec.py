@@ -100,6 +100,8 @@ def _obstacle(checkpoint: Checkpoint | None) -> str:
 
 
 def _stored(home: Path, checkpoint: Checkpoint) -> list[Path]:
+    if checkpoint.format != "safetensors":
+        return []
     return [
         kept_path(home, checkpoint, quantization, dtype)
         for quantization in WEIGHT_BYTES

@@ -25,11 +25,9 @@ from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN
 from shammah.storage.disk import describe_remedy
 from shammah.storage.files import new_file
-from shammah.supervision.oom_record import CLOSE_OTHERS
 from workers.inference.engine import Placement
 from workers.inference.engines.mlx.architecture import MODULES, model_config
 from workers.inference.engines.mlx.spec import GROUP, LIBRARY, kept_path
-from workers.inference.memory import is_out_of_memory
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.packages.safetensors_header import read_header
 from workers.model_classes import first_line, not_finite
@@ -68,7 +66,8 @@ def read_weights(
         advance: called after each tensor.
 
     Raises:
-        ShammahError: ``model_config_invalid``, ``model_corrupt`` or ``out_of_memory``.
+        ShammahError: ``model_config_invalid`` or ``model_corrupt``.
+        RuntimeError: memory ran out, or the GPU failed.
     """
     kept = kept_path(home, checkpoint, form.quantization, form.dtype) if form.quantization else None
     try:
@@ -85,10 +84,12 @@ def read_weights(
         if form.quantization:
             _quantise(model, BITS[form.quantization])
         _compute(model, advance)
-    except ShammahError:
-        raise
-    except Exception as error:
-        raise _explain(error) from error
+    except (OSError, LookupError, TypeError, ValueError, AssertionError) as error:
+        raise ShammahError(
+            "model_corrupt" if isinstance(error, OSError) else "model_config_invalid",
+            f"mlx cannot build the model: {first_line(error)}",
+            FETCH_AGAIN,
+        ) from error
     return model, _keep(model, kept) if kept is not None else ""
 
 
@@ -184,15 +185,3 @@ def _keep(model: Any, path: Path) -> str:
             f"Couldn't write the quantised weights to {path.parent}, so they are made again at "
             f"each start. {describe_remedy(path.parent)}"
         )
-
-
-def _explain(error: Exception) -> ShammahError:
-    """Return what mlx raised as what people can do something about."""
-    if is_out_of_memory(error):
-        why = "Memory ran out while the weights were being read."
-        return ShammahError("out_of_memory", why, CLOSE_OTHERS)
-    return ShammahError(
-        "model_corrupt" if isinstance(error, OSError) else "model_config_invalid",
-        f"mlx cannot build the model: {first_line(error)}",
-        FETCH_AGAIN,
-    )
