@@ -3,8 +3,8 @@
 `Ints` are sixteen int32, `Pairs` sixteen pairs of int16.
 
 `multiply_pairs` is the reason for all this. A product of two int16 with the neighbouring
-product added, in int32, is one instruction wherever there are vectors (x86: ``vpmaddwd``), and
-does twice the work of a float32 multiply-add of the same width.
+product added, in int32, is one instruction on x86 (``vpmaddwd``), and does twice the work of a
+float32 multiply-add of the same width. On ARM it is two (``smlal``), and does as much.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 
-from workers.inference.engines.native.compiler import operation
+from workers.inference.engines.native.compiler import compiled_for, operation
 from workers.inference.engines.native.lanes import (
     Builder,
     Floats,
@@ -87,17 +87,33 @@ def multiply_pairs(
     builder: Builder, total: Value, weights: Value, numbers: Value, at: Value
 ) -> Value:
     """``total + weights[2i] * numbers[at] + weights[2i + 1] * numbers[at + 1]`` in every lane i."""
+    if "ASIMD" in compiled_for:
+        return _multiply_apart(builder, total, weights, numbers, at)
     pair = builder.load(pointer(builder, numbers, at, _INT), align=2)
     spread = builder.bitcast(repeated(builder, pair), Pairs.vector)
     wide = ir.VectorType(_INT, 2 * LANES)
     products = builder.mul(builder.sext(weights, wide), builder.sext(spread, wide))
-    even, odd = (
-        builder.shuffle_vector(
-            products, products, ir.Constant(Ints.vector, list(range(first, 2 * LANES, 2)))
-        )
-        for first in (0, 1)
-    )
+    even, odd = (_every_other(builder, products, first) for first in (0, 1))
     return builder.add(total, builder.add(even, odd))
+
+
+def _multiply_apart(
+    builder: Builder, total: Value, weights: Value, numbers: Value, at: Value
+) -> Value:
+    """`multiply_pairs` for ARM, whose instruction ``smlal`` adds products, but not neighbours."""
+    for place in (0, 1):
+        where = builder.add(at, ir.Constant(at.type, place))
+        number = builder.load(pointer(builder, numbers, where, _SHORT), align=2)
+        factors = _every_other(builder, weights, place), repeated(builder, number)
+        product = builder.mul(*(builder.sext(factor, Ints.vector) for factor in factors))
+        total = builder.add(total, product)
+    return total
+
+
+def _every_other(builder: Builder, vector: Value, first: int) -> Value:
+    """The sixteen of 32 numbers from ``first`` on."""
+    places = ir.Constant(Ints.vector, list(range(first, 2 * LANES, 2)))
+    return builder.shuffle_vector(vector, vector, places)
 
 
 @operation(Floats, Floats, Ints, types.Array, types.intp, types.float32)
