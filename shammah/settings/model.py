@@ -23,7 +23,7 @@ class InferenceSettings:
     dtype: str = "auto"
     """auto, float32, bfloat16 or float16."""
     engine: str = "auto"
-    """auto, native (8 or 4 bits on the CPU), llamacpp (GGUF files), mlx (Macs) or transformers."""
+    """auto, native (8 or 4 bits on a CPU), llamacpp (GGUF), mlx (Mac), vllm (GPU), transformers."""
     quantization: str = "auto"
     """auto, none, int8 (native, mlx) or int4 (those, or transformers with bitsandbytes)."""
     max_new_tokens: int = 1024
@@ -197,7 +197,7 @@ CHOICES: dict[SettingPath, tuple[str, ...]] = {
     ("router", "policy"): ("measured", "classic"),
     ("inference", "device"): ("auto", "cpu", "cuda", "mps"),
     ("inference", "dtype"): ("auto", "float32", "bfloat16", "float16"),
-    ("inference", "engine"): ("auto", "native", "llamacpp", "mlx", "transformers"),
+    ("inference", "engine"): ("auto", "native", "llamacpp", "mlx", "vllm", "transformers"),
     ("inference", "think"): THINK,
     ("inference", "quantization"): ("auto", "none", "int8", "int4"),
 }

@@ -9,7 +9,8 @@ from workers.inference.engines.llamacpp.spec import LLAMACPP
 from workers.inference.engines.mlx.spec import MLX
 from workers.inference.engines.native.spec import NATIVE
 from workers.inference.engines.transformers.spec import TRANSFORMERS
+from workers.inference.engines.vllm.spec import VLLM
 
 ENGINES: Mapping[str, EngineSpec] = {
-    engine.name: engine for engine in (MLX, NATIVE, LLAMACPP, TRANSFORMERS)
+    engine.name: engine for engine in (MLX, NATIVE, LLAMACPP, VLLM, TRANSFORMERS)
 }

@@ -112,7 +112,9 @@ def find_offers(
         first = [replace(found[0], why="this machine has a GPU for it")] if whole else []
         fewest = [found[-1]] if found[-1].has_fewer_bits else []
         shared = found[1:] if gpu == "mps" else []
-        found = [*first, *shared, *steps("cpu"), *(fewest if not shared else [])]
+        can = any("cpu" in engine.devices for engine in _allowed(asked, readers))
+        others = steps("cpu") if can else []
+        found = [*first, *shared, *others, *(fewest if not shared else [])]
     return [replace(offer, level=level) for level, offer in enumerate(found)]
 
 

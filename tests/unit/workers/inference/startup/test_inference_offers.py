@@ -185,6 +185,13 @@ def test_8_bits_that_no_engine_computes_are_refused_with_what_to_do() -> None:
         _offers(quantization="int8", engine="transformers")
 
 
+def test_an_engine_for_a_gpu_alone_is_offered_there_alone() -> None:
+    assert {one.settings.device for one in _offers(MAC, mlx="", engine="mlx")} == {"mps"}
+    with pytest.raises(ShammahError, match="needs vLLM"):
+        _offers(WITH_GPU, engine="vllm")
+    assert _chosen(WITH_GPU) == "transformers"
+
+
 def test_an_engine_for_another_device_is_no_setting_that_is_wrong() -> None:
     engines = {name: replace(one, obstacle=lambda _: "is odd") for name, one in ENGINES.items()}
     engines["mlx"] = make_spec(on_apple_silicon=True)
