@@ -76,7 +76,7 @@ def test_shapes_are_few_and_little_is_in_vain() -> None:
     assert all(count <= bucket(count) < 1.5 * count for count in range(1, 1000))
 
 
-def test_24_gib_hold_eight_conversations_of_7b() -> None:
+def test_24_gib_hold_sixteen_conversations_of_7b() -> None:
     """16-bit weights of 15.2 GB and 1 GiB of CUDA's own; half of the rest is for conversations."""
     model = next(one for one in CATALOGUE if one.size == "7B")
     token = kv_bytes(model.shape, 1, 2)
@@ -84,7 +84,7 @@ def test_24_gib_hold_eight_conversations_of_7b() -> None:
     free = 24 * GIB - model.download_bytes - GIB
     budget = int(KV_SHARE * free) // token
     slots, table = Slots(16, budget, reuses=True), PageTable(pool_pages(budget, 16), 16)
-    for number in range(8):
+    for number in range(16):
         place = slots.place(str(number), range(1000 * number, 1000 * number + 4000), 4096)
         assert place is not None
         table.fit(place.slot, 4096)
