@@ -6,6 +6,7 @@
     .venv/bin/python scripts/bench/decode.py --quantization both --prompt 512
     .venv/bin/python scripts/bench/decode.py --llama-bench PATH -m Q8_0.gguf -m Q4_K_M.gguf
     .venv/bin/python scripts/bench/decode.py --llama-python .venv-servers/bin/python -m FILE.gguf
+    .venv/bin/python scripts/bench/decode.py --ik-python OTHER/bin/python -m Q4_K_R4.gguf
 
 In every round each engine computes the same: a prompt of 128 tokens, then 64 more, one by one.
 (llama-bench makes its 64 without the prompt before them.) The engines take turns, and the best
@@ -261,6 +262,62 @@ class LlamaServer:
         return Round(timings["prompt_per_second"], timings["predicted_per_second"])
 
 
+_IK = """
+import ctypes, sys, time
+from ik_llama_cpp import _ctypes_api as c
+path, prompt, answer, threads = sys.argv[1], *map(int, sys.argv[2:])
+c.llama_backend_init()
+model = c.llama_model_load_from_file(path.encode(), c.llama_model_default_params())
+params = c.llama_context_default_params()
+params.n_ctx = params.n_batch = params.n_ubatch = 1024
+params.n_threads = params.n_threads_batch = threads
+context = c.llama_init_from_model(model, params)
+batch = c.llama_batch_init(1024, 0, 1)
+def decode(first, tokens):
+    batch.n_tokens = len(tokens)
+    for i, token in enumerate(tokens):
+        batch.token[i], batch.pos[i] = token, first + i
+        batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, i == len(tokens) - 1
+    assert c.llama_decode(context, batch) == 0
+for _ in sys.stdin:
+    c.llama_kv_cache_clear(context)
+    began = time.perf_counter()
+    decode(0, list(range(100, 100 + prompt)))
+    between = time.perf_counter()
+    for i in range(answer):
+        decode(prompt + i, [100])
+    print(prompt / (between - began), answer / (time.perf_counter() - between), flush=True)
+"""
+
+
+class IkLlama:
+    """ik_llama.cpp, through the package ik-llama-cpp-python of another environment."""
+
+    def __init__(
+        self, python: str, model: str, prompt: int, threads: int, stack: ExitStack
+    ) -> None:
+        self.name = f"ik_llama.cpp {Path(model).name}"
+        counts = [str(prompt), str(ANSWER), str(threads)]
+        self._process = subprocess.Popen(
+            [python, "-c", _IK, str(Path(model).resolve()), *counts],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        stack.callback(self._process.wait)
+        stack.callback(self._process.kill)
+        self.round()
+
+    def round(self) -> Round:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        prefill, decode = self._process.stdout.readline().split()
+        return Round(float(prefill), float(decode))
+
+
 # --- the comparison -----------------------------------------------------------------------
 
 
@@ -302,12 +359,24 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--no-transformers", action="store_true")
     parser.add_argument("--llama-bench", metavar="PATH")
     parser.add_argument("--llama-python", metavar="PATH", help="a Python with xllamacpp")
+    parser.add_argument("--ik-python", metavar="PATH", help="a Python with ik-llama-cpp-python")
+    parser.add_argument("--target", help="of the carried machine code, such as x86-64-v3")
     parser.add_argument("-m", "--model", metavar="GGUF", action="append", default=[])
     return parser.parse_args()
 
 
+def pretend(name: str) -> None:
+    """Have the native engine take the machine code of another target than this processor's."""
+    from workers.inference.engines.native import processor, targets
+
+    (target,) = (one for one in targets.TARGETS if one.name == name)
+    processor.features = lambda *_: frozenset(target.needs)  # type: ignore[assignment]
+
+
 def main() -> None:
     options = parse()
+    if options.target:
+        pretend(options.target)
     with scratch_directory(options.scratch) as scratch, ExitStack() as stack:
         directory = starter_directory()
         if options.shape:
@@ -348,6 +417,8 @@ def others(
             yield LlamaBench(options.llama_bench, model, prompt, threads)
         if options.llama_python:
             yield LlamaServer(options.llama_python, model, prompt, threads, stack)
+        if options.ik_python:
+            yield IkLlama(options.ik_python, model, prompt, threads, stack)
 
 
 if __name__ == "__main__":
