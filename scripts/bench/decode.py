@@ -384,7 +384,7 @@ def main() -> None:
             if not directory.exists():
                 random_model(directory, options.shape)
         checkpoint = inspect_checkpoint(directory)
-        from workers.inference.engines.native.processor import usable_cores
+        from workers.inference.cores import usable_cores
 
         threads = options.threads or usable_cores()
         wanted = {"both": ["int8", "int4"]}.get(options.quantization, [options.quantization])

@@ -289,7 +289,7 @@ def find_ways(options: argparse.Namespace, servers: contextlib.ExitStack) -> dic
                 ways[f"{name} {kind}, {clients} at once"] = engine_way(engine, clients, options)
     if options.padded:
         ways["padded batch"] = batch_way(options)
-    from workers.inference.engines.native.processor import usable_cores
+    from workers.inference.cores import usable_cores
 
     context = options.prompt + options.tokens + 16
     for gguf in options.gguf:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
+import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -342,3 +344,12 @@ def test_an_architecture_that_llama_cpp_does_not_know_is_named(tmp_path: Path) -
             replace(inspect_checkpoint(GGUF), weights=(path,)), LoadSettings(), Observer()
         )
     assert caught.value.code == "model_unsupported"
+
+
+def test_numbers_that_llama_cpp_would_end_at_are_refused(tmp_path: Path) -> None:
+    path, key = tmp_path / "odd.gguf", b"llama.attention.layer_norm_rms_epsilon"
+    data = GGUF.read_bytes()
+    at = data.index(key) + len(key) + 4  # after its type
+    path.write_bytes(data[:at] + struct.pack("<f", math.nan) + data[at + 4 :])
+    with pytest.raises(ShammahError, match=r"nan as llama\.attention\.layer_norm_rms_epsilon"):
+        LlamaCppRunner().load(inspect_checkpoint(path), LoadSettings(), Observer())

@@ -37,7 +37,7 @@ from workers.inference.startup.bootstrap import find_model
 from workers.inference.startup.offers import find_offers
 
 LIBRARIES = (
-    "torch transformers numpy tokenizers safetensors accelerate peft "
+    "torch transformers numpy tokenizers safetensors xllamacpp accelerate peft "
     "bitsandbytes mlx mlx-lm huggingface_hub anthropic pyzmq msgpack prompt_toolkit psutil"
 ).split()
 """Whose versions matter."""

@@ -11,6 +11,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import logging
+import os
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ _GPUS = (1, 2)
 _REPORTED = 4
 """Of the errors before a failure, so many say why."""
 
+_AbortCallback = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
 _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 ProgressCallback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_float, ctypes.c_void_p)
 
@@ -45,6 +47,7 @@ _pointer, _text, _size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
 _int, _bool = ctypes.c_int32, ctypes.c_bool
 _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "llama_backend_init": (None,),
+    "ggml_set_abort_callback": (_pointer, _AbortCallback),
     "llama_log_set": (None, _LogCallback, _pointer),
     "llama_supports_gpu_offload": (_bool,),
     "ggml_backend_dev_count": (_size,),
@@ -115,8 +118,10 @@ class Library:
         except (OSError, AttributeError) as error:
             raise unavailable(f"it cannot be loaded ({error})") from error
         self._errors: deque[str] = deque(maxlen=_REPORTED)
-        self._log = _LogCallback(self._take_log)  # kept: C code calls it
+        # Kept: C code calls them.
+        self._log, self._abort = _LogCallback(self._take_log), _AbortCallback(_take_end)
         self.llama_log_set(self._log, None)
+        self.ggml_set_abort_callback(self._abort)
         self._check()
         self.llama_backend_init()
 
@@ -160,6 +165,11 @@ class Library:
         self.llama_batch_free(batch)
 
 
+def _take_end(message: bytes) -> None:
+    """Write down why the process is about to end: an assertion in C has failed."""
+    log.critical("llama.cpp ends the worker: %s", message.decode("utf-8", "replace"))
+
+
 def installed() -> Path | None:
     """The shared object of the installed wheel; ``None``: there is none."""
     spec = importlib.util.find_spec(PACKAGE)
@@ -178,6 +188,7 @@ def open_library() -> Library:
     if path is None:
         raise unavailable("it is not installed")
     prepare_libraries()  # OpenMP looks once whether threads are to spin while they wait
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # it would have a debugger print it
     return Library(path)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-import psutil
 
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN
+from workers.inference.cores import usable_cores
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.llamacpp.context import OUTPUTS, PASS, Context, NoRoomError, Rows
 from workers.inference.engines.llamacpp.library import open_library
@@ -29,6 +29,9 @@ _FIRST_CELLS = 4096
 
 _WARM_UP = 17
 
+_DIVISORS = ("layer_norm_rms_epsilon", "layer_norm_epsilon", "group_norm_epsilon")
+"""Numbers of a file's header that keep llama.cpp from dividing by nothing."""
+
 
 class LlamaCppRunner:
     """See `workers.inference.runner.Runner`.
@@ -46,7 +49,7 @@ class LlamaCppRunner:
     def __init__(self, threads: int = 0) -> None:
         """``threads``: 0 for one a core."""
         self.limits = LIMITS
-        self._threads = threads or psutil.cpu_count(logical=False) or 1
+        self._threads = threads or usable_cores()
         self._device = "cpu"
         self._bytes_per_token = 1
         self._slots, self._most = 1, PASS
@@ -181,9 +184,13 @@ def passes(spans: Sequence[Span]) -> Iterator[Rows]:
 def _check_kind(model: Model) -> None:
     """
     Raises:
-        ShammahError: ``model_unsupported``.
+        ShammahError: ``model_unsupported`` or ``model_corrupt``.
     """
     library = model.library
+    for name in _DIVISORS:
+        key = f"{model.value('general.architecture')}.attention.{name}"
+        if (value := model.value(key)) and not float(value) >= 0:  # llama.cpp would end the process
+            raise ShammahError("model_corrupt", f"The file gives {value} as {key}.", FETCH_AGAIN)
     decodes = library.llama_model_has_decoder(model.pointer)
     encodes = library.llama_model_has_encoder(model.pointer)
     if not decodes or encodes or library.llama_model_is_diffusion(model.pointer):

@@ -1,4 +1,4 @@
-"""What the processor can do, and how much of it this process may use. Imports no numba.
+"""What the processor can do. Imports no numba.
 
 The kernels are written for x86-64 with AVX2, FMA and F16C (Intel since 2013, AMD since 2015), and
 run on every ARM processor of 64 bits: under Linux that was tried on an emulated one, and under
@@ -8,26 +8,20 @@ macOS not at all.
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-import psutil
-
-from shammah.models.cgroups import cpu_limits
+from workers.inference.cores import Ask, sysctl
 from workers.inference.engines.native.targets import fitting_target
 
 _NEEDED = {"x86_64": ("AVX2", "FMA", "F16C"), "aarch64": ("ASIMD",)}
 _KINDS = {"AMD64": "x86_64", "arm64": "aarch64"}
 CPU_INFO = Path("/proc/cpuinfo")
-CPUS = Path("/sys/devices/system/cpu")
 _X86_SYSCTLS = ("machdep.cpu.features", "machdep.cpu.leaf7_features")
 _ARM_SYSCTLS = {"hw.optional.arm.FEAT_DotProd": "ASIMDDP", "hw.optional.arm.FEAT_I8MM": "I8MM"}
-_FAST_CORES = "hw.perflevel0.physicalcpu"
 
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
 _HWCAPS = {
@@ -35,9 +29,6 @@ _HWCAPS = {
     _AT_HWCAP2: {13: "I8MM"},
 }
 """Bits of the kernel's auxiliary vector, by their numbers (Linux, asm/hwcap.h)."""
-
-Ask = Callable[[str], str]
-"""What the system says of a name; empty: nothing."""
 
 
 def kind() -> str:
@@ -102,54 +93,6 @@ def features_of_mac(kind: str, ask: Ask) -> frozenset[str]:
             {"ASIMD", *(name for key, name in _ARM_SYSCTLS.items() if ask(key) == "1")}
         )
     return frozenset(word for key in _X86_SYSCTLS for word in ask(key).upper().split())
-
-
-def sysctl(name: str) -> str:
-    """What macOS says of it; empty: it does not know it."""
-    command = ["/usr/sbin/sysctl", "-n", name]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return ""
-    return told.stdout.strip()
-
-
-def usable_cores() -> int:
-    """Cores this process may use, at least 1.
-
-    Those of its affinity mask, a second thread of the same core not counted since it only gets
-    in the way; and no more than the quotas of its cgroups allow, since threads that wait for
-    one that is throttled use the quota up. Of Apple's only the fast ones: the others' share of a
-    phase would be waited for.
-    """
-    if sys.platform == "darwin":
-        return cores_of_mac(sysctl)
-    return cores_of_linux(CPUS, os.sched_getaffinity(0), cpu_limits())
-
-
-def cores_of_mac(ask: Ask) -> int:
-    """The fast ones; all of them where they are all the same."""
-    fast = ask(_FAST_CORES)
-    return int(fast) if fast.isdecimal() and int(fast) else psutil.cpu_count(logical=False) or 1
-
-
-def cores_of_linux(cpus: Path, allowed: Set[int], limits: Iterable[float]) -> int:
-    """
-    Args:
-        cpus: where the system describes each.
-        allowed: the numbers of those that this process may use.
-        limits: of its cgroups, in CPUs.
-    """
-    found = len({_siblings(cpus / f"cpu{cpu}") for cpu in allowed})
-    return max(1, min([found, *map(int, limits)]))
-
-
-def _siblings(cpu: Path) -> str:
-    """What names the core that a CPU is a thread of."""
-    try:
-        return (cpu / "topology/thread_siblings_list").read_text().strip()
-    except (OSError, ValueError):
-        return cpu.name
 
 
 def _listed(names: tuple[str, ...] | list[str]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from shammah.errors import ShammahError
 from shammah.settings.load import home_directory
+from workers.inference.cores import usable_cores
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.native import processor
 from workers.inference.engines.native.architecture import Architecture, read_architecture, supports
@@ -60,7 +61,7 @@ class NativeRunner:
         """``quantized`` and ``kernels``: where packed weights and machine code are kept, if not
         in the home. ``threads``: 0 for one a core."""
         self._quantized, self._given_kernels = quantized, kernels
-        self._pool = ThreadPool(threads or processor.usable_cores())
+        self._pool = ThreadPool(threads or usable_cores())
 
     def close(self) -> None:
         """End the threads; nothing else may be called then."""

@@ -1,0 +1,67 @@
+"""How many cores this process may use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Set
+from pathlib import Path
+
+import psutil
+
+from shammah.models.cgroups import cpu_limits
+
+CPUS = Path("/sys/devices/system/cpu")
+_FAST_CORES = "hw.perflevel0.physicalcpu"
+
+Ask = Callable[[str], str]
+"""What the system says of a name; empty: nothing."""
+
+
+def usable_cores() -> int:
+    """Cores this process may use, at least 1.
+
+    Those of its affinity mask, a second thread of the same core not counted since it only gets
+    in the way; and no more than the quotas of its cgroups allow, since threads that wait for
+    one that is throttled use the quota up. Of Apple's only the fast ones: the others' share of a
+    phase would be waited for.
+    """
+    if sys.platform == "darwin":
+        return cores_of_mac(sysctl)
+    return cores_of_linux(CPUS, os.sched_getaffinity(0), cpu_limits())
+
+
+def cores_of_mac(ask: Ask) -> int:
+    """The fast ones; all of them where they are all the same."""
+    fast = ask(_FAST_CORES)
+    return int(fast) if fast.isdecimal() and int(fast) else psutil.cpu_count(logical=False) or 1
+
+
+def cores_of_linux(cpus: Path, allowed: Set[int], limits: Iterable[float]) -> int:
+    """
+    Args:
+        cpus: where the system describes each.
+        allowed: the numbers of those that this process may use.
+        limits: of its cgroups, in CPUs.
+    """
+    found = len({_siblings(cpus / f"cpu{cpu}") for cpu in allowed})
+    return max(1, min([found, *map(int, limits)]))
+
+
+def _siblings(cpu: Path) -> str:
+    """What names the core that a CPU is a thread of."""
+    try:
+        return (cpu / "topology/thread_siblings_list").read_text().strip()
+    except (OSError, ValueError):
+        return cpu.name
+
+
+def sysctl(name: str) -> str:
+    """What macOS says of it; empty: it does not know it."""
+    command = ["/usr/sbin/sysctl", "-n", name]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ""
+    return told.stdout.strip()
