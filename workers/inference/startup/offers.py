@@ -102,20 +102,44 @@ def find_offers(
         offer = Offer(engine, settings, why, chosen=bool(device))
         return list(_steps(offer, checkpoint))
 
+    def steps_if_any(device: str) -> list[Offer]:
+        try:
+            return steps(device)
+        except ShammahError:  # with these settings it is for the other device
+            if asked.engine != "auto" and device != "cpu":
+                raise
+            return []
+
     readers = {name: one for name, one in engines.items() if checkpoint.format in one.formats}
     parameters = checkpoint.parameters
     whole = gpu = choose_gpu(asked, parameters, machine, readers)
     if not gpu and asked.quantization == "auto":
         gpu = choose_gpu(replace(asked, quantization="int4"), parameters, machine, readers)
-    found = steps(gpu)
-    if gpu:
-        first = [replace(found[0], why="this machine has a GPU for it")] if whole else []
+    found = steps_if_any(gpu) if gpu else []
+    if found:
+        why = _why_on_gpu(asked, checkpoint, gpu, _allowed(asked, readers), found[0].engine)
+        first = [replace(found[0], why=why)] if whole else []
         fewest = [found[-1]] if found[-1].has_fewer_bits else []
         shared = found[1:] if gpu == "mps" else []
-        can = any("cpu" in engine.devices for engine in _allowed(asked, readers))
-        others = steps("cpu") if can else []
-        found = [*first, *shared, *others, *(fewest if not shared else [])]
+        found = [*first, *shared, *steps_if_any("cpu"), *(fewest if not shared else [])]
+    found = found or steps("")
     return [replace(offer, level=level) for level, offer in enumerate(found)]
+
+
+def _why_on_gpu(
+    asked: InferenceSettings,
+    checkpoint: Checkpoint,
+    gpu: str,
+    engines: list[EngineSpec],
+    chosen: EngineSpec,
+) -> str:
+    """Return the reason, and what prevents an engine that is preferred to the ``chosen`` one."""
+    why = "this machine has a GPU for it"
+    for engine in engines[: engines.index(chosen)]:
+        obstacle = _obstacle(engine, checkpoint)
+        if obstacle and not _conflict(asked, gpu, engine, checkpoint):
+            why += f"; the {engine.name} engine cannot compute it: it {obstacle}"
+    return why
 
 
 def choose_engine(
@@ -168,7 +192,9 @@ def choose_gpu(
     """Return ``cuda`` or ``mps`` if so many weights fit and no device is set; else empty."""
     fits = fits_gpu(parameters, machine.gpu_memory, asked.quantization)
     gpu = "mps" if machine.mps else "cuda" if fits else ""
-    usable = any(not _conflict(asked, gpu, engine, None) for engine in _allowed(asked, engines))
+    allowed = _allowed(asked, engines)
+    able = [one for one in allowed if asked.engine != "auto" or not one.obstacle(None)]
+    usable = any(not _conflict(asked, gpu, engine, None) for engine in able)
     return gpu if usable and asked.device == "auto" else ""
 
 

@@ -112,6 +112,16 @@ def test_apple_silicon_takes_mlx_where_it_can() -> None:
     assert _chosen(MAC, mlx="", dtype="float32") == "transformers"
     assert _chosen(MAC, mlx="", engine="transformers") == "transformers"
     assert _chosen(MAC, mlx="", quantization="none") == "mlx"
+    found = _offers(MAC, mlx="", engine="mlx")
+    assert {(one.engine.name, one.settings.device) for one in found} == {("mlx", "mps")}
+
+
+@pytest.mark.parametrize("mlx", ["needs the mlx extra", "is a FalconForCausalLM"])
+def test_apple_silicon_computes_on_the_cpu_what_nothing_else_there_can(mlx: str) -> None:
+    for asked in ({"quantization": "int8"}, {"engine": "native"}):
+        found = _offers(MAC, mlx=mlx, **asked)
+        assert {one.engine.name for one in found} == {"native"}
+        assert not any(one.on_gpu for one in found)
 
 
 def test_elsewhere_mlx_is_taken_only_by_name() -> None:
@@ -123,8 +133,9 @@ def test_elsewhere_mlx_is_taken_only_by_name() -> None:
 
 
 def test_mlx_that_is_not_installed_is_refused_with_how_to() -> None:
-    with pytest.raises(ShammahError, match=r"The mlx engine .* it needs the mlx extra"):
-        _offers(engine="mlx")
+    for machine in (PLAIN, MAC):
+        with pytest.raises(ShammahError, match=r"The mlx engine .* it needs the mlx extra"):
+            _offers(machine, engine="mlx")
 
 
 @pytest.mark.parametrize(
@@ -210,6 +221,14 @@ def test_an_engine_for_another_device_is_no_setting_that_is_wrong() -> None:
         (PLAIN, {"dtype": "float16"}, "inference.dtype is float16"),
         (PLAIN, {"device": "cuda"}, "inference.device is cuda"),
         (WITH_GPU, {}, "this machine has a GPU for it"),
+        (
+            MAC,
+            {},
+            "this machine has a GPU for it; the mlx engine cannot compute it: it needs the mlx "
+            "extra",
+        ),
+        (MAC, {"engine": "transformers"}, "this machine has a GPU for it"),
+        (MAC, {"dtype": "float32"}, "this machine has a GPU for it"),
     ],
 )
 def test_the_reason_is_given(machine: Machine, asked: dict[str, str], why: str) -> None:
