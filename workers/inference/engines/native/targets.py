@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _V3 = ("AVX2", "FMA", "F16C", "BMI1", "BMI2", "ABM", "MOVBE")
-_V4 = ("AVX512F", "AVX512BW", "AVX512CD", "AVX512DQ", "AVX512VL", "AVX512_VNNI")
+_V4 = ("AVX512F", "AVX512BW", "AVX512CD", "AVX512DQ", "AVX512VL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,21 @@ class Target:
 
 TARGETS = (
     Target(
+        name="x86-64-v4-vnni",
+        system="linux",
+        kind="x86_64",
+        needs=(*_V3, *_V4, "AVX512_VNNI"),
+        triple="x86_64-unknown-linux-gnu",
+        cpu="x86-64-v4",
+        cpu_features="+avx512vnni",
+    ),
+    Target(
         name="x86-64-v4",
         system="linux",
         kind="x86_64",
         needs=_V3 + _V4,
         triple="x86_64-unknown-linux-gnu",
         cpu="x86-64-v4",
-        cpu_features="+avx512vnni",
     ),
     Target(
         name="x86-64-v3",
