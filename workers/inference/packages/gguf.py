@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -33,7 +33,7 @@ MAX_TEXT_BYTES = 4 * 1024**2
 """Of all keys, names and texts together that are kept; large arrays do not count."""
 
 SHORT_ARRAY = 1024
-"""Elements; longer arrays are passed over unless they are asked for."""
+"""Elements; longer arrays are passed over."""
 
 _MAX_NAME_BYTES = 1024
 _MAX_RANK = 4
@@ -100,33 +100,8 @@ class HeaderError(ValueError):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Array:
-    """A value with ``count`` elements. ``code``: theirs in `struct`; ``s`` for texts.
-    ``content``: their bytes as in the file; ``None``: they have been passed over."""
-
-    code: str
-    count: int
-    content: bytes | bytearray | None = None
-
-    def numbers(self) -> tuple[int | float, ...]:
-        """The elements, if they are numbers that have been kept; else none."""
-        if self.content is None or self.code == "s":
-            return ()
-        return struct.unpack(f"<{self.count}{self.code}", self.content)
-
-    def texts(self) -> Iterator[str]:
-        """The elements, if they are texts that have been kept; else none."""
-        content, at = self.content, 0
-        if content is None or self.code != "s":
-            return
-        for _ in range(self.count):
-            (length,) = _LENGTH.unpack_from(content, at)
-            at += _LENGTH.size + length
-            yield content[at - length : at].decode("utf-8", "replace")
-
-
-Value = bool | int | float | str | Array
+Value = bool | int | float | str | tuple[int | float, ...]
+"""A short array of numbers is a tuple; any other is passed over, and an empty one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,17 +137,13 @@ class Header:
     def numbers(self, key: str) -> tuple[int | float, ...]:
         """The number of ``key``, or those of a short array; none: there are none."""
         value = self.metadata.get(key)
-        if isinstance(value, Array):
-            return value.numbers()
+        if isinstance(value, tuple):
+            return value
         return (value,) if isinstance(value, int | float) else ()
 
 
-def read_header(path: Path, whole: Collection[str] = ()) -> Header:
+def read_header(path: Path) -> Header:
     """The header of a GGUF file.
-
-    Args:
-        path: the file.
-        whole: keys whose arrays are kept however long they are (the vocabulary).
 
     Raises:
         ShammahError: ``model_corrupt``: it is damaged, cannot be read or is no GGUF file;
@@ -180,7 +151,7 @@ def read_header(path: Path, whole: Collection[str] = ()) -> Header:
     """
     try:
         with path.open("rb") as file:
-            return parse_header(file, os.fstat(file.fileno()).st_size, whole)
+            return parse_header(file, os.fstat(file.fileno()).st_size)
     except HeaderError as error:
         hint = FETCH_AGAIN if error.code == "model_corrupt" else OTHER
         raise ShammahError(error.code, f"{path.name} {error}.", hint) from error
@@ -190,7 +161,7 @@ def read_header(path: Path, whole: Collection[str] = ()) -> Header:
         raise ShammahError("model_corrupt", why, hint) from error
 
 
-def parse_header(file: BinaryIO, size: int, whole: Collection[str] = ()) -> Header:
+def parse_header(file: BinaryIO, size: int) -> Header:
     """The header of a GGUF file of ``size`` bytes, from whose beginning ``file`` is read.
 
     Raises:
@@ -206,7 +177,7 @@ def parse_header(file: BinaryIO, size: int, whole: Collection[str] = ()) -> Head
         key = stream.name()
         if key in metadata:
             raise HeaderError(f"is damaged: its header has the key {key!r:.80} twice")
-        metadata[key] = _value(stream, keep=key in whole)
+        metadata[key] = _value(stream)
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment not in _ALIGNMENTS:
         raise HeaderError(f"is damaged: its header gives {alignment!r:.40} as alignment")
@@ -287,21 +258,15 @@ class _Stream:
         """A text, which may be long."""
         return self._keep(self.length()).decode("utf-8", "replace")
 
-    def block(self, count: int, keep: bool) -> bytearray | None:
-        """``count`` bytes, or ``None`` once they are passed over."""
+    def skip(self, count: int) -> None:
+        """Pass over ``count`` bytes."""
         self.require(count)
-        kept = bytearray()
         while count:
-            taken = self.take(min(count, _WINDOW_BYTES))
-            count -= len(taken)
-            if keep:
-                kept += taken
-        return kept if keep else None
+            count -= len(self.take(min(count, _WINDOW_BYTES)))
 
-    def texts(self, count: int, keep: bool) -> bytearray | None:
-        """``count`` texts, their lengths in front, or ``None`` once they are passed over."""
+    def skip_texts(self, count: int) -> None:
+        """Pass over ``count`` texts, their lengths in front."""
         self.require(_LENGTH.size * count)
-        kept = bytearray()
         while count:
             # By hand for those within the window: there can be millions.
             window, at, last = self._window, self._at, len(self._window) - _LENGTH.size
@@ -310,17 +275,10 @@ class _Stream:
                 if after > len(window):
                     break
                 at, count = after, count - 1
-            if keep:
-                kept += window[self._at : at]
             self._at = at
             if count:
-                length = self.take(_LENGTH.size)
-                text = self.block(_LENGTH.unpack(length)[0], keep)
+                self.skip(self.length())
                 count -= 1
-                if keep:
-                    kept += length
-                    kept += text or b""
-        return kept if keep else None
 
     def _keep(self, count: int) -> bytes:
         self.require(count)
@@ -363,27 +321,31 @@ def _version(stream: _Stream) -> int:
     return version
 
 
-def _value(stream: _Stream, *, keep: bool) -> Value:
+def _value(stream: _Stream) -> Value:
     kind = stream.integer()
     if kind == _TEXT:
         return stream.text()
     if kind == _ARRAY:
-        return _array(stream, keep=keep)
+        return _array(stream)
     code = _code(kind)
     value: bool | int | float
     (value,) = struct.unpack(f"<{code}", stream.take(struct.calcsize(code)))
     return value
 
 
-def _array(stream: _Stream, *, keep: bool) -> Array:
+def _array(stream: _Stream) -> tuple[int | float, ...]:
     kind, count = stream.integer(), stream.length()
-    keep = keep or count <= SHORT_ARRAY
     if kind == _TEXT:
-        return Array("s", count, stream.texts(count, keep))
+        stream.skip_texts(count)
+        return ()
     if kind == _ARRAY:  # ggml reads none either
         raise HeaderError("has arrays within arrays, which are not supported", "model_unsupported")
     code = _code(kind)
-    return Array(code, count, stream.block(count * struct.calcsize(code), keep))
+    size = count * struct.calcsize(code)
+    if count <= SHORT_ARRAY:
+        return struct.unpack(f"<{count}{code}", stream.take(size))
+    stream.skip(size)
+    return ()
 
 
 def _code(kind: int) -> str:
