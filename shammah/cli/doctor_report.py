@@ -122,6 +122,10 @@ def _model(model: Part) -> Iterator[tuple[str, str]]:
 def _computed(model: Part) -> Iterator[tuple[str, str]]:
     form = FORMS.get(model["quantization"], model["dtype"])
     yield "engine", f"{model['engine']}: {model['engine_why']}"
+    if best := model["next_best"]:
+        yield "", f"next best: {best['engine']}, {best['why']}"
+    if faster := model["faster"]:
+        yield "", f"to have {faster['why']}: `{faster['install']}` ({faster['engine']})"
     yield "weights", f"{form} on {model['device']}: {model['why']}"
     yield from (("", notice) for notice in model["notices"])
     needed, free = model["needed"] / GIB, model["free"] / GIB

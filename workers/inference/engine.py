@@ -8,6 +8,7 @@ engine's own business.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,6 +204,8 @@ class EngineSpec:
         quantizations: what it can make of the weights, the most exact first.
         automatic: which of them ``auto`` is, where memory allows; empty: the first.
         only_by_name: whether it is taken only if ``inference.engine`` names it.
+        requires: the packages that it computes with, by the names that they are imported by.
+        install: the command that installs those.
         obstacle: why it cannot compute a model here, as the end of "it ...", or any model if
             that is ``None``; empty: it can.
         place: how it would hold a model with these settings. Raises `ShammahError`:
@@ -225,8 +228,14 @@ class EngineSpec:
     quantizations: tuple[str, ...] = ("none",)
     automatic: str = ""
     only_by_name: bool = False
+    requires: tuple[str, ...] = ()
+    install: str = ""
     obstacle: Callable[[Checkpoint | None], str] = lambda checkpoint: ""
     read_text: Callable[[Checkpoint], ModelText] = _read_text
     stored: Callable[[Path, Checkpoint], list[Path]] = lambda home, checkpoint: []
     sweep: Callable[[Path, float], Iterable[Path]] = lambda home, now: ()
     reports: Mapping[str, Callable[[Path], dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def is_installed(self) -> bool:
+        return all(importlib.util.find_spec(name) for name in self.requires)

@@ -25,6 +25,8 @@ COMPUTED = {
     "parameters": 134_543_808,
     "engine": "native",
     "engine_why": "the fastest on a CPU",
+    "next_best": {"engine": "transformers", "why": "it computes every model", "install": ""},
+    "faster": None,
     "notices": ["Its directory also holds an adapter, which is not used."],
     "device": "cpu",
     "dtype": "float32",

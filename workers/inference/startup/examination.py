@@ -34,7 +34,7 @@ from workers.inference.engines.table import ENGINES
 from workers.inference.memory import gpu_failed
 from workers.inference.packages.checkpoint import inspect_checkpoint
 from workers.inference.startup.bootstrap import find_model
-from workers.inference.startup.offers import find_offers
+from workers.inference.startup.offers import find_alternatives, find_offers
 
 LIBRARIES = (
     "torch transformers numpy tokenizers safetensors xllamacpp accelerate peft "
@@ -110,6 +110,7 @@ def _computed(located: LocatedModel, settings: Settings, machine: Machine) -> Pa
         refusal = error if isinstance(error, ShammahError) else gpu_failed(error)
         offer, why = others[0], refusal.message
         placement = offer.engine.place(checkpoint, offer.settings)
+    next_best, faster = find_alternatives(offer, checkpoint, ENGINES)
     return {
         "name": located.name,
         "directory": str(located.directory),
@@ -118,6 +119,8 @@ def _computed(located: LocatedModel, settings: Settings, machine: Machine) -> Pa
         "notices": checkpoint.notices,
         "engine": offer.engine.name,
         "engine_why": why,
+        "next_best": next_best and asdict(next_best),
+        "faster": faster and asdict(faster),
         **asdict(placement),
     }
 

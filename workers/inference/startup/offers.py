@@ -163,7 +163,7 @@ def choose_engine(
         obstacle = "" if conflict else _obstacle(engine, checkpoint)
         if not conflict and not obstacle:
             return engine, "as set" if asked.engine != "auto" else reason or engine.why
-        unable = f"{engine.name} engine does not support this model: it {obstacle}"
+        unable = f"{engine.name} engine cannot compute this model: it {obstacle}"
         reason = reason or conflict or f"the {unable}"
         if asked.device == device or device in engine.devices:  # nobody has set it otherwise
             refusals.append(f"{engine.name} ({conflict or f'it {obstacle}'})")
@@ -193,9 +193,39 @@ def choose_gpu(
     fits = fits_gpu(parameters, machine.gpu_memory, asked.quantization)
     gpu = "mps" if machine.mps else "cuda" if fits else ""
     allowed = _allowed(asked, engines)
-    able = [one for one in allowed if asked.engine != "auto" or not one.obstacle(None)]
+    able = [one for one in allowed if asked.engine != "auto" or not _obstacle(one, None)]
     usable = any(not _conflict(asked, gpu, engine, None) for engine in able)
     return gpu if usable and asked.device == "auto" else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Another engine than the one that is taken for a model: its name, why to take it, and the
+    command that installs it (empty: it is installed)."""
+
+    engine: str
+    why: str
+    install: str = ""
+
+
+def find_alternatives(
+    offer: Offer, checkpoint: Checkpoint, engines: Mapping[str, EngineSpec]
+) -> tuple[Alternative | None, Alternative | None]:
+    """Return the next best engine for what is offered, and one that would be better if it were
+    installed."""
+    better = next_best = None
+    taken, passed = offer.settings, False
+    asked = InferenceSettings(taken.device, taken.dtype, taken.quantization)
+    for engine in engines.values():
+        passed |= engine is offer.engine
+        unfit = checkpoint.format not in engine.formats or engine.only_by_name
+        if unfit or engine is offer.engine or _conflict(asked, _device(asked), engine, checkpoint):
+            continue
+        if passed and not next_best and not _obstacle(engine, checkpoint):
+            next_best = Alternative(engine.name, engine.why)
+        if not passed and not engine.is_installed:
+            better = better or Alternative(engine.name, engine.why, engine.install)
+    return next_best, better
 
 
 def prepare_engine(
@@ -255,6 +285,8 @@ def _obstacle(engine: EngineSpec, checkpoint: Checkpoint | None) -> str:
     """Return why an engine cannot compute a model; empty: it can."""
     if checkpoint is not None and checkpoint.format not in engine.formats:
         return f"is stored as {_FORMATS[checkpoint.format]}, which this engine does not read"
+    if not engine.is_installed:
+        return f"is not installed (`{engine.install}`)"
     return engine.obstacle(checkpoint)
 
 

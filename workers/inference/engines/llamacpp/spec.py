@@ -58,12 +58,6 @@ def _make() -> Engine:
     return BatchedEngine(LlamaCppRunner())
 
 
-def _obstacle(checkpoint: Checkpoint | None) -> str:
-    from workers.inference.engines.llamacpp.library import installed
-
-    return "" if installed() else f"needs the llamacpp extra: {INSTALL}"
-
-
 def _read_text(checkpoint: Checkpoint) -> ModelText:
     from workers.inference.engines.llamacpp.tokenizer import read_text
 
@@ -76,7 +70,8 @@ LLAMACPP = EngineSpec(
     make=_make,
     formats=("gguf",),
     any_dtype=False,
-    obstacle=_obstacle,
+    requires=("xllamacpp",),
+    install=INSTALL,
     place=place,
     read_text=_read_text,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import sys
 from pathlib import Path
@@ -94,8 +93,6 @@ def _make() -> Engine:
 def _obstacle(checkpoint: Checkpoint | None) -> str:
     from workers.inference.engines.mlx import architecture
 
-    if any(importlib.util.find_spec(name) is None for name in ("mlx", LIBRARY)):
-        return "needs the mlx extra: pip install 'shammah[mlx]'"
     return "" if checkpoint is None else architecture.find_obstacle(checkpoint)
 
 
@@ -120,6 +117,8 @@ def make_spec(on_apple_silicon: bool) -> EngineSpec:
         quantizations=QUANTIZATIONS,
         automatic="int8",
         only_by_name=not on_apple_silicon,
+        requires=("mlx", "mlx_lm"),
+        install="pip install 'shammah[mlx]'",
         obstacle=_obstacle,
         place=place,
         stored=_stored,

@@ -22,7 +22,7 @@ from workers.inference.engine import (
     SequenceRequest,
     StepResult,
 )
-from workers.inference.engines.vllm.spec import LIBRARY, place
+from workers.inference.engines.vllm.spec import place
 from workers.inference.memory import is_out_of_memory
 from workers.inference.packages.adapter_file import Adapter, unsupported
 from workers.inference.packages.checkpoint import Checkpoint
@@ -169,7 +169,7 @@ class VllmEngine:
 def _import() -> Any:
     prepare_libraries()
     os.environ.update(_ENVIRONMENT)
-    return importlib.import_module(LIBRARY)
+    return importlib.import_module("vllm")
 
 
 def _total_memory() -> int:

@@ -5,15 +5,11 @@ It is taken only if ``inference.engine`` names it: no GPU has run it yet.
 
 from __future__ import annotations
 
-import importlib.util
-
 from shammah.errors import ShammahError
 from shammah.models.hub_config import WIDTHS
 from workers.inference.engine import Engine, EngineSpec, LoadSettings, Placement
 from workers.inference.memory import shortage
 from workers.inference.packages.checkpoint import Checkpoint
-
-LIBRARY = "vllm"
 
 
 def place(checkpoint: Checkpoint, settings: LoadSettings) -> Placement:
@@ -48,12 +44,6 @@ def _make() -> Engine:
     return VllmEngine()
 
 
-def _obstacle(checkpoint: Checkpoint | None) -> str:
-    if importlib.util.find_spec(LIBRARY) is None:
-        return "needs vLLM: pip install vllm"
-    return ""
-
-
 VLLM = EngineSpec(
     name="vllm",
     why="many conversations at once on a GPU",
@@ -62,5 +52,6 @@ VLLM = EngineSpec(
     formats=("safetensors", "awq", "gptq"),
     devices=("cuda",),
     only_by_name=True,
-    obstacle=_obstacle,
+    requires=("vllm",),
+    install="pip install vllm",
 )

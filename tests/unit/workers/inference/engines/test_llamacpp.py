@@ -105,9 +105,8 @@ def test_another_batch_is_noticed() -> None:
 
 def test_without_the_wheel_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert spec.LLAMACPP.obstacle(None) == (
-        "needs the llamacpp extra: pip install 'shammah[llamacpp]'"
-    )
+    assert not spec.LLAMACPP.is_installed
+    assert spec.LLAMACPP.install == "pip install 'shammah[llamacpp]'"
 
 
 def test_the_wheel_is_found_without_importing_it(
@@ -120,7 +119,7 @@ def test_the_wheel_is_found_without_importing_it(
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
     assert library.installed() == package / f"{library.PACKAGE}.abi3.so"
-    assert spec.LLAMACPP.obstacle(FILE) == ""
+    assert spec.LLAMACPP.is_installed
 
 
 def test_what_is_no_library_is_refused(tmp_path: Path) -> None:

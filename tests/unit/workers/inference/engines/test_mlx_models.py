@@ -119,7 +119,8 @@ def test_without_the_library_the_obstacle_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert MLX.obstacle(None) == "needs the mlx extra: pip install 'shammah[mlx]'"
+    assert not MLX.is_installed
+    assert MLX.install == "pip install 'shammah[mlx]'"
 
 
 @pytest.mark.parametrize(

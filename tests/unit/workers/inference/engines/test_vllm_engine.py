@@ -274,6 +274,7 @@ def test_adapters_are_refused(made: list[LLMEngine]) -> None:
 
 
 def test_it_is_there_where_vllm_is(made: list[LLMEngine], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert VLLM.obstacle(MODEL) == ""
+    assert VLLM.is_installed
     monkeypatch.delitem(sys.modules, "vllm")
-    assert "pip install vllm" in VLLM.obstacle(MODEL)
+    assert not VLLM.is_installed
+    assert VLLM.install == "pip install vllm"

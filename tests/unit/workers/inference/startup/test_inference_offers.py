@@ -16,7 +16,13 @@ from workers.inference.engine import LoadSettings
 from workers.inference.engines.mlx.spec import make_spec
 from workers.inference.engines.table import ENGINES
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.startup.offers import Offer, choose_engine, find_offers
+from workers.inference.startup.offers import (
+    Alternative,
+    Offer,
+    choose_engine,
+    find_alternatives,
+    find_offers,
+)
 
 LONG = 32_768
 MODEL = Checkpoint(Path("/m"), "Qwen2ForCausalLM", "qwen2", LONG, (), 2 * GIB, GIB, "")
@@ -31,13 +37,17 @@ def _offers(
     machine: Machine = PLAIN,
     obstacle: str = "",
     model: Checkpoint = MODEL,
-    mlx: str = "needs the mlx extra",
+    mlx: str | None = None,
     **asked: Any,
 ) -> list[Offer]:
-    """``mlx``: why that engine cannot compute, where there is Apple silicon."""
+    """``mlx``: why that engine cannot compute where there is Apple silicon; ``None``: it is not
+    installed."""
     engines = dict(ENGINES)
     mine = make_spec(on_apple_silicon=machine.mps)
-    engines["mlx"] = replace(mine, obstacle=lambda checkpoint: mlx)
+    if mlx is None:
+        engines["mlx"] = replace(mine, requires=("no_such_package",))
+    else:
+        engines["mlx"] = replace(mine, requires=(), obstacle=lambda checkpoint: mlx)
     engines["native"] = replace(engines["native"], obstacle=lambda checkpoint: obstacle)
     return find_offers(InferenceSettings(**asked), model, machine, engines)
 
@@ -134,8 +144,29 @@ def test_elsewhere_mlx_is_taken_only_by_name() -> None:
 
 def test_mlx_that_is_not_installed_is_refused_with_how_to() -> None:
     for machine in (PLAIN, MAC):
-        with pytest.raises(ShammahError, match=r"The mlx engine .* it needs the mlx extra"):
+        with pytest.raises(ShammahError) as refused:
             _offers(machine, engine="mlx")
+        assert refused.value.message == (
+            "The mlx engine cannot compute this model: it is not installed "
+            "(`pip install 'shammah[mlx]'`)."
+        )
+
+
+def test_what_is_next_best_and_what_would_be_better_is_known() -> None:
+    (first, *_) = _offers()
+    engines = {
+        "mlx": replace(make_spec(on_apple_silicon=True), requires=("no_such_package",)),
+        "native": replace(ENGINES["native"], obstacle=lambda checkpoint: ""),
+        "llamacpp": ENGINES["llamacpp"],
+        "transformers": ENGINES["transformers"],
+    }
+    native = replace(first, engine=engines["native"])
+    computed = Alternative("transformers", engines["transformers"].why)
+    assert find_alternatives(native, MODEL, engines) == (computed, None)  # no Mac: no mlx
+    on_mac = replace(native, engine=engines["transformers"])
+    on_mac = replace(on_mac, settings=replace(on_mac.settings, device="mps"))
+    mlx = Alternative("mlx", engines["mlx"].why, engines["mlx"].install)
+    assert find_alternatives(on_mac, MODEL, engines) == (None, mlx)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +229,7 @@ def test_8_bits_that_no_engine_computes_are_refused_with_what_to_do() -> None:
 
 def test_an_engine_for_a_gpu_alone_is_offered_there_alone() -> None:
     assert {one.settings.device for one in _offers(MAC, mlx="", engine="mlx")} == {"mps"}
-    with pytest.raises(ShammahError, match="needs vLLM"):
+    with pytest.raises(ShammahError, match=r"it is not installed \(`pip install vllm`\)"):
         _offers(WITH_GPU, engine="vllm")
     assert _chosen(WITH_GPU) == "transformers"
 
@@ -224,8 +255,8 @@ def test_an_engine_for_another_device_is_no_setting_that_is_wrong() -> None:
         (
             MAC,
             {},
-            "this machine has a GPU for it; the mlx engine cannot compute it: it needs the mlx "
-            "extra",
+            "this machine has a GPU for it; the mlx engine cannot compute it: it is not "
+            "installed (`pip install 'shammah[mlx]'`)",
         ),
         (MAC, {"engine": "transformers"}, "this machine has a GPU for it"),
         (MAC, {"dtype": "float32"}, "this machine has a GPU for it"),
@@ -237,7 +268,7 @@ def test_the_reason_is_given(machine: Machine, asked: dict[str, str], why: str) 
 
 def test_an_obstacle_is_a_reason() -> None:
     (first, *_) = _offers(obstacle="is a Falcon")
-    assert first.why == "the native engine does not support this model: it is a Falcon"
+    assert first.why == "the native engine cannot compute this model: it is a Falcon"
 
 
 # --- steps down ---------------------------------------------------------------------------
