@@ -143,13 +143,12 @@ def write_gguf(directory: Path, shape: str) -> None:
     writer.add_vocab_size(vocabulary)
     path = directory / "model.safetensors"
     data = np.memmap(path, np.uint8, "r")
-    begin = 8 + int(data[:8].view(np.uint64)[0])
     for tensor in read_header(path):
         name = tensor.name
         for old, new in _GGUF_NAMES.items():
             name = name.replace(f"{old}.", f"{new}.")
         size = 2 * tensor.elements
-        stored = data[begin + tensor.begin : begin + tensor.begin + size]
+        stored = data[tensor.begin : tensor.begin + size]
         if len(tensor.shape) == 1:
             numbers = stored.view(np.uint16).astype(np.uint32) << 16
             writer.add_tensor(name, numbers.view(np.float32))

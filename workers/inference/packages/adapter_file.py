@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,11 +164,8 @@ def _scale(name: str, config: dict[str, Any], module: str, rank: int) -> float:
 
 
 def _read_tensors(name: str, path: Path) -> dict[str, NDArray[np.float32]]:
-    tensors = read_header(path)
-    with path.open("rb") as file:
-        (header,) = struct.unpack("<Q", file.read(8))
-        data = np.fromfile(file, np.uint8, offset=header)
-    return {tensor.name: _numbers(name, tensor, data) for tensor in tensors}
+    data = np.fromfile(path, np.uint8)
+    return {tensor.name: _numbers(name, tensor, data) for tensor in read_header(path)}
 
 
 def _numbers(name: str, tensor: Tensor, data: NDArray[np.uint8]) -> NDArray[np.float32]:

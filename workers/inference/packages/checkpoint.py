@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 import shlex
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,8 +239,7 @@ def _are_equal(one: tuple[Path, Tensor, int], other: tuple[Path, Tensor, int]) -
 
 def _blocks(path: Path, tensor: Tensor) -> Iterator[bytes]:
     with path.open("rb") as file:
-        (header,) = struct.unpack("<Q", file.read(8))
-        file.seek(8 + header + tensor.begin)
+        file.seek(tensor.begin)
         for begin in range(tensor.begin, tensor.end, _BLOCK_BYTES):
             yield file.read(min(_BLOCK_BYTES, tensor.end - begin))
 

@@ -43,7 +43,7 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor: ``begin`` and ``end`` are bytes after the header."""
+    """One tensor: ``begin`` and ``end`` are bytes of the file."""
 
     name: str
     dtype: str
@@ -76,11 +76,12 @@ def read_header(path: Path) -> tuple[Tensor, ...]:
                 f"its header has {length:,} bytes, but at most {MAX_HEADER_BYTES:,} are allowed"
             )
         document = _parse(file.read(length))
+    data = _LENGTH_BYTES + length
     tensors = sorted(
-        (_tensor(name, entry) for name, entry in document.items() if name != _METADATA),
+        (_tensor(name, entry, data) for name, entry in document.items() if name != _METADATA),
         key=lambda tensor: (tensor.begin, tensor.end),
     )
-    _check_coverage(tensors, size - _LENGTH_BYTES - length, size)
+    _check_coverage(tensors, data, size)
     return tuple(tensors)
 
 
@@ -94,7 +95,7 @@ def _parse(header: bytes) -> dict[str, Any]:
     return document
 
 
-def _tensor(name: str, entry: Any) -> Tensor:
+def _tensor(name: str, entry: Any, data: int) -> Tensor:
     try:
         dtype, shape = entry["dtype"], entry["shape"]
         begin, end = entry["data_offsets"]
@@ -112,11 +113,10 @@ def _tensor(name: str, entry: Any) -> Tensor:
             f"its tensor {name!r:.200} ({dtype} {shape!r:.200}) needs {(bits + 7) // 8} bytes, "
             f"but its header gives it {end - begin}"
         )
-    return Tensor(name, dtype, tuple(shape), begin, end)
+    return Tensor(name, dtype, tuple(shape), data + begin, data + end)
 
 
-def _check_coverage(tensors: list[Tensor], data_bytes: int, size: int) -> None:
-    position = 0
+def _check_coverage(tensors: list[Tensor], position: int, size: int) -> None:
     for tensor in tensors:
         if tensor.begin != position:
             raise HeaderError(
@@ -124,6 +124,5 @@ def _check_coverage(tensors: list[Tensor], data_bytes: int, size: int) -> None:
                 f"{position}"
             )
         position = tensor.end
-    if position != data_bytes:
-        expected = size - data_bytes + position
-        raise HeaderError(f"it has {size} bytes, but its header says {expected}")
+    if position != size:
+        raise HeaderError(f"it has {size} bytes, but its header says {position}")

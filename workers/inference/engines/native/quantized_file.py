@@ -96,7 +96,6 @@ def open_parts(path: Path, parts: tuple[Part, ...]) -> dict[str, NDArray[Any]] |
     try:
         tensors = {tensor.name: tensor for tensor in read_header(path)}
         with path.open("rb") as file:
-            (header,) = struct.unpack("<Q", file.read(8))
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError):
         return None
@@ -105,7 +104,7 @@ def open_parts(path: Path, parts: tuple[Part, ...]) -> dict[str, NDArray[Any]] |
         tensor = tensors.get(part.name)
         if tensor is None or (tensor.dtype, tensor.shape) != (part.dtype, part.shape):
             return None
-        array = np.frombuffer(mapped, part.kind, tensor.elements, 8 + header + tensor.begin)
+        array = np.frombuffer(mapped, part.kind, tensor.elements, tensor.begin)
         found[part.name] = array.reshape(part.shape)
     return found
 

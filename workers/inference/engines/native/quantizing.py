@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
@@ -61,13 +60,11 @@ class Tensors:
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self._places: dict[str, tuple[Tensor, BinaryIO, int]] = {}
+        self._places: dict[str, tuple[Tensor, BinaryIO]] = {}
         for path in checkpoint.weights:
             file = path.open("rb")
-            (header,) = struct.unpack("<Q", file.read(8))
-            for tensor in read_header(path):
-                self._places[tensor.name] = (tensor, file, 8 + header + tensor.begin)
-        every = [tensor for tensor, _, _ in self._places.values()]
+            self._places |= {tensor.name: (tensor, file) for tensor in read_header(path)}
+        every = [tensor for tensor, _ in self._places.values()]
         self._bits, found = read_layers(read_configuration(checkpoint.directory), every)
         self._layers = {f"{name}.weight": layer for name, layer in found.items()}
 
@@ -107,8 +104,8 @@ class Tensors:
         return PublishedWeights(bits, words, zeros, self.rows(layer.name + SCALES))
 
     def _words(self, name: str) -> NDArray[np.int32]:
-        tensor, file, offset = self._places[name]
-        data = _read(file, offset, tensor.end - tensor.begin)
+        tensor, file = self._places[name]
+        data = _read(file, tensor.begin, tensor.end - tensor.begin)
         return np.frombuffer(data, np.int32).reshape(tensor.shape)
 
     def rows(self, name: str, begin: int = 0, count: int | None = None) -> NDArray[np.float32]:
@@ -118,7 +115,7 @@ class Tensors:
             ShammahError: ``model_unsupported``, or ``model_corrupt``: not all are numbers, and
                 would be packed as confident nonsense.
         """
-        tensor, file, offset = self._places[name]
+        tensor, file = self._places[name]
         if tensor.dtype not in _STORED:
             raise ShammahError(
                 "model_unsupported",
@@ -128,7 +125,7 @@ class Tensors:
         kind = np.dtype(_STORED[tensor.dtype])
         row = math.prod(tensor.shape[1:]) * kind.itemsize
         end = tensor.shape[0] if count is None else min(tensor.shape[0], begin + count)
-        stored = np.frombuffer(_read(file, offset + begin * row, (end - begin) * row), kind)
+        stored = np.frombuffer(_read(file, tensor.begin + begin * row, (end - begin) * row), kind)
         stored = stored.reshape(end - begin, *tensor.shape[1:])
         if tensor.dtype == "BF16":
             bits = stored.astype(np.uint32)
@@ -141,7 +138,7 @@ class Tensors:
         return found
 
     def close(self) -> None:
-        for _, file, _ in self._places.values():
+        for _, file in self._places.values():
             file.close()
 
 
