@@ -175,7 +175,7 @@ pip_failed() {
         $program again: what has been done is kept."
 }
 
-# 190 MB and some 15 s more, where it makes answers fast. (Its wheels are for macOS 14 and newer.)
+# 190 MB more, where it makes answers fast. (Its wheels are for macOS 14 and newer.)
 engine_extras() {
     [ "$(uname -sm)" = 'Darwin arm64' ] &&
         [ "$(sw_vers -productVersion | cut -d. -f1)" -ge 14 ] && printf ',mlx'

@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ from workers.inference.packages.checkpoint import Checkpoint, inspect_checkpoint
 from workers.inference.runner import Runner, Span
 from workers.inference.scheduling.batched_engine import BatchedEngine
 from workers.inference.scheduling.sampling import SamplingPlan
+from workers.inference.startup.leftovers import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -352,6 +355,17 @@ def test_auto_is_8_bits_and_a_model_is_kept_once_for_each_form(tmp_path: Path) -
     made = set((tmp_path / "quantized").iterdir())
     assert len(made) == 2
     assert made <= set(MLX.stored(tmp_path, checkpoint))
+
+
+def test_kept_weights_go_when_their_model_has_gone(tmp_path: Path) -> None:
+    checkpoint, now = make_model(tmp_path / "model", "qwen2"), time.time()
+    load(checkpoint, tmp_path, "int8")
+    (file,) = (tmp_path / "quantized").glob("*.safetensors")
+    assert not sweep(tmp_path, checkpoint.directory, now)
+    other = make_model(tmp_path / "other", "llama")
+    assert not sweep(tmp_path, other.directory, now)
+    shutil.rmtree(checkpoint.directory)
+    assert sweep(tmp_path, other.directory, now) == [file]
 
 
 # --- slots --------------------------------------------------------------------------------
