@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -29,6 +30,7 @@ from workers.inference.packages.checkpoint import inspect_checkpoint
 from workers.inference.runner import Logits, Span
 from workers.inference.scheduling.batched_engine import BatchedEngine
 from workers.inference.scheduling.sampling import SamplingPlan
+from workers.inference.text.chat import ChatFormat
 from workers.text.model_text import ModelText
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,6 +114,51 @@ def test_it_writes_conversations_as_the_starters_template_does(text: ModelText) 
     assert text.encode(talk[1:], ask=False) == other.encode(talk[1:], ask=False)
     assert (text.hidden, text.end, text.folds_system) == (other.hidden, other.end, False)
     assert text.ends > other.ends  # and what llama.cpp knows to end an answer
+
+
+WORDS = "▁ a b e h i l o s t m k u r n el lo ▁hel ▁hello < > think".split()
+THINKS = (
+    "{% for m in messages %}<|x|>{{ m['role'] }}\n{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<|x|>{{ '<think>' }}{% endif %}"
+)
+
+
+def make_sentencepiece(path: Path) -> Path:
+    """A vocabulary with byte fallback, and a token that is neither a word nor special."""
+    tokens = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("<|x|>", 3), ("<think>", 4)]
+    tokens += [(f"<0x{byte:02X}>", 6) for byte in range(256)] + [(word, 1) for word in WORDS]
+    writer = gguf.GGUFWriter(path, "llama")
+    for add in (writer.add_context_length, writer.add_embedding_length):
+        add(32)
+    for add in (writer.add_block_count, writer.add_head_count, writer.add_feed_forward_length):
+        add(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([text for text, _ in tokens])
+    writer.add_token_types([kind for _, kind in tokens])
+    writer.add_token_scores([-float(rank) for rank in range(len(tokens))])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(THINKS)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+def test_blanks_bytes_and_tokens_that_only_the_template_may_write(tmp_path: Path) -> None:
+    whole = inspect_checkpoint(GGUF)
+    path = make_sentencepiece(tmp_path / "sp.gguf")
+    text = ENGINES["llamacpp"].read_text(replace(whole, weights=(path,)))
+    ids = text.encode_text("hello <think> é </s>hello")
+    assert text.tokenizer.token_to_id("<think>") not in ids
+    assert not text.hidden & set(ids)
+    assert text.decode(ids) == "hello <think> é </s>hello"
+    detokenizer = ChatFormat(text).detokenizer()
+    assert "".join(map(detokenizer.add, ids)) == "hello <think> é </s>hello"
+    prompt = text.encode([("user", "<think>")], ask=True)
+    assert text.tokenizer.id_to_token(prompt[-1]) == "<think>"
+    assert prompt.count(prompt[-1]) == 1
 
 
 # --- numbers ------------------------------------------------------------------------------
