@@ -62,6 +62,13 @@ class Adapter:
         """Of its numbers."""
         return sum(one.down.nbytes + one.up.nbytes for one in self.layers.values())
 
+    def check_sizes(self, module: str, inputs: int, outputs: int) -> None:
+        """Raise ``adapter_wrong_base`` where the model's ``module`` is of other sizes."""
+        down, up = self.layers[module].down, self.layers[module].up
+        if (down.shape[1], up.shape[0]) != (inputs, outputs):
+            both = f"{down.shape[1]}x{up.shape[0]}, but this model's is {inputs}x{outputs}"
+            raise wrong_base(self.name, f"its {module} is {both}")
+
 
 def find_adapter(home: Path, name: str, ready: Ready) -> AdapterEntry:
     """Return the adapter ``name`` of the model that is ``ready``.

@@ -99,9 +99,5 @@ class ModelAdapters:
         outputs, inputs = inner.weight.shape
         if isinstance(inner, nn.QuantizedLinear):
             inputs = inputs * 32 // inner.bits
-        low_rank = adapter.layers[name]
-        found = (low_rank.down.shape[1], low_rank.up.shape[0])
-        if found != (inputs, outputs):
-            both = "{}x{}, but this model's is {}x{}".format(*found, inputs, outputs)
-            raise wrong_base(adapter.name, f"its {name} is {both}")
+        adapter.check_sizes(name, inputs, outputs)
         return layer or AdaptedLayer(inner, lambda: self._used)

@@ -54,7 +54,7 @@ class HeldAdapters:
         table = np.zeros((self._layers, len(TARGETS), 3), np.int64)
         arrays = list[NDArray[np.float32]]()
         for module, low_rank in adapter.layers.items():
-            layer, target = self._place(adapter.name, module, low_rank)
+            layer, target = self._place(adapter, module)
             a, b = _pack(low_rank)
             arrays += [a, b]
             table[layer, TARGETS.index(target)] = a.ctypes.data, b.ctypes.data, low_rank.rank
@@ -83,19 +83,17 @@ class HeldAdapters:
             used, of_row, table=table, panels=self._panels, places=self._places, low=self._low
         )
 
-    def _place(self, name: str, module: str, low_rank: LowRank) -> tuple[int, str]:
+    def _place(self, adapter: Adapter, module: str) -> tuple[int, str]:
         """The layer and the target of a module."""
         match = _MODULE.fullmatch(module)
         if match is None:
             why = f"the native engine cannot adapt {module} (the transformers engine may)"
-            raise unsupported(name, why)
+            raise unsupported(adapter.name, why)
         layer, target = int(match[1]), match[2] or match[3]
-        found = (low_rank.down.shape[1], low_rank.up.shape[0])
         if layer >= self._layers:
-            raise wrong_base(name, f"it adapts {module}, but this model has {self._layers} layers")
-        if found != self._sizes[target]:
-            sizes = "{}x{}, but this model's is {}x{}".format(*found, *self._sizes[target])
-            raise wrong_base(name, f"its {module} is {sizes}")
+            why = f"it adapts {module}, but this model has {self._layers} layers"
+            raise wrong_base(adapter.name, why)
+        adapter.check_sizes(module, *self._sizes[target])
         return layer, target
 
 

@@ -94,11 +94,7 @@ class ModuleAdapters:
         if sizes is None:
             kind = type(module).__name__
             raise unsupported(adapter.name, f"it adapts {name}, which is not linear ({kind})")
-        low_rank = adapter.layers[name]
-        found = (low_rank.down.shape[1], low_rank.up.shape[0])
-        if found != sizes:
-            both = "{}x{}, but this model's is {}x{}".format(*found, *sizes)
-            raise wrong_base(adapter.name, f"its {name} is {both}")
+        adapter.check_sizes(name, *sizes)
         return module
 
 
