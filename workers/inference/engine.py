@@ -61,6 +61,12 @@ class Placement:
     needed: int
     free: int
 
+    def facts(self, engine: str, context_length: int = 0, note: str = "") -> EngineFacts:
+        """What loading decided, if it is this."""
+        return EngineFacts(
+            engine, self.device, self.dtype, self.quantization, context_length, self.why, note
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,8 +82,7 @@ class MlxRunner:
         observer.stage("warm up")
         self._warm_up()
         log.info("%s as %s on %s", checkpoint.architecture, form, mx.default_device())
-        facts = EngineFacts(self.engine, form.device, form.dtype, form.quantization)
-        return replace(facts, why=form.why, note=note)
+        return form.facts(self.engine, note=note)
 
     def _warm_up(self) -> None:
         """Compute something once: first calls compile kernels, and the cache then shows which keys

@@ -121,14 +121,7 @@ class NativeRunner:
         self.reserve(1, 1)
         self.forward([Span(0, 0, [0])])
         log.info("%s in %s, %d threads", checkpoint.architecture, quantization, self._pool.size)
-        return EngineFacts(
-            self.engine,
-            placement.device,
-            placement.dtype,
-            quantization,
-            why=placement.why,
-            note=note,
-        )
+        return placement.facts(self.engine, note=note)
 
     # --- memory ---------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ import functools
 import inspect
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,8 +97,7 @@ class TransformersRunner:
         observer.stage("warm up")
         self._warm_up()
         log.info("%s as %s, %d threads", model_class.__name__, form, threads)
-        facts = EngineFacts(self.engine, self._device, form.dtype, form.quantization)
-        return replace(facts, why=form.why)
+        return form.facts(self.engine)
 
     def _warm_up(self) -> None:
         """Compute something once: first calls allocate, choose kernels and start threads.

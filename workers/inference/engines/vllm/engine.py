@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from dataclasses import replace
 from typing import Any
 
 from shammah.errors import ShammahError
@@ -89,8 +88,7 @@ class VllmEngine:
             self._engine = vllm.LLMEngine.from_engine_args(arguments)
         except Exception as error:
             raise _explained(error) from error
-        facts = EngineFacts(self.name, form.device, form.dtype, form.quantization)
-        return replace(facts, context_length=context, why=form.why)
+        return form.facts(self.name, context)
 
     # --- adapters -------------------------------------------------------------------------
 
