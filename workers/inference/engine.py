@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -63,9 +63,8 @@ class Placement:
 
     def facts(self, engine: str, context_length: int = 0, note: str = "") -> EngineFacts:
         """What loading decided, if it is this."""
-        return EngineFacts(
-            engine, self.device, self.dtype, self.quantization, context_length, self.why, note
-        )
+        form = EngineFacts(engine, self.device, self.dtype, self.quantization, context_length)
+        return replace(form, why=self.why, note=note)
 
 
 @dataclass(frozen=True, slots=True)
