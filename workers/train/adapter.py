@@ -123,7 +123,7 @@ def save_lora(adapter: LoRAAdapter, directory: Path) -> None:
     (directory / "README.md").unlink(missing_ok=True)  # a form for the Hub, with nothing in it
 
 
-def load_lora(base: Any, directory: Path, *, trainable: bool = False) -> LoRAAdapter:
+def load_lora(base: Any, directory: Path) -> LoRAAdapter:
     """Put the adapter in ``directory``, ours or another program's, on ``base``.
 
     Raises:
@@ -135,9 +135,7 @@ def load_lora(base: Any, directory: Path, *, trainable: bool = False) -> LoRAAda
             held = set(file.keys())
         with _quiet():
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # seen to below
-            model = peft.PeftModel.from_pretrained(
-                base, str(directory), is_trainable=trainable, local_files_only=True
-            )
+            model = peft.PeftModel.from_pretrained(base, str(directory), local_files_only=True)
         named = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
         if others := sorted(held ^ named):
             raise ValueError(f"only its configuration or only its weights have {others[0]}")

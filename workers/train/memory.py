@@ -60,7 +60,6 @@ def estimate(
     adapter: int,
     tokens: int,
     width: int,
-    targets: int = 0,
     aimed: int = 0,
 ) -> Needs:
     """What a training of micro-batches of ``tokens`` needs.
@@ -71,12 +70,11 @@ def estimate(
         adapter: numbers that are learnt.
         tokens: of one micro-batch.
         width: bytes of a number of the base model, and of an activation.
-        targets: tokens of them that are learnt; 0: all.
         aimed: tokens that are looked at for aiming.
     """
     a_token = _LAYER_HIDDEN * shape.hidden + _LAYER_MLP * shape.intermediate
     layer = tokens * (a_token + shape.heads * tokens) * width
-    logits = _LOGITS * (targets or tokens) * shape.vocabulary * 4
+    logits = _LOGITS * tokens * shape.vocabulary * 4
     kept = shape.layers * tokens * shape.hidden * width
     wide = max(shape.hidden, shape.intermediate)
     aiming = aimed * (a_token * width + _AIMED_COPIES * wide * 4) + _MOMENTS * wide * wide * 8
