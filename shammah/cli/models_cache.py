@@ -23,7 +23,6 @@ from shammah.models.catalogue import (
     check_model_name,
     is_choice,
     is_of_hub,
-    locate_model,
     starter_directory,
 )
 from shammah.models.gguf_files import HUB
@@ -31,13 +30,13 @@ from shammah.models.machine import look
 from shammah.settings.edit import save, with_setting
 from shammah.settings.load import load_settings, read_config
 from shammah.settings.model import Settings
-from shammah.storage.paths import hub_cache
 from shammah.supervision.model_list import (
     cached_models,
     default_model,
     describe_models,
     download_worker,
     files_elsewhere,
+    find_model,
     starter_size,
 )
 from shammah.terminal.output import echo, print_json
@@ -150,17 +149,7 @@ def _whereabouts(settings: Settings) -> str:
             and not {*package.parts}.isdisjoint(known.revisions)
         )
 
-    found = locate_model(
-        settings.model,
-        machine.memory,
-        hub_cache(os.environ),
-        starter_directory(),
-        fallback=False,
-        is_whole=is_whole,
-        permissive=settings.permissive,
-        gpu_memory=machine.gpu_memory,
-        environ=os.environ,
-    )
+    found = find_model(settings, os.environ, machine, is_whole)
     automatic = settings.model == AUTO and name
     chosen = f"For this machine's memory, that is {name}. " if automatic else ""
     match found:

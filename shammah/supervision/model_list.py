@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 
 from shammah.bus.client import Peer, new_request_id
+from shammah.bus.messages import NotAvailable
 from shammah.bus.transfers import CachedModel, ListModels, ModelList
 from shammah.models.catalogue import (
     AUTO,
     STARTER,
+    LocatedModel,
     Machine,
+    MissingModel,
     hub_model,
     is_of_hub,
+    locate_model,
     starter_directory,
 )
 from shammah.models.gguf_files import HUB, GgufFile, list_gguf
 from shammah.settings.model import Settings
+from shammah.storage.paths import hub_cache
 from shammah.supervision.lifecycle import connect
 from shammah.terminal.wording import describe_size, printable
 
@@ -55,6 +61,28 @@ def default_model(settings: Settings, machine: Machine) -> str:
         gpu_memory=machine.gpu_memory,
     )
     return found or ("" if settings.model == AUTO else settings.model)
+
+
+def find_model(
+    settings: Settings,
+    environ: Mapping[str, str],
+    machine: Machine,
+    is_whole: Callable[[Path], bool],
+    *,
+    fallback: bool = False,
+) -> LocatedModel | MissingModel | NotAvailable:
+    """Return where the model lies that the settings mean; see `locate_model`."""
+    return locate_model(
+        settings.model,
+        machine.memory,
+        hub_cache(environ),
+        starter_directory(),
+        fallback=fallback,
+        is_whole=is_whole,
+        permissive=settings.permissive,
+        gpu_memory=machine.gpu_memory,
+        environ=environ,
+    )
 
 
 def starter_size() -> int:

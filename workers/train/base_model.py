@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,12 @@ from shammah.models.catalogue import (
     LocatedModel,
     MissingModel,
     ModelShape,
-    locate_model,
-    starter_directory,
 )
 from shammah.models.hub_config import read_architecture, read_shape
 from shammah.models.machine import look
 from shammah.models.published_bits import USE_ORIGINAL
 from shammah.settings.model import Settings
-from shammah.storage.paths import hub_cache
+from shammah.supervision.model_list import find_model
 from workers.manifest import is_complete
 from workers.model_classes import (
     check_finite,
@@ -60,18 +58,8 @@ def locate(wanted: str, settings: Settings, environ: Mapping[str, str]) -> Locat
     Raises:
         ShammahError: ``model_not_found`` or ``model_unknown``: it is not here.
     """
-    machine = look(environ)
-    found = locate_model(
-        wanted,
-        machine.memory,
-        hub_cache(environ),
-        starter_directory(),
-        fallback=False,
-        is_whole=is_complete,
-        permissive=settings.permissive,
-        gpu_memory=machine.gpu_memory,
-        environ=environ,
-    )
+    meant = replace(settings, model=wanted)
+    found = find_model(meant, environ, look(environ), is_complete)
     match found:
         case MissingModel(model_id):
             why = f"{model_id} is not on this machine."

@@ -25,11 +25,11 @@ from shammah.models.catalogue import (
     followable_hints,
     is_of_hub,
     largest_below,
-    locate_model,
     starter_directory,
 )
 from shammah.settings.model import Settings
 from shammah.storage.paths import hub_cache
+from shammah.supervision.model_list import find_model
 from workers.inference.engine import EngineSpec
 from workers.inference.engines.table import ENGINES
 from workers.inference.packages.checkpoint import inspect_checkpoint
@@ -56,23 +56,6 @@ REPAIRABLE = ("model_corrupt", "model_incomplete")
 def retry_pauses() -> Iterator[float]:
     """Seconds between attempts at a Hub that cannot be reached, while a fallback model answers."""
     return itertools.chain((60.0, 120.0, 240.0), itertools.repeat(600.0))
-
-
-def find_model(
-    settings: Settings, environ: Mapping[str, str], machine: Machine
-) -> LocatedModel | MissingModel | NotAvailable:
-    """Return the model to load, or what is known of one that must be downloaded first."""
-    return locate_model(
-        settings.model,
-        machine.memory,
-        hub_cache(environ),
-        starter_directory(),
-        fallback=True,
-        is_whole=is_complete,
-        permissive=settings.permissive,
-        gpu_memory=machine.gpu_memory,
-        environ=environ,
-    )
 
 
 class Bootstrap:
@@ -175,7 +158,8 @@ class Bootstrap:
         return None
 
     def _run(self) -> LoadedModel | None:
-        found = find_model(self._settings, self._environ, self._machine)
+        settings, environ, machine = self._settings, self._environ, self._machine
+        found = find_model(settings, environ, machine, is_complete, fallback=True)
         match found:
             case NotAvailable():
                 self._enter(found)

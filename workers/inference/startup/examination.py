@@ -29,12 +29,13 @@ from shammah.models.licences import LICENCES
 from shammah.models.machine import look
 from shammah.settings.load import home_directory, load_settings
 from shammah.settings.model import Settings
+from shammah.supervision.model_list import find_model
 from workers.environment import prepare_libraries
 from workers.inference.engines.table import ENGINES
 from workers.inference.memory import gpu_failed
 from workers.inference.packages.checkpoint import inspect_checkpoint
-from workers.inference.startup.bootstrap import find_model
 from workers.inference.startup.offers import find_alternatives, find_offers
+from workers.manifest import is_complete
 
 LIBRARIES = (
     "torch transformers numpy tokenizers safetensors xllamacpp accelerate peft "
@@ -83,7 +84,7 @@ def _libraries() -> Part:
 def _model(settings: Settings, environ: Mapping[str, str]) -> Part:
     """Which model, where it is, and how it would be computed now."""
     machine = look(environ)
-    found = find_model(settings, environ, machine)
+    found = find_model(settings, environ, machine, is_complete, fallback=True)
     if isinstance(found, MissingModel):
         fallback = found.fallback
         computed = _guarded(lambda: _computed(fallback, settings, machine)) if fallback else None

@@ -34,6 +34,7 @@ from shammah.bus.transfers import Fetched
 from shammah.errors import ShammahError
 from shammah.models.catalogue import GIB, Machine
 from shammah.settings.model import InferenceSettings, Settings
+from shammah.supervision import model_list
 from shammah.supervision.download import FetchReply
 from tests.fakes.engines import only
 from tests.real.adapters import write_adapter
@@ -50,7 +51,6 @@ from workers.inference.engine import FinishReason, SequenceRequest, StepResult
 from workers.inference.inbox import Arrival, Inbox
 from workers.inference.scheduling.sampling import SamplingPlan
 from workers.inference.service import InferenceService
-from workers.inference.startup import bootstrap
 from workers.inference.text.chat import ChatFormat
 from workers.service import Outlet
 
@@ -491,7 +491,7 @@ class OneFetch:
 def _standing_in(
     directory: Path, answer: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Running, OneFetch, list[ScriptedEngine]]]:
-    monkeypatch.setattr(bootstrap, "starter_directory", lambda: directory)
+    monkeypatch.setattr(model_list, "starter_directory", lambda: directory)
     monkeypatch.setattr(service_module, "look", lambda environ: Machine(4 * GIB))
     source = OneFetch(directory)
     engines = [ScriptedEngine(answer), ScriptedEngine(answer)]

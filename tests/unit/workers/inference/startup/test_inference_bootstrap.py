@@ -24,6 +24,7 @@ from shammah.bus.transfers import Fetched, FetchProgress, Transfer
 from shammah.errors import ShammahError
 from shammah.models.catalogue import GIB, Machine
 from shammah.settings.model import InferenceSettings, Settings
+from shammah.supervision import model_list
 from shammah.supervision.download import FetchReply
 from shammah.terminal.wording import describe_state
 from tests.fakes.engines import only
@@ -378,7 +379,8 @@ def test_a_damaged_file_that_cannot_be_repaired_is_a_failure(tmp_path: Path) -> 
 @pytest.fixture
 def starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = write_checkpoint(tmp_path / "starter")
-    monkeypatch.setattr(bootstrap, "starter_directory", lambda: directory)
+    for module in (bootstrap, model_list):
+        monkeypatch.setattr(module, "starter_directory", lambda: directory)
     return directory
 
 
@@ -395,7 +397,7 @@ def test_the_starter_stands_in_for_the_automatic_choice(tmp_path: Path, starter:
 def test_nothing_stands_in_where_there_is_no_starter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bootstrap, "starter_directory", lambda: tmp_path / "none")
+    monkeypatch.setattr(model_list, "starter_directory", lambda: tmp_path / "none")
     environ = {"HF_HUB_CACHE": str(tmp_path / "empty")}
     model, states, _ = _run(Settings(tmp_path, "auto"), environ=environ)
     assert model is None
