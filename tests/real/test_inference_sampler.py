@@ -48,6 +48,37 @@ def test_the_probabilities_are_those_of_generate(
         assert (np.diff(probabilities) <= 0).all()
 
 
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [
+        (0.7, 20, 0.8),
+        (0.7, 0, 0.95),  # a thousand are enough
+        (3.0, 0, 0.9),  # sixteen thousand are
+        (9.0, 0, 0.9),  # they are not
+        (1.0, 0, 1.0),
+        (1.0, 5000, 1.0),
+    ],
+)
+def test_a_large_vocabulary_is_drawn_from_as_if_all_of_it_were_sorted(
+    temperature: float, top_k: int, top_p: float
+) -> None:
+    rng = np.random.default_rng(1)
+    plan = SamplingPlan(temperature, top_p, top_k, seed=4)
+    sampler = Sampler(plan, ())
+    for draw in range(20):
+        logits = rng.normal(0, 3, 60_000).astype(np.float32)
+        logits[::7] = np.round(logits[::7])  # many share a place
+        logits[::11] = -np.inf
+        order = np.argsort(-logits, kind="stable")
+        order = order[: np.count_nonzero(logits >= logits[order[top_k - 1]])] if top_k else order
+        weights = np.exp((logits[order].astype(np.float64) - logits.max()) / temperature)
+        shares = weights / weights.sum()
+        kept = order[np.cumsum(shares) - shares < top_p] if top_p < 1 else order
+        with np.errstate(divide="ignore"):
+            sums = np.log(weights[: len(kept)]) + gumbel_noise(4, draw, kept)
+        assert sampler.choose(logits) == kept[sums.argmax()]
+
+
 @pytest.mark.parametrize("penalty", [0.5, 1.3])
 def test_the_repetition_penalty_is_that_of_generate(penalty: float) -> None:
     prompt = (3, 5, 5, 250)
