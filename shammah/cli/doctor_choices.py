@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from shammah.models.catalogue import CATALOGUE, GIB, Machine, choices, select_model
+from shammah.models.footprint import BITS
 from shammah.settings.model import Settings
 from shammah.supervision.plan import Place, need_of
-
-FORMS = {"int8": "8-bit weights", "int4": "4-bit weights"}
 
 
 def list_choices(settings: Settings, machine: Machine) -> list[dict[str, Any]]:
@@ -62,6 +61,6 @@ def describe_choices(listed: Sequence[Mapping[str, Any]], memory: int) -> Iterat
 def _describe(one: Mapping[str, Any]) -> str:
     if not one["fits"]:
         return f"{one['size']} does not fit"
-    parts = [f"{FORMS.get(one['form'], one['form'])}, {one['weights'] / GIB:.1f} GiB"]
+    parts = [f"{BITS.get(one['form'], one['form'])}, {one['weights'] / GIB:.1f} GiB"]
     parts += [] if one["permitted"] else ["licence ruled out by your settings"]
     return f"{one['size']} fits ({', '.join(parts)})"

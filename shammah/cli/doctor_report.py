@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from shammah.cli.doctor_choices import FORMS, describe_choices
+from shammah.cli.doctor_choices import describe_choices
 from shammah.models.catalogue import GIB
+from shammah.models.footprint import BITS
 from shammah.terminal.invocation import as_invoked
 from shammah.terminal.wording import describe_size, printable
 
@@ -120,7 +121,7 @@ def _model(model: Part) -> Iterator[tuple[str, str]]:
 
 
 def _computed(model: Part) -> Iterator[tuple[str, str]]:
-    form = FORMS.get(model["quantization"], model["dtype"])
+    form = BITS.get(model["quantization"], model["dtype"])
     yield "engine", f"{model['engine']}: {model['engine_why']}"
     if best := model["next_best"]:
         yield "", f"next best: {best['engine']}, {best['why']}"

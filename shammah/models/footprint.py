@@ -32,6 +32,9 @@ NATIVE_FAMILY = ("Qwen2ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "
 INT8, INT4 = "int8", "int4"
 """The weights of that engine; it keeps keys and values in 16 bits and computes in 32."""
 
+BITS = {INT8: "8-bit weights", INT4: "4-bit weights"}
+"""For people."""
+
 NATIVE_WEIGHT_BYTES = {INT8: 1.07, INT4: 0.75}
 """Memory of a weight, and its share of a scale. In ``int4`` not all have 4 bits."""
 

@@ -10,7 +10,7 @@ import psutil
 from shammah.errors import ShammahError
 from shammah.models.catalogue import GIB
 from shammah.models.cgroups import memory_left
-from shammah.models.footprint import HEADROOM_BYTES, KV_SHARE, LEAST_CONTEXT, kv_bytes
+from shammah.models.footprint import BITS, HEADROOM_BYTES, KV_SHARE, LEAST_CONTEXT, kv_bytes
 from shammah.models.hub_config import WIDTHS
 from shammah.supervision.oom_record import CLOSE_OTHERS
 from workers.model_classes import first_line
@@ -63,17 +63,12 @@ def conversation_bytes(checkpoint: Checkpoint) -> int:
     return kv_bytes(shape, min(LEAST_CONTEXT, shape.context_length), WIDTHS["float16"])
 
 
-def describe_form(dtype: str, quantization: str) -> str:
-    """Return ``8-bit weights`` or the number format."""
-    return {"int8": "8-bit weights", "int4": "4-bit weights"}.get(quantization, dtype)
-
-
 def shortage(placement: Placement, checkpoint: Checkpoint) -> ShammahError | None:
     """Return why memory is too little for a model, with both numbers; ``None``: it is enough."""
     extra = max(HEADROOM_BYTES, int(conversation_bytes(checkpoint) / KV_SHARE))
     if placement.needed + extra <= placement.free:
         return None
-    form = describe_form(placement.dtype, placement.quantization)
+    form = BITS.get(placement.quantization, placement.dtype)
     return ShammahError(
         "out_of_memory",
         f"The model needs {(placement.needed + extra) / GIB:.1f} GiB in {form} on "

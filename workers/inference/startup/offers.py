@@ -12,7 +12,7 @@ from pathlib import Path
 from shammah.bus.messages import Ready
 from shammah.errors import ShammahError
 from shammah.models.catalogue import LocatedModel, Machine, fits_gpu
-from shammah.models.footprint import SHORT_CONTEXT
+from shammah.models.footprint import BITS, SHORT_CONTEXT
 from shammah.settings.model import InferenceSettings
 from workers.inference.engine import EngineSpec, LoadSettings
 from workers.inference.packages.checkpoint import Checkpoint
@@ -29,7 +29,6 @@ _NO_INT8 = (
     "model as a GGUF file with 8-bit weights (pip install 'shammah[llamacpp]')."
 )
 _READER = "To add one that does: `pip install 'shammah[llamacpp]'`."
-_BITS = {"int8": "8-bit weights", "int4": "4-bit weights"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Offer:
 
     @property
     def has_fewer_bits(self) -> bool:
-        return self.change in _BITS.values()
+        return self.change in BITS.values()
 
     @property
     def on_gpu(self) -> bool:
@@ -251,7 +250,7 @@ def describe_result(wanted: LocatedModel, offer: Offer, ready: Ready) -> str:
     """Return what has become of a load that was asked for ``wanted``, as a sentence."""
     if offer.level == 0:
         return f"{ready.model} answers instead of {wanted.name}."
-    form = _BITS.get(ready.quantization, ready.dtype)
+    form = BITS.get(ready.quantization, ready.dtype)
     instead = "" if ready.model == wanted.name else f" instead of {wanted.name}"
     place = " on the CPU" if offer.chosen and not offer.on_gpu else ""
     context = f"a context of {ready.context_length:,} tokens"
@@ -271,7 +270,7 @@ def _steps(whole: Offer, checkpoint: Checkpoint) -> Iterator[Offer]:
         first = names.index(engine.automatic) if engine.automatic in names else 0
         for name in names[first + 1 :]:
             fewer = replace(short, quantization=name)
-            yield replace(whole, settings=fewer, change=_BITS[name])
+            yield replace(whole, settings=fewer, change=BITS[name])
 
 
 def _check_format(checkpoint: Checkpoint, engines: Mapping[str, EngineSpec]) -> None:
