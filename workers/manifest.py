@@ -12,6 +12,7 @@ nothing, and the files are hashed again.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from workers.listing import RemoteFile, RepositoryListing
 
 FORMAT = 1
 
+_SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -39,6 +41,12 @@ def snapshot_of(package: Path) -> Path:
         if parent.parent.name == "snapshots" and parent.parent.parent.name.startswith("models--"):
             return parent
     return package
+
+
+def commit_of(path: Path) -> str:
+    """The commit of the snapshot that a directory or a file lies in; empty: in none."""
+    found = _SNAPSHOT.search(f"{path.absolute().as_posix()}/")
+    return found[1] if found else ""
 
 
 def manifest_path(snapshot: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from shammah.models.machine import look
 from shammah.models.published_bits import USE_ORIGINAL
 from shammah.settings.model import Settings
 from shammah.supervision.model_list import find_model
-from workers.manifest import is_complete
+from workers.manifest import commit_of, is_complete
 from workers.model_classes import (
     check_finite,
     find_class,
@@ -35,7 +34,6 @@ from workers.model_classes import (
 if TYPE_CHECKING:
     import torch
 
-_SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})$")
 _MANIFEST = "shammah-manifest.json"
 CPU_INFO = Path("/proc/cpuinfo")
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16 ")
@@ -81,8 +79,7 @@ def revision_of(directory: Path) -> str:
             return revision
     except (OSError, ValueError, AttributeError):
         pass
-    snapshot = _SNAPSHOT.search(directory.absolute().as_posix())
-    return snapshot[1] if snapshot else ""
+    return commit_of(directory)
 
 
 def shape_of(directory: Path) -> ModelShape:

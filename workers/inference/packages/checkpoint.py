@@ -27,6 +27,7 @@ from workers.inference.packages.published_layers import (
     find_layers,
 )
 from workers.inference.packages.safetensors_header import HeaderError, Tensor, read_header
+from workers.manifest import commit_of
 from workers.model_classes import read_model_config
 
 MANIFEST = "shammah-manifest.json"
@@ -39,7 +40,6 @@ ADAPTER = "adapter_config.json"
 Format = Literal["safetensors", "awq", "gptq", "gguf"]
 """How a model's weights are stored; the two in the middle in safetensors files, quantised."""
 
-_SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})$")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 
 _HEAD = re.compile(r"(?:^|\.)lm_head\.weight$")
@@ -352,8 +352,7 @@ def _tensors(path: Path) -> tuple[Tensor, ...]:
 def _revision(directory: Path, manifest: dict[str, Any] | None) -> str:
     if manifest and isinstance(manifest.get("revision"), str):
         return str(manifest["revision"])
-    snapshot = _SNAPSHOT.search(directory.absolute().as_posix())
-    return snapshot[1] if snapshot else ""
+    return commit_of(directory)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from shammah.models.catalogue import FETCH_AGAIN, ModelShape
 from shammah.models.gguf_files import part_names
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.packages.gguf import MAX_TENSORS, OTHER, Header, Tensor, read_header
+from workers.manifest import commit_of
 
-_REVISION = re.compile(r"/snapshots/([0-9a-f]{40})/")
 _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LARGEST = 2**32
 
@@ -44,7 +44,6 @@ def inspect_gguf(path: Path) -> Checkpoint:
     tensors = _tensors(header, parts)
     architecture = header.text("general.architecture")
     shape = _shape(first, header, tensors)
-    revision = _REVISION.search(first.absolute().as_posix())
     return Checkpoint(
         directory=first.parent,
         architecture=architecture,
@@ -53,7 +52,7 @@ def inspect_gguf(path: Path) -> Checkpoint:
         weights=parts,
         weight_bytes=sum(part.stat().st_size for part in parts),
         parameters=sum(tensor.elements for tensor in tensors.values()),
-        revision=revision[1] if revision else "",
+        revision=commit_of(first),
         tied=shape.tied,
         shape=shape,
         format="gguf",
