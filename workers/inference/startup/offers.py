@@ -176,13 +176,16 @@ def choose_engine(
             raise ShammahError("settings_conflict", why, hint)
         why = f"No engine that is installed computes this model: {every}."
         raise ShammahError("model_unsupported", why, "Choose another model with --model.")
+    hint = "Set inference.engine to auto."
+    if asked.device == "auto" and device not in engine.devices:
+        needed = " or ".join(engine.devices)
+        conflict = f"it needs {needed}, and this machine has none with room for the model"
+    elif conflict:
+        hint = "Set that to auto, or set inference.engine to auto."
     if conflict:
-        raise ShammahError(
-            "settings_conflict",
-            f"The {asked.engine} engine cannot be used because {conflict}.",
-            "Set that to auto, or set inference.engine to auto.",
-        )
-    raise ShammahError("model_unsupported", f"The {unable}.", "Set inference.engine to auto.")
+        why = f"The {asked.engine} engine cannot be used because {conflict}."
+        raise ShammahError("settings_conflict", why, hint)
+    raise ShammahError("model_unsupported", f"The {unable}.", hint)
 
 
 def choose_gpu(

@@ -234,6 +234,21 @@ def test_an_engine_for_a_gpu_alone_is_offered_there_alone() -> None:
     assert _chosen(WITH_GPU) == "transformers"
 
 
+@pytest.mark.parametrize(
+    ("device", "why", "hint"),
+    [
+        ("auto", "it needs cuda, and this machine has none", "Set inference.engine to auto."),
+        ("cpu", "inference.device is cpu", "Set that to auto, or set inference.engine to auto."),
+    ],
+)
+def test_only_a_device_that_was_set_is_called_a_setting(device: str, why: str, hint: str) -> None:
+    with pytest.raises(ShammahError) as refused:
+        _offers(engine="vllm", device=device)
+    assert refused.value.code == "settings_conflict"
+    assert f"The vllm engine cannot be used because {why}" in refused.value.message
+    assert refused.value.hint == hint
+
+
 def test_an_engine_for_another_device_is_no_setting_that_is_wrong() -> None:
     engines = {name: replace(one, obstacle=lambda _: "is odd") for name, one in ENGINES.items()}
     engines["mlx"] = make_spec(on_apple_silicon=True)
