@@ -15,9 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
-from workers.inference.engines.transformers.kv_slots import Compute, causal_mask, shapes_of
+from workers.inference.engines.transformers.kv_slots import (
+    Compute,
+    HeldLayer,
+    causal_mask,
+    shapes_of,
+)
 from workers.inference.engines.transformers.page_table import (
     NOTHING,
     PAGE,
@@ -183,16 +188,10 @@ class KVPages:
         return torch.tensor(numbers, device=self._device)
 
 
-class PageLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """A layer of what the model takes as its cache: the rows of a `KVPages`' pass in hand."""
+class PageLayer(HeldLayer):  # type: ignore[no-untyped-call]
+    """See `HeldLayer`: the rows of a `KVPages`' pass in hand."""
 
-    is_sliding = False
-
-    def __init__(self, kv: KVPages, index: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._kv = kv
-        self._index = index
-        self.is_initialized = True
+    _kv: KVPages
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -216,18 +215,12 @@ class PageLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         read = pool.index_select(1, self._kv.table)
         return read.view(heads, self._kv.rows, -1, size).transpose(0, 1)
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Nothing is lazy here."""
-
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Only asked for where no mask is given: at a first token."""
         return query_length, 0
 
     def get_seq_length(self) -> int:
         return 0
-
-    def get_max_length(self) -> int:
-        return -1
 
 
 class CudaGraphs:

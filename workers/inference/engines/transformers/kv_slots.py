@@ -93,16 +93,28 @@ class KVSlots:
         return list(zip(parts[::2], parts[1::2], strict=True))
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """A layer of what the model takes as its cache: the present rows of a `KVSlots`."""
+class HeldLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """A layer of what the model takes as its cache: the rows in hand of what ``kv`` holds."""
 
     is_sliding = False
 
-    def __init__(self, kv: KVSlots, index: int) -> None:
+    def __init__(self, kv: Any, index: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._kv = kv
         self._index = index
         self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing is lazy here."""
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class SlotLayer(HeldLayer):  # type: ignore[no-untyped-call]
+    """See `HeldLayer`: the present rows of a `KVSlots`."""
+
+    _kv: KVSlots
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -126,17 +138,11 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             return keys[0].unsqueeze(0), values[0].unsqueeze(0)
         return torch.stack(keys), torch.stack(values)
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Nothing is lazy here."""
-
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
         return max(self._kv.starts, default=0)
-
-    def get_max_length(self) -> int:
-        return -1
 
 
 class OwnCaches:
