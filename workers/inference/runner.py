@@ -7,13 +7,14 @@ the same scheduling, prefix reuse and sampling.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shammah.errors import ShammahError
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
@@ -61,6 +62,26 @@ class RunnerLimits:
     lazy: bool = True
     reuses: bool = True
     exact: bool = False
+
+
+def check_logits(logits: Logits, check_weights: Callable[[], None], form: str) -> None:
+    """Refuse a model whose first logits are not numbers; ``form``: that of its weights.
+
+    ``check_weights`` refuses weights that are not, and is only then called: reading all of them
+    takes longer than to compute a token.
+
+    Raises:
+        ShammahError: ``model_corrupt`` or ``model_unsupported``.
+    """
+    if np.isfinite(logits).all():
+        return
+    check_weights()
+    if not np.isfinite(logits.max()):  # minus infinity: a token that is never to be chosen
+        raise ShammahError(
+            "model_unsupported",
+            f"The model produces NaN or infinite values in {form}.",
+            "Set inference.dtype to float32.",
+        )
 
 
 class Runner(Protocol):

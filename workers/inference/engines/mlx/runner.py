@@ -16,17 +16,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shammah.errors import ShammahError
 from shammah.settings.load import home_directory
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.mlx.spec import free_memory, place
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.runner import Logits, RunnerLimits, Span
+from workers.inference.runner import Logits, RunnerLimits, Span, check_logits
 
 if TYPE_CHECKING:
     from workers.inference.engines.mlx.adapted_layers import ModelAdapters
@@ -90,30 +90,14 @@ class MlxRunner:
         from mlx_lm.models.cache import make_prompt_cache
 
         from workers.inference.engines.mlx.kv_slots import KVSlots
+        from workers.inference.engines.mlx.weights import check_finite
 
         cache = make_prompt_cache(self.model)
         self._run([range(_WARM_UP)], cache, head=False)
         logits = self._run([[0]], cache)
         self._vocabulary = logits.shape[-1]
-        if not np.isfinite(logits).all():
-            self._explain_nonsense(logits)
+        check_logits(logits, partial(check_finite, self.model), "the format of its weights")
         self._memory = KVSlots(cache)
-
-    def _explain_nonsense(self, logits: Logits) -> None:
-        """Only now: reading all weights takes longer than to compute a token with them.
-
-        Raises:
-            ShammahError: ``model_corrupt`` or ``model_unsupported``.
-        """
-        from workers.inference.engines.mlx.weights import check_finite
-
-        check_finite(self.model)
-        if not np.isfinite(logits.max()):  # minus infinity: a token that is never to be chosen
-            raise ShammahError(
-                "model_unsupported",
-                "The model produces NaN or infinite values in the format of its weights.",
-                "Set inference.dtype to float32.",
-            )
 
     # --- memory ---------------------------------------------------------------------------
 

@@ -5,22 +5,19 @@ The reference for every other: it computes what ``model.generate`` computes.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from shammah.errors import ShammahError
 from workers.environment import prepare_libraries
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.transformers.spec import place
 from workers.inference.memory import kv_budget
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.runner import Logits, RunnerLimits, Span
+from workers.inference.runner import Logits, RunnerLimits, Span, check_logits
 
 if TYPE_CHECKING:
     import torch
@@ -110,14 +107,14 @@ class TransformersRunner:
 
         from workers.inference.engines.transformers.kv_pages import KVPages
         from workers.inference.engines.transformers.kv_slots import KVSlots, OwnCaches
+        from workers.model_classes import check_finite
 
         cache = DynamicCache(config=self.model.config)
         with torch.inference_mode():
             self.compute(torch.arange(_WARM_UP, device=self._device)[None], cache)
             first = torch.zeros(1, 1, dtype=torch.long, device=self._device)
             logits: Logits = self.compute(first, cache).cpu().numpy()
-        if not np.isfinite(logits).all():
-            self._explain_nonsense(logits)
+        check_logits(logits, partial(check_finite, self.model), f"{self.model.dtype}")
         paged = self._device != "cpu" if self._paged is None else self._paged
         if any(type(layer) is not DynamicLayer for layer in cache.layers):
             # Windows and recurrent states: nothing of it can be shared or taken back.
@@ -128,26 +125,10 @@ class TransformersRunner:
             )
         elif paged:
             # As the engine reckons it, so that the pool holds what the engine gives out.
-            budget = functools.partial(kv_budget, self, self._kv_memory)
+            budget = partial(kv_budget, self, self._kv_memory)
             self._memory = KVPages(self.compute, cache, budget)
         else:
             self._memory = KVSlots(self.compute, cache)
-
-    def _explain_nonsense(self, logits: Logits) -> None:
-        """Only now: reading all weights takes longer than to compute a token with them.
-
-        Raises:
-            ShammahError: ``model_corrupt`` or ``model_unsupported``.
-        """
-        from workers.model_classes import check_finite
-
-        check_finite(self.model)
-        if not np.isfinite(logits.max()):  # minus infinity: a token that is never to be chosen
-            raise ShammahError(
-                "model_unsupported",
-                f"The model produces NaN or infinite values in {self.model.dtype}.",
-                "Set inference.dtype to float32.",
-            )
 
     def kv_bytes_per_token(self) -> int:
         return max(1, self._memory.bytes_per_token)
