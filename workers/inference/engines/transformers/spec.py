@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,6 @@ def place(checkpoint: Checkpoint, settings: LoadSettings) -> Placement:
     device = placement.choose_device(settings.device, checkpoint.parameters, settings.quantization)
     free = placement.free_memory(device)
     return placement.choose_form(settings, device, checkpoint, free)
-
-
-def sweep_measurements(home: Path, now: float) -> Iterator[Path]:
-    """Remove the file of speeds that versions before this one measured."""
-    path = home / "machine-speed.json"
-    if path.exists():
-        path.unlink(missing_ok=True)
-        yield path
 
 
 def _make() -> Engine:
@@ -54,6 +45,5 @@ TRANSFORMERS = EngineSpec(
     make=_make,
     place=place,
     quantizations=("none", "int4"),
-    sweep=sweep_measurements,
     reports={"accelerator": _report_accelerator},
 )

@@ -88,15 +88,14 @@ def test_when_its_model_has_gone_it_goes_with_all_that_belongs_to_it(home: Home)
 
 
 def test_what_only_earlier_versions_kept_goes(home: Home) -> None:
-    """Weights in directories, a week after their last use, and the speeds of the machine."""
+    """Weights in directories, a week after their last use."""
     one = home.model("one")
     weights = home.quantized / f"{'0' * 32}-int8"
     (weights / "deeper").mkdir(parents=True)
     weights.with_suffix(".source").write_text(str(one))
     for path in (weights, weights.with_suffix(".source")):
         os.utime(path, (NOW, NOW))
-    (home.directory / "machine-speed.json").write_text("{}")
-    assert home.sweep(one) == {"machine-speed.json"}
+    assert home.sweep(one) == set()
     assert home.sweep(one, days=6) == set()
     assert home.sweep(one, days=8) == {weights.name}
     assert home.names() == set()
