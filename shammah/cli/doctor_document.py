@@ -268,8 +268,8 @@ def _judge(document: Part, *, cloud: bool) -> Iterator[Problem]:
             yield Problem(error["code"], error["message"], error["hint"] or SETUP, not cloud)
     kernels = document.get("kernels", {})
     if kernels.get("compiled") is False:
-        why = "The native engine's kernels are not compiled; its first start will be slower."
-        hint = f"To compile them now: {sys.executable} -P -m workers.inference.engines.native"
+        why = "The native engine's kernels are not compiled."
+        hint = "Its first start compiles them, which takes longer."
         yield Problem("kernels_missing", why, hint, blocking=False)
     yield from _judge_model(document, cloud=cloud)
 
