@@ -69,8 +69,8 @@ def is_model_file(name: str) -> bool:
     return name.endswith(ENDING) and is_first and "mmproj" not in name.lower()
 
 
-def check_app_name(wanted: str) -> None:
-    """Refuse what can be no name of a model of ollama or LM Studio.
+def check_app_name(wanted: str) -> re.Match[str]:
+    """Return the parts of a name of a model of ollama or LM Studio.
 
     Raises:
         ShammahError: ``model_unknown``.
@@ -82,6 +82,7 @@ def check_app_name(wanted: str) -> None:
         why = f"{wanted!r} is not a model's name."
         hint = f"Write {form}; `shammah models list` shows them."
         raise ShammahError("model_unknown", why, hint, exit_code=ExitCode.USAGE)
+    return known
 
 
 def find_app_file(wanted: str, environ: Mapping[str, str]) -> Path:
@@ -91,10 +92,8 @@ def find_app_file(wanted: str, environ: Mapping[str, str]) -> Path:
         ShammahError: ``model_unknown``; ``model_not_found``, ``model_unclear`` or
             ``model_incomplete``, with what there is instead.
     """
-    check_app_name(wanted)
-    program, _, name = wanted.partition(":")
-    find = _find_in_ollama if program == "ollama" else _find_in_lm_studio
-    return find(name, environ)
+    find = _find_in_ollama if wanted.startswith(OLLAMA) else _find_in_lm_studio
+    return find(check_app_name(wanted), environ)
 
 
 def only_gguf(directory: Path) -> Path | None:
@@ -132,9 +131,8 @@ def ollama_stores(environ: Mapping[str, str]) -> list[Path]:
     return [absolute(own), Path("/usr/share/ollama/.ollama/models")]
 
 
-def _find_in_ollama(name: str, environ: Mapping[str, str]) -> Path:
-    known = _OLLAMA_NAME.fullmatch(name)
-    assert known is not None  # it has been checked
+def _find_in_ollama(known: re.Match[str], environ: Mapping[str, str]) -> Path:
+    name = known[0]
     place = (known[1] or _REGISTRY, known[2] or _LIBRARY, known[3], known[4] or "latest")
     stores = ollama_stores(environ)
     for store in stores:
@@ -202,10 +200,8 @@ def lm_studio_folders() -> list[Path]:
     return [absolute("~/.lmstudio/models"), absolute("~/.cache/lm-studio/models")]
 
 
-def _find_in_lm_studio(name: str, environ: Mapping[str, str]) -> Path:
-    known = _LM_STUDIO_NAME.fullmatch(name)
-    assert known is not None  # it has been checked
-    publisher, repository, file = known.groups()
+def _find_in_lm_studio(known: re.Match[str], environ: Mapping[str, str]) -> Path:
+    name, (publisher, repository, file) = known[0], known.groups()
     folders = lm_studio_folders()
     for folder in folders:
         found = _models_in(folder / publisher / repository)
