@@ -205,7 +205,8 @@ def round_activations(size: int) -> Callable[..., Any]:
 
 def of_ours(quantization: str, architecture: Any) -> dict[str, Rounding]:
     """How each tensor is rounded."""
-    from workers.inference.engines.native.int4_packing import pack_int4, unpack_int4
+    from tests.fakes.int4_weights import unpack_int4
+    from workers.inference.engines.native.int4_packing import pack_int4
     from workers.inference.engines.native.kernels import kernel_directory, prepare_kernels
     from workers.inference.engines.native.packing import pack, unpack
     from workers.inference.engines.native.packing_plan import matrices

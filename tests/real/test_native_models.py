@@ -133,7 +133,7 @@ OPENED: WeakKeyDictionary[NativeRunner, Any] = WeakKeyDictionary()
 
 def held_weights(checkpoint: Checkpoint, runner: NativeRunner) -> dict[str, NDArray[np.float32]]:
     """The weights that the runner computes with, under transformers' names."""
-    from workers.inference.engines.native.int4_packing import unpack_int4
+    from tests.fakes.int4_weights import unpack_int4
     from workers.inference.engines.native.layout import padded
     from workers.inference.engines.native.packing import unpack
     from workers.inference.engines.native.packing_plan import matrices

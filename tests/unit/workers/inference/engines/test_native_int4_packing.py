@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workers.inference.engines.native.int4_packing import pack_int4, unpack_int4
+from tests.fakes.int4_weights import unpack_int4
+from workers.inference.engines.native.int4_packing import pack_int4
 from workers.inference.engines.native.kernels import prepare_kernels
 from workers.inference.engines.native.layout import GROUP, INT4_GROUP, packed_sizes, padded
 from workers.inference.engines.native.packing import pack
