@@ -18,7 +18,13 @@ from shammah.cli.options import Group, json_option, licence_option, model_option
 from shammah.errors import ExitCode, ShammahError, UsageError
 from shammah.models.catalogue import check_model_name
 from shammah.settings.edit import save, with_setting
-from shammah.settings.load import config_file, examine_text, parse_config, read_config
+from shammah.settings.load import (
+    absolute_model,
+    config_file,
+    examine_text,
+    parse_config,
+    read_config,
+)
 from shammah.settings.model import ENVIRONMENT, SECRET, Settings, setting_names, value_of
 from shammah.settings.report import Value, explain_settings, shown, written
 from shammah.terminal.confirm import confirm
@@ -197,6 +203,8 @@ def set_(name: str, values: tuple[str, ...]) -> int:
     if path == SECRET and values == ("-",):
         values = (_read_secret(name),)
     value = _parse(path, values)
+    if path == ("model",):
+        value = absolute_model(value)
     text = read_config(file)
     parse_config(text, file)
     changed = with_setting(text, path, value)

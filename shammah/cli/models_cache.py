@@ -21,14 +21,13 @@ from shammah.models.catalogue import (
     MissingModel,
     check_hub_id,
     check_model_name,
-    is_choice,
     is_of_hub,
     starter_directory,
 )
 from shammah.models.gguf_files import HUB
 from shammah.models.machine import look
 from shammah.settings.edit import save, with_setting
-from shammah.settings.load import load_settings, read_config
+from shammah.settings.load import absolute_model, load_settings, read_config
 from shammah.settings.model import Settings
 from shammah.supervision.model_list import (
     cached_models,
@@ -119,8 +118,7 @@ def on_hub(settings: Settings, name: str) -> str:
     Raises:
         ShammahError: ``model_unknown``, ``model_not_of_the_hub``.
     """
-    is_path = os.path.isabs(name) or (os.path.isdir(name) and not is_choice(name))
-    if is_path or not is_of_hub(name):
+    if os.path.isabs(absolute_model(name)) or not is_of_hub(name):
         what = "The starter" if name == STARTER else name
         raise ShammahError(
             "model_not_of_the_hub",

@@ -138,17 +138,17 @@ def _find_in_ollama(known: re.Match[str], environ: Mapping[str, str]) -> Path:
     for store in stores:
         manifest = store.joinpath("manifests", *place)
         try:
-            layer = _model_layer(manifest)
+            blob = _blob(store, _model_layer(manifest))
+            is_there = blob.is_file()
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            why = f"ollama's {manifest} cannot be read ({error.strerror})."
+            why = f"ollama's {error.filename or manifest} cannot be read ({error.strerror})."
             raise ShammahError("model_not_found", why, "Let your user read it.") from error
         except ValueError as error:
             why = f"ollama's {manifest} cannot be used: {error}."
             raise ShammahError("model_not_found", why, f"`ollama pull {name}` may help.") from error
-        blob = _blob(store, layer)
-        if not blob.is_file():
+        if not is_there:
             why = f"ollama has no file {blob.name} of {name}, though its manifest names it."
             raise ShammahError("model_incomplete", why, f"`ollama pull {name}` fetches it.")
         return blob

@@ -112,11 +112,15 @@ def examine_text(
     faults: list[Fault] = []
     settings: Settings = _build(Settings(file.parent), document, (), faults)
     _check_patterns(settings.privacy, faults)
-    named = settings.model
-    if not is_choice(named) and (named.startswith(("~", ".", "/")) or _is_path(named)):
-        # The worker has another working directory.
-        settings = replace(settings, model=os.path.abspath(os.path.expanduser(named)))
+    settings = replace(settings, model=absolute_model(settings.model))
     return settings, [_located(fault, text, file, environ) for fault in faults]
+
+
+def absolute_model(named: str) -> str:
+    """Return a model's name for any working directory: a path is absolute in it."""
+    if is_choice(named) or not (named.startswith(("~", ".", "/")) or _is_path(named)):
+        return named
+    return os.path.abspath(os.path.expanduser(named))
 
 
 def _is_path(named: str) -> bool:

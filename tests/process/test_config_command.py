@@ -278,3 +278,16 @@ def test_completing_loads_nothing_heavy_and_no_bus(sandbox: Sandbox) -> None:
     loaded = {name.partition(".")[0] for name in ended.stderr.split()}
     assert "click" in loaded
     assert not loaded & {"torch", "transformers", "huggingface_hub", "anthropic", "zmq", "ssl"}
+
+
+def test_set_writes_a_path_that_holds_anywhere(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.gguf").write_bytes(b"")
+    for named in ("mine.gguf", "./mine.gguf"):
+        ended = run("config", "set", "model", named)
+        assert ended.code == 0, ended.err
+        assert file.read_text() == f'model = "{tmp_path / "mine.gguf"}"\n'
+    assert run("config", "set", "model", "3B").code == 0
+    assert file.read_text() == 'model = "3B"\n'

@@ -46,3 +46,14 @@ def test_what_is_wrong_is_said_with_what_to_do(
     assert "is not on this disk, and HF_HUB_OFFLINE forbids" in ended.out
     assert "Unset HF_HUB_OFFLINE" in ended.out
     assert Path(sandbox.home).exists()
+
+
+def test_a_damaged_file_of_ones_own_is_not_to_be_downloaded(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(b"GGUF")
+    document = json.loads(run("doctor", "--model", str(path), "--json", limit=LIMIT_S).out)
+    (problem,) = document["problems"]
+    assert problem["message"].startswith("mine.gguf ")
+    assert problem["hint"].startswith("Put a whole file in its place")

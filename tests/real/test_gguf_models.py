@@ -82,6 +82,7 @@ def test_a_file_is_planned_by_its_size(
         assert (memory["weights"], memory["dtype"], memory["context_length"]) == (size, "GGUF", 0)
         assert memory["least"] == size + LIBRARIES_BYTES + HEADROOM_BYTES
     assert "at least" in run("models", "plan", "tiny.gguf").stdout
+    assert "tiny.gguf is not from the Hub" in run("models", "verify", "tiny.gguf", code=2).stderr
 
 
 def test_one_of_the_hub_is_planned_fetched_checked_and_removed(hub: StandInHub) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,30 @@ class TestOllama:
             assert error.code == "model_not_found"
             assert str(store) in error.message
             assert "ollama:llama3.2:1b, ollama:llama3.2:latest" in error.hint
+
+    @pytest.mark.parametrize("kind", ["ollama", "file"])
+    def test_what_lies_behind_a_closed_door_is_said_to(
+        self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = {"OLLAMA_MODELS": str(tmp_path)}
+        closed = pull(tmp_path, "registry.ollama.ai/library/tiny/latest", "GGUF")
+        wanted = "ollama:tiny"
+        if kind == "file":
+            closed = put(tmp_path / "a.gguf")
+            wanted = str(closed)
+
+        stat = Path.stat
+
+        def look(path: Path, **options: bool) -> os.stat_result:
+            if path == closed:  # nothing is closed to root, as whom tests may run
+                raise PermissionError(13, "Permission denied", str(path))
+            return stat(path, **options)
+
+        monkeypatch.setattr(Path, "stat", look)
+        refused = refusal(wanted, store)
+        assert refused.code == "model_not_found"
+        assert f"{closed} cannot be read (Permission denied)." in refused.message
+        assert refused.hint == "Let your user read it."
 
     def test_no_ollama_at_all(self, sandbox: Sandbox) -> None:
         assert "It has none there." in refusal("ollama:gemma3", {}).hint

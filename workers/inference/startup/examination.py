@@ -24,6 +24,7 @@ from shammah.models.catalogue import (
     LocatedModel,
     Machine,
     MissingModel,
+    followable_hints,
 )
 from shammah.models.licences import LICENCES
 from shammah.models.machine import look
@@ -99,6 +100,11 @@ def _model(settings: Settings, environ: Mapping[str, str]) -> Part:
 
 
 def _computed(located: LocatedModel, settings: Settings, machine: Machine) -> Part:
+    with followable_hints(located):
+        return _described(located, settings, machine)
+
+
+def _described(located: LocatedModel, settings: Settings, machine: Machine) -> Part:
     checkpoint = inspect_checkpoint(located.directory)
     offer, *others = find_offers(settings.inference, checkpoint, machine, ENGINES, settings.home)
     offer.engine.read_text(checkpoint)
