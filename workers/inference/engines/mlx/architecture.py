@@ -11,6 +11,7 @@ from typing import Any
 
 from shammah.errors import ShammahError
 from workers.inference.packages.checkpoint import Checkpoint, read_configuration
+from workers.inference.packages.llama_family import find_difference, read_rotary
 
 MODULES = {
     **{name: name for name in "llama qwen2 qwen3 qwen3_moe mixtral olmo2 granite smollm3".split()},
@@ -33,7 +34,8 @@ def find_obstacle(checkpoint: Checkpoint) -> str:
         config = read_configuration(checkpoint.directory)
     except ShammahError:
         return ""  # it is no whole model at all, which loading says better
-    return _find_difference(config, checkpoint)
+    biases = checkpoint.model_type == "llama"
+    return find_difference(checkpoint, config, _ROTARY, biases=biases)
 
 
 def model_config(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def model_config(checkpoint: Checkpoint) -> dict[str, Any]:
         ShammahError: see `read_configuration`.
     """
     config = read_configuration(checkpoint.directory)
-    rotary = _rotary(config)
+    rotary = read_rotary(config)
     said = _DEFAULTS | {"num_key_value_heads": config.get("num_attention_heads")}
     said |= {name: value for name, value in config.items() if value is not None}
     if theta := rotary.get("rope_theta"):
@@ -54,31 +56,3 @@ def model_config(checkpoint: Checkpoint) -> dict[str, Any]:
     if "num_local_experts" in said:
         said.setdefault("num_experts", said["num_local_experts"])
     return said | {"rope_scaling": rotary or None, "tie_word_embeddings": checkpoint.tied}
-
-
-def _rotary(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what is said of the rotary embedding, in both places where it may be."""
-    return {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-
-
-def _find_difference(config: dict[str, Any], checkpoint: Checkpoint) -> str:
-    """Return what the class would compute in another way, or leave out."""
-    rotary, layers = _rotary(config), set(config.get("layer_types") or ())
-    kind = rotary.get("rope_type", rotary.get("type", "default"))
-    if kind not in _ROTARY:
-        return f"uses a rotary scaling that is not supported ({kind})"
-    if rotary.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
-        return "applies rotary embeddings to only part of each head"
-    activation = config.get("hidden_act", "silu")
-    if activation != "silu":
-        return f"uses the activation {activation}, not silu"
-    if config.get("use_sliding_window") or layers - {"full_attention"}:
-        return "uses sliding window attention"
-    if checkpoint.model_type in ("mistral", "mixtral"):
-        window = config.get("sliding_window")
-        if window is not None and window < checkpoint.context_length:
-            return f"uses sliding window attention ({window} tokens)"
-    if checkpoint.model_type != "llama":
-        biases = [name for name in ("attention_bias", "mlp_bias") if config.get(name)]
-        return f"has biases that are not supported ({biases[0]})" if biases else ""
-    return ""

@@ -18,11 +18,12 @@ from shammah.models.footprint import NATIVE_FAMILY
 from shammah.models.published_bits import AWQ, GPTQ
 from workers.inference.engines.native import processor
 from workers.inference.packages.checkpoint import CONFIG, Checkpoint, read_configuration
+from workers.inference.packages.llama_family import find_difference, read_rotary
 
 _LARGEST = 2**40
 """No number of a model's comes near; larger ones would only make the sums overflow."""
 
-_MISTRAL_WINDOW = 4096
+_ROTARY = ("default", "linear", "llama3")
 _DEFAULT_THETA, _DEFAULT_EPS = 10_000.0, 1e-6
 
 
@@ -105,7 +106,8 @@ def _read_values(checkpoint: Checkpoint) -> Architecture:
     if checkpoint.architecture not in NATIVE_FAMILY:
         raise _UnsupportedError(f"is a {checkpoint.architecture}")
     config = read_configuration(checkpoint.directory)
-    _refuse_what_is_not_computed(config, checkpoint)
+    if why := find_difference(checkpoint, config, _ROTARY, biases=False):
+        raise _UnsupportedError(why)
     heads = _whole(config, "num_attention_heads")
     hidden = _whole(config, "hidden_size")
     size = _whole(config, "head_dim", hidden // heads)
@@ -131,41 +133,20 @@ def _read_values(checkpoint: Checkpoint) -> Architecture:
     )
 
 
-def _refuse_what_is_not_computed(config: dict[str, Any], checkpoint: Checkpoint) -> None:
-    activation = config.get("hidden_act", "silu")
-    if activation != "silu":
-        raise _UnsupportedError(f"uses the activation {activation}, not silu")
-    for name in ("attention_bias", "mlp_bias"):
-        if config.get(name):
-            raise _UnsupportedError(f"has biases that are not supported ({name})")
-    layers = config.get("layer_types") or ()
-    if config.get("use_sliding_window") or set(layers) - {"full_attention"}:
-        raise _UnsupportedError("uses sliding window attention")
-    if checkpoint.architecture == "MistralForCausalLM":
-        window = config.get("sliding_window", _MISTRAL_WINDOW)
-        if window is not None and window < checkpoint.context_length:
-            raise _UnsupportedError(f"uses sliding window attention ({window} tokens)")
-
-
 # --- rotary embeddings --------------------------------------------------------------------
 
 
 def _frequencies(config: dict[str, Any], size: int) -> tuple[float, ...]:
     """theta**(-2i/size) for each pair i, scaled as the configuration says."""
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    rope = read_rotary(config)
     theta = _real(rope, "rope_theta", _real(config, "rope_theta", _DEFAULT_THETA))
-    part = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if part != 1.0:
-        raise _UnsupportedError("applies rotary embeddings to only part of each head")
     plain = 1.0 / theta ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
     if kind == "default":
         return tuple(plain.tolist())
     if kind == "linear":
         return tuple((plain / _real(rope, "factor")).tolist())
-    if kind == "llama3":
-        return tuple(_llama3(frequency, rope) for frequency in plain.tolist())
-    raise _UnsupportedError(f"uses a rotary scaling that is not supported ({kind})")
+    return tuple(_llama3(frequency, rope) for frequency in plain.tolist())
 
 
 def _llama3(frequency: float, rope: dict[str, Any]) -> float:
