@@ -170,7 +170,7 @@ def choose_engine(
     if asked.engine == "auto":
         every = ", ".join(refusals)
         if conflicts:
-            lacks_int8 = asked.quantization == "int8" and not _has_4_bits(checkpoint)
+            lacks_int8 = asked.quantization == "int8" and stored == "safetensors"
             hint = _NO_INT8 if lacks_int8 else "Set that to auto."
             why = f"No engine computes this model with these settings: {every}."
             raise ShammahError("settings_conflict", why, hint)

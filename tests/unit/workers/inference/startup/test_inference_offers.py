@@ -215,6 +215,13 @@ def test_4_bits_that_the_native_engine_cannot_compute_go_to_transformers() -> No
     assert _chosen(WITH_GPU, quantization="int4") == "transformers"
 
 
+@pytest.mark.parametrize("quantization", ["int4", "int8"])
+def test_a_gguf_file_stays_as_it_is_and_nothing_else_is_offered(quantization: str) -> None:
+    with pytest.raises(ShammahError, match=f"inference.quantization is {quantization}") as refused:
+        _offers(model=replace(MODEL, format="gguf"), quantization=quantization)
+    assert refused.value.hint == "Set that to auto."
+
+
 def test_8_bits_that_no_engine_computes_are_refused_with_what_to_do() -> None:
     with pytest.raises(ShammahError) as refused:
         _offers(quantization="int8", obstacle="is a Falcon")
