@@ -106,7 +106,7 @@ class Loader:
             ShammahError: as `Engine.load`; ``out_of_memory`` only when there is nothing left
                 to step down to, or the kernel has ended too many attempts.
         """
-        rungs, reason = self._rungs(located), ""
+        rungs, reason, hint = self._rungs(located), "", CLOSE_OTHERS
         if self._attempts is not None:
             past = self._attempts.begin(located.name, self._asked)
             if past.given_up:
@@ -129,11 +129,12 @@ class Loader:
                 if error.code not in _expected(offer):
                     raise
                 log.warning("%s at level %d: %s", rung.located.name, offer.level, error)
-                reason = error.message if error.code in (OUT_OF_MEMORY, _NO_GPU) else reason
+                if error.code in (OUT_OF_MEMORY, _NO_GPU):
+                    reason, hint = error.message, error.hint
             # The traceback of the failed load held on to what it had read.
             gc.collect()
             rung = following
-        raise ShammahError(OUT_OF_MEMORY, reason, CLOSE_OTHERS)
+        raise ShammahError(OUT_OF_MEMORY, reason, hint)
 
     def _rungs(self, wanted: LocatedModel) -> Iterator[_Rung]:
         """Yield the whole ladder: of the model, and of each smaller one that may take its place."""

@@ -127,7 +127,7 @@ def test_enough_memory_is_no_step(world: World) -> None:
 def test_one_rung_after_the_other(world: World) -> None:
     with pytest.raises(ShammahError, match="9 GiB") as refused:
         world.load(lambda name, settings: False)
-    assert refused.value.code == "out_of_memory"
+    assert (refused.value.code, refused.value.hint) == ("out_of_memory", "Buy more.")
     of_each = [(0, "auto"), (4096, "auto"), (4096, "int4")]
     assert world.tried == [(m.name, *rung) for m in world.models for rung in of_each]
 
