@@ -99,7 +99,7 @@ def parse(content: bytes) -> Header | str:
     except HeaderError as error:
         return str(error)
     for tensor in header.tensors:
-        assert header.data_begin <= tensor.begin <= tensor.end <= len(content)
+        assert 0 < tensor.begin <= tensor.end <= len(content)
     return header
 
 

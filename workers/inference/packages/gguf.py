@@ -122,12 +122,10 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says about itself. The tensors begin at byte ``data_begin`` or later."""
+    """What a file says about itself."""
 
-    version: int
     metadata: Mapping[str, Value]
     tensors: tuple[Tensor, ...]
-    data_begin: int
 
     def text(self, key: str) -> str:
         """The text of ``key``; empty: there is none."""
@@ -169,7 +167,7 @@ def parse_header(file: BinaryIO, size: int) -> Header:
         OSError: it cannot be read.
     """
     stream = _Stream(file, size)
-    version = _version(stream)
+    _check_version(stream)
     tensors = stream.count(MAX_TENSORS, "tensors", least=24)
     keys = stream.count(MAX_KEYS, "keys", least=13)
     metadata: dict[str, Value] = {}
@@ -185,7 +183,7 @@ def parse_header(file: BinaryIO, size: int) -> Header:
     begin = stream.position + -stream.position % alignment
     found = [_placed(one, begin, alignment) for one in described]
     _check_places(found, size)
-    return Header(version, metadata, tuple(found), begin)
+    return Header(metadata, tuple(found))
 
 
 _Description = tuple[str, int, tuple[int, ...], int]
@@ -301,7 +299,7 @@ class _Stream:
         return HeaderError(f"is damaged or cut off: its {self._size:,} bytes end within its header")
 
 
-def _version(stream: _Stream) -> int:
+def _check_version(stream: _Stream) -> None:
     try:
         magic, raw = stream.take(len(_MAGIC)), b""
         if magic == _MAGIC:
@@ -318,7 +316,6 @@ def _version(stream: _Stream) -> int:
     if version not in _VERSIONS:
         why = f"is a GGUF file of version {version}, and only versions 2 and 3 are supported"
         raise HeaderError(why, "model_unsupported")
-    return version
 
 
 def _value(stream: _Stream) -> Value:

@@ -51,26 +51,24 @@ class TestAWholeHeader:
     def test_metadata_and_tensors(self) -> None:
         header = parse(gguf_file())
         assert isinstance(header, Header)
-        assert header.version == 3
         assert header.text("general.architecture") == "llama"
         assert header.numbers("llama.block_count") == (1,)
         assert header.numbers("llama.rope.freq_base") == (10000.0,)
         table, query, norm = header.tensors
         assert (table.name, table.format, table.shape) == ("token_embd.weight", "Q8_0", (4, 32))
-        assert (table.begin, table.end) == (header.data_begin, header.data_begin + 4 * 34)
+        assert (table.begin % 32, table.end - table.begin) == (0, 4 * 34)
         assert (query.format, query.elements, query.end - query.begin) == ("Q4_0", 1024, 32 * 18)
         assert (norm.format, norm.shape) == ("F32", (32,))
 
     def test_version_2_is_the_same(self) -> None:
         header = parse(gguf_file(version=2))
         assert isinstance(header, Header)
-        assert (header.version, len(header.tensors)) == (2, 3)
+        assert header == parse(gguf_file())
 
     def test_another_alignment(self) -> None:
         metadata = {**TINY, "general.alignment": 256}
         header = parse(gguf_file(metadata, alignment=256))
         assert isinstance(header, Header)
-        assert header.data_begin % 256 == 0
         assert all(tensor.begin % 256 == 0 for tensor in header.tensors)
 
     def test_short_arrays_of_numbers_are_kept_and_others_passed_over(self, tmp_path: Path) -> None:
