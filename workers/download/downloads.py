@@ -227,7 +227,6 @@ class Downloads:
         model_id: str,
         revision: str = "main",
         *,
-        priority: int = 0,
         on_progress: Observer | None = None,
         control: Control | None = None,
     ) -> Repair:
@@ -256,7 +255,7 @@ class Downloads:
             manifest_path(package).unlink(missing_ok=True)
             repository.prepare(listing.revision)
             store = BlobStore(repository, damaged, ())
-            self._transfer(store, damaged, control, priority, on_progress)
+            self._transfer(store, damaged, control, 0, on_progress)
             return Repair(self._declare_whole(repository, listing), tuple(bad))
 
     # --- inside ---------------------------------------------------------------------------

@@ -84,7 +84,6 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "llama_get_memory": (_pointer, _pointer),
     "llama_memory_seq_rm": (_bool, _pointer, _int, _int, _int),
     "llama_memory_seq_cp": (None, _pointer, _int, _int, _int, _int),
-    "llama_memory_clear": (None, _pointer, _bool),
     "llama_state_get_size": (_size, _pointer),
     "llama_state_get_data": (_size, _pointer, _pointer, _size),
     "llama_state_set_data": (_size, _pointer, _pointer, _size),
