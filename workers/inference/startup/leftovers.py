@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,10 +25,8 @@ log = logging.getLogger(__name__)
 AFTER_S = 60.0
 """After the model is ready, and again until nobody is being answered."""
 
-WEIGHTS, MANIFEST, SOURCE = ".safetensors", ".json", ".source"
-"""Endings: of weights (`native.quantized_file`), of the manifest that earlier versions wrote with
-them, and of the note from which model they were made (ours). Earlier versions kept weights in
-directories, too, which have no ending."""
+WEIGHTS, SOURCE = ".safetensors", ".source"
+"""Endings: of weights, and of the note from which model they were made."""
 
 
 class Sweeper:
@@ -96,14 +93,9 @@ def sweep_weights(home: Path, model: Path, now: float) -> Iterator[Path]:
         if path.exists():
             path.with_suffix(SOURCE).write_text(str(model))
     yield from remove_abandoned(directory, now)
-    for path in sorted(directory.glob("*")):
-        is_weights = path.suffix == WEIGHTS or (path.is_dir() and not path.suffix)
-        if is_weights and not _is_of_use(path, home, now):
-            path.with_suffix(MANIFEST).unlink(missing_ok=True)
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    for path in sorted(directory.glob(f"*{WEIGHTS}")):
+        if not _is_of_use(path, home, now):
+            path.unlink(missing_ok=True)
             path.with_suffix(SOURCE).unlink(missing_ok=True)
             yield path
 

@@ -41,7 +41,6 @@ class Home:
     def pack(self, model: Path, age: float = 0.0) -> Path:
         """As if ``model`` had been loaded in its first form."""
         path = made_from(model, self.directory)[0]
-        self.file(path.with_suffix(".json").name, age)
         return self.file(path.name, age)
 
     def file(self, name: str, age: float = 0.0) -> Path:
@@ -84,21 +83,7 @@ def test_when_its_model_has_gone_it_goes_with_all_that_belongs_to_it(home: Home)
     home.sweep(one)
     shutil.rmtree(one)
     assert home.sweep(other) == {gone.name}
-    assert home.names() == {f"{kept.stem}{end}" for end in (".safetensors", ".json", ".source")}
-
-
-def test_what_only_earlier_versions_kept_goes(home: Home) -> None:
-    """Weights in directories, a week after their last use."""
-    one = home.model("one")
-    weights = home.quantized / f"{'0' * 32}-int8"
-    (weights / "deeper").mkdir(parents=True)
-    weights.with_suffix(".source").write_text(str(one))
-    for path in (weights, weights.with_suffix(".source")):
-        os.utime(path, (NOW, NOW))
-    assert home.sweep(one) == set()
-    assert home.sweep(one, days=6) == set()
-    assert home.sweep(one, days=8) == {weights.name}
-    assert home.names() == set()
+    assert home.names() == {f"{kept.stem}{end}" for end in (".safetensors", ".source")}
 
 
 def test_when_its_model_has_changed_it_goes_after_a_week(home: Home) -> None:
