@@ -33,14 +33,7 @@ class Output:
         return self.cut or f"exit status {self.status}"
 
 
-def run_command(
-    command: str,
-    show: Callable[[str], None],
-    cancelled: Callable[[], bool],
-    *,
-    limit_s: float = LIMIT_S,
-    longest: int = LONGEST_OUTPUT,
-) -> Output:
+def run_command(command: str, show: Callable[[str], None], cancelled: Callable[[], bool]) -> Output:
     """Run ``command`` in the person's shell, with no input; its errors are part of the output.
 
     Args:
@@ -55,10 +48,10 @@ def run_command(
         start_new_session=True,
     )
     assert process.stdout is not None
-    deadline = time.monotonic() + limit_s
+    deadline = time.monotonic() + LIMIT_S
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     kept: list[str] = []
-    left, cut = longest, ""
+    left, cut = LONGEST_OUTPUT, ""
     with process.stdout as pipe:
         while not cut:
             if select.select([pipe], [], [], POLL_S)[0]:
@@ -70,17 +63,17 @@ def run_command(
                 show(kept[-1])
             elif process.poll() is not None:
                 break  # what it has left running keeps the pipe open
-            cut = _reason(cancelled(), time.monotonic() > deadline, left <= 0, limit_s)
+            cut = _reason(cancelled(), time.monotonic() > deadline, left <= 0)
     if cut:
         _end(process)
     return Output("".join(kept), process.wait(), cut)
 
 
-def _reason(cancelled: bool, late: bool, full: bool, limit_s: float) -> str:
+def _reason(cancelled: bool, late: bool, full: bool) -> str:
     if cancelled:
         return "stopped by Ctrl-C"
     if late:
-        return f"stopped after {limit_s:g} s"
+        return f"stopped after {LIMIT_S:g} s"
     return "stopped: it wrote too much" if full else ""
 
 
