@@ -187,7 +187,6 @@ def ensure(
     *,
     on_change: Callable[[Event | None], None] = lambda event: None,
     on_presence: Callable[[bool], None] = lambda present: None,
-    timeout: float = START_S,
     join: bool = False,
 ) -> Peer:
     """Connect to the worker that ``spec`` describes, and start it if needed.
@@ -202,7 +201,6 @@ def ensure(
         on_change: see `Peer`.
         on_presence: called at every look with whether a worker runs that may be the wanted one.
             Workers that this call starts or stops do not count.
-        timeout: seconds in all.
         join: accept a running worker of the same model, whatever else it was started with.
             Workers do so, since they lack the secrets that frontends have.
 
@@ -214,15 +212,7 @@ def ensure(
     """
     peer = Peer(endpoints, spec.role, client, on_change, _explainer(spec.role, endpoints))
     try:
-        found = _attach(
-            peer,
-            spec,
-            endpoints=endpoints,
-            program=client.program,
-            timeout=timeout,
-            on_presence=on_presence,
-            join=join,
-        )
+        found = _attach(peer, spec, endpoints, client.program, on_presence, join=join)
     except BaseException:
         peer.close()
         raise
@@ -267,7 +257,6 @@ def _attach(
     spec: WorkerSpec,
     endpoints: Endpoints,
     program: str,
-    timeout: float,
     on_presence: Callable[[bool], None],
     *,
     join: bool,
@@ -312,7 +301,7 @@ def _attach(
         now = time.monotonic()
         # While this process was stopped (Ctrl-Z), nothing could answer it.
         waited, looked = waited + min(now - looked, STILL_S), now
-        if waited > timeout:
+        if waited > START_S:
             raise _silent(spec)
 
 

@@ -205,11 +205,12 @@ class TestEnsure:
         assert "Errno" not in str(failed.value)
 
     def test_a_worker_that_runs_and_does_not_answer_is_an_error(
-        self, ensured: Ensure, start_echo: StartEcho
+        self, ensured: Ensure, start_echo: StartEcho, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         start_echo().freeze()
+        monkeypatch.setattr(lifecycle, "START_S", 0.3)
         with pytest.raises(ShammahError) as failed:
-            ensured(timeout=0.3)
+            ensured()
         assert failed.value.code == "worker_silent"
         assert "shammah stop inference" in failed.value.hint
 
