@@ -21,6 +21,7 @@ import argparse
 import itertools
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -300,6 +301,7 @@ class IkLlama:
         counts = [str(prompt), str(ANSWER), str(threads)]
         self._process = subprocess.Popen(
             [python, "-c", _IK, str(Path(model).resolve()), *counts],
+            env=ENVIRON,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -312,9 +314,11 @@ class IkLlama:
     def round(self) -> Round:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._process.send_signal(signal.SIGCONT)
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         prefill, decode = self._process.stdout.readline().split()
+        self._process.send_signal(signal.SIGSTOP)  # its idle threads would take others' time
         return Round(float(prefill), float(decode))
 
 
