@@ -490,12 +490,12 @@ def local_path(wanted: str, starter: Path, environ: Mapping[str, str]) -> Path:
     try:
         if path.is_dir():
             return only_gguf(path) or path
-        if path.is_file() and path.suffix == ENDING:
+        if path.is_file() and path.suffix.lower() == ENDING:
             return path
     except OSError as error:
         why = f"{path} cannot be read ({error.strerror})."
         raise ShammahError("model_not_found", why, "Let your user read it.") from error
-    what = "file" if path.suffix == ENDING else "directory"
+    what = "file" if path.suffix.lower() == ENDING else "directory"
     raise ShammahError("model_not_found", f"No model {what} {path}.", _GIVE)
 
 

@@ -124,7 +124,7 @@ def absolute_model(named: str) -> str:
 
 
 def _is_path(named: str) -> bool:
-    return os.path.isdir(named) or (named.endswith(ENDING) and ":" not in named)
+    return os.path.isdir(named) or (named.lower().endswith(ENDING) and ":" not in named)
 
 
 # --- the file -----------------------------------------------------------------------------

@@ -111,8 +111,9 @@ class TestNames:
 
 
 class TestFilesAndDirectories:
-    def test_a_file(self, tmp_path: Path) -> None:
-        path = put(tmp_path / "tiny.gguf")
+    @pytest.mark.parametrize("name", ["tiny.gguf", "TINY.GGUF"])
+    def test_a_file(self, tmp_path: Path, name: str) -> None:
+        path = put(tmp_path / name)
         assert locate(str(path), {}) == path
         check_local(str(path), {})
 

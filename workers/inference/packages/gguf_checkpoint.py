@@ -139,6 +139,8 @@ def _shape(path: Path, header: Header, tensors: dict[str, Tensor]) -> ModelShape
         context_length=stated("context_length"),
         tied=_HEAD not in tensors,
     )
+    if shape.kv_heads > heads:
+        _damaged(path, f"says {heads} attention heads, but {shape.kv_heads} key-value heads")
     if shape.layers > len(tensors):
         _damaged(path, f"says {shape.layers} layers, but holds {len(tensors)} tensors")
     return shape

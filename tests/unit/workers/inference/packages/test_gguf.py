@@ -221,6 +221,12 @@ class TestAModel:
         assert shape is not None
         assert (shape.kv_heads, shape.head_dim) == (2, 16)
 
+    def test_more_heads_for_keys_than_for_queries_are_damage(self, tmp_path: Path) -> None:
+        changes = {"llama__attention__head_count_kv": 2**32 - 1}
+        code, sentence = refusal(tiny(tmp_path / "a.gguf", **changes))
+        assert code == "model_corrupt"
+        assert "4 attention heads, but 4294967295 key-value heads" in sentence
+
     @needs_starter
     def test_the_starter(self) -> None:
         found = inspect_checkpoint(STARTER)
