@@ -187,6 +187,9 @@ def open_library() -> Library:
     if path is None:
         raise unavailable("it is not installed")
     prepare_libraries()  # OpenMP looks once whether threads are to spin while they wait
+    # A token has hundreds of short steps, after each of which the threads wait for one another: a
+    # thread that slept at once would have to be woken for each.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ["GGML_NO_BACKTRACE"] = "1"  # it would have a debugger print it
     return Library(path)
 
