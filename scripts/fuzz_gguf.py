@@ -62,7 +62,7 @@ def read_alone(path: Path) -> tuple[str, int, float]:
     """Read a header: what became of it, the most bytes that this process has had, seconds."""
     began = time.monotonic()
     try:
-        read_header(path, ("whole",))
+        read_header(path)
         outcome = "read"
     except ShammahError as error:
         outcome = error.message
