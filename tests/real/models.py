@@ -11,7 +11,7 @@ import struct
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -324,3 +324,26 @@ class ScriptedEngine:
         self.done[name] += 1
         reason = "length" if at + 1 == request.max_new_tokens else None
         return StepResult(name, prefilled, 1, (self.answer[at],), reason)
+
+
+def make_random(
+    directory: Path, family: str, settings: Mapping[str, Any], spread: float
+) -> Checkpoint:
+    """A random model of transformers' ``family``. ``spread``: of its weights, large enough that its
+    logits are far apart."""
+    import torch
+    import transformers
+
+    from workers.inference.packages.checkpoint import inspect_checkpoint
+
+    model = getattr(transformers, f"{family}ForCausalLM")(
+        getattr(transformers, f"{family}Config")(**settings)
+    )
+    random = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if "norm" in name else 0.0, spread, generator=random)
+    transformers.utils.logging.disable_progress_bar()
+    model.save_pretrained(directory)
+    make_tokenizer(directory)
+    return inspect_checkpoint(directory)

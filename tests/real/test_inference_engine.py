@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from shammah.errors import ShammahError
 from shammah.models.catalogue import GIB, LocatedModel
+from tests.fakes.observer import Observer
 from tests.real.models import (
     CONFIG,
     CONTEXT_LENGTH,
@@ -45,18 +46,6 @@ SHORT = (1, 40, 50, 60, 70)
 LONG = tuple(3 + n * 7 % 300 for n in range(CHUNK + 60))
 UNSEEN = tuple(7 + n * 11 % 290 for n in range(CHUNK + 60))
 CPU = LoadSettings("cpu", "float32")
-
-
-class Observer:
-    def __init__(self) -> None:
-        self.stages: list[str] = []
-        self.advanced = 0
-
-    def stage(self, name: str) -> None:
-        self.stages.append(name)
-
-    def advance(self) -> None:
-        self.advanced += 1
 
 
 def _load(directory: Path, settings: LoadSettings = CPU) -> BatchedEngine:

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, GgufConfig
 
 from shammah.errors import ShammahError
 from tests.fakes.command import run
+from tests.fakes.observer import Observer
 from tests.real.models import starter
 from workers.inference.engine import LoadSettings, SequenceRequest
 from workers.inference.engines.llamacpp.library import installed, open_library
@@ -46,18 +47,6 @@ ANSWER = "The capital of France is Paris."
 CLOSE = 0.01
 """Kullback-Leibler divergence, in nats a token. llama.cpp rounds what it multiplies 4-bit weights
 with to 8 bits, in blocks of 32, and keeps keys and values in 16; measured: 0.003."""
-
-
-class Observer:
-    def __init__(self) -> None:
-        self.stages: list[str] = []
-        self.advanced = 0
-
-    def stage(self, name: str) -> None:
-        self.stages.append(name)
-
-    def advance(self) -> None:
-        self.advanced += 1
 
 
 @pytest.fixture(scope="module")

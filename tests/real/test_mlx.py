@@ -28,9 +28,10 @@ from safetensors.numpy import load_file
 
 from shammah.errors import ShammahError
 from tests.fakes.command import run
+from tests.fakes.observer import Observer
 from tests.fakes.sandbox import Sandbox
 from tests.fakes.spans import decode, prefill
-from tests.real.models import KEPT_KERNELS, make_tokenizer, starter
+from tests.real.models import KEPT_KERNELS, make_random, starter
 from workers.inference.engine import EngineFacts, LoadSettings, SequenceRequest
 from workers.inference.engines.mlx.runner import MlxRunner
 from workers.inference.engines.mlx.spec import GROUP, MLX, QUANTIZATIONS
@@ -115,31 +116,9 @@ FAR = 1e-2
 """A wrong number anywhere moves the logits of these random models further than this."""
 
 
-class Observer:
-    def __init__(self) -> None:
-        self.stages: list[str] = []
-        self.advanced = 0
-
-    def stage(self, name: str) -> None:
-        self.stages.append(name)
-
-    def advance(self) -> None:
-        self.advanced += 1
-
-
 def make_model(directory: Path, kind: str, **settings: Any) -> Checkpoint:
-    """A random model with weights large enough that its logits are far apart."""
     family, own = KINDS[kind]
-    config = getattr(transformers, f"{family}Config")(**{**SMALL, **own, **settings})
-    model = getattr(transformers, f"{family}ForCausalLM")(config)
-    random = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(1.0 if "norm" in name else 0.0, 0.15, generator=random)
-    transformers.utils.logging.disable_progress_bar()
-    model.save_pretrained(directory)
-    make_tokenizer(directory)
-    return inspect_checkpoint(directory)
+    return make_random(directory, family, {**SMALL, **own, **settings}, 0.15)
 
 
 def load(

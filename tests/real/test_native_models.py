@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from shammah.errors import ShammahError
 from tests.fakes.spans import decode, prefill
-from tests.real.models import make_tokenizer
+from tests.real.models import make_random, make_tokenizer
 from workers.inference.engine import LoadSettings
 from workers.inference.engines.native import packed_model
 from workers.inference.engines.native.architecture import read_architecture
@@ -95,18 +95,8 @@ class Stages:
 
 
 def make_model(directory: Path, kind: str, **settings: Any) -> Checkpoint:
-    """A random model with weights large enough that its logits are far apart."""
     family, own = KINDS[kind]
-    config = getattr(transformers, f"{family}Config")(**{**SMALL, **own, **settings})
-    model = getattr(transformers, f"{family}ForCausalLM")(config)
-    random = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(1.0 if "norm" in name else 0.0, 0.1, generator=random)
-    transformers.utils.logging.disable_progress_bar()
-    model.save_pretrained(directory)
-    make_tokenizer(directory)
-    return inspect_checkpoint(directory)
+    return make_random(directory, family, {**SMALL, **own, **settings}, 0.1)
 
 
 def load(

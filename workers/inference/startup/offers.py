@@ -17,7 +17,8 @@ from shammah.settings.model import InferenceSettings
 from workers.inference.engine import EngineSpec, LoadSettings
 from workers.inference.packages.checkpoint import Checkpoint
 
-SHORTER = "less context and 16-bit numbers"
+_SHORTER = "less context"
+_NARROWER = "less context and 16-bit numbers"
 _FORMATS = {
     "safetensors": "safetensors",
     "awq": "4-bit AWQ weights",
@@ -28,7 +29,6 @@ _NO_INT8 = (
     "Set inference.quantization to auto, or to int4 (pip install 'shammah[int4]'), or use the "
     "model as a GGUF file with 8-bit weights (pip install 'shammah[llamacpp]')."
 )
-_READER = "To add one that does: `pip install 'shammah[llamacpp]'`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,6 @@ def find_offers(
         home=home,
     )
 
-    _check_format(checkpoint, engines)
-
     def steps(device: str) -> list[Offer]:
         engine, why = choose_engine(asked, checkpoint, device or _device(asked), engines)
         settings = replace(wanted, device=device) if device else wanted
@@ -132,11 +130,12 @@ def _why_on_gpu(
     engines: list[EngineSpec],
     chosen: EngineSpec,
 ) -> str:
-    """Return the reason, and what prevents an engine that is preferred to the ``chosen`` one."""
+    """Return the reason, and what of the model prevents an engine that is preferred to the
+    ``chosen`` one. Of one that is not installed `find_alternatives` tells."""
     why = "this machine has a GPU for it"
     for engine in engines[: engines.index(chosen)]:
         obstacle = _obstacle(engine, checkpoint)
-        if obstacle and not _conflict(asked, gpu, engine, checkpoint):
+        if engine.is_installed and obstacle and not _conflict(asked, gpu, engine, checkpoint):
             why += f"; the {engine.name} engine cannot compute it: it {obstacle}"
     return why
 
@@ -175,7 +174,9 @@ def choose_engine(
             why = f"No engine computes this model with these settings: {every}."
             raise ShammahError("settings_conflict", why, hint)
         why = f"No engine that is installed computes this model: {every}."
-        raise ShammahError("model_unsupported", why, "Choose another model with --model.")
+        missing = [one.install for one in reading if not one.is_installed]
+        hint = f"Install one: `{missing[0]}`." if missing else "Choose another model with --model."
+        raise ShammahError("model_unsupported", why, hint)
     hint = "Set inference.engine to auto."
     if asked.device == "auto" and device not in engine.devices:
         needed = " or ".join(engine.devices)
@@ -267,20 +268,14 @@ def _steps(whole: Offer, checkpoint: Checkpoint) -> Iterator[Offer]:
     yield whole
     shorter = settings.context_length == 0 and checkpoint.context_length > SHORT_CONTEXT
     if shorter or (engine.any_dtype and settings.dtype == "auto"):
-        yield replace(whole, settings=short, change=SHORTER)
+        change = _NARROWER if engine.any_dtype and settings.dtype == "auto" else _SHORTER
+        yield replace(whole, settings=short, change=change)
     if settings.quantization == "auto":
         names = _quantizations(engine, checkpoint)
         first = names.index(engine.automatic) if engine.automatic in names else 0
         for name in names[first + 1 :]:
             fewer = replace(short, quantization=name)
             yield replace(whole, settings=fewer, change=BITS[name])
-
-
-def _check_format(checkpoint: Checkpoint, engines: Mapping[str, EngineSpec]) -> None:
-    if not any(checkpoint.format in engine.formats for engine in engines.values()):
-        why = f"This model is {_FORMATS[checkpoint.format]}, which no engine here reads."
-        hint = _READER if checkpoint.format == "gguf" else "Name its original repository."
-        raise ShammahError("model_unsupported", why, hint)
 
 
 def _obstacle(engine: EngineSpec, checkpoint: Checkpoint | None) -> str:

@@ -70,13 +70,13 @@ def test_a_processor_alone_computes_natively_what_can_be() -> None:
     assert _chosen(obstacle="is a FalconForCausalLM") == "transformers"
 
 
-def test_where_no_engine_reads_gguf_files_one_is_named() -> None:
-    engines = {name: replace(one, formats=("safetensors",)) for name, one in ENGINES.items()}
+def test_the_engine_that_reads_gguf_files_is_named_where_it_is_not_installed() -> None:
+    engines = {name: replace(one, requires=("no_such_package",)) for name, one in ENGINES.items()}
     with pytest.raises(ShammahError) as caught:
         find_offers(InferenceSettings(), replace(MODEL, format="gguf"), PLAIN, engines)
     assert caught.value.code == "model_unsupported"
-    assert "a GGUF file, which no engine here reads" in caught.value.message
-    assert "pip install 'shammah[llamacpp]'" in caught.value.hint
+    assert "llamacpp (it is not installed" in caught.value.message
+    assert caught.value.hint == "Install one: `pip install 'shammah[llamacpp]'`."
 
 
 def test_a_gpu_with_room_is_used() -> None:
@@ -277,8 +277,7 @@ def test_an_engine_for_another_device_is_no_setting_that_is_wrong() -> None:
         (
             MAC,
             {},
-            "this machine has a GPU for it; the mlx engine cannot compute it: it is not "
-            "installed (`pip install 'shammah[mlx]'`)",
+            "this machine has a GPU for it",
         ),
         (MAC, {"engine": "transformers"}, "this machine has a GPU for it"),
         (MAC, {"dtype": "float32"}, "this machine has a GPU for it"),
