@@ -204,10 +204,12 @@ class Peer:
         *,
         whole: bool = False,
         think: bool = False,
+        ongoing: bool = False,
     ) -> Task:
         """Request an answer to ``conversation``; the rest is as `Generate` has it."""
         generate = Generate(new_request_id(), conversation, sampling, max_new_tokens)
-        return self.begin(replace(generate, adapter=adapter, whole=whole, think=think))
+        generate = replace(generate, adapter=adapter, whole=whole, think=think)
+        return self.begin(replace(generate, ongoing=ongoing))
 
     def begin(self, request: Work) -> Task:
         """Request work."""

@@ -145,13 +145,15 @@ class Sampling:
 
 @record
 class Usage:
-    """Tokens of one generation. ``reused_tokens`` of the input needed no computing;
-    ``cost`` is in US dollars, ``None`` where no price is known."""
+    """Tokens of one generation. ``reused_tokens`` of the input needed no computing, or were read
+    from the cloud's cache, and ``written_tokens`` were written to that. ``cost`` is in US dollars,
+    ``None`` where no price is known."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     reused_tokens: int = 0
     cost: float | None = None
+    written_tokens: int = 0
 
 
 @record
@@ -268,7 +270,8 @@ class Generate:
     allows. After ``timeout_s`` seconds it ends with what there is (``finish_reason``
     ``timeout``). ``adapter``: the name of one in the home; empty: the model alone. ``whole``:
     fail (``context_too_long``) rather than leave earlier turns out. ``think``: let the model think
-    before it answers, where it has the choice; ``max_new_tokens`` do not count that."""
+    before it answers, where it has the choice; ``max_new_tokens`` do not count that. ``ongoing``:
+    the conversation probably goes on, so it is worth having the cloud cache it."""
 
     request_id: str
     messages: tuple[ChatMessage, ...]
@@ -278,6 +281,7 @@ class Generate:
     adapter: str = ""
     whole: bool = False
     think: bool = False
+    ongoing: bool = False
 
 
 @record

@@ -302,6 +302,7 @@ class Session:
             decision.adapter,
             whole=turn.trims_nothing,
             think=self.settings.inference.think != "off",
+            ongoing=self._client.program == "repl",
         )
         turn.send()
         if self._interrupted:

@@ -11,6 +11,7 @@ from shammah.router.explanation import REASONS, explain
 from shammah.router.route import RouteDecision
 from shammah.router.statistics import Label
 from shammah.terminal.wording import (
+    describe_cached,
     describe_cost,
     describe_failure,
     describe_left_out,
@@ -110,7 +111,9 @@ def describe_turn(turn: Turn) -> str:
 
 def _describe_course(turn: Turn) -> str:
     usage, timings = turn.usage, turn.timings
-    parts = [f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"]
+    cached = describe_cached(usage.reused_tokens, usage.written_tokens)
+    tokens_in = f"{usage.input_tokens:,} tokens in" + (f" ({cached})" if cached else "")
+    parts = [f"{tokens_in}, {usage.output_tokens:,} out"]
     if timings.decode_tokens_per_second:
         parts.insert(0, f"{timings.decode_tokens_per_second:.0f} tok/s")
     if timings.total_s:

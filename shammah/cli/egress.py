@@ -18,7 +18,7 @@ from shammah.errors import ExitCode
 from shammah.privacy.ledger import NAME, Reader, Sent, read_ledger
 from shammah.settings.load import home_directory
 from shammah.terminal.output import echo, print_json
-from shammah.terminal.wording import describe_cost, printable
+from shammah.terminal.wording import describe_cached, describe_cost, printable
 
 POLL_S = 0.5
 HANGING = " " * 21
@@ -37,6 +37,8 @@ class Total:
     output_tokens: int
     cost: float
     unpriced: int
+    reused_tokens: int
+    written_tokens: int
 
 
 @click.command(cls=Command)
@@ -97,7 +99,7 @@ def describe_sent(sent: Sent) -> str:
         sent.outcome if sent.attempt == 1 else f"{sent.outcome} (attempt {sent.attempt})",
     ]
     if sent.input_tokens or sent.output_tokens:
-        parts.append(f"{sent.input_tokens:,} + {sent.output_tokens:,} tokens")
+        parts.append(_describe_tokens(sent))
     if sent.cost is not None:
         parts.append(describe_cost(sent.cost))
     return printable("  ".join(parts))
@@ -120,16 +122,23 @@ def _total(day: str, sent: Sequence[Sent]) -> Total:
         unpriced=sum(
             one.cost is None and bool(one.input_tokens or one.output_tokens) for one in sent
         ),
+        reused_tokens=sum(one.reused_tokens for one in sent),
+        written_tokens=sum(one.written_tokens for one in sent),
     )
 
 
 def _describe_total(total: Total) -> str:
     requests = "1 request" if total.requests == 1 else f"{total.requests:,} requests"
-    tokens = f"{total.input_tokens:,} + {total.output_tokens:,} tokens"
     priced = describe_cost(total.cost)
     if total.unpriced:
         priced += f" and {total.unpriced} of unknown price"
-    return f"{requests}, {total.bytes:,} bytes, {tokens}, {priced}"
+    return f"{requests}, {total.bytes:,} bytes, {_describe_tokens(total)}, {priced}"
+
+
+def _describe_tokens(used: Sent | Total) -> str:
+    cached = describe_cached(used.reused_tokens, used.written_tokens)
+    tokens = f"{used.input_tokens:,} + {used.output_tokens:,} tokens"
+    return f"{tokens} ({cached})" if cached else tokens
 
 
 def _show(sent: Sent, *, as_json: bool) -> None:

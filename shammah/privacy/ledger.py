@@ -31,7 +31,8 @@ class Sent:
     ``attempt`` counts from 1 within one ``request_id`` (the bus's name of the question);
     ``most`` is the highest cost that it can have, in US dollars. What follows is known later:
     ``outcome`` is ``answered``, ``cancelled``, a code of an error, or `UNKNOWN`; ``status`` the
-    HTTP status, 0 if there was none; ``cost`` is ``None`` where no price is known.
+    HTTP status, 0 if there was none; ``cost`` is ``None`` where no price is known. Of the input,
+    ``reused_tokens`` were read from the cloud's cache and ``written_tokens`` were written to it.
     """
 
     id: str
@@ -50,6 +51,8 @@ class Sent:
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = None
+    reused_tokens: int = 0
+    written_tokens: int = 0
 
     @property
     def day(self) -> str:
@@ -72,6 +75,8 @@ class Outcome:
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = None
+    reused_tokens: int = 0
+    written_tokens: int = 0
 
 
 class Ledger:
@@ -189,15 +194,19 @@ class Reader:
                 sent = Sent(**_checked(document, _REQUEST_FIELDS))
                 self._open[sent.id] = sent
                 return sent
-            outcome = Outcome(**_checked(document, _OUTCOME_FIELDS))
+            outcome = Outcome(**_checked(_NOT_CACHED | document, _OUTCOME_FIELDS))
             return replace(self._open.pop(document["id"]), **asdict(outcome))
         except (ValueError, KeyError, TypeError, AttributeError):
             self.damaged += 1
             return None
 
 
+_NOT_CACHED = {"reused_tokens": 0, "written_tokens": 0}
+"""Lines of before have no such fields."""
+
+_COUNTS = ("attempt", "bytes", "status", "input_tokens", "output_tokens", *_NOT_CACHED)
 _TYPES = {
-    **dict.fromkeys(("attempt", "bytes", "status", "input_tokens", "output_tokens"), (int,)),
+    **dict.fromkeys(_COUNTS, (int,)),
     **dict.fromkeys(("most", "cost"), (int, float, type(None))),
 }
 

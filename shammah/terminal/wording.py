@@ -188,6 +188,13 @@ def describe_cost(dollars: float) -> str:
     return f"${dollars:.4f}" if 0 < dollars < 0.1 else f"${dollars:,.2f}"
 
 
+def describe_cached(read: int, written: int) -> str:
+    """``1,024 read from the cache, 20 written``, of tokens; empty: the cache was not used."""
+    parts = [f"{read:,} read from the cache"] if read else []
+    parts += [f"{written:,} written" + ("" if read else " to the cache")] if written else []
+    return ", ".join(parts)
+
+
 def describe_prompt(progress: PromptProgress) -> str:
     """``reading the question: 1,024 of 7,512 tokens``."""
     return f"reading the question: {progress.done:,} of {progress.total:,} tokens"

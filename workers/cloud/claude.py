@@ -280,7 +280,15 @@ class _Question:
 
     def _settle(self, outcome: str, status: int) -> None:
         usage = self._model.with_cost(self._reading.usage())
-        settled = Outcome(outcome, status, usage.input_tokens, usage.output_tokens, usage.cost)
+        settled = Outcome(
+            outcome,
+            status,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cost,
+            reused_tokens=usage.reused_tokens,
+            written_tokens=usage.written_tokens,
+        )
         try:
             self._claude.ledger.write_outcome(self._record_id, settled)
         except ShammahError as error:

@@ -24,12 +24,17 @@ TURN_TOKENS = 8
 
 MILLION = 1_000_000
 
+CACHE_WRITE, CACHE_READ = 1.25, 0.1
+"""Prices of input that is written to the cache (for 5 minutes) or read from it, in prices of
+input. From Anthropic's public price list."""
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """Prices are US dollars for a million tokens, ``None`` where not known; ``context`` and
     ``longest`` (answer, 0: not known) are tokens. A conversation longer than ``long_from``
-    tokens (0: there is no such limit) costs the long prices."""
+    tokens (0: there is no such limit) costs the long prices. Fewer than ``cache_least`` tokens are
+    not cached."""
 
     input: float | None = None
     output: float | None = None
@@ -38,27 +43,31 @@ class Model:
     long_from: int = 0
     long_input: float = 0.0
     long_output: float = 0.0
+    cache_least: int = 1024
 
     @property
     def priced(self) -> bool:
         return self.input is not None and self.output is not None
 
-    def cost(self, input_tokens: int, output_tokens: int) -> float | None:
+    def cost(self, usage: Usage) -> float | None:
         """US dollars; ``None`` where no price is known."""
         if self.input is None or self.output is None:
             return None
-        is_long = 0 < self.long_from < input_tokens
+        is_long = 0 < self.long_from < usage.input_tokens
         prices = (self.long_input, self.long_output) if is_long else (self.input, self.output)
-        return (input_tokens * prices[0] + output_tokens * prices[1]) / MILLION
+        read, written = usage.reused_tokens, usage.written_tokens
+        counted = usage.input_tokens - (1 - CACHE_READ) * read + (CACHE_WRITE - 1) * written
+        return (counted * prices[0] + usage.output_tokens * prices[1]) / MILLION
 
     def with_cost(self, usage: Usage) -> Usage:
         """``usage`` with what it costs."""
-        return replace(usage, cost=self.cost(usage.input_tokens, usage.output_tokens))
+        return replace(usage, cost=self.cost(usage))
 
     def most(self, body_bytes: int, max_tokens: int) -> float | None:
-        """The most that a request can cost, in US dollars: two bytes of it to a token, and the
-        longest answer."""
-        return self.cost(body_bytes // 2, max_tokens)
+        """The most that a request can cost, in US dollars: two bytes of it to a token, all of them
+        written to the cache, and the longest answer."""
+        tokens = body_bytes // 2
+        return self.cost(Usage(tokens, max_tokens, written_tokens=tokens))
 
 
 def model_of(settings: CloudSettings) -> Model:

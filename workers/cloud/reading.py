@@ -49,7 +49,7 @@ class Reading:
         self._text_s: float | None = None
         self._first_s = 0.0
         self._last_s = 0.0
-        self._input_tokens = 0
+        self._input_tokens = self._read_tokens = self._written_tokens = 0
         self._output_tokens = 0
         self._held = ""
 
@@ -115,9 +115,12 @@ class Reading:
 
     def _count(self, usage: object) -> None:
         """Counts are cumulative, some events leave some out, and cached input is apart."""
-        named = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-        input_tokens = sum(_tokens(usage, name) for name in named)
+        read = _tokens(usage, "cache_read_input_tokens")
+        written = _tokens(usage, "cache_creation_input_tokens")
+        input_tokens = _tokens(usage, "input_tokens") + read + written
         self._input_tokens = max(self._input_tokens, input_tokens)
+        self._read_tokens = max(self._read_tokens, read)
+        self._written_tokens = max(self._written_tokens, written)
         self._output_tokens = max(self._output_tokens, _tokens(usage, "output_tokens"))
 
     def usage(self) -> Usage:
@@ -126,7 +129,9 @@ class Reading:
         output = self._output_tokens
         if self.stop_reason is None:
             output = max(output, self.pieces)
-        return Usage(self._input_tokens, output)
+        return Usage(
+            self._input_tokens, output, self._read_tokens, written_tokens=self._written_tokens
+        )
 
     def timings(self, arrived_s: float) -> Timings:
         """Seconds since ``arrived_s``. The prefill rate is not knowable from here; the decode

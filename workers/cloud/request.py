@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 from shammah.bus.messages import ChatMessage, Generate, Sampling
 from shammah.errors import ShammahError, schema_not_enforced
 from shammah.settings.model import CloudSettings
+from workers.cloud.caching import as_blocks, is_worth, mark, mark_turns
 from workers.cloud.continuation import split_begun
 from workers.cloud.models import estimate_tokens, model_of
 
 if TYPE_CHECKING:
-    from anthropic.types import MessageParam
+    from anthropic.types import MessageParam, TextBlockParam
 
 ANTHROPIC_URL = "https://api.anthropic.com"
 
@@ -81,7 +82,7 @@ class Call:
     model: str
     max_tokens: int
     turns: list[MessageParam]
-    system: str = ""
+    system: str | list[TextBlockParam] = ""
     stop: tuple[str, ...] = ()
     extra_body: dict[str, float] = field(default_factory=dict)
     schema: dict[str, Any] | None = None
@@ -109,20 +110,26 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
     if begun and request.sampling.schema:
         raise schema_not_enforced("An answer that broke off and goes on")
     turns = _turns(messages)
-    room = model.context - max_tokens - estimate_tokens(system)
+    system_tokens = estimate_tokens(system)
     # Whoever goes on needs the question and the beginning of the answer.
-    kept = _fit(turns, room, 3 if begun.strip() else 1)
+    least = 3 if begun.strip() else 1
+    kept = _fit(turns, model.context - max_tokens - system_tokens, least)
     if gone := len(turns) - len(kept):
         what = "turn was" if gone <= 2 else f"{(gone + 1) // 2} turns were"
         notices += (
             f"The conversation is longer than the {model.context:,} tokens that "
             f"{peer.subject_inside} accepts; the oldest {what} left out.",
         )
+    tokens = system_tokens + sum(map(_turn_tokens, kept))
+    stable = len(kept) - least + 1  # what asks to go on is never asked again
+    cached = is_worth(model, kept[:stable], tokens, ongoing=request.ongoing)
+    if cached:
+        kept = [*mark_turns(kept[:stable]), *kept[stable:]]
     return Call(
         model=settings.model,
         max_tokens=max_tokens,
         turns=kept,
-        system=system,
+        system=mark(as_blocks(system)) if cached and system else system,
         # The API refuses stop sequences that are blank.
         stop=tuple(stop for stop in request.sampling.stop if stop.strip()),
         extra_body=extra_body,
@@ -154,16 +161,23 @@ def _turns(messages: Iterable[ChatMessage]) -> list[MessageParam]:
 
 def _fit(turns: list[MessageParam], room: int, least: int) -> list[MessageParam]:
     """The latest of ``turns`` that fit into ``room`` tokens, from a question on, and the last
-    ``least`` in any case: how long they are the server knows better."""
-    first = max(0, len(turns) - least)
-    used = sum(estimate_tokens(str(turn["content"])) for turn in turns[first:])
-    for index in range(first - 1, -1, -1):
-        used += estimate_tokens(str(turns[index]["content"]))
-        if used > room:
-            break
-        if turns[index]["role"] == "user":
-            first = index
+    ``least`` in any case: how long they are the server knows better.
+
+    Cut in steps of a quarter of the room, so that the beginning stays, and cached, for many turns.
+    """
+    excess = sum(map(_turn_tokens, turns)) - room
+    step = max(1, room // 4)
+    due = -(-excess // step) * step
+    latest = len(turns) - least
+    first = 0
+    while first < latest and (due > 0 or turns[first]["role"] != "user"):
+        due -= _turn_tokens(turns[first])
+        first += 1
     return turns[first:]
+
+
+def _turn_tokens(turn: MessageParam) -> int:
+    return estimate_tokens(str(turn["content"]))
 
 
 def _turn(role: str, content: str) -> MessageParam:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -295,3 +296,20 @@ def test_following(
     first, second = capsys.readouterr().out.splitlines()
     assert UNKNOWN in first
     assert "answered" in second
+
+
+def test_tokens_of_the_cache_are_shown_and_summed(ledger: Ledger) -> None:
+    ledger.write_sent(sent())
+    ledger.write_outcome("a", replace(ANSWERED, reused_tokens=60, written_tokens=30))
+    one, total = describe_ledger(read_ledger(ledger.path.parent)[0])
+    assert "100 + 20 tokens (60 read from the cache, 30 written)" in one
+    assert "100 + 20 tokens (60 read from the cache, 30 written)" in total
+
+
+def test_a_line_of_before_the_cache_can_be_read(ledger: Ledger) -> None:
+    ledger.write_sent(sent())
+    ledger.write_outcome("a", ANSWERED)
+    old = ledger.path.read_text().replace(', "reused_tokens": 0, "written_tokens": 0', "")
+    ledger.path.write_text(old)
+    ((one,), damaged) = read_ledger(ledger.path.parent)
+    assert (one.outcome, one.reused_tokens, damaged) == ("answered", 0, 0)

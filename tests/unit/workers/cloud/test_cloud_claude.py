@@ -138,7 +138,8 @@ def test_a_reason_that_is_not_known_is_named_without_what_a_terminal_would_obey(
 
 def test_usage_counts_cached_input_and_keeps_what_a_later_event_leaves_out() -> None:
     first = start(input_tokens=5, cache_read_input_tokens=90, output_tokens=1)
-    assert done(stream(first, text("a"), end(output_tokens=40), STOP)).usage == Usage(95, 40)
+    usage = done(stream(first, text("a"), end(output_tokens=40), STOP)).usage
+    assert usage == Usage(95, 40, reused_tokens=90)
 
 
 @pytest.mark.parametrize("count", [10**400, -1, "many"])

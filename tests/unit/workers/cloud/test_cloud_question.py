@@ -337,13 +337,13 @@ def test_prices() -> None:
     def model(name: str, **cloud: Any) -> Model:
         return model_of(settings(model=name, **cloud).cloud)
 
-    assert model("claude-sonnet-5-5").cost(1_000_000, 1_000_000) == 12.0
-    assert model("claude-haiku-5-5").cost(100_000, 0) == pytest.approx(0.01)
-    assert model("claude-haiku-5-5").cost(100_001, 0) == pytest.approx(0.0500005)
+    assert model("claude-sonnet-5-5").cost(Usage(1_000_000, 1_000_000)) == 12.0
+    assert model("claude-haiku-5-5").cost(Usage(100_000, 0)) == pytest.approx(0.01)
+    assert model("claude-haiku-5-5").cost(Usage(100_001, 0)) == pytest.approx(0.0500005)
     assert model("claude-haiku-4-5-20251001").priced
     assert model("claude-unheard-of") == Model()
-    assert model("claude-unheard-of").cost(1, 1) is None
-    assert model("claude-sonnet-5-5", input_price=0.0, output_price=0.0).cost(5, 5) == 0.0
+    assert model("claude-unheard-of").cost(Usage(1, 1)) is None
+    assert model("claude-sonnet-5-5", input_price=0.0, output_price=0.0).cost(Usage(5, 5)) == 0.0
     assert model("claude-sonnet-5-5", context_length=5000).context == 5000
 
 
