@@ -71,7 +71,7 @@ class InProcess:
 
 def rate(worker: Worker, question: str, tokens: int, seed: int) -> tuple[int, float]:
     """The same through the bus."""
-    task = worker.ask(question, tokens, Sampling(1.0, 1.0, 50, 1.0, seed))
+    task = worker.ask(question, tokens, Sampling(1.0, 1.0, 50, 1.0, seed=seed))
     first = 0.0
     for reply in task:
         assert not isinstance(reply, Failed), reply

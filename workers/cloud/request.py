@@ -28,6 +28,8 @@ _SAMPLING = {
     "top_p": "a top_p",
     "top_k": "a top_k",
     "repetition_penalty": "a repetition penalty",
+    "min_p": "a min_p",
+    "presence_penalty": "a presence penalty",
     "seed": "a seed",
 }
 _EXTRA_BODY = ("temperature", "top_p", "top_k")

@@ -23,6 +23,27 @@ Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
+class Candidates:
+    """The tokens with the highest logits of a row: as many as a span wants, or all there are.
+
+    Attributes:
+        tokens, logits: of each candidate, in any order.
+        least: no other token has a higher logit.
+        whole: all logits, (vocabulary,), while the next pass has not begun.
+    """
+
+    tokens: NDArray[np.int64]
+    logits: Logits
+    least: float
+    whole: Callable[[], Logits]
+
+
+Rows = Logits | Sequence[Candidates]
+"""What a pass gives of a span: the logits after its last tokens, (wanted, vocabulary), or the
+candidates of each."""
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """Successive tokens of one slot: a chunk of a prompt, or the last token of an answer and
     guesses of the next ones.
@@ -33,6 +54,7 @@ class Span:
         tokens: at least one.
         adapter: the key of the one that they are computed with; empty: none.
         wanted: of how many of the last tokens the logits are wanted.
+        top: so many candidates are enough; 0: all logits are needed.
     """
 
     slot: int
@@ -40,6 +62,7 @@ class Span:
     tokens: Sequence[int]
     adapter: str = ""
     wanted: int = 1
+    top: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +159,15 @@ class Runner(Protocol):
     def drop_adapter(self, key: str) -> None:
         """The adapter is needed no more."""
 
-    def forward(self, spans: Sequence[Span]) -> list[Logits]:
+    def forward(self, spans: Sequence[Span]) -> Sequence[Rows]:
         """Compute all spans in one pass, so that the weights are read once for all of them.
 
         What a slot holds from where its span starts is replaced. No slot is in two spans.
 
         Returns:
-            For each span the logits after its last ``wanted`` tokens: (wanted, vocabulary),
-            which the next call may not change.
+            For each span what its last ``wanted`` tokens are followed by: `Candidates`, if it
+            has ``top`` and the runner can save something by them, else the logits, which the
+            next call may not change.
 
         Raises:
             Exception: any; nothing is then known of what the spans' slots hold from where the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from shammah.errors import ShammahError
@@ -19,7 +19,7 @@ from workers.inference.engine import (
 from workers.inference.memory import check_context, is_out_of_memory, kv_budget
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.runner import Logits, Runner, Span
+from workers.inference.runner import Rows, Runner, Span
 from workers.inference.scheduling.adapter_cache import BUDGET_BYTES, AdapterCache
 from workers.inference.scheduling.sampler import Sampler
 from workers.inference.scheduling.scheduler import Plan, Scheduler, Sequence
@@ -168,17 +168,24 @@ class BatchedEngine:
             self._slots.held(sequence.slot),
             (sequence.last, *guesses),
             sequence.request.adapter,
-            1 + len(guesses),
+            wanted=1 + len(guesses),
+            top=self._samplers[sequence.request.request_id].top,
         )
 
     def _chunk(self, sequence: Sequence, chunk: int) -> Span:
         """The next tokens of a prompt. Only the last of all is followed by an answer."""
         start, prompt = sequence.computed, sequence.request.prompt
         tokens = prompt[start : start + chunk]
-        wanted = int(start + len(tokens) == len(prompt))
-        return Span(sequence.slot, start, tokens, sequence.request.adapter, wanted)
+        return Span(
+            sequence.slot,
+            start,
+            tokens,
+            sequence.request.adapter,
+            wanted=int(start + len(tokens) == len(prompt)),
+            top=self._samplers[sequence.request.request_id].top,
+        )
 
-    def _take(self, sequence: Sequence, span: Span, rows: Logits, guesses: list[int]) -> StepResult:
+    def _take(self, sequence: Sequence, span: Span, rows: Rows, guesses: list[int]) -> StepResult:
         """Go on with what was computed of a sequence."""
         try:
             if not sequence.prefilling:
@@ -197,7 +204,7 @@ class BatchedEngine:
     def _choose(
         self,
         sequence: Sequence,
-        rows: Iterable[Logits],
+        rows: Rows,
         guesses: list[int],
         prefilled: int = 0,
         reused: int = 0,

@@ -28,7 +28,9 @@ _GGUF_SAMPLING = {
     "top_p": "top_p",
     "top_k": "top_k",
     "repetition_penalty": "penalty_repeat",
+    "min_p": "min_p",
 }
+_NUMBERS = ("temperature", "top_p", "top_k", "repetition_penalty", "min_p", "presence_penalty")
 _GGUF_STOPS = ("eos_token_id", "eot_token_id", "eom_token_id")
 """Ends of a text, of a turn, and of a message to a tool."""
 
@@ -42,8 +44,8 @@ LEAST_TEMPERATURE = 1e-5
 class SamplingPlan:
     """How to choose each token, all questions settled.
 
-    ``temperature`` of 0 chooses the most likely token. ``top_k`` of 0 and ``top_p`` of 1 leave
-    every token in. ``seed`` of ``None``: another answer each time.
+    ``temperature`` of 0 chooses the most likely token. ``top_k`` and ``min_p`` of 0 and ``top_p``
+    of 1 leave every token in. ``seed`` of ``None``: another answer each time.
     """
 
     temperature: float = 0.0
@@ -51,6 +53,8 @@ class SamplingPlan:
     top_k: int = 0
     repetition_penalty: float = 1.0
     seed: int | None = None
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def read_defaults(directory: Path) -> GenerationDefaults:
     # As transformers reads it: without `do_sample` the numbers below it do not count.
     # 50 is transformers' own default, for which the authors' numbers were chosen.
     plan = SamplingPlan(temperature=1.0 if own.get("do_sample") else 0.0, top_k=50)
-    for name in ("temperature", "top_p", "top_k", "repetition_penalty"):
+    for name in _NUMBERS:
         if name != "temperature" or own.get("do_sample"):
             plan = _take_over(plan, name, own.get(name))
     ids = [_stop_ids(own, GENERATION_CONFIG), _stop_ids(_read(directory / CONFIG), CONFIG)]
@@ -122,23 +126,28 @@ def plan_sampling(asked: Sampling, defaults: SamplingPlan) -> SamplingPlan:
     """
     if asked.schema:
         raise schema_not_enforced("The local model")
-    temperature = _take(asked.temperature, defaults.temperature)
-    top_p = _take(asked.top_p, defaults.top_p)
-    top_k = _take(asked.top_k, defaults.top_k)
-    penalty = _take(asked.repetition_penalty, defaults.repetition_penalty)
+    temperature, top_p, top_k, penalty, min_p, presence = (
+        getattr(defaults if getattr(asked, name) is None else asked, name) for name in _NUMBERS
+    )
     _check("temperature", temperature, 0 <= temperature < math.inf, "0 or more")
     _check("top_p", top_p, 0 < top_p <= 1, "more than 0 and at most 1")
     _check("top_k", top_k, top_k >= 0, "0 (off) or more")
     _check("repetition_penalty", penalty, 0 < penalty < math.inf, "more than 0")
+    _check("min_p", min_p, 0 <= min_p <= 1, "from 0 (off) to 1")
+    _check("presence_penalty", presence, abs(presence) < math.inf, "a number")
     if temperature < LEAST_TEMPERATURE:
         temperature = 0.0
     seed = asked.seed
     _check("seed", seed, seed is None or 0 <= seed <= MAX_SEED, f"from 0 to {MAX_SEED}")
-    return SamplingPlan(float(temperature), float(top_p), int(top_k), float(penalty), seed)
-
-
-def _take(asked: float | None, default: float) -> float:
-    return default if asked is None else asked
+    return SamplingPlan(
+        float(temperature),
+        float(top_p),
+        int(top_k),
+        float(penalty),
+        seed=seed,
+        min_p=float(min_p),
+        presence_penalty=float(presence),
+    )
 
 
 def _check(name: str, value: object, fits: bool, expected: str) -> None:

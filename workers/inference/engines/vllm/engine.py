@@ -107,6 +107,8 @@ class VllmEngine:
             top_p=plan.top_p,
             top_k=plan.top_k or -1,
             repetition_penalty=plan.repetition_penalty,
+            min_p=plan.min_p,
+            presence_penalty=plan.presence_penalty,
             seed=plan.seed,
             max_tokens=request.max_new_tokens,
             stop_token_ids=sorted(request.stop_ids),

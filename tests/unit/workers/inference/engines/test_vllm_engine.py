@@ -42,6 +42,8 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     repetition_penalty: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
     seed: int | None = None
     max_tokens: int | None = 16
     stop_token_ids: list[int] | None = None
@@ -205,6 +207,7 @@ def test_what_is_asked_for_is_passed_on(
     assert arguments.skip_tokenizer_init
     assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
     plan = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.1, "seed": 5}
+    plan |= {"min_p": 0.05, "presence_penalty": 1.5}
     engine.submit(request("a", 3, **plan))
     engine.submit(request("b", 3))
     _, asked = made[0].requests["a"]

@@ -15,6 +15,7 @@ from shammah.errors import ShammahError
 from tests.fakes.gguf_files import TINY, gguf_file
 from workers.inference.scheduling.sampling import SamplingPlan, plan_sampling, read_defaults
 
+FIELDS = ("temperature", "top_p", "top_k", "repetition_penalty", "min_p", "presence_penalty")
 RECOMMENDED = SamplingPlan(0.7, 0.8, 20, 1.1)
 
 
@@ -47,6 +48,10 @@ def test_no_temperature_is_greedy(temperature: float) -> None:
         Sampling(top_k=-1),
         Sampling(repetition_penalty=0.0),
         Sampling(repetition_penalty=math.inf),
+        Sampling(min_p=-0.1),
+        Sampling(min_p=1.5),
+        Sampling(presence_penalty=math.nan),
+        Sampling(presence_penalty=-math.inf),
         Sampling(seed=-1),
         Sampling(seed=2**63),
     ],
@@ -54,7 +59,7 @@ def test_no_temperature_is_greedy(temperature: float) -> None:
 def test_a_bad_value_is_named(asked: Sampling) -> None:
     [(name, value)] = [
         (field, getattr(asked, field))
-        for field in ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+        for field in (*FIELDS, "seed")
         if getattr(asked, field) is not None
     ]
     with pytest.raises(ShammahError) as caught:
@@ -100,6 +105,8 @@ DEFAULT = SamplingPlan(temperature=1.0, top_k=50)
         ({"temperature": 10**400}, DEFAULT),
         ({"repetition_penalty": 0}, DEFAULT),
         ({"repetition_penalty": [1.1]}, DEFAULT),
+        ({"min_p": 2}, DEFAULT),
+        ({"min_p": 0, "presence_penalty": 1.5}, replace(DEFAULT, presence_penalty=1.5)),
     ],
 )
 def test_advice_that_cannot_be_followed_is_left_out(
@@ -134,10 +141,10 @@ def _gguf(directory: Path, **said: Any) -> Path:
 
 
 def test_a_gguf_file_says_what_its_authors_recommend(tmp_path: Path) -> None:
-    sampling = {"temp": 0.7, "top_p": 0.8, "top_k": 20, "penalty_repeat": 1.1, "min_p": 0.5}
+    sampling = {"temp": 0.7, "top_p": 0.8, "top_k": 20, "penalty_repeat": 1.1, "min_p": 0.1}
     said = {f"general__sampling__{key}": value for key, value in sampling.items()}
     defaults = read_defaults(_gguf(tmp_path, **said, tokenizer__ggml__eot_token_id=3))
-    assert defaults.plan == RECOMMENDED
+    assert defaults.plan == replace(RECOMMENDED, min_p=0.1)
     assert defaults.stop_ids == {1, 3}
 
 

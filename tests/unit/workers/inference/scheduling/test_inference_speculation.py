@@ -128,6 +128,8 @@ class ToyRunner:
         if self.text:
             return np.eye(CONTEXT, dtype=np.float32)[self.text[end]]
         history = self.slots[slot][:end]
+        if VOCABULARY in history:
+            return np.full(VOCABULARY, np.nan, np.float32)
         assert -1 not in history
         assert set(self.made[slot][:end]) == {adapter}
         assert not adapter or adapter in self.held
@@ -191,6 +193,8 @@ PLANS = st.builds(
     top_p=st.sampled_from((1.0, 0.8)),
     top_k=st.sampled_from((0, 3)),
     repetition_penalty=st.sampled_from((1.0, 1.3)),
+    min_p=st.sampled_from((0.0, 0.3)),
+    presence_penalty=st.sampled_from((0.0, 1.0)),
     seed=st.integers(0, 9),
 )
 REQUESTS = st.lists(
@@ -420,10 +424,9 @@ def test_the_rows_are_shared_in_the_best_way(
 
 
 def test_a_sequence_whose_token_cannot_be_chosen_fails_alone() -> None:
-    """The penalty of a token that the model does not have."""
+    """Its prompt has a token that the model does not have."""
     engine = _engine(ToyRunner())
-    penalised = SamplingPlan(repetition_penalty=1.3)
-    engine.submit(_request("bad", (1, VOCABULARY), plan=penalised))
+    engine.submit(_request("bad", (1, VOCABULARY)))
     for number in range(3):
         engine.submit(_request(f"good {number}"))
     results: dict[str, list[StepResult]] = {}
