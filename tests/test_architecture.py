@@ -23,7 +23,10 @@ from shammah.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 
-HEAVY = {"torch", "transformers", "huggingface_hub", "anthropic", "peft", "safetensors"}
+HEAVY = {
+    *("torch", "transformers", "huggingface_hub", "anthropic", "peft", "safetensors"),
+    *("starlette", "uvicorn"),
+}
 """What only workers may load."""
 
 EDITOR = {"prompt_toolkit", "rich", "markdown_it", "pygments", "click", "asyncio"}
@@ -78,6 +81,10 @@ FOR_WORKERS = {
 }
 """What of `shammah` the workers may use (and its version)."""
 
+FOR_ROLES = {"gateway": {"chat", "history", "router"}}
+"""What else a role may: the gateway asks the others as a frontend does, with the same turn runner
+behind the same gate."""
+
 INFERENCE: dict[str, set[str]] = {
     "workers.inference.packages": set(),
     "workers.inference.text": {"scheduling"},
@@ -122,6 +129,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "workers.__main__": HEAVY,
     "workers.download": HEAVY - {"huggingface_hub"},
     "workers.cloud": HEAVY - {"anthropic"},
+    "workers.gateway": HEAVY - {"starlette", "uvicorn"},
     "workers.text": HEAVY,
     "workers.inference": {"anthropic"},
     "workers.inference.text": {"anthropic"} | IMPURE,
@@ -147,7 +155,7 @@ STDLIB_ONLY = (
     "shammah.bus.transfers",
 )
 
-ROLES = ("download", "inference", "cloud", "train")
+ROLES = ("download", "inference", "cloud", "train", "gateway")
 BAGS = {"utils", "util", "common", "helpers", "helper", "misc", "shared"}
 FILE_LINES, FUNCTION_LINES = 400, 50
 """Lines of code: no docstring, comment or blank line counts."""
@@ -258,7 +266,7 @@ def _allowed(importer: str, package: str) -> bool:
         return True
     if inside(importer, "workers"):
         if top == "shammah":
-            return name in FOR_WORKERS
+            return name in FOR_WORKERS | FOR_ROLES.get(_role(importer), set())
         own = next((room for room in INFERENCE if inside(importer, room)), None)
         other = next((room for room in INFERENCE if inside(package, room)), None)
         if other == ENGINES and TABLE not in (importer, package):

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 from shammah.bus.endpoints import ROLES, Endpoints, RoleLock, lock_holder, open_endpoints
@@ -16,6 +17,7 @@ from shammah.settings.load import load_settings
 from shammah.settings.model import Settings
 from shammah.supervision.identity import identity
 from shammah.supervision.oom_record import attempt_file
+from shammah.supervision.secrets import take_secrets
 from workers.host import Host
 from workers.logs import LogFile, configure_logging
 from workers.service import Service
@@ -36,8 +38,10 @@ def main() -> int:
 def _serve(options: argparse.Namespace) -> int:
     role = options.role
     settings = load_settings(os.environ, options.model, options.licence)
+    if role == "gateway":
+        where = replace(settings.gateway, port=options.port, socket=options.socket)
+        settings = replace(settings, gateway=replace(where, origins=tuple(options.origin)))
     endpoints = open_endpoints(os.environ)
-    service = _service(role, settings, endpoints)
     lock = RoleLock(endpoints.lock(role))
     if not lock.acquire():
         holder = lock_holder(lock.path)
@@ -47,6 +51,7 @@ def _serve(options: argparse.Namespace) -> int:
             f"All your terminals share it; `shammah stop {role}` stops it.",
             exit_code=ExitCode.ALREADY_RUNNING,
         )
+    service = _service(role, settings, endpoints, foreground=options.foreground)
     log_file = LogFile(settings.home, role)
     if not options.foreground:
         log_file.adopt()
@@ -68,7 +73,9 @@ def _serve(options: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _service(role: str, settings: Settings, endpoints: Endpoints) -> Service[Any]:
+def _service(
+    role: str, settings: Settings, endpoints: Endpoints, *, foreground: bool
+) -> Service[Any]:
     if role == "inference":
         from workers.inference.service import InferenceService
         from workers.inference.startup.attempts import Attempts
@@ -83,6 +90,10 @@ def _service(role: str, settings: Settings, endpoints: Endpoints) -> Service[Any
         from workers.download.service import DownloadService
 
         return DownloadService(os.environ, settings.home)
+    if role == "gateway":
+        from workers.gateway.service import GatewayService
+
+        return GatewayService(settings, take_secrets(os.environ), show=foreground)
     from workers.train.service import TrainService
 
     return TrainService(settings, os.environ, endpoints)
@@ -96,6 +107,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", help="auto, starter, a size, a Hub id or a path")
     parser.add_argument("--licence", choices=LICENCES, help="of what auto may choose")
     parser.add_argument("--keep-alive", type=float, help="seconds to stay unused; -1: for ever")
+    parser.add_argument("--port", type=int, default=0, help="of a gateway")
+    parser.add_argument("--socket", default="", help="of a gateway, instead")
+    parser.add_argument("--origin", action="append", default=[], help="that may use a gateway")
     parser.add_argument("--foreground", action="store_true", help="log to this terminal")
     return parser.parse_args(arguments)
 

@@ -38,7 +38,7 @@ def new_request_id() -> str:
 #
 # An inference worker goes ``Initializing -> Downloading -> Loading -> Ready``; besides there are
 # `NotAvailable` and `Failed`. A download worker is `Transferring`, a train worker `Training`
-# (what, or nothing).
+# (what, or nothing), a gateway `Serving`.
 
 
 @record
@@ -110,8 +110,26 @@ class Failed:
     request_id: str = ""
 
 
+@record
+class Serving:
+    """Other programs are answered at ``address``, a URL or the path of a socket. ``requests`` of
+    theirs are being answered, ``waiting`` more wait."""
+
+    address: str
+    requests: int = 0
+    waiting: int = 0
+
+
 State = (
-    Initializing | Downloading | Loading | Ready | NotAvailable | Failed | Transferring | Training
+    Initializing
+    | Downloading
+    | Loading
+    | Ready
+    | NotAvailable
+    | Failed
+    | Transferring
+    | Training
+    | Serving
 )
 
 
@@ -456,5 +474,6 @@ WORK: dict[str, type | UnionType] = {
     "cloud": Generate,
     "download": transfers.Request,
     "train": training.Request,
+    "gateway": type(None),
 }
-"""The requests that are a role's work; every role answers the others."""
+"""The requests that are a role's work; every role answers the others. A gateway's come by HTTP."""

@@ -98,7 +98,8 @@ def fail_over(
                 reason = Reason.MODEL_NOT_READY if local else Reason.CLOUD_FAILED
             override = replace(override, target=target, private=private)
             return Failover(override, reason, _note(turn, failure, target))
-    if failure.code == TOO_LONG and turn.trims_nothing:  # then without its earliest turns
+    trims = turn.trims_nothing and not turn.prompt.whole
+    if failure.code == TOO_LONG and trims:  # then without its earliest turns
         return Failover(replace(override, target=Target.LOCAL), reason, "")
     return failure
 

@@ -7,6 +7,7 @@ nothing.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import queue
 import threading
@@ -138,6 +139,20 @@ class Session:
             spec = worker_spec(settings, CLOUD_ROLE, environ)
             self.cloud = Link(spec, self._endpoints, self._client, self._changed)
         self.routing.start()
+
+    def beside(self) -> Session:
+        """A session for another turn at the same time, with the same workers and the same router.
+        Whoever closes this one closes both."""
+        other = copy.copy(self)
+        other.gate = copy.copy(self.gate)
+        other._signals = queue.SimpleQueue()
+        other._generation = other._ahead = None
+        other._interrupted = other._declined = False
+        return other
+
+    def wake(self) -> None:
+        """Have a question that waits look at the workers again."""
+        self._signals.put(None)
 
     def start(self, *, local: bool = True, cloud: bool = True) -> None:
         """Start the workers, in the background."""
@@ -293,7 +308,7 @@ class Session:
     ) -> Generator[Step, None, Done | Failed]:
         """Have one backend answer, or continue an answer; how that ended."""
         yield decision
-        turn.trims_nothing = self._could_leave(turn, decision)
+        turn.trims_nothing = turn.prompt.whole or self._could_leave(turn, decision)
         self._cancel_s = CANCEL_S[decision.target]  # before a signal can find the task
         task = self._generation = peer.generate(
             outgoing.messages,
@@ -431,7 +446,7 @@ class Session:
         raise _UnansweredError(CANCELLED)
 
     def _changed(self) -> None:
-        self._signals.put(None)
+        self.wake()
         self._on_change()
 
 

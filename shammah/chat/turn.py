@@ -60,7 +60,8 @@ Step = Notice | Waiting | RouteDecision | Retrying | PromptProgress | Token | Do
 @record
 class Prompt:
     """What to ask, of whom, and how. ``private``: the person says so. ``sources``: where the text
-    came from, as `shammah.privacy.Rules.mark` has them."""
+    came from, as `shammah.privacy.Rules.mark` has them. ``whole``: leave no earlier turn out, but
+    fail. ``client``: the name of the program that asks for the person."""
 
     text: str
     private: bool = False
@@ -68,6 +69,8 @@ class Prompt:
     override: Override = Override()
     sampling: Sampling = Sampling()
     max_new_tokens: int | None = None
+    whole: bool = False
+    client: str = ""
 
 
 def new_key() -> str:
@@ -94,6 +97,7 @@ class Turn:
         at: when it ended, in seconds since 1970.
         key: names the turn, wherever it is stored.
         undone: removed from its conversation since; only the history has such turns.
+        client: the program that asked, where that was another one.
     """
 
     question: str
@@ -111,6 +115,7 @@ class Turn:
     at: float = 0.0
     key: str = ""
     undone: bool = False
+    client: str = ""
 
     @property
     def route(self) -> tuple[str, str]:
@@ -295,6 +300,7 @@ class TurnInProgress:
             label=Label.CANCEL if cancelled else None,
             at=time.time(),
             key=self.key,
+            client=self.prompt.client,
         )
 
 

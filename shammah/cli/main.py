@@ -28,6 +28,7 @@ COMMANDS = {
     "egress": "Show what was sent to the cloud: when, where and how much.",
     "history": "Search your conversations; they stay on this machine.",
     "models": "Plan, download, list, choose, check and remove models.",
+    "serve": "Answer other programs, which speak OpenAI's or Anthropic's API.",
     "status": "Show the state of the workers, and follow what happens.",
     "stop": "Stop workers now: by request, then SIGTERM, then SIGKILL.",
     "train": "Teach the local model from feedback or a file.",

@@ -127,7 +127,7 @@ class Board:
         if worker is None:
             return Row(not_running(role), "dim")
         state = worker.event.status.state
-        style = {"Ready": "green", "Failed": "red", "NotAvailable": "yellow"}
+        style = {"Ready": "green", "Serving": "green", "Failed": "red", "NotAvailable": "yellow"}
         said = describe_state(_without_bar(state))
         if isinstance(state, Transferring) and state.transfers:
             count = len(state.transfers)

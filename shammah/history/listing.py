@@ -69,6 +69,8 @@ def describe_end(turn: Turn) -> str:
     if reason in set(Reason):
         parts.append(REASONS[Reason(reason)])
     parts.append(describe_time(turn.at))
+    if turn.client:
+        parts.append(f"asked by {printable(turn.client)}")
     if turn.private and reason != Reason.PRIVATE:  # or it would be said twice
         parts.append("private")
     if not turn.complete:

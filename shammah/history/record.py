@@ -16,7 +16,7 @@ TITLE = 72
 
 TEXTS = ("question", "answer", "target", "model", "reason", "finish")
 FLAGS = ("complete", "private", "undone")
-DETAIL = ("provenance", "usage", "timings")
+DETAIL = ("provenance", "usage", "timings", "client")
 
 Value = TypeVar("Value", Provenance, Usage, Timings)
 
@@ -40,6 +40,7 @@ def facts_of(turn: Turn) -> dict[str, Any]:
         "provenance": asdict(by) if by else None,
         "usage": asdict(turn.usage),
         "timings": asdict(turn.timings),
+        "client": turn.client,
     }
 
 
@@ -73,6 +74,7 @@ def turn_of(facts: Mapping[str, Any]) -> Turn:
         at=facts["at"],
         key=facts["key"],
         undone=facts["undone"],
+        client=str(facts.get("client") or ""),
     )
 
 

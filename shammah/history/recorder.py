@@ -138,6 +138,11 @@ class Recorder:
         """End the present conversation; the next turn begins another."""
         self._conversation = _Open(StoredConversation(0))
 
+    @property
+    def number(self) -> int:
+        """Of the present conversation; 0 until one of its turns is stored."""
+        return self._conversation.stored.number
+
     def resume(self, stored: StoredConversation) -> None:
         """Continue ``stored``. If it has no number, it is from elsewhere and is stored with its
         next turn; its turns must have keys of their own."""

@@ -123,6 +123,20 @@ class TrainSettings:
 
 
 @record
+class GatewaySettings:
+    """The endpoint for other programs (`shammah serve`)."""
+
+    port: int = 11611
+    """Where it listens on this machine; 0: a free one."""
+    socket: str = ""
+    """A path to listen at instead, for which no port is opened."""
+    origins: tuple[str, ...] = ()
+    """Web pages that may use it, such as http://localhost:3000; other pages may not."""
+    history: str = "on"
+    """on, or off: what other programs ask is not kept in the history."""
+
+
+@record
 class EditorSettings:
     """The line at the prompt."""
 
@@ -150,6 +164,7 @@ class Settings:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     router: RouterSettings = field(default_factory=RouterSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
     editor: EditorSettings = field(default_factory=EditorSettings)
 
     def with_think(self, think: str | None) -> Settings:
@@ -193,6 +208,7 @@ CHOICES: dict[SettingPath, tuple[str, ...]] = {
     ("render",): ("markdown", "plain"),
     ("editor", "keys"): ("emacs", "vi"),
     ("history",): ("on", "off"),
+    ("gateway", "history"): ("on", "off"),
     ("cloud", "use"): ("auto", "ask", "never"),
     ("router", "policy"): ("measured", "classic"),
     ("inference", "device"): ("auto", "cpu", "cuda", "mps"),
@@ -215,6 +231,7 @@ AT_LEAST: dict[SettingPath, int] = {
     ("cloud", "output_price"): -1,
     ("cloud", "keep_alive"): -1,
     ("router", "exploration"): 0,
+    ("gateway", "port"): 0,
     ("train", "after_examples"): 1,
     ("train", "idle_minutes"): 0,
 }

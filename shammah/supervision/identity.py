@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from shammah.bus.messages import Identity
 from shammah.models.gguf_files import OLLAMA
-from shammah.settings.model import CloudSettings, PrivacySettings, Settings
+from shammah.settings.model import CloudSettings, GatewaySettings, PrivacySettings, Settings
 from shammah.storage.paths import hub_cache
 
 PUBLIC_HUB = "https://huggingface.co"
@@ -84,6 +84,10 @@ def _identifying(
         parts |= _fields("privacy", settings.privacy)
         parts |= {name: environ.get(name, "") for name in (CUSTOM_HEADERS, *NETWORK_VARIABLES)}
         return settings.cloud.model, parts
+    if role == "gateway":  # which starts the others, and nobody asks it by the bus
+        parts |= {"model": settings.model, "licence": settings.licence}
+        parts |= _fields("gateway", settings.gateway)
+        return "", parts
     parts["HF_HOME"] = str(hub_cache(environ))
     if role == "train":
         return "", parts  # each training names its own
@@ -91,5 +95,7 @@ def _identifying(
     return hub_endpoint(environ).rstrip("/"), parts
 
 
-def _fields(table: str, values: CloudSettings | PrivacySettings) -> dict[str, str]:
+def _fields(
+    table: str, values: CloudSettings | PrivacySettings | GatewaySettings
+) -> dict[str, str]:
     return {f"{table}.{one.name}": repr(getattr(values, one.name)) for one in fields(values)}

@@ -122,9 +122,15 @@ class Rung(StrEnum):
 def worker_spec(settings: Settings, role: str, environ: Mapping[str, str]) -> WorkerSpec:
     """Return the worker of ``role`` for ``settings``, with no more secrets than it needs."""
     arguments: list[str] = []
-    if role == "inference":
+    if role in ("inference", "gateway"):
         arguments += ["--model", settings.model, "--licence", settings.licence]
-    kept = {name: value for name, value in environ.items() if SECRETS.get(name, role) == role}
+    if role == "gateway":
+        own = settings.gateway
+        arguments += ["--port", str(own.port), "--socket", own.socket, "--keep-alive", "-1"]
+        arguments += [f"--origin={origin}" for origin in own.origins]
+    # A gateway starts the others, and so needs what they need.
+    needs = {role, *SECRETS.values()} if role == "gateway" else {role}
+    kept = {name: value for name, value in environ.items() if SECRETS.get(name, role) in needs}
     kept["SHAMMAH_HOME"] = str(settings.home)
     return WorkerSpec(
         identity(settings, role, environ=environ),

@@ -14,6 +14,7 @@ from shammah.bus.messages import (
     PromptProgress,
     Ready,
     Retrying,
+    Serving,
     State,
 )
 from shammah.bus.training import Training, TrainingProgress
@@ -50,6 +51,10 @@ def _describe_state(state: State | None) -> str:
             return "; ".join(said) or "Idle"
         case Training(progress):
             return describe_training(progress) if progress else "No training"
+        case Serving(address, requests, waiting):
+            busy = f" · {requests} in hand" if requests else ""
+            more = f" · {waiting} waiting" if waiting else ""
+            return f"Serving at {address}{busy}{more}"
         case NotAvailable(reason, _):
             return f"Not available: {reason}"
         case Failed(_, message, _):

@@ -1,0 +1,296 @@
+"""Where the questions of clients are answered, several at a time, as the prompt answers its own.
+
+Everything here runs on the event loop's thread, except what says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from shammah.bus.messages import ChatMessage, Provenance, Ready
+from shammah.chat.runner import TurnRunner
+from shammah.chat.session import Session
+from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress, origin
+from shammah.history.record import StoredConversation
+from shammah.history.recorder import Recorder, history_of
+from shammah.privacy import Mark, split_prefix
+from shammah.router.decision import Override, RouteDecision, Target
+from shammah.settings.model import Settings
+from workers.gateway.asking import Asked, Transcript, Wishes, room, target_of
+from workers.gateway.memory import Memory
+from workers.gateway.refusals import RETRY_S, RefusedError
+
+log = logging.getLogger(__name__)
+
+RUNNING = 8
+"""Questions in hand at a time: so many make the local model busy for the router, too."""
+WAITING = 32
+"""More are refused."""
+IDLE_S = 60.0
+"""After so long without a question the workers' leases are given back: their own ``keep_alive``
+decides from then on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """More of the answer, or of the thoughts before it."""
+
+    text: str
+    thought: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A sentence about the answer."""
+
+    text: str
+
+
+Heard = RouteDecision | Piece | Remark | Mark | Turn | Exception
+"""What comes of a question. `Mark`: why it stays here; `Turn`: it has ended, and is stored."""
+
+
+class Reply:
+    """What comes of one question, for its client. `put` is called from any thread."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._loop = asyncio.get_running_loop()
+        self._heard: asyncio.Queue[Heard] = asyncio.Queue()
+
+    def put(self, heard: Heard) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            self._loop.call_soon_threadsafe(self._heard.put_nowait, heard)
+
+    async def next(self, within_s: float | None = None) -> Heard | None:
+        """What comes next; ``None``: nothing came in time.
+
+        Raises:
+            Exception: the question was refused (`RefusedError`), or its turn broke.
+        """
+        try:
+            heard = await asyncio.wait_for(self._heard.get(), within_s)
+        except TimeoutError:
+            return None
+        if isinstance(heard, Exception):
+            raise heard
+        return heard
+
+    def source(self, decision: RouteDecision) -> Provenance:
+        """Who is asked."""
+        session = self.session
+        return origin(decision, session.local.state, session.settings.cloud.model)
+
+
+class _Wire:
+    """Puts an answer into a reply (`shammah.chat.runner.Sink`)."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._put = reply.put
+
+    def notice(self, text: str, *, urgent: bool) -> None:
+        # Whom to call in danger must be seen, and a client shows nothing but the answer.
+        self._put(Piece(f"{text}\n\n") if urgent else Remark(text))
+
+    def progress(self, text: str, step: Step) -> None:
+        if isinstance(step, RouteDecision):
+            self._put(step)
+
+    def thought(self, text: str) -> None:
+        self._put(Piece(text, thought=True))
+
+    def piece(self, text: str, turn: TurnInProgress) -> None:
+        self._put(Piece(text))
+
+    def ended(self, turn: Turn) -> None:
+        self._put(turn)
+
+
+class Desk:
+    """Answers the questions of clients.
+
+    Args:
+        settings: of the person.
+        environ: with the secrets that the workers need.
+        changed: told how many are in hand and how many wait.
+    """
+
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], changed: Callable[[int, int], object]
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._changed = changed
+        self._threads = ThreadPoolExecutor(RUNNING, "turn")
+        self._slots = asyncio.Semaphore(RUNNING)
+        self._replies: set[Reply] = set()
+        self._waiting = 0
+        self._workers: Session | None = None
+        self._resting: asyncio.TimerHandle | None = None
+        self._recorders: list[Recorder] = []
+        self._memory = Memory()
+        self._local_model = settings.model
+
+    def start(self) -> None:
+        """Have the workers started, before the first question."""
+        self._attach()
+        self._rest_later()
+
+    @property
+    def local_model(self) -> str:
+        """The name of the local model, as far as it is known."""
+        state = self._workers.local.state if self._workers is not None else None
+        if isinstance(state, Ready):
+            self._local_model = state.model
+        return self._local_model
+
+    @contextlib.asynccontextmanager
+    async def ask(self, asked: Asked, wishes: Wishes) -> AsyncIterator[Reply]:
+        """Answer a question; leaving the block ends the answer, and stores what has come.
+
+        Raises:
+            RefusedError: too many wait, or there is no such model.
+        """
+        target = wishes.target or target_of(asked.model, self._settings, self.local_model)
+        if self._waiting >= WAITING:
+            what = f"{RUNNING} questions are being answered, and {WAITING} wait."
+            raise RefusedError(429, "busy", what, retry_s=RETRY_S)
+        async with self._slot():
+            reply = Reply(self._attach().beside())
+            self._replies.add(reply)
+            self._tell()
+            work = partial(self._answer, reply, asked, wishes, target)
+            working = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            try:
+                yield reply
+            finally:
+                reply.session.interrupt()
+                await asyncio.wait([working])  # its turn is stored
+                self._replies.discard(reply)
+                self._rest_later()
+                self._tell()
+
+    async def stop(self) -> None:
+        """End all answers, and give the workers back."""
+        for reply in self._replies:
+            reply.session.interrupt()
+        self._threads.shutdown(wait=False)
+        if self._resting is not None:
+            self._resting.cancel()
+        await asyncio.get_running_loop().run_in_executor(None, self._close, self._workers)
+
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        self._waiting += 1
+        self._tell()
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    def _tell(self) -> None:
+        self._changed(len(self._replies), self._waiting)
+
+    def _attach(self) -> Session:
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+        if self._workers is None:
+            self._workers = Session(self._settings, self._environ, "gateway")
+            self._workers.watch(self._wake)
+            self._workers.start()
+        return self._workers
+
+    def _wake(self) -> None:
+        """From any thread: a worker's state has changed."""
+        for reply in tuple(self._replies):
+            reply.session.wake()
+
+    def _rest_later(self) -> None:
+        if not self._replies:
+            self._resting = asyncio.get_running_loop().call_later(IDLE_S, self._rest)
+
+    def _rest(self) -> None:
+        _ = self.local_model
+        workers, self._workers = self._workers, None
+        recorders, self._recorders = self._recorders, []
+        asyncio.get_running_loop().run_in_executor(None, self._close, workers, recorders)
+
+    def _close(self, workers: Session | None, recorders: list[Recorder] | None = None) -> None:
+        """On a thread of its own, since it waits for the disk."""
+        for recorder in self._recorders if recorders is None else recorders:
+            recorder.close()
+        if workers is not None:
+            workers.close()
+
+    # --- on the threads of answers --------------------------------------------------------
+
+    def _answer(self, reply: Reply, asked: Asked, wishes: Wishes, target: Target | None) -> None:
+        try:
+            self._run(reply, asked, wishes, target)
+        except Exception as error:
+            reply.put(error)
+        finally:
+            for notice in reply.session.notices.take():
+                log.info("%s", notice)
+
+    def _run(self, reply: Reply, asked: Asked, wishes: Wishes, target: Target | None) -> None:
+        session = reply.session
+        marks = self._memory.marks(session, asked.messages)
+        if wishes.private:
+            marks[-1] = Mark(True, marks[-1].why)
+        found = next((mark for mark in marks if mark.private), Mark())
+        if found.private and target is Target.CLOUD:
+            raise _kept_here(found)
+        if found.private:
+            reply.put(found)
+        if asked.think is not None:
+            session.settings = session.settings.with_think("show" if asked.think else "off")
+        prompt = Prompt(
+            split_prefix(asked.messages[-1].content)[0],
+            found.private,
+            override=Override(target, private=found.private),
+            sampling=asked.sampling,
+            max_new_tokens=room(asked, self._settings),
+            whole=True,
+            client=wishes.client,
+        )
+        conversation = Transcript(asked.messages, marks)
+        recorder = self._take_recorder(asked.messages[:-1])
+        runner = TurnRunner(session, conversation, recorder)
+        try:
+            runner.begin(prompt)
+            runner.answer(_Wire(reply))
+        finally:
+            self._recorders.append(recorder)
+        self._memory.learn(asked.messages, conversation.turns[-1], recorder.number)
+
+    def _take_recorder(self, before: tuple[ChatMessage, ...]) -> Recorder:
+        """One that continues the conversation that the client sent ``before``, if it is known."""
+        try:
+            recorder = self._recorders.pop()
+        except IndexError:
+            enabled = self._settings.gateway.history == "on"
+            report = partial(log.warning, "%s")
+            recorder = history_of(self._settings, enabled=enabled, report=report)
+        if number := self._memory.number_of(before):
+            recorder.resume(StoredConversation(number))
+        else:
+            recorder.leave()
+        return recorder
+
+
+def _kept_here(mark: Mark) -> RefusedError:
+    why = mark.why or "you said that it is private"
+    what = f"Private, because {why}. Nothing was sent to Claude; ask the model auto or local."
+    return RefusedError(403, "private", what)

@@ -1,0 +1,84 @@
+"""What is remembered of earlier questions: clients send the whole conversation with each. Pure.
+
+Of any thread. What is forgotten, being too long ago, is judged anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from shammah.bus.messages import ChatMessage
+from shammah.chat.session import Session
+from shammah.chat.turn import Turn
+from shammah.privacy import Mark, split_prefix
+
+KNOWN = 2000
+"""Of each kind."""
+
+Value = TypeVar("Value")
+
+
+class Memory:
+    """Marks and numbers of conversations, by what led to them."""
+
+    def __init__(self) -> None:
+        self._numbers: OrderedDict[str, int] = OrderedDict()
+        self._private: OrderedDict[str, Mark] = OrderedDict()
+        self._told: OrderedDict[str, None] = OrderedDict()
+
+    def marks(self, session: Session, messages: tuple[ChatMessage, ...]) -> list[Mark]:
+        """Whether each message is private: by a rule, because it says so, or because its turn once
+        was. What Claude itself has answered tells the cloud nothing new."""
+        marks = []
+        for message, key in zip(messages, _digests(messages), strict=True):
+            if split_prefix(message.content)[1]:
+                marks.append(Mark(True))
+            elif message.role == "assistant" and _digest(message) in self._told:
+                marks.append(self._private.get(key, Mark()))
+            else:
+                marks.append(self._private.get(key) or session.gate.rules.mark(message.content))
+        return marks
+
+    def number_of(self, messages: tuple[ChatMessage, ...]) -> int:
+        """The history's number of the conversation with these messages; 0: it is not known."""
+        key = _last(_digests(messages))
+        return self._numbers.get(key, 0)
+
+    def learn(self, messages: tuple[ChatMessage, ...], turn: Turn, number: int) -> None:
+        """Remember how a question ended."""
+        answer = ChatMessage("assistant", turn.answer)
+        *_, asked, answered = _digests((*messages, answer))
+        if turn.private:
+            for key in (asked, answered):
+                _keep(self._private, key, Mark(True))
+        elif not turn.local:
+            _keep(self._told, _digest(answer), None)
+        if number:
+            _keep(self._numbers, answered, number)
+
+
+def _digests(messages: Iterable[ChatMessage]) -> Iterator[str]:
+    """A name for the conversation up to and with each message."""
+    running = hashlib.sha256()
+    for message in messages:
+        running.update(json.dumps([message.role, message.content]).encode())
+        yield running.hexdigest()
+
+
+def _digest(message: ChatMessage) -> str:
+    return _last(_digests([message]))
+
+
+def _last(digests: Iterable[str]) -> str:
+    return next(reversed([*digests]), "")
+
+
+def _keep(kept: OrderedDict[str, Value], key: str, value: Value) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > KNOWN:
+        kept.popitem(last=False)
