@@ -446,8 +446,9 @@ class Retrying:
 @record
 class Done:
     """The answer is complete. ``finish_reason``: ``stop``, ``length``, ``timeout``,
-    ``cancelled``, ``refusal``, ``tool_call`` or ``other``. ``notices`` are sentences that the
-    user should see; ``left_out``: private turns that the frontend did not send."""
+    ``cancelled``, ``refusal``, ``repetition`` (of itself, endlessly), ``tool_call`` or ``other``.
+    ``notices`` are sentences that the user should see; ``left_out``: private turns that the
+    frontend did not send."""
 
     request_id: str
     finish_reason: str

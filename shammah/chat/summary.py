@@ -21,6 +21,7 @@ from shammah.terminal.wording import (
 
 _ENDS = {
     "length": "cut at the length limit",
+    "repetition": "ended because it repeated itself",
     "timeout": "cut at the time limit",
     "refusal": "refused",
     "tool_call": "ended with a tool call",

@@ -161,7 +161,7 @@ class Turn:
     def complete(self) -> bool:
         """Whether the answer was not cut short."""
         return self.corrected or (
-            isinstance(self.end, Done) and self.finish not in ("cancelled", "timeout")
+            isinstance(self.end, Done) and self.finish not in ("cancelled", "timeout", "repetition")
         )
 
     @property

@@ -62,6 +62,14 @@ def describe_target(turn: Turn) -> str:
     return printable(": ".join(filter(None, (turn.route[0], model)))) or "nobody"
 
 
+_ENDS = {
+    FAILED: "failed",
+    LEFT: "interrupted",
+    "cancelled": "cancelled",
+    "repetition": "repeated itself",
+}
+
+
 def describe_end(turn: Turn) -> str:
     """Who answered, why and when, in one line."""
     parts = [describe_target(turn)]
@@ -74,8 +82,7 @@ def describe_end(turn: Turn) -> str:
     if turn.private and reason != Reason.PRIVATE:  # or it would be said twice
         parts.append("private")
     if not turn.complete:
-        ends = {FAILED: "failed", LEFT: "interrupted", "cancelled": "cancelled"}
-        parts.append(ends.get(turn.finish, "cut short"))
+        parts.append(_ENDS.get(turn.finish, "cut short"))
     if not turn.answer:
         parts.append("no answer")
     if turn.corrected:

@@ -197,7 +197,7 @@ def judge(answer: str, finish_reason: str) -> Label:
     """Empty, refused or repeating itself is bad; everything else passes for good."""
     if (
         not answer.strip()
-        or finish_reason == "refusal"
+        or finish_reason in ("refusal", "repetition")
         or re.match(_REFUSAL, answer, re.IGNORECASE)
     ):
         return Label.TEXT_BAD

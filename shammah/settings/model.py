@@ -36,6 +36,8 @@ class InferenceSettings:
     """Longest conversation, in tokens; 0: what model and memory allow."""
     kv_memory: float = 0.0
     """GiB for the keys and values of conversations; 0: half of what is free after loading."""
+    stop_repetition: bool = True
+    """Whether an answer ends when it does nothing but repeat itself."""
     queue: int = 64
     """Questions that may wait for the local model; more are refused as busy."""
     keep_alive: float = 300.0

@@ -69,11 +69,11 @@ def _identifying(
     """Return the model, and what distinguishes workers of ``role``, by the names people know."""
     parts = {"SHAMMAH_HOME": str(settings.home)}
     if role == "inference":
-        names = "device dtype max_new_tokens think_tokens context_length kv_memory engine".split()
+        names = "device dtype max_new_tokens think_tokens context_length kv_memory engine"
+        names += " quantization stop_repetition"
         own = settings.inference
         parts |= {"model": settings.model, "HF_HOME": str(hub_cache(environ))}
-        parts |= {f"inference.{name}": str(getattr(own, name)) for name in names}
-        parts["inference.quantization"] = own.quantization
+        parts |= {f"inference.{name}": str(getattr(own, name)) for name in names.split()}
         if settings.model.startswith(OLLAMA):
             parts["OLLAMA_MODELS"] = environ.get("OLLAMA_MODELS", "")
         parts["licence"] = f"permissive={settings.permissive and settings.model == 'auto'}"

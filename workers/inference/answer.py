@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from shammah.bus.messages import Done, PromptProgress, Provenance, Timings, Token, Usage
-from workers.inference.engine import SequenceRequest, StepResult
+from workers.inference.engine import FinishReason, SequenceRequest, StepResult
 from workers.inference.inbox import Arrival
 from workers.inference.text.continuation import Blanks, split_begun
 from workers.inference.text.detokenizer import Detokenizer
 from workers.inference.text.reasoning import CLOSING, ReasoningSplitter
+from workers.inference.text.repetition import Repetition
 from workers.inference.text.stop_strings import StopStrings
 
 PAUSE_S = 0.025
 """Between two messages of an answer. Each wakes three threads of two processes, which takes a
 twentieth of the computing on two cores at a message a token; nobody sees 40 a second come."""
+
+REPEATED = (
+    "The answer began to repeat itself and was ended. If repetition is what you want, set "
+    "stop_repetition = false under [inference] in config.toml."
+)
 
 PROGRESS_S = 0.5
 """Between two words about a prompt that is being computed; a shorter one is not spoken of."""
@@ -61,6 +67,7 @@ class Answer:
         thinking: what of it may be thoughts.
         detokenizer: of its tokens.
         notices: sentences for the user.
+        guarded: it ends when it repeats itself endlessly.
     """
 
     def __init__(
@@ -70,6 +77,8 @@ class Answer:
         thinking: Thinking,
         detokenizer: Detokenizer,
         notices: tuple[str, ...] = (),
+        *,
+        guarded: bool = False,
     ) -> None:
         request = arrival.request
         self.request_id = request.request_id
@@ -85,6 +94,8 @@ class Answer:
         self._following: SequenceRequest | None = None
         self._blanks = Blanks(split_begun(request.messages)[1])
         self._notices = notices
+        self._guarded = guarded
+        self._repetition = Repetition()
         self._reused = 0
         self._started: float | None = None
         self._first_token: float | None = None
@@ -106,6 +117,18 @@ class Answer:
     def full(self) -> bool:
         """Whether it is as long as it may be, besides its thoughts."""
         return self._said >= self._thinking.answer
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it does nothing else any more."""
+        return self._repetition.found
+
+    @property
+    def ended(self) -> FinishReason | None:
+        """Why it ends here, whatever the engine would go on with."""
+        if self.stopped:
+            return "stop"
+        return "length" if self.full else "repetition" if self.repeats else None
 
     def take_following(self) -> SequenceRequest | None:
         """Return the sequence that goes on from here in place of the present one, if there is one:
@@ -129,7 +152,7 @@ class Answer:
                 self._first_token = now
         reasoning, text = self._read(step)
         self._unsent = (self._unsent[0] + reasoning, self._unsent[1] + text)
-        ended = step.finish_reason is not None or self.stopped or self.full
+        ended = step.finish_reason is not None or self.ended is not None
         if now - self._sent < PAUSE_S and not ended:
             return ()
         if any(self._unsent):
@@ -169,14 +192,18 @@ class Answer:
             self._tokens.append(token)
             self._thoughts += self._splitter.thinking
             self._said += self._splitter.answering
-            if self.stopped or self.full:
+            if self._guarded:
+                self._repetition.add(token)
+            if self.ended is not None:
                 generated = number
                 break
         self._generated += generated
         ended = step.finish_reason is not None
-        if self._splitter.thinking and (ended or self._thoughts >= self._thinking.most):
+        enough = ended or self.repeats or self._thoughts >= self._thinking.most
+        if self._splitter.thinking and enough:
             reasoning += self._end_thoughts()
-        if (ended or self.full) and not self.stopped and self._following is None:
+        over = ended or self.full or self.repeats
+        if over and not self.stopped and self._following is None:
             thought, said = self._splitter.finish()
             reasoning += thought
             text += self._stops.add(self._blanks.strip(said)) + self._stops.finish()
@@ -192,6 +219,7 @@ class Answer:
         if room < 1:
             return ""
         self._following = replace(before, prompt=prompt, max_new_tokens=min(thinking.answer, room))
+        self._repetition = Repetition()
         for token in thinking.closing:
             self._detokenizer.add(token)
         return self._splitter.add(CLOSING)[0]
@@ -206,7 +234,7 @@ class Answer:
             usage=usage,
             timings=timings,
             provenance=provenance,
-            notices=self._notices,
+            notices=self._notices + ((REPEATED,) if finish_reason == "repetition" else ()),
         )
 
     def _timings(self, now: float) -> Timings:

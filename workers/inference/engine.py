@@ -101,7 +101,7 @@ class SequenceRequest:
     adapter: str = ""
 
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "repetition"]
 
 
 @dataclass(frozen=True, slots=True)

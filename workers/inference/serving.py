@@ -111,7 +111,8 @@ class Serving:
         self._ahead.give_way(arrival.client)
         sequence, thinking, notices = self._sequence(arrival)
         detokenizer = self._model.chat.detokenizer(split_begun(arrival.request.messages)[1])
-        answer = Answer(arrival, sequence, thinking, detokenizer, notices)
+        guarded = self._settings.stop_repetition
+        answer = Answer(arrival, sequence, thinking, detokenizer, notices, guarded=guarded)
         self._engine.submit(sequence)
         self._answers[answer.request_id] = answer
 
@@ -250,8 +251,8 @@ class Serving:
             self._outlet.advance()
         self._report(tokens)
         following = answer.take_following()
-        if answer.stopped or answer.full:
-            self._end(result.request_id, "stop" if answer.stopped else "length")
+        if answer.ended is not None:
+            self._end(result.request_id, answer.ended)
         elif following is not None:
             self._engine.cancel(result.request_id)
             self._engine.submit(following)

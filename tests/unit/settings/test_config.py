@@ -352,6 +352,8 @@ class TestTheIdentity:
 
 def _other(settings: object, name: str) -> object:
     value = getattr(settings, name)
+    if isinstance(value, bool):
+        return not value
     return value + 1 if isinstance(value, int | float) else f"{value}x"
 
 

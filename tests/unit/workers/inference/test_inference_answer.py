@@ -24,7 +24,7 @@ from shammah.bus.messages import (
 )
 from shammah.errors import ShammahError
 from shammah.settings.model import InferenceSettings
-from workers.inference.answer import PAUSE_S, Answer, Thinking
+from workers.inference.answer import PAUSE_S, REPEATED, Answer, Thinking
 from workers.inference.engine import FinishReason, SequenceRequest, StepResult
 from workers.inference.inbox import Arrival, Inbox
 from workers.inference.scheduling.sampling import GenerationDefaults, SamplingPlan
@@ -43,14 +43,21 @@ class Letters:
 QUESTION = Generate("a", ())
 
 
-def make_answer(question: Generate = QUESTION, arrived: float = 0.0, *, prompt: int = 2) -> Answer:
+def make_answer(
+    question: Generate = QUESTION,
+    arrived: float = 0.0,
+    *,
+    prompt: int = 2,
+    guarded: bool = False,
+    thinking: bool = False,
+) -> Answer:
     """An answer to a prompt of so many tokens, which nothing limits."""
     sequence = SequenceRequest("a", (7,) * prompt, SamplingPlan(), 100, frozenset())
-    thinking = Thinking(
-        begun=False, possible=False, thoughts=100, answer=100, closing=(), room=1000
+    limits = Thinking(
+        begun=thinking, possible=thinking, thoughts=400, answer=400, closing=(10,), room=1000
     )
     letters: Any = Letters()
-    return Answer(Arrival(question, arrived), sequence, thinking, letters)
+    return Answer(Arrival(question, arrived), sequence, limits, letters, guarded=guarded)
 
 
 def _steps(text: str, cuts: list[int], finish: FinishReason) -> list[StepResult]:
@@ -198,3 +205,25 @@ def test_the_rate_counts_every_token() -> None:
     assert said == (Token("a", 6, "bcdef"),)
     done = answer.done("length", 2.0, Provenance("inference", "m"))
     assert done.timings == Timings(0.0, 1.0, 2.0, 2.0, 5.0)
+
+
+def test_an_answer_that_repeats_itself_ends_with_a_notice() -> None:
+    loop = "".join(map(chr, range(65, 95)))
+    for guarded in (True, False):
+        answer = make_answer(guarded=guarded)
+        tokens = answer.take(StepResult("a", 0, 330, tuple(map(ord, loop * 11))), 0.0, 1.0)
+        text = "".join(token.text for token in tokens)
+        assert text == loop * (5 if guarded else 11)
+        assert answer.ended == ("repetition" if guarded else None)
+    done = make_answer().done("repetition", 1.0, Provenance("inference", "m"))
+    assert done.notices == (REPEATED,)
+
+
+def test_thoughts_that_repeat_themselves_end_and_the_answer_begins() -> None:
+    loop = "".join(map(chr, range(65, 95)))
+    answer = make_answer(guarded=True, thinking=True)
+    answer.take(StepResult("a", 0, 330, tuple(map(ord, loop * 11))), 0.0, 1.0)
+    assert answer.ended is None
+    following = answer.take_following()
+    assert following is not None
+    assert len(following.prompt) == 2 + len(loop) * 5 + 1
