@@ -16,7 +16,6 @@ import signal
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -88,7 +87,7 @@ class Host:
         self._identity = identity
         self._role = identity.role
         self._lock = lock
-        self._run_id = uuid.uuid4().hex
+        self._run_id = os.urandom(16).hex()
         self._on_tick = on_tick
         self._leases = LeaseTable(keep_alive, time.monotonic())
         self._journal = Journal(self._role, self._run_id)

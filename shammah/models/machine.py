@@ -11,8 +11,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
-
 from shammah.models.catalogue import Machine, total_memory
 
 PROBE_S = 5.0
@@ -25,7 +23,7 @@ _QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
 def look(environ: Mapping[str, str]) -> Machine:
     """This machine, as a worker of this installation finds it."""
     return Machine(
-        total_memory(psutil.virtual_memory().total),
+        total_memory(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         gpu_memory(environ),
         mps=sys.platform == "darwin" and platform.machine() == "arm64",
     )

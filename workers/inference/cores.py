@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 
-import psutil
-
 from shammah.models.cgroups import cpu_limits
 
 CPUS = Path("/sys/devices/system/cpu")
@@ -34,6 +32,8 @@ def usable_cores() -> int:
 
 def cores_of_mac(ask: Ask) -> int:
     """The fast ones; all of them where they are all the same."""
+    import psutil
+
     fast = ask(_FAST_CORES)
     return int(fast) if fast.isdecimal() and int(fast) else psutil.cpu_count(logical=False) or 1
 

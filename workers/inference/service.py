@@ -1,4 +1,7 @@
-"""The inference worker's logic as the host runs it: requests in, tokens out."""
+"""The inference worker's logic as the host runs it: requests in, tokens out.
+
+What loads and answers is imported on the work thread, so that the sockets answer meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from shammah.bus.messages import (
     Done,
@@ -18,20 +22,17 @@ from shammah.bus.messages import (
     Usage,
 )
 from shammah.models.catalogue import is_offline
-from shammah.models.machine import look
 from shammah.settings.model import Settings
-from shammah.storage.files import remove_abandoned
-from workers.inference.engine import EngineSpec
-from workers.inference.engines.table import ENGINES
 from workers.inference.inbox import Ahead, Arrival, Inbox
-from workers.inference.serving import ROLE, Serving
-from workers.inference.startup.acquisition import DownloadWorker, ModelSource
-from workers.inference.startup.attempts import Attempts
-from workers.inference.startup.bootstrap import Bootstrap
-from workers.inference.startup.leftovers import Sweeper
-from workers.inference.startup.loading import LoadedModel
-from workers.inference.startup.transition import GeneratorState
 from workers.service import Outlet
+
+if TYPE_CHECKING:
+    from workers.inference.engine import EngineSpec
+    from workers.inference.startup.acquisition import ModelSource
+    from workers.inference.startup.attempts import Attempts
+    from workers.inference.startup.bootstrap import Bootstrap
+    from workers.inference.startup.loading import LoadedModel
+    from workers.inference.startup.transition import GeneratorState
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class InferenceService:
         settings: Settings,
         *,
         environ: Mapping[str, str] | None = None,
-        engines: Mapping[str, EngineSpec] = ENGINES,
+        engines: Mapping[str, EngineSpec] | None = None,
         attempts: Attempts | None = None,
         make_source: Callable[[Settings, Mapping[str, str]], ModelSource | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -78,7 +79,7 @@ class InferenceService:
         outlet = self._outlet
         if outlet is not None and self._inbox.withdraw(request_id):
             # It still waited, for the model perhaps, and need not wait for its end.
-            provenance = Provenance(ROLE, self._settings.model)
+            provenance = Provenance("inference", self._settings.model)
             outlet.reply(Done(request_id, "cancelled", Usage(), Timings(), provenance))
         else:
             self._inbox.cancel(request_id)
@@ -98,12 +99,17 @@ class InferenceService:
                 self._attempts.end()
 
     def _run(self, outlet: Outlet) -> None:
+        from shammah.models.machine import look
+        from shammah.storage.files import remove_abandoned
+        from workers.inference.engines.table import ENGINES
+        from workers.inference.startup.bootstrap import Bootstrap
+
         self._outlet = outlet
         bootstrap = self._bootstrap = Bootstrap(
             self._settings,
             environ=self._environ,
             machine=look(self._environ),
-            engines=self._engines,
+            engines=ENGINES if self._engines is None else self._engines,
             attempts=self._attempts,
             source=self._make_source(self._settings, self._environ),
             publish=outlet.publish,
@@ -125,6 +131,9 @@ class InferenceService:
         self._refuse(outlet, bootstrap.state)
 
     def _serve(self, model: LoadedModel, outlet: Outlet) -> None:
+        from workers.inference.serving import Serving
+        from workers.inference.startup.leftovers import Sweeper
+
         engine = model.engine
         sweeper = Sweeper(self._settings.home, model.directory, lambda: engine.active == 0)
         serving = Serving(
@@ -156,4 +165,6 @@ def model_source(settings: Settings, environ: Mapping[str, str]) -> ModelSource 
     """The download worker; ``None`` when the user wants no network."""
     if is_offline(environ):
         return None
+    from workers.inference.startup.acquisition import DownloadWorker
+
     return DownloadWorker(settings, environ)

@@ -25,8 +25,6 @@ from workers.service import Outlet
 
 log = logging.getLogger(__name__)
 
-ROLE = "inference"
-
 
 class Serving:
     """Between two engine steps it takes what has arrived, so a cancel waits for one step.
@@ -56,7 +54,7 @@ class Serving:
         self._answers: dict[str, Answer] = {}
         ready = model.ready
         self._provenance = Provenance(
-            ROLE,
+            "inference",
             ready.model,
             revision=ready.revision,
             engine=ready.engine,

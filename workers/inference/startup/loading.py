@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from shammah.bus.messages import Ready
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.models.catalogue import GIB, LocatedModel, Machine
 from shammah.settings.model import InferenceSettings
@@ -36,7 +38,7 @@ _NO_GPU = "device_unavailable"
 """The same for a GPU that was chosen."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LoadedModel:
     """A model that answers, with what is known about it."""
 
@@ -156,14 +158,16 @@ class Loader:
 
     def _load(self, rung: _Rung) -> LoadedModel:
         located, checkpoint, offer = rung
-        engine = offer.engine.make()
+        # The tokenizer is parsed outside of the interpreter, while the engine is imported.
+        with ThreadPoolExecutor(1) as beside:
+            text = beside.submit(offer.engine.read_text, checkpoint)
+            engine = offer.engine.make()
         self._watcher.located(located.name, 2 + len(engine.stages))
         defaults = read_defaults(located.directory)
         self._watcher.stage(READ_TOKENIZER)
-        # Not before the sockets answer: it brings jinja2.
-        from workers.inference.text.chat import ChatFormat
+        from workers.inference.text.chat import ChatFormat  # it brings jinja2
 
-        chat = ChatFormat(offer.engine.read_text(checkpoint))
+        chat = ChatFormat(text.result())
         try:
             facts = engine.load(checkpoint, offer.settings, self._watcher)
         except Exception as error:

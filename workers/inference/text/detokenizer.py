@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from workers.text.model_text import Tokenizer
+if TYPE_CHECKING:  # it brings jinja2
+    from workers.text.model_text import Tokenizer
 
 _REPLACEMENT = "\ufffd"
 """What a decoder writes for bytes that are no character, such as half of one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,9 +87,25 @@ def test_free_is_what_every_limit_leaves_and_we_have_not_mapped(
     left: list[int],
     mapped: int | None,
     expected: int,
+    tmp_path: Path,
 ) -> None:
-    told = SimpleNamespace() if mapped is None else SimpleNamespace(shared=mapped)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
-    monkeypatch.setattr(psutil.Process, "memory_info", lambda self: told)
-    monkeypatch.setattr(memory, "memory_left", lambda: left)
-    assert free_main_memory() == expected
+    """In KiB, and pages of a KiB."""
+    if mapped is None:
+        told = SimpleNamespace(available=1024 * available)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: told)
+    else:
+        (tmp_path / "self").mkdir()
+        (tmp_path / "self/statm").write_text(f"9000 8000 {mapped} 1 0 7 0\n")
+        (tmp_path / "meminfo").write_text(f"MemFree: 7 kB\nMemAvailable:   {available} kB\n")
+    monkeypatch.setattr(memory, "PROC", tmp_path)
+    monkeypatch.setattr(os, "sysconf", lambda name: 1024)
+    monkeypatch.setattr(memory, "memory_left", lambda: [1024 * one for one in left])
+    assert free_main_memory() == 1024 * expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil is asked elsewhere")
+def test_the_kernel_is_read_as_psutil_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_left", list)
+    shared = psutil.Process().memory_info().shared
+    expected = psutil.virtual_memory().available - shared
+    assert free_main_memory() == pytest.approx(expected, rel=0.1)

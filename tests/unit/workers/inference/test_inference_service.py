@@ -32,6 +32,7 @@ from shammah.bus.messages import (
 )
 from shammah.bus.transfers import Fetched
 from shammah.errors import ShammahError
+from shammah.models import machine as machine_module
 from shammah.models.catalogue import GIB, Machine
 from shammah.settings.model import InferenceSettings, Settings
 from shammah.supervision import model_list
@@ -45,7 +46,6 @@ from tests.real.models import (
     make_tokenizer,
     write_checkpoint,
 )
-from workers.inference import service as service_module
 from workers.inference.answer import Answer, Thinking
 from workers.inference.engine import FinishReason, SequenceRequest, StepResult
 from workers.inference.inbox import Arrival, Inbox
@@ -460,7 +460,8 @@ def test_nothing_heavy_is_imported_before_a_model_is_loaded() -> None:
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert not {"torch", "transformers", "numpy", "huggingface_hub"} & set(output)
+    heavy = {"torch", "transformers", "numpy", "huggingface_hub", "tokenizers", "jinja2", "psutil"}
+    assert not heavy & set(output)
 
 
 # --- a stand-in gives way -----------------------------------------------------------------
@@ -492,7 +493,7 @@ def _standing_in(
     directory: Path, answer: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Running, OneFetch, list[ScriptedEngine]]]:
     monkeypatch.setattr(model_list, "starter_directory", lambda: directory)
-    monkeypatch.setattr(service_module, "look", lambda environ: Machine(4 * GIB))
+    monkeypatch.setattr(machine_module, "look", lambda environ: Machine(4 * GIB))
     source = OneFetch(directory)
     engines = [ScriptedEngine(answer), ScriptedEngine(answer)]
     engines[0].loading.set()

@@ -1,17 +1,15 @@
 """What a model of the Qwen2 and Llama family looks like, read from its configuration.
 
-Imports neither numba nor torch: whether a model can be computed here is known at once.
+Imports no numpy: whether a model can be computed here is known at once.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN
 from shammah.models.footprint import NATIVE_FAMILY
@@ -19,6 +17,10 @@ from shammah.models.published_bits import AWQ, GPTQ
 from workers.inference.engines.native import processor
 from workers.inference.packages.checkpoint import CONFIG, Checkpoint, read_configuration
 from workers.inference.packages.llama_family import find_difference, read_rotary
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _LARGEST = 2**40
 """No number of a model's comes near; larger ones would only make the sums overflow."""
@@ -31,7 +33,7 @@ class _UnsupportedError(Exception):
     """The message ends the sentence "This model ..."."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Architecture:
     """The numbers that say how to compute. ``positions`` is the length of the context."""
 
@@ -47,7 +49,7 @@ class Architecture:
     tied: bool
     has_bias: bool
     has_head_norms: bool
-    frequencies: tuple[float, ...]
+    frequencies: tuple[float, ...] = ()
     """How fast each pair of numbers of a head turns with the position, in radians."""
     published: bool = False
     """Whether the layers were published in 4 bits, which they keep."""
@@ -56,6 +58,8 @@ class Architecture:
         self, positions: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Cosines and sines: (positions, half a head). In float32, as the models were trained."""
+        import numpy as np
+
         frequencies = np.array(self.frequencies, np.float32)
         angles = positions.astype(np.float32)[:, None] * frequencies
         return np.cos(angles), np.sin(angles)
@@ -67,7 +71,7 @@ def supports(checkpoint: Checkpoint) -> str:
     if why := processor.obstacle():
         return why
     try:
-        _read(checkpoint)
+        _read(checkpoint, whole=False)
     except _UnsupportedError as error:
         return str(error)
     except ShammahError:
@@ -82,7 +86,7 @@ def read_architecture(checkpoint: Checkpoint) -> Architecture:
         ShammahError: ``model_unsupported`` or ``model_config_invalid``.
     """
     try:
-        return _read(checkpoint)
+        return _read(checkpoint, whole=True)
     except _UnsupportedError as error:
         raise ShammahError(
             "model_unsupported",
@@ -91,9 +95,14 @@ def read_architecture(checkpoint: Checkpoint) -> Architecture:
         ) from error
 
 
-def _read(checkpoint: Checkpoint) -> Architecture:
+def _read(checkpoint: Checkpoint, *, whole: bool) -> Architecture:
+    """Unless it is to be ``whole``, without the frequencies, for which numpy is imported."""
     try:
-        return _read_values(checkpoint)
+        found = _read_values(checkpoint)
+        if not whole:
+            return found
+        config = read_configuration(checkpoint.directory)
+        return replace(found, frequencies=_frequencies(config, found.head_size))
     except (TypeError, ValueError, OverflowError) as error:
         raise ShammahError(
             "model_config_invalid",
@@ -128,7 +137,6 @@ def _read_values(checkpoint: Checkpoint) -> Architecture:
         tied=checkpoint.tied,
         has_bias=checkpoint.architecture == "Qwen2ForCausalLM",
         has_head_norms=checkpoint.architecture == "Qwen3ForCausalLM",
-        frequencies=_frequencies(config, size),
         published=checkpoint.format in (AWQ, GPTQ),
     )
 
@@ -141,6 +149,8 @@ def _frequencies(config: dict[str, Any], size: int) -> tuple[float, ...]:
     rope = read_rotary(config)
     theta = _real(rope, "rope_theta", _real(config, "rope_theta", _DEFAULT_THETA))
     kind = rope.get("rope_type", rope.get("type", "default"))
+    import numpy as np
+
     plain = 1.0 / theta ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
     if kind == "default":
         return tuple(plain.tolist())

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,18 +19,17 @@ from workers.inference.cores import usable_cores
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.native import processor
 from workers.inference.engines.native.architecture import Architecture, read_architecture, supports
+from workers.inference.engines.native.computation import Computation
 from workers.inference.engines.native.kernels import kernel_directory, prepare_kernels
+from workers.inference.engines.native.kv_memory import KVMemory, bytes_per_token
+from workers.inference.engines.native.machine_code import MachineCode
+from workers.inference.engines.native.packed_model import open_model
 from workers.inference.engines.native.spec import place
 from workers.inference.engines.native.thread_pool import ThreadPool
 from workers.inference.memory import free_main_memory
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.runner import Logits, RunnerLimits, Span
-
-if TYPE_CHECKING:
-    from workers.inference.engines.native.computation import Computation
-    from workers.inference.engines.native.kv_memory import KVMemory
-    from workers.inference.engines.native.machine_code import MachineCode
 
 __all__ = ["NativeRunner", "supports"]
 
@@ -93,9 +91,6 @@ class NativeRunner:
         observer.stage("prepare kernels")
         self.prepare(settings.home)
         observer.stage("prepare weights")
-        from workers.inference.engines.native.computation import Computation
-        from workers.inference.engines.native.packed_model import open_model
-
         directory = self._quantized or (settings.home or home_directory(os.environ)) / "quantized"
         a, pool = self._architecture, self._pool
         advance = observer.advance
@@ -126,16 +121,12 @@ class NativeRunner:
     # --- memory ---------------------------------------------------------------------------
 
     def kv_bytes_per_token(self) -> int:
-        from workers.inference.engines.native.kv_memory import bytes_per_token
-
         return bytes_per_token(self._architecture)
 
     def free_bytes(self) -> int:
         return free_main_memory()
 
     def reserve(self, slots: int, capacity: int) -> None:
-        from workers.inference.engines.native.kv_memory import KVMemory
-
         self._memory = KVMemory(self._architecture, slots, capacity)
 
     def release(self, slot: int) -> None:
