@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Protocol
 
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.models.gguf_files import ENDING, enumerate_names, part_names
 
@@ -36,7 +36,7 @@ class Digest(Protocol):
     def hexdigest(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RemoteFile:
     """One file of a repository.
 
@@ -67,7 +67,7 @@ class RemoteFile:
         return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RepositoryListing:
     """A model repository at one commit. ``licence`` is empty where none is given."""
 

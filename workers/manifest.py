@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from shammah.bus.record import record
 from workers.listing import RemoteFile, RepositoryListing
 
 FORMAT = 1
@@ -26,7 +26,7 @@ _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Manifest:
     """The files of a verified snapshot. ``unsynced_boot``: they may not have reached the disk
     when the system with this id stops; empty: they have."""

@@ -10,9 +10,9 @@ of a channel a scale s and a zero point z, whole as the numbers q are:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from shammah.bus.record import record
 from shammah.models.catalogue import ModelShape
 from shammah.models.footprint import token_tables
 from shammah.models.hub_config import stored_width
@@ -24,7 +24,7 @@ _READ = "only AWQ (gemm) and GPTQ are supported, in 4 bits and groups of 32, 64 
 USE_ORIGINAL = "Name the model's original (unquantised) repository."
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PublishedBits:
     """How the layers of a model are stored: ``group`` inputs share a scale and a zero point, to
     which ``zero_offset`` is added."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from shammah.bus.messages import Done, PromptProgress, Provenance, Timings, Token, Usage
+from shammah.bus.record import record
 from workers.inference.engine import FinishReason, SequenceRequest, StepResult
 from workers.inference.inbox import Arrival
 from workers.inference.text.continuation import Blanks, split_begun
@@ -26,7 +27,7 @@ PROGRESS_S = 0.5
 """Between two words about a prompt that is being computed; a shorter one is not spoken of."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Thinking:
     """How much a model may think before its answer; all numbers are tokens.
 

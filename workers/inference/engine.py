@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.scheduling.sampling import SamplingPlan
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from workers.text.model_text import ModelText
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LoadSettings:
     """Where and how to compute: the values of `shammah.settings.model.InferenceSettings`.
 
@@ -41,7 +42,7 @@ class LoadSettings:
     home: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Placement:
     """Where and in which number format an engine would hold a model.
 
@@ -67,7 +68,7 @@ class Placement:
         return replace(form, why=self.why, note=note)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EngineFacts:
     """What loading decided. ``quantization`` is empty when the weights are as published;
     ``context_length`` is what a conversation may have, in tokens (0: what the model can);
@@ -82,7 +83,7 @@ class EngineFacts:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SequenceRequest:
     """One prompt to continue.
 
@@ -104,7 +105,7 @@ class SequenceRequest:
 FinishReason = Literal["stop", "length", "repetition"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StepResult:
     """What a step did for one sequence.
 

@@ -6,9 +6,10 @@ import threading
 from dataclasses import dataclass, field
 
 from shammah.bus.messages import Generate, Prefill
+from shammah.bus.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Arrival:
     """A request, the moment it came, in seconds of the monotonic clock, and whose it is."""
 
@@ -17,7 +18,7 @@ class Arrival:
     client: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ahead:
     """A conversation to read ahead; else as `Arrival`."""
 

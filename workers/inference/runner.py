@@ -8,12 +8,12 @@ the same scheduling, prefix reuse and sampling.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.packages.adapter_file import Adapter
@@ -22,7 +22,7 @@ from workers.inference.packages.checkpoint import Checkpoint
 Logits = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Candidates:
     """The tokens with the highest logits of a row: as many as a span wants, or all there are.
 
@@ -43,7 +43,7 @@ Rows = Logits | Sequence[Candidates]
 candidates of each."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Span:
     """Successive tokens of one slot: a chunk of a prompt, or the last token of an answer and
     guesses of the next ones.
@@ -65,7 +65,7 @@ class Span:
     top: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RunnerLimits:
     """What suits a runner on its device.
 

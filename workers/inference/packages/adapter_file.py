@@ -10,7 +10,6 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shammah.bus.messages import Ready
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.learning.adapters import CONFIG, WEIGHTS, AdapterEntry, AdapterStore, digest_of
 from workers.adapter_kind import KEY, describe_misfit
@@ -31,7 +31,7 @@ _STORED = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 HINT = "Answer without it with `/adapter off`, or see `shammah adapters list`."
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LowRank:
     """What is added to a linear layer: ``y += up (down x)``.
 
@@ -48,7 +48,7 @@ class LowRank:
         return int(self.down.shape[0])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Adapter:
     """A whole adapter. ``layers``: by the names of the base model's modules; ``key``: see
     `key_of`."""

@@ -12,10 +12,10 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN, ModelShape
 from shammah.models.hub_config import read_architecture, read_shape
@@ -55,7 +55,7 @@ _BLOCK_BYTES = 4 * 1024**2
 _CORRECT = "Correct the file if it is yours, or choose another model with --model."
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Checkpoint:
     """A model that has been found whole: a directory, or files in it.
 

@@ -12,10 +12,10 @@ import math
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN
 
@@ -104,7 +104,7 @@ Value = bool | int | float | str | tuple[int | float, ...]
 """A short array of numbers is a tuple; any other is passed over, and an empty one."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tensor:
     """One tensor. ``shape``: the slowest dimension first; ``begin`` and ``end``: bytes of the
     file; ``format``: of its numbers, as ggml names it."""
@@ -120,7 +120,7 @@ class Tensor:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Header:
     """What a file says about itself."""
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from shammah.bus.record import record
 from shammah.models.published_bits import AWQ, PublishedBits
 from workers.inference.packages.safetensors_header import Tensor
 
@@ -26,7 +26,7 @@ IN_A_WORD = 8
 _FLOATS = ("F16", "BF16", "F32")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PublishedLayer:
     """A layer as it is stored; ``name`` is the X above."""
 

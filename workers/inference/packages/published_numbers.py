@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shammah.bus.record import record
 from shammah.models.published_bits import AWQ, PublishedBits
 from workers.inference.packages.published_layers import IN_A_WORD
 
@@ -17,7 +17,7 @@ _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 _ONES = np.uint32(0x11111111)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PublishedWeights:
     """What the tensors of a layer hold, as they are stored."""
 

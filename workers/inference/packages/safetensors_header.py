@@ -10,9 +10,10 @@ import json
 import math
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from shammah.bus.record import record
 
 MAX_HEADER_BYTES = 16 * 1024**2
 """Room for a hundred thousand tensors in one file, ten times what any published file holds. The
@@ -41,7 +42,7 @@ class HeaderError(ValueError):
     """The file is not whole; the message says what is wrong, with numbers."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tensor:
     """One tensor: ``begin`` and ``end`` are bytes of the file."""
 

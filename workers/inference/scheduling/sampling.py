@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shammah.bus.messages import Sampling
+from shammah.bus.record import record
 from shammah.errors import ShammahError, schema_not_enforced
 from shammah.models.gguf_files import part_names
 from workers.inference.packages.gguf import read_header
@@ -40,7 +40,7 @@ LEAST_TEMPERATURE = 1e-5
 """Below it the most likely token has all the probability, and dividing by it overflows."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SamplingPlan:
     """How to choose each token, all questions settled.
 
@@ -57,7 +57,7 @@ class SamplingPlan:
     presence_penalty: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GenerationDefaults:
     """What the model's authors recommend. Without a file: the most likely token.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from shammah.bus.record import record
 from workers.inference.engine import FinishReason, SequenceRequest
 
 
@@ -43,7 +44,7 @@ class Sequence:
         return "length" if self.generated >= self.request.max_new_tokens else None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Plan:
     """One step: ``prefill`` gets a chunk of ``chunk`` tokens, ``decode`` the next token each."""
 

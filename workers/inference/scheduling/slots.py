@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from shammah.bus.record import record
+
 COPY_FROM = 16
 """Fewer tokens are computed as fast as they are copied."""
 
@@ -32,7 +34,7 @@ class Slot:
         return common(self.tokens, prompt) if self.adapter == adapter else 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Placement:
     """Where a sequence goes.
 

@@ -6,10 +6,11 @@ A load that fails because memory is short goes on with the next offer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from shammah.bus.messages import Ready
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.models.catalogue import LocatedModel, Machine, fits_gpu
 from shammah.models.footprint import BITS, SHORT_CONTEXT
@@ -31,7 +32,7 @@ _NO_INT8 = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Offer:
     """One way to compute a model.
 
@@ -201,7 +202,7 @@ def choose_gpu(
     return gpu if usable and asked.device == "auto" else ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Alternative:
     """Another engine than the one that is taken for a model: its name, why to take it, and the
     command that installs it (empty: it is installed)."""

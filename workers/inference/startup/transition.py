@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from shammah.bus.messages import (
     Downloading,
@@ -12,20 +12,21 @@ from shammah.bus.messages import (
     NotAvailable,
     Ready,
 )
+from shammah.bus.record import record
 
 CHECK_FILES = "check files"
 
 GeneratorState = Initializing | Downloading | Loading | Ready | NotAvailable | Failed
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StageBegun:
     """A stage of the load has begun, so the one before it is done."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Missed:
     """The fallback's successor ``model`` could not be downloaded, or not yet; ``note`` says why."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from shammah.bus.messages import ChatMessage
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 
 LEAST_CHARACTERS = 40
@@ -25,7 +26,7 @@ it is and how much of it would fit."""
 Encode = Callable[[Sequence[ChatMessage]], tuple[int, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FittedPrompt:
     """``left_out``: how many messages at the conversation's beginning had to go."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shammah.bus.record import record
 from workers.inference.engines.llamacpp.library import unavailable
 from workers.inference.engines.llamacpp.models import Model
 from workers.inference.engines.llamacpp.structures import Batch
@@ -24,7 +24,7 @@ _NO_ROOM = 1
 """What `llama_decode` returns where there are too few free cells; nothing has changed then."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rows:
     """Tokens to compute: of each its number, position and slot (int32), and whether its logits are
     wanted (int8, 1 or 0)."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN
 from workers.inference.engines.llamacpp.library import open_library
@@ -39,7 +40,7 @@ class Token:
     normalized: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Encoding:
     """The tokens of a text."""
 

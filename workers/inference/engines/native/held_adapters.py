@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shammah.bus.record import record
 from workers.inference.engines.native.architecture import Architecture
 from workers.inference.engines.native.layout import GROUP, PANEL, padded
 from workers.inference.engines.native.operands import RANKS, SHARING, TARGETS, Adapters
@@ -17,7 +17,7 @@ from workers.inference.packages.adapter_file import Adapter, LowRank, unsupporte
 _MODULE = re.compile(r"model\.layers\.(\d+)\.(?:self_attn\.([qkvo])|mlp\.(gate|up|down))_proj")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Packed:
     """``table`` (layers, targets, 3) points into ``arrays``; ``rank`` is the highest."""
 

@@ -13,10 +13,11 @@ import json
 import logging
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from workers.inference.engines.native import machine_code, processor
 from workers.inference.engines.native.machine_code import Compiled, MachineCode, kinds_of
@@ -37,7 +38,7 @@ _DIGITS = 12
 _MANIFEST = "manifest.json"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Manifest:
     """What is carried."""
 

@@ -11,8 +11,9 @@ published in 4 bits keeps them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from shammah.bus.record import record
 from workers.inference.engines.native.architecture import Architecture
 from workers.inference.engines.native.layout import GROUP, PANEL, packed_sizes, padded
 from workers.inference.engines.native.quantized_file import Part
@@ -21,7 +22,7 @@ _EMBEDDING, _HEAD, _FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", 
 _LAYER = "model.layers.{}."
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Source:
     """A tensor of a layer that becomes ``channels`` channels, or what rounding left of it."""
 
@@ -30,7 +31,7 @@ class Source:
     remainder: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PackedMatrix:
     """One matrix of each of these layers (``(0,)``: one for all).
 
@@ -50,7 +51,7 @@ class PackedMatrix:
         return sum(padded(source.channels, self.padding) for source in self.sources)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PlainVector:
     """One float32 vector of every layer (or one for all)."""
 

@@ -14,13 +14,13 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.storage import files
 from shammah.storage.disk import describe_remedy
@@ -34,7 +34,7 @@ _ALIGNMENT = 64
 _KINDS: dict[str, Any] = {"I8": np.int8, "U16": np.uint16, "BF16": np.uint16, "F32": np.float32}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Part:
     """One array of the file: all layers of one kind of weight."""
 
