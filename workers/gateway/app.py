@@ -22,15 +22,18 @@ from starlette.types import Message, Receive, Scope, Send
 from shammah.bus.messages import Failed
 from shammah.chat.turn import Turn
 from shammah.privacy import Mark
+from shammah.router.question import estimate_tokens
 from shammah.router.route import RouteDecision
 from shammah.settings.model import Settings
 from workers.gateway import asking
 from workers.gateway.access import Access, dialect_of
+from workers.gateway.anthropic_messages import MessagesApi, read_messages
 from workers.gateway.api import Api, Writer, failed
 from workers.gateway.asking import Asked, Wishes, read_wishes
 from workers.gateway.desk import Desk, Heard, Piece, Remark, Reply
 from workers.gateway.fields import Fields
 from workers.gateway.openai_chat import ChatApi, CompletionApi
+from workers.gateway.openai_responses import ResponsesApi
 from workers.gateway.refusals import Dialect, RefusedError, describe, invalid, refusal_of
 from workers.logs import describe as describe_error
 
@@ -46,6 +49,8 @@ IDLE_S = 10.0
 PATHS: dict[str, Api] = {
     "/v1/chat/completions": ChatApi(),
     "/v1/completions": CompletionApi(),
+    "/v1/messages": MessagesApi(),
+    "/v1/responses": ResponsesApi(),
 }
 STOPPED = RefusedError(503, "gateway_stopped", "The endpoint was stopped.", retry_s=5)
 
@@ -71,6 +76,13 @@ def application(settings: Settings, token: str, desk: Desk) -> Starlette:
             return refusal(RefusedError(404, "model_not_found", "There is no such model."), dialect)
         return JSONResponse(_describe_list(found, dialect) if wanted is None else found[0])
 
+    async def count(request: Request) -> Response:
+        try:
+            messages = read_messages(Fields(await read_body(request)))
+        except RefusedError as refused:
+            return refusal(refused, Dialect.ANTHROPIC)
+        return JSONResponse({"input_tokens": estimate_tokens(messages)})
+
     async def unsupported(request: Request) -> Response:
         what = "No embeddings are made here: the models only answer."
         return refusal(RefusedError(400, "embeddings_unsupported", what), Dialect.OPENAI)
@@ -90,6 +102,7 @@ def application(settings: Settings, token: str, desk: Desk) -> Starlette:
     return Starlette(
         routes=[
             *(Route(path, ask, methods=["POST"]) for path in PATHS),
+            Route("/v1/messages/count_tokens", count, methods=["POST"]),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", models),
             Route("/v1/embeddings", unsupported, methods=["POST"]),

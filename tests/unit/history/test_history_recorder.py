@@ -318,6 +318,7 @@ class TestATurn:
             "usage": asdict(Usage(3, 2)),
             "timings": asdict(Timings(0.5)),
             "provenance": asdict(BY),
+            "client": "",
         }
 
     @pytest.mark.parametrize(
