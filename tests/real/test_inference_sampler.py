@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from transformers.generation.logits_process import (
     LogitsProcessorList,
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
+from workers.inference.runner import Candidates
 from workers.inference.scheduling.sampler import Sampler, candidates, gumbel_noise
 from workers.inference.scheduling.sampling import SamplingPlan
 
@@ -25,27 +28,114 @@ def _logits(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 3, VOCABULARY).astype(np.float32)
 
 
+def _warpers(plan: SamplingPlan) -> LogitsProcessorList:
+    """As ``generate`` puts them together."""
+    chain = LogitsProcessorList([TemperatureLogitsWarper(plan.temperature)])
+    if plan.top_k:
+        chain.append(TopKLogitsWarper(plan.top_k))
+    if plan.top_p < 1:
+        chain.append(TopPLogitsWarper(plan.top_p))
+    if plan.min_p > 0:
+        chain.append(MinPLogitsWarper(plan.min_p))
+    return chain
+
+
 @pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"),
-    list(itertools.product((0.3, 1.0, 2.5), (0, 1, 20, VOCABULARY + 5), (1.0, 0.95, 0.5, 1e-6))),
+    ("temperature", "top_k", "top_p", "min_p"),
+    list(
+        itertools.product(
+            (0.3, 1.0, 2.5), (0, 1, 20, VOCABULARY + 5), (1.0, 0.95, 0.5, 1e-6), (0.0, 0.05, 1.0)
+        )
+    ),
 )
 def test_the_probabilities_are_those_of_generate(
-    temperature: float, top_k: int, top_p: float
+    temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
-    chain = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
-    if top_k:
-        chain.append(TopKLogitsWarper(top_k))
-    if top_p < 1:
-        chain.append(TopPLogitsWarper(top_p))
+    plan = SamplingPlan(temperature, top_p, top_k, min_p=min_p)
     for seed in range(5):
         logits = _logits(seed)
-        scores = chain(torch.zeros(1, 1, dtype=torch.long), torch.tensor(logits)[None])
+        scores = _warpers(plan)(torch.zeros(1, 1, dtype=torch.long), torch.tensor(logits)[None])
         expected = torch.softmax(scores[0].double(), 0).numpy()
         found = np.zeros(VOCABULARY)
-        tokens, probabilities = candidates(logits, SamplingPlan(temperature, top_p, top_k))
+        tokens, probabilities = candidates(logits, plan)
         found[tokens] = probabilities
         np.testing.assert_allclose(found, expected, atol=1e-6)
         assert (np.diff(probabilities) <= 0).all()
+
+
+PLANS = {
+    "qwen2.5": SamplingPlan(0.7, 0.8, 20, 1.05, seed=1),
+    "qwen3": SamplingPlan(0.6, 0.95, 20, min_p=0.02, presence_penalty=1.5, seed=2),
+    "greedy": SamplingPlan(repetition_penalty=1.1, presence_penalty=0.7),
+    "plain greedy": SamplingPlan(),
+    "min_p alone": SamplingPlan(1.5, min_p=0.1, repetition_penalty=1.2, seed=3),
+    "top_p alone": SamplingPlan(0.7, 0.8, presence_penalty=2.0, seed=4),
+    "everything": SamplingPlan(1.2, repetition_penalty=1.3, seed=5),
+    "rewards": SamplingPlan(0.9, 0.9, 30, 0.8, presence_penalty=-0.5, seed=6),
+    "most": SamplingPlan(2.0, 0.99, 1000, 1.1, seed=7),
+    "too many": SamplingPlan(1.0, 1.0, 1500, 1.1, seed=8),
+}
+
+
+def _best(logits: np.ndarray, count: int, asked: list[int]) -> Candidates:
+    """What a runner gives that looks for the best itself; ``asked`` counts who wanted all."""
+
+    def whole() -> np.ndarray:
+        asked.append(1)
+        return logits
+
+    found = torch.tensor(logits).topk(count)
+    bound = np.nextafter(float(found.values[-1]), np.inf)
+    return Candidates(found.indices.numpy(), found.values.numpy(), bound, whole)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_eight_answers_are_token_for_token_those_of_generates_own_filters(name: str) -> None:
+    """From all logits, and from the best ones alone."""
+    plan, rows, size = PLANS[name], 8, 20_000
+    rng = np.random.default_rng(7)
+    habits = rng.normal(0, 2, (rows, size))
+    prompts = [rng.integers(0, size, 300).tolist() for _ in range(rows)]
+    ids = torch.tensor(prompts)
+    plans = [replace(plan, seed=row) for row in range(rows)]
+    pairs = [[Sampler(plans[row], prompts[row]) for row in range(rows)] for _ in range(2)]
+    asked: list[int] = []
+    for draw in range(24):
+        logits = (habits + rng.normal(0, 2, habits.shape)).astype(np.float32)
+        if plan.top_p == 1:  # (of equal ones on its edge, transformers keeps any)
+            logits = logits.astype(np.float16).astype(np.float32)  # as a GPU's: many are equal
+        processed = RepetitionPenaltyLogitsProcessor(plan.repetition_penalty)(
+            ids, torch.tensor(logits)
+        )
+        for row, written in enumerate(ids[:, 300:]):
+            processed[row, written.unique()] -= plan.presence_penalty
+        if plan.temperature:
+            filtered = _warpers(plan)(ids, processed).double().log_softmax(-1).numpy()
+            every = np.arange(size)
+            noise = np.stack([gumbel_noise(one.seed, draw, every) for one in plans])
+            expected = (filtered + noise).argmax(-1).tolist()
+        else:
+            expected = processed.argmax(-1).tolist()
+        whole, best = pairs
+        assert [one.choose(row) for one, row in zip(whole, logits, strict=True)] == expected
+        top = best[0].top
+        some = [_best(row, top, asked) if top else row for row in logits]
+        assert [one.choose(row) for one, row in zip(best, some, strict=True)] == expected
+        ids = torch.cat([ids, torch.tensor(expected)[:, None]], 1)
+    assert len(asked) < 20
+    assert pairs[0][0].top == 0 or name not in ("top_p alone", "everything", "rewards", "too many")
+
+
+def test_all_logits_are_asked_for_where_the_best_ones_do_not_decide() -> None:
+    logits = np.linspace(0, 1, VOCABULARY).astype(np.float32)
+    prompt = range(VOCABULARY - 70, VOCABULARY)  # all that a runner takes for the best
+    asked: list[int] = []
+    sampler = Sampler(SamplingPlan(repetition_penalty=3.0), prompt)
+    assert sampler.choose(_best(logits, sampler.top, asked)) == VOCABULARY - 71
+    logits[:] = 1.0  # and where more of them are equal
+    sampler = Sampler(SamplingPlan(), ())
+    assert sampler.choose(_best(logits, sampler.top, asked)) == 0
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,13 @@ class Candidates:
 
     Attributes:
         tokens, logits: of each candidate, in any order.
-        least: no other token has a higher logit.
+        bound: every other token has a lower logit.
         whole: all logits, (vocabulary,), while the next pass has not begun.
     """
 
     tokens: NDArray[np.int64]
     logits: Logits
-    least: float
+    bound: float
     whole: Callable[[], Logits]
 
 

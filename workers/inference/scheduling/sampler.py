@@ -12,6 +12,7 @@ cumulated probabilities instead, one in twenty draws changed with those bits.
 
 from __future__ import annotations
 
+import functools
 import math
 import secrets
 from collections.abc import Iterable
@@ -28,9 +29,20 @@ _BLOCK = 64
 _FEW = 1024
 """Tokens among which nearly always all of ``top_p`` is."""
 _SPARE = 64
-"""Candidates beyond those that are to be kept, which penalties and equal logits may ask for."""
+"""Candidates beyond those that are to be kept, for penalties to choose from."""
+_EQUAL = 16
+"""The same without penalties: several may have the same logit."""
 _ROUNDING = 1e-5
 """More than what float32 gets wrong of an exponential."""
+_AT_ONCE = 8
+"""Lines of blocks whose hashes are computed at once: what is small stays in a cache, and in memory
+that need not be asked of the system each time."""
+_PART = 16_384
+"""Scores whose exponentials are computed at once, for the same reason."""
+_MOST = 2.0**64 - 2.0**13
+"""Less than 2**64, by more than what float64 gets wrong of it."""
+_CERTAIN = np.uint64(2**64 - 2**33)
+"""The bits of a hash that its last step does not change."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 Tokens = NDArray[np.int64]
@@ -46,77 +58,109 @@ class Sampler:
 
     def __init__(self, plan: SamplingPlan, prompt: Iterable[int]) -> None:
         self._plan = plan
-        self._repeats = plan.repetition_penalty != 1.0
-        self._seen = set(prompt) if self._repeats else set[int]()
-        self._written = set[int]()
+        self._seen = _Marks(prompt if plan.repetition_penalty != 1.0 else ())
+        self._written = _Marks(())
+        self._penalises = plan.repetition_penalty != 1.0 or plan.presence_penalty != 0.0
         self._seed = secrets.randbits(63) if plan.seed is None else plan.seed
         self._draws = 0
-        self.top = _enough(plan)
+        self.top = _enough(plan, self._penalises)
 
     def choose(self, row: Logits | Candidates) -> int:
-        """The next token, from logits of shape (vocabulary,) or from candidates.
+        """The next token, from logits of shape (vocabulary,), which are as before in the end, or
+        from candidates.
 
         Raises:
             ShammahError: ``generation_failed``: the logits are not numbers.
         """
+        token = None
         if isinstance(row, Candidates):
             token, whole = self._choose_among(row), row.whole
-        elif self.top:
-            token, whole = self._choose_among(shortlist(row, self.top)), lambda: row
         else:
-            token, whole = None, lambda: row
+            whole = functools.partial(np.asarray, row)
+            if self.top and (self._penalises or self._plan.temperature > 0):
+                token = self._choose_among(shortlist(row, self.top))
         if token is None:
             token = self._choose_of_all(whole())
-        if self._repeats:
+        if self._penalises:
             self._seen.add(token)
-        if self._plan.presence_penalty:
             self._written.add(token)
         return token
 
     def _choose_among(self, some: Candidates) -> int | None:
         """The next token, or nothing, if one that is no candidate could change the choice."""
         _check(some.logits)
-        places = np.argsort(some.tokens)  # of equal ones the first is taken, as from all
-        tokens, scores, plan = some.tokens[places], some.logits[places], self._plan
-        if self._seen or self._written:
-            numbers = tokens.tolist()
-            seen = [place for place, token in enumerate(numbers) if token in self._seen]
-            written = [place for place, token in enumerate(numbers) if token in self._written]
-            scores = _penalise(scores, seen, written, plan)
-        if some.least > -math.inf and not _least_kept(scores, plan) > some.least:
+        order = np.argsort(some.tokens)  # of equal ones the first is taken, as from all
+        tokens, scores = some.tokens[order], some.logits[order]
+        self._penalise(scores, self._seen.among(tokens), self._written.among(tokens))
+        if some.bound > -math.inf and _least_kept(scores, self._plan) < some.bound:
             return None
-        if plan.temperature == 0:
-            return int(tokens[scores.argmax()])
-        kept, probabilities = candidates(scores, plan)
-        return self._draw(tokens[kept], probabilities)
+        return int(tokens[self._draw(scores, tokens)])
 
     def _choose_of_all(self, logits: Logits) -> int:
         _check(logits)
-        plan, scores = self._plan, logits
-        if self._seen or self._written:
-            known = [token for token in self._seen if token < len(logits)]
-            scores = _penalise(logits.copy(), known, list(self._written), plan)
+        if not self._penalises:
+            return self._draw(logits)
+        seen, written = self._seen.below(len(logits)), self._written.below(len(logits))
+        known = np.union1d(seen, written)
+        found = logits[known]
+        try:  # a copy of all would take longer than the choice
+            self._penalise(logits, seen, written)
+            return self._draw(logits)
+        finally:
+            logits[known] = found
+
+    def _draw(self, scores: Logits, tokens: Tokens | None = None) -> int:
+        """The place of the next token; ``tokens``: those whose scores they are, if not all."""
+        plan = self._plan
         if plan.temperature == 0:
             return int(scores.argmax())
-        if plan.top_p == 1.0 and plan.top_k == 0 and plan.min_p == 0.0 and len(scores) > _FEW:
-            draw, self._draws = self._draws, self._draws + 1
-            return _draw_from_all(scores, plan.temperature, self._seed, draw)
-        return self._draw(*candidates(scores, plan))
-
-    def _draw(self, tokens: Tokens, probabilities: Weights) -> int:
         draw, self._draws = self._draws, self._draws + 1
-        noise = gumbel_noise(self._seed, draw, tokens)
-        return int(tokens[np.argmax(np.log(probabilities) + noise)])
+        filtered = plan.top_p < 1.0 or plan.top_k or plan.min_p
+        if not filtered and len(scores) > _FEW:
+            return _draw_from_all(scores, plan.temperature, self._seed, draw)
+        kept, probabilities = candidates(scores, plan)
+        noise = gumbel_noise(self._seed, draw, kept if tokens is None else tokens[kept])
+        return int(kept[np.argmax(np.log(probabilities) + noise)])
+
+    def _penalise(self, scores: Logits, seen: Tokens, written: Tokens) -> None:
+        """Give less to every token that was there before (Keskar et al. 2019, section 4.1), and
+        less to every one of the answer."""
+        found, penalty = scores[seen], np.float32(self._plan.repetition_penalty)
+        scores[seen] = np.where(found < 0, found * penalty, found / penalty)
+        scores[written] -= np.float32(self._plan.presence_penalty)
 
 
-def _enough(plan: SamplingPlan) -> int:
+class _Marks:
+    """A set of tokens."""
+
+    def __init__(self, tokens: Iterable[int]) -> None:
+        numbers = np.fromiter(tokens, np.int64)
+        self._marked = np.zeros(numbers.max(initial=0) + 2, np.bool_)
+        self._marked[numbers] = True
+
+    def add(self, token: int) -> None:
+        if token + 2 > len(self._marked):  # the last one never is, and stands for all beyond
+            self._marked = np.pad(self._marked, (0, token + 2))
+        self._marked[token] = True
+
+    def among(self, tokens: Tokens) -> Tokens:
+        """The places of those that are in it."""
+        return np.flatnonzero(self._marked.take(tokens, mode="clip"))
+
+    def below(self, count: int) -> Tokens:
+        """Those less than ``count``."""
+        return np.flatnonzero(self._marked[:count])
+
+
+def _enough(plan: SamplingPlan, penalises: bool) -> int:
     """See `Sampler.top`."""
-    if plan.repetition_penalty < 1.0 or plan.presence_penalty < 0.0:
+    if plan.repetition_penalty < 1.0 or plan.presence_penalty < 0.0 or plan.top_k > _FEW:
         return 0  # any token may rise
+    spare = _SPARE if penalises else _EQUAL
     if plan.temperature == 0:
-        return _SPARE
+        return spare
     if plan.top_k:
-        return 2 * plan.top_k + _SPARE if plan.top_k <= _FEW else 0
+        return plan.top_k + spare
     return 4 * _SPARE if plan.min_p > 0.0 and plan.top_p == 1.0 else 0
 
 
@@ -138,16 +182,6 @@ def _check(logits: Logits) -> None:
         )
 
 
-def _penalise(scores: Logits, seen: list[int], written: list[int], plan: SamplingPlan) -> Logits:
-    """Less for every token that was there before (Keskar et al. 2019, section 4.1), and less for
-    every one of the answer; ``scores`` is changed."""
-    found = scores[seen]
-    penalty = np.float32(plan.repetition_penalty)
-    scores[seen] = np.where(found < 0, found * penalty, found / penalty)
-    scores[written] -= np.float32(plan.presence_penalty)
-    return scores
-
-
 def candidates(scores: Logits, plan: SamplingPlan) -> tuple[Tokens, Weights]:
     """The tokens that may come next and their probabilities, the likeliest first.
 
@@ -160,7 +194,8 @@ def candidates(scores: Logits, plan: SamplingPlan) -> tuple[Tokens, Weights]:
         return _nucleus(tokens, weights / weights.sum(), plan)
     if plan.top_p < 1.0:
         largest, factor = scores.max(), np.float32(1 / plan.temperature)
-        whole = float(np.exp((scores - largest) * factor).sum(dtype=np.float64))
+        parts = (scores[at : at + _PART] for at in range(0, len(scores), _PART))
+        whole = sum(float(np.exp((part - largest) * factor).sum()) for part in parts)
         for count in range(_FEW, min(len(scores), 16 * _FEW + 1), 15 * _FEW):
             tokens, weights = _weigh(scores, count, plan.temperature)
             if weights.sum() > (plan.top_p + _ROUNDING) * whole:
@@ -205,31 +240,46 @@ def shortlist(scores: Logits, count: int) -> Candidates:
     """The ``count`` tokens with the highest scores and some more, in the order of the tokens.
 
     Nothing is sorted: of the ``count`` blocks of tokens with the best ones each has one that is at
-    least as good as the worst of these, so what is below that is none of them. That leaves some
-    hundreds of a hundred thousand.
+    least as good as the worst of these, so what is below that is none of them, and no other block
+    is looked at. That leaves some hundreds of a hundred thousand.
     """
-    blocks = len(scores) // _BLOCK
+    blocks, whole = len(scores) // _BLOCK, functools.partial(np.asarray, scores)
     if count >= blocks:
-        return Candidates(np.arange(len(scores)), scores, -math.inf, lambda: scores)
-    best = scores[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(0)
+        return Candidates(np.arange(len(scores)), scores, -math.inf, whole)
+    lines = scores[: blocks * _BLOCK].reshape(_BLOCK, blocks)
+    best = lines.max(0)
     least = np.partition(best, -count)[-count]
-    tokens = np.flatnonzero(~(scores < least))  # what is no number, too
-    return Candidates(tokens, scores[tokens], float(least), lambda: scores)
+    columns = np.flatnonzero(~(best < least))  # what is no number, too
+    some = lines[:, columns].ravel()
+    places = np.flatnonzero(~(some < least))
+    line, column = np.divmod(places, len(columns))
+    tokens, rest = line * blocks + columns[column], np.arange(blocks * _BLOCK, len(scores))
+    logits = np.concatenate((some[places], scores[rest]))
+    return Candidates(np.concatenate((tokens, rest)), logits, float(least), whole)
 
 
 def _draw_from_all(scores: Logits, temperature: float, seed: int, draw: int) -> int:
     """The token with the highest sum of score and noise, computed for those alone that can have it.
 
     A token overtakes the best one b of some hundreds only if -log u < exp(s - b), for its uniform
-    number u, and 1 - u is less than -log u.
+    number u, and 1 - u is less than -log u. That is asked of all tokens with the best score of
+    their block, and of their bits as they are: no logarithm, and for each block one exponential.
     """
-    some = likeliest(scores, _FEW)
-    best = (scores[some].astype(np.float64) / temperature + gumbel_noise(seed, draw, some)).max()
-    ahead = np.exp(scores * np.float32(1 / temperature) - np.float32(best))
-    every = np.arange(len(scores))
-    able = every[1 - _uniform(seed, draw, every) <= ahead * (1 + _ROUNDING)]
-    sums = scores[able].astype(np.float64) / temperature + gumbel_noise(seed, draw, able)
-    return int(able[sums.argmax()])
+    blocks = len(scores) // _BLOCK
+    some = shortlist(scores, _SPARE)
+    sums = some.logits.astype(np.float64) / temperature + gumbel_noise(seed, draw, some.tokens)
+    highest = scores[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(0).astype(np.float64)
+    ahead = np.exp(np.minimum(highest / temperature - sums.max(), 0.0)) * (1 + _ROUNDING)
+    bounds = (np.maximum(1 - ahead, 0.0) * _MOST).astype(np.uint64) & _CERTAIN
+    start, able = _key(seed, draw), [np.arange(blocks * _BLOCK, len(scores))]
+    steps = _golden_steps(_AT_ONCE * blocks)
+    for begin in range(0, blocks * _BLOCK, len(steps)):
+        bits = _mix_roughly(steps + start)
+        able.append(begin + np.flatnonzero(bits.reshape(_AT_ONCE, blocks) >= bounds))
+        start = start + steps[-1:]
+    tokens = np.concatenate(able)
+    sums = scores[tokens].astype(np.float64) / temperature + gumbel_noise(seed, draw, tokens)
+    return int(tokens[sums.argmax()])
 
 
 def gumbel_noise(seed: int, draw: int, tokens: Tokens) -> Weights:
@@ -242,14 +292,36 @@ def gumbel_noise(seed: int, draw: int, tokens: Tokens) -> Weights:
 
 
 def _uniform(seed: int, draw: int, tokens: Tokens) -> Weights:
-    key = _mix(np.array([seed], np.uint64) ^ _mix(np.array([draw], np.uint64)))
-    bits = _mix(key + tokens.astype(np.uint64) * _GOLDEN)
+    bits = _mix_roughly((tokens.astype(np.uint64) + np.uint64(1)) * _GOLDEN + _key(seed, draw))
+    bits ^= bits >> np.uint64(31)
     uniform: Weights = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return uniform
 
 
-def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    state = state + _GOLDEN
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+def _key(seed: int, draw: int) -> NDArray[np.uint64]:
+    """What the hashes of a draw have in common; an array, whose sums may overflow."""
+    return np.array([_mix(seed ^ _mix(draw))], np.uint64)
+
+
+def _mix(state: int) -> int:
+    state = (state + int(_GOLDEN)) % 2**64
+    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+    return state ^ (state >> 31)
+
+
+@functools.cache
+def _golden_steps(count: int) -> NDArray[np.uint64]:
+    """What the hashes of so many successive tokens begin with."""
+    return np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
+
+
+def _mix_roughly(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """All of the hash but its last step, which leaves the upper 31 bits as they are; ``state`` is
+    changed."""
+    shifted = state >> np.uint64(30)
+    state ^= shifted
+    state *= np.uint64(0xBF58476D1CE4E5B9)
+    state ^= np.right_shift(state, np.uint64(27), out=shifted)
+    state *= np.uint64(0x94D049BB133111EB)
+    return state
