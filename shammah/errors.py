@@ -55,6 +55,14 @@ class UsageError(ShammahError):
         super().__init__("usage", message, hint, exit_code=ExitCode.USAGE)
 
 
+def tools_unsupported(subject: str) -> ShammahError:
+    """Refuse tools, or earlier calls of tools, that ``subject``, which begins the sentence, cannot
+    take."""
+    return ShammahError(
+        "tools_unsupported", f"{subject} takes no tools.", "Ask without them, or ask Claude."
+    )
+
+
 def schema_not_enforced(subject: str) -> ShammahError:
     """Refuse a JSON schema that ``subject``, which begins the sentence, cannot enforce.
 

@@ -25,7 +25,7 @@ from shammah.bus.record import record
 from shammah.bus.training import Training
 from shammah.bus.transfers import Transferring
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Compared on both sides in Hello/Welcome. Raised when an older peer would misunderstand a newer
 one, not when a field with a default is added."""
 
@@ -137,20 +137,53 @@ State = (
 
 
 @record
+class Tool:
+    """A function that a client offers the model. ``parameters``: the JSON schema of its arguments,
+    an object, as JSON."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object"}'
+
+
+@record
+class ToolCall:
+    """A call of a tool. ``id`` is unique in its conversation; ``arguments``: an object, as JSON."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@record
 class ChatMessage:
-    """One message of a conversation. ``role`` is ``system``, ``user`` or ``assistant``;
-    ``private``: it must not leave this machine, and the cloud worker refuses it."""
+    """One message of a conversation. ``role`` is ``system``, ``user``, ``assistant`` or ``tool``;
+    ``private``: it must not leave this machine, and the cloud worker refuses it.
+
+    An assistant's message may end with ``tool_calls``. Each of them is followed by a message of the
+    role ``tool`` whose ``content`` is what the call named ``tool_call_id`` returned, or why it
+    ``failed``; these come before anything else is said.
+    """
 
     role: str
     content: str
     private: bool = False
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    failed: bool = False
 
 
 @record
 class Sampling:
     """How to choose tokens. ``None`` means the model's own ``generation_config``; ``stop`` are
     texts that end the answer, and are not part of it. ``schema``: a JSON schema, as JSON, that the
-    answer is held to; a backend that cannot do so refuses."""
+    answer is held to; a backend that cannot do so refuses (``schema_not_enforced``).
+
+    ``tools`` may be called as ``tool_choice`` says: ``auto`` (or not), ``any`` (at least one),
+    ``none``, or the name of the one that is to be. ``parallel``: several in one answer. The text of
+    the answer comes as `Token`, its calls in `Done`. A backend that takes no tools, or no earlier
+    calls, refuses (``tools_unsupported``).
+    """
 
     temperature: float | None = None
     top_p: float | None = None
@@ -161,6 +194,9 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     schema: str = ""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
+    parallel: bool = True
 
 
 @record
@@ -448,7 +484,8 @@ class Done:
     """The answer is complete. ``finish_reason``: ``stop``, ``length``, ``timeout``,
     ``cancelled``, ``refusal``, ``repetition`` (of itself, endlessly), ``tool_call`` or ``other``.
     ``notices`` are sentences that the user should see; ``left_out``: private turns that the
-    frontend did not send."""
+    frontend did not send; ``tool_calls``: those that the client is to make now, where
+    ``finish_reason`` is ``tool_call``."""
 
     request_id: str
     finish_reason: str
@@ -457,6 +494,7 @@ class Done:
     provenance: Provenance
     notices: tuple[str, ...] = ()
     left_out: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 Control = Hello | Ping | Detach | GetStatus | Replay | Cancel | Stop

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
-from shammah.bus.messages import ChatMessage
+from shammah.bus.messages import ChatMessage, Tool
 from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.privacy import contacts, credentials, numbers
@@ -179,15 +179,19 @@ class Outgoing:
 
 
 def withhold(messages: tuple[ChatMessage, ...]) -> Outgoing:
-    """The conversation without its private turns.
+    """The conversation without its private turns. A call of a tool and its result go together.
 
     Raises:
         ShammahError: ``private``, when the question itself, the last message, is private.
     """
-    if not messages or messages[-1].private:
+    calls = {name for message in messages if message.private for name in _calls(message)}
+    for message in messages:  # a call comes before its result
+        if message.role == "assistant" and not calls.isdisjoint(_calls(message)):
+            calls.update(_calls(message))
+    kept = tuple(one for one in messages if not one.private and calls.isdisjoint(_calls(one)))
+    if not kept or kept[-1] is not messages[-1]:
         raise _private("A private question never goes to the cloud.")
-    kept = tuple(message for message in messages if not message.private)
-    gone = [message for message in messages if message.private]
+    gone = [one for one in messages if one.private or not calls.isdisjoint(_calls(one))]
     return Outgoing(
         kept,
         sum(message.role == "user" for message in gone),
@@ -195,9 +199,16 @@ def withhold(messages: tuple[ChatMessage, ...]) -> Outgoing:
     )
 
 
-def check_outgoing(messages: tuple[ChatMessage, ...], rules: Rules) -> None:
-    """Refuse a request for the cloud that holds a marked message, or one to which a rule of the
-    person's applies. For the cloud worker, which trusts no frontend.
+def _calls(message: ChatMessage) -> list[str]:
+    """The names of the calls that a message makes or answers."""
+    return [*(call.id for call in message.tool_calls), *filter(None, (message.tool_call_id,))]
+
+
+def check_outgoing(
+    messages: tuple[ChatMessage, ...], rules: Rules, tools: tuple[Tool, ...] = ()
+) -> None:
+    """Refuse a request for the cloud that holds a marked message, or one, or a tool, to which a
+    rule of the person's applies. For the cloud worker, which trusts no frontend.
 
     Answers are not held against the rules: a cloud answer reveals nothing to the cloud, and the
     local ones to which a rule applies come with a mark.
@@ -210,6 +221,9 @@ def check_outgoing(messages: tuple[ChatMessage, ...], rules: Rules) -> None:
             raise _private("The conversation holds a turn that is marked private.")
         if message.role != "assistant" and (mark := rules.mark(message.content)).private:
             raise _private(f"Private ({mark.why}).")
+    for tool in tools:
+        if (mark := rules.mark(f"{tool.name}\n{tool.description}\n{tool.parameters}")).private:
+            raise _private(f"The tool {tool.name!r:.60} is private ({mark.why}).")
 
 
 def _private(why: str) -> ShammahError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from shammah.bus.messages import ChatMessage, Generate, Sampling
-from shammah.errors import ShammahError, schema_not_enforced
+from shammah.errors import ShammahError, schema_not_enforced, tools_unsupported
 from shammah.settings.model import CloudSettings
 from workers.cloud.caching import as_blocks, is_worth, mark, mark_turns
 from workers.cloud.continuation import split_begun
@@ -100,6 +100,8 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
     """
     if request.sampling.schema and not peer.is_anthropic:
         raise schema_not_enforced(peer.subject)
+    if request.sampling.tools:
+        raise tools_unsupported(peer.subject)
     extra_body, notices = _sampling(request.sampling, peer)
     model = model_of(settings)
     max_tokens = request.max_new_tokens or settings.max_tokens

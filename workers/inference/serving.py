@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shammah.bus.messages import Failed, Provenance, Token
-from shammah.errors import ShammahError
+from shammah.errors import ShammahError, tools_unsupported
 from shammah.settings.model import InferenceSettings
 from workers.inference.answer import Answer, Thinking
 from workers.inference.engine import SequenceRequest, StepResult
@@ -106,6 +106,9 @@ class Serving:
     # --- requests -------------------------------------------------------------------------
 
     def _admit(self, arrival: Arrival) -> None:
+        request = arrival.request
+        if request.sampling.tools or any(one.role == "tool" for one in request.messages):
+            raise tools_unsupported("The local model")
         self._ahead.give_way(arrival.client)
         sequence, thinking, notices = self._sequence(arrival)
         detokenizer = self._model.chat.detokenizer(split_begun(arrival.request.messages)[1])
