@@ -67,6 +67,8 @@ def describe_empty(turn: Turn) -> Failed | None:
     done, thought = turn.end, bool(turn.thoughts.strip())
     if not isinstance(done, Done) or done.finish_reason == "cancelled" or turn.answer.strip():
         return None
+    if done.tool_calls:
+        return None
     cloud = done.provenance.role == "cloud"
     who = "Claude" if cloud else "The local model"
     limit = "cloud.max_tokens" if cloud else "inference.max_new_tokens"

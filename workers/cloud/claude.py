@@ -149,7 +149,7 @@ class _Question:
         notices: tuple[str, ...] = ()
         request = self._request
         try:
-            check_outgoing(request.messages, self._claude.rules)
+            check_outgoing(request.messages, self._claude.rules, request.sampling.tools)
             call = build_call(request, self._claude.settings, self._claude.peer)
             notices = call.notices
             async with asyncio.timeout(request.timeout_s):
@@ -171,6 +171,7 @@ class _Question:
                 "cloud", self._reading.model or self._claude.settings.model, engine="anthropic"
             ),
             notices=notices,
+            tool_calls=self._reading.tool_calls,
         )
 
     async def _ask(self, call: Call) -> None:
@@ -244,6 +245,8 @@ class _Question:
             system=call.system or anthropic.omit,
             stop_sequences=list(call.stop) or anthropic.omit,
             output_config=_output_config(call.schema),
+            tools=call.tools or anthropic.omit,
+            tool_choice=call.tool_choice or anthropic.omit,
             extra_body=call.extra_body or None,
             stream=True,
         )

@@ -40,7 +40,7 @@ def split_begun(messages: Sequence[ChatMessage]) -> tuple[Sequence[ChatMessage],
 
     Nothing but blanks is no beginning.
     """
-    if [message.role for message in messages[-2:]] != ["user", "assistant"]:
+    if [one.role for one in messages[-2:]] not in (["user", "assistant"], ["tool", "assistant"]):
         return messages, ""
     begun = messages[-1].content
     if not begun.strip():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shammah.bus.messages import Timings, Usage
+from shammah.bus.messages import Timings, ToolCall, Usage
 
 if TYPE_CHECKING:
     from anthropic.types import RawMessageStreamEvent
@@ -52,6 +54,12 @@ class Reading:
         self._input_tokens = self._read_tokens = self._written_tokens = 0
         self._output_tokens = 0
         self._held = ""
+        self._calls: list[ToolCall] = []
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls that the answer ends with; none of one that was cut off in them."""
+        return tuple(self._calls) if self.stop_reason == "tool_use" else ()
 
     @property
     def finish_reason(self) -> str:
@@ -83,15 +91,24 @@ class Reading:
             self.model = _printable(event.message.model)
             self._count(event.message.usage)
         elif event.type == "content_block_start":
-            if event.content_block.type == "text" and event.content_block.text:
+            block = event.content_block
+            if block.type == "text" and block.text:
                 self._mark()
-                return self._whole(event.content_block.text)
+                return self._whole(block.text)
+            if block.type == "tool_use":
+                self._calls.append(ToolCall(_printable(block.id), _printable(block.name), ""))
         elif event.type == "content_block_delta":
             self._mark()
             if event.delta.type == "text_delta":
                 return self._whole(event.delta.text)
+            if event.delta.type == "input_json_delta" and self._calls:
+                call = self._calls[-1]
+                arguments = call.arguments + event.delta.partial_json
+                self._calls[-1] = replace(call, arguments=arguments)
         elif event.type == "message_delta":
             self._count(event.usage)
+            if event.delta.stop_reason == "tool_use":
+                self._calls = [_checked(call) for call in self._calls]
             if isinstance(event.delta.stop_reason, str):
                 self.stop_reason = event.delta.stop_reason
         return ""
@@ -144,6 +161,13 @@ class Reading:
             total_s=self._clock() - arrived_s,
             decode_tokens_per_second=(tokens - 1) / span if span > 0 and tokens > 1 else 0.0,
         )
+
+
+def _checked(call: ToolCall) -> ToolCall:
+    arguments = call.arguments or "{}"
+    if not isinstance(json.loads(arguments), dict):
+        raise MalformedStreamError("tool_use")
+    return replace(call, arguments=arguments)
 
 
 def _tokens(usage: object, name: str) -> int:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from shammah.bus.messages import ChatMessage, Generate, Sampling
-from shammah.errors import ShammahError, schema_not_enforced, tools_unsupported
+from shammah.errors import ShammahError, schema_not_enforced
 from shammah.settings.model import CloudSettings
 from workers.cloud.caching import as_blocks, is_worth, mark, mark_turns
 from workers.cloud.continuation import split_begun
 from workers.cloud.models import estimate_tokens, model_of
 
 if TYPE_CHECKING:
-    from anthropic.types import MessageParam, TextBlockParam
+    from anthropic.types import MessageParam, TextBlockParam, ToolChoiceParam, ToolParam
 
 ANTHROPIC_URL = "https://api.anthropic.com"
 
@@ -88,6 +88,8 @@ class Call:
     stop: tuple[str, ...] = ()
     extra_body: dict[str, float] = field(default_factory=dict)
     schema: dict[str, Any] | None = None
+    tools: list[ToolParam] = field(default_factory=list)
+    tool_choice: ToolChoiceParam | None = None
     notices: tuple[str, ...] = ()
 
 
@@ -100,8 +102,6 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
     """
     if request.sampling.schema and not peer.is_anthropic:
         raise schema_not_enforced(peer.subject)
-    if request.sampling.tools:
-        raise tools_unsupported(peer.subject)
     extra_body, notices = _sampling(request.sampling, peer)
     model = model_of(settings)
     max_tokens = request.max_new_tokens or settings.max_tokens
@@ -114,7 +114,8 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
     if begun and request.sampling.schema:
         raise schema_not_enforced("An answer that broke off and goes on")
     turns = _turns(messages)
-    system_tokens = estimate_tokens(system)
+    tools = _tools(request.sampling)
+    system_tokens = estimate_tokens(system) + sum(estimate_tokens(str(tool)) for tool in tools)
     # Whoever goes on needs the question and the beginning of the answer.
     least = 3 if begun.strip() else 1
     kept = _fit(turns, model.context - max_tokens - system_tokens, least)
@@ -126,9 +127,11 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
         )
     tokens = system_tokens + sum(map(_turn_tokens, kept))
     stable = len(kept) - least + 1  # what asks to go on is never asked again
-    cached = is_worth(model, kept[:stable], tokens, ongoing=request.ongoing)
-    if cached:
+    # What a tool returns is sent at once, with all that was before.
+    ongoing = request.ongoing or bool(tools)
+    if cached := is_worth(model, kept[:stable], tokens, ongoing=ongoing):
         kept = [*mark_turns(kept[:stable]), *kept[stable:]]
+        tools = mark(tools) if tools and not system else tools
     return Call(
         model=settings.model,
         max_tokens=max_tokens,
@@ -138,29 +141,92 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
         stop=tuple(stop for stop in request.sampling.stop if stop.strip()),
         extra_body=extra_body,
         schema=json.loads(request.sampling.schema) if request.sampling.schema else None,
+        tools=tools,
+        tool_choice=_tool_choice(request.sampling) if tools else None,
         notices=notices,
     )
+
+
+def _tools(sampling: Sampling) -> list[ToolParam]:
+    return [
+        {
+            "name": tool.name,
+            "description": tool.description,
+            "input_schema": _object(tool.parameters, tool.name),
+        }
+        for tool in sampling.tools
+    ]
+
+
+def _object(text: str, tool: str) -> dict[str, object]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise _bad_request(f"What describes or calls the tool {tool!r:.60} is no JSON object.")
+    return found
+
+
+def _tool_choice(sampling: Sampling) -> ToolChoiceParam:
+    alone = not sampling.parallel
+    match sampling.tool_choice:
+        case "none":
+            return {"type": "none"}
+        case "auto":
+            return {"type": "auto", "disable_parallel_tool_use": alone}
+        case "any":
+            return {"type": "any", "disable_parallel_tool_use": alone}
+    return {
+        "type": "tool",
+        "name": sampling.tool_choice,
+        "disable_parallel_tool_use": alone,
+    }
 
 
 def _turns(messages: Iterable[ChatMessage]) -> list[MessageParam]:
     """Alternating turns that begin with the user, as the API wants them.
 
     Blank messages are left out, since the API refuses them and they say nothing. An assistant
-    turn without a question before it (the conversation was cut) is left out too.
+    turn without a question before it (the conversation was cut) is left out too. What tools
+    returned is the user's.
     """
-    turns: list[tuple[str, list[str]]] = []
+    turns: list[tuple[str, list[Any]]] = []
     for message in messages:
-        if message.role == "system" or not message.content.strip():
-            continue
-        if message.role not in ("user", "assistant"):
+        if message.role not in ("system", "user", "assistant", "tool"):
             raise _bad_request(f"A message has the unknown role {message.role!r:.40}.")
-        if turns and turns[-1][0] == message.role:
-            turns[-1][1].append(message.content)
-        elif turns or message.role == "user":
-            turns.append((message.role, [message.content]))
+        parts = [] if message.role == "system" else _parts(message)
+        role = "user" if message.role == "tool" else message.role
+        if turns and turns[-1][0] == role:
+            turns[-1][1].extend(parts)
+        elif parts and (turns or message.role == "user"):
+            turns.append((role, parts))
     if not turns:
         raise _bad_request("The conversation holds no question.")
-    return [_turn(role, BETWEEN_PARTS.join(parts)) for role, parts in turns]
+    return [_turn(role, parts) for role, parts in turns]
+
+
+def _parts(message: ChatMessage) -> list[Any]:
+    """Texts, and blocks for calls and results."""
+    if message.role == "tool":
+        return [
+            {
+                "type": "tool_result",
+                "tool_use_id": message.tool_call_id,
+                "content": message.content,
+                "is_error": message.failed,
+            }
+        ]
+    calls = [
+        {
+            "type": "tool_use",
+            "id": one.id,
+            "name": one.name,
+            "input": _object(one.arguments, one.name),
+        }
+        for one in message.tool_calls
+    ]
+    return [message.content, *calls] if message.content.strip() else calls
 
 
 def _fit(turns: list[MessageParam], room: int, least: int) -> list[MessageParam]:
@@ -172,19 +238,34 @@ def _fit(turns: list[MessageParam], room: int, least: int) -> list[MessageParam]
     excess = sum(map(_turn_tokens, turns)) - room
     step = max(1, room // 4)
     due = -(-excess // step) * step
-    latest = len(turns) - least
+    latest = max(0, len(turns) - least)
+    while latest and not _is_question(turns[latest]):
+        latest -= 1
     first = 0
-    while first < latest and (due > 0 or turns[first]["role"] != "user"):
+    while first < latest and (due > 0 or not _is_question(turns[first])):
         due -= _turn_tokens(turns[first])
         first += 1
     return turns[first:]
+
+
+def _is_question(turn: MessageParam) -> bool:
+    """Whether a conversation can begin with ``turn``: it answers no call."""
+    first = as_blocks(turn["content"])[0]
+    return turn["role"] == "user" and first["type"] != "tool_result"
 
 
 def _turn_tokens(turn: MessageParam) -> int:
     return estimate_tokens(str(turn["content"]))
 
 
-def _turn(role: str, content: str) -> MessageParam:
+def _turn(role: str, parts: list[Any]) -> MessageParam:
+    content: Any
+    if all(isinstance(part, str) for part in parts):
+        content = BETWEEN_PARTS.join(parts)
+    else:
+        content = [
+            {"type": "text", "text": part} if isinstance(part, str) else part for part in parts
+        ]
     if role == "assistant":
         return {"role": "assistant", "content": content}
     return {"role": "user", "content": content}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shammah.bus.messages import ChatMessage
+from shammah.bus.messages import ChatMessage, ToolCall
 from shammah.errors import ShammahError
 from shammah.privacy import (
     RULES,
@@ -208,3 +208,27 @@ def test_a_source_that_the_system_does_not_tell_may_be_one_of_the_paths() -> Non
     assert rules(paths=("/secret",)).mark("hello", (None,)) == Mark(True, UNCHECKED)
     assert not rules(paths=("/secret",)).mark("hello", ("/open",)).private
     assert not rules().mark("hello", (None,)).private
+
+
+def _spoken(*names: str) -> tuple[ChatMessage, ...]:
+    calls = (ToolCall("a", "t", "{}"), ToolCall("b", "t", "{}"))
+    every = {
+        "asked": ChatMessage("user", "q"),
+        "called": ChatMessage("assistant", "", tool_calls=calls),
+        "first": ChatMessage("tool", "1", tool_call_id="a"),
+        "second": ChatMessage("tool", "2", tool_call_id="b"),
+        "again": ChatMessage("user", "and?"),
+    }
+    return tuple(replace(one, private=name in names) for name, one in every.items())
+
+
+@pytest.mark.parametrize("private", ["called", "first", "second"])
+def test_a_call_and_its_results_are_withheld_together(private: str) -> None:
+    kept = withhold(_spoken(private)).messages
+    assert [message.content for message in kept] == ["q", "and?"]
+
+
+def test_results_of_a_private_call_are_no_question_for_the_cloud() -> None:
+    with pytest.raises(ShammahError) as caught:
+        withhold(_spoken("called")[:-1])
+    assert caught.value.code == "private"

@@ -56,8 +56,8 @@ def test_nothing_to_ask_is_refused(messages: tuple[tuple[str, str], ...]) -> Non
 
 
 def test_an_unknown_role_is_refused() -> None:
-    with pytest.raises(ShammahError, match="unknown role 'tool'"):
-        build_call(generate(("user", "a"), ("tool", "b")), SETTINGS, ANTHROPIC)
+    with pytest.raises(ShammahError, match="unknown role 'critic'"):
+        build_call(generate(("user", "a"), ("critic", "b")), SETTINGS, ANTHROPIC)
 
 
 def test_the_request_may_ask_for_less_than_the_setting() -> None:
