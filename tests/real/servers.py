@@ -138,7 +138,7 @@ def messages_api_server() -> Iterator[str]:
 def _process(program: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [_python(), "-c", _LEAVE_WITH_PARENT + program, *arguments],
+            [servers_python(), "-c", _LEAVE_WITH_PARENT + program, *arguments],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -193,7 +193,8 @@ def free_port() -> int:
     pytest.fail("no port is free")
 
 
-def _python() -> str:
+def servers_python() -> str:
+    """The Python of the test servers, which has OpenAI's SDK as well."""
     named = os.environ.get("SHAMMAH_TEST_SERVERS")
     python = Path(named) if named else REPOSITORY / ".venv-servers" / "bin" / "python"
     if not python.exists():

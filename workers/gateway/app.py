@@ -57,55 +57,14 @@ STOPPED = RefusedError(503, "gateway_stopped", "The endpoint was stopped.", retr
 
 def application(settings: Settings, token: str, desk: Desk) -> Starlette:
     """The endpoint, for clients that know ``token``."""
-    origins = settings.gateway.origins
-
-    async def ask(request: Request) -> Response:
-        api = PATHS[request.url.path]
-        try:
-            asked = api.read(Fields(await read_body(request)))
-            return Answer(desk, api, asked, read_wishes(request.headers))
-        except RefusedError as refused:
-            return refusal(refused, api.dialect)
-
-    async def models(request: Request) -> Response:
-        named = asking.models(settings, desk.local_model)
-        dialect = dialect_of(request.url.path, request.headers)
-        wanted = request.path_params.get("name")
-        found = [_describe_model(*one, dialect) for one in named if wanted in (None, one[0])]
-        if not found:
-            return refusal(RefusedError(404, "model_not_found", "There is no such model."), dialect)
-        return JSONResponse(_describe_list(found, dialect) if wanted is None else found[0])
-
-    async def count(request: Request) -> Response:
-        try:
-            messages = read_messages(Fields(await read_body(request)))
-        except RefusedError as refused:
-            return refusal(refused, Dialect.ANTHROPIC)
-        return JSONResponse({"input_tokens": estimate_tokens(messages)})
-
-    async def unsupported(request: Request) -> Response:
-        what = "No embeddings are made here: the models only answer."
-        return refusal(RefusedError(400, "embeddings_unsupported", what), Dialect.OPENAI)
-
-    async def missing(request: Request, error: Exception) -> Response:
-        what = f"Nothing is at {request.url.path!r:.60} for {request.method}."
-        dialect = dialect_of(request.url.path, request.headers)
-        return refusal(RefusedError(404, "not_found", what), dialect)
-
-    async def broken(request: Request, error: Exception) -> Response:
-        log.error("a request failed: %s", describe_error(error))
-        what = "The gateway failed; see its log file."
-        return refusal(
-            RefusedError(500, "internal", what), dialect_of(request.url.path, request.headers)
-        )
-
+    ways, origins = Ways(settings, desk), settings.gateway.origins
     return Starlette(
         routes=[
-            *(Route(path, ask, methods=["POST"]) for path in PATHS),
-            Route("/v1/messages/count_tokens", count, methods=["POST"]),
-            Route("/v1/models", models),
-            Route("/v1/models/{name:path}", models),
-            Route("/v1/embeddings", unsupported, methods=["POST"]),
+            *(Route(path, ways.ask, methods=["POST"]) for path in PATHS),
+            Route("/v1/messages/count_tokens", ways.count, methods=["POST"]),
+            Route("/v1/models", ways.list_models),
+            Route("/v1/models/{name:path}", ways.show_model),
+            Route("/v1/embeddings", ways.refuse_embeddings, methods=["POST"]),
         ],
         middleware=[
             Middleware(Access, token, origins),
@@ -117,8 +76,71 @@ def application(settings: Settings, token: str, desk: Desk) -> Starlette:
                 expose_headers=["shammah-target", "shammah-reason", "shammah-private"],
             ),
         ],
-        exception_handlers={404: missing, 405: missing, Exception: broken},
+        exception_handlers={404: refuse_path, 405: refuse_path, Exception: excuse},
     )
+
+
+class Ways:
+    """What is done at each path."""
+
+    def __init__(self, settings: Settings, desk: Desk) -> None:
+        self._settings = settings
+        self._desk = desk
+
+    async def ask(self, request: Request) -> Response:
+        api = PATHS[request.url.path]
+        try:
+            asked = api.read(Fields(await read_body(request)))
+            return Answer(self._desk, api, asked, read_wishes(request.headers))
+        except RefusedError as refused:
+            return refusal(refused, api.dialect)
+
+    async def count(self, request: Request) -> Response:
+        try:
+            messages = read_messages(Fields(await read_body(request)))
+        except RefusedError as refused:
+            return refusal(refused, Dialect.ANTHROPIC)
+        return JSONResponse({"input_tokens": estimate_tokens(messages)})
+
+    async def list_models(self, request: Request) -> Response:
+        dialect = _dialect(request)
+        found = [_describe_model(*one, dialect) for one in self._models()]
+        if dialect is Dialect.OPENAI:
+            return JSONResponse({"object": "list", "data": found})
+        ends = {"first_id": found[0]["id"], "last_id": found[-1]["id"]}
+        return JSONResponse({"data": found, "has_more": False, **ends})
+
+    async def show_model(self, request: Request) -> Response:
+        name, dialect = request.path_params["name"], _dialect(request)
+        what = dict(self._models()).get(name)
+        if what is None:
+            return refusal(RefusedError(404, "model_not_found", "There is no such model."), dialect)
+        return JSONResponse(_describe_model(name, what, dialect))
+
+    async def refuse_embeddings(self, request: Request) -> Response:
+        what = "No embeddings are made here: the models only answer."
+        return refusal(RefusedError(400, "embeddings_unsupported", what), Dialect.OPENAI)
+
+    def _models(self) -> list[tuple[str, str]]:
+        return asking.models(self._settings, self._desk.local_model)
+
+
+async def refuse_path(request: Request, error: Exception) -> Response:
+    what = f"Nothing is at {request.url.path!r:.60} for {request.method}."
+    return refusal(RefusedError(404, "not_found", what), _dialect(request))
+
+
+async def excuse(request: Request, error: Exception) -> Response:
+    return refusal(_broken(error), _dialect(request))
+
+
+def _broken(error: Exception) -> RefusedError:
+    log.error("a request failed: %s", describe_error(error))
+    return RefusedError(500, "internal", "The gateway failed; see its log file.")
+
+
+def _dialect(request: Request) -> Dialect:
+    return dialect_of(request.url.path, request.headers)
 
 
 async def read_body(request: Request) -> object:
@@ -236,8 +258,7 @@ class Answer(Response):
         except RefusedError as error:
             refused = error
         except Exception as error:
-            log.error("an answer failed: %s", describe_error(error))
-            refused = RefusedError(500, "internal", "The gateway failed; see its log file.")
+            refused = _broken(error)
         if begun:
             await send(_chunk(failed(refused, self._api.dialect)))
             await send({"type": "http.response.body", "body": b""})
@@ -325,10 +346,3 @@ def _describe_model(name: str, what: str, dialect: Dialect) -> dict[str, object]
         since = "1970-01-01T00:00:00Z"
         return {"type": "model", "id": name, "display_name": f"{name}: {what}", "created_at": since}
     return {"id": name, "object": "model", "created": 0, "owned_by": "shammah"}
-
-
-def _describe_list(found: list[dict[str, object]], dialect: Dialect) -> dict[str, object]:
-    if dialect is Dialect.OPENAI:
-        return {"object": "list", "data": found}
-    ends = {"first_id": found[0]["id"], "last_id": found[-1]["id"]}
-    return {"data": found, "has_more": False, **ends}
