@@ -203,13 +203,16 @@ class Sampling:
 class Usage:
     """Tokens of one generation. ``reused_tokens`` of the input needed no computing, or were read
     from the cloud's cache, and ``written_tokens`` were written to that. ``cost`` is in US dollars,
-    ``None`` where no price is known."""
+    ``None`` where no price is known. The first ``unseen`` of the conversation's ``messages`` did
+    not fit into the context; both are 0 where all did."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     reused_tokens: int = 0
     cost: float | None = None
     written_tokens: int = 0
+    unseen: int = 0
+    messages: int = 0
 
 
 @record

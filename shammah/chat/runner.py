@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
-from shammah.bus.messages import PromptProgress, Retrying, Token
+from shammah.bus.messages import Done, PromptProgress, Retrying, Token
 from shammah.chat.conversation import Conversation
 from shammah.chat.session import Session
 from shammah.chat.turn import Notice, Prompt, Step, Turn, TurnInProgress, Waiting
@@ -15,6 +15,7 @@ from shammah.terminal.wording import (
     describe_retrying,
     describe_state,
     describe_thinking,
+    describe_unseen,
 )
 
 
@@ -114,6 +115,15 @@ class TurnRunner:
         if turn is None:
             return None
         private = self._session.answer_is_private(turn)
-        kept = self._conversation.add(turn.turn(private=private))
+        kept = self._conversation.add(_tell_unseen(turn.turn(private=private), self._conversation))
         self._history.keep(kept, self._conversation)
         return kept
+
+
+def _tell_unseen(turn: Turn, conversation: Conversation) -> Turn:
+    """``turn`` with a notice of what its model has not seen, unless an earlier one said so."""
+    told = max((earlier.usage.unseen for earlier in conversation.turns), default=0)
+    if not isinstance(turn.end, Done) or turn.usage.unseen <= told:
+        return turn
+    notice = f"The conversation is longer than the model's context. {describe_unseen(turn.usage)}"
+    return replace(turn, end=replace(turn.end, notices=(*turn.end.notices, notice)))

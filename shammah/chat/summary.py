@@ -16,6 +16,7 @@ from shammah.terminal.wording import (
     describe_failure,
     describe_left_out,
     describe_numbers,
+    describe_unseen,
     printable,
 )
 
@@ -105,6 +106,7 @@ def describe_turn(turn: Turn) -> str:
         lines.append(f"Failed: {describe_failure(failure)}")
     if turn.provenance is not None:
         lines += [_describe_course(turn), _describe_origin(turn.provenance)]
+        lines += [describe_unseen(turn.usage)] if turn.usage.unseen else []
     elif turn.finish == "cancelled":
         lines.append(_SAID[Label.CANCEL])
     if turn.label is not None or turn.corrected:

@@ -16,7 +16,8 @@ from shammah.terminal.wording import short_name
 
 class WarmUp:
     """Has the local model read the conversation when it becomes ready, and after each turn that it
-    did not answer. `look` may be called from any thread whenever anything changes."""
+    did not answer, or that leaves little room in its context. `look` may be called from any thread
+    whenever anything changes."""
 
     def __init__(self, session: Session, conversation: Conversation) -> None:
         self._session = session
@@ -42,7 +43,7 @@ class WarmUp:
             if new or len(turns) < self._read:
                 self._read = 0
             others = answered_elsewhere(turns, ready)
-            unread = others or (bool(turns) and turns[-1].corrected)
+            unread = others or (bool(turns) and (turns[-1].corrected or _fills(turns[-1], ready)))
             if turns and len(turns) != self._read and (new or unread):
                 self._read = len(turns)
                 talk = self._conversation
@@ -69,6 +70,13 @@ def answered_elsewhere(turns: Sequence[Turn], ready: Ready) -> bool:
     if by is None and decision is not None and decision.target is Target.LOCAL:
         return False  # cut short, and no other model has said a word
     return by is None or by.role != "inference" or by.model != ready.model
+
+
+def _fills(turn: Turn, ready: Ready) -> bool:
+    """Whether the next prompt may have to leave earlier messages out; then nearly all of it is to
+    be computed anew."""
+    tokens = turn.usage.input_tokens + turn.usage.output_tokens
+    return tokens > ready.context_length * 3 // 4
 
 
 def describe_take_over(ready: Ready, turns: int) -> str:

@@ -16,6 +16,7 @@ from shammah.bus.messages import (
     Retrying,
     Serving,
     State,
+    Usage,
 )
 from shammah.bus.training import Training, TrainingProgress
 from shammah.bus.transfers import Transfer, Transferring
@@ -184,6 +185,11 @@ def describe_duration(seconds: float) -> str:
 def describe_left_out(turns: int) -> str:
     """``2 private turns left out``."""
     return f"{turns} private turn{'' if turns == 1 else 's'} left out"
+
+
+def describe_unseen(usage: Usage) -> str:
+    """``The first 14 of 37 messages no longer fit and were not seen.``"""
+    return f"The first {usage.unseen} of {usage.messages} messages no longer fit and were not seen."
 
 
 def describe_cost(dollars: float) -> str:

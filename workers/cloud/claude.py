@@ -10,6 +10,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import anthropic
@@ -147,11 +148,12 @@ class _Question:
     async def answer(self) -> Done | Failed:
         """Ask until there is an answer, or none is to be had."""
         notices: tuple[str, ...] = ()
+        unseen = messages = 0
         request = self._request
         try:
             check_outgoing(request.messages, self._claude.rules, request.sampling.tools)
             call = build_call(request, self._claude.settings, self._claude.peer)
-            notices = call.notices
+            notices, unseen, messages = call.notices, call.unseen, call.messages
             async with asyncio.timeout(request.timeout_s):
                 await self._ask(call)
             finish_reason = self._reading.finish_reason
@@ -165,7 +167,9 @@ class _Question:
         return Done(
             request.request_id,
             finish_reason,
-            usage=self._model.with_cost(self._reading.usage()),
+            usage=replace(
+                self._model.with_cost(self._reading.usage()), unseen=unseen, messages=messages
+            ),
             timings=self._reading.timings(self._arrived_s),
             provenance=Provenance(
                 "cloud", self._reading.model or self._claude.settings.model, engine="anthropic"

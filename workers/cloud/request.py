@@ -79,7 +79,8 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The arguments of one ``messages.create``, and notices for the person about them."""
+    """The arguments of one ``messages.create``, and notices for the person about them; the last
+    two are as in `Usage`."""
 
     model: str
     max_tokens: int
@@ -91,6 +92,8 @@ class Call:
     tools: list[ToolParam] = field(default_factory=list)
     tool_choice: ToolChoiceParam | None = None
     notices: tuple[str, ...] = ()
+    unseen: int = 0
+    messages: int = 0
 
 
 def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
@@ -119,12 +122,7 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
     # Whoever goes on needs the question and the beginning of the answer.
     least = 3 if begun.strip() else 1
     kept = _fit(turns, model.context - max_tokens - system_tokens, least)
-    if gone := len(turns) - len(kept):
-        what = "turn was" if gone <= 2 else f"{(gone + 1) // 2} turns were"
-        notices += (
-            f"The conversation is longer than the {model.context:,} tokens that "
-            f"{peer.subject_inside} accepts; the oldest {what} left out.",
-        )
+    unseen = len(turns) - len(kept)
     tokens = system_tokens + sum(map(_turn_tokens, kept))
     stable = len(kept) - least + 1  # what asks to go on is never asked again
     # What a tool returns is sent at once, with all that was before.
@@ -144,6 +142,8 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
         tools=tools,
         tool_choice=_tool_choice(request.sampling) if tools else None,
         notices=notices,
+        unseen=unseen,
+        messages=len(turns) - least + 1 if unseen else 0,
     )
 
 

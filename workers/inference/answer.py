@@ -69,6 +69,7 @@ class Answer:
         detokenizer: of its tokens.
         notices: sentences for the user.
         guarded: it ends when it repeats itself endlessly.
+        usage: how much of the conversation did not fit.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Answer:
         notices: tuple[str, ...] = (),
         *,
         guarded: bool = False,
+        usage: Usage = Usage(),  # noqa: B008 - frozen
     ) -> None:
         request = arrival.request
         self.request_id = request.request_id
@@ -97,6 +99,7 @@ class Answer:
         self._notices = notices
         self._guarded = guarded
         self._repetition = Repetition()
+        self._usage = usage
         self._reused = 0
         self._started: float | None = None
         self._first_token: float | None = None
@@ -227,7 +230,12 @@ class Answer:
 
     def done(self, finish_reason: str, now: float, provenance: Provenance) -> Done:
         """The end. Output tokens count the stop token too: it took a step."""
-        usage = Usage(self._input_tokens, self._generated, self._reused)
+        usage = replace(
+            self._usage,
+            input_tokens=self._input_tokens,
+            output_tokens=self._generated,
+            reused_tokens=self._reused,
+        )
         timings = self._timings(now)
         return Done(
             self.request_id,

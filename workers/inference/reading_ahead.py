@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shammah.bus.messages import Done, Failed, Provenance, Sampling, Timings, Usage
+from shammah.bus.messages import ChatMessage, Done, Failed, Provenance, Sampling, Timings, Usage
 from shammah.errors import ShammahError
 from workers.inference.engine import SequenceRequest, StepResult
 from workers.inference.inbox import Ahead
 from workers.inference.scheduling.sampling import plan_sampling
 from workers.inference.startup.loading import LoadedModel
+from workers.inference.text.context import fit
 
 
 class ReadingAhead:
@@ -112,12 +113,17 @@ class ReadingAhead:
 
         Raises:
             ShammahError: for the adapter; ``messages_invalid``, ``chat_template_missing`` or
-                ``context_too_long``: the next question will lose its oldest turns, and which
-                is not known yet.
+                ``context_too_long``: there is nothing to read ahead.
         """
-        model, request = self._model, ahead.request
-        prompt = model.chat.encode_earlier(request.messages)
-        if not 0 < len(prompt) < model.ready.context_length:
+        model, request, chat = self._model, ahead.request, self._model.chat
+        # Cut where the next question will be, as far as its length does not matter.
+        prompt = fit(
+            (*request.messages, ChatMessage("user", "")),
+            lambda messages: chat.encode_earlier(messages[:-1]),
+            chat.count,
+            model.ready.context_length,
+        ).tokens
+        if not prompt:
             raise ShammahError("context_too_long", "There is nothing to read ahead.")
         plan = plan_sampling(Sampling(temperature=0.0), model.defaults.plan)
         return SequenceRequest(

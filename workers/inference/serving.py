@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from shammah.bus.messages import Failed, Provenance, Token
+from shammah.bus.messages import Failed, Provenance, Token, Usage
 from shammah.errors import ShammahError, tools_unsupported
 from shammah.settings.model import InferenceSettings
 from workers.inference.answer import Answer, Thinking
@@ -110,10 +110,12 @@ class Serving:
         if request.sampling.tools or any(one.role == "tool" for one in request.messages):
             raise tools_unsupported("The local model")
         self._ahead.give_way(arrival.client)
-        sequence, thinking, notices = self._sequence(arrival)
+        sequence, thinking, notices, usage = self._sequence(arrival)
         detokenizer = self._model.chat.detokenizer(split_begun(arrival.request.messages)[1])
         guarded = self._settings.stop_repetition
-        answer = Answer(arrival, sequence, thinking, detokenizer, notices, guarded=guarded)
+        answer = Answer(
+            arrival, sequence, thinking, detokenizer, notices, guarded=guarded, usage=usage
+        )
         self._engine.submit(sequence)
         self._answers[answer.request_id] = answer
 
@@ -121,9 +123,11 @@ class Serving:
         self._ahead.cancel(request_id)
         self._end(request_id, "cancelled")
 
-    def _sequence(self, arrival: Arrival) -> tuple[SequenceRequest, Thinking, tuple[str, ...]]:
-        """Return the engine's view of a request, what of it may be thoughts, and notices for its
-        user.
+    def _sequence(
+        self, arrival: Arrival
+    ) -> tuple[SequenceRequest, Thinking, tuple[str, ...], Usage]:
+        """Return the engine's view of a request, what of it may be thoughts, notices for its user,
+        and how much of the conversation did not fit.
 
         Raises:
             ShammahError: ``busy``, ``sampling_invalid``, ``chat_template_missing``,
@@ -149,14 +153,9 @@ class Serving:
         context = self._model.ready.context_length
         chat = self._model.chat
         encode = functools.partial(chat.encode, think=request.think)
-        prompt = fit(request.messages, encode, context, wanted, whole=request.whole)
-        notices = chat.notices(request.messages)
-        if prompt.left_out:
-            notices += (
-                f"The conversation is longer than the local model's {context:,} tokens, so its "
-                f"first {prompt.left_out} messages were left out.",
-            )
-        answers = bool(split_begun(request.messages)[1])
+        prompt = fit(request.messages, encode, chat.count, context, whole=request.whole)
+        talk, begun = split_begun(request.messages)
+        answers, messages = bool(begun), sum(one.role != "system" for one in talk)
         thinking = Thinking(
             begun=not answers and chat.begins_thinking(prompt.tokens),
             possible=not answers and chat.may_think(prompt.tokens),
@@ -176,7 +175,8 @@ class Serving:
                 adapter=self._adapter(request.adapter),
             ),
             thinking,
-            notices,
+            chat.notices(request.messages),
+            Usage(unseen=prompt.unseen, messages=messages if prompt.unseen else 0),
         )
 
     def _adapter(self, name: str) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from shammah.bus.messages import ChatMessage, Token
+from shammah.bus.messages import ChatMessage, Done, Token, Usage
 from shammah.chat.conversation import Conversation
 from shammah.chat.runner import TurnRunner
 from shammah.chat.turn import Notice, Prompt, Step, Turn, TurnInProgress, Waiting
+from shammah.history.record import facts_of, turn_of
 from shammah.privacy.gate import Gate
 from shammah.router.route import Override, Reason, RouteDecision, Target
 from shammah.settings.model import Settings
@@ -110,6 +112,22 @@ def test_a_turn_is_begun_before_it_is_asked_and_kept_before_it_is_shown_as_ended
     ]
     assert world.runner.in_hand is None
     assert world.turns == world.conversation.turns
+
+
+def test_what_did_not_fit_is_told_once_for_each_cut_and_after_a_restart_no_more(
+    tmp_path: Path,
+) -> None:
+    told = []
+    for unseen in (0, 14, 14, 0, 14, 20):
+        end = replace(done(), usage=Usage(unseen=unseen, messages=37))
+        world = World((LOCAL, Token("r", 1, "said"), end), tmp_path)
+        world.conversation.turns = [turn_of(facts_of(turn)) for turn in told]
+        world.ask(Prompt("q"))
+        told.append(world.turns[-1])
+    notices = [turn.end.notices for turn in told if isinstance(turn.end, Done)]
+    said = "The conversation is longer than the model's context. The first {} of 37 messages "
+    said += "no longer fit and were not seen."
+    assert notices == [(), (said.format(14),), (), (), (), (said.format(20),)]
 
 
 def test_thoughts_are_shown_to_who_wants_them_and_are_no_part_of_the_answer(tmp_path: Path) -> None:

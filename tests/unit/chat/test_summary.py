@@ -48,6 +48,11 @@ def test_an_answer_is_told_with_its_decision_and_its_course() -> None:
     assert len(told) == 8
 
 
+def test_what_the_model_has_not_seen_is_told() -> None:
+    done = replace(DONE, usage=replace(DONE.usage, unseen=14, messages=37))
+    assert lines(done)[-1] == "The first 14 of 37 messages no longer fit and were not seen."
+
+
 def test_a_failure_is_told_with_its_decision() -> None:
     told = lines(Failed("cloud_overloaded", "It is overloaded.", "Ask later."), decision=decided())
     assert told[0].startswith("Answered locally")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from shammah.bus.messages import ChatMessage, Loading, Provenance, Ready, State
+from shammah.bus.messages import ChatMessage, Done, Loading, Provenance, Ready, State, Usage
 from shammah.chat.conversation import Conversation
 from shammah.chat.session import Notices
 from shammah.chat.turn import Turn
@@ -67,6 +68,19 @@ def test_a_turn_of_somebody_else_is_read_when_it_has_ended() -> None:
     with world.warm_up.answering():
         world.conversation.add(answered("c", "d", OURS))
     assert len(world.read) == 1
+
+
+def test_its_own_answer_that_fills_the_context_is_read_since_the_beginning_may_have_to_go() -> None:
+    world, ready = World(), replace(READY, context_length=1000)
+    assert world.be(ready) == []
+    for tokens, times in ((700, 0), (760, 1), (200, 1)):
+        turn = answered("a", "b", OURS)
+        end = turn.end
+        assert isinstance(end, Done)
+        turn = replace(turn, end=replace(end, usage=Usage(tokens - 50, 50)))
+        with world.warm_up.answering():
+            world.conversation.add(turn)
+        assert len(world.read) == times
 
 
 def test_its_own_answer_that_was_cut_short_is_not_another_ones() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
@@ -20,6 +22,9 @@ _TAIL = 16
 _QUESTIONS = ("shammah", "1")
 """Two that have no beginning in common."""
 
+_COUNTED = 65_536
+"""Messages whose numbers of tokens are remembered, by their digests: some megabytes."""
+
 FOLDED = "This model doesn't support system prompts, so yours was put before the first question."
 
 
@@ -29,6 +34,7 @@ class ChatFormat:
     def __init__(self, text: ModelText) -> None:
         self._text = text
         self._byte_tokens = find_byte_tokens(text.tokenizer)
+        self._counts: dict[bytes, int] = {}
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -80,6 +86,27 @@ class ChatFormat:
                 f"The model's chat template rejects these messages ({why_refused(error)}).",
                 "Choose another model with --model." if hopeless else "Start a new conversation.",
             ) from error
+
+    def count(self, message: ChatMessage) -> int:
+        """Return about how many tokens a message takes among others; it is encoded only once.
+
+        Raises:
+            ShammahError: as `encode`.
+        """
+        text = message.content.encode("utf-8", "replace")
+        key = blake2b(text, digest_size=16).digest()
+        if key not in self._counts:
+            if len(self._counts) >= _COUNTED:
+                del self._counts[next(iter(self._counts))]
+            self._counts[key] = len(self._text.encode_text(text.decode()))
+        return self._counts[key] + self._around
+
+    @functools.cached_property
+    def _around(self) -> int:
+        """How many tokens the template puts around a message, on average, rounded up."""
+        talk = [ChatMessage(role, "1") for role in ("user", "assistant", "user")]
+        pair = len(self.encode(talk)) - len(self.encode(talk[2:]))
+        return max(0, -(-pair // 2) - len(self._text.encode_text("1")))
 
     def encode_begun(self, text: str) -> tuple[int, ...]:
         """Return the beginning of an answer, as the model would have written it.

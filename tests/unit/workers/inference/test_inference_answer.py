@@ -106,6 +106,7 @@ def _serve(results: list[StepResult], stops: tuple[str, ...] = ()) -> tuple[str,
     chat: Any = SimpleNamespace(
         encode=lambda messages, think: (1, 2),
         detokenizer=lambda begun: Letters(),
+        count=lambda message: 1,
         begins_thinking=lambda prompt: False,
         may_think=lambda prompt: False,
         closing=tuple(map(ord, "\n</think>\n\n")),

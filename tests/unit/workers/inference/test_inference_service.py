@@ -280,6 +280,37 @@ def test_a_prompt_may_leave_room_for_one_token(directory: Path, answer: list[int
     assert over.code == "context_too_long"
 
 
+def test_what_does_not_fit_is_counted_and_read_ahead_from_the_same_cut(
+    directory: Path, answer: list[int]
+) -> None:
+    talk = [
+        ChatMessage(role, f"{number} " + "hello world " * 6)
+        for number in range(40)
+        for role in ("user", "assistant")
+    ]
+    talk.insert(0, ChatMessage("system", "Be brief."))
+    asked = (*talk, ChatMessage("user", "so?"))
+    with _running(directory, answer) as run:
+        run.service.submit(Prefill("ahead", tuple(talk)), "c")
+        run.end("ahead")
+        run.service.submit(Generate("a", asked), "c")
+        done = run.end("a")
+        run.service.submit(Generate("b", (*asked, ChatMessage("assistant", "yes"))), "c")
+        begun = run.end("b")
+        run.service.submit(Generate("c", asked, whole=True), "c")
+        refused = run.end("c")
+    assert isinstance(done, Done)
+    assert isinstance(begun, Done)
+    assert 0 < done.usage.unseen < 80
+    assert done.usage.messages == begun.usage.messages == 81
+    assert done.notices == ()  # whoever holds the conversation knows what has been told
+    ahead, whole = (request.prompt for request in run.engine.submitted[:2])
+    assert len(whole) - 30 < len(ahead) < len(whole) < CONTEXT_LENGTH
+    assert whole[: len(ahead)] == ahead
+    assert isinstance(refused, Failed)
+    assert refused.code == "context_too_long"
+
+
 def test_a_failed_sequence_leaves_the_others(directory: Path, answer: list[int]) -> None:
     with _running(directory, answer, loaded=False) as run:
         advance = run.engine.advance

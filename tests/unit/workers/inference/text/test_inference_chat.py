@@ -11,6 +11,7 @@ import pytest
 
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
+from shammah.models.catalogue import starter_directory
 from tests.real.models import CHATML, IM_END, IM_START, make_tokenizer
 from workers.inference.text.chat import ChatFormat
 from workers.text.model_text import ModelText
@@ -221,3 +222,27 @@ def test_transformers_is_not_needed() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "huggingface_hub"} & set(ended.stdout.split())
+
+
+def test_a_message_is_counted_once_and_about_as_the_template_writes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = ModelText.load(starter_directory())
+    encoded: list[str] = []
+    encode_text = text.encode_text
+    monkeypatch.setattr(
+        text, "encode_text", lambda one: [encoded.append(one), *encode_text(one)][1:]
+    )
+    chat = ChatFormat(text)
+    talk = [
+        ChatMessage(role, f"{number} lines\n\n  of `code` \u8a9e and such\n")
+        for number in range(20)
+        for role in ("user", "assistant")
+    ]
+    for _ in range(2):
+        counted = sum(map(chat.count, talk))
+    ends = [[*talk[:count], *HELLO[1:]] for count in (2, 40)]
+    shorter, longer = (len(chat.encode(end)) for end in ends)
+    assert longer - shorter <= counted * 19 / 20 < 1.05 * (longer - shorter)
+    assert len([one for one in encoded if "lines" in one]) == 20  # by what it says
+    assert chat.count(ChatMessage("user", "\ud800")) > 0  # `encode` refuses it
