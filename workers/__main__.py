@@ -22,12 +22,17 @@ from workers.host import Host
 from workers.logs import LogFile, configure_logging
 from workers.service import Service
 
+SWITCH_S = 0.0005
+"""How long a thread waits for the interpreter while another computes. One that reads files gives it
+away at each: it would be done only after the one that imports or parses beside it."""
+
 TRAIN_KEEP_ALIVE_S = 10.0
 """A train worker has nothing that would be worth keeping in memory."""
 
 
 def main() -> int:
     options = _parse(sys.argv[1:])
+    sys.setswitchinterval(SWITCH_S)
     try:
         return _serve(options)
     except ShammahError as error:

@@ -26,7 +26,12 @@ from pathlib import Path
 from worker import Home, Worker, first_token, scratch
 
 QUESTION = "What is the capital of France?"
-PROMPT = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+"""The starter's template writes it where nobody has set another."""
+PROMPT = (
+    f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{QUESTION}<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
 
 Times = dict[str, float]
 

@@ -48,6 +48,7 @@ class Home:
         runtime.mkdir(mode=0o700)
         (home / "config.toml").write_text(f'[inference]\nengine = "{engine}"\n')
         environ = dict(os.environ, SHAMMAH_HOME=str(home), XDG_RUNTIME_DIR=str(runtime))
+        environ.pop("PYTHONDONTWRITEBYTECODE", None)  # nobody compiles at every start
         return cls(environ | {"HF_HUB_OFFLINE": "1"})
 
     @property

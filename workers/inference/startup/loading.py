@@ -158,25 +158,25 @@ class Loader:
 
     def _load(self, rung: _Rung) -> LoadedModel:
         located, checkpoint, offer = rung
-        # The tokenizer is parsed outside of the interpreter, while the engine is imported.
-        with ThreadPoolExecutor(1) as beside:
-            text = beside.submit(offer.engine.read_text, checkpoint)
-            engine = offer.engine.make()
+        engine = offer.engine.make()
         self._watcher.located(located.name, 2 + len(engine.stages))
         defaults = read_defaults(located.directory)
         self._watcher.stage(READ_TOKENIZER)
+        # The weights are read outside of the interpreter, the tokenizer is read within.
+        with ThreadPoolExecutor(1) as beside:
+            text = beside.submit(offer.engine.read_text, checkpoint)
+            try:
+                facts = engine.load(checkpoint, offer.settings, self._watcher)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    why = f"Memory ran out while {located.name} was loading."
+                    raise ShammahError(OUT_OF_MEMORY, why, CLOSE_OTHERS) from error
+                if offer.on_gpu and not isinstance(error, ShammahError):
+                    raise gpu_failed(error) from error
+                raise
         from workers.inference.text.chat import ChatFormat  # it brings jinja2
 
         chat = ChatFormat(text.result())
-        try:
-            facts = engine.load(checkpoint, offer.settings, self._watcher)
-        except Exception as error:
-            if is_out_of_memory(error):
-                why = f"Memory ran out while {located.name} was loading."
-                raise ShammahError(OUT_OF_MEMORY, why, CLOSE_OTHERS) from error
-            if offer.on_gpu and not isinstance(error, ShammahError):
-                raise gpu_failed(error) from error
-            raise
         ready = _ready(located, checkpoint, facts)
         return LoadedModel(engine, chat, defaults, ready, located.directory)
 

@@ -13,6 +13,7 @@ from typing import Any
 from shammah.models.footprint import NATIVE_WEIGHT_BYTES, published_bytes
 from shammah.models.published_bits import AWQ, GPTQ
 from shammah.storage.files import UNUSED_S
+from workers.environment import prepare_libraries
 from workers.inference.engine import Engine, EngineSpec, LoadSettings, Placement
 from workers.inference.memory import free_main_memory, shortage
 from workers.inference.packages.checkpoint import Checkpoint
@@ -58,6 +59,7 @@ def sweep_kernels(home: Path, now: float) -> Iterator[Path]:
 
 
 def _make() -> Engine:
+    prepare_libraries()
     from workers.inference.engines.native.runner import NativeRunner
     from workers.inference.scheduling.batched_engine import BatchedEngine
 

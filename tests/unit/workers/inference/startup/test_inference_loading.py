@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.table import ENGINES
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.startup.loading import Loader
+from workers.text.model_text import ModelText
 
 LONG = 32_768
 MODELS = ("big", "middle", "small")
@@ -329,3 +331,21 @@ def test_what_comes_next_is_written_down_for_those_who_lose_it(world: World) -> 
         ("middle", "Retrying with less context and 16-bit numbers."),
     ]
     assert told[-1] == ("small", "")
+
+
+def test_the_tokenizer_is_read_while_the_engine_loads(world: World) -> None:
+    together = threading.Barrier(2, timeout=60)
+    native = ENGINES["native"]
+
+    def read_text(checkpoint: Checkpoint) -> ModelText:
+        together.wait()
+        return native.read_text(checkpoint)
+
+    def load(checkpoint: Checkpoint, settings: LoadSettings) -> None:
+        together.wait()
+
+    spec = replace(native, make=lambda: PickyEngine(load, "native"), read_text=read_text)
+    loader = Loader(
+        InferenceSettings(), machine=world.machine, engines={"native": spec}, watcher=world
+    )
+    assert loader.load(world.big).ready.engine == "native"
