@@ -64,9 +64,6 @@ TICK_MS = 250
 
 REQUESTS_A_TURN = 1000  # a flood must not keep tokens from the others
 
-WORK_GRACE_S = 1.0
-"""How long the work thread may take to leave after a stop before the process ends anyway."""
-
 OUTLIVES_CLIENT = frozenset({"download", "train"})
 """Roles whose work goes on when the frontend that asked for it has gone."""
 
@@ -157,7 +154,7 @@ class Host:
 
     def _leave(self, work: threading.Thread) -> None:
         self._service.stop()
-        work.join(WORK_GRACE_S)
+        work.join(self._outlet.leave_s)
         self._drain_outlet()
         for request_id in list(self._owners):
             self._answer(self._stopped(request_id))

@@ -202,9 +202,10 @@ class Sampling:
 @record
 class Usage:
     """Tokens of one generation. ``reused_tokens`` of the input needed no computing, or were read
-    from the cloud's cache, and ``written_tokens`` were written to that. ``cost`` is in US dollars,
-    ``None`` where no price is known. The first ``unseen`` of the conversation's ``messages`` did
-    not fit into the context; both are 0 where all did."""
+    from the cloud's cache, and ``written_tokens`` were written to that; ``restored_tokens`` of them
+    were read from this disk. ``cost`` is in US dollars, ``None`` where no price is known. The first
+    ``unseen`` of the conversation's ``messages`` did not fit into the context; both are 0 where all
+    did."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -213,6 +214,7 @@ class Usage:
     written_tokens: int = 0
     unseen: int = 0
     messages: int = 0
+    restored_tokens: int = 0
 
 
 @record
@@ -330,7 +332,8 @@ class Generate:
     ``timeout``). ``adapter``: the name of one in the home; empty: the model alone. ``whole``:
     fail (``context_too_long``) rather than leave earlier turns out. ``think``: let the model think
     before it answers, where it has the choice; ``max_new_tokens`` do not count that. ``ongoing``:
-    the conversation probably goes on, so it is worth having the cloud cache it."""
+    the conversation probably goes on, so it is worth having the cloud cache it. ``conversation``: a
+    name of it, under which what was computed of it may be kept on this disk; empty: it may not."""
 
     request_id: str
     messages: tuple[ChatMessage, ...]
@@ -341,6 +344,7 @@ class Generate:
     whole: bool = False
     think: bool = False
     ongoing: bool = False
+    conversation: str = ""
 
 
 @record

@@ -43,7 +43,7 @@ class Keeper(Protocol):
 
     def begin(self, turn: Turn, conversation: Conversation) -> None: ...
 
-    def settle(self) -> None: ...
+    def settle(self) -> bool: ...
 
     def keep(self, turn: Turn, conversation: Conversation) -> None: ...
 
@@ -90,7 +90,8 @@ class TurnRunner:
                     case Waiting(role, state):
                         sink.progress(f"{role}: {describe_state(state)}", step)
                     case RouteDecision():
-                        self._history.settle()
+                        if self._history.settle():
+                            turn.kept_as = talk.turns[0].key if talk.turns else turn.key
                         sink.progress(f"asking {step.target} ...", step)
                     case PromptProgress():
                         sink.progress(describe_prompt(step), step)

@@ -318,6 +318,7 @@ class Session:
             whole=turn.trims_nothing,
             think=self.settings.inference.think != "off",
             ongoing=self._client.program == "repl",
+            kept_as=turn.kept_as if decision.target is Target.LOCAL else "",
         )
         turn.send()
         if self._interrupted:

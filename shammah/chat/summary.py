@@ -53,6 +53,8 @@ def describe_answer(done: Done, decision: RouteDecision) -> str:
         parts.append(f"{timings.decode_tokens_per_second:.1f} tok/s")
     if timings.ttft_s:
         parts.append(f"first token {timings.ttft_s:.2f} s")
+    if done.usage.restored_tokens:
+        parts.append("resumed from disk")
     if done.usage.cost is not None:
         parts.append(describe_cost(done.usage.cost))
     if done.left_out:
@@ -119,6 +121,8 @@ def _describe_course(turn: Turn) -> str:
     cached = describe_cached(usage.reused_tokens, usage.written_tokens)
     tokens_in = f"{usage.input_tokens:,} tokens in" + (f" ({cached})" if cached else "")
     parts = [f"{tokens_in}, {usage.output_tokens:,} out"]
+    if usage.restored_tokens:
+        parts.append(f"{usage.restored_tokens:,} tokens read from disk instead of computed")
     if timings.decode_tokens_per_second:
         parts.insert(0, f"{timings.decode_tokens_per_second:.0f} tok/s")
     if timings.total_s:

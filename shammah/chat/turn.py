@@ -199,6 +199,7 @@ class TurnInProgress:
         restarts: how often a backend has been asked for the rest.
         trims_nothing: the backend leaves no earlier turn out, since another could be asked.
         outcome: its name in the statistics.
+        kept_as: the name of the conversation, if the history keeps it; else empty.
         clock: in seconds; ``asked_s``, ``sent_s``, ``first_s`` and ``last_s`` are times of it.
     """
 
@@ -215,6 +216,7 @@ class TurnInProgress:
     outcome: str = ""
     restarts: int = 0
     trims_nothing: bool = False
+    kept_as: str = ""
     tokens: int = 0
     key: str = field(default_factory=new_key)
     clock: Callable[[], float] = time.monotonic

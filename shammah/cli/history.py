@@ -20,6 +20,7 @@ from shammah.history import listing
 from shammah.history.record import END_MARK, MARK, StoredConversation
 from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
 from shammah.settings.load import home_directory
+from shammah.storage.kept import erase
 from shammah.terminal.confirm import confirm
 from shammah.terminal.output import columns_of, echo, print_json
 from shammah.terminal.wording import printable, styled
@@ -203,6 +204,7 @@ def remove(numbers: tuple[int, ...], before: float | None, everything: bool, yes
         if not yes and not _agree(store, chosen, f"Permanently remove {what}?"):
             echo("Nothing was removed.", err=True)
             return ExitCode.FAILED
+        erase(store.path.parent, store.keys(chosen))  # first: nothing else knows the names
         if not store.remove(chosen):
             echo(
                 f"{what} removed. Another program is reading: the text stays in "

@@ -83,11 +83,10 @@ class Recorder:
         if self.enabled:
             self._begun = self._write(turn, conversation)
 
-    def settle(self) -> None:
-        """Wait until the question is on the disk, for `BEGIN_S` at most."""
-        if self._begun is not None:
-            self._begun.wait(BEGIN_S)
-            self._begun = None
+    def settle(self) -> bool:
+        """Wait until the question is on the disk, for `BEGIN_S` at most; whether it is."""
+        begun, self._begun = self._begun, None
+        return begun is not None and begun.wait(BEGIN_S) and not self._conversation.unsaved
 
     def keep(self, turn: Turn, conversation: Conversation) -> None:
         """Store a finished turn of ``conversation``, the present one."""

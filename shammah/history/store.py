@@ -133,6 +133,15 @@ class Store:
 
         self._database.run(undo, write=True)
 
+    def keys(self, numbers: list[int]) -> list[str]:
+        """Return the keys of all turns of these conversations."""
+        query = "SELECT key FROM turns WHERE conversation = ?"
+        return [
+            key
+            for number in numbers
+            for key in self._rows(query, (number,), lambda row: str(row[0]))
+        ]
+
     def remove(self, numbers: list[int]) -> bool:
         """Remove conversations, so that no file has their text any more.
 

@@ -36,6 +36,8 @@ class InferenceSettings:
     """Longest conversation, in tokens; 0: what model and memory allow."""
     kv_memory: float = 0.0
     """GiB for the keys and values of conversations; 0: half of what is free after loading."""
+    kv_disk: float = 2.0
+    """GiB on disk for the same, so that conversations resume at once after a restart; 0: none."""
     stop_repetition: bool = True
     """Whether an answer ends when it does nothing but repeat itself."""
     queue: int = 64
@@ -224,6 +226,7 @@ AT_LEAST: dict[SettingPath, int] = {
     ("inference", "think_tokens"): 1,
     ("inference", "context_length"): 0,
     ("inference", "kv_memory"): 0,
+    ("inference", "kv_disk"): 0,
     ("inference", "queue"): 1,
     ("inference", "keep_alive"): -1,
     ("cloud", "max_tokens"): 1,

@@ -69,7 +69,7 @@ def _identifying(
     """Return the model, and what distinguishes workers of ``role``, by the names people know."""
     parts = {"SHAMMAH_HOME": str(settings.home)}
     if role == "inference":
-        names = "device dtype max_new_tokens think_tokens context_length kv_memory engine"
+        names = "device dtype max_new_tokens think_tokens context_length kv_memory kv_disk engine"
         names += " quantization stop_repetition"
         own = settings.inference
         parts |= {"model": settings.model, "HF_HOME": str(hub_cache(environ))}

@@ -264,11 +264,13 @@ class ScriptedEngine:
     stages: tuple[str, ...] = ("pretend",)
     loading: threading.Event = field(default_factory=threading.Event)
     on_step: Callable[[int], None] = lambda number: None
+    on_keep: Callable[[], None] = lambda: None
     steps: int = 0
     turns: deque[SequenceRequest] = field(default_factory=deque)
     done: dict[str, int] = field(default_factory=dict)
     submitted: list[SequenceRequest] = field(default_factory=list)
     adapters: list[Adapter] = field(default_factory=list)
+    keeps: list[bool] = field(default_factory=list)
 
     @property
     def active(self) -> int:
@@ -301,6 +303,10 @@ class ScriptedEngine:
 
     def cancel(self, request_id: str) -> None:
         self.turns = deque(r for r in self.turns if r.request_id != request_id)
+
+    def keep(self, enough: Callable[[], bool], *, last: bool) -> None:
+        self.keeps.append(last)
+        self.on_keep()
 
     def step(self) -> list[StepResult]:
         self.steps += 1

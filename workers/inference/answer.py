@@ -99,7 +99,7 @@ class Answer:
         self._notices = notices
         self._guarded = guarded
         self._repetition = Repetition()
-        self._usage = usage
+        self._usage, self._restored = usage, usage.restored_tokens
         self._reused = 0
         self._started: float | None = None
         self._first_token: float | None = None
@@ -150,6 +150,7 @@ class Answer:
         if self._first_token is None:  # what follows thoughts has been computed before
             self._prefilled += step.prefilled
             self._reused += step.reused
+            self._restored += step.restored
         if step.generated:
             self._last_token = now
             if self._first_token is None:
@@ -235,6 +236,7 @@ class Answer:
             input_tokens=self._input_tokens,
             output_tokens=self._generated,
             reused_tokens=self._reused,
+            restored_tokens=min(self._restored, self._reused),
         )
         timings = self._timings(now)
         return Done(

@@ -38,6 +38,7 @@ class LoadSettings:
     quantization: str = "auto"
     context_length: int = 0
     kv_memory: float = 0.0
+    kv_disk: float = 2.0
     lean: bool = False
     home: Path | None = None
 
@@ -90,7 +91,8 @@ class SequenceRequest:
     ``prompt`` is not empty; the caller has made sure that prompt and ``max_new_tokens`` fit
     into the context. A token of ``stop_ids`` ends the sequence and is no part of it.
     ``client``: the client that asks; clients get equal shares. ``adapter``: the key of the one that
-    is added to the model, which the engine holds; empty for none.
+    is added to the model, which the engine holds; empty for none. ``conversation``: the name under
+    which its keys and values may be kept on disk; empty: they may not.
     """
 
     request_id: str
@@ -100,6 +102,7 @@ class SequenceRequest:
     stop_ids: frozenset[int]
     client: str = ""
     adapter: str = ""
+    conversation: str = ""
 
 
 FinishReason = Literal["stop", "length", "repetition"]
@@ -112,6 +115,7 @@ class StepResult:
     Attributes:
         prefilled: prompt tokens computed in this step.
         reused: prompt tokens that needed no computing; reported once, in the first result.
+        restored: those of them that were read from the disk; the same.
         generated: tokens chosen in this step, a stop token included.
         token_ids: the same without the stop token.
         finish_reason: set in a sequence's last result, unless it failed.
@@ -125,6 +129,7 @@ class StepResult:
     finish_reason: FinishReason | None = None
     failure: ShammahError | None = None
     reused: int = 0
+    restored: int = 0
 
 
 class LoadObserver(Protocol):
@@ -188,6 +193,14 @@ class Engine(Protocol):
 
     def cancel(self, request_id: str) -> None:
         """Drop a sequence now: no later step works for it or names it."""
+
+    def keep(self, enough: Callable[[], bool], *, last: bool) -> None:
+        """Write to the disk what there is of conversations that may be kept there.
+
+        Args:
+            enough: whether to stop now.
+            last: whether the engine ends, so that a part is better than nothing.
+        """
 
 
 def _read_text(checkpoint: Checkpoint) -> ModelText:

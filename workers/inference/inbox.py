@@ -84,11 +84,16 @@ class Inbox:
         with self._changed:
             self._held = False
 
-    def take(self, *, wait: bool) -> Delivery:
-        """Everything that has come; ``wait`` until there is something, or a `hold`."""
+    def has_news(self) -> bool:
+        """Whether `take` would not wait."""
+        return bool(self._waiting or self._cancelled or self._closed or self._held)
+
+    def take(self, *, wait: bool, most_s: float | None = None) -> Delivery:
+        """Everything that has come; ``wait`` until there is something, or a `hold`, for ``most_s``
+        seconds."""
         with self._changed:
-            while wait and not (self._waiting or self._cancelled or self._closed or self._held):
-                self._changed.wait()
+            if wait:
+                self._changed.wait_for(self.has_news, most_s)
             came = [] if self._held else list(self._waiting.values())
             arrivals = [one for one in came if isinstance(one, Arrival)]
             ahead = [one for one in came if isinstance(one, Ahead)]

@@ -23,6 +23,9 @@ class ReadingAhead:
         reply: takes the end of a request.
         clock: monotonic seconds.
         adapter: the key of a named adapter that the engine holds now.
+
+    Attributes:
+        restored: tokens that were read from the disk for a client's conversation, until it asks.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class ReadingAhead:
         self._waiting: dict[str, Ahead] = {}
         self._running: Ahead | None = None
         self._usage = Usage()
+        self.restored: dict[str, int] = {}
 
     @property
     def waits(self) -> bool:
@@ -98,6 +102,8 @@ class ReadingAhead:
         running = self._running
         if running is None or running.request.request_id != result.request_id:
             return False
+        if result.restored:
+            self.restored[running.client] = result.restored
         if result.reused:
             self._usage = Usage(self._usage.input_tokens, 0, result.reused)
         if result.failure is not None:

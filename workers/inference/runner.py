@@ -107,6 +107,24 @@ def check_logits(logits: Logits, check_weights: Callable[[], None], form: str) -
         )
 
 
+@record
+class KVAccess:
+    """How the keys and values in a slot become bytes, and come back.
+
+    Attributes:
+        form: all that their bits depend on besides the model, the adapter and the tokens: the
+            format of the weights, the code and what it computes on, the layout.
+        bytes_per_token: of those bytes, about.
+        dump: of a slot, the first position and how many: nothing of what else the slot holds.
+        load: the same, and the bytes; a slot may be too short for the last positions.
+    """
+
+    form: str
+    bytes_per_token: int
+    dump: Callable[[int, int, int], bytes]
+    load: Callable[[int, int, int, bytes], None]
+
+
 class Runner(Protocol):
     """One thread calls it. A slot holds the keys and values of one sequence's tokens."""
 
@@ -148,6 +166,9 @@ class Runner(Protocol):
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Have the first ``length`` tokens of ``source`` in ``target``, too."""
+
+    def kv_access(self) -> KVAccess | None:
+        """To what was reserved last; ``None``: keys and values cannot be taken out."""
 
     def add_adapter(self, adapter: Adapter) -> int:
         """Have an adapter that rows can be computed with; the bytes that it takes.

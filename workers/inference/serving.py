@@ -14,16 +14,23 @@ from shammah.errors import ShammahError, tools_unsupported
 from shammah.settings.model import InferenceSettings
 from workers.inference.answer import Answer, Thinking
 from workers.inference.engine import SequenceRequest, StepResult
-from workers.inference.inbox import Arrival, Inbox
+from workers.inference.inbox import Arrival, Delivery, Inbox
 from workers.inference.reading_ahead import ReadingAhead
 from workers.inference.scheduling.sampling import plan_sampling
 from workers.inference.startup.loading import LoadedModel
 from workers.inference.text.context import fit
 from workers.inference.text.continuation import split_begun
 from workers.logs import describe
-from workers.service import Outlet
+from workers.service import LEAVE_S, Outlet
 
 log = logging.getLogger(__name__)
+
+IDLE_S = 60.0
+"""After so many seconds without a request conversations are written to the disk: seldom enough not
+to wear it out, and before `keep_alive` ends."""
+
+END_S = 1.5
+"""How long they are written when the worker ends. A stop becomes a kill later."""
 
 
 class Serving:
@@ -52,6 +59,8 @@ class Serving:
         self._outlet = outlet
         self._clock = clock
         self._answers: dict[str, Answer] = {}
+        self._kept = True
+        outlet.leave_s = max(outlet.leave_s, END_S + LEAVE_S)
         ready = model.ready
         self._provenance = Provenance(
             "inference",
@@ -71,7 +80,12 @@ class Serving:
         The host, which closes it, ends the answers that still run.
         """
         while True:
-            delivery = self._inbox.take(wait=self._engine.active == 0 and not self._ahead.waits)
+            idle = self._engine.active == 0 and not self._ahead.waits
+            delivery = self._inbox.take(wait=idle, most_s=None if self._kept else IDLE_S)
+            if idle and delivery == Delivery():
+                self._keep(self._inbox.has_news)
+            if delivery.closed:
+                self._keep(self._end_of(END_S), last=True)
             if delivery.held:
                 self._ahead.stop()
             if delivery.closed or (delivery.held and self._engine.active == 0):
@@ -103,6 +117,18 @@ class Serving:
             hint = "Ask again. If it happens again, see the inference worker's log."
             self._fail(request_id, ShammahError("internal", why, hint))
 
+    def _end_of(self, seconds: float) -> Callable[[], bool]:
+        until = self._clock() + seconds
+        return lambda: self._clock() >= until
+
+    def _keep(self, enough: Callable[[], bool], *, last: bool = False) -> None:
+        """Write what may be kept of the conversations; if that fails they only come back cold."""
+        self._kept = True
+        try:
+            self._engine.keep(enough, last=last)
+        except Exception:
+            log.exception("conversations could not be kept")
+
     # --- requests -------------------------------------------------------------------------
 
     def _admit(self, arrival: Arrival) -> None:
@@ -111,6 +137,9 @@ class Serving:
             raise tools_unsupported("The local model")
         self._ahead.give_way(arrival.client)
         sequence, thinking, notices, usage = self._sequence(arrival)
+        if conversation := arrival.request.conversation:
+            sequence, self._kept = replace(sequence, conversation=conversation), False
+        usage = replace(usage, restored_tokens=self._ahead.restored.pop(arrival.client, 0))
         detokenizer = self._model.chat.detokenizer(split_begun(arrival.request.messages)[1])
         guarded = self._settings.stop_repetition
         answer = Answer(

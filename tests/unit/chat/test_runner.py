@@ -65,8 +65,9 @@ class World:
     def begin(self, turn: Turn, conversation: Conversation) -> None:
         self.log.append(f"begin {turn.finish}")
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         self.log.append("settle")
+        return True
 
     def keep(self, turn: Turn, conversation: Conversation) -> None:
         assert conversation.turns[-1] is turn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -15,6 +16,11 @@ from workers.inference.engine import (
     LoadSettings,
     SequenceRequest,
     StepResult,
+)
+from workers.inference.kept_conversations import (
+    InterruptedWriteError,
+    KeptConversations,
+    open_kept,
 )
 from workers.inference.memory import check_context, is_out_of_memory, kv_budget
 from workers.inference.packages.adapter_file import Adapter
@@ -53,6 +59,7 @@ class BatchedEngine:
         self._slots = Slots(0, 0, reuses=False)
         self._speculation = Speculation(0)
         self._adapters = AdapterCache(BUDGET_BYTES, runner.drop_adapter)
+        self._kept: KeptConversations | None = None
 
     @property
     def name(self) -> str:
@@ -86,6 +93,8 @@ class BatchedEngine:
         self._runner.reserve(slots, capacity)
         self._slots = Slots(slots, budget, reuses=limits.reuses)
         self._speculation = Speculation(limits.batch if self._speculates and limits.exact else 0)
+        if limits.reuses:
+            self._kept = open_kept(settings, checkpoint, self._runner.kv_access())
         return replace(facts, context_length=capacity)
 
     def holds(self, adapter: str) -> bool:
@@ -119,7 +128,11 @@ class BatchedEngine:
         while (sequence := self._scheduler.next_waiting()) is not None:
             request = sequence.request
             place = self._slots.place(
-                request.request_id, request.prompt, sequence.length, request.adapter
+                request.request_id,
+                request.prompt,
+                sequence.length,
+                adapter=request.adapter,
+                conversation=request.conversation,
             )
             if place is None:
                 return
@@ -129,8 +142,25 @@ class BatchedEngine:
                     self._runner.copy(place.copy_from, place.slot, place.reused)
                 for slot in place.released:
                     self._runner.release(slot)
+                self._restore(sequence)
             except Exception as error:
                 yield self._fail(sequence, error)
+
+    def _restore(self, sequence: Sequence) -> None:
+        """Read what the disk has more of a sequence than its slot."""
+        kept, request, held = self._kept, sequence.request, sequence.reused
+        found = kept and kept.find(request.prompt, request.adapter, held)
+        if kept and found and kept.read(found, sequence.slot, held, request.adapter):
+            self._slots.extend(sequence.slot, request.prompt[held : found.shared])
+            sequence.computed = sequence.reused = found.shared
+            sequence.restored = found.shared - held
+
+    def keep(self, enough: Callable[[], bool], *, last: bool) -> None:
+        with contextlib.suppress(InterruptedWriteError):
+            for slot in self._slots.unkept():
+                if self._kept is not None:
+                    self._kept.write(slot, enough, last=last)
+                slot.kept = True
 
     def _compute(self, plan: Plan) -> list[StepResult]:
         """Do a step in one pass. If that fails, each of its sequences alone, so that one cannot
@@ -190,14 +220,15 @@ class BatchedEngine:
         try:
             if not sequence.prefilling:
                 self._slots.extend(sequence.slot, (sequence.last,))
-                return self._choose(sequence, rows, guesses)
+                nothing = StepResult(sequence.request.request_id)
+                return self._choose(sequence, rows, guesses, nothing)
             count = len(span.tokens)
             self._slots.extend(sequence.slot, span.tokens)
             sequence.computed += count
-            reused = sequence.reused if span.start == sequence.reused else 0
-            if not span.wanted:
-                return StepResult(sequence.request.request_id, count, reused=reused)
-            return self._choose(sequence, rows, [], count, reused)
+            first = span.start == sequence.reused
+            reused, restored = (sequence.reused, sequence.restored) if first else (0, 0)
+            said = StepResult(sequence.request.request_id, count, reused=reused, restored=restored)
+            return self._choose(sequence, rows, [], said) if span.wanted else said
         except Exception as error:
             return self._fail(sequence, error)
 
@@ -206,10 +237,10 @@ class BatchedEngine:
         sequence: Sequence,
         rows: Rows,
         guesses: list[int],
-        prefilled: int = 0,
-        reused: int = 0,
+        computed: StepResult,
     ) -> StepResult:
         """The tokens that follow: from the first row, and from each after a guess that is right.
+        They are added to what was ``computed`` of the prompt.
 
         What was computed of wrong guesses is beyond what the slot holds, and is written over.
         """
@@ -225,7 +256,9 @@ class BatchedEngine:
         if finish is not None:
             self._end(sequence)
         shown = chosen[:-1] if finish == "stop" else chosen
-        return StepResult(name, prefilled, len(chosen), tuple(shown), finish, reused=reused)
+        return replace(
+            computed, generated=len(chosen), token_ids=tuple(shown), finish_reason=finish
+        )
 
     def _fail(self, sequence: Sequence, error: Exception) -> StepResult:
         log.error("a sequence failed", exc_info=error)

@@ -16,12 +16,14 @@ from workers.inference.engine import FinishReason, SequenceRequest
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One request under way: ``computed`` tokens of it are in ``slot``."""
+    """One request under way: ``computed`` tokens of it are in ``slot``. Of the ``reused`` ones
+    ``restored`` came from the disk."""
 
     request: SequenceRequest
     slot: int = -1
     computed: int = 0
     reused: int = 0
+    restored: int = 0
     generated: int = 0
     last: int = 0
     turn: int = 0

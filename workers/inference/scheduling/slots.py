@@ -20,7 +20,8 @@ COPY_FROM = 16
 class Slot:
     """``tokens`` are those whose keys and values it holds, computed with ``adapter`` (empty: by the
     model alone); ``used`` grows with time. ``taken``: tokens that it takes memory for: what an
-    earlier sequence has left stays until the next one computes something."""
+    earlier sequence has left stays until the next one computes something. ``conversation``: under
+    which name it may be kept on disk (empty: not at all); ``kept``: nothing has changed since."""
 
     number: int
     tokens: list[int] = field(default_factory=list)
@@ -28,6 +29,8 @@ class Slot:
     owner: str | None = None
     used: int = 0
     adapter: str = ""
+    conversation: str = ""
+    kept: bool = False
 
     def shares(self, prompt: Sequence[int], adapter: str) -> int:
         """How much of the beginning of ``prompt`` it holds."""
@@ -68,11 +71,17 @@ class Slots:
         self._promised: dict[int, int] = {}
 
     def place(
-        self, owner: str, prompt: Sequence[int], length: int, adapter: str = ""
+        self,
+        owner: str,
+        prompt: Sequence[int],
+        length: int,
+        *,
+        adapter: str = "",
+        conversation: str = "",
     ) -> Placement | None:
         """A slot for ``owner``, whose sequence will have up to ``length`` tokens.
 
-        ``adapter``: what it is computed with. ``None``: there is none now, or too little of the
+        ``adapter``, ``conversation``: see `Slot`. ``None``: there is none now, or too little of the
         budget is left.
         """
         free = [slot for slot in self._slots if slot.owner is None]
@@ -93,6 +102,7 @@ class Slots:
         target.taken = shared if source is not None else target.taken
         target.adapter = adapter
         target.owner = owner
+        target.conversation, target.kept = conversation, False
         self._promised[target.number] = length
         self._touch(target)
         keep = {target.number} | ({source} if source is not None else set())
@@ -103,7 +113,18 @@ class Slots:
         slot = self._slots[number]
         slot.tokens.extend(tokens)
         slot.taken = len(slot.tokens)
+        slot.kept = False
         self._touch(slot)
+
+    def unkept(self) -> list[Slot]:
+        """The slots whose conversations may be kept on disk and are not; of each conversation the
+        one that was used last, and that of the last one first."""
+        latest: dict[str, Slot] = {}
+        for slot in sorted(self._slots, key=lambda slot: slot.used):
+            if slot.conversation and slot.tokens:
+                latest.pop(slot.conversation, None)
+                latest[slot.conversation] = slot
+        return [slot for slot in reversed(latest.values()) if not slot.kept]
 
     def free(self, number: int) -> None:
         """Its sequence has ended; what it holds stays until the space is needed."""

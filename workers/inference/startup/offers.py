@@ -91,6 +91,7 @@ def find_offers(
         asked.quantization,
         context_length=asked.context_length,
         kv_memory=asked.kv_memory,
+        kv_disk=asked.kv_disk,
         home=home,
     )
 

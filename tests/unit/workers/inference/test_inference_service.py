@@ -46,6 +46,7 @@ from tests.real.models import (
     make_tokenizer,
     write_checkpoint,
 )
+from workers.inference import serving as serving_module
 from workers.inference.answer import Answer, Thinking
 from workers.inference.engine import FinishReason, SequenceRequest, StepResult
 from workers.inference.inbox import Arrival, Inbox
@@ -655,3 +656,65 @@ def test_an_adapter_that_cannot_be_used_fails_its_own_question_alone(
         assert isinstance(run.end("b"), Done)
     assert run.engine.adapters == []
     assert len(run.engine.submitted) == 1
+
+
+# --- keeping what was computed ------------------------------------------------------------
+
+
+def test_an_idle_worker_keeps_conversations_once(
+    directory: Path, answer: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_module, "IDLE_S", 0.0)
+    with _running(directory, answer) as run:
+        kept = threading.Event()
+        run.engine.on_keep = kept.set
+        run.ask("a", conversation="c")
+        run.end("a")
+        assert kept.wait(PATIENCE_S)
+        assert run.engine.submitted[0].conversation == "c"
+        assert run.engine.keeps == [False]
+        run.ask("b")  # which may not be kept
+        run.end("b")
+    assert run.engine.keeps == [False, True]
+
+
+def test_a_worker_that_ends_keeps_conversations(directory: Path, answer: list[int]) -> None:
+    with _running(directory, answer) as run:
+        run.ask("a", conversation="c")
+        run.end("a")
+    assert run.engine.keeps == [True]
+
+
+def test_what_cannot_be_kept_ends_nothing(
+    directory: Path, answer: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(serving_module, "IDLE_S", 0.0)
+    with _running(directory, answer) as run:
+        run.engine.on_keep = fail
+        for name in "ab":
+            run.ask(name, conversation="c")
+            assert isinstance(run.end(name), Done)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_was_read_from_the_disk_is_told_once(
+    directory: Path, answer: list[int], monkeypatch: pytest.MonkeyPatch, *, ahead: bool
+) -> None:
+    def advance(engine: ScriptedEngine, request: SequenceRequest) -> StepResult:
+        restored = 5 if len(engine.submitted) == 1 else 0
+        return StepResult(request.request_id, 1, 1, (), "stop", reused=9, restored=restored)
+
+    monkeypatch.setattr(ScriptedEngine, "advance", advance)
+    with _running(directory, answer) as run:
+        if ahead:
+            turn = (ChatMessage("user", "hello"), ChatMessage("assistant", "yes"))
+            run.service.submit(Prefill("p", turn))
+            run.end("p")
+        for name, restored in (("a", 5), ("b", 0)):
+            run.ask(name)
+            done = run.end(name)
+            assert isinstance(done, Done)
+            assert (done.usage.reused_tokens, done.usage.restored_tokens) == (9, restored)

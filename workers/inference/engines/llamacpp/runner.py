@@ -133,6 +133,9 @@ class LlamaCppRunner:
 
     # --- adapters -------------------------------------------------------------------------
 
+    def kv_access(self) -> None:
+        return None
+
     def add_adapter(self, adapter: Adapter) -> int:
         why = "the llamacpp engine computes the weights of a GGUF file without any"
         raise unsupported(adapter.key, why)

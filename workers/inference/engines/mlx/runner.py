@@ -118,6 +118,9 @@ class MlxRunner:
 
     # --- adapters -------------------------------------------------------------------------
 
+    def kv_access(self) -> None:
+        return None
+
     def add_adapter(self, adapter: Adapter) -> int:
         return self._adapters.add(adapter)
 

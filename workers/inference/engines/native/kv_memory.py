@@ -47,6 +47,30 @@ class KVMemory:
         keys[target, :, :, :blocks] = keys[source, :, :, :blocks]
         values[target, :, :, :, :length] = values[source, :, :, :, :length]
 
+    def dump(self, slot: int, start: int, count: int) -> bytes:
+        """What a slot holds of ``count`` positions from ``start``, which is a multiple of `LANES`:
+        keys (layers, heads, blocks, head, `LANES`), then values (layers, heads, blocks, positions,
+        `LANES`)."""
+        first, end = start // LANES, padded(start + count, LANES) // LANES
+        keys = self.cache.keys[slot, :, :, first:end].copy()
+        if count % LANES:  # what lies there may be of another conversation
+            keys[:, :, -1, :, count % LANES :] = 0
+        values = self.cache.values[slot, :, :, :, start : start + count]
+        return keys.tobytes() + values.tobytes()
+
+    def load(self, slot: int, start: int, count: int, data: bytes) -> None:
+        """Undo `dump`, as far as a slot has room."""
+        keys, values = self.cache.keys[slot], self.cache.values[slot]
+        blocks, first = padded(count, LANES) // LANES, start // LANES
+        shape = (*keys.shape[:2], blocks, *keys.shape[3:])
+        cut = math.prod(shape)
+        numbers = np.frombuffer(data, np.uint16)
+        target = keys[:, :, first : first + blocks]
+        target[:] = numbers[:cut].reshape(shape)[:, :, : target.shape[2]]
+        target = values[:, :, :, start : start + count]
+        shape = (*values.shape[:3], count, values.shape[4])
+        target[:] = numbers[cut:].reshape(shape)[:, :, :, : target.shape[3]]
+
 
 def bytes_per_token(architecture: Architecture) -> int:
     """What a position of a slot takes."""

@@ -20,7 +20,12 @@ from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
 from workers.inference.engines.native import processor
 from workers.inference.engines.native.architecture import Architecture, read_architecture, supports
 from workers.inference.engines.native.computation import Computation
-from workers.inference.engines.native.kernels import kernel_directory, prepare_kernels
+from workers.inference.engines.native.kernels import (
+    HERE,
+    digest_of_text,
+    kernel_directory,
+    prepare_kernels,
+)
 from workers.inference.engines.native.kv_memory import KVMemory, bytes_per_token
 from workers.inference.engines.native.machine_code import MachineCode
 from workers.inference.engines.native.packed_model import open_model
@@ -29,7 +34,7 @@ from workers.inference.engines.native.thread_pool import ThreadPool
 from workers.inference.memory import free_main_memory
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.runner import Logits, RunnerLimits, Span
+from workers.inference.runner import KVAccess, Logits, RunnerLimits, Span
 
 __all__ = ["NativeRunner", "supports"]
 
@@ -134,6 +139,12 @@ class NativeRunner:
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._memory.copy(source, target, length)
+
+    def kv_access(self) -> KVAccess:
+        features = " ".join(sorted(processor.features()))
+        form = (self.engine, self.quantization, digest_of_text(HERE), processor.kind(), features)
+        memory = self._memory
+        return KVAccess("\n".join(form), self.kv_bytes_per_token(), memory.dump, memory.load)
 
     # --- adapters -------------------------------------------------------------------------
 

@@ -149,6 +149,9 @@ class TransformersRunner:
 
     # --- adapters -------------------------------------------------------------------------
 
+    def kv_access(self) -> None:
+        return None
+
     def add_adapter(self, adapter: Adapter) -> int:
         return self._adapters.add(adapter)
 

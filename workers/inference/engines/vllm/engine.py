@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 from shammah.errors import ShammahError
@@ -147,6 +148,9 @@ class VllmEngine:
         if self._requests.pop(request_id, None) is not None:
             self._begun.discard(request_id)
             self._engine.abort_request([request_id])
+
+    def keep(self, enough: Callable[[], bool], *, last: bool) -> None:
+        """It does not give its keys and values away."""
 
     def _take(self, request: SequenceRequest, output: Any) -> StepResult:
         name, [completion] = request.request_id, output.outputs

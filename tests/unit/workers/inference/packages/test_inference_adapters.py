@@ -245,14 +245,16 @@ def test_a_beginning_is_reused_only_with_the_adapter_it_was_computed_with() -> N
     prompt = list(range(4 * COPY_FROM))
     slots = Slots(3, 1000, reuses=True)
     for owner, adapter in (("a", ""), ("b", "tidy"), ("c", "terse")):
-        place = slots.place(owner, prompt, 80, adapter)
+        place = slots.place(owner, prompt, 80, adapter=adapter)
         assert place is not None
         assert place.reused == 0
         assert place.copy_from is None
         slots.extend(place.slot, prompt)
         slots.free(place.slot)
     for slot, adapter in enumerate(("", "tidy", "terse")):
-        assert slots.place("again", [*prompt, 1], 80, adapter) == Placement(slot, len(prompt))
+        assert slots.place("again", [*prompt, 1], 80, adapter=adapter) == Placement(
+            slot, len(prompt)
+        )
         slots.free(slot)
 
 

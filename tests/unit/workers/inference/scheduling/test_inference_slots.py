@@ -164,3 +164,46 @@ def test_what_was_released_counts_no_more() -> None:
     number = _hold(slots, "b", list(range(900)))
     slots.forget(number)
     assert slots.place("c", list(range(4000, 4010)), 950) == Placement(number, 0)
+
+
+# --- what may be kept on disk -------------------------------------------------------------
+
+
+def _talk(slots: Slots, conversation: str, tokens: list[int]) -> int:
+    place = slots.place("x", tokens, len(tokens), conversation=conversation)
+    assert place is not None
+    slots.extend(place.slot, tokens[place.reused :])
+    slots.free(place.slot)
+    return place.slot
+
+
+def test_only_what_may_be_kept_is_and_the_latest_first() -> None:
+    slots = Slots(4, 1000, reuses=True)
+    first = _talk(slots, "a", LONG)
+    _talk(slots, "", [1, 2, 3])
+    second = _talk(slots, "b", [4, 5, 6])
+    assert [slot.number for slot in slots.unkept()] == [second, first]
+
+
+def test_of_two_branches_of_a_conversation_the_latest_is_kept() -> None:
+    slots = Slots(4, 1000, reuses=True)
+    _talk(slots, "a", LONG)
+    branch = _talk(slots, "a", [*LONG[: 2 * COPY_FROM], 1, 2, 3])
+    assert [slot.number for slot in slots.unkept()] == [branch]
+
+
+def test_what_is_kept_is_not_kept_again_until_it_grows() -> None:
+    slots = Slots(2, 1000, reuses=True)
+    _talk(slots, "a", LONG)
+    for slot in slots.unkept():
+        slot.kept = True
+    assert slots.unkept() == []
+    _talk(slots, "a", [*LONG, 7])
+    assert [slot.tokens[-1] for slot in slots.unkept()] == [7]
+
+
+def test_a_question_that_may_not_be_kept_takes_its_slot_out() -> None:
+    slots = Slots(1, 1000, reuses=True)
+    _talk(slots, "a", LONG)
+    _talk(slots, "", [*LONG, 7])
+    assert slots.unkept() == []
