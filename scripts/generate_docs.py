@@ -53,6 +53,8 @@ def walk_settings(
         value = getattr(table, field.name)
         if is_dataclass(value):
             yield from walk_settings(value, (*path, field.name))
+        elif field.name == model.SERVERS:
+            yield from walk_settings(model.ServerSettings(), (field.name, "NAME"))
         elif field.name != "home":
             yield (*path, field.name), type(table).__name__, value
 

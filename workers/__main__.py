@@ -81,6 +81,10 @@ def _serve(options: argparse.Namespace) -> int:
 def _service(
     role: str, settings: Settings, endpoints: Endpoints, *, foreground: bool
 ) -> Service[Any]:
+    if role == "inference" and settings.server:
+        from workers.servers.service import ServerService
+
+        return ServerService(settings)
     if role == "inference":
         from workers.inference.service import InferenceService
         from workers.inference.startup.attempts import Attempts

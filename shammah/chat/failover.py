@@ -32,9 +32,13 @@ _BROKEN = frozenset(
         "cloud_timeout",
         "cloud_truncated",
         "cloud_unreachable",
+        "server_busy",
+        "server_interrupted",
+        "server_unreachable",
     }
 )
-"""The cloud broke off. Before any text its worker has already tried again."""
+"""The cloud broke off, or the server that is the local model. Before any text the cloud worker has
+already tried again."""
 
 _UNABLE = frozenset(
     {
@@ -45,6 +49,8 @@ _UNABLE = frozenset(
         "generation_failed",
         "internal",
         "out_of_memory",
+        "server_malformed",
+        "server_refused",
     }
 )
 """The same backend would fail again, the other one need not."""

@@ -25,7 +25,15 @@ from shammah.settings.load import (
     parse_config,
     read_config,
 )
-from shammah.settings.model import ENVIRONMENT, SECRET, Settings, setting_names, value_of
+from shammah.settings.model import (
+    ENVIRONMENT,
+    SERVERS,
+    ServerSettings,
+    Settings,
+    is_secret,
+    setting_names,
+    value_of,
+)
 from shammah.settings.report import Value, explain_settings, shown, written
 from shammah.terminal.confirm import confirm
 from shammah.terminal.external_editor import edit_file
@@ -200,7 +208,7 @@ def set_(name: str, values: tuple[str, ...]) -> int:
       shammah config set cloud.api_key -                  asks for it, hidden
     """
     path, file = _known(name), config_file(os.environ)
-    if path == SECRET and values == ("-",):
+    if is_secret(path) and values == ("-",):
         values = (_read_secret(name),)
     value = _parse(path, values)
     if path == ("model",):
@@ -219,7 +227,7 @@ def set_(name: str, values: tuple[str, ...]) -> int:
 
 def _known(name: str) -> tuple[str, ...]:
     path = tuple(name.split("."))
-    if path in setting_names():
+    if path in setting_names(path[1:2] if path[0] == SERVERS else ()):
         return path
     import difflib
 
@@ -232,7 +240,8 @@ def _known(name: str) -> tuple[str, ...]:
 
 def _parse(path: tuple[str, ...], given: tuple[str, ...]) -> Any:
     """Return the value that ``given`` means. Invalid values stay text, which the check refuses."""
-    default = value_of(Settings(Path()), path)
+    named = {path[1]: ServerSettings()} if path[0] == SERVERS else {}
+    default = value_of(Settings(Path(), servers=named), path)
     if isinstance(default, tuple):
         return given
     if len(given) != 1:

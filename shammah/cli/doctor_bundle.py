@@ -67,6 +67,7 @@ class Redaction:
         secrets = [environ.get(name, "") for name in SECRETS]
         if settings:
             secrets += [value_of(settings, SECRET), settings.system]
+            secrets += [server.key for server in settings.servers.values()]
         self._secrets = [secret for secret in secrets if len(secret) >= 4]
         names = [(home.rstrip("/"), "~")]
         names += [(environ.get(name, ""), "user") for name in ("USER", "LOGNAME")]

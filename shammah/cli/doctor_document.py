@@ -28,7 +28,13 @@ from shammah.bus.endpoints import ROLES, lock_holder, open_endpoints
 from shammah.bus.messages import Failed, NotAvailable
 from shammah.bus.probe import GONE, ask_status
 from shammah.cli.doctor_choices import list_choices
-from shammah.cli.doctor_probes import Problem, network_problems, probe_network, probe_start
+from shammah.cli.doctor_probes import (
+    Problem,
+    network_problems,
+    probe_network,
+    probe_servers,
+    probe_start,
+)
 from shammah.errors import ShammahError
 from shammah.models.catalogue import GIB, Machine, is_offline
 from shammah.models.cgroups import memory_left, memory_limits
@@ -92,6 +98,7 @@ def examine(
     changed = changed_settings(settings, Settings(settings.home))
     document["settings"] = {name: for_strangers(name, value) for name, value in changed}
     add("workers", lambda: _workers(environ, problems, cloud=cloud))
+    add("servers", lambda: probe_servers(settings, problems))
     if network:
         add("network", lambda: probe_network(settings, environ, problems))
     document |= timed("libraries", lambda: _libraries(environ, model, licence))

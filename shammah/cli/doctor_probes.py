@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import pty
 import select
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +19,18 @@ from typing import Any
 
 from shammah.settings.model import Settings
 from shammah.settings.network import PROXY_HINT, certificate_problem, read_proxies
+from shammah.settings.report import without_secrets
 from shammah.supervision.identity import hub_endpoint
 from shammah.supervision.reachability import reach
 
 CLAUDE = "https://api.anthropic.com"
+
+USUAL_PORTS = {"llama": 8080, "vllm": 8000, "ollama": 11434, "lmstudio": 1234, "sglang": 30000}
+"""Where llama-server, vLLM, ollama, LM Studio and SGLang listen unless they are told otherwise."""
+
+SERVER_S = 1.0
+MOST_BYTES = 1024 * 1024
+"""Of a list of models."""
 
 Part = dict[str, Any]
 
@@ -63,6 +74,44 @@ def probe_network(
             why = f"Couldn't reach {reached.host or name}{through}: {reached.error}."
             hint = "Check the network, any proxy (HTTPS_PROXY) and the system's certificates."
             problems.append(Problem(f"{name}_unreachable", why, hint, blocking=False))
+    return found
+
+
+def probe_servers(settings: Settings, problems: list[Problem]) -> dict[str, Part]:
+    """Ask the servers that have a name, and others that usually run on this machine, for their
+    models."""
+    found = {}
+    named = {name: (server.base_url, server.key) for name, server in settings.servers.items()}
+    for name, (url, key) in named.items():
+        found[name] = _list_models(url, key)
+    taken = {url.replace("localhost", "127.0.0.1").rstrip("/") for url, _ in named.values()}
+    for name, port in USUAL_PORTS.items():
+        url = f"http://127.0.0.1:{port}/v1"
+        if url not in taken and name not in named and (other := _list_models(url, ""))["models"]:
+            found[name] = other | {"named": False}
+    if error := found.get(settings.server, {}).get("error"):
+        why = f"The server {settings.server} cannot be used: {error}."
+        hint = f"Start it, or check servers.{settings.server}.base_url in config.toml."
+        blocking = not settings.cloud_configured
+        problems.append(Problem("server_unreachable", why, hint, blocking))
+    return found
+
+
+def _list_models(url: str, key: str) -> Part:
+    found: Part = {"base_url": without_secrets(url), "named": True, "models": [], "error": ""}
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    request = urllib.request.Request(f"{url.rstrip('/')}/models", headers=headers)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=SERVER_S) as response:
+            document = json.loads(response.read(MOST_BYTES))
+        found["models"] = [str(one["id"]) for one in document["data"]]
+        found["error"] = "" if found["models"] else "it has no model loaded"
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        found["error"] = getattr(reason, "strerror", None) or str(reason) or type(error).__name__
+    except (ValueError, KeyError, TypeError, http.client.HTTPException):
+        found["error"] = "what answers there does not speak OpenAI's API"
     return found
 
 

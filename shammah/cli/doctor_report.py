@@ -17,6 +17,9 @@ WIDTH = 11
 HANGING = " " * (WIDTH + 1)
 """Indents the rest of a line that is too long for the terminal."""
 
+MOST_MODELS = 6
+"""Of one server, that are shown."""
+
 OWN = ("torch", "transformers", "numpy")
 """The libraries that matter most, listed first."""
 
@@ -66,6 +69,12 @@ def _facts(document: Part) -> Iterator[tuple[str, str]]:
         through = f" through {server['through']}" if server["through"] else ""
         reached = f"connected in {1000 * server['seconds']:.0f} ms"
         yield "network", f"{server['host']}{through}: {server['error'] or reached}"
+    for name, server in document["servers"].items():
+        models = ", ".join(server["models"][:MOST_MODELS])
+        yield "server", f"{name} ({server['base_url']}): {server['error'] or models}"
+        if not server["named"]:
+            command = f"shammah config set servers.{name}.base_url {server['base_url']}"
+            yield "", as_invoked(f"to use it: `{command}`, then `shammah --model server:{name}`")
     running = {role: one for role, one in document["workers"].items() if one["running"]}
     for role, one in running.items():
         yield "worker", f"{role} (process {one['pid']}): {one['said'] or 'does not answer'}"

@@ -32,6 +32,7 @@ GIB = 1024**3
 
 STARTER = "starter"
 AUTO = "auto"
+SERVER = "server:"
 
 FETCH_AGAIN = "Download the model again, or choose another one with --model."
 """What to do about files that cannot be used (see `followable_hints`)."""
@@ -301,8 +302,14 @@ def hub_model(
 
 def is_of_hub(wanted: str) -> bool:
     """Whether a name means a model of the Hub (or ``auto``), and no directory, file or model of
-    another program."""
-    return wanted != STARTER and not os.path.isabs(wanted) and not is_app_name(wanted)
+    another program or server."""
+    elsewhere = is_app_name(wanted) or is_server_name(wanted)
+    return wanted != STARTER and not os.path.isabs(wanted) and not elsewhere
+
+
+def is_server_name(wanted: str) -> bool:
+    """Whether a name means what a server answers with: ``server:NAME`` or ``server:NAME/MODEL``."""
+    return wanted.startswith(SERVER)
 
 
 def is_choice(wanted: str) -> bool:
@@ -333,7 +340,7 @@ def check_model_name(wanted: str) -> None:
     """
     if is_app_name(wanted):
         check_app_name(wanted)
-    elif not is_choice(wanted) and not os.path.isabs(wanted):
+    elif not is_choice(wanted) and is_of_hub(wanted):
         check_hub_id(wanted)
 
 
@@ -379,7 +386,7 @@ def check_hub_id(wanted: str) -> None:
             "model_unknown",
             f"There is no model {wanted!r}.",
             f"Use auto, starter, {sizes}, a Hub id (owner/name or owner/name:FILE.gguf), a "
-            "directory, a GGUF file, ollama:NAME or lmstudio:PUBLISHER/REPO.",
+            "directory, a GGUF file, ollama:NAME, lmstudio:PUBLISHER/REPO or server:NAME.",
             exit_code=ExitCode.USAGE,
         )
 
@@ -487,6 +494,9 @@ def local_path(wanted: str, starter: Path, environ: Mapping[str, str]) -> Path:
         return _check_starter(starter)
     if is_app_name(wanted):
         return find_app_file(wanted, environ)
+    if is_server_name(wanted):
+        why = f"{wanted} is computed by a server, so nothing of it is on this disk."
+        raise ShammahError("model_not_found", why, "Choose another model with --model.")
     try:
         if path.is_dir():
             return only_gguf(path) or path

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shammah.errors import ExitCode, ShammahError
-from shammah.settings.model import SECRET, SettingPath
+from shammah.settings.model import SettingPath, is_secret
 from shammah.storage.files import replace_file
 
 
@@ -27,11 +27,13 @@ def with_setting(text: str, path: SettingPath, value: Any) -> str:
     name = ".".join(path)
     for one in value if isinstance(value, tuple) else (value,):
         if isinstance(one, str) and one != one.encode(errors="ignore").decode():
-            quoted = "" if path == SECRET else f" {one!r:.60}"
+            quoted = "" if is_secret(path) else f" {one!r:.60}"
             why = f"The value{quoted} of {name} is not UTF-8."
             raise ShammahError("config_invalid", why, exit_code=ExitCode.USAGE)
     wanted = tomllib.loads(text)
-    inner = wanted if len(path) == 1 else wanted.setdefault(path[0], {})
+    inner: Any = wanted
+    for table in path[:-1]:
+        inner = inner.setdefault(table, {}) if isinstance(inner, dict) else None
     if isinstance(inner, dict):
         inner[path[-1]] = list(value) if isinstance(value, tuple) else value
         changed = _changed(text, path, value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -16,16 +17,19 @@ from typing import Any
 
 from shammah.bus.record import record
 from shammah.errors import ExitCode, ShammahError
-from shammah.models.catalogue import is_choice
+from shammah.models.catalogue import is_choice, is_server_name
 from shammah.models.gguf_files import ENDING
 from shammah.settings.model import (
     AT_LEAST,
     CHOICES,
     ENVIRONMENT,
-    SECRET,
+    SERVERS,
     PrivacySettings,
+    ServerSettings,
     SettingPath,
     Settings,
+    is_secret,
+    rule_of,
     setting_names,
 )
 from shammah.storage.paths import absolute
@@ -112,6 +116,7 @@ def examine_text(
     faults: list[Fault] = []
     settings: Settings = _build(Settings(file.parent), document, (), faults)
     _check_patterns(settings.privacy, faults)
+    _check_servers(settings, faults)
     settings = replace(settings, model=absolute_model(settings.model))
     return settings, [_located(fault, text, file, environ) for fault in faults]
 
@@ -227,6 +232,9 @@ def _build(base: Any, document: Mapping[str, Any], path: SettingPath, faults: li
             faults.append(Fault(here, f"unknown setting {'.'.join(here)}", _near(here, known)))
             continue
         default = getattr(base, key)
+        if here == (SERVERS,):
+            changes[key] = _build_servers(value, faults)
+            continue
         is_table = is_dataclass(default)
         checked = _checked(value, dict if is_table else type(default), here)
         if isinstance(checked, Fault):
@@ -234,6 +242,26 @@ def _build(base: Any, document: Mapping[str, Any], path: SettingPath, faults: li
         else:
             changes[key] = _build(default, checked, here, faults) if is_table else checked
     return replace(base, **changes)
+
+
+def _build_servers(tables: Any, faults: list[Fault]) -> dict[str, ServerSettings]:
+    """Return the servers of the file by their names; what is wrong is added to ``faults``."""
+    tables = _checked(tables, dict, (SERVERS,))
+    if isinstance(tables, Fault):
+        faults.append(tables)
+        return {}
+    found = {}
+    for name, table in tables.items():
+        here = (SERVERS, name)
+        checked = _checked(table, dict, here)
+        if isinstance(checked, Fault):
+            faults.append(checked)
+        elif not re.fullmatch(r"[\w-]{1,40}", name, re.ASCII):
+            why = f"{name!r:.60} is no name for a server: letters, digits, - and _ only"
+            faults.append(Fault(here, why))
+        else:
+            found[name] = _build(ServerSettings(), checked, here, faults)
+    return found
 
 
 def _near(path: SettingPath, known: Collection[str]) -> str:
@@ -256,12 +284,12 @@ def _checked(value: Any, expected: type, path: SettingPath) -> Any:
             value = float(value)
     finite = not isinstance(value, float) or math.isfinite(value)
     if type(value) is not expected or not finite:
-        found = "what it is" if path == SECRET else f"{value!r:.40}"
+        found = "what it is" if is_secret(path) else f"{value!r:.40}"
         return Fault(path, f"{name} must be {TYPES[expected]}, not {found}")
-    choices = CHOICES.get(path)
+    choices = CHOICES.get(rule_of(path))
     if choices and value not in choices:
         return Fault(path, f"{name} must be one of {', '.join(choices)}, not {value!r:.40}")
-    least = AT_LEAST.get(path)
+    least = AT_LEAST.get(rule_of(path))
     if least is not None and isinstance(value, int | float) and value < least:
         return Fault(path, f"{name} must be at least {least}, not {value}")
     return value
@@ -284,6 +312,38 @@ def _check_patterns(privacy: PrivacySettings, faults: list[Fault]) -> None:
             why = f"privacy.patterns contains {source!r:.60}, which {error}"
             hint = "docs/PRIVACY.md says what a pattern may contain."
             faults.append(Fault(("privacy", "patterns"), why, hint))
+
+
+def _check_servers(settings: Settings, faults: list[Fault]) -> None:
+    """Refuse servers that are elsewhere, since all that is local may be asked private questions."""
+    if settings.servers:
+        from urllib.parse import urlsplit  # 10 ms that few need
+    for name, server in settings.servers.items():
+        at, here = (SERVERS, name, "base_url"), f"{SERVERS}.{name}.base_url"
+        try:
+            parts = urlsplit(server.base_url)
+            host, _ = parts.hostname or "", parts.port
+        except ValueError:
+            parts, host = urlsplit(""), ""
+        if parts.scheme not in ("http", "https") or not host:
+            hint = "Write it like http://127.0.0.1:8000/v1."
+            faults.append(Fault(at, f"{here} is not an http address", hint))
+        elif not _is_loopback(host):
+            hint = "Only a server at localhost, 127.0.0.1 or ::1 can be the local model."
+            faults.append(Fault(at, f"{here} is another machine, {host:.60}", hint))
+    if is_server_name(settings.model) and settings.server not in settings.servers:
+        why = f"model is {settings.model!r:.80}, but there is no [{SERVERS}.{settings.server:.40}]"
+        faults.append(Fault(("model",), why, "docs/SERVERS.md shows how to name one."))
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host in an address is this machine, whatever its name server says."""
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _located(fault: Fault, text: str, file: Path, environ: Mapping[str, str]) -> ShammahError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shammah.bus.record import record
+from shammah.models.catalogue import SERVER, is_server_name
 from shammah.models.licences import LICENCES
 from shammah.settings.thinking import THINK
 
@@ -141,6 +143,20 @@ class GatewaySettings:
 
 
 @record
+class ServerSettings:
+    """A server on this machine that speaks OpenAI's API: ``[servers.NAME]``."""
+
+    base_url: str = ""
+    """Its address with the version, such as http://127.0.0.1:8000/v1."""
+    key: str = ""
+    """Sent as a bearer token; empty: none is."""
+    model: str = ""
+    """Which of its models; empty: the first that it lists."""
+    context_length: int = 0
+    """Longest conversation, in tokens; 0: what the server says."""
+
+
+@record
 class EditorSettings:
     """The line at the prompt."""
 
@@ -170,6 +186,25 @@ class Settings:
     train: TrainSettings = field(default_factory=TrainSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     editor: EditorSettings = field(default_factory=EditorSettings)
+    servers: Mapping[str, ServerSettings] = field(default_factory=dict)
+    """By name; the model server:NAME is what one of them answers with."""
+
+    @property
+    def server(self) -> str:
+        """The name of the server that ``model`` names (``server:NAME/MODEL``); empty: it names
+        none."""
+        is_server = is_server_name(self.model)
+        return self.model.removeprefix(SERVER).partition("/")[0] if is_server else ""
+
+    def local_server(self) -> ServerSettings:
+        """The server of ``model``, with the model that it names there.
+
+        Raises:
+            KeyError: there is none (see `shammah.settings.load`).
+        """
+        found = self.servers[self.server]
+        model = self.model.partition("/")[2]
+        return replace(found, model=model) if model else found
 
     def with_think(self, think: str | None) -> Settings:
         """Return them with another `InferenceSettings.think`; ``None``: as they are."""
@@ -197,7 +232,13 @@ ENVIRONMENT: dict[str, SettingPath] = {
 """Environment variable to setting. SHAMMAH_HOME moves the home itself."""
 
 SECRET = ("cloud", "api_key")
-"""The setting whose value is never shown."""
+SERVERS = "servers"
+
+
+def is_secret(path: SettingPath) -> bool:
+    """Whether the value of a setting is never shown."""
+    return path == SECRET or (path[0] == SERVERS and path[-1] == "key")
+
 
 PERSONAL = {
     ("system",),
@@ -239,25 +280,32 @@ AT_LEAST: dict[SettingPath, int] = {
     ("gateway", "port"): 0,
     ("train", "after_examples"): 1,
     ("train", "idle_minutes"): 0,
+    (SERVERS, "*", "context_length"): 0,
 }
 
 
-def setting_names() -> list[SettingPath]:
-    """List the path of every setting, in the order of the file."""
+def rule_of(path: SettingPath) -> SettingPath:
+    """What `CHOICES` and `AT_LEAST` have of a setting."""
+    return (SERVERS, "*", path[-1]) if path[0] == SERVERS else path
+
+
+def setting_names(servers: Iterable[str] = ()) -> list[SettingPath]:
+    """List the path of every setting, in the order of the file; and of these ``servers``."""
     found: list[SettingPath] = []
     base = Settings(Path())
     for one in fields(base):
         table: Any = getattr(base, one.name)
         if is_dataclass(table):
             found += [(one.name, inner.name) for inner in fields(table)]
-        elif one.name != "home":
+        elif one.name not in ("home", SERVERS):
             found.append((one.name,))
-    return found
+    own = [one.name for one in fields(ServerSettings)]
+    return [*found, *((SERVERS, server, name) for server in servers for name in own)]
 
 
-def value_of(settings: Settings, path: SettingPath) -> Any:
-    """Return the value of the setting ``path``."""
+def value_of(settings: Any, path: SettingPath) -> Any:
+    """Return the value of the setting ``path`` of `Settings`, or of one of its tables."""
     found: Any = settings
     for name in path:
-        found = getattr(found, name)
+        found = found[name] if isinstance(found, Mapping) else getattr(found, name)
     return found

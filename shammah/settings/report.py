@@ -19,8 +19,10 @@ from shammah.settings.load import (
 from shammah.settings.model import (
     ENVIRONMENT,
     PERSONAL,
-    SECRET,
+    SERVERS,
+    ServerSettings,
     Settings,
+    is_secret,
     setting_names,
     value_of,
 )
@@ -73,14 +75,14 @@ def explain_settings(
             return Value(name, value, "file", str(file), line_of(text, path))
         return Value(name, value, "default")
 
-    return [explain(path) for path in setting_names()]
+    return [explain(path) for path in setting_names(settings.servers)]
 
 
 def shown(name: str, value: Any) -> Any:
     """Return the value of the setting ``name`` as its owner may see it: no secrets."""
-    if name == ".".join(SECRET):
+    if is_secret(tuple(name.split("."))):
         return "(set)" if value else ""
-    address = name == "cloud.base_url" or (isinstance(value, str) and "://" in value)
+    address = name.endswith(".base_url") or (isinstance(value, str) and "://" in value)
     return without_secrets(value) if address and name != "system" else value
 
 
@@ -102,9 +104,11 @@ def without_secrets(url: str) -> str:
 
 def changed_settings(table: Settings, default: Settings) -> Iterator[tuple[str, Any]]:
     """Yield the name and value of every setting that differs from its default."""
-    for path in setting_names():
+    for path in setting_names(table.servers):
         value = value_of(table, path)
-        if value != value_of(default, path):
+        is_server = path[0] == SERVERS
+        own = ServerSettings() if is_server else default
+        if value != value_of(own, path[-1:] if is_server else path):
             yield ".".join(path), value
 
 

@@ -9,7 +9,13 @@ from types import MappingProxyType
 
 from shammah.bus.messages import Identity
 from shammah.models.gguf_files import OLLAMA
-from shammah.settings.model import CloudSettings, GatewaySettings, PrivacySettings, Settings
+from shammah.settings.model import (
+    CloudSettings,
+    GatewaySettings,
+    PrivacySettings,
+    ServerSettings,
+    Settings,
+)
 from shammah.storage.paths import hub_cache
 
 PUBLIC_HUB = "https://huggingface.co"
@@ -76,6 +82,8 @@ def _identifying(
         parts |= {f"inference.{name}": str(getattr(own, name)) for name in names.split()}
         if settings.model.startswith(OLLAMA):
             parts["OLLAMA_MODELS"] = environ.get("OLLAMA_MODELS", "")
+        if settings.server:
+            parts |= _fields(f"servers.{settings.server}", settings.local_server())
         parts["licence"] = f"permissive={settings.permissive and settings.model == 'auto'}"
         return settings.model, parts
     if role == "cloud":
@@ -96,6 +104,6 @@ def _identifying(
 
 
 def _fields(
-    table: str, values: CloudSettings | PrivacySettings | GatewaySettings
+    table: str, values: CloudSettings | PrivacySettings | GatewaySettings | ServerSettings
 ) -> dict[str, str]:
     return {f"{table}.{one.name}": repr(getattr(values, one.name)) for one in fields(values)}

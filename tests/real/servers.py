@@ -124,10 +124,10 @@ def llmock_server() -> Iterator[FaultyServer]:
 
 
 @contextlib.contextmanager
-def messages_api_server() -> Iterator[str]:
+def messages_api_server(port: int = 0) -> Iterator[str]:
     """A server that answers with a real model (SmolLM2-135M, always the same words to the same
-    conversation); gives its base URL."""
-    port = free_port()
+    conversation); gives its base URL. ``port``: its own; 0: any."""
+    port = port or free_port()
     with _process(_MESSAGES_API, str(port), str(_gguf()), _CHAT_TEMPLATE) as process:
         base_url = f"http://127.0.0.1:{port}"
         _wait_until_healthy(process, base_url)

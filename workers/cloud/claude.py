@@ -24,11 +24,11 @@ from shammah.privacy.ledger import Ledger, Outcome, Sent
 from shammah.settings.model import Settings
 from workers.cloud import failures, transport
 from workers.cloud.budget import Budget
-from workers.cloud.continuation import Joint, split_begun
 from workers.cloud.models import model_of
 from workers.cloud.reading import MalformedStreamError, Reading
 from workers.cloud.request import Call, Peer, build_call
 from workers.cloud.retry import CloudError, attempts, wait_s
+from workers.servers.continuation import Joint, split_begun
 
 log = logging.getLogger(__name__)
 

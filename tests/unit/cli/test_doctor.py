@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     said: dict[str, Any] = json.loads(json.dumps(FOUND))
     monkeypatch.setattr(doctor_document, "run_child", lambda *rest: json.dumps(said))
     monkeypatch.setattr(doctor_probes, "measure_start", lambda environ: StartTime(0.02, 0.015))
+    monkeypatch.setattr(doctor_probes, "USUAL_PORTS", {})
     monkeypatch.delenv("HF_HUB_OFFLINE")
     return said
 
@@ -295,3 +298,54 @@ def test_the_child_is_told_where_a_relative_directory_is(
     shammah(["doctor", "--model", "./mine", "--json"])
     assert str(sandbox.root / "mine") in given[0]
     capsys.readouterr()
+
+
+@pytest.fixture
+def served() -> Iterator[int]:
+    """The port of a server with one model."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = b'{"data": [{"id": "small"}]}' if self.path == "/v1/models" else b"?"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *rest: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("found")
+def test_a_server_is_found_and_how_to_use_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, served: int
+) -> None:
+    monkeypatch.setattr(doctor_probes, "USUAL_PORTS", {"llama": served, "vllm": 1})
+    _, text = _text(capsys)
+    assert f"llama (http://127.0.0.1:{served}/v1): small" in text
+    assert f"config set servers.llama.base_url http://127.0.0.1:{served}/v1" in text
+    assert "vllm" not in text
+
+
+def test_a_server_that_is_the_model_must_answer(
+    capsys: pytest.CaptureFixture[str], found: dict[str, Any], sandbox: Sandbox, served: int
+) -> None:
+    del found["model"]
+    file = sandbox.shammah_home / "config.toml"
+    table = "[servers.box]\nbase_url = 'http://127.0.0.1:{}/{}'"
+    file.write_text(table.format(served, "v1"))
+    code, document = _examined(capsys, "server:box")
+    assert (code, document["servers"]["box"]["models"]) == (0, ["small"])
+    for port, path, words in ((1, "v1", "refused"), (served, "v2", "does not speak")):
+        file.write_text(table.format(port, path))
+        code, document = _examined(capsys, "server:box")
+        (problem,) = document["problems"]
+        assert (code, problem["code"]) == (1, "server_unreachable")
+        assert words in problem["message"]

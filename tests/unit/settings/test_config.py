@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from shammah.errors import ExitCode, ShammahError
 from shammah.settings import model
 from shammah.settings.load import home_directory, load_settings
-from shammah.settings.model import CloudSettings, InferenceSettings, Settings
+from shammah.settings.model import CloudSettings, InferenceSettings, ServerSettings, Settings
+from shammah.settings.report import explain_settings, shown
 from shammah.supervision.identity import identity
 from tests.fakes.sandbox import Sandbox
 
@@ -370,6 +371,8 @@ class TestTheDocumentedDefaults:
             return {
                 field.name: names(field.default_factory)
                 if is_dataclass(field.default_factory)
+                else {}
+                if field.default_factory is dict
                 else list(field.default)
                 if isinstance(field.default, tuple)
                 else field.default
@@ -384,7 +387,12 @@ class TestTheDocumentedDefaults:
 
     def test_have_the_codes_explanations_as_comments(self) -> None:
         explained = _explanations()
-        lines = DEFAULTS_FILE.read_text().splitlines()
+        text = DEFAULTS_FILE.read_text()
+        # The servers are named by the person: what one has is in comments.
+        text, _, served = text.partition("[servers]")
+        example = [line.removeprefix("# ") for line in served.splitlines()]
+        lines = [*text.splitlines(), *example]
+        assert explained["Settings"].pop("servers") in example[1]
         comments = {
             line.split(" = ")[0]: above.removeprefix("# ")
             for above, line in itertools.pairwise(lines)
@@ -407,7 +415,8 @@ class TestTheDocumentedDefaults:
         for *tables, name in (*model.CHOICES, *model.AT_LEAST):
             owner: object = Settings(sandbox.shammah_home)
             for table in tables:
-                owner = getattr(owner, table)
+                is_server = table in ("servers", "*")
+                owner = ServerSettings() if is_server else getattr(owner, table)
             assert hasattr(owner, name)
 
 
@@ -436,3 +445,53 @@ def _explanations() -> dict[str, dict[str, str]]:
                     words = inspect.cleandoc(str(below.value.value))
                     found.setdefault(node.name, {})[field.target.id] = words
     return found
+
+
+class TestServers:
+    """``[servers.NAME]``."""
+
+    def test_are_tables_with_names_of_the_persons_own(self, sandbox: Sandbox) -> None:
+        text = """
+            model = "server:box/small"
+            [servers.box]
+            base_url = "http://localhost:8000/v1"
+            key = "sk-1"
+        """
+        settings = load(sandbox, text)
+        assert settings.server == "box"
+        expected = ServerSettings("http://localhost:8000/v1", key="sk-1", model="small")
+        assert settings.local_server() == expected
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("servers = 7", "servers must be a table"),
+            ("[servers]\nbox = 7", "servers.box must be a table"),
+            ('[servers."a b"]\nbase_url = "http://localhost"', "no name for a server"),
+            ("[servers.box]", "servers.box.base_url is not an http address"),
+            ('[servers.box]\nbase_url = "ftp://localhost"', "not an http address"),
+            ('[servers.box]\nbase_url = "http://localhost:99999999"', "not an http address"),
+            ('[servers.box]\nbase_url = "http://10.0.0.7:1/v1"', "another machine, 10.0.0.7"),
+            ('[servers.box]\nbase_url = "http://localhost.evil.example"', "another machine"),
+            ("[servers.box]\nbase_ur = 1", "unknown setting servers.box.base_ur"),
+            ("[servers.box]\ncontext_length = -1", "servers.box.context_length must be at least"),
+            ('model = "server:box"', "there is no [servers.box]"),
+        ],
+    )
+    def test_that_cannot_be_used_are_refused(self, sandbox: Sandbox, text: str, words: str) -> None:
+        with pytest.raises(ShammahError) as caught:
+            load(sandbox, text)
+        assert words in caught.value.message
+
+    def test_have_keys_that_are_never_shown(self, sandbox: Sandbox) -> None:
+        text = '[servers.box]\nbase_url = "http://localhost"\nkey = "sk-1"'
+        load(sandbox, text)
+        environ = {"SHAMMAH_HOME": str(sandbox.shammah_home)}
+        found = {one.name: one for one in explain_settings(environ)}
+        assert shown("servers.box.key", found["servers.box.key"].value) == "(set)"
+        assert found["servers.box.key"].line == 3
+
+    def test_that_are_changed_need_another_worker(self, sandbox: Sandbox) -> None:
+        text = 'model = "server:box"\n[servers.box]\nbase_url = "http://localhost:{}"'
+        one, two = (load(sandbox, text.format(port)) for port in (1, 2))
+        assert _differs(one, two, "inference")

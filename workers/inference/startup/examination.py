@@ -84,6 +84,8 @@ def _libraries() -> Part:
 
 def _model(settings: Settings, environ: Mapping[str, str]) -> Part:
     """Which model, where it is, and how it would be computed now."""
+    if settings.server:  # which the other side has asked
+        return {}
     machine = look(environ)
     found = find_model(settings, environ, machine, is_complete, fallback=True)
     if isinstance(found, MissingModel):

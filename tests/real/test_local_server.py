@@ -1,0 +1,113 @@
+"""A server next door as the local model: asked, cancelled, killed in mid-answer, started again."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from shammah.bus.messages import ChatMessage, Done, Failed, Generate, NotAvailable, Ready, Token
+from shammah.settings.load import home_directory
+from shammah.settings.model import InferenceSettings, ServerSettings, Settings
+from tests.real.servers import free_port, messages_api_server
+from workers.servers import service
+from workers.servers.service import ServerService
+from workers.service import Outlet
+
+pytestmark = pytest.mark.timeout(200)
+
+LIMIT_S = 60.0
+FRANCE = "What is the capital of France?"
+STORY = "Write a very long story about the sea."
+
+
+class Running:
+    """A `ServerService` on a thread."""
+
+    def __init__(self, port: int) -> None:
+        self.outlet = Outlet(lambda: None)
+        box = ServerSettings(f"http://127.0.0.1:{port}/v1")
+        self.service = ServerService(
+            Settings(
+                home_directory(os.environ),
+                model="server:box",
+                inference=InferenceSettings(max_new_tokens=256),
+                servers={"box": box},
+            )
+        )
+        self.thread = threading.Thread(target=self.service.run, args=(self.outlet,), daemon=True)
+        self.thread.start()
+
+    def wait(self, kind: type) -> Any:
+        """The next message of a kind; others are passed over."""
+        while not isinstance(message := self.outlet.queue.get(timeout=LIMIT_S), kind):
+            pass
+        return message
+
+    def ask(self, content: str, request_id: str = "r1", begun: str = "") -> None:
+        messages = [ChatMessage("user", content)]
+        messages += [ChatMessage("assistant", begun)] if begun else []
+        self.service.submit(Generate(request_id, tuple(messages)))
+
+    def answer(self) -> tuple[str, Done | Failed]:
+        pieces = []
+        while isinstance(message := self.wait(Token | Done | Failed), Token):
+            pieces.append(message.text)
+        return "".join(pieces), message
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(service, "MISSED_S", (0.05,))
+    return free_port()
+
+
+@pytest.fixture
+def running(port: int) -> Iterator[Running]:
+    running = Running(port)
+    yield running
+    running.service.stop()
+    running.thread.join(LIMIT_S)
+    assert not running.thread.is_alive()
+
+
+def test_a_server_is_asked_cancelled_killed_and_found_again(running: Running, port: int) -> None:
+    absent = running.wait(NotAvailable)
+    assert "nothing is listening there" in absent.reason
+    with messages_api_server(port):
+        ready = running.wait(Ready)
+        assert (ready.model, ready.engine) == ("smollm2-135m", "server")
+        assert ready.context_length > 0
+        running.ask(FRANCE)
+        text, done = running.answer()
+        assert "Paris" in text
+        assert isinstance(done, Done)
+        assert (done.finish_reason, done.provenance.role) == ("stop", "inference")
+        assert done.usage.input_tokens > done.usage.output_tokens > 0
+
+        running.ask(STORY, "r2")
+        running.wait(Token)
+        running.service.cancel("r2")
+        _, done = running.answer()
+        assert isinstance(done, Done)
+        assert done.finish_reason == "cancelled"
+
+        running.ask(STORY, "r3")
+        running.wait(Token)
+    text, failed = running.answer()
+    assert isinstance(failed, Failed)
+    assert failed.code == "server_interrupted"
+    running.ask(FRANCE, "r4")
+    _, failed = running.answer()
+    assert isinstance(failed, Failed)
+    assert failed.code == "server_unreachable"
+    running.wait(NotAvailable)
+    with messages_api_server(port):
+        running.wait(Ready)
+        running.ask(FRANCE, "r5", begun="The capital of France")
+        text, done = running.answer()
+        assert isinstance(done, Done)
+        assert "Paris" in text
