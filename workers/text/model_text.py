@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from shammah.errors import ShammahError
 from shammah.models.catalogue import FETCH_AGAIN
 from workers.logs import describe
 from workers.text.chat_template import TEMPLATE_FILE, ChatTemplate, read_template
+from workers.text.piece_cache import PieceCache
 from workers.text.sandbox import RefusalError
 from workers.text.thought_tags import CLOSE, OPEN
 
@@ -111,6 +112,8 @@ class ModelText:
         self._probe = self._render_probe()
         self._control = self._find_control(specials)
         self._normalized = self._find_normalized()
+        self._pieces = PieceCache(self._plain)
+        self._divides = self._can_divide()
         self._newline: list[int] = tokenizer.encode("\n", add_special_tokens=False).ids
         self._prefixes = self._after_newline(_PROBE) != self._plain(_PROBE)
         self.folds_system = self._refuses_system()
@@ -166,7 +169,8 @@ class ModelText:
         if self.folds_system:
             messages = fold_system(messages)
         conversation = [{"role": role, "content": self._mark(text)} for role, text in messages]
-        return self._ids(self.template.render(conversation, ask=ask, think=think))
+        text = self.template.render(conversation, ask=ask, think=think)
+        return self._ids(text, self._divided if self._divides else self._plain)
 
     def encode_text(self, text: str) -> list[int]:
         """The tokens of a text in which nothing controls.
@@ -174,7 +178,7 @@ class ModelText:
         Raises:
             ShammahError: ``model_corrupt``: the tokenizer has tokens that the weights have not.
         """
-        return self._ids(self._mark(text))
+        return self._ids(self._mark(text), self._plain)
 
     def encode_written(self, text: str) -> list[int]:
         """The tokens of a text that a template could have written."""
@@ -201,14 +205,15 @@ class ModelText:
         normalized: str = self.tokenizer.normalizer.normalize_str(self._control.sub("", text))
         return any(token in normalized for token in self._normalized)
 
-    def _ids(self, text: str) -> list[int]:
-        """The tokens of a rendered conversation."""
+    def _ids(self, text: str, encode: Callable[[str], list[int]]) -> list[int]:
+        """The tokens of a text with marks; ``encode``: of what lies between these."""
         ids: list[int] = []
         # Odd parts are what was marked. A mark that the template has torn apart is dropped.
         for place, part in enumerate(_MARKED.split(text)):
             part = part.replace(_BEGIN, "").replace(_END, "")
-            self.tokenizer.encode_special_tokens = bool(place % 2)
-            ids += self._after_newline(part) if place and self._prefixes else self._plain(part)
+            self.tokenizer.encode_special_tokens = marked = bool(place % 2)
+            plain = self._plain if marked else encode
+            ids += self._after_newline(part) if place and self._prefixes else plain(part)
         self.tokenizer.encode_special_tokens = False
         self._check_ids(ids)
         return ids
@@ -216,6 +221,24 @@ class ModelText:
     def _plain(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def _divided(self, text: str) -> list[int]:
+        """As `_plain`, from pieces between control tokens: all but the last ones were in the
+        conversation's prompt before."""
+        ids: list[int] = []
+        at = 0
+        for found in self._control.finditer(text):
+            for piece in (text[at : found.start()], found[0]):
+                ids += self._pieces.encode(piece)
+            at = found.end()
+        return [*ids, *self._pieces.encode(text[at:])]
+
+    def _can_divide(self) -> bool:
+        """Whether a text between control tokens has the same tokens there and alone: no token takes
+        blanks around it, no tokenizer treats the first piece in a way of its own."""
+        tokens = set(self._control.findall(self._probe))
+        probes = [f"a b{one} c {one}\n d\n{one}e{one}" for one in tokens]
+        return not self._normalized and all(self._divided(a) == self._plain(a) for a in probes)
 
     def _after_newline(self, text: str) -> list[int]:
         """The tokens of a text within a line, without the blank that some put before the first."""
