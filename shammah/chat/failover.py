@@ -49,8 +49,10 @@ _UNABLE = frozenset(
         "generation_failed",
         "internal",
         "out_of_memory",
+        "schema_not_enforced",
         "server_malformed",
         "server_refused",
+        "tools_unsupported",
     }
 )
 """The same backend would fail again, the other one need not."""

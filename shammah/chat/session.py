@@ -317,7 +317,7 @@ class Session:
             decision.adapter,
             whole=turn.trims_nothing,
             think=self.settings.inference.think != "off",
-            ongoing=self._client.program == "repl",
+            ongoing=self._goes_on(turn),
             kept_as=turn.kept_as if decision.target is Target.LOCAL else "",
         )
         turn.send()
@@ -333,6 +333,11 @@ class Session:
         question = turn.conversation[-1].content
         turn.outcome = self.routing.record(decision, reply, question=question, answer=turn.text)
         return reply if isinstance(reply, Failed) else report_left_out(reply, outgoing)
+
+    def _goes_on(self, turn: TurnInProgress) -> bool:
+        """Whether more questions are likely to follow in this conversation."""
+        later = any(message.role == "assistant" for message in turn.conversation)
+        return self._client.program == "repl" or (self._client.program == "gateway" and later)
 
     def _could_leave(self, turn: TurnInProgress, decision: RouteDecision) -> bool:
         """Whether the cloud could have the question if it is too long for the local model."""

@@ -32,7 +32,8 @@ def examine(conversation: tuple[ChatMessage, ...]) -> Question:
     """The question is the last message; what counts for the length is all of them."""
     text = conversation[-1].content
     tokens = estimate_tokens(conversation)
-    return Question(categorize(text), detect_danger(text), tokens, is_sum(text))
+    danger = detect_danger(text) if conversation[-1].role == "user" else None  # not a tool's words
+    return Question(categorize(text), danger, tokens, is_sum(text))
 
 
 def estimate_tokens(conversation: tuple[ChatMessage, ...]) -> int:

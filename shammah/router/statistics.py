@@ -194,7 +194,9 @@ _LOOP_WORDS, _LOOP_SHARE = 60, 0.4
 
 
 def judge(answer: str, finish_reason: str) -> Label:
-    """Empty, refused or repeating itself is bad; everything else passes for good."""
+    """Empty, refused or repeating itself is bad; everything else passes for good, and a call."""
+    if finish_reason == "tool_call":
+        return Label.TEXT_GOOD
     if (
         not answer.strip()
         or finish_reason in ("refusal", "repetition")

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
 
-from shammah.bus.messages import ChatMessage, Sampling, Usage
+from shammah.bus.messages import ChatMessage, Sampling, Tool, ToolCall, Usage
 from shammah.chat.turn import Turn
-from workers.gateway.api import Document, event
-from workers.gateway.asking import Asked, Said, compose
+from workers.gateway.api import Document, calls_of, event
+from workers.gateway.asking import Asked, compose, read_arguments
 from workers.gateway.fields import Fields
-from workers.gateway.openai_chat import read_schema
+from workers.gateway.openai_chat import read_schema, read_tool
 from workers.gateway.refusals import Dialect, invalid
 
 KNOWN = (
     "model messages system stream temperature top_p top_k stop_sequences max_tokens thinking "
-    "tool_choice metadata service_tier"
+    "tools tool_choice metadata service_tier"
 ).split()
 REFUSED = {
-    "tools": "the answer is text only",
     "mcp_servers": "no other servers are asked",
     "container": "nothing is run here",
 }
 THINKS = {"enabled": True, "disabled": False, "adaptive": None}
-STEERS = frozenset({"thinking", "redacted_thinking"})
-"""Blocks of earlier answers that no other model can read."""
-FINISH = {"stop": "end_turn", "length": "max_tokens", "timeout": "max_tokens", "refusal": "refusal"}
+FINISH = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "timeout": "max_tokens",
+    "refusal": "refusal",
+    "tool_call": "tool_use",
+}
 
 
 class MessagesApi:
@@ -37,15 +40,21 @@ class MessagesApi:
             raise fields.wrong("max_tokens", "given: a whole number, at least 1")
         config = Fields(fields.get("output_config") or {}, "output_config")
         thinking = Fields(fields.get("thinking") or {"type": "adaptive"}, "thinking")
+        steering = config.others(["format"])
         if (kind := thinking.text("type")) not in THINKS:
             raise thinking.wrong("type", "enabled, disabled or adaptive")
         ignored = fields.others([*KNOWN, *REFUSED, "output_config"])
+        tools, strange = read_tools(fields)
+        choice, parallel = _read_choice(fields, tools)
         sampling = Sampling(
             temperature=fields.number("temperature", 0, 1),
             top_p=fields.number("top_p", 0, 1),
             top_k=fields.whole("top_k"),
             stop=fields.texts("stop_sequences"),
             schema=read_schema(config, "format"),
+            tools=tools,
+            tool_choice=choice,
+            parallel=parallel,
         )
         return Asked(
             fields.text("model"),
@@ -54,7 +63,7 @@ class MessagesApi:
             max_tokens=fields.whole("max_tokens", 1),
             stream=fields.flag("stream"),
             think=THINKS[kind],
-            ignored=ignored + tuple(f"output_config.{name}" for name in config.others(["format"])),
+            ignored=(*ignored, *strange, *(f"output_config.{name}" for name in steering)),
         )
 
     def writer(self, asked: Asked, number: str, now: int) -> MessageWriter:
@@ -64,27 +73,73 @@ class MessagesApi:
 def read_messages(fields: Fields) -> tuple[ChatMessage, ...]:
     """The conversation of a request."""
     fields.refuse(REFUSED)
-    said: list[Said] = [("system", text) for text in _read_content(fields, "system")]
+    system = "\n\n".join(text for text in _read_texts(fields, "system"))
+    said = [ChatMessage("system", system)]
     for one in fields.objects("messages"):
-        if (role := one.text("role")) not in ("user", "assistant", "system"):
-            raise one.wrong("role", "user or assistant")
-        said += [(role, text) for text in _read_content(one, "content")]
+        said += _read_message(one)
     return compose(said)
 
 
-def _read_content(fields: Fields, key: str) -> Iterator[str]:
-    content = fields.get(key)
-    if content is None or isinstance(content, str):
-        yield content or ""
-        return
-    for block in fields.objects(key):
-        kind = block.text("type")
-        if kind in STEERS:
-            continue
-        if kind != "text":
-            what = f"{block.name('type')} is {kind!r:.30}: only text can be read."
-            raise invalid(what, block.name("type"))
-        yield block.text("text")
+def read_tools(fields: Fields) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """The tools of the client, and the names of what is offered beside them: what only Anthropic's
+    own machines could do."""
+    offered = list(fields.objects("tools"))
+    own = [one for one in offered if one.text("type", "custom") == "custom"]
+    strange = (one for one in offered if one not in own)
+    return (
+        tuple(read_tool(one, "input_schema") for one in own),
+        tuple(f"{one.name('type')} ({one.text('type'):.30})" for one in strange),
+    )
+
+
+def _read_choice(fields: Fields, tools: tuple[Tool, ...]) -> tuple[str, bool]:
+    """Which tool is to be called, and whether several may be."""
+    choice = Fields(fields.get("tool_choice") or {"type": "auto"}, "tool_choice")
+    kind, parallel = choice.text("type"), not choice.flag("disable_parallel_tool_use")
+    if kind == "tool" and choice.text("name") in {tool.name for tool in tools}:
+        return choice.text("name"), parallel
+    if kind not in ("auto", "any", "none"):
+        raise choice.wrong("type", "auto, any, none, or tool with the name of one of the tools")
+    return kind, parallel
+
+
+def _read_message(one: Fields) -> list[ChatMessage]:
+    """A message; what tools returned comes first, each in a message of its own."""
+    role = one.text("role")
+    if role not in ("user", "assistant", "system"):
+        raise one.wrong("role", "user or assistant")
+    if not isinstance(one.get("content"), list):
+        return [ChatMessage(role, one.text("content"))]
+    texts: list[str] = []
+    calls: list[ToolCall] = []
+    results: list[ChatMessage] = []
+    for block in one.objects("content"):
+        match block.text("type"):
+            case "thinking" | "redacted_thinking":
+                pass  # no other model can read them
+            case "tool_use" if role == "assistant":
+                arguments = read_arguments(block.get("input"), block.name("input"))
+                calls.append(ToolCall(block.text("id"), block.text("name"), arguments))
+            case "tool_result" if role == "user":
+                text = "\n\n".join(_read_texts(block, "content"))
+                failed, call = block.flag("is_error"), block.text("tool_use_id")
+                results.append(ChatMessage("tool", text, tool_call_id=call, failed=failed))
+            case _:
+                texts.append(_read_text(block))
+    return [*results, ChatMessage(role, "\n\n".join(texts), tool_calls=tuple(calls))]
+
+
+def _read_texts(fields: Fields, key: str) -> list[str]:
+    if not isinstance(fields.get(key), list):
+        return [fields.text(key, "")]
+    return [_read_text(block) for block in fields.objects(key)]
+
+
+def _read_text(block: Fields) -> str:
+    if (kind := block.text("type")) != "text":
+        what = f"{block.name('type')} is {kind!r:.30}: only text can be read."
+        raise invalid(what, block.name("type"))
+    return block.text("text")
 
 
 class MessageWriter:
@@ -96,11 +151,12 @@ class MessageWriter:
 
     def whole(self, turn: Turn, model: str) -> Document:
         thought = {"type": "thinking", "thinking": turn.thoughts, "signature": ""}
-        content = [thought] if turn.thoughts else []
-        content += [{"type": "text", "text": turn.answer}]
+        calls = [_describe_call(call) for call in calls_of(turn)]
+        content: list[Document] = [thought] if turn.thoughts else []
+        content += [{"type": "text", "text": turn.answer}] if turn.answer or not calls else []
         finish = FINISH.get(turn.finish, "end_turn")
         return self._message(model, usage_of(turn.usage)) | {
-            "content": content,
+            "content": content + calls,
             "stop_reason": finish,
         }
 
@@ -120,8 +176,13 @@ class MessageWriter:
 
     def end(self, turn: Turn) -> str:
         delta = {"stop_reason": FINISH.get(turn.finish, "end_turn"), "stop_sequence": None}
+        calls = "".join(map(self._call, calls_of(turn)))
         ended = _event("message_delta", delta=delta, usage=usage_of(turn.usage))
-        return self._leave() + ended + _event("message_stop")
+        return calls + self._leave() + ended + _event("message_stop")
+
+    def _call(self, call: ToolCall) -> str:
+        begun = self._enter(call.id, _describe_call(call) | {"input": {}})
+        return begun + self._delta({"type": "input_json_delta", "partial_json": call.arguments})
 
     def _message(self, model: str, usage: Document) -> Document:
         return {
@@ -151,6 +212,11 @@ class MessageWriter:
 
     def _delta(self, delta: Document) -> str:
         return _event("content_block_delta", index=len(self._blocks) - 1, delta=delta)
+
+
+def _describe_call(call: ToolCall) -> Document:
+    arguments = json.loads(call.arguments)
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments}
 
 
 def usage_of(usage: Usage) -> Document:

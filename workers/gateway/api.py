@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
+from shammah.bus.messages import Done, ToolCall
 from shammah.chat.turn import Turn
 from workers.gateway.asking import Asked
 from workers.gateway.fields import Fields
@@ -49,6 +50,11 @@ class Api(Protocol):
 
     def writer(self, asked: Asked, number: str, now: int) -> Writer:
         """A writer for the answer; ``number`` names it, ``now`` is in seconds since 1970."""
+
+
+def calls_of(turn: Turn) -> tuple[ToolCall, ...]:
+    """The calls that an answer ends with."""
+    return turn.end.tool_calls if isinstance(turn.end, Done) else ()
 
 
 def event(document: Document, name: str = "") -> str:

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from shammah.bus.messages import Failed
+from shammah.bus.messages import ChatMessage, Failed
 from shammah.chat.turn import Turn
 from shammah.privacy import Mark
 from shammah.router.question import estimate_tokens
@@ -27,9 +27,9 @@ from shammah.router.route import RouteDecision
 from shammah.settings.model import Settings
 from workers.gateway import asking
 from workers.gateway.access import Access, dialect_of
-from workers.gateway.anthropic_messages import MessagesApi, read_messages
+from workers.gateway.anthropic_messages import MessagesApi, read_messages, read_tools
 from workers.gateway.api import Api, Writer, failed
-from workers.gateway.asking import Asked, Wishes, read_wishes
+from workers.gateway.asking import Asked, Wishes, describe_tool, read_wishes
 from workers.gateway.desk import Desk, Heard, Piece, Remark, Reply
 from workers.gateway.fields import Fields
 from workers.gateway.openai_chat import ChatApi, CompletionApi
@@ -97,10 +97,12 @@ class Ways:
 
     async def count(self, request: Request) -> Response:
         try:
-            messages = read_messages(Fields(await read_body(request)))
+            fields = Fields(await read_body(request))
+            messages, (tools, _) = read_messages(fields), read_tools(fields)
         except RefusedError as refused:
             return refusal(refused, Dialect.ANTHROPIC)
-        return JSONResponse({"input_tokens": estimate_tokens(messages)})
+        offered = [ChatMessage("system", describe_tool(tool)) for tool in tools]
+        return JSONResponse({"input_tokens": estimate_tokens((*messages, *offered))})
 
     async def list_models(self, request: Request) -> Response:
         dialect = _dialect(request)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
-from operator import itemgetter
 
-from shammah.bus.messages import ChatMessage, Sampling
+from shammah.bus.messages import ChatMessage, Sampling, Tool
 from shammah.chat.conversation import Conversation
 from shammah.privacy import Mark
 from shammah.router.route import Target
@@ -18,9 +17,6 @@ AUTO, LOCAL, CLOUD = "auto", "local", "cloud"
 """The models by which a client leaves the choice to the router, or makes it."""
 CLAUDE = "claude-"
 CLIENT_CHARACTERS = 40
-
-Said = tuple[str, str]
-"""A role and what it said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,31 +58,67 @@ class Wishes:
     client: str = ""
 
 
-def compose(said: Iterable[Said]) -> tuple[ChatMessage, ...]:
+def compose(said: Iterable[ChatMessage]) -> tuple[ChatMessage, ...]:
     """The messages of a conversation: one system prompt, then user and assistant in turns, as every
-    chat template has it. A later message of the system goes with the user's.
+    chat template has it, with what tools returned after their calls. A later message of the system
+    goes with the user's.
 
     Raises:
-        RefusedError: nothing is asked.
+        RefusedError: nothing is asked, or calls and what they returned do not go together.
     """
-    turns: list[Said] = []
     system: list[str] = []
-    for role, text in said:
-        if role == "system" and not turns:
-            system.append(text)
-        elif text:
-            turns.append(("assistant" if role == "assistant" else "user", text))
-    merged = [
-        ChatMessage(role, "\n\n".join(text for _, text in group))
-        for role, group in groupby(turns, itemgetter(0))
-    ]
-    if not merged or merged[0].role != "user":
+    turns: list[ChatMessage] = []
+    for message in said:
+        if message.role == "system" and not turns:
+            system.append(message.content)
+            continue
+        role = "user" if message.role == "system" else message.role
+        if not (message.content or message.tool_calls or role == "tool"):
+            continue
+        if turns and turns[-1].role == role != "tool":
+            before = turns.pop()
+            texts = filter(None, (before.content, message.content))
+            calls = before.tool_calls + message.tool_calls
+            message = replace(message, content="\n\n".join(texts), tool_calls=calls)
+        turns.append(replace(message, role=role))
+    if not turns or turns[0].role != "user":
         raise invalid("The first message that is not the system's must be the user's.", "messages")
-    if merged[-1].role != "user":
-        why = "The last message must be the user's; no answer is continued here."
+    if turns[-1].role == "assistant":
+        why = "The last message must be the user's or a tool's; no answer is continued here."
         raise invalid(why, "messages")
+    _check_calls(turns)
     prompt = "\n\n".join(filter(None, system))
-    return (ChatMessage("system", prompt), *merged) if prompt else tuple(merged)
+    return (ChatMessage("system", prompt), *turns) if prompt else tuple(turns)
+
+
+def _check_calls(turns: Iterable[ChatMessage]) -> None:
+    """Refuse calls without what they returned, and the other way round."""
+    open_calls: set[str] = set()
+    for message in turns:
+        if message.role == "tool":
+            if message.tool_call_id not in open_calls:
+                why = f"No call is named {message.tool_call_id!r:.60}, or it has returned already."
+                raise invalid(why, "messages")
+            open_calls.discard(message.tool_call_id)
+        elif open_calls:
+            raise invalid(f"The call {min(open_calls)!r:.60} has returned nothing.", "messages")
+        open_calls.update(call.id for call in message.tool_calls)
+
+
+def describe_tool(tool: Tool) -> str:
+    """All of a tool that a model is told."""
+    return f"{tool.name}\n{tool.description}\n{tool.parameters}"
+
+
+def read_arguments(arguments: object, name: str) -> str:
+    """The arguments of a call, as JSON."""
+    try:
+        found = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise invalid(f"{name} must be a JSON object.", name)
+    return json.dumps(found, ensure_ascii=False)
 
 
 def read_wishes(headers: Mapping[str, str]) -> Wishes:
@@ -143,16 +175,16 @@ def room(asked: Asked, settings: Settings) -> int | None:
 class Transcript(Conversation):
     """A conversation that a client sends whole with each question; ``marks`` are its messages'."""
 
-    __slots__ = ("_before",)
+    __slots__ = ("_before", "_last")
 
     def __init__(self, messages: tuple[ChatMessage, ...], marks: Sequence[Mark]) -> None:
-        *before, _ = map(_marked, messages, marks)
+        *before, self._last = map(_marked, messages, marks)
         system = before[0] if before and before[0].role == "system" else ChatMessage("system", "")
         super().__init__(system=system.content, system_private=system.private)
         self._before = tuple(before)
 
     def with_question(self, question: str, *, private: bool = False) -> tuple[ChatMessage, ...]:
-        return (*self._before, ChatMessage("user", question, private))
+        return (*self._before, replace(self._last, content=question, private=private))
 
     @property
     def holds_private(self) -> bool:

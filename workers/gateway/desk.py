@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 from shammah.bus.messages import ChatMessage, Provenance, Ready
 from shammah.chat.runner import TurnRunner
@@ -22,7 +23,7 @@ from shammah.history.recorder import Recorder, history_of
 from shammah.privacy import Mark, split_prefix
 from shammah.router.decision import Override, RouteDecision, Target
 from shammah.settings.model import Settings
-from workers.gateway.asking import Asked, Transcript, Wishes, room, target_of
+from workers.gateway.asking import Asked, Transcript, Wishes, describe_tool, room, target_of
 from workers.gateway.memory import Memory
 from workers.gateway.refusals import RETRY_S, RefusedError
 
@@ -249,7 +250,9 @@ class Desk:
         marks = self._memory.marks(session, asked.messages)
         if wishes.private:
             marks[-1] = Mark(True, marks[-1].why)
-        found = next((mark for mark in marks if mark.private), Mark())
+        rules, tools = session.gate.rules, asked.sampling.tools
+        offered = (rules.mark(describe_tool(tool)) for tool in tools)
+        found = next((mark for mark in chain(marks, offered) if mark.private), Mark())
         if found.private and target is Target.CLOUD:
             raise _kept_here(found)
         if found.private:

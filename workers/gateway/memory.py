@@ -15,6 +15,7 @@ from shammah.bus.messages import ChatMessage
 from shammah.chat.session import Session
 from shammah.chat.turn import Turn
 from shammah.privacy import Mark, split_prefix
+from workers.gateway.api import calls_of
 
 KNOWN = 2000
 """Of each kind."""
@@ -40,7 +41,9 @@ class Memory:
             elif message.role == "assistant" and _digest(message) in self._told:
                 marks.append(self._private.get(key, Mark()))
             else:
-                marks.append(self._private.get(key) or session.gate.rules.mark(message.content))
+                said = [message.content, *(call.arguments for call in message.tool_calls)]
+                mark = session.gate.rules.mark("\n".join(said))
+                marks.append(self._private.get(key, mark))
         return marks
 
     def number_of(self, messages: tuple[ChatMessage, ...]) -> int:
@@ -50,7 +53,7 @@ class Memory:
 
     def learn(self, messages: tuple[ChatMessage, ...], turn: Turn, number: int) -> None:
         """Remember how a question ended."""
-        answer = ChatMessage("assistant", turn.answer)
+        answer = ChatMessage("assistant", turn.answer, tool_calls=calls_of(turn))
         *_, asked, answered = _digests((*messages, answer))
         if turn.private:
             for key in (asked, answered):
@@ -65,7 +68,10 @@ def _digests(messages: Iterable[ChatMessage]) -> Iterator[str]:
     """A name for the conversation up to and with each message."""
     running = hashlib.sha256()
     for message in messages:
-        running.update(json.dumps([message.role, message.content]).encode())
+        running.update(json.dumps([message.role, message.content, message.tool_call_id]).encode())
+        for call in message.tool_calls:  # a client may write its arguments in another order
+            said = [call.id, call.name, json.loads(call.arguments)]
+            running.update(json.dumps(said, sort_keys=True).encode())
         yield running.hexdigest()
 
 

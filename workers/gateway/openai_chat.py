@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
-from shammah.bus.messages import Sampling, Usage
+from shammah.bus.messages import ChatMessage, Sampling, Tool, ToolCall, Usage
 from shammah.chat.turn import Turn
-from workers.gateway.api import Document, event
-from workers.gateway.asking import Asked, Said, compose
+from workers.gateway.api import Document, calls_of, event
+from workers.gateway.asking import Asked, compose, read_arguments
 from workers.gateway.fields import Fields
 from workers.gateway.refusals import Dialect, invalid
 
 KNOWN = (
     "model messages prompt stream stream_options temperature top_p seed stop max_tokens "
-    "max_completion_tokens n user tool_choice response_format parallel_tool_calls reasoning_effort"
+    "max_completion_tokens n user tools tool_choice response_format parallel_tool_calls "
+    "reasoning_effort"
 ).split()
 REFUSED = {
     "logprobs": "no probabilities are given out",
@@ -25,11 +25,16 @@ REFUSED = {
     "audio": "answers are text",
     "functions": "tools took its place",
     "web_search_options": "nothing searches the web here",
-    "tools": "the answer is text only",
     "suffix": "text is only continued at its end",
     "echo": "the answer alone is returned",
 }
-FINISH = {"stop": "stop", "length": "length", "timeout": "length", "refusal": "content_filter"}
+FINISH = {
+    "stop": "stop",
+    "length": "length",
+    "timeout": "length",
+    "refusal": "content_filter",
+    "tool_call": "tool_calls",
+}
 
 
 class ChatApi:
@@ -38,9 +43,7 @@ class ChatApi:
     dialect = Dialect.OPENAI
 
     def read(self, fields: Fields) -> Asked:
-        return read_options(
-            fields, [said for one in fields.objects("messages") for said in _read_message(one)]
-        )
+        return read_options(fields, [_read_message(one) for one in fields.objects("messages")])
 
     def writer(self, asked: Asked, number: str, now: int) -> ChatWriter:
         return ChatWriter(f"chatcmpl-{number}", now, counted=asked.counted)
@@ -55,25 +58,29 @@ class CompletionApi:
         prompts = fields.texts("prompt")
         if len(prompts) != 1:
             raise fields.wrong("prompt", "one text")
-        return read_options(fields, [("user", prompts[0])])
+        return read_options(fields, [ChatMessage("user", prompts[0])])
 
     def writer(self, asked: Asked, number: str, now: int) -> CompletionWriter:
         return CompletionWriter(f"cmpl-{number}", now, counted=asked.counted)
 
 
-def read_options(fields: Fields, said: list[Said]) -> Asked:
+def read_options(fields: Fields, said: list[ChatMessage]) -> Asked:
     """Everything of a request but what was ``said``."""
     fields.refuse(REFUSED)
     if fields.whole("n", 1) not in (None, 1):
         raise invalid("n must be 1: there is one answer to a question.", "n")
     longest = fields.whole("max_completion_tokens", 1)
     streamed = fields.get("stream_options")
+    tools, strange = read_tools(fields)
     sampling = Sampling(
         temperature=fields.number("temperature", 0, 2),
         top_p=fields.number("top_p", 0, 1),
         seed=fields.whole("seed", -(2**63)),
         stop=fields.texts("stop"),
         schema=read_schema(fields, "response_format"),
+        tools=tools,
+        tool_choice=read_choice(fields, tools),
+        parallel=fields.get("parallel_tool_calls") is not False,
     )
     return Asked(
         fields.text("model"),
@@ -82,7 +89,7 @@ def read_options(fields: Fields, said: list[Said]) -> Asked:
         max_tokens=fields.whole("max_tokens", 1) if longest is None else longest,
         stream=fields.flag("stream"),
         think=False if fields.text("reasoning_effort", "") == "none" else None,
-        ignored=fields.others([*KNOWN, *REFUSED]),
+        ignored=fields.others([*KNOWN, *REFUSED]) + strange,
         counted=streamed is not None and Fields(streamed, "stream_options").flag("include_usage"),
     )
 
@@ -106,12 +113,60 @@ def read_schema(fields: Fields, key: str) -> str:
     raise wanted.wrong("type", "text, json_object or json_schema")
 
 
-def _read_message(one: Fields) -> Iterator[Said]:
+def read_tools(fields: Fields) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """The functions that are offered, and the names of what is offered beside them: what only
+    OpenAI's own machines could do."""
+    tools, strange = [], []
+    for one in fields.objects("tools"):
+        if (kind := one.text("type", "function")) != "function":
+            strange.append(f"{one.name('type')} ({kind:.30})")
+            continue
+        inner = one.get("function")  # one level deeper here than in Responses
+        tools.append(read_tool(one if inner is None else Fields(inner, one.name("function"))))
+    return tuple(tools), tuple(strange)
+
+
+def read_tool(one: Fields, schema: str = "parameters") -> Tool:
+    """A function; its ``schema`` is in the field of that name."""
+    given = one.get(schema)
+    if given is not None and not isinstance(given, dict):
+        raise one.wrong(schema, "a JSON schema")
+    parameters = json.dumps(given or {"type": "object", "properties": {}}, ensure_ascii=False)
+    return Tool(one.text("name"), one.text("description", ""), parameters)
+
+
+def read_choice(fields: Fields, tools: tuple[Tool, ...]) -> str:
+    """Which tool is to be called, as `Sampling.tool_choice` has it."""
+    choice = fields.get("tool_choice")
+    named = {"auto": "auto", "none": "none", "required": "any", None: "auto"}
+    if choice is None or isinstance(choice, str):
+        if choice not in named:
+            raise fields.wrong("tool_choice", "auto, none, required or a function")
+        return named[choice]
+    one = Fields(choice, "tool_choice")
+    inner = one.get("function")
+    name = (one if inner is None else Fields(inner, one.name("function"))).text("name")
+    if name not in {tool.name for tool in tools}:
+        raise fields.wrong("tool_choice", "one of the tools")
+    return name
+
+
+def _read_message(one: Fields) -> ChatMessage:
     role = one.text("role")
-    if role not in ("system", "developer", "user", "assistant"):
-        raise one.wrong("role", "system, developer, user or assistant")
-    one.refuse({"tool_calls": "the answer is text only", "audio": "answers are text"})
-    yield "system" if role == "developer" else role, read_text(one, "content")
+    if role not in ("system", "developer", "user", "assistant", "tool"):
+        raise one.wrong("role", "system, developer, user, assistant or tool")
+    one.refuse({"audio": "answers are text", "function_call": "tool_calls took its place"})
+    text = read_text(one, "content")
+    if role == "tool":
+        return ChatMessage(role, text, tool_call_id=one.text("tool_call_id"))
+    calls = tuple(_read_call(call) for call in one.objects("tool_calls"))
+    return ChatMessage("system" if role == "developer" else role, text, tool_calls=calls)
+
+
+def _read_call(one: Fields) -> ToolCall:
+    inner = Fields(one.get("function"), one.name("function"))
+    arguments = read_arguments(inner.get("arguments") or {}, inner.name("arguments"))
+    return ToolCall(one.text("id"), inner.text("name"), arguments)
 
 
 def read_text(one: Fields, key: str) -> str:
@@ -156,7 +211,8 @@ class _ChunkWriter:
         return ": the answer has not begun yet\n\n"
 
     def end(self, turn: Turn) -> str:
-        last = self._chunk([self._choice("", FINISH.get(turn.finish, "stop"))])
+        last = self._calls(turn)
+        last += self._chunk([self._choice("", FINISH.get(turn.finish, "stop"))])
         if self._counted:
             last += self._chunk([], usage_of(turn.usage))
         return last + "data: [DONE]\n\n"
@@ -165,6 +221,9 @@ class _ChunkWriter:
         self._model = model
         choice = self._whole_choice(turn)
         return self._document(self.KIND, [choice]) | {"usage": usage_of(turn.usage)}
+
+    def _calls(self, turn: Turn) -> str:
+        return ""
 
     def _chunk(self, choices: list[Document], usage: Document | None = None) -> str:
         document = self._document(self.CHUNK, choices)
@@ -193,19 +252,32 @@ class ChatWriter(_ChunkWriter):
     def thought(self, text: str) -> str:
         return self._delta({"reasoning_content": text})
 
-    def _delta(self, delta: Document, finish: str | None = None) -> str:
-        return self._chunk([{"index": 0, "delta": delta, "finish_reason": finish}])
+    def _calls(self, turn: Turn) -> str:
+        calls = [{"index": at, **one} for at, one in enumerate(map(_describe_call, calls_of(turn)))]
+        return self._delta({"tool_calls": calls}) if calls else ""
+
+    def _delta(self, delta: Document) -> str:
+        return self._chunk([{"index": 0, "delta": delta, "finish_reason": None}])
 
     def _choice(self, text: str, finish: str | None = None) -> Document:
         delta = {"content": text} if finish is None else {}
         return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
 
     def _whole_choice(self, turn: Turn) -> Document:
-        message: Document = {"role": "assistant", "content": turn.answer, "refusal": None}
+        calls = [_describe_call(call) for call in calls_of(turn)]
+        said = turn.answer or (None if calls else "")
+        message: Document = {"role": "assistant", "content": said, "refusal": None}
+        if calls:
+            message["tool_calls"] = calls
         if turn.thoughts:
             message["reasoning_content"] = turn.thoughts
         finish = FINISH.get(turn.finish, "stop")
         return {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+
+
+def _describe_call(call: ToolCall) -> Document:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 class CompletionWriter(_ChunkWriter):

@@ -122,7 +122,7 @@ def test_user_and_assistant_take_turns_whatever_was_sent() -> None:
         (ChatApi(), {}, "messages"),
         (ChatApi(), {"messages": "Hello"}, "messages"),
         (ChatApi(), {"messages": ["Hello"]}, "messages[0]"),
-        (ChatApi(), {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        (ChatApi(), {"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
         (ChatApi(), {"messages": [*HELLO, {"role": "assistant", "content": "x"}]}, "messages"),
         (ChatApi(), {"messages": [{"role": "assistant", "content": "x"}, *HELLO]}, "messages"),
         (ChatApi(), {"messages": HELLO, "model": None}, "model"),
