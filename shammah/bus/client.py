@@ -206,10 +206,11 @@ class Peer:
         think: bool = False,
         ongoing: bool = False,
         kept_as: str = "",
+        model: str = "",
     ) -> Task:
         """Request an answer to ``conversation``; the rest is as `Generate` has it."""
         generate = Generate(new_request_id(), conversation, sampling, max_new_tokens)
-        generate = replace(generate, adapter=adapter, whole=whole, think=think)
+        generate = replace(generate, adapter=adapter, whole=whole, think=think, model=model)
         return self.begin(replace(generate, ongoing=ongoing, conversation=kept_as))
 
     def begin(self, request: Work) -> Task:

@@ -333,7 +333,8 @@ class Generate:
     fail (``context_too_long``) rather than leave earlier turns out. ``think``: let the model think
     before it answers, where it has the choice; ``max_new_tokens`` do not count that. ``ongoing``:
     the conversation probably goes on, so it is worth having the cloud cache it. ``conversation``: a
-    name of it, under which what was computed of it may be kept on this disk; empty: it may not."""
+    name of it, under which what was computed of it may be kept on this disk; empty: it may not.
+    ``model``: which of the cloud's; empty: the one that is set."""
 
     request_id: str
     messages: tuple[ChatMessage, ...]
@@ -345,6 +346,7 @@ class Generate:
     think: bool = False
     ongoing: bool = False
     conversation: str = ""
+    model: str = ""
 
 
 @record

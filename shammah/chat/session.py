@@ -319,6 +319,7 @@ class Session:
             think=self.settings.inference.think != "off",
             ongoing=self._goes_on(turn),
             kept_as=turn.kept_as if decision.target is Target.LOCAL else "",
+            model=self.settings.cloud.model if decision.target is Target.CLOUD else "",
         )
         turn.send()
         if self._interrupted:

@@ -144,10 +144,10 @@ def test_what_claude_is_asked_is_in_the_ledger_and_nothing_private_is_among_it(
     local = client.messages.with_raw_response.create(**asking(MAIL, model="auto", most=4))
     assert local.headers["shammah-target"] == "local"
     assert local.headers["shammah-reason"] == "private"
-    assert len(cloud.bodies) == 1
+    assert [json.loads(body)["model"] for body in cloud.bodies] == ["claude-opus-5-5"]
     assert not any(b"weber" in body for body in cloud.bodies)
     [sent], _ = read_ledger(sandbox.shammah_home)
-    assert sent.bytes == len(cloud.bodies[0])
+    assert (sent.bytes, sent.model) == (len(cloud.bodies[0]), "claude-opus-5-5")
 
 
 def test_what_is_too_long_here_goes_to_claude_where_that_may_be(

@@ -138,7 +138,10 @@ class _Question:
         self._reply = reply
         self._arrived_s = arrived_s
         self._advance = advance
-        self._model = model_of(claude.settings)
+        self._settings = claude.settings
+        if request.model:
+            self._settings = replace(claude.settings, model=request.model)
+        self._model = model_of(self._settings)
         self._reading = Reading(claude.clock)
         self._begun = split_begun(request.messages)[1]
         self._joint = Joint(self._begun)
@@ -152,7 +155,7 @@ class _Question:
         request = self._request
         try:
             check_outgoing(request.messages, self._claude.rules, request.sampling.tools)
-            call = build_call(request, self._claude.settings, self._claude.peer)
+            call = build_call(request, self._settings, self._claude.peer)
             notices, unseen, messages = call.notices, call.unseen, call.messages
             async with asyncio.timeout(request.timeout_s):
                 await self._ask(call)
@@ -172,7 +175,7 @@ class _Question:
             ),
             timings=self._reading.timings(self._arrived_s),
             provenance=Provenance(
-                "cloud", self._reading.model or self._claude.settings.model, engine="anthropic"
+                "cloud", self._reading.model or self._settings.model, engine="anthropic"
             ),
             notices=notices,
             tool_calls=self._reading.tool_calls,
@@ -236,7 +239,7 @@ class _Question:
             # What breaks after a complete answer is only the connection.
             if reading.stop_reason is None:
                 began = reading.began
-                raise failures.describe(error, claude.settings, claude.peer, began=began) from error
+                raise failures.describe(error, self._settings, claude.peer, began=began) from error
         if reading.stop_reason is None:
             raise (failures.truncated if reading.began else failures.malformed)(claude.peer)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from shammah.bus.messages import ChatMessage, Sampling, Tool
 from shammah.chat.conversation import Conversation
+from shammah.chat.turn import Turn
 from shammah.privacy import Mark
 from shammah.router.route import Target
 from shammah.settings.model import Settings
@@ -173,14 +174,23 @@ def room(asked: Asked, settings: Settings) -> int | None:
 
 
 class Transcript(Conversation):
-    """A conversation that a client sends whole with each question; ``marks`` are its messages'."""
+    """A conversation that a client sends whole with each question.
+
+    Args:
+        messages: all of them.
+        marks: theirs.
+        key: of its first turn, if an earlier one is in the history.
+    """
 
     __slots__ = ("_before", "_last")
 
-    def __init__(self, messages: tuple[ChatMessage, ...], marks: Sequence[Mark]) -> None:
+    def __init__(
+        self, messages: tuple[ChatMessage, ...], marks: Sequence[Mark], key: str = ""
+    ) -> None:
         *before, self._last = map(_marked, messages, marks)
         system = before[0] if before and before[0].role == "system" else ChatMessage("system", "")
-        super().__init__(system=system.content, system_private=system.private)
+        turns = [Turn("", key=key)] if key else []
+        super().__init__(system.content, turns, system.private)
         self._before = tuple(before)
 
     def with_question(self, question: str, *, private: bool = False) -> tuple[ChatMessage, ...]:

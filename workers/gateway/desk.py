@@ -10,11 +10,11 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
-from shammah.bus.messages import ChatMessage, Provenance, Ready
+from shammah.bus.messages import Provenance, Ready
 from shammah.chat.runner import TurnRunner
 from shammah.chat.session import Session
 from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress, origin
@@ -23,8 +23,8 @@ from shammah.history.recorder import Recorder, history_of
 from shammah.privacy import Mark, split_prefix
 from shammah.router.decision import Override, RouteDecision, Target
 from shammah.settings.model import Settings
-from workers.gateway.asking import Asked, Transcript, Wishes, describe_tool, room, target_of
-from workers.gateway.memory import Memory
+from workers.gateway.asking import CLAUDE, Asked, Transcript, Wishes, describe_tool, room, target_of
+from workers.gateway.memory import Known, Memory
 from workers.gateway.refusals import RETRY_S, RefusedError
 
 log = logging.getLogger(__name__)
@@ -257,6 +257,9 @@ class Desk:
             raise _kept_here(found)
         if found.private:
             reply.put(found)
+        if asked.model.startswith(CLAUDE):
+            cloud = replace(session.settings.cloud, model=asked.model)
+            session.settings = replace(session.settings, cloud=cloud)
         if asked.think is not None:
             session.settings = session.settings.with_think("show" if asked.think else "off")
         prompt = Prompt(
@@ -268,25 +271,27 @@ class Desk:
             whole=True,
             client=wishes.client,
         )
-        conversation = Transcript(asked.messages, marks)
-        recorder = self._take_recorder(asked.messages[:-1])
+        known = self._memory.known(asked.messages[:-1])
+        conversation = Transcript(asked.messages, marks, known.key)
+        recorder = self._take_recorder(known.number)
         runner = TurnRunner(session, conversation, recorder)
         try:
             runner.begin(prompt)
             runner.answer(_Wire(reply))
         finally:
             self._recorders.append(recorder)
-        self._memory.learn(asked.messages, conversation.turns[-1], recorder.number)
+        begun = Known(recorder.number, conversation.turns[0].key)
+        self._memory.learn(asked.messages, conversation.turns[-1], begun)
 
-    def _take_recorder(self, before: tuple[ChatMessage, ...]) -> Recorder:
-        """One that continues the conversation that the client sent ``before``, if it is known."""
+    def _take_recorder(self, number: int) -> Recorder:
+        """One that continues the conversation of this number; 0: that begins another."""
         try:
             recorder = self._recorders.pop()
         except IndexError:
             enabled = self._settings.gateway.history == "on"
             report = partial(log.warning, "%s")
             recorder = history_of(self._settings, enabled=enabled, report=report)
-        if number := self._memory.number_of(before):
+        if number:
             recorder.resume(StoredConversation(number))
         else:
             recorder.leave()

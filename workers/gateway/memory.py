@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from shammah.bus.messages import ChatMessage
+from shammah.bus.record import record
 from shammah.chat.session import Session
 from shammah.chat.turn import Turn
 from shammah.privacy import Mark, split_prefix
@@ -23,11 +24,19 @@ KNOWN = 2000
 Value = TypeVar("Value")
 
 
+@record
+class Known:
+    """A conversation in the history: its number, 0 for none, and the key of its first turn."""
+
+    number: int = 0
+    key: str = ""
+
+
 class Memory:
-    """Marks and numbers of conversations, by what led to them."""
+    """Marks, and places in the history, by the messages that led to them."""
 
     def __init__(self) -> None:
-        self._numbers: OrderedDict[str, int] = OrderedDict()
+        self._known: OrderedDict[str, Known] = OrderedDict()
         self._private: OrderedDict[str, Mark] = OrderedDict()
         self._told: OrderedDict[str, None] = OrderedDict()
 
@@ -46,13 +55,12 @@ class Memory:
                 marks.append(self._private.get(key, mark))
         return marks
 
-    def number_of(self, messages: tuple[ChatMessage, ...]) -> int:
-        """The history's number of the conversation with these messages; 0: it is not known."""
-        key = _last(_digests(messages))
-        return self._numbers.get(key, 0)
+    def known(self, messages: tuple[ChatMessage, ...]) -> Known:
+        """The conversation that has these messages so far."""
+        return self._known.get(_last(_digests(messages)), Known())
 
-    def learn(self, messages: tuple[ChatMessage, ...], turn: Turn, number: int) -> None:
-        """Remember how a question ended."""
+    def learn(self, messages: tuple[ChatMessage, ...], turn: Turn, known: Known) -> None:
+        """Remember how a question ended, and which conversation it belongs to."""
         answer = ChatMessage("assistant", turn.answer, tool_calls=calls_of(turn))
         *_, asked, answered = _digests((*messages, answer))
         if turn.private:
@@ -60,8 +68,8 @@ class Memory:
                 _keep(self._private, key, Mark(True))
         elif not turn.local:
             _keep(self._told, _digest(answer), None)
-        if number:
-            _keep(self._numbers, answered, number)
+        if known.number:
+            _keep(self._known, answered, known)
 
 
 def _digests(messages: Iterable[ChatMessage]) -> Iterator[str]:

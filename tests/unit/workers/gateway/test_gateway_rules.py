@@ -16,7 +16,7 @@ from shammah.router.route import Target
 from shammah.settings.model import CloudSettings, Settings
 from workers.gateway.access import refuse_place, refuse_stranger
 from workers.gateway.asking import Asked, models, read_wishes, room, target_of
-from workers.gateway.memory import Memory
+from workers.gateway.memory import Known, Memory
 from workers.gateway.refusals import Dialect, RefusedError, describe, refusal_of
 
 KEYED = Settings(Path("/home"), cloud=CloudSettings(api_key="k"))
@@ -104,18 +104,18 @@ def test_what_is_private_stays_so_in_its_own_conversation_only(tmp_path: Path) -
     assert [mark.private for mark in memory.marks(one, (HELLO, MORE))] == [False, False]
     assert memory.marks(one, (MAIL,))[0].why == "it contains an e-mail address (privacy.emails)"
     assert memory.marks(one, (ChatMessage("user", "!private Hello"),))[0].private
-    memory.learn((HELLO,), Turn("Hello", "Fine.", private=True), 7)
+    memory.learn((HELLO,), Turn("Hello", "Fine.", private=True), Known(7, "k"))
     fine = ChatMessage("assistant", "Fine.")
     assert [mark.private for mark in memory.marks(one, (HELLO, fine, MORE))] == [True, True, False]
     assert not memory.marks(one, (MORE, fine, HELLO))[2].private
-    assert memory.number_of((HELLO, fine)) == 7
-    assert memory.number_of((MORE, fine)) == 0
+    assert memory.known((HELLO, fine)).number == 7
+    assert memory.known((MORE, fine)).number == 0
 
 
 def test_what_claude_said_is_no_news_to_claude(tmp_path: Path) -> None:
     memory, one = Memory(), session(tmp_path)
     assert memory.marks(one, (HELLO, ANSWER))[1].private
-    memory.learn((HELLO,), Turn("Hello", ANSWER.content, local=False), 1)
+    memory.learn((HELLO,), Turn("Hello", ANSWER.content, local=False), Known(1, "k"))
     assert not memory.marks(one, (HELLO, ANSWER))[1].private
     asked = replace(ANSWER, role="user")
     assert memory.marks(one, (HELLO, asked))[1].private

@@ -13,7 +13,7 @@ from workers.gateway.anthropic_messages import MessagesApi
 from workers.gateway.api import Api
 from workers.gateway.asking import Asked
 from workers.gateway.fields import Fields
-from workers.gateway.memory import Memory
+from workers.gateway.memory import Known, Memory
 from workers.gateway.openai_chat import ChatApi
 from workers.gateway.openai_responses import ResponsesApi
 from workers.gateway.refusals import RefusedError
@@ -228,7 +228,7 @@ def test_calls_in_a_response() -> None:
 
 def test_a_conversation_is_known_again_however_its_arguments_are_written() -> None:
     memory = Memory()
-    memory.learn(SAID[:1], TURN, 3)
+    memory.learn(SAID[:1], TURN, Known(3, "k"))
     calls = (ToolCall("call_1", "read", '{"path":"a.txt"}'), ToolCall("call_2", "read", " {}"))
     again = ChatMessage("assistant", "Well.", tool_calls=calls)
-    assert memory.number_of((SAID[0], again)) == 3
+    assert memory.known((SAID[0], again)).number == 3
