@@ -12,6 +12,10 @@ from workers.inference.scheduling.sampling import plan_sampling
 from workers.inference.startup.loading import LoadedModel
 from workers.inference.text.context import fit
 
+_QUESTION = ChatMessage("user", "and " * 32)
+"""As long as most: the conversation is cut where the next one's will be. If a shorter one needs no
+cut yet, what was computed is for the one after it."""
+
 
 class ReadingAhead:
     """One conversation of each client, one at a time, and only while no answer is under way.
@@ -122,9 +126,8 @@ class ReadingAhead:
                 ``context_too_long``: there is nothing to read ahead.
         """
         model, request, chat = self._model, ahead.request, self._model.chat
-        # Cut where the next question will be, as far as its length does not matter.
         prompt = fit(
-            (*request.messages, ChatMessage("user", "")),
+            (*request.messages, _QUESTION),
             lambda messages: chat.encode_earlier(messages[:-1]),
             chat.count,
             model.ready.context_length,

@@ -310,6 +310,10 @@ def test_what_does_not_fit_is_counted_and_read_ahead_from_the_same_cut(
     assert whole[: len(ahead)] == ahead
     assert isinstance(refused, Failed)
     assert refused.code == "context_too_long"
+    with _running(directory, answer) as later:  # another process arrives at the same
+        later.service.submit(Generate("a", asked), "other")
+        later.end("a")
+        assert later.engine.submitted[0].prompt == whole
 
 
 def test_a_failed_sequence_leaves_the_others(directory: Path, answer: list[int]) -> None:
