@@ -8,8 +8,6 @@ from typing import Protocol, TypeVar
 
 from shammah.bus.messages import State, WorkReply
 
-LEAVE_S = 1.0
-
 
 class Outlet:
     """The service's way out, from any thread. ``leave_s``: how long its thread may take to leave
@@ -18,7 +16,7 @@ class Outlet:
     def __init__(self, wake: Callable[[], None]) -> None:
         self.queue: queue.SimpleQueue[WorkReply | State] = queue.SimpleQueue()
         self.progress = 0
-        self.leave_s = LEAVE_S
+        self.leave_s = 1.0
         self._wake = wake
 
     def reply(self, message: WorkReply) -> None:

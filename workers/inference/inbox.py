@@ -47,6 +47,7 @@ class Inbox:
         self._cancelled: list[str] = []
         self._closed = False
         self._held = False
+        self.closed_at = 0.0
 
     def is_closed(self) -> bool:
         return self._closed
@@ -67,10 +68,10 @@ class Inbox:
             self._cancelled.append(request_id)
             self._changed.notify()
 
-    def close(self) -> None:
-        """End the wait of `take`, for ever."""
+    def close(self, at: float) -> None:
+        """End the wait of `take`, for ever. ``at``: now, in seconds of the monotonic clock."""
         with self._changed:
-            self._closed = True
+            self._closed, self.closed_at = True, at
             self._changed.notify()
 
     def hold(self) -> None:

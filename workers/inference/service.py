@@ -85,7 +85,7 @@ class InferenceService:
             self._inbox.cancel(request_id)
 
     def stop(self) -> None:
-        self._inbox.close()
+        self._inbox.close(self._clock())
         if self._bootstrap is not None:
             self._bootstrap.stop()
 

@@ -21,7 +21,7 @@ from workers.inference.startup.loading import LoadedModel
 from workers.inference.text.context import fit
 from workers.inference.text.continuation import split_begun
 from workers.logs import describe
-from workers.service import LEAVE_S, Outlet
+from workers.service import Outlet
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ IDLE_S = 60.0
 """After so many seconds without a request conversations are written to the disk: seldom enough not
 to wear it out, and before `keep_alive` ends."""
 
-END_S = 1.5
-"""How long they are written when the worker ends. A stop becomes a kill later."""
+END_S, LEAVE_S = 1.5, 2.0
+"""How long after a stop they are written, and when the process ends anyway."""
 
 
 class Serving:
@@ -60,7 +60,7 @@ class Serving:
         self._clock = clock
         self._answers: dict[str, Answer] = {}
         self._kept = True
-        outlet.leave_s = max(outlet.leave_s, END_S + LEAVE_S)
+        outlet.leave_s = LEAVE_S
         ready = model.ready
         self._provenance = Provenance(
             "inference",
@@ -85,7 +85,7 @@ class Serving:
             if idle and delivery == Delivery():
                 self._keep(self._inbox.has_news)
             if delivery.closed:
-                self._keep(self._end_of(END_S), last=True)
+                self._keep(self._is_over, last=True)
             if delivery.held:
                 self._ahead.stop()
             if delivery.closed or (delivery.held and self._engine.active == 0):
@@ -117,9 +117,8 @@ class Serving:
             hint = "Ask again. If it happens again, see the inference worker's log."
             self._fail(request_id, ShammahError("internal", why, hint))
 
-    def _end_of(self, seconds: float) -> Callable[[], bool]:
-        until = self._clock() + seconds
-        return lambda: self._clock() >= until
+    def _is_over(self) -> bool:
+        return self._clock() >= self._inbox.closed_at + END_S
 
     def _keep(self, enough: Callable[[], bool], *, last: bool = False) -> None:
         """Write what may be kept of the conversations; if that fails they only come back cold."""

@@ -9,7 +9,7 @@ import pytest
 
 from shammah.bus.messages import Done, Failed, Provenance, Ready, Timings, Usage
 from shammah.chat.conversation import Conversation
-from shammah.chat.summary import describe_turn
+from shammah.chat.summary import describe_answer, describe_turn
 from shammah.chat.turn import Turn
 from shammah.router.decision import Override, RouteDecision, Target, View, decide
 from shammah.router.explanation import as_document
@@ -51,6 +51,13 @@ def test_an_answer_is_told_with_its_decision_and_its_course() -> None:
 def test_what_the_model_has_not_seen_is_told() -> None:
     done = replace(DONE, usage=replace(DONE.usage, unseen=14, messages=37))
     assert lines(done)[-1] == "The first 14 of 37 messages no longer fit and were not seen."
+
+
+def test_what_came_from_the_disk_is_told() -> None:
+    done = replace(DONE, usage=replace(DONE.usage, reused_tokens=18, restored_tokens=16))
+    assert ", 7 out, 16 tokens read from disk instead of computed." in "\n".join(lines(done))
+    assert " · resumed from disk" in describe_answer(done, decided())
+    assert "disk" not in describe_answer(DONE, decided())
 
 
 def test_a_failure_is_told_with_its_decision() -> None:

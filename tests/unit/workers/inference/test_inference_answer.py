@@ -98,7 +98,7 @@ class Scripted:
 
     def cancel(self, request_id: str) -> None:
         self.active = 0
-        self.inbox.close()
+        self.inbox.close(0.0)
 
 
 def _serve(results: list[StepResult], stops: tuple[str, ...] = ()) -> tuple[str, Done | Failed]:

@@ -123,7 +123,7 @@ def ask(
         def reply(self, message: Any) -> None:
             super().reply(message)
             if isinstance(message, Done):
-                inbox.close()
+                inbox.close(0.0)
 
     outlet = Closing(lambda: None)
     inbox.put(Arrival(generate, 0.0))
