@@ -29,8 +29,9 @@ _NOBODY = (  # domains of RFC 2606, and what systemd calls a unit
     r"(?:^|\.)(?:example(?:\.(?:com|net|org))?|test|invalid|localhost|service|socket|timer"
     r"|target|slice|scope|mount|automount|swap|device|path)$"
 )
-_NO_NAMES = frozenset(("git", "this", "super", "return", "break", "continue"))
-"""What stands before an @ in addresses of repositories, and in Kotlin."""
+_NO_NAMES = frozenset("git this super return break continue noreply no-reply donotreply".split())
+"""What stands before an @ in addresses of repositories, in Kotlin, and where nobody reads: agents
+are told to sign with one."""
 
 
 def holds_mail(text: str) -> bool:

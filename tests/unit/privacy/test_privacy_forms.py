@@ -495,6 +495,7 @@ NEAR: dict[str, tuple[str, ...]] = {
     ),
     "emails": (
         "git@github.com:a/b.git",
+        "Co-Authored-By: An Agent <noreply@agents.de>",
         "me@example.com",
         "a @ b",
         "x@localhost",
