@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,26 @@ def _finite(
     return value
 
 
+_SAMPLING = {
+    "temperature": (click.FloatRange(min=0), "0: always the most likely word."),
+    "top_p": (click.FloatRange(0, 1, min_open=True), "Share of the words to choose from."),
+    "top_k": (click.IntRange(0), "How many words to choose from; 0: all."),
+    "min_p": (click.FloatRange(0, 1), "Leave out words so much less likely than the first."),
+    "repetition_penalty": (click.FloatRange(0, min_open=True), "More than 1: repeat less."),
+    "presence_penalty": (click.FloatRange(-2, 2), "More than 0: other words than before."),
+    "seed": (click.IntRange(0, 2**63 - 1), "The same answer each time."),
+}
+"""How words are chosen, where the model's own settings shall not count."""
+
+
+def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name, (kind, told) in reversed(_SAMPLING.items()):
+        check = _finite if isinstance(kind, click.FloatRange) else None
+        flag = f"--{name.replace('_', '-')}"
+        command = click.option(flag, type=kind, callback=check, help=told)(command)
+    return command
+
+
 @click.command(cls=Command)
 @click.argument("question", required=False)
 @click.option(
@@ -31,12 +52,7 @@ def _finite(
     help="Ask about this text file, too; repeatable.",
 )
 @prompt_options
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    callback=_finite,
-    help="0: always the most likely word.",
-)
+@_sampling_options
 @click.option("--max-tokens", type=click.IntRange(1, 10**6), help="Longest answer, in tokens.")
 @click.option("--no-stream", is_flag=True, help="Print the answer once it is complete.")
 @click.option("--schema", metavar="FILE", help="Make Claude's answer fit this JSON schema.")
@@ -46,7 +62,6 @@ def _finite(
 def ask(
     question: str | None,
     files: tuple[str, ...],
-    temperature: float | None,
     max_tokens: int | None,
     no_stream: bool,
     schema: str | None,
@@ -80,6 +95,7 @@ def ask(
     if schema is not None and (given["local"] or given["private"]):
         raise click.UsageError("Only Claude can enforce --schema; leave out --local and --private.")
     given["cloud"] = given["cloud"] or schema is not None
+    chosen = {name: given.pop(name) for name in _SAMPLING}
     spelled = {f"--{name.replace('_', '-')}": value for name, value in given.items()}
     flags = {name for name, value in spelled.items() if value is True}
     options = read_options(spelled, flags)
@@ -95,7 +111,7 @@ def ask(
             sources=sources,
             options=options,
             override=replace(options.override, adapter=adapter),
-            sampling=Sampling(temperature=temperature, schema=read_schema(schema, report)),
+            sampling=Sampling(**chosen, schema=read_schema(schema, report)),
             max_new_tokens=max_tokens,
             as_json=as_json,
             stream=not no_stream,

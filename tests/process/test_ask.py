@@ -152,6 +152,8 @@ class TestWrongUsage:
             (("ask", "hello", "--temperature", "-1"), "--temperature"),
             (("ask", "hello", "--temperature", "nan"), "--temperature"),
             (("ask", "hello", "--temperature", "inf"), "--temperature"),
+            (("ask", "hello", "--min-p", "1.5"), "--min-p"),
+            (("ask", "hello", "--presence-penalty", "nan"), "--presence-penalty"),
             (("ask", "hello", "--max-tokens", "0"), "--max-tokens"),
             (("ask", "hello", "--max-tokens", "1" + "0" * 30), "--max-tokens"),
             (("ask", "hello", "--nonsense"), "--nonsense"),

@@ -189,7 +189,8 @@ def test_decoding_sequences_share_one_pass(
     def count(
         runner: TransformersRunner, tokens: list[Sequence[int]], *others: Any, **named: Any
     ) -> Any:
-        rows.extend([len(tokens)] if len(tokens[0]) == 1 else [])
+        parts = [part.tokens for part in named.get("parts", ())] or [tokens]
+        rows.extend(len(part) for part in parts if len(part[0]) == 1)
         return compute(runner, tokens, *others, **named)
 
     with monkeypatch.context() as patched:

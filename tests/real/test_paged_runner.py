@@ -7,6 +7,7 @@ too, does with other numbers what it did with those it was made with, or is wron
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,14 @@ from tests.real.test_inference_engine import (
     _run,
 )
 from workers.inference.engine import LoadSettings
+from workers.inference.engines.transformers import mixed_attention
 from workers.inference.engines.transformers.kv_pages import KVPages, Record
 from workers.inference.engines.transformers.page_table import PAGE
 from workers.inference.engines.transformers.runner import TransformersRunner
 from workers.inference.packages.checkpoint import inspect_checkpoint
-from workers.inference.runner import Logits, Span
+from workers.inference.runner import Candidates, Logits, Span
 from workers.inference.scheduling.batched_engine import BatchedEngine
+from workers.inference.scheduling.sampling import SamplingPlan
 
 CLOSE = 1e-4
 MAKERS: dict[str, Callable[..., Path]] = {
@@ -117,6 +120,84 @@ def test_wanted_are_the_last_tokens(made: dict[str, Path]) -> None:
     for ours, theirs in zip(*logits, strict=True):
         assert np.allclose(ours, theirs, atol=CLOSE)
     assert np.allclose(logits[0][0], logits[0][2][-3:], atol=CLOSE)
+
+
+# --- one pass for all ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("paged", [True, False], ids=["pages", "slots"])
+def test_a_chunk_and_single_tokens_are_one_pass(
+    made: dict[str, Path], kind: str, paged: bool
+) -> None:
+    runner, passes = load_runner(made[kind], paged=paged), list[int]()
+    runner.reserve(6, 600)
+    runner.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    spans = [
+        Span(0, len(SHORT), (9,)),
+        Span(1, len(LONG), (7,)),
+        Span(2, 0, UNSEEN[:70]),  # begins
+        Span(3, 100, UNSEEN[100:160], wanted=0),  # goes on
+        Span(4, 50, UNSEEN[50:], wanted=5),
+    ]
+    for slot, prompt in enumerate([SHORT, LONG, (), UNSEEN[:100], UNSEEN[:50]]):
+        for _ in prompt[:1]:
+            prefill(runner, slot, 0, prompt)
+    passes.clear()
+    together = runner.forward(spans)
+    assert len(passes) == 1
+    alone = [rows for span in spans for rows in runner.forward([span])]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours.shape == theirs.shape
+        assert np.allclose(ours, theirs, atol=CLOSE)
+
+
+def test_a_model_that_does_not_let_it_be_takes_several(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixed_attention, "can_mix", lambda model: False)
+    runner, passes = load_runner(made["llama"]), list[int]()
+    runner.reserve(2, 600)
+    prefill(runner, 0, 0, SHORT)
+    runner.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    found = runner.forward([Span(0, len(SHORT), (9,)), Span(1, 0, LONG)])
+    assert [rows.shape[0] for rows in found] == [1, 1]
+    assert len(passes) == 2
+
+
+# --- the best tokens alone ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        SamplingPlan(),
+        SamplingPlan(0.7, 0.8, 20, 1.05, seed=1),
+        SamplingPlan(0.9, min_p=0.05, presence_penalty=1.0, seed=2),
+        SamplingPlan(0.7, 0.8, seed=3),
+    ],
+    ids=["greedy", "top_k", "min_p", "top_p"],
+)
+def test_answers_from_candidates_are_those_from_all_logits(
+    made: dict[str, Path], plan: SamplingPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[type] = []
+    forward = TransformersRunner.forward
+
+    def watched(runner: TransformersRunner, spans: Sequence[Span]) -> Any:
+        found = forward(runner, spans)
+        given.extend(type(row) for rows in found for row in rows)
+        return found
+
+    monkeypatch.setattr(TransformersRunner, "forward", watched)
+    requests = [
+        replace(_request(str(n), UNSEEN[n : 30 + 40 * n], 12), sampling=plan) for n in range(5)
+    ]
+    expected = _run(load(made["qwen3"], paged=False), *requests)
+    assert set(given) == {np.ndarray}
+    given.clear()
+    assert _run(load(made["qwen3"]), *requests) == expected
+    assert set(given) == ({np.ndarray} if plan.top_p < 1 and not plan.top_k else {Candidates})
 
 
 # --- the pool -----------------------------------------------------------------------------
@@ -207,7 +288,8 @@ class Recorded:
 
     def forward(self, spans: Sequence[Span]) -> list[Logits]:
         with torch.no_grad():  # a trace is not made in inference mode
-            return list(self.pages.compute(spans))
+            [logits] = self.pages.compute([spans])
+            return list(logits.numpy())
 
 
 @pytest.mark.parametrize("kind", MAKERS)

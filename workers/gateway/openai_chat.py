@@ -14,14 +14,13 @@ from workers.gateway.refusals import Dialect, invalid
 KNOWN = (
     "model messages prompt stream stream_options temperature top_p seed stop max_tokens "
     "max_completion_tokens n user tools tool_choice response_format parallel_tool_calls "
-    "reasoning_effort"
+    "reasoning_effort top_k min_p repetition_penalty presence_penalty"
 ).split()
 REFUSED = {
     "logprobs": "no probabilities are given out",
     "top_logprobs": "no probabilities are given out",
     "logit_bias": "single tokens cannot be weighted",
-    "presence_penalty": "only temperature, top_p and seed steer the choice of words",
-    "frequency_penalty": "only temperature, top_p and seed steer the choice of words",
+    "frequency_penalty": "presence_penalty and repetition_penalty do what it is for",
     "audio": "answers are text",
     "functions": "tools took its place",
     "web_search_options": "nothing searches the web here",
@@ -75,6 +74,10 @@ def read_options(fields: Fields, said: list[ChatMessage]) -> Asked:
     sampling = Sampling(
         temperature=fields.number("temperature", 0, 2),
         top_p=fields.number("top_p", 0, 1),
+        top_k=fields.whole("top_k", 0),  # this and the next two as vLLM and llama-server have them
+        min_p=fields.number("min_p", 0, 1),
+        repetition_penalty=fields.number("repetition_penalty", 0, 2),
+        presence_penalty=fields.number("presence_penalty", -2, 2) or None,  # many send 0
         seed=fields.whole("seed", -(2**63)),
         stop=fields.texts("stop"),
         schema=read_schema(fields, "response_format"),

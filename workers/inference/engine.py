@@ -223,6 +223,8 @@ class EngineSpec:
         quantizations: what it can make of the weights, the most exact first.
         automatic: which of them ``auto`` is, where memory allows; empty: the first.
         only_by_name: whether it is taken only if ``inference.engine`` names it.
+        refuses_late: whether only its load tells which models it cannot compute, so that another
+            engine must follow it.
         requires: the packages that it computes with, by the names that they are imported by.
         install: the command that installs those.
         obstacle: why it cannot compute a model here, as the end of "it ...", or any model if
@@ -247,6 +249,7 @@ class EngineSpec:
     quantizations: tuple[str, ...] = ("none",)
     automatic: str = ""
     only_by_name: bool = False
+    refuses_late: bool = False
     requires: tuple[str, ...] = ()
     install: str = ""
     obstacle: Callable[[Checkpoint | None], str] = lambda checkpoint: ""

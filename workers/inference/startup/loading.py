@@ -128,7 +128,7 @@ class Loader:
                 loaded = self._load(rung)
                 return _with_note(loaded, reason, describe_result(located, offer, loaded.ready))
             except ShammahError as error:
-                if error.code not in _expected(offer):
+                if error.code not in _expected(offer, following):
                     raise
                 log.warning("%s at level %d: %s", rung.located.name, offer.level, error)
                 if error.code in (OUT_OF_MEMORY, _NO_GPU):
@@ -181,10 +181,11 @@ class Loader:
         return LoadedModel(engine, chat, defaults, ready, located.directory)
 
 
-def _expected(offer: Offer) -> tuple[str, ...]:
-    """Return the codes of failures after which the next offer is tried."""
+def _expected(offer: Offer, following: _Rung | None) -> tuple[str, ...]:
+    """Return the codes of failures of ``offer`` after which the next one is tried."""
     gpu = (_NO_GPU,) if offer.on_gpu else ()
-    return (OUT_OF_MEMORY, *gpu, *(_REFUSALS if offer.has_fewer_bits else ()))
+    late = offer.engine.refuses_late and following and following.offer.engine is not offer.engine
+    return (OUT_OF_MEMORY, *gpu, *(_REFUSALS if offer.has_fewer_bits or late else ()))
 
 
 def _below(rungs: Iterator[_Rung], past: Past) -> Iterator[_Rung]:

@@ -95,15 +95,15 @@ def find_offers(
         home=home,
     )
 
-    def steps(device: str) -> list[Offer]:
-        engine, why = choose_engine(asked, checkpoint, device or _device(asked), engines)
+    def steps(device: str, allowed: Mapping[str, EngineSpec] = engines) -> list[Offer]:
+        engine, why = choose_engine(asked, checkpoint, device or _device(asked), allowed)
         settings = replace(wanted, device=device) if device else wanted
         offer = Offer(engine, settings, why, chosen=bool(device))
         return list(_steps(offer, checkpoint))
 
-    def steps_if_any(device: str) -> list[Offer]:
+    def steps_if_any(device: str, allowed: Mapping[str, EngineSpec] = engines) -> list[Offer]:
         try:
-            return steps(device)
+            return steps(device, allowed)
         except ShammahError:  # with these settings it is for the other device
             if asked.engine != "auto" and device != "cpu":
                 raise
@@ -116,8 +116,15 @@ def find_offers(
         gpu = choose_gpu(replace(asked, quantization="int4"), parameters, machine, readers)
     found = steps_if_any(gpu) if gpu else []
     if found:
-        why = _why_on_gpu(asked, checkpoint, gpu, _allowed(asked, readers), found[0].engine)
-        first = [replace(found[0], why=why)] if whole else []
+        chosen = found[0].engine
+        why = _why_on_gpu(asked, checkpoint, gpu, _allowed(asked, readers), chosen)
+        first = [replace(found[0], why=why)]
+        if chosen.refuses_late and asked.engine == "auto":
+            rest = {name: one for name, one in engines.items() if one is not chosen}
+            if others := steps_if_any(gpu, rest):
+                found = others
+                first.append(replace(found[0], change=f"the {found[0].engine.name} engine"))
+        first = first if whole else []
         fewest = [found[-1]] if found[-1].has_fewer_bits else []
         shared = found[1:] if gpu == "mps" else []
         found = [*first, *shared, *steps_if_any("cpu"), *(fewest if not shared else [])]
@@ -176,7 +183,8 @@ def choose_engine(
             why = f"No engine computes this model with these settings: {every}."
             raise ShammahError("settings_conflict", why, hint)
         why = f"No engine that is installed computes this model: {every}."
-        missing = [one.install for one in reading if not one.is_installed]
+        able = [one for one in reading if device in one.devices]
+        missing = [one.install for one in able if not one.is_installed]
         hint = f"Install one: `{missing[0]}`." if missing else "Choose another model with --model."
         raise ShammahError("model_unsupported", why, hint)
     hint = "Set inference.engine to auto."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,13 +44,16 @@ def test_a_chat_with_everything() -> None:
         stream_options={"include_usage": True},
         response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}},
         logit_bias={},
-        presence_penalty=0,
+        presence_penalty=1.5,
+        min_p=0.05,
+        top_k=20,
         store=False,
         service_tier="auto",
         user=None,
     )
     assert asked.messages == (ChatMessage("system", "Be brief."), ChatMessage("user", "Hello"))
-    sampling = Sampling(0.0, 0.5, seed=3, stop=("END",), schema=json.dumps(SCHEMA))
+    sampling = Sampling(0.0, 0.5, 20, seed=3, stop=("END",), schema=json.dumps(SCHEMA))
+    sampling = replace(sampling, min_p=0.05, presence_penalty=1.5)
     assert asked.sampling == sampling
     assert (asked.max_tokens, asked.stream, asked.counted, asked.think) == (7, True, True, None)
     assert asked.ignored == ("service_tier", "store")

@@ -11,18 +11,14 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
-from workers.inference.engines.transformers.kv_slots import (
-    Compute,
-    HeldLayer,
-    causal_mask,
-    shapes_of,
-)
+from workers.inference.engines.transformers.kv_slots import HeldLayer, causal_mask, shapes_of
+from workers.inference.engines.transformers.mixed_attention import Compute, Part, compute_parts
 from workers.inference.engines.transformers.page_table import (
     NOTHING,
     PAGE,
@@ -32,7 +28,7 @@ from workers.inference.engines.transformers.page_table import (
     pages_of,
     pool_pages,
 )
-from workers.inference.runner import Logits, Span
+from workers.inference.runner import Span
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +53,7 @@ class KVPages:
 
     Attributes:
         bytes_per_token: of all layers.
-        writes: where in the pool the tokens of the pass in hand go: (rows * new,).
-        table: the pages that its rows read, equally many of each row: (rows * pages,).
         rows: of the pass in hand.
-        reads: whether the pass needs more than its own tokens.
         pools: keys and values of each layer, (heads, pages, PAGE, size).
     """
 
@@ -74,8 +67,7 @@ class KVPages:
         self._device: torch.device = first.device
         self._shapes, self.bytes_per_token = shapes_of(sample)
         self.pools: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.writes = self.table = torch.empty(0, dtype=torch.long)
-        self.rows, self.reads = 1, True
+        self.rows: list[PageRows] = []
         self._pages = PageTable(0, 0)
         self._told: dict[tuple[int, int], torch.Tensor] = {}
         self._recorded: dict[torch.Size, Callable[[], torch.Tensor]] = {}
@@ -104,32 +96,54 @@ class KVPages:
         for pool in self._every_pool():
             pool.index_copy_(1, target_pages, pool.index_select(1, source_pages))
 
-    def compute(self, spans: Sequence[Span]) -> Logits:
-        """The logits of spans of equal length and the same adapter: (spans, wanted, vocabulary)."""
-        for span in spans:
-            self._fit(span.slot, span.start + len(span.tokens))
-        if len(spans[0].tokens) == 1:
-            return self._step(spans)[:, : spans[0].wanted]
-        return np.concatenate([self._chunk(span) for span in spans])
+    def compute(self, groups: Sequence[Sequence[Span]]) -> list[torch.Tensor]:
+        """The logits of groups of spans, of single tokens or one span: (spans, wanted, vocabulary).
 
-    def _chunk(self, span: Span) -> Logits:
+        The next call may change them.
+        """
+        for span in (span for spans in groups for span in spans):
+            self._fit(span.slot, span.start + len(span.tokens))
+        first, single = groups[0], [len(spans[0].tokens) == 1 for spans in groups]
+        if single == [True]:
+            told = self._tell(first)
+            logits = self._compute_step(told) if first[0].adapter else self._replay(told)
+            return [logits[: len(first), : max(span.wanted for span in first)]]
+        self.rows, parts = [], []
+        for spans, one in zip(groups, single, strict=True):
+            rows, part = self._step(self._tell(spans)) if one else self._chunk(spans[0])
+            self.rows.append(rows)
+            parts.append(part)
+        found = compute_parts(self._compute, self._cache, parts)
+        return [rows[: len(spans)] for rows, spans in zip(found, groups, strict=True)]
+
+    def _chunk(self, span: Span) -> tuple[PageRows, Part]:
         """Several tokens of one slot, with as many pages as it has."""
         start, count = span.start, len(span.tokens)
         numbers = range(start, start + count)
         pages = self._pages.pages(span.slot)
-        self.rows, self.reads = 1, start > 0
-        self.writes = self._tensor([self._pages.index(span.slot, number) for number in numbers])
-        self.table = self._tensor(pages)
-        positions = self._tensor(numbers)[None]
+        writes = self._tensor([self._pages.index(span.slot, number) for number in numbers])
+        positions, tokens = self._tensor(numbers)[None], self._tensor(span.tokens)[None]
         # Without one, transformers takes the kernels for what begins at the first token.
-        mask = causal_mask(positions, len(pages) * PAGE, self._dtype) if self.reads else None
-        options = {"position_ids": positions, "attention_mask": mask}
-        tokens = self._tensor(span.tokens)[None]
-        found = self._compute(tokens, self._cache, max(1, span.wanted), **options)
-        return _on_host(found[:, : span.wanted])
+        mask = causal_mask(positions, len(pages) * PAGE, self._dtype) if start > 0 else None
+        rows = PageRows(tokens.shape, writes, self._tensor(pages), start > 0)
+        return rows, Part(tokens, positions, mask, span.wanted)
 
-    def _step(self, spans: Sequence[Span]) -> Logits:
-        """A token of each of several slots: (spans, 1, vocabulary)."""
+    def _step(self, told: torch.Tensor) -> tuple[PageRows, Part]:
+        """A token of each of several slots. Nothing in here may depend on a number in ``told``."""
+        tokens = told[:, _TOKEN : _TOKEN + 1]
+        positions = told[:, _POSITION : _POSITION + 1]
+        mask = causal_mask(positions, (told.shape[1] - _PAGES) * PAGE, self._dtype)
+        rows = PageRows(tokens.shape, told[:, _WRITE], told[:, _PAGES:].reshape(-1), True)
+        return rows, Part(tokens, positions, mask, 1)
+
+    def _compute_step(self, told: torch.Tensor) -> torch.Tensor:
+        rows, part = self._step(told)
+        self.rows = [rows]
+        return compute_parts(self._compute, self._cache, [part])[0]
+
+    def _tell(self, spans: Sequence[Span]) -> torch.Tensor:
+        """Bring what a step for single tokens is told to where steps of its shape read it: (rows,
+        columns and pages)."""
         longest = max(len(self._pages.pages(span.slot)) for span in spans)
         rows, count = bucket(len(spans)), bucket(longest)
         lines = []
@@ -140,15 +154,9 @@ class KVPages:
             lines.append([span.tokens[0], span.start, write, *pages, *nothing])
         unasked = [spans[0].tokens[0], 0, WASTE * PAGE, *([NOTHING] * count)]
         lines += [unasked] * (rows - len(spans))
-        told = self._tell(rows, count, torch.tensor(lines))
-        logits = self._compute_step(told) if spans[0].adapter else self._replay(told)
-        return _on_host(logits[: len(spans)])
-
-    def _tell(self, rows: int, count: int, lines: torch.Tensor) -> torch.Tensor:
-        """Bring what a step is told to where steps of its shape read it."""
         if (rows, count) not in self._told:
-            self._told[rows, count] = torch.empty_like(lines, device=self._device)
-        return self._told[rows, count].copy_(lines)
+            self._told[rows, count] = self._tensor(lines)
+        return self._told[rows, count].copy_(torch.tensor(lines))
 
     def _replay(self, told: torch.Tensor) -> torch.Tensor:
         """Compute a step as it was recorded, or record it first."""
@@ -160,15 +168,6 @@ class KVPages:
                 log.warning("the steps of this model cannot be recorded: %s", error)
                 self._record = None
         return self._recorded.get(told.shape, compute)()
-
-    def _compute_step(self, told: torch.Tensor) -> torch.Tensor:
-        """Nothing in here may depend on a number in ``told``: (rows, columns and pages)."""
-        positions = told[:, _POSITION : _POSITION + 1]
-        self.rows, self.reads = told.shape[0], True
-        self.writes, self.table = told[:, _WRITE], told[:, _PAGES:].reshape(-1)
-        mask = causal_mask(positions, (told.shape[1] - _PAGES) * PAGE, self._dtype)
-        options = {"position_ids": positions, "attention_mask": mask}
-        return self._compute(told[:, _TOKEN : _TOKEN + 1], self._cache, 1, **options)
 
     def _fit(self, slot: int, tokens: int) -> None:
         """Have room for so many tokens in a slot.
@@ -184,36 +183,44 @@ class KVPages:
     def _every_pool(self) -> list[torch.Tensor]:
         return [pool for pair in self.pools for pool in pair]
 
-    def _tensor(self, numbers: Sequence[int]) -> torch.Tensor:
+    def _tensor(self, numbers: Sequence[Any]) -> torch.Tensor:
         return torch.tensor(numbers, device=self._device)
+
+
+@dataclass(frozen=True, slots=True)
+class PageRows:
+    """Rows of a pass, of ``shape`` (rows, new).
+
+    Attributes:
+        writes: where in the pool their tokens go: (rows * new,).
+        table: the pages that they read, equally many of each row: (rows * pages,).
+        reads: whether they need more than their own tokens.
+    """
+
+    shape: torch.Size
+    writes: torch.Tensor
+    table: torch.Tensor
+    reads: bool
 
 
 class PageLayer(HeldLayer):  # type: ignore[no-untyped-call]
     """See `HeldLayer`: the rows of a `KVPages`' pass in hand."""
 
-    _kv: KVPages
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    def exchange(
+        self, rows: PageRows, key_states: torch.Tensor, value_states: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write (rows, heads, new, size) into the pool.
-
-        Returns:
-            The keys and the values that the rows read: (rows, heads, pages * PAGE, size). What
-            lies beyond a row's end is for the mask to hide.
-        """
-        keys, values = self._kv.pools[self._index]
-        held = self._exchange(keys, key_states), self._exchange(values, value_states)
-        return held if self._kv.reads else (key_states, value_states)
-
-    def _exchange(self, pool: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        heads, _, _, size = pool.shape
-        new = states.transpose(0, 1).reshape(heads, -1, size)
-        pool.view(heads, -1, size).index_copy_(1, self._kv.writes, new)
-        if not self._kv.reads:
-            return pool
-        read = pool.index_select(1, self._kv.table)
-        return read.view(heads, self._kv.rows, -1, size).transpose(0, 1)
+        found = []
+        for pool, states in zip(
+            self._kv.pools[self._index], (key_states, value_states), strict=True
+        ):
+            heads, _, _, size = pool.shape
+            new = states.transpose(0, 1).reshape(heads, -1, size)
+            pool.view(heads, -1, size).index_copy_(1, rows.writes, new)
+            if rows.reads:
+                read = pool.index_select(1, rows.table)
+                states = read.view(heads, rows.shape[0], -1, size).transpose(0, 1)
+            found.append(states)
+        return found[0], found[1]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Only asked for where no mask is given: at a first token."""
@@ -252,13 +259,3 @@ class CudaGraphs:
             return result
 
         return replay
-
-
-def _on_host(logits: torch.Tensor) -> Logits:
-    """A copy, which nothing overwrites. What the driver may not move is copied faster."""
-    if logits.device.type != "cuda":
-        found: Logits = logits.cpu().numpy()
-        return found
-    host = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
-    copied: Logits = host.copy_(logits).numpy()
-    return copied

@@ -8,18 +8,21 @@ written once, where they stay; which sequences a forward pass computes is said b
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from workers.inference.runner import Logits, Span
-
-Compute = Callable[..., torch.Tensor]
-"""`TransformersRunner.compute`."""
+from workers.inference.engines.transformers.mixed_attention import (
+    Compute,
+    Part,
+    compute_parts,
+    split_row,
+)
+from workers.inference.runner import Span
 
 _BROKEN = -1
 """The number of tokens that a cache holds, when it is unknown."""
@@ -35,7 +38,7 @@ class KVSlots:
 
     Attributes:
         bytes_per_token: of all layers.
-        slots, starts: the rows of the forward pass in hand, and where each goes on.
+        rows: of the forward pass in hand.
         layers: for each slot, keys and values of each layer, (heads, capacity, size).
     """
 
@@ -44,8 +47,7 @@ class KVSlots:
         first = sample.layers[0].keys
         self._dtype: torch.dtype = first.dtype
         self._shapes, self.bytes_per_token = shapes_of(sample)
-        self.slots: Sequence[int] = ()
-        self.starts: Sequence[int] = ()
+        self.rows: list[SlotRows] = []
         self.layers: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
         self._buffers: list[mmap.mmap] = []
         self._cache = Cache(layers=[SlotLayer(self, at) for at in range(len(sample.layers))])
@@ -65,17 +67,17 @@ class KVSlots:
             for one, other in zip(held, copied, strict=True):
                 other[:, :length] = one[:, :length]
 
-    def compute(self, spans: Sequence[Span]) -> Logits:
-        """The logits of spans of equal length: (spans, wanted, vocabulary)."""
-        self.slots, self.starts = [one.slot for one in spans], [one.start for one in spans]
-        tokens, wanted = torch.tensor([one.tokens for one in spans]), spans[0].wanted
-        new = tokens.shape[1]
-        positions = torch.tensor(self.starts)[:, None] + torch.arange(new)
-        mask = causal_mask(positions, max(self.starts) + new, self._dtype)
-        options = {"position_ids": positions, "attention_mask": mask}
-        logits = self._compute(tokens, self._cache, max(1, wanted), **options)
-        found: Logits = logits[:, :wanted].numpy()
-        return found
+    def compute(self, groups: Sequence[Sequence[Span]]) -> list[torch.Tensor]:
+        """The logits of groups of spans, of equal length in each: (spans, wanted, vocabulary)."""
+        self.rows, parts = [], []
+        for spans in groups:
+            starts = [one.start for one in spans]
+            tokens = torch.tensor([one.tokens for one in spans])
+            positions = torch.tensor(starts)[:, None] + torch.arange(tokens.shape[1])
+            self.rows.append(SlotRows(tokens.shape, [one.slot for one in spans], starts))
+            mask = causal_mask(positions, max(starts) + tokens.shape[1], self._dtype)
+            parts.append(Part(tokens, positions, mask, max(one.wanted for one in spans)))
+        return compute_parts(self._compute, self._cache, parts)
 
     def _allocate(self, capacity: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         sizes = [heads * capacity * size for heads, size in self._shapes]
@@ -91,6 +93,15 @@ class KVSlots:
             for part, (heads, size) in zip(torch.split(whole, sizes), self._shapes, strict=True)
         ]
         return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRows:
+    """Rows of a pass, of ``shape`` (rows, new): their slots, and where each goes on."""
+
+    shape: torch.Size
+    slots: Sequence[int]
+    starts: Sequence[int]
 
 
 class HeldLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -110,14 +121,25 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def get_max_length(self) -> int:
         return -1
 
-
-class SlotLayer(HeldLayer):  # type: ignore[no-untyped-call]
-    """See `HeldLayer`: the present rows of a `KVSlots`."""
-
-    _kv: KVSlots
-
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        """Write the keys and values of new tokens.
+
+        Returns:
+            Those of all tokens so far, as `exchange` does; of a row that is several groups of rows
+            (`compute_parts`), a list of each group's.
+        """
+        groups = self._kv.rows
+        if len(groups) == 1:
+            return self.exchange(groups[0], key_states, value_states)
+        shapes = [rows.shape for rows in groups]
+        new = split_row(key_states, shapes), split_row(value_states, shapes)
+        found = [self.exchange(*each) for each in zip(groups, *new, strict=True)]
+        return [keys for keys, _ in found], [values for _, values in found]
+
+    def exchange(
+        self, rows: Any, key_states: torch.Tensor, value_states: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write (rows, heads, new, size) where the rows go on.
 
@@ -125,14 +147,23 @@ class SlotLayer(HeldLayer):  # type: ignore[no-untyped-call]
             The keys and the values of all tokens so far, (rows, heads, longest, size). What
             lies beyond a shorter row's end is for the mask to hide.
         """
-        new = key_states.shape[2]
-        longest = max(self._kv.starts) + new
+        raise NotImplementedError
+
+
+class SlotLayer(HeldLayer):  # type: ignore[no-untyped-call]
+    """See `HeldLayer`: the present rows of a `KVSlots`."""
+
+    def exchange(
+        self, rows: SlotRows, key_states: torch.Tensor, value_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        new = rows.shape[1]
+        longest = max(rows.starts) + new
         both: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-        for row, (slot, start) in enumerate(zip(self._kv.slots, self._kv.starts, strict=True)):
+        for row, (slot, start) in enumerate(zip(rows.slots, rows.starts, strict=True)):
             layer = self._kv.layers[slot][self._index]
-            for held, states, rows in zip(layer, (key_states, value_states), both, strict=True):
+            for held, states, found in zip(layer, (key_states, value_states), both, strict=True):
                 held[:, start : start + new] = states[row]
-                rows.append(held[:, :longest])
+                found.append(held[:, :longest])
         keys, values = both
         if len(keys) == 1:
             return keys[0].unsqueeze(0), values[0].unsqueeze(0)
@@ -142,7 +173,7 @@ class SlotLayer(HeldLayer):  # type: ignore[no-untyped-call]
         return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
-        return max(self._kv.starts, default=0)
+        return max((start for rows in self._kv.rows for start in rows.starts), default=0)
 
 
 class OwnCaches:
@@ -165,7 +196,7 @@ class OwnCaches:
     def reserve(self, slots: int, capacity: int) -> None:
         self._caches = [None] * slots
         self._held = [0] * slots
-        self._logits: list[Logits | None] = [None] * slots
+        self._logits: list[torch.Tensor | None] = [None] * slots
 
     def release(self, slot: int) -> None:
         self._caches[slot] = self._logits[slot] = None
@@ -173,11 +204,11 @@ class OwnCaches:
     def copy(self, source: int, target: int, length: int) -> None:
         raise AssertionError("nothing is reused here")
 
-    def compute(self, spans: Sequence[Span]) -> Logits:
-        """The logits of spans of equal length: (spans, wanted, vocabulary)."""
-        return np.stack([self._append(span) for span in spans])
+    def compute(self, groups: Sequence[Sequence[Span]]) -> list[torch.Tensor]:
+        """The logits of groups of spans, of equal length in each: (spans, wanted, vocabulary)."""
+        return [torch.stack([self._append(span) for span in spans]) for spans in groups]
 
-    def _append(self, span: Span) -> Logits:
+    def _append(self, span: Span) -> torch.Tensor:
         """The wanted logits of a span.
 
         Nothing can be taken back: what a batch had done before another row of it failed is
@@ -195,7 +226,7 @@ class OwnCaches:
         self._held[slot], self._logits[slot] = _BROKEN, None
         rows = torch.tensor([tokens], device=self._device)
         found = self._compute(rows, self._caches[slot], max(1, span.wanted))
-        logits: Logits = found[0, : span.wanted].cpu().numpy()
+        logits = found[0, : span.wanted]
         self._held[slot], self._logits[slot] = start + len(tokens), logits
         return logits
 

@@ -5,11 +5,15 @@ The reference for every other: it computes what ``model.generate`` computes.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from workers.environment import prepare_libraries
 from workers.inference.engine import EngineFacts, LoadObserver, LoadSettings
@@ -17,7 +21,14 @@ from workers.inference.engines.transformers.spec import place
 from workers.inference.memory import kv_budget
 from workers.inference.packages.adapter_file import Adapter
 from workers.inference.packages.checkpoint import Checkpoint
-from workers.inference.runner import Logits, RunnerLimits, Span, check_logits
+from workers.inference.runner import (
+    Candidates,
+    Logits,
+    Rows,
+    RunnerLimits,
+    Span,
+    check_logits,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +46,7 @@ LIMITS = {
 }
 
 _WARM_UP = 8
+_INFINITE = np.float32(np.inf)
 
 
 class TransformersRunner:
@@ -54,7 +66,7 @@ class TransformersRunner:
         self.model: Any = None
         """The module that computes; some of its layers may be quantized."""
         self._device = "cpu"
-        self._keeps_logits = False
+        self._keeps_logits = self._mixes = self._picks = False
         self._kv_memory = 0.0
         self._memory: KVSlots | KVPages | OwnCaches
         self._adapters: ModuleAdapters
@@ -87,8 +99,10 @@ class TransformersRunner:
         )
         observer.stage("read weights")
         self.model = weights.read_weights(model_class, checkpoint, form, observer)
+        from workers.inference.engines.transformers.mixed_attention import can_mix
         from workers.inference.engines.transformers.module_adapters import ModuleAdapters
 
+        self._mixes = can_mix(self.model)
         self._adapters = ModuleAdapters(self.model, self._device)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model_class.forward).parameters
         observer.stage("warm up")
@@ -115,7 +129,7 @@ class TransformersRunner:
             first = torch.zeros(1, 1, dtype=torch.long, device=self._device)
             logits: Logits = self.compute(first, cache).cpu().numpy()
         check_logits(logits, partial(check_finite, self.model), f"{self.model.dtype}")
-        paged = self._device != "cpu" if self._paged is None else self._paged
+        self._picks = paged = self._device != "cpu" if self._paged is None else self._paged
         if any(type(layer) is not DynamicLayer for layer in cache.layers):
             # Windows and recurrent states: nothing of it can be shared or taken back.
             log.info("%s has a cache of its own kind", type(self.model).__name__)
@@ -160,29 +174,59 @@ class TransformersRunner:
 
     # --- computing ------------------------------------------------------------------------
 
-    def forward(self, spans: Sequence[Span]) -> list[Logits]:
-        """Compute spans of equal length and the same adapter together: a layer does not know its
-        rows, and a module wants a matrix of tokens."""
+    def forward(self, spans: Sequence[Span]) -> list[Rows]:
+        """Compute all spans of an adapter (a layer does not know its rows) in one pass, if the
+        model lets it; else those of single tokens, and each longer one."""
         import torch
 
-        found: dict[int, Logits] = {}
-        kinds = [(span.adapter, len(span.tokens), span.wanted) for span in spans]
-        for kind in dict.fromkeys(kinds):
-            places = [place for place, own in enumerate(kinds) if own == kind]
-            with torch.inference_mode(), self._adapters.using(kind[0]):
-                logits = self._memory.compute([spans[place] for place in places])
-            found |= zip(places, logits, strict=True)
-        return [found[place] for place in range(len(spans))]
+        found: dict[int, Rows] = {}
+        for adapter in dict.fromkeys(span.adapter for span in spans):
+            own = [span for span in spans if span.adapter == adapter]
+            single = [span for span in own if len(span.tokens) == 1]
+            groups = [single] * bool(single) + [[span] for span in own if len(span.tokens) > 1]
+            passes = [groups] if self._mixes else [[group] for group in groups]
+            with torch.inference_mode(), self._adapters.using(adapter):
+                for each in passes:
+                    for group, rows in zip(each, self._memory.compute(each), strict=True):
+                        found |= self._answers(group, rows)
+        return [found[span.slot] for span in spans]
+
+    def _answers(self, spans: Sequence[Span], logits: torch.Tensor) -> dict[int, Rows]:
+        """What is given of ``spans``, by slot: where logits must be copied, candidates if those are
+        enough; ``logits``: (spans, wanted, vocabulary)."""
+        size, ends = logits.shape[2], range(logits.shape[1])
+        top = max(span.top for span in spans) if self._picks else 0
+        if top:
+            best = logits.topk(min(top, size))
+            values, tokens = _on_host(best.values), _on_host(best.indices)
+            least = np.nextafter(values[..., -1], _INFINITE)
+            bounds = least if top < size else np.full_like(least, -_INFINITE)
+        found: dict[int, Rows] = {}
+        for row, span in enumerate(spans):
+            own = ends[len(ends) - span.wanted :]
+            if not (top and span.top):
+                found[span.slot] = _on_host(logits[row, own.start :])
+                continue
+            found[span.slot] = [
+                Candidates(
+                    tokens[row, at],
+                    values[row, at],
+                    float(bounds[row, at]),
+                    functools.partial(_on_host, logits[row, at]),
+                )
+                for at in own
+            ]
+        return found
 
     def compute(
-        self, tokens: torch.Tensor, cache: Any, wanted: int = 1, **options: Any
+        self, tokens: torch.Tensor, cache: Any, wanted: int | torch.Tensor = 1, **options: Any
     ) -> torch.Tensor:
         """Append tokens to a cache of transformers' kind.
 
         Args:
             tokens: (rows, new).
             cache: where their keys and values go.
-            wanted: of how many of the last tokens the logits are wanted; at least 1.
+            wanted: of how many of the last tokens the logits are wanted, at least 1; or of which.
             options: for the model.
 
         Returns:
@@ -190,6 +234,21 @@ class TransformersRunner:
         """
         if self._keeps_logits:
             options["logits_to_keep"] = wanted
-        output = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, **options)
-        logits: torch.Tensor = output.logits[:, -wanted:].float()
-        return logits
+        from workers.inference.engines.transformers.mixed_attention import mixing
+
+        with mixing(self.model) if "parts" in options else contextlib.nullcontext():
+            output = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, **options)
+        if isinstance(wanted, int):
+            logits: torch.Tensor = output.logits[:, -wanted:]
+        else:
+            logits = output.logits if self._keeps_logits else output.logits[:, wanted]
+        return logits.float()
+
+
+def _on_host(numbers: torch.Tensor) -> Any:
+    """An array, which is a copy if that must be. What the driver may not move is copied faster."""
+    if numbers.device.type != "cuda":
+        return numbers.cpu().numpy()
+    import torch
+
+    return torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(numbers).numpy()

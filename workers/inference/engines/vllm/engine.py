@@ -5,6 +5,7 @@ Only tokens go in and come out: templates, stop strings and text are the same as
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -64,7 +65,8 @@ class VllmEngine:
         return len(self._requests) - len(self._begun)
 
     def prepare(self) -> None:
-        _import()
+        with contextlib.suppress(Exception):  # `load` says it, and another engine follows
+            _import()
 
     def load(
         self, checkpoint: Checkpoint, settings: LoadSettings, observer: LoadObserver

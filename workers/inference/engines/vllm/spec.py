@@ -1,7 +1,4 @@
-"""The vllm engine's row of the table of engines. Nothing is imported before it is used.
-
-It is taken only if ``inference.engine`` names it: no GPU has run it yet.
-"""
+"""The vllm engine's row of the table of engines. Nothing is imported before it is used."""
 
 from __future__ import annotations
 
@@ -51,7 +48,7 @@ VLLM = EngineSpec(
     place=place,
     formats=("safetensors", "awq", "gptq"),
     devices=("cuda",),
-    only_by_name=True,
+    refuses_late=True,
     requires=("vllm",),
     install="pip install vllm",
 )

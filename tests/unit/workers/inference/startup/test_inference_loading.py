@@ -62,6 +62,7 @@ class World:
         self.asked = InferenceSettings(engine="transformers")
         self.located_models: list[str] = []
         self.machine = Machine(16 * GIB)
+        self.installed: tuple[str, ...] = ()
 
     def load(self, accepts: Callable[[str, LoadSettings], bool] = lambda name, s: True) -> str:
         """What a new worker says when it is ready, as the model and the note."""
@@ -81,6 +82,7 @@ class World:
                     engine,
                     make=partial(PickyEngine, weigh, name),
                     obstacle=lambda checkpoint: "",
+                    requires=() if name in self.installed else engine.requires,
                 )
                 for name, engine in ENGINES.items()
             },
@@ -231,6 +233,22 @@ class TestAGPU:
         said = world.load(accepts)
         assert "usable cuda device" in said or "use the GPU" in said
         assert "big runs on the CPU" in said
+
+    def test_with_vllm_computes_by_transformers_what_that_does_not_take(self, world: World) -> None:
+        world.installed = ("vllm",)
+
+        def accepts(name: str, settings: LoadSettings) -> bool:
+            if len(world.tried) == 1:
+                raise ShammahError("model_unsupported", "vLLM: there is no such layer.", "")
+            assert settings.device == "cuda"
+            return True
+
+        assert world.load(accepts) == "big: "
+        assert world.tried == [("big", 0, "auto"), ("big", 0, "auto")]
+        world.tried.clear()
+        world.asked = InferenceSettings(engine="vllm")
+        with pytest.raises(ShammahError, match="no such layer"):
+            world.load(accepts)
 
     def test_gets_fewer_bits_before_a_smaller_model_does(self, world: World) -> None:
         said = world.load(

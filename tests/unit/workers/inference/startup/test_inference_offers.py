@@ -38,11 +38,13 @@ def _offers(
     obstacle: str = "",
     model: Checkpoint = MODEL,
     mlx: str | None = None,
+    vllm: bool = False,
     **asked: Any,
 ) -> list[Offer]:
     """``mlx``: why that engine cannot compute where there is Apple silicon; ``None``: it is not
-    installed."""
+    installed. ``vllm``: whether that is."""
     engines = dict(ENGINES)
+    engines["vllm"] = replace(engines["vllm"], requires=() if vllm else ("no_such_package",))
     mine = make_spec(on_apple_silicon=machine.mps)
     if mlx is None:
         engines["mlx"] = replace(mine, requires=("no_such_package",))
@@ -239,6 +241,38 @@ def test_an_engine_for_a_gpu_alone_is_offered_there_alone() -> None:
     with pytest.raises(ShammahError, match=r"it is not installed \(`pip install vllm`\)"):
         _offers(WITH_GPU, engine="vllm")
     assert _chosen(WITH_GPU) == "transformers"
+
+
+def test_vllm_computes_on_a_gpu_where_it_is_installed() -> None:
+    found = _offers(WITH_GPU, vllm=True)
+    named = [(one.engine.name, one.settings.device, one.change) for one in found]
+    assert named[:3] == [
+        ("vllm", "cuda", ""),
+        ("transformers", "cuda", "the transformers engine"),  # should vLLM not take the model
+        ("native", "cpu", ""),
+    ]
+    assert named[-1] == ("transformers", "cuda", "4-bit weights")
+    assert {name for name, *_ in named} == {"vllm", "transformers", "native"}
+    assert found[0].why == "this machine has a GPU for it"
+    assert _chosen(WITH_GPU, vllm=True, device="cuda") == "vllm"
+    assert _chosen(WITH_GPU, vllm=True, quantization="int4") == "transformers"
+    awq = replace(MODEL, format="awq")
+    assert _chosen(WITH_GPU, vllm=True, model=awq) == "vllm"
+    only = _offers(WITH_GPU, vllm=True, engine="vllm")
+    assert {one.engine.name for one in only} == {"vllm"}
+
+
+@pytest.mark.parametrize("machine", [PLAIN, MAC, Machine(16 * GIB, gpu_memory=2 * GIB)])
+@pytest.mark.parametrize("asked", [{}, {"device": "cpu"}, {"quantization": "none"}])
+def test_vllm_is_never_taken_without_a_gpu_for_the_model(
+    machine: Machine, asked: dict[str, str]
+) -> None:
+    found = [
+        [(one.engine.name, one.settings, one.why) for one in _offers(machine, vllm=vllm, **asked)]
+        for vllm in (True, False)
+    ]
+    assert found[0] == found[1]
+    assert "vllm" not in {name for name, *_ in found[0]}
 
 
 @pytest.mark.parametrize(
