@@ -6,10 +6,10 @@ conversation at every turn. Beside each twentieth turn the same prompt with anot
 which nothing is computed yet, is what a full prefill takes. Quote the ratio::
 
     .venv/bin/python scripts/bench/conversation.py --json now.json
-    .venv/bin/python scripts/bench/conversation.py --draw now.json docs/images/conversation.png
-    .venv/bin/python scripts/bench/conversation.py --draw now.json picture.png --before then.json
+    .venv/bin/python scripts/bench/conversation.py --draw before.json now.json ahead.json
 
-``then.json`` is what this script wrote in a checkout of another version.
+The last one draws ``conversation.png`` of what this script wrote in other checkouts, or with
+``--ahead``; the names of the files are those of the lines.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def converse(options: argparse.Namespace) -> list[Measured]:
                 talk.append(ChatMessage("assistant", answer or "I do not know."))
                 if (
                     options.ahead
-                    and sum((measured.tokens, options.answer)) > options.context * 3 / 4
+                    and sum((measured.tokens, options.answer)) > options.context * 2 / 3
                 ):
                     for _ in worker.peer.begin(Prefill(new_request_id(), tuple(talk))):
                         pass
@@ -122,28 +122,25 @@ def tell(turns: list[Measured], context: int) -> dict[str, float]:
     }
 
 
-def draw(path: Path, now: list[Measured], before: list[Measured]) -> None:
+def draw(files: list[Path]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(10, 6), sharex=True)
-    for turns, name, colour in ((before, "before", "0.6"), (now, "now", "C0")):
-        numbers = range(1, len(turns) + 1)
-        upper.plot(numbers, [one.first_s for one in turns], label=name, color=colour)
-        lower.plot(numbers, [one.computed for one in turns], label=name, color=colour)
-    fulls = [(at + 1, one.full_s) for at, one in enumerate(now) if one.full_s]
-    upper.plot(*zip(*fulls, strict=True), "x", label="a full prefill", color="C3")
-    upper.set(ylabel="seconds to the first token", ylim=(0, None))
+    for number, file in enumerate(files):
+        turns = [Measured(**one) for one in json.loads(file.read_text())["by_turn"]]
+        fulls = statistics.median(one.full_s for one in turns if one.full_s)
+        numbers, style = range(1, len(turns) + 1), {"label": file.stem, "color": f"C{number}"}
+        upper.plot(numbers, [one.first_s / fulls for one in turns], **style)
+        lower.plot(numbers, [one.computed for one in turns], **style)
+    upper.axhline(0.15, color="grey", linewidth=0.8, linestyle=":")
+    upper.set(ylabel="first token, full prefill = 1", ylim=(0, None))
     lower.set(ylabel="tokens computed of the prompt", xlabel="turn", ylim=(0, None))
     upper.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-
-
-def read(path: Path) -> list[Measured]:
-    return [Measured(**one) for one in json.loads(path.read_text())["by_turn"]]
+    figure.savefig("conversation.png", dpi=110, metadata={"Software": None})
 
 
 def main() -> None:
@@ -157,11 +154,10 @@ def main() -> None:
         "--ahead", action="store_true", help="read ahead what fills the context, as the prompt does"
     )
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--draw", type=Path, nargs=2, metavar=("FILE", "PICTURE"))
-    parser.add_argument("--before", type=Path)
+    parser.add_argument("--draw", type=Path, nargs="+", metavar="FILE")
     options = parser.parse_args()
     if options.draw:
-        draw(options.draw[1], read(options.draw[0]), read(options.before) if options.before else [])
+        draw(options.draw)
         return
     turns = converse(options)
     found = tell(turns, options.context)

@@ -76,7 +76,7 @@ def _fills(turn: Turn, ready: Ready) -> bool:
     """Whether the next prompt may have to leave earlier messages out; then nearly all of it is to
     be computed anew."""
     tokens = turn.usage.input_tokens + turn.usage.output_tokens
-    return tokens > ready.context_length * 3 // 4
+    return tokens > ready.context_length * 2 // 3
 
 
 def describe_take_over(ready: Ready, turns: int) -> str:

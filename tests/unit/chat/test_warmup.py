@@ -73,7 +73,7 @@ def test_a_turn_of_somebody_else_is_read_when_it_has_ended() -> None:
 def test_its_own_answer_that_fills_the_context_is_read_since_the_beginning_may_have_to_go() -> None:
     world, ready = World(), replace(READY, context_length=1000)
     assert world.be(ready) == []
-    for tokens, times in ((700, 0), (760, 1), (200, 1)):
+    for tokens, times in ((650, 0), (670, 1), (200, 1)):
         turn = answered("a", "b", OURS)
         end = turn.end
         assert isinstance(end, Done)

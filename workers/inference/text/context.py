@@ -114,7 +114,9 @@ def _at_least(message: ChatMessage, context: int) -> int:
     characters = len(message.content)
     if characters <= SAMPLE * context:
         return 0
-    tokens = max(characters // CHARACTERS_A_TOKEN, len(message.content.split()) // WORDS_A_TOKEN)
+    tokens = characters // CHARACTERS_A_TOKEN
+    if tokens <= context:
+        tokens = len(message.content.split()) // WORDS_A_TOKEN
     return tokens if tokens > context else 0
 
 
