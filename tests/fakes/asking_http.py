@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tests.fakes.sandbox import LIMIT_S, Sandbox
 
 TOKEN_FILE = "gateway.token"
+HASTY = str(Path(__file__).with_name("hasty_gateway.py"))
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,26 @@ def start_gateway(sandbox: Sandbox, *options: str) -> Endpoint:
     said = subprocess.run(
         [*command, *options], capture_output=True, text=True, check=True, timeout=LIMIT_S
     )
-    where = urlsplit(said.stdout.split()[2].rstrip("."))
+    return _endpoint(sandbox, said.stdout)
+
+
+@contextmanager
+def hasty_gateway(sandbox: Sandbox, *options: str) -> Iterator[Endpoint]:
+    """One that has little patience (`tests/fakes/hasty_gateway.py`), in the foreground."""
+    command = [sys.executable, "-P", HASTY, "gateway", "--foreground", "--keep-alive", "-1"]
+    with subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield _endpoint(sandbox, process.stdout.readline())
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert not process.wait(LIMIT_S)
+
+
+def _endpoint(sandbox: Sandbox, said: str) -> Endpoint:
+    where = urlsplit(said.split()[2].rstrip("."))
     token = (sandbox.shammah_home / TOKEN_FILE).read_text().strip()
     return Endpoint(where.hostname or "", where.port or 0, token)
 

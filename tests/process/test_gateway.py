@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shammah.bus.probe import ask_status
-from tests.fakes.asking_http import Endpoint, chat, start_gateway
+from tests.fakes.asking_http import Endpoint, chat, hasty_gateway, start_gateway
 from tests.fakes.echo_process import EchoProcess
 from tests.fakes.sandbox import LIMIT_S, Sandbox, until
 from tests.fakes.terminal import Record
@@ -237,16 +237,49 @@ def test_a_body_that_is_too_long_is_not_read(endpoint: Endpoint) -> None:
     assert endpoint.ask(CHAT, chat("one")).status == 200
 
 
-def test_a_slow_header_and_idle_connections_are_let_go_of(endpoint: Endpoint) -> None:
+def test_a_slow_header_and_idle_connections_are_let_go_of(
+    sandbox: Sandbox, echo: EchoProcess
+) -> None:
+    with hasty_gateway(sandbox, *AS) as endpoint:
+        idle = [socket.create_connection((endpoint.host, endpoint.port)) for _ in range(500)]
+        idle[-1].sendall(b"GET /v1/models HTT")
+        try:
+            assert endpoint.ask(CHAT, chat("one")).status == 200
+            until(lambda: _closed(idle) == 500, "all are closed")
+        finally:
+            for one in idle:
+                one.close()
+
+
+def test_idle_connections_keep_nobody_out(endpoint: Endpoint) -> None:
     idle = [socket.create_connection((endpoint.host, endpoint.port)) for _ in range(500)]
-    idle[-1].sendall(b"GET /v1/models HTT")
     try:
         assert endpoint.ask(CHAT, chat("one")).status == 200
         until(lambda: _closed(idle) >= 300, "the oldest of them are closed")
-        until(lambda: _closed(idle) == 500, "all are, after a while")
     finally:
         for one in idle:
             one.close()
+
+
+def test_a_client_that_never_reads_is_cut_off(sandbox: Sandbox, echo: EchoProcess) -> None:
+    with hasty_gateway(sandbox, *AS) as endpoint, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((endpoint.host, endpoint.port))
+        words = "forever " + " ".join(["w" * 50_000] * 4)
+        body = json.dumps(chat(words, stream=True))
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        client.sendall(f"{head}Authorization: Bearer {endpoint.token}\r\n\r\n{body}".encode())
+        until(lambda: echo.status().status.active, "it is being answered")
+        assert endpoint.ask(CHAT, chat("one")).status == 200
+        until(lambda: not echo.status().status.active, "its answer was ended")
+
+
+def test_leases_are_given_back_while_nobody_asks(sandbox: Sandbox, echo: EchoProcess) -> None:
+    with hasty_gateway(sandbox, *AS) as endpoint:
+        for _ in range(2):
+            assert endpoint.ask(CHAT, chat("one")).status == 200
+            until(lambda: echo.status().status.clients == 0, "nobody holds the model")
+        assert "starter" in endpoint.ask("/v1/models").text
 
 
 def _closed(sockets: list[socket.socket]) -> int:

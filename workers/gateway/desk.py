@@ -130,7 +130,7 @@ class Desk:
         self._changed = changed
         self._threads = ThreadPoolExecutor(RUNNING, "turn")
         self._slots = asyncio.Semaphore(RUNNING)
-        self._replies: set[Reply] = set()
+        self._replies: dict[Reply, asyncio.Future[None]] = {}
         self._waiting = 0
         self._workers: Session | None = None
         self._resting: asyncio.TimerHandle | None = None
@@ -162,42 +162,42 @@ class Desk:
         if self._waiting >= WAITING:
             what = f"{RUNNING} questions are being answered, and {WAITING} wait."
             raise RefusedError(429, "busy", what, retry_s=RETRY_S)
-        async with self._slot():
-            reply = Reply(self._attach().beside())
-            self._replies.add(reply)
-            self._tell()
-            work = partial(self._answer, reply, asked, wishes, target)
-            working = asyncio.get_running_loop().run_in_executor(self._threads, work)
-            try:
-                yield reply
-            finally:
-                reply.session.interrupt()
-                await asyncio.wait([working])  # its turn is stored
-                self._replies.discard(reply)
-                self._rest_later()
-                self._tell()
+        await self._take_slot()
+        reply = Reply(self._attach().beside())
+        work = partial(self._answer, reply, asked, wishes, target)
+        working = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        self._replies[reply] = working
+        working.add_done_callback(lambda _: self._end(reply))
+        self._tell()
+        try:
+            yield reply
+        finally:
+            reply.session.interrupt()  # its turn is stored by its thread, which `_end` waits for
 
     async def stop(self) -> None:
         """End all answers, and give the workers back."""
         for reply in self._replies:
             reply.session.interrupt()
-        self._threads.shutdown(wait=False)
+        if self._replies:
+            await asyncio.wait(self._replies.values())
         if self._resting is not None:
             self._resting.cancel()
-        await asyncio.get_running_loop().run_in_executor(None, self._close, self._workers)
+        work = partial(self._close, self._workers, self._recorders)
+        await asyncio.get_running_loop().run_in_executor(None, work)
 
-    @contextlib.asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
+    async def _take_slot(self) -> None:
         self._waiting += 1
         self._tell()
         try:
             await self._slots.acquire()
         finally:
             self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._slots.release()
+
+    def _end(self, reply: Reply) -> None:
+        del self._replies[reply]
+        self._slots.release()
+        self._rest_later()
+        self._tell()
 
     def _tell(self) -> None:
         self._changed(len(self._replies), self._waiting)
@@ -227,9 +227,10 @@ class Desk:
         recorders, self._recorders = self._recorders, []
         asyncio.get_running_loop().run_in_executor(None, self._close, workers, recorders)
 
-    def _close(self, workers: Session | None, recorders: list[Recorder] | None = None) -> None:
+    @staticmethod
+    def _close(workers: Session | None, recorders: list[Recorder]) -> None:
         """On a thread of its own, since it waits for the disk."""
-        for recorder in self._recorders if recorders is None else recorders:
+        for recorder in recorders:
             recorder.close()
         if workers is not None:
             workers.close()
