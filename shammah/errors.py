@@ -55,22 +55,15 @@ class UsageError(ShammahError):
         super().__init__("usage", message, hint, exit_code=ExitCode.USAGE)
 
 
-def tools_unsupported(subject: str) -> ShammahError:
-    """Refuse tools, or earlier calls of tools, that ``subject``, which begins the sentence, cannot
-    take."""
-    return ShammahError(
-        "tools_unsupported", f"{subject} takes no tools.", "Ask without them, or ask Claude."
-    )
+def schema_not_enforced(subject: str, why: str = "") -> ShammahError:
+    """Refuse a JSON schema that ``subject``, which begins the sentence, cannot enforce (``why``)
+    while it chooses tokens.
 
-
-def schema_not_enforced(subject: str) -> ShammahError:
-    """Refuse a JSON schema that ``subject``, which begins the sentence, cannot enforce.
-
-    Only Claude's own API does, while it chooses tokens. The local model could at best be asked to
-    keep to one, and a program that reads the answer would break on the day when it does not.
+    It could at best be asked to keep to it, and a program that reads the answer would break on the
+    day when it does not.
     """
     return ShammahError(
         "schema_not_enforced",
-        f"{subject} cannot hold an answer to a schema.",
-        "Claude's own API can: set ANTHROPIC_API_KEY, and ask without --local and --private.",
+        f"{subject} cannot hold an answer to this schema" + (f": {why:.300}" if why else "."),
+        "Simplify the schema, or ask Claude with --cloud.",
     )

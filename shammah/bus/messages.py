@@ -181,8 +181,7 @@ class Sampling:
 
     ``tools`` may be called as ``tool_choice`` says: ``auto`` (or not), ``any`` (at least one),
     ``none``, or the name of the one that is to be. ``parallel``: several in one answer. The text of
-    the answer comes as `Token`, its calls in `Done`. A backend that takes no tools, or no earlier
-    calls, refuses (``tools_unsupported``).
+    the answer comes as `Token`, its calls in `Done`.
     """
 
     temperature: float | None = None

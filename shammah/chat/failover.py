@@ -52,7 +52,6 @@ _UNABLE = frozenset(
         "schema_not_enforced",
         "server_malformed",
         "server_refused",
-        "tools_unsupported",
     }
 )
 """The same backend would fail again, the other one need not."""

@@ -55,7 +55,7 @@ def _sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_sampling_options
 @click.option("--max-tokens", type=click.IntRange(1, 10**6), help="Longest answer, in tokens.")
 @click.option("--no-stream", is_flag=True, help="Print the answer once it is complete.")
-@click.option("--schema", metavar="FILE", help="Make Claude's answer fit this JSON schema.")
+@click.option("--schema", metavar="FILE", help="Make the answer fit this JSON schema.")
 @click.option("--adapter", default="auto", metavar="NAME", help="Local adapter: NAME, off or auto.")
 @json_option("One object with text and provenance.", text="")
 @click.option("-n", "--no-stdin", is_flag=True, help="Leave standard input alone.")
@@ -92,9 +92,6 @@ def ask(
     from shammah.privacy import split_prefix
     from shammah.terminal.output import echo
 
-    if schema is not None and (given["local"] or given["private"]):
-        raise click.UsageError("Only Claude can enforce --schema; leave out --local and --private.")
-    given["cloud"] = given["cloud"] or schema is not None
     chosen = {name: given.pop(name) for name in _SAMPLING}
     spelled = {f"--{name.replace('_', '-')}": value for name, value in given.items()}
     flags = {name for name, value in spelled.items() if value is True}

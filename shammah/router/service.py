@@ -57,7 +57,6 @@ NO_VERDICT = frozenset(
         "private",
         "sampling_invalid",
         "schema_not_enforced",
-        "tools_unsupported",
     }
 )
 """Failures of the question, not of the backend."""

@@ -66,7 +66,6 @@ _STATUS = {
     "private": 403,
     "sampling_invalid": 400,
     "schema_not_enforced": 400,
-    "tools_unsupported": 400,
     "worker_crashes": 503,
     "worker_died": 503,
     "worker_silent": 503,

@@ -13,6 +13,7 @@ from workers.inference.text.detokenizer import Detokenizer
 from workers.inference.text.reasoning import CLOSING, ReasoningSplitter
 from workers.inference.text.repetition import Repetition
 from workers.inference.text.stop_strings import StopStrings
+from workers.inference.text.tools import CallSplitter
 
 PAUSE_S = 0.025
 """Between two messages of an answer. Each wakes three threads of two processes, which takes a
@@ -96,6 +97,7 @@ class Answer:
         self._thoughts = self._said = 0  # tokens
         self._following: SequenceRequest | None = None
         self._blanks = Blanks(split_begun(request.messages)[1])
+        self._calls = CallSplitter(expected=bool(request.sampling.tools))
         self._notices = notices
         self._guarded = guarded
         self._repetition = Repetition()
@@ -193,7 +195,7 @@ class Answer:
         for number, token in enumerate(step.token_ids, 1):
             thought, said = self._splitter.add(self._detokenizer.add(token))
             reasoning += thought
-            text += self._stops.add(self._blanks.strip(said))
+            text += self._stops.add(self._calls.add(self._blanks.strip(said)))
             self._tokens.append(token)
             self._thoughts += self._splitter.thinking
             self._said += self._splitter.answering
@@ -211,7 +213,8 @@ class Answer:
         if over and not self.stopped and self._following is None:
             thought, said = self._splitter.finish()
             reasoning += thought
-            text += self._stops.add(self._blanks.strip(said)) + self._stops.finish()
+            text += self._stops.add(self._calls.add(self._blanks.strip(said)))
+            text += self._stops.add(self._calls.finish()) + self._stops.finish()
         return reasoning, text
 
     def _end_thoughts(self) -> str:
@@ -238,14 +241,16 @@ class Answer:
             reused_tokens=self._reused,
             restored_tokens=min(self._restored, self._reused),
         )
+        calls = self._calls.calls() if finish_reason == "stop" else ()
         timings = self._timings(now)
         return Done(
             self.request_id,
-            finish_reason,
+            "tool_call" if calls else finish_reason,
             usage=usage,
             timings=timings,
             provenance=provenance,
             notices=self._notices + ((REPEATED,) if finish_reason == "repetition" else ()),
+            tool_calls=calls,
         )
 
     def _timings(self, now: float) -> Timings:

@@ -20,6 +20,9 @@ from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.scheduling.sampling import SamplingPlan
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from workers.inference.packages.adapter_file import Adapter
     from workers.text.model_text import ModelText
 
@@ -84,6 +87,20 @@ class EngineFacts:
     note: str = ""
 
 
+class Constraint(Protocol):
+    """Says which tokens may come. Of one sequence: each token that is chosen is taken."""
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Of the vocabulary; at least one. What is beyond may not come."""
+
+    def take(self, token: int) -> None:
+        """The next one.
+
+        Raises:
+            ShammahError: it can say no more.
+        """
+
+
 @record
 class SequenceRequest:
     """One prompt to continue.
@@ -103,6 +120,7 @@ class SequenceRequest:
     client: str = ""
     adapter: str = ""
     conversation: str = ""
+    constraint: Constraint | None = None
 
 
 FinishReason = Literal["stop", "length", "repetition"]

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from shammah.bus.messages import Failed, Provenance, Token, Usage
-from shammah.errors import ShammahError, tools_unsupported
+from shammah.bus.messages import Failed, Generate, Provenance, Token, Usage
+from shammah.errors import ShammahError, schema_not_enforced
 from shammah.settings.model import InferenceSettings
 from workers.inference.answer import Answer, Thinking
 from workers.inference.engine import SequenceRequest, StepResult
@@ -20,6 +20,7 @@ from workers.inference.scheduling.sampling import plan_sampling
 from workers.inference.startup.loading import LoadedModel
 from workers.inference.text.context import fit
 from workers.inference.text.continuation import split_begun
+from workers.inference.text.tools import holds
 from workers.logs import describe
 from workers.service import Outlet
 
@@ -131,16 +132,14 @@ class Serving:
     # --- requests -------------------------------------------------------------------------
 
     def _admit(self, arrival: Arrival) -> None:
-        request = arrival.request
-        if request.sampling.tools or any(one.role == "tool" for one in request.messages):
-            raise tools_unsupported("The local model")
         self._ahead.give_way(arrival.client)
         sequence, thinking, notices, usage = self._sequence(arrival)
         if conversation := arrival.request.conversation:
             sequence, self._kept = replace(sequence, conversation=conversation), False
         usage = replace(usage, restored_tokens=self._ahead.restored.pop(arrival.client, 0))
         detokenizer = self._model.chat.detokenizer(split_begun(arrival.request.messages)[1])
-        guarded = self._settings.stop_repetition
+        # A value that would have no end is ended as its schema wants it (`Grammar`).
+        guarded = self._settings.stop_repetition and not arrival.request.sampling.schema
         answer = Answer(
             arrival, sequence, thinking, detokenizer, notices, guarded=guarded, usage=usage
         )
@@ -159,9 +158,10 @@ class Serving:
 
         Raises:
             ShammahError: ``busy``, ``sampling_invalid``, ``chat_template_missing``,
-                ``messages_invalid``, ``context_too_long``, or as `_adapter`.
+                ``messages_invalid``, ``context_too_long``, ``schema_not_enforced``, or as
+                `_adapter`.
         """
-        request = arrival.request
+        request, chat = arrival.request, self._model.chat
         if self._engine.waiting >= self._settings.queue:
             raise ShammahError(
                 "busy",
@@ -169,6 +169,45 @@ class Serving:
                 "Ask again in a moment.",
             )
         plan = plan_sampling(request.sampling, self._model.defaults.plan)
+        wanted, held = self._wanted(request), holds(request.sampling)
+        talk, answer = split_begun(request.messages)
+        begun, messages = bool(answer), sum(one.role != "system" for one in talk)
+        if begun and request.sampling.schema:
+            raise schema_not_enforced("An answer that broke off and goes on")
+        context = self._model.ready.context_length
+        tools = request.sampling.tools if held else ()
+        encode = functools.partial(chat.encode, tools=tools, think=request.think and not held)
+        prompt = fit(request.messages, encode, chat.count, context, whole=request.whole)
+        tokens, notices = prompt.tokens, chat.notices(request.messages)
+        if held and chat.begins_thinking(tokens):  # what is held are no thoughts
+            tokens += chat.closing
+        thinking = Thinking(
+            begun=not begun and chat.begins_thinking(tokens),
+            possible=not begun and not held and chat.may_think(tokens),
+            thoughts=self._settings.think_tokens,
+            answer=wanted,
+            closing=chat.closing,
+            room=context - len(tokens),
+        )
+        constraint = None
+        if held:
+            constraint, told = chat.hold(request.sampling, thinking.planned)
+            notices += told
+        sequence = SequenceRequest(
+            request.request_id,
+            tokens,
+            sampling=plan,
+            max_new_tokens=thinking.planned,
+            stop_ids=self._model.stop_ids,
+            client=arrival.client,
+            adapter=self._adapter(request.adapter),
+            constraint=constraint,
+        )
+        usage = Usage(unseen=prompt.unseen, messages=messages if prompt.unseen else 0)
+        return sequence, thinking, notices, usage
+
+    def _wanted(self, request: Generate) -> int:
+        """Tokens that the answer may have."""
         wanted = request.max_new_tokens
         if wanted is None:
             wanted = self._settings.max_new_tokens
@@ -178,34 +217,7 @@ class Serving:
                 f"max_new_tokens is {wanted}, but must be 1 or more.",
                 "Leave it out to use the setting inference.max_new_tokens.",
             )
-        context = self._model.ready.context_length
-        chat = self._model.chat
-        encode = functools.partial(chat.encode, think=request.think)
-        prompt = fit(request.messages, encode, chat.count, context, whole=request.whole)
-        talk, begun = split_begun(request.messages)
-        answers, messages = bool(begun), sum(one.role != "system" for one in talk)
-        thinking = Thinking(
-            begun=not answers and chat.begins_thinking(prompt.tokens),
-            possible=not answers and chat.may_think(prompt.tokens),
-            thoughts=self._settings.think_tokens,
-            answer=wanted,
-            closing=chat.closing,
-            room=context - len(prompt.tokens),
-        )
-        return (
-            SequenceRequest(
-                request.request_id,
-                prompt.tokens,
-                sampling=plan,
-                max_new_tokens=thinking.planned,
-                stop_ids=self._model.stop_ids,
-                client=arrival.client,
-                adapter=self._adapter(request.adapter),
-            ),
-            thinking,
-            chat.notices(request.messages),
-            Usage(unseen=prompt.unseen, messages=messages if prompt.unseen else 0),
-        )
+        return wanted
 
     def _adapter(self, name: str) -> str:
         """Return the key of an adapter that the engine holds now, read if it did not.

@@ -42,7 +42,12 @@ class ChatTemplate:
         self._tokens = dict.fromkeys(_NAMES, "") | dict(tokens)
 
     def render(
-        self, messages: Sequence[Mapping[str, str]], *, ask: bool, think: bool = False
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        ask: bool,
+        think: bool = False,
     ) -> str:
         """The conversation as text; with ``ask``, up to where an answer begins, which the model is
         to ``think`` about first.
@@ -53,7 +58,7 @@ class ChatTemplate:
         with bounded_steps(STEPS + STEPS_A_MESSAGE * len(messages)):
             return self._template.render(
                 messages=[dict(message) for message in messages],
-                tools=None,
+                tools=[*tools] or None,
                 documents=None,
                 add_generation_prompt=ask,
                 **dict.fromkeys(SWITCHES, think),

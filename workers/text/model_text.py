@@ -22,6 +22,7 @@ from workers.text.chat_template import TEMPLATE_FILE, ChatTemplate, read_templat
 from workers.text.piece_cache import PieceCache
 from workers.text.sandbox import RefusalError
 from workers.text.thought_tags import CLOSE, OPEN
+from workers.text.tool_tags import CALL, CALL_END
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +71,13 @@ class ModelText:
     """The tokenizer and the chat template of one model.
 
     Attributes:
-        hidden: tokens that give no text: the special ones, but for the tags of thoughts, by which
-            these are told from the answer.
+        hidden: tokens that give no text: the special ones, but for the tags of thoughts and of
+            calls, by which these are told from the answer.
         end: the token that the template writes after an answer, else the one that the files
             name; ``None``: there is none.
         ends: both, which end an answer. Some models' generation_config.json does not name
             them, and they would go on to write the user's next question.
+        vocabulary: tokens that the weights know; 0: not known.
         folds_system: whether the template has no place for a system prompt, which then stands
             before the first question.
 
@@ -100,7 +102,7 @@ class ModelText:
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._check_size()
         # Only these two of the names. Some models pad with a token that is also a word.
         named = {names[name] for name in ("bos_token", "eos_token") if names.get(name)} | special
@@ -108,7 +110,7 @@ class ModelText:
         specials = frozenset(
             number for number, token in added.items() if token.special or token.content in named
         ) | {number for text in named if (number := self._known(text)) is not None}
-        self.hidden = specials - {self._known(tag) for tag in (OPEN, CLOSE)}
+        self.hidden = specials - {self._known(tag) for tag in (OPEN, CLOSE, CALL, CALL_END)}
         self._probe = self._render_probe()
         self._control = self._find_control(specials)
         self._normalized = self._find_normalized()
@@ -164,12 +166,24 @@ class ModelText:
         Raises:
             Exception: whatever a template may do; ``model_corrupt``: see `encode_text`.
         """
-        if self.template is None:
-            raise ValueError("there is none")
         if self.folds_system:
             messages = fold_system(messages)
-        conversation = [{"role": role, "content": self._mark(text)} for role, text in messages]
-        text = self.template.render(conversation, ask=ask, think=think)
+        conversation = [{"role": role, "content": text} for role, text in messages]
+        return self.encode_documents(conversation, ask=ask, think=think)
+
+    def encode_documents(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        ask: bool,
+        think: bool = False,
+    ) -> list[int]:
+        """The same of messages and tools as templates know them."""
+        if self.template is None:
+            raise ValueError("there is none")
+        marked: tuple[Any, Any] = (self._mark_all(messages), self._mark_all(tools))
+        text = self.template.render(*marked, ask=ask, think=think)
         return self._ids(text, self._divided if self._divides else self._plain)
 
     def encode_text(self, text: str) -> list[int]:
@@ -199,6 +213,14 @@ class ModelText:
         if self._normalized and self._normalizes_to_control(plain):
             return f"{_BEGIN}{plain}{_END}"
         return self._control.sub(lambda found: f"{_BEGIN}{found[0]}{_END}", plain)
+
+    def _mark_all(self, value: Any) -> Any:
+        """``value`` with all of its texts marked, names of fields among them."""
+        if isinstance(value, str):
+            return self._mark(value)
+        if isinstance(value, Mapping):
+            return {self._mark(name): self._mark_all(one) for name, one in value.items()}
+        return [*map(self._mark_all, value)] if isinstance(value, list | tuple) else value
 
     def _normalizes_to_control(self, text: str) -> bool:
         """Whether letters that only look like a control token become one (full-width ones)."""
@@ -250,7 +272,7 @@ class ModelText:
     def _known(self, text: str) -> int | None:
         """A special token's number, if the weights know it."""
         number: int | None = self.tokenizer.token_to_id(text) if text else None
-        if number is None or (self._vocabulary and number >= self._vocabulary):
+        if number is None or (self.vocabulary and number >= self.vocabulary):
             return None
         return number
 
@@ -263,14 +285,14 @@ class ModelText:
                 "model_corrupt", f"{TOKENIZER} gives no tokens for a text.", FETCH_AGAIN
             )
         own: int = self.tokenizer.get_vocab_size(with_added_tokens=False)
-        if self._vocabulary and own > self._vocabulary:
-            raise _foreign(f"{TOKENIZER} has {own:,} tokens", self._vocabulary)
+        if self.vocabulary and own > self.vocabulary:
+            raise _foreign(f"{TOKENIZER} has {own:,} tokens", self.vocabulary)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
-        if self._vocabulary and ids and max(ids) >= self._vocabulary:
+        if self.vocabulary and ids and max(ids) >= self.vocabulary:
             number = max(ids)
             what = f"the text needs {self._name(number)!r}, its token {number:,}"
-            raise _foreign(what, self._vocabulary)
+            raise _foreign(what, self.vocabulary)
 
     def _find_control(self, specials: Iterable[int]) -> re.Pattern[str]:
         """What must not become a token when a person writes it: the special tokens, those that
@@ -283,7 +305,7 @@ class ModelText:
         added = self.tokenizer.get_added_tokens_decoder()
         texts = [self._name(number) for number in specials]
         for number, token in added.items():
-            foreign = bool(self._vocabulary) and number >= self._vocabulary
+            foreign = bool(self.vocabulary) and number >= self.vocabulary
             if foreign:
                 log.warning("the weights know no token %d, %r: it is text", number, token.content)
             if foreign or (token.content in written and not token.content.isspace()):

@@ -109,7 +109,9 @@ class BatchedEngine:
     def submit(self, request: SequenceRequest) -> None:
         if request.adapter:
             self._adapters.use(request.adapter)
-        self._samplers[request.request_id] = Sampler(request.sampling, request.prompt)
+        self._samplers[request.request_id] = Sampler(
+            request.sampling, request.prompt, request.constraint
+        )
         self._scheduler.add(request)
 
     def cancel(self, request_id: str) -> None:

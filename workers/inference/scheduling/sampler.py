@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shammah.errors import ShammahError
+from workers.inference.engine import Constraint
 from workers.inference.runner import Candidates, Logits
 from workers.inference.scheduling.sampling import SamplingPlan
 
@@ -56,7 +57,10 @@ class Sampler:
         top: so many candidates are nearly always enough; 0: all logits are needed.
     """
 
-    def __init__(self, plan: SamplingPlan, prompt: Iterable[int]) -> None:
+    def __init__(
+        self, plan: SamplingPlan, prompt: Iterable[int], constraint: Constraint | None = None
+    ) -> None:
+        self._constraint = constraint
         self._plan = plan
         self._seen = _Marks(prompt if plan.repetition_penalty != 1.0 else ())
         self._written = _Marks(())
@@ -72,6 +76,8 @@ class Sampler:
         Raises:
             ShammahError: ``generation_failed``: the logits are not numbers.
         """
+        if self._constraint is not None:
+            row = _restrict(row, self._constraint.allowed())
         token = None
         if isinstance(row, Candidates):
             token, whole = self._choose_among(row), row.whole
@@ -84,6 +90,8 @@ class Sampler:
         if self._penalises:
             self._seen.add(token)
             self._written.add(token)
+        if self._constraint is not None:
+            self._constraint.take(token)
         return token
 
     def _choose_among(self, some: Candidates) -> int | None:
@@ -128,6 +136,29 @@ class Sampler:
         found, penalty = scores[seen], np.float32(self._plan.repetition_penalty)
         scores[seen] = np.where(found < 0, found * penalty, found / penalty)
         scores[written] -= np.float32(self._plan.presence_penalty)
+
+
+def _restrict(row: Logits | Candidates, allowed: NDArray[np.bool_]) -> Logits | Candidates:
+    """What of a row may come. If that is little, all of it are candidates."""
+    if isinstance(row, Candidates):
+        allowed_here = allowed.take(row.tokens, mode="clip")
+        if allowed_here.any():
+            few, whole = row.tokens[allowed_here], row.whole
+            return Candidates(
+                few, row.logits[allowed_here], row.bound, lambda: _masked(whole(), allowed)
+            )
+        row = row.whole()
+    tokens = np.flatnonzero(allowed[: len(row)])
+    if len(tokens) <= _FEW:
+        return Candidates(tokens, row[tokens], -math.inf, lambda: _masked(row, allowed))
+    return _masked(row, allowed)
+
+
+def _masked(logits: Logits, allowed: NDArray[np.bool_]) -> Logits:
+    masked = np.full_like(logits, -np.inf)
+    count = min(len(logits), len(allowed))
+    np.copyto(masked[:count], logits[:count], where=allowed[:count])
+    return masked
 
 
 class _Marks:

@@ -14,7 +14,7 @@ from typing import Any
 
 from shammah.bus.messages import Sampling
 from shammah.bus.record import record
-from shammah.errors import ShammahError, schema_not_enforced
+from shammah.errors import ShammahError
 from shammah.models.gguf_files import part_names
 from workers.inference.packages.gguf import read_header
 
@@ -124,8 +124,6 @@ def plan_sampling(asked: Sampling, defaults: SamplingPlan) -> SamplingPlan:
     Raises:
         ShammahError: ``sampling_invalid``, naming the value, or ``schema_not_enforced``.
     """
-    if asked.schema:
-        raise schema_not_enforced("The local model")
     temperature, top_p, top_k, penalty, min_p, presence = (
         getattr(defaults if getattr(asked, name) is None else asked, name) for name in _NUMBERS
     )

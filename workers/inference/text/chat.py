@@ -5,16 +5,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
-from shammah.bus.messages import ChatMessage
+from shammah.bus.messages import ChatMessage, Sampling, Tool
 from shammah.errors import ShammahError
 from workers.inference.scheduling.slots import common
 from workers.inference.text.continuation import heal, split_begun
 from workers.inference.text.detokenizer import Detokenizer, find_byte_tokens
 from workers.inference.text.reasoning import CLOSING
+from workers.inference.text.tools import as_documents, as_text, as_turns, writes_calls
 from workers.text.model_text import ModelText, why_refused
 from workers.text.sandbox import RefusalError, TemplateBoundError
 from workers.text.thought_tags import CLOSE, OPEN
+
+if TYPE_CHECKING:
+    from workers.inference.engine import Constraint
+    from workers.inference.text.grammar import Grammars
 
 _TAIL = 16
 """Tokens that a tag with its line ends may have."""
@@ -33,6 +39,7 @@ class ChatFormat:
 
     def __init__(self, text: ModelText) -> None:
         self._text = text
+        self._grammars: Grammars | None = None
         self._byte_tokens = find_byte_tokens(text.tokenizer)
         self._counts: dict[bytes, int] = {}
 
@@ -47,7 +54,21 @@ class ChatFormat:
         folded = self._text.folds_system and roles[:2] == ["system", "user"]
         return (FOLDED,) if folded and roles.count("user") == 1 else ()
 
-    def encode(self, messages: Sequence[ChatMessage], *, think: bool = False) -> tuple[int, ...]:
+    def hold(self, sampling: Sampling, room: int) -> tuple[Constraint, tuple[str, ...]]:
+        """What an answer of ``room`` tokens is held to, and notices for the user.
+
+        Raises:
+            ShammahError: ``schema_not_enforced``, with the reason.
+        """
+        if self._grammars is None:
+            from workers.inference.text.grammar import Grammars  # it brings llguidance
+
+            self._grammars = Grammars(self._text, self._text.ends)
+        return self._grammars.hold(sampling, room)
+
+    def encode(
+        self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), *, think: bool = False
+    ) -> tuple[int, ...]:
         """Return the conversation as the model expects it, up to where its answer begins, or up to
         where it stops if the last message is the assistant's (`split_begun`).
 
@@ -66,9 +87,7 @@ class ChatFormat:
         try:
             if not whole:
                 raise RefusalError("there are none")
-            ids = self._text.encode(
-                [(one.role, one.content) for one in whole], ask=True, think=think
-            )
+            ids = self._encode_asked(whole, tools, think=think)
             if not ids:
                 raise RefusalError("it makes nothing of them")
             if begun and self.begins_thinking(ids):
@@ -107,6 +126,19 @@ class ChatFormat:
         talk = [ChatMessage(role, "1") for role in ("user", "assistant", "user")]
         pair = len(self.encode(talk)) - len(self.encode(talk[2:]))
         return max(0, -(-pair // 2) - len(self._text.encode_text("1")))
+
+    def _encode_asked(
+        self, messages: Sequence[ChatMessage], tools: Sequence[Tool], *, think: bool
+    ) -> list[int]:
+        if tools or any(one.tool_calls or one.role == "tool" for one in messages):
+            if self._text.template is not None and writes_calls(self._text.template.source):
+                documents = as_documents(tools)
+                return self._text.encode_documents(
+                    as_turns(messages), documents, ask=True, think=think
+                )
+            messages = as_text(messages, tools)
+        said = [(one.role, one.content) for one in messages]
+        return self._text.encode(said, ask=True, think=think)
 
     def encode_begun(self, text: str) -> tuple[int, ...]:
         """Return the beginning of an answer, as the model would have written it.

@@ -104,7 +104,7 @@ class Scripted:
 def _serve(results: list[StepResult], stops: tuple[str, ...] = ()) -> tuple[str, Done | Failed]:
     inbox, outlet = Inbox(), Outlet(lambda: None)
     chat: Any = SimpleNamespace(
-        encode=lambda messages, think: (1, 2),
+        encode=lambda messages, tools, think: (1, 2),
         detokenizer=lambda begun: Letters(),
         count=lambda message: 1,
         begins_thinking=lambda prompt: False,

@@ -28,6 +28,7 @@ from shammah.bus.messages import (
     State,
     Timings,
     Token,
+    Tool,
     Usage,
 )
 from shammah.bus.transfers import Fetched
@@ -371,11 +372,15 @@ def test_a_request_that_makes_a_library_panic_fails_alone(
     encode = ChatFormat.encode
 
     def panic(
-        chat: ChatFormat, messages: Sequence[ChatMessage], *, think: bool = False
+        chat: ChatFormat,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Tool] = (),
+        *,
+        think: bool = False,
     ) -> tuple[int, ...]:
         if messages[-1].content == "panic":
             raise PanicError(messages[-1].content)
-        return encode(chat, messages, think=think)
+        return encode(chat, messages, tools, think=think)
 
     monkeypatch.setattr(ChatFormat, "encode", panic)
     with _running(directory, answer) as run:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from shammah.errors import ShammahError
+from shammah.errors import ShammahError, schema_not_enforced
 from shammah.models.catalogue import GIB
 from shammah.supervision.oom_record import CLOSE_OTHERS
 from workers.environment import prepare_libraries
@@ -104,6 +104,8 @@ class VllmEngine:
     # --- sequences ------------------------------------------------------------------------
 
     def submit(self, request: SequenceRequest) -> None:
+        if request.constraint is not None:
+            raise schema_not_enforced("The vllm engine")
         vllm, plan = _import(), request.sampling
         parameters = vllm.SamplingParams(
             temperature=plan.temperature,
