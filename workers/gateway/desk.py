@@ -76,7 +76,8 @@ class Reply:
             Exception: the question was refused (`RefusedError`), or its turn broke.
         """
         try:
-            heard = await asyncio.wait_for(self._heard.get(), within_s)
+            async with asyncio.timeout(within_s):  # `wait_for` loses a cancellation in Python 3.11
+                heard = await self._heard.get()
         except TimeoutError:
             return None
         if isinstance(heard, Exception):
