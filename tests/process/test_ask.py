@@ -8,10 +8,11 @@ import pty
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
 
-from shammah.bus.messages import Ready
+from shammah.bus.messages import Ready, Usage
 from tests.fakes.command import SHAMMAH, WITH_STAND_INS, Ran, run
 from tests.fakes.echo_process import EchoProcess
 from tests.fakes.sandbox import LIMIT_S, Sandbox, until
@@ -83,8 +84,7 @@ class TestAnAnswer:
         assert document["target"] == "local"
         assert document["reason"] == "model_ready"
         assert document["model"] == "starter"
-        counts = {"input_tokens": 1, "output_tokens": 4, "reused_tokens": 0}
-        assert document["usage"] == {**counts, "cost": None}
+        assert document["usage"] == asdict(Usage(1, 4))
         assert document["left_out"] == 0
         assert document["finish_reason"] == "stop"
         for name in ("ttft_s", "prefill_tokens_per_second", "decode_tokens_per_second"):
