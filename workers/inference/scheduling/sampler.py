@@ -144,8 +144,9 @@ def _restrict(row: Logits | Candidates, allowed: NDArray[np.bool_]) -> Logits | 
         allowed_here = allowed.take(row.tokens, mode="clip")
         if allowed_here.any():
             few, whole = row.tokens[allowed_here], row.whole
+            bound = row.bound if np.count_nonzero(allowed) > len(few) else -math.inf
             return Candidates(
-                few, row.logits[allowed_here], row.bound, lambda: _masked(whole(), allowed)
+                few, row.logits[allowed_here], bound, lambda: _masked(whole(), allowed)
             )
         row = row.whole()
     tokens = np.flatnonzero(allowed[: len(row)])
@@ -199,6 +200,8 @@ def _least_kept(scores: Logits, plan: SamplingPlan) -> float:
     """What a token's score must at least be for it to count at all."""
     if plan.temperature == 0:
         return float(scores.max())
+    if plan.top_k > len(scores):
+        return -math.inf
     if plan.top_k:
         return float(np.partition(scores, -plan.top_k)[-plan.top_k])
     return float(scores.max()) + plan.temperature * math.log(plan.min_p) - _ROUNDING
