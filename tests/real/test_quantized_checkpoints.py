@@ -26,14 +26,16 @@ from tests.fakes.spans import prefill
 from tests.real.test_adapter_exactness import add, compute, differs, make_adapter, with_peft
 from tests.real.test_gpu_choice import Watcher
 from tests.real.test_native_models import (
-    CLOSE,
     OPENED,
+    allowed,
     decode_all,
     held_weights,
     load,
     make_model,
     reference_logits,
+    round_activations,
     some_tokens,
+    takes_bytes,
 )
 from workers.inference.packages.checkpoint import Checkpoint, inspect_checkpoint
 from workers.inference.startup.leftovers import made_from
@@ -43,9 +45,10 @@ SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 384, "head_dim
 SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 392}
 """Inputs of 128, 256 and 384, which are whole groups, and channels that are whole words."""
 
-ROUNDED_SCALES = 0.015
+ROUNDED_SCALES = 0.035 if takes_bytes() else 0.015
 """Of the spread of the logits, how far from them scales take one that are up to a 510th of the
-largest of their channel beside the published ones (0.004 to 0.009 were found here)."""
+largest of their channel beside the published ones (0.004 to 0.009 were found here; 0.019 to 0.026
+where that makes activations of 8 bits others)."""
 
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "awq": ("awq", {}),
@@ -79,6 +82,7 @@ class Published:
                 parameter.copy_(parameter.half().float())  # norms and biases are stored so
             for name, array in weights.items():
                 found.get_parameter(name).copy_(torch.from_numpy(array))
+        round_activations(found, self.checkpoint, "int4")
         return found
 
 
@@ -102,7 +106,7 @@ def test_logits_are_those_of_the_published_weights(
     decoded = decode_all(made.runner, 0, tokens)
     assert np.array_equal(prefill(made.runner, 1, 0, tokens), decoded[-1])
     held = reference_logits(made.model({}), tokens)
-    assert abs(decoded - held).max() < CLOSE
+    assert abs(decoded - held).max() < allowed("int4")
     expected = reference_logits(made.model(made.layers), tokens)
     assert np.sqrt(np.mean((decoded - expected) ** 2)) < ROUNDED_SCALES * expected.std()
     assert abs(expected).max() > 1
@@ -114,7 +118,7 @@ def test_all_that_the_engine_computes_is_read(kind: str, tmp_path: Path) -> None
     made = Published(tmp_path, kind, "awq", 64)
     tokens = some_tokens(20)
     expected = reference_logits(made.model({}), tokens)
-    assert abs(decode_all(made.runner, 0, tokens) - expected).max() < CLOSE
+    assert abs(decode_all(made.runner, 0, tokens) - expected).max() < allowed("int4")
     made.runner.close()
 
 
@@ -153,7 +157,7 @@ def test_an_adapter_is_added_to_4_bits(awq: Published, tmp_path: Path) -> None:
     add(awq.runner, entry)
     found = compute(awq.runner, 1, tokens, entry.name)
     expected = reference_logits(with_peft(awq.model({}), entry), tokens)[34:]
-    assert differs(found, expected) < 6e-3
+    assert differs(found, expected) < max(6e-3, allowed("int4") / 2)
     assert differs(found, alone) > 0.1
     assert np.array_equal(compute(awq.runner, 2, tokens), alone)
     awq.runner.drop_adapter(entry.name)

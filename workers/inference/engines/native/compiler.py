@@ -92,6 +92,11 @@ def compiled(function: Kernel) -> Kernel:
     return _inner(function, fastmath=False)
 
 
+def inlined(function: Kernel) -> Kernel:
+    """As `compiled`, for a part of a loop: calls that pass arrays count their references."""
+    return _inner(function, fastmath=False, inline="always")
+
+
 def compiled_freely(function: Kernel) -> Kernel:
     """For what only kernels call. Sums may be formed in another order, always the same one.
 
@@ -154,11 +159,12 @@ def operation(result: Any, *kinds: Any) -> Callable[[Callable[..., Any]], Callab
     return define
 
 
-def _inner(function: Kernel, fastmath: bool) -> Kernel:
+def _inner(function: Kernel, fastmath: bool, inline: str = "never") -> Kernel:
     import numba
 
     options: dict[str, Any] = {
         "fastmath": fastmath,
+        "inline": inline,
         "error_model": "numpy",
         # No ways in from Python and C: to compile these takes as long as the rest.
         "no_cpython_wrapper": True,

@@ -37,7 +37,7 @@ Builder = Any
 Value = Any
 """LLVM's, in the annotations of operations."""
 
-_SHORT, _INT = ir.IntType(16), ir.IntType(32)
+_BYTE, _SHORT, _INT = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _FLOAT = ir.FloatType()
 _LARGEST_HALF = 65504.0
 
@@ -59,6 +59,7 @@ class _VectorModel(models.PrimitiveModel):
 Floats = _Vector("Floats", _FLOAT, LANES)
 Ints = _Vector("Ints", _INT, LANES)
 Pairs = _Vector("Pairs", _SHORT, 2 * LANES)
+Fours = _Vector("Fours", _BYTE, 4 * LANES)
 
 
 def pointer(builder: Builder, array: Value, at: Value, wanted: ir.Type) -> Value:
@@ -175,10 +176,28 @@ def store_float(builder: Builder, array: Value, at: Value, number: Value) -> Non
 @operation(types.void, types.Array, types.intp, Floats, types.float32)
 def store_rounded(builder: Builder, array: Value, at: Value, floats: Value, factor: Value) -> None:
     """Put the sixteen numbers, times ``factor`` and rounded to int16, at ``array[at]``."""
+    shorts = _rounded(builder, floats, factor, _SHORT)
+    builder.store(shorts, pointer(builder, array, at, shorts.type), align=2)
+
+
+@operation(types.void, types.Array, types.intp, Floats, Floats, types.float32)
+def store_interleaved(
+    builder: Builder, array: Value, at: Value, left: Value, right: Value, factor: Value
+) -> None:
+    """Put 32 numbers, times ``factor`` and rounded to int8, at ``array[at]``: one of ``left``, one
+    of ``right``."""
+    both = [_rounded(builder, floats, factor, _BYTE) for floats in (left, right)]
+    kind = ir.VectorType(_INT, 2 * LANES)
+    places = [place for lane in range(LANES) for place in (lane, LANES + lane)]
+    mixed = builder.shuffle_vector(*both, ir.Constant(kind, places))
+    builder.store(mixed, pointer(builder, array, at, mixed.type), align=1)
+
+
+def _rounded(builder: Builder, floats: Value, factor: Value, kind: Any) -> Value:
+    """``floats * factor`` as whole numbers of a kind."""
     numbers = builder.fmul(floats, repeated(builder, factor))
     whole = builder.fptosi(_call(builder, "llvm.rint", numbers), Ints.vector)
-    shorts = ir.VectorType(_SHORT, LANES)
-    builder.store(builder.trunc(whole, shorts), pointer(builder, array, at, shorts), align=2)
+    return builder.trunc(whole, ir.VectorType(kind, LANES))
 
 
 # --- sixteen numbers ----------------------------------------------------------------------

@@ -55,6 +55,8 @@ class Activations(NamedTuple):
 
     numbers: NDArray[np.int16]  # (rows, inputs)
     steps: NDArray[np.float32]  # (rows, groups)
+    small_numbers: NDArray[np.int8]  # (rows, inputs), or none: for weights of 4 bits
+    small_steps: NDArray[np.float32]  # (rows, small groups)
     zeros: NDArray[np.float32]  # (rows, small groups): minus a 16th of the step times the sum
 
 

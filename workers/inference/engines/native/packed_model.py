@@ -129,7 +129,7 @@ def make_buffers(
     """Buffers for steps of up to ``rows`` rows with logits for up to ``outputs``."""
     a = architecture
     channels = {matrix.name: matrix.channels for matrix in matrices(a, quantization)}
-    heads = padded(a.heads * a.head_size, GROUP)
+    heads, small = padded(a.heads * a.head_size, GROUP), quantization == "int4"
     return Buffers(
         hidden=_zeros(rows, padded(a.hidden, GROUP)),
         normed=_zeros(rows, padded(a.hidden, GROUP)),
@@ -139,9 +139,9 @@ def make_buffers(
         attended=_zeros(rows, heads),
         gate_up=_zeros(rows, channels["gate_up"]),
         logits=_zeros(outputs, padded(a.vocabulary, PANEL)),
-        narrow=_activations(rows, a.hidden),
-        heads=_activations(rows, heads),
-        wide=_activations(rows, a.intermediate),
+        narrow=_activations(rows, a.hidden, small=small),
+        heads=_activations(rows, heads, small=small),
+        wide=_activations(rows, a.intermediate, small=small),
         scratch=make_scratch(threads, padded(a.head_size, LANES), rows),
     )
 
@@ -150,7 +150,14 @@ def _zeros(*shape: int) -> NDArray[np.float32]:
     return np.zeros(shape, np.float32)
 
 
-def _activations(rows: int, inputs: int) -> Activations:
-    groups = padded(inputs, GROUP) // GROUP
-    numbers = np.zeros((rows, groups * GROUP), np.int16)
-    return Activations(numbers, _zeros(rows, groups), _zeros(rows, groups * GROUP // INT4_GROUP))
+def _activations(rows: int, inputs: int, *, small: bool) -> Activations:
+    """``small``: for weights of 4 bits, too."""
+    inputs = padded(inputs, GROUP)
+    groups, small_groups = inputs // GROUP, inputs // INT4_GROUP if small else 0
+    return Activations(
+        np.zeros((rows, inputs), np.int16),
+        _zeros(rows, groups),
+        np.zeros((rows, inputs), np.int8),
+        _zeros(rows, small_groups),
+        _zeros(rows, small_groups),
+    )

@@ -19,6 +19,7 @@ from workers.inference.engines.native.compiler import compiled_for, operation
 from workers.inference.engines.native.lanes import (
     Builder,
     Floats,
+    Fours,
     Ints,
     Pairs,
     Value,
@@ -80,6 +81,39 @@ def _nibbles(shift: int) -> Any:
 
 nibbles_0, nibbles_1, nibbles_2, nibbles_3 = map(_nibbles, (0, 4, 8, 12))
 """Of each word the lowest four bits, the next four ..."""
+
+
+@operation(Fours, types.Array, types.intp)
+def load_fours(builder: Builder, array: Value, at: Value) -> Value:
+    """The 64 bytes from ``array[at]``."""
+    return builder.load(pointer(builder, array, at, Fours.vector), align=1)
+
+
+@operation(Fours, Fours)
+def lower_nibbles(builder: Builder, fours: Value) -> Value:
+    """Of each byte the lower four bits."""
+    return builder.and_(fours, constant(15, Fours.vector))
+
+
+@operation(Fours, Fours)
+def upper_nibbles(builder: Builder, fours: Value) -> Value:
+    """Of each byte the upper four bits."""
+    return builder.lshr(fours, constant(4, Fours.vector))
+
+
+@operation(Ints, Ints, Fours, types.Array, types.intp)
+def multiply_fours(
+    builder: Builder, total: Value, weights: Value, numbers: Value, at: Value
+) -> Value:
+    """``total`` and, in every lane i, four of the bytes ``weights[4i]``, which are not negative,
+    times those from ``numbers[at]``."""
+    four = builder.load(pointer(builder, numbers, at, _INT), align=1)
+    spread = builder.bitcast(repeated(builder, four), Fours.vector)
+    kind = ir.FunctionType(Ints.vector, (Ints.vector, Fours.vector, Fours.vector))
+    called = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
+        builder.module, kind, "llvm.x86.avx512.vpdpbusd.512"
+    )
+    return builder.call(called, (total, weights, spread))
 
 
 @operation(Ints, Ints, Pairs, types.Array, types.intp)

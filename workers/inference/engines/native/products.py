@@ -15,7 +15,10 @@ and in 4 bits, where two small groups g share a step, and a zero point needs onl
            (sum over k in g of w[c, k] * q[k]  -  zero[c, g] / 16 * sum over k in g of q[k])
 
 16 bits for activations instead of llama.cpp's 8 cost nothing with `multiply_pairs`, and are as
-good as float32: what quality is lost is lost by the weights alone.
+good as float32: what quality is lost is lost by the weights alone. Where a processor multiplies
+bytes (`multiply_fours`), those for 4-bit weights get 8 bits and a step for each small group, for
+any number of rows: of what 4 bits lose, that adds a hundredth. (It would be as much as 8-bit
+weights lose, so those keep 16; see docs/LOG.md.)
 
 Sixteen channels are one panel; its weights are read once, in order, for up to four rows of
 activations at a time, or eight where the processor has 32 registers for vectors. Every row is
@@ -27,9 +30,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.inference.engines.native.compiler import compiled, compiled_for
+from workers.inference.engines.native.compiler import compiled, compiled_for, inlined
 from workers.inference.engines.native.lanes import (
     Rows,
+    Vector,
     add_multiplied,
     add_product,
     following,
@@ -42,6 +46,7 @@ from workers.inference.engines.native.lanes import (
     no_floats_of,
     place,
     store_floats,
+    store_interleaved,
     store_rounded,
     times,
 )
@@ -57,10 +62,13 @@ from workers.inference.engines.native.pairs import (
     add_scaled,
     floats_of,
     high_bytes,
+    load_fours,
     load_pairs,
     load_weights,
     load_words,
     low_bytes,
+    lower_nibbles,
+    multiply_fours,
     multiply_pairs,
     nibbles_0,
     nibbles_1,
@@ -69,11 +77,15 @@ from workers.inference.engines.native.pairs import (
     no_ints_of,
     prefetch,
     store_pairs,
+    upper_nibbles,
 )
 from workers.inference.engines.native.phases import finish_item, next_item, wait_for_all
 
 _STEPS = np.float32(32767)
 _ZERO_STEP = np.float32(-1 / 16)
+_SMALL_STEPS = np.float32(127)
+FOURS_FIT = "AVX512_VNNI" in compiled_for
+"""Whether weights of 4 bits are multiplied as bytes, by activations of 8 bits."""
 _PANELS = 4
 """Panels of an item: 64 channels."""
 _EIGHT_FIT = "AVX512F" in compiled_for
@@ -106,11 +118,29 @@ def quantize_group(x: NDArray[np.float32], row: int, group: int, into: Activatio
     at = (row * into.steps.shape[1] + group) * GROUP
     for k in range(0, GROUP, LANES):
         store_rounded(into.numbers, at + k, load_floats(x, first + k), factor)
-    for half in range(2):
-        total = 0
-        for k in range(half * INT4_GROUP, (half + 1) * INT4_GROUP):
-            total += into.numbers[row, group * GROUP + k]
-        into.zeros[row, 2 * group + half] = np.float32(total) * (step * _ZERO_STEP)
+    if into.zeros.size:
+        _quantize_small(x, row, 2 * group, step, into)
+        _quantize_small(x, row, 2 * group + 1, step, into)
+
+
+@compiled
+def _quantize_small(
+    x: NDArray[np.float32], row: int, group: int, step: np.float32, into: Activations
+) -> None:
+    """What weights of 4 bits take of 32 numbers; ``step``: of those in 16 bits."""
+    k, total = group * INT4_GROUP, 0
+    if FOURS_FIT:
+        at = row * x.shape[1] + k
+        left, right = load_floats(x, at), load_floats(x, at + LANES)
+        largest = largest_of(larger(magnitudes(left), magnitudes(right)))
+        step = largest / _SMALL_STEPS
+        factor = _SMALL_STEPS / largest if largest > 0 else np.float32(0)
+        into_at = row * into.small_numbers.shape[1] + k
+        store_interleaved(into.small_numbers, into_at, left, right, factor)
+    for number in range(k, k + INT4_GROUP):
+        total += into.small_numbers[row, number] if FOURS_FIT else into.numbers[row, number]
+    into.small_steps[row, group] = step
+    into.zeros[row, group] = np.float32(total) * (step * _ZERO_STEP)
 
 
 @compiled
@@ -306,7 +336,7 @@ def _times_widened_int4(
                 total = multiply_pairs(total, load_pairs(weights, at), x.numbers, x_at)
                 at, k = at + 2 * LANES, k + 2
             scale = low_bytes(scales, scale_at)
-            step = load_float(x.steps, place(rows, groups, group // 2))
+            step = load_float(x.small_steps, place(rows, small, group))
             y = add_multiplied(y, floats_of(total), times(scale, step))
             zero = scale * high_bytes(scales, scale_at)
             y = add_product(y, x.zeros, place(rows, small, group), zero)
@@ -343,34 +373,56 @@ def _times_int8(
     store_floats(out, out_at, y)
 
 
+@inlined
+def _sum_of_pairs(weights: NDArray[np.int8], at: int, x: Activations, rows: Rows, k: int) -> Vector:
+    """The sum for a small group that begins with the input ``k``."""
+    total, inputs = no_ints_of(rows), x.numbers.shape[1]
+    # Two of a word's four numbers at a time, so that all that is in use stays in registers.
+    for block in range(_BLOCKS):
+        prefetch(weights, at + block * _BLOCK_BYTES + _AHEAD)
+        words = load_words(weights, at + block * _BLOCK_BYTES)
+        x_at = place(rows, inputs, k + 4 * block)
+        total = multiply_pairs(total, nibbles_0(words), x.numbers, x_at)
+        x_at = place(rows, inputs, k + 4 * block + 2)
+        total = multiply_pairs(total, nibbles_1(words), x.numbers, x_at)
+    for block in range(_BLOCKS):
+        words = load_words(weights, at + block * _BLOCK_BYTES)
+        x_at = place(rows, inputs, k + 4 * block + _HALF)
+        total = multiply_pairs(total, nibbles_2(words), x.numbers, x_at)
+        x_at = place(rows, inputs, k + 4 * block + _HALF + 2)
+        total = multiply_pairs(total, nibbles_3(words), x.numbers, x_at)
+    return total
+
+
+@inlined
+def _sum_of_fours(weights: NDArray[np.int8], at: int, x: Activations, rows: Rows, k: int) -> Vector:
+    """As `_sum_of_pairs`, of 8-bit activations."""
+    total, inputs = no_ints_of(rows), x.small_numbers.shape[1]
+    for block in range(_BLOCKS):
+        prefetch(weights, at + block * _BLOCK_BYTES + _AHEAD)
+        fours = load_fours(weights, at + block * _BLOCK_BYTES)
+        x_at = place(rows, inputs, k + 8 * block)
+        total = multiply_fours(total, lower_nibbles(fours), x.small_numbers, x_at)
+        x_at = place(rows, inputs, k + 8 * block + 4)
+        total = multiply_fours(total, upper_nibbles(fours), x.small_numbers, x_at)
+    return total
+
+
+_sum_int4 = _sum_of_fours if FOURS_FIT else _sum_of_pairs
+
+
 @compiled
 def _times_int4(
     matrix: Matrix, x: Activations, rows: Rows, panel: int, out: NDArray[np.float32]
 ) -> None:
     """As `_times_int8`."""
     weights, scales, groups = matrix.weights, matrix.scales, x.zeros.shape[1]
-    inputs = x.numbers.shape[1]
     at, scale_at = panel * groups * _BLOCKS * _BLOCK_BYTES, panel * groups * LANES
     y = no_floats_of(rows)
     for group in range(groups):
-        total = no_ints_of(rows)
-        k = group * INT4_GROUP
-        # Two of a word's four numbers at a time, so that all that is in use stays in registers.
-        for block in range(_BLOCKS):
-            prefetch(weights, at + block * _BLOCK_BYTES + _AHEAD)
-            words = load_words(weights, at + block * _BLOCK_BYTES)
-            x_at = place(rows, inputs, k + 4 * block)
-            total = multiply_pairs(total, nibbles_0(words), x.numbers, x_at)
-            x_at = place(rows, inputs, k + 4 * block + 2)
-            total = multiply_pairs(total, nibbles_1(words), x.numbers, x_at)
-        for block in range(_BLOCKS):
-            words = load_words(weights, at + block * _BLOCK_BYTES)
-            x_at = place(rows, inputs, k + 4 * block + _HALF)
-            total = multiply_pairs(total, nibbles_2(words), x.numbers, x_at)
-            x_at = place(rows, inputs, k + 4 * block + _HALF + 2)
-            total = multiply_pairs(total, nibbles_3(words), x.numbers, x_at)
+        total = _sum_int4(weights, at, x, rows, group * INT4_GROUP)
         scale = low_bytes(scales, scale_at)
-        step = load_float(x.steps, place(rows, x.steps.shape[1], group // 2))
+        step = load_float(x.small_steps, place(rows, groups, group))
         y = add_multiplied(y, floats_of(total), times(scale, step))
         zero = scale * high_bytes(scales, scale_at)
         y = add_product(y, x.zeros, place(rows, groups, group), zero)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.fakes.int4_weights import unpack_int4
+from workers.inference.engines.native import compiler
 from workers.inference.engines.native.int4_packing import pack_int4
 from workers.inference.engines.native.kernels import prepare_kernels
 from workers.inference.engines.native.layout import GROUP, INT4_GROUP, packed_sizes, padded
@@ -28,6 +30,41 @@ def packing() -> Any:
         pack_int8=partial(pack, code=code),
         unpack_int4=unpack_int4,
     )
+
+
+FEW_REGISTERS, BYTES = frozenset({"AVX2"}), frozenset({"AVX512F", "AVX512_VNNI"})
+
+
+def products_for(features: frozenset[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of products as another processor gets it."""
+    if not features <= compiler.features():
+        pytest.skip("this processor cannot run it")
+    monkeypatch.setattr(compiler, "compiled_for", features)
+    spec = importlib.util.find_spec("workers.inference.engines.native.products")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def activations(count: int, width: int) -> Any:
+    from workers.inference.engines.native.operands import Activations
+
+    shapes = ((count, width // GROUP), *[(count, width // INT4_GROUP)] * 2)
+    steps, small_steps, zeros = (np.zeros(shape, np.float32) for shape in shapes)
+    numbers, bytes_ = np.zeros((count, width), np.int16), np.zeros((count, width), np.int8)
+    return Activations(numbers, steps, bytes_, small_steps, zeros)
+
+
+def as_computed_with(x: Any, features: frozenset[str]) -> NDArray[np.float64]:
+    """The activations that weights of 4 bits are multiplied by."""
+    if features == FEW_REGISTERS:
+        exact: NDArray[np.float64] = x.numbers.astype(np.float64) * x.steps.repeat(GROUP, 1)
+        return exact
+    halves = x.small_numbers.reshape(len(x.steps), -1, INT4_GROUP // 2, 2).swapaxes(2, 3)
+    exact = halves.reshape(len(x.steps), -1).astype(np.float64)
+    return exact * x.small_steps.repeat(INT4_GROUP, 1)
 
 
 def random_matrix(*shape: int) -> NDArray[np.float32]:
@@ -94,11 +131,15 @@ def test_weights_on_a_grid_of_sixteen_are_exact(packing: Any) -> None:
     assert np.allclose(found, matrix, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("features", [FEW_REGISTERS, BYTES], ids=["16 bits", "8 bits"])
 @pytest.mark.parametrize("adds", [False, True])
-def test_products_are_those_of_the_unpacked_weights(packing: Any, adds: bool) -> None:
-    from workers.inference.engines.native.operands import Activations, Matrix, make_scratch
-    from workers.inference.engines.native.products import project, quantize_group
+def test_products_are_those_of_the_unpacked_weights(
+    packing: Any, adds: bool, features: frozenset[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workers.inference.engines.native.operands import Matrix, make_scratch
 
+    products = products_for(features, monkeypatch)
+    quantize_group, project = products.quantize_group, products.project
     channels, inputs, rows = 80, 600, 21
     scratch = make_scratch(1, 16, rows)
     width = padded(inputs, GROUP)
@@ -108,11 +149,6 @@ def test_products_are_those_of_the_unpacked_weights(packing: Any, adds: bool) ->
     x = np.zeros((rows, width), np.float32)
     x[:, :inputs] = np.random.default_rng(2).normal(0, 3, (rows, inputs))
 
-    def make(count: int) -> Activations:
-        shapes = ((count, width // GROUP), (count, width // INT4_GROUP))
-        steps, zeros = (np.zeros(shape, np.float32) for shape in shapes)
-        return Activations(np.zeros((count, width), np.int16), steps, zeros)
-
     def compute(counters: Any, matrix: Any, x: Any, into: Any, out: Any, scratch: Any) -> None:
         for row in range(x.shape[0]):
             for group in range(x.shape[1] // 64):
@@ -120,30 +156,32 @@ def test_products_are_those_of_the_unpacked_weights(packing: Any, adds: bool) ->
         project(0, counters, 0, matrix, 0, into, x.shape[0], out, scratch)
 
     multiply = numba.njit(compute)
-    every = make(rows)
+    every = activations(rows, width)
     before = np.random.default_rng(3).normal(size=(rows, channels)).astype(np.float32)
     found = before.copy()
     multiply(np.zeros((1, 16), np.int64), matrix, x, every, found, scratch)
-    exact = every.numbers.astype(np.float64) * every.steps.repeat(GROUP, 1)
+    exact = as_computed_with(every, features)
+    if features == BYTES:
+        assert (abs(exact - x) <= every.small_steps.repeat(INT4_GROUP, 1) * 0.5001).all()
     expected = exact[:, :inputs] @ held.T + (before if adds else 0)
     assert abs(found - expected).max() < 1e-5
     for row in range(rows):
-        one, alone = make(1), before[row : row + 1].copy()
+        one, alone = activations(1, width), before[row : row + 1].copy()
         multiply(np.zeros((1, 16), np.int64), matrix, x[row : row + 1], one, alone, scratch)
         assert np.array_equal(alone[0], found[row])
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("adds", [False, True])
-def test_many_rows_get_the_bits_that_few_get(packing: Any, bits: int, adds: bool) -> None:
-    """Whichever of the two ways this processor takes."""
-    from workers.inference.engines.native.operands import Activations, Matrix, make_scratch
-    from workers.inference.engines.native.products import (
-        panel_of_few,
-        panel_of_many,
-        quantize_group,
-    )
+def test_many_rows_get_the_bits_that_few_get(
+    packing: Any, bits: int, adds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are few registers."""
+    from workers.inference.engines.native.operands import Matrix, make_scratch
 
+    products = products_for(FEW_REGISTERS, monkeypatch)
+    quantize_group = products.quantize_group
+    panel_of_few, panel_of_many = products.panel_of_few, products.panel_of_many
     channels, inputs, rows = 32, 1100, 21
     width = padded(inputs, GROUP)
     drawn = random_matrix(channels, inputs)
@@ -155,9 +193,7 @@ def test_many_rows_get_the_bits_that_few_get(packing: Any, bits: int, adds: bool
     matrix = Matrix(bits, weights, scales, units, adds)
     x = np.zeros((rows, width), np.float32)
     x[:, :inputs] = np.random.default_rng(2).normal(0, 3, (rows, inputs))
-    shapes = ((rows, width // GROUP), (rows, width // INT4_GROUP))
-    steps, zeros = (np.zeros(shape, np.float32) for shape in shapes)
-    into = Activations(np.zeros((rows, width), np.int16), steps, zeros)
+    into = activations(rows, width)
     scratch = make_scratch(1, 16, rows)
 
     def compute(
