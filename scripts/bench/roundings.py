@@ -205,8 +205,9 @@ def round_activations(size: int) -> Callable[..., Any]:
 
 def of_ours(quantization: str, architecture: Any) -> dict[str, Rounding]:
     """How each tensor is rounded."""
-    from tests.fakes.int4_weights import unpack_int4
+    from tests.fakes.int4_weights import unpack_int4, unpack_int6
     from workers.inference.engines.native.int4_packing import pack_int4
+    from workers.inference.engines.native.int6_packing import pack_int6
     from workers.inference.engines.native.kernels import kernel_directory, prepare_kernels
     from workers.inference.engines.native.packing import pack, unpack
     from workers.inference.engines.native.packing_plan import matrices
@@ -222,11 +223,14 @@ def of_ours(quantization: str, architecture: Any) -> dict[str, Rounding]:
     def four(matrix: Floats) -> Floats:
         return unpack_int4(*pack_int4(matrix, code), *matrix.shape)
 
+    def six(matrix: Floats) -> Floats:
+        return unpack_int6(*pack_int6(matrix), *matrix.shape)
+
     found: dict[str, Rounding] = {}
     for matrix in matrices(architecture, quantization):
         for layer in matrix.layers:
             for source in matrix.sources:
-                kind = twice if source.remainder else eight if matrix.bits == 8 else four
+                kind = twice if source.remainder else {8: eight, 6: six, 4: four}[matrix.bits]
                 found[source.name.format(layer)] = kind
     return found
 

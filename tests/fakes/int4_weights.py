@@ -1,4 +1,4 @@
-"""The weights that are computed with in place of those that were packed in 4 bits."""
+"""The weights that are computed with in place of those that were packed in 4 or 6 bits."""
 
 from __future__ import annotations
 
@@ -28,3 +28,27 @@ def unpack_int4(
     steps = (codes & 255) * units.reshape(panels, PANEL, 1, 1)
     matrix = (numbers - zeros) * steps
     return np.ascontiguousarray(matrix.reshape(-1, width)[:channels, :inputs], np.float32)
+
+
+def unpack_int6(
+    weights: NDArray[np.int8], scales: NDArray[np.uint16], channels: int, inputs: int
+) -> NDArray[np.float32]:
+    """The matrix of packed weights and scales, both flat."""
+    panels, width = padded(channels, PANEL) // PANEL, padded(inputs, GROUP)
+    found = np.zeros((panels * PANEL, width), np.float32)
+    blocks = weights.view(np.uint8).reshape(panels, -1, 6, PANEL, 4)
+    for k in range(width):
+        group, half, block, pair, odd = (
+            k // INT4_GROUP,
+            k % INT4_GROUP // 16,
+            k % 16 // 4,
+            k % 4 // 2,
+            k % 2,
+        )
+        place = 2 * odd + half
+        low = blocks[:, group, block, :, place] >> (4 * pair) & 15
+        upper = blocks[:, group, 4 + block // 2, :, place] >> (4 * (block % 2) + 2 * pair) & 3
+        found[:, k] = (low.astype(np.float32) + 16 * upper - 32).reshape(-1)
+    steps = (scales.astype(np.uint32) << 16).view(np.float32).reshape(panels, -1, PANEL)
+    found *= steps.transpose(0, 2, 1).reshape(panels * PANEL, -1).repeat(GROUP, 1)
+    return np.ascontiguousarray(found[:channels, :inputs])

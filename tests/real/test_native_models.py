@@ -126,7 +126,7 @@ OPENED: WeakKeyDictionary[NativeRunner, Any] = WeakKeyDictionary()
 
 def held_weights(checkpoint: Checkpoint, runner: NativeRunner) -> dict[str, NDArray[np.float32]]:
     """The weights that the runner computes with, under transformers' names."""
-    from tests.fakes.int4_weights import unpack_int4
+    from tests.fakes.int4_weights import unpack_int4, unpack_int6
     from workers.inference.engines.native.layout import padded
     from workers.inference.engines.native.packing import unpack
     from workers.inference.engines.native.packing_plan import matrices
@@ -139,6 +139,8 @@ def held_weights(checkpoint: Checkpoint, runner: NativeRunner) -> dict[str, NDAr
             if held.bits == 4:
                 arrays = held.weights[place], held.scales[place], held.units[place]
                 every = unpack_int4(*arrays, *shape)
+            elif held.bits == 6:
+                every = unpack_int6(held.weights[place], held.scales[place], *shape)
             else:
                 every = unpack(held.weights[place], held.scales[place], *shape)
             begin = 0
@@ -175,7 +177,7 @@ def round_activations(model: Any, checkpoint: Checkpoint, quantization: str) -> 
     from workers.inference.engines.native.packing_plan import matrices
 
     for matrix in matrices(read_architecture(checkpoint), quantization):
-        if matrix.bits == 4 and takes_bytes():
+        if matrix.bits < 8 and takes_bytes():
             for layer, source in itertools.product(matrix.layers, matrix.sources):
                 name = source.name.format(layer).removesuffix(".weight")
                 model.get_submodule(name).register_forward_pre_hook(as_bytes)

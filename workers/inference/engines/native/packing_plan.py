@@ -3,10 +3,10 @@
 Every linear layer's tensors are packed one after the other, each padded to whole panels, so
 that q and k become one matrix, and gate and up another. In ``int8``, what rounding leaves of v is
 packed once more, as channels to be added: v is the smallest tensor, 1 to 3 % of all weights, and
-its rounding alone does a quarter of all the damage (docs/PERFORMANCE.md). In ``int4``, v, the
-embedding, the head, and down in the first and the last eighth of the layers keep 8 bits for the
-same reason (llama.cpp's Q4_K_M likewise, with 6 bits and down in half of the layers). What was
-published in 4 bits keeps them.
+its rounding alone does a quarter of all the damage (docs/PERFORMANCE.md). In ``int4``, v, and
+down in the first and the last eighth of the layers keep 8 bits for the same reason, and embedding
+and head 6 (llama.cpp's Q4_K_M likewise, with 6 bits for all and down in half of the layers). What
+was published in 4 bits keeps them, and 8 in embedding and head.
 """
 
 from __future__ import annotations
@@ -76,13 +76,14 @@ def matrices(architecture: Architecture, quantization: str) -> tuple[PackedMatri
     output = (Source(attention.format("{}", "o"), a.hidden),)
     gate_up = tuple(Source(mlp.format("{}", name), wide) for name in ("gate", "up"))
     down = (Source(mlp.format("{}", "down"), a.hidden),)
-    head = PackedMatrix("head", (0,), a.hidden, (Source(_HEAD, a.vocabulary),))
     every, eighth = tuple(range(a.layers)), -(-a.layers // 8)
     more = bits if a.published else 8
+    table = 8 if bits == 8 or a.published else 6
+    head = PackedMatrix("head", (0,), a.hidden, (Source(_HEAD, a.vocabulary),), bits=table)
     outer = () if more == bits else (*every[:eighth], *every[max(eighth, a.layers - eighth) :])
     inner = tuple(layer for layer in every if layer not in outer)
     return (
-        PackedMatrix("embedding", (0,), a.hidden, (Source(_EMBEDDING, a.vocabulary),)),
+        replace(head, name="embedding", sources=(Source(_EMBEDDING, a.vocabulary),)),
         *(() if a.tied else (head,)),
         PackedMatrix("qk", every, inputs=a.hidden, sources=qk, padding=PANEL, bits=bits),
         PackedMatrix("v", every, a.hidden, vs, bits=more),

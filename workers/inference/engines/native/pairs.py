@@ -89,16 +89,47 @@ def load_fours(builder: Builder, array: Value, at: Value) -> Value:
     return builder.load(pointer(builder, array, at, Fours.vector), align=1)
 
 
-@operation(Fours, Fours)
-def lower_nibbles(builder: Builder, fours: Value) -> Value:
-    """Of each byte the lower four bits."""
+def _lower(builder: Builder, fours: Value) -> Value:
     return builder.and_(fours, constant(15, Fours.vector))
 
 
-@operation(Fours, Fours)
-def upper_nibbles(builder: Builder, fours: Value) -> Value:
-    """Of each byte the upper four bits."""
+def _upper(builder: Builder, fours: Value) -> Value:
     return builder.lshr(fours, constant(4, Fours.vector))
+
+
+lower_nibbles = operation(Fours, Fours)(_lower)
+"""Of each byte the lower four bits."""
+
+upper_nibbles = operation(Fours, Fours)(_upper)
+"""Of each byte the upper four bits."""
+
+
+def _sixes(place: int) -> Any:
+    @operation(Fours, Fours, Fours)
+    def sixes(builder: Builder, fours: Value, uppers: Value) -> Value:
+        low = _lower(builder, fours) if place % 2 == 0 else _upper(builder, fours)
+        up, by = 2 - place, constant(abs(4 - 2 * place), Fours.vector)
+        moved = builder.shl(uppers, by) if up > 0 else builder.lshr(uppers, by)
+        return builder.or_(low, builder.and_(moved, constant(48, Fours.vector)))
+
+    return sixes
+
+
+sixes_0, sixes_1, sixes_2, sixes_3 = map(_sixes, range(4))
+"""Numbers of six bits: lower or upper nibbles, and above them two bits of each byte, the lowest,
+the next two ..."""
+
+
+@operation(Pairs, Fours)
+def even_bytes(builder: Builder, fours: Value) -> Value:
+    """The first byte of each two, and the third of each four."""
+    return builder.and_(builder.bitcast(fours, Pairs.vector), constant(255, Pairs.vector))
+
+
+@operation(Pairs, Fours)
+def odd_bytes(builder: Builder, fours: Value) -> Value:
+    """The others."""
+    return builder.lshr(builder.bitcast(fours, Pairs.vector), constant(8, Pairs.vector))
 
 
 @operation(Ints, Ints, Fours, types.Array, types.intp)
@@ -155,9 +186,17 @@ def add_scaled(
     builder: Builder, total: Value, ints: Value, scales: Value, at: Value, factor: Value
 ) -> Value:
     """``total + ints * (scales[at:] * factor)``, the scales being bfloat16 (as uint16)."""
-    bits = builder.shl(_load_shorts(builder, scales, at), constant(16))
-    scale = builder.fmul(builder.bitcast(bits, Floats.vector), repeated(builder, factor))
+    scale = builder.fmul(_scales(builder, scales, at), repeated(builder, factor))
     return fused(builder, builder.sitofp(ints, Floats.vector), scale, total)
+
+
+def _scales(builder: Builder, scales: Value, at: Value) -> Value:
+    bits = builder.shl(_load_shorts(builder, scales, at), constant(16))
+    return builder.bitcast(bits, Floats.vector)
+
+
+load_scales = operation(Floats, types.Array, types.intp)(_scales)
+"""The sixteen bfloat16 (as uint16) from ``scales[at]``."""
 
 
 @operation(Floats, types.Array, types.intp)

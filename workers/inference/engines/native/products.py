@@ -14,11 +14,13 @@ and in 4 bits, where two small groups g share a step, and a zero point needs onl
     y[c] = unit[c] * sum over small groups g of  scale[c, g] * step[g] *
            (sum over k in g of w[c, k] * q[k]  -  zero[c, g] / 16 * sum over k in g of q[k])
 
+and likewise in 6 bits, with 32 for a zero point.
+
 16 bits for activations instead of llama.cpp's 8 cost nothing with `multiply_pairs`, and are as
 good as float32: what quality is lost is lost by the weights alone. Where a processor multiplies
-bytes (`multiply_fours`), those for 4-bit weights get 8 bits and a step for each small group, for
-any number of rows: of what 4 bits lose, that adds a hundredth. (It would be as much as 8-bit
-weights lose, so those keep 16; see docs/LOG.md.)
+bytes (`multiply_fours`), those for 4-bit and 6-bit weights get 8 bits and a step for each small
+group, for any number of rows: to what 4 bits lose, that adds a hundredth. (It would be as much as
+8-bit weights lose, so those keep 16; see docs/LOG.md.)
 
 Sixteen channels are one panel; its weights are read once, in order, for up to four rows of
 activations at a time, or eight where the processor has 32 registers for vectors. Every row is
@@ -60,10 +62,12 @@ from workers.inference.engines.native.operands import (
 )
 from workers.inference.engines.native.pairs import (
     add_scaled,
+    even_bytes,
     floats_of,
     high_bytes,
     load_fours,
     load_pairs,
+    load_scales,
     load_weights,
     load_words,
     low_bytes,
@@ -75,7 +79,12 @@ from workers.inference.engines.native.pairs import (
     nibbles_2,
     nibbles_3,
     no_ints_of,
+    odd_bytes,
     prefetch,
+    sixes_0,
+    sixes_1,
+    sixes_2,
+    sixes_3,
     store_pairs,
     upper_nibbles,
 )
@@ -102,6 +111,8 @@ _AHEAD = 2048
 itself ends with a page."""
 _WIDENED_GROUPS = WIDENED // GROUP
 _BLOCKS, _HALF, _BLOCK_BYTES = INT4_GROUP // 8, INT4_GROUP // 2, 4 * LANES
+_INT6_BYTES = 6 * _BLOCK_BYTES
+_INT6_ZERO = np.float32(32 * 16)
 
 
 @compiled
@@ -181,7 +192,7 @@ def begin_projecting(
     item = next_item(counters, phase)
     while item < items:
         first, end = item * _PANELS, min(panels, (item + 1) * _PANELS)
-        if not _EIGHT_FIT and rows >= _MANY:
+        if not _EIGHT_FIT and rows >= _MANY and matrix.bits != 6:
             for panel in range(first, end):
                 panel_of_many(own, x, rows, panel, out, widened, partial)
         else:
@@ -215,6 +226,16 @@ def panel_of_few(
             else:
                 # When there are fewer, the last is computed more than once.
                 _times_int8(matrix, x, following(_FOUR, row, end - 1), panel, out)
+                row += 4
+        elif matrix.bits == 6:
+            if end - row == 1:
+                _times_int6(matrix, x, row, panel, out)
+                row += 1
+            elif _EIGHT_FIT and end - row >= 8:
+                _times_int6(matrix, x, following(_EIGHT, row, end - 1), panel, out)
+                row += 8
+            else:
+                _times_int6(matrix, x, following(_FOUR, row, end - 1), panel, out)
                 row += 4
         elif end - row == 1:
             _times_int4(matrix, x, row, panel, out)
@@ -395,20 +416,66 @@ def _sum_of_pairs(weights: NDArray[np.int8], at: int, x: Activations, rows: Rows
 
 
 @inlined
-def _sum_of_fours(weights: NDArray[np.int8], at: int, x: Activations, rows: Rows, k: int) -> Vector:
+def _add_bytes(total: Vector, fours: Vector, x: Activations, rows: Rows, k: int, n: int) -> Vector:
+    """Add the products of the inputs k + 2n, k + 2n + 16, k + 2n + 1 and k + 2n + 17."""
+    x_at = place(rows, x.small_numbers.shape[1], k + 4 * n)
+    return multiply_fours(total, fours, x.small_numbers, x_at)
+
+
+@inlined
+def _add_pairs(total: Vector, fours: Vector, x: Activations, rows: Rows, k: int, n: int) -> Vector:
+    """As `_add_bytes`, of 16-bit activations."""
+    x_at = place(rows, x.numbers.shape[1], k + 2 * n)
+    total = multiply_pairs(total, even_bytes(fours), x.numbers, x_at)
+    x_at = place(rows, x.numbers.shape[1], k + 2 * n + _HALF)
+    return multiply_pairs(total, odd_bytes(fours), x.numbers, x_at)
+
+
+_add_fours = _add_bytes if FOURS_FIT else _add_pairs
+
+
+@inlined
+def _sum_of_bytes(weights: NDArray[np.int8], at: int, x: Activations, rows: Rows, k: int) -> Vector:
     """As `_sum_of_pairs`, of 8-bit activations."""
-    total, inputs = no_ints_of(rows), x.small_numbers.shape[1]
+    total = no_ints_of(rows)
     for block in range(_BLOCKS):
         prefetch(weights, at + block * _BLOCK_BYTES + _AHEAD)
         fours = load_fours(weights, at + block * _BLOCK_BYTES)
-        x_at = place(rows, inputs, k + 8 * block)
-        total = multiply_fours(total, lower_nibbles(fours), x.small_numbers, x_at)
-        x_at = place(rows, inputs, k + 8 * block + 4)
-        total = multiply_fours(total, upper_nibbles(fours), x.small_numbers, x_at)
+        total = _add_fours(total, lower_nibbles(fours), x, rows, k, 2 * block)
+        total = _add_fours(total, upper_nibbles(fours), x, rows, k, 2 * block + 1)
     return total
 
 
-_sum_int4 = _sum_of_fours if FOURS_FIT else _sum_of_pairs
+_sum_int4 = _sum_of_bytes if FOURS_FIT else _sum_of_pairs
+
+
+@compiled
+def _times_int6(
+    matrix: Matrix, x: Activations, rows: Rows, panel: int, out: NDArray[np.float32]
+) -> None:
+    """As `_times_int8`."""
+    weights, scales, groups = matrix.weights, matrix.scales, x.zeros.shape[1]
+    at = panel * groups * _INT6_BYTES
+    out_at = place(rows, out.shape[1], panel * LANES)
+    y = load_floats(out, out_at) if matrix.adds else no_floats_of(rows)
+    for group in range(groups):
+        total, k = no_ints_of(rows), group * INT4_GROUP
+        for half in range(2):
+            for line in range(half, 6, 2):
+                prefetch(weights, at + line * _BLOCK_BYTES + _AHEAD)
+            uppers = load_fours(weights, at + (4 + half) * _BLOCK_BYTES)
+            fours = load_fours(weights, at + 2 * half * _BLOCK_BYTES)
+            total = _add_fours(total, sixes_0(fours, uppers), x, rows, k, 4 * half)
+            total = _add_fours(total, sixes_1(fours, uppers), x, rows, k, 4 * half + 1)
+            fours = load_fours(weights, at + (2 * half + 1) * _BLOCK_BYTES)
+            total = _add_fours(total, sixes_2(fours, uppers), x, rows, k, 4 * half + 2)
+            total = _add_fours(total, sixes_3(fours, uppers), x, rows, k, 4 * half + 3)
+        scale = load_scales(scales, (panel * groups + group) // 2 * LANES)
+        step = load_float(x.small_steps, place(rows, groups, group))
+        y = add_multiplied(y, floats_of(total), times(scale, step))
+        y = add_product(y, x.zeros, place(rows, groups, group), scale * _INT6_ZERO)
+        at += _INT6_BYTES
+    store_floats(out, out_at, y)
 
 
 @compiled

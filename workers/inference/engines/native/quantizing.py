@@ -21,6 +21,7 @@ from shammah.models.catalogue import FETCH_AGAIN
 from shammah.models.published_bits import USE_ORIGINAL
 from workers.inference.engines.native.architecture import Architecture
 from workers.inference.engines.native.int4_packing import pack_int4
+from workers.inference.engines.native.int6_packing import pack_int6
 from workers.inference.engines.native.layout import PANEL, packed_sizes, padded
 from workers.inference.engines.native.machine_code import MachineCode
 from workers.inference.engines.native.packing import pack, unpack
@@ -218,7 +219,7 @@ def _pack_source(
             writer.write(f"{matrix.name}.units", place, at, units)
         else:
             block = tensors.rows(name, begin, step)
-            weights, scales = pack(block, code)
+            weights, scales = pack(block, code) if matrix.bits == 8 else pack_int6(block)
             if source.remainder:
                 weights, scales = pack(block - unpack(weights, scales, *block.shape), code)
         writer.write(f"{matrix.name}.weights", place, weights_at, weights)

@@ -30,7 +30,7 @@ from workers.inference.engines.native.lanes import (
     no_floats,
     store_floats,
 )
-from workers.inference.engines.native.layout import GROUP, LANES, PANEL, padded
+from workers.inference.engines.native.layout import GROUP, INT4_GROUP, LANES, PANEL, padded
 from workers.inference.engines.native.operands import (
     ADAPTING_PHASES,
     PHASES_OF_A_LAYER,
@@ -120,18 +120,33 @@ def _embed(
     """A phase: each row begins as its token's row of the embedding."""
     weights, scales = model.embedding.weights[0], model.embedding.scales[0]
     size = model.final_norm.shape[0]
-    groups = (size + GROUP - 1) // GROUP
+    groups, six = (size + GROUP - 1) // GROUP, model.embedding.bits == 6
     row = next_item(counters, phase)
     while row < rows:
         panel, lane = tokens[row] // PANEL, tokens[row] % PANEL
         for k in range(size):
             block = panel * groups + k // GROUP
             scale = float_of_bits(np.int32(scales[block * PANEL + lane]) << np.int32(16))
-            pair = block * (GROUP // 2) + k % GROUP // 2
-            hidden[row, k] = weights[(pair * PANEL + lane) * 2 + k % 2] * scale
+            if six:
+                small = panel * groups * 2 + k // INT4_GROUP
+                hidden[row, k] = _number_of_six_bits(weights, small, lane, k % INT4_GROUP) * scale
+            else:
+                pair = block * (GROUP // 2) + k % GROUP // 2
+                hidden[row, k] = weights[(pair * PANEL + lane) * 2 + k % 2] * scale
         finish_item(counters, phase)
         row = next_item(counters, phase)
     wait_for_all(counters, phase, rows)
+
+
+@compiled
+def _number_of_six_bits(weights: NDArray[np.int8], group: int, lane: int, k: int) -> int:
+    """Number ``k`` of a small group of a panel; `layout` says where its bits are."""
+    block, pair = k % 16 // 4, k % 4 // 2
+    at = (group * 6 * LANES + lane) * 4 + k % 2 * 2 + k // 16
+    low = weights[at + block * 4 * LANES] >> (4 * pair) & 15
+    upper = weights[at + (4 + block // 2) * 4 * LANES] >> (block % 2 * 4 + pair * 2) & 3
+    number: int = low + 16 * upper - 32
+    return number
 
 
 @compiled

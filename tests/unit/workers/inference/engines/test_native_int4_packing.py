@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.fakes.int4_weights import unpack_int4
+from tests.fakes.int4_weights import unpack_int4, unpack_int6
 from workers.inference.engines.native import compiler
 from workers.inference.engines.native.int4_packing import pack_int4
+from workers.inference.engines.native.int6_packing import pack_int6
 from workers.inference.engines.native.kernels import prepare_kernels
 from workers.inference.engines.native.layout import GROUP, INT4_GROUP, packed_sizes, padded
 from workers.inference.engines.native.packing import pack
@@ -131,10 +132,27 @@ def test_weights_on_a_grid_of_sixteen_are_exact(packing: Any) -> None:
     assert np.allclose(found, matrix, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(16, 64), (1, 1), (17, 65), (50, 200)])
+def test_six_bits_lose_half_a_step_at_most(shape: tuple[int, int]) -> None:
+    matrix = random_matrix(*shape)
+    weights, scales = pack_int6(matrix)
+    assert (weights.nbytes, len(scales)) == packed_sizes(*shape, 6)
+    found = unpack_int6(weights, scales, *shape)
+    for first in range(0, shape[1], GROUP):
+        group = slice(first, first + GROUP)
+        step = abs(matrix[:, group]).max(1, keepdims=True) / 31 * 1.01  # a bfloat16
+        assert (abs(found - matrix)[:, group] <= step / 2).all()
+
+
 @pytest.mark.parametrize("features", [FEW_REGISTERS, BYTES], ids=["16 bits", "8 bits"])
+@pytest.mark.parametrize("bits", [4, 6])
 @pytest.mark.parametrize("adds", [False, True])
 def test_products_are_those_of_the_unpacked_weights(
-    packing: Any, adds: bool, features: frozenset[str], monkeypatch: pytest.MonkeyPatch
+    packing: Any,
+    adds: bool,
+    bits: int,
+    features: frozenset[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from workers.inference.engines.native.operands import Matrix, make_scratch
 
@@ -143,9 +161,13 @@ def test_products_are_those_of_the_unpacked_weights(
     channels, inputs, rows = 80, 600, 21
     scratch = make_scratch(1, 16, rows)
     width = padded(inputs, GROUP)
-    weights, scales, units = packing.pack_int4(random_matrix(channels, inputs))
-    matrix = Matrix(4, weights[None], scales[None], units[None], adds)
-    held = packing.unpack_int4(weights, scales, units, channels, inputs).astype(np.float64)
+    if bits == 4:
+        packed = packing.pack_int4(random_matrix(channels, inputs))
+        held = unpack_int4(*packed, channels, inputs).astype(np.float64)
+    else:
+        packed = *pack_int6(random_matrix(channels, inputs)), np.zeros(0, np.float32)
+        held = unpack_int6(*packed[:2], channels, inputs).astype(np.float64)
+    matrix = Matrix(bits, *(array[None] for array in packed), adds)
     x = np.zeros((rows, width), np.float32)
     x[:, :inputs] = np.random.default_rng(2).normal(0, 3, (rows, inputs))
 
