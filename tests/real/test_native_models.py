@@ -26,7 +26,7 @@ from shammah.errors import ShammahError
 from tests.fakes.spans import decode, prefill
 from tests.real.models import make_random, make_tokenizer
 from workers.inference.engine import LoadSettings
-from workers.inference.engines.native import packed_model
+from workers.inference.engines.native import runner as native_runner
 from workers.inference.engines.native.architecture import read_architecture
 from workers.inference.engines.native.runner import NativeRunner, supports
 from workers.inference.engines.native.spec import QUANTIZATIONS
@@ -106,7 +106,7 @@ def load(
     checkpoint: Checkpoint, quantized: Path, threads: int = 2, quantization: str = "int8"
 ) -> NativeRunner:
     runner = NativeRunner(quantized, kept_kernels(), threads)
-    open_model = packed_model.open_model
+    open_model = native_runner.open_model
 
     def open_and_note(*given: Any, **options: Any) -> Any:
         opened = open_model(*given, **options)
@@ -114,7 +114,7 @@ def load(
         return opened
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed_model, "open_model", open_and_note)
+        patch.setattr(native_runner, "open_model", open_and_note)
         facts = runner.load(checkpoint, LoadSettings(quantization=quantization), Stages())
     assert facts.quantization == quantization
     return runner
@@ -176,11 +176,14 @@ def round_activations(model: Any, checkpoint: Checkpoint, quantization: str) -> 
     """Have a model of transformers round what the runner rounds to 8 bits."""
     from workers.inference.engines.native.packing_plan import matrices
 
-    for matrix in matrices(read_architecture(checkpoint), quantization):
-        if matrix.bits < 8 and takes_bytes():
-            for layer, source in itertools.product(matrix.layers, matrix.sources):
-                name = source.name.format(layer).removesuffix(".weight")
-                model.get_submodule(name).register_forward_pre_hook(as_bytes)
+    names = {
+        source.name.format(layer).removesuffix(".weight")
+        for matrix in matrices(read_architecture(checkpoint), quantization)
+        if matrix.bits < 8 and takes_bytes()
+        for layer, source in itertools.product(matrix.layers, matrix.sources)
+    }
+    for name in {"lm_head" if "embed" in name else name for name in names}:
+        model.get_submodule(name).register_forward_pre_hook(as_bytes)
 
 
 def reference(checkpoint: Checkpoint, runner: NativeRunner) -> Any:
