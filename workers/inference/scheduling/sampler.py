@@ -77,7 +77,8 @@ class Sampler:
             ShammahError: ``generation_failed``: the logits are not numbers.
         """
         if self._constraint is not None:
-            row = _restrict(row, self._constraint.allowed())
+            wanted = self._plan.top_k if self._plan.temperature > 0 else 1
+            row = _restrict(row, self._constraint.allowed(), wanted)
         token = None
         if isinstance(row, Candidates):
             token, whole = self._choose_among(row), row.whole
@@ -128,7 +129,8 @@ class Sampler:
             return _draw_from_all(scores, plan.temperature, self._seed, draw)
         kept, probabilities = candidates(scores, plan)
         noise = gumbel_noise(self._seed, draw, kept if tokens is None else tokens[kept])
-        return int(kept[np.argmax(np.log(probabilities) + noise)])
+        with np.errstate(divide="ignore"):  # what may not come has none
+            return int(kept[np.argmax(np.log(probabilities) + noise)])
 
     def _penalise(self, scores: Logits, seen: Tokens, written: Tokens) -> None:
         """Give less to every token that was there before (Keskar et al. 2019, section 4.1), and
@@ -138,16 +140,17 @@ class Sampler:
         scores[written] -= np.float32(self._plan.presence_penalty)
 
 
-def _restrict(row: Logits | Candidates, allowed: NDArray[np.bool_]) -> Logits | Candidates:
-    """What of a row may come. If that is little, all of it are candidates."""
+def _restrict(
+    row: Logits | Candidates, allowed: NDArray[np.bool_], wanted: int
+) -> Logits | Candidates:
+    """What of a row may come; if that is little, all of it are candidates. Of candidates there must
+    be all that may come, or as many as are ``wanted``."""
     if isinstance(row, Candidates):
-        allowed_here = allowed.take(row.tokens, mode="clip")
-        if allowed_here.any():
-            few, whole = row.tokens[allowed_here], row.whole
-            bound = row.bound if np.count_nonzero(allowed) > len(few) else -math.inf
-            return Candidates(
-                few, row.logits[allowed_here], bound, lambda: _masked(whole(), allowed)
-            )
+        known = allowed.take(row.tokens, mode="clip")
+        few, whole = row.tokens[known], row.whole
+        bound = row.bound if np.count_nonzero(allowed) > len(few) else -math.inf
+        if bound == -math.inf or len(few) >= max(1, wanted):
+            return Candidates(few, row.logits[known], bound, lambda: _masked(whole(), allowed))
         row = row.whole()
     tokens = np.flatnonzero(allowed[: len(row)])
     if len(tokens) <= _FEW:
@@ -200,8 +203,6 @@ def _least_kept(scores: Logits, plan: SamplingPlan) -> float:
     """What a token's score must at least be for it to count at all."""
     if plan.temperature == 0:
         return float(scores.max())
-    if plan.top_k > len(scores):
-        return -math.inf
     if plan.top_k:
         return float(np.partition(scores, -plan.top_k)[-plan.top_k])
     return float(scores.max()) + plan.temperature * math.log(plan.min_p) - _ROUNDING
