@@ -14,7 +14,6 @@ import shutil
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from shammah import __version__
@@ -53,22 +52,22 @@ class Found:
     shared: int
 
 
-@dataclass(slots=True)
 class KeptConversations:
     """One model's, for one thread.
 
-    Attributes:
+    Args:
         directory: of the files of all models.
         most_bytes: that all files together may take.
         model: the model and its weights, in a word.
         access: to the keys and values in memory.
     """
 
-    directory: Path
-    most_bytes: int
-    model: str
-    access: KVAccess
-    _known: dict[str, dict[Path, Header]] = field(default_factory=dict)
+    def __init__(self, directory: Path, most_bytes: int, model: str, access: KVAccess) -> None:
+        self.directory = directory
+        self.most_bytes = most_bytes
+        self.model = model
+        self.access = access
+        self._known: dict[str, dict[Path, Header]] = {}
 
     def prepare(self) -> None:
         """Have a directory to write to, and nothing in it that is of no use."""

@@ -97,7 +97,7 @@ class TestARecorder:
     def test_keeps_a_question_before_its_answer(self, open_recorder: Open, path: Path) -> None:
         recorder = open_recorder()
         recorder.begin(Turn("a", at=1.0, key="a"), TALK)
-        recorder.settle()
+        assert recorder.settle()
         assert kept(path) == [(1, ["a"])]
         assert [one.finish for one in read_conversation(recorder, 1).turns] == ["left"]
         keep(recorder, "a")
@@ -114,6 +114,7 @@ class TestARecorder:
         for key in ("a", "bb"):
             path.mkdir()
             recorder.begin(said(key), TALK)
+            assert not recorder.settle()
             keep(recorder, key)
             complaint = complaints.pop()
             assert complaint.startswith("This turn was not stored in the history. ")

@@ -126,6 +126,15 @@ def test_conversations_are_listed_by_their_last_turn(store: Store) -> None:
     assert store.older(3.0) == [two]
 
 
+def test_the_keys_of_all_turns_undone_ones_too(store: Store) -> None:
+    numbers = [store.add(turn(name), NEW) for name in "ab"]
+    kept = replace(NEW, number=numbers[0])
+    store.add(turn("c"), kept)
+    store.undo("a")
+    assert store.keys(numbers[:1]) == ["a", "c"]
+    assert store.keys(numbers) == ["a", "c", "b"]
+
+
 def test_all_numbers_in_order(store: Store) -> None:
     numbers = [store.add(turn(str(number)), NEW) for number in range(5)]
     assert store.numbers() == numbers
