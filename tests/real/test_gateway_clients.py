@@ -46,6 +46,31 @@ with client.responses.stream(model="auto", input=question) as events:
 said["completion"] = client.completions.create(model="auto", prompt=question).choices[0].text
 cut = client.chat.completions.create(model="auto", messages=asking, max_completion_tokens=2)
 said["cut"] = cut.choices[0].finish_reason
+schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}},
+    "required": ["city"], "additionalProperties": False}
+formed = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
+held = client.chat.completions.create(model="local", messages=asking, response_format=formed)
+said["schema"] = json.loads(held.choices[0].message.content)
+tools = [{"type": "function", "function": {"name": "look_up", "parameters": schema}}]
+called = client.chat.completions.create(
+    model="local", messages=asking, tools=tools, tool_choice="required", parallel_tool_calls=False
+).choices[0]
+said["called"] = [called.finish_reason, called.message.tool_calls[0].function.name]
+said["arguments"] = json.loads(called.message.tool_calls[0].function.arguments)
+back = [
+    {"role": "tool", "tool_call_id": call.id, "content": "Paris has 2 million people."}
+    for call in called.message.tool_calls
+]
+after = [*asking, called.message.model_dump(exclude_none=True), *back]
+later = client.chat.completions.create(
+    model="local", messages=after, tools=tools, tool_choice="none", max_tokens=20
+)
+said["after"] = later.choices[0].message.content
+flat = [{"type": "function", "name": "look_up", "parameters": schema, "strict": True}]
+response = client.responses.create(
+    model="local", input=question, tools=flat, tool_choice="required", parallel_tool_calls=False
+)
+said["responded"] = response.output[-1].name
 async def ask():
     async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0) as later:
         one = await later.chat.completions.create(model="auto", messages=asking)
@@ -103,6 +128,10 @@ def test_openais_sdk(endpoint: Endpoint) -> None:
     assert all("Paris" in said[way] for way in ways), said
     assert "Paris" in said["completion"]
     assert said["cut"] == "length"
+    assert list(said["schema"]) == list(said["arguments"]) == ["city"]
+    assert said["called"] == ["tool_calls", "look_up"]
+    assert said["after"]
+    assert said["responded"] == "look_up"
     assert said["usage"] > said["stream_usage"] > 0
     assert said["embeddings"] == ["BadRequestError", "embeddings_unsupported"]
     assert said["n"] == ["BadRequestError", "invalid_request"]
@@ -131,6 +160,35 @@ def test_anthropics_sdk(client: anthropic.Anthropic) -> None:
         client.messages.create(**asking(FRANCE, model="gpt-4"))
     with pytest.raises(anthropic.BadRequestError, match="mcp_servers"):
         client.messages.create(**asking(FRANCE), extra_body={"mcp_servers": [{"url": "x"}]})
+
+
+def test_anthropics_sdk_has_a_tool_called(client: anthropic.Anthropic) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}},
+        "required": ["city"],
+    }
+    tools: Any = [{"name": "look_up", "description": "Looks it up.", "input_schema": schema}]
+    ask = asking(FRANCE) | {"tools": tools, "tool_choice": {"type": "any"}}
+    ask["tool_choice"]["disable_parallel_tool_use"] = True
+    with client.messages.stream(**ask) as stream:
+        called = stream.get_final_message()
+    assert called.stop_reason == "tool_use"
+    used = called.content[-1]
+    assert (used.type, used.name, list(used.input)) == ("tool_use", "look_up", ["city"])
+    back = [
+        {"type": "tool_result", "tool_use_id": one.id, "content": "2 million people"}
+        for one in called.content
+        if one.type == "tool_use"
+    ]
+    said = [block.model_dump() for block in called.content]
+    messages = [
+        *ask["messages"],
+        {"role": "assistant", "content": said},
+        {"role": "user", "content": back},
+    ]
+    none = {"messages": messages, "tool_choice": {"type": "none"}, "max_tokens": 20}
+    assert client.messages.create(**ask | none).content[0].text
 
 
 def test_what_claude_is_asked_is_in_the_ledger_and_nothing_private_is_among_it(

@@ -25,6 +25,7 @@ FINISH = {
     "stop": "end_turn",
     "length": "max_tokens",
     "timeout": "max_tokens",
+    "repetition": "max_tokens",
     "refusal": "refusal",
     "tool_call": "tool_use",
 }

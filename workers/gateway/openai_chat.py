@@ -31,6 +31,7 @@ FINISH = {
     "stop": "stop",
     "length": "length",
     "timeout": "length",
+    "repetition": "length",
     "refusal": "content_filter",
     "tool_call": "tool_calls",
 }

@@ -168,7 +168,7 @@ class ResponseWriter:
         return {**named, "status": status, "content": content}
 
     def _ended(self, turn: Turn) -> Document:
-        cut = turn.finish in ("length", "timeout")
+        cut = turn.finish in ("length", "timeout", "repetition")
         item = self._item([_text_part(turn.answer)], "incomplete" if cut else "completed")
         calls = self._calls(turn)
         output = [item, *calls] if turn.answer or not calls else calls
