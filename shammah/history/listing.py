@@ -84,7 +84,7 @@ def describe_end(turn: Turn) -> str:
     if not turn.complete:
         parts.append(_ENDS.get(turn.finish, "cut short"))
     if not turn.answer:
-        parts.append("no answer")
+        parts.append("called a tool" if turn.finish == "tool_call" else "no answer")
     if turn.corrected:
         parts.append("corrected by you")
     if turn.undone:

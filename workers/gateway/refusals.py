@@ -48,29 +48,27 @@ def invalid(message: str, param: str = "") -> RefusedError:
 
 
 _STATUS = {
-    "busy": 429,
-    "cloud_bad_request": 400,
-    "cloud_budget": 403,
-    "cloud_declined": 403,
-    "cloud_needs_consent": 403,
-    "cloud_not_configured": 400,
-    "cloud_overloaded": 529,
-    "cloud_rate_limit": 429,
-    "cloud_switched_off": 403,
-    "cloud_too_large": 413,
-    "cloud_unreachable": 503,
-    "context_too_long": 400,
-    "message_too_long": 413,
-    "messages_invalid": 400,
-    "not_available": 503,
-    "private": 403,
-    "sampling_invalid": 400,
-    "schema_not_enforced": 400,
-    "worker_crashes": 503,
-    "worker_died": 503,
-    "worker_silent": 503,
-    "worker_stopped": 503,
+    400: (
+        "cloud_bad_request cloud_not_configured context_too_long messages_invalid sampling_invalid "
+        "schema_invalid schema_not_enforced"
+    ),
+    403: (
+        "cloud_billing cloud_budget_spent cloud_declined cloud_key_rejected cloud_needs_consent "
+        "cloud_price_unknown cloud_switched_off private"
+    ),
+    404: "cloud_model_unknown",
+    413: "cloud_too_large message_too_long",
+    429: "busy cloud_rate_limited server_busy",
+    502: "cloud_malformed cloud_server_error cloud_truncated server_malformed",
+    503: (
+        "cloud_interrupted cloud_unreachable not_available server_interrupted server_unreachable "
+        "worker_crashes worker_died worker_in_use worker_lost worker_silent worker_stopped"
+    ),
+    504: "cloud_timeout",
+    529: "cloud_overloaded",
 }
+"""The codes of failures that are not the gateway's own, by status; other codes are 500."""
+_STATUS_OF = {code: status for status, codes in _STATUS.items() for code in codes.split()}
 RETRY_S = 5
 """After which a client may try again what was busy."""
 
@@ -90,7 +88,7 @@ _SIZES = re.compile(r"([\d,]+) tokens.* holds ([\d,]+)")
 
 def refusal_of(failure: Failed) -> RefusedError:
     """The refusal that a failed answer is."""
-    status = _STATUS.get(failure.code, 500)
+    status = _STATUS_OF.get(failure.code, 500)
     retry_s = RETRY_S if status in (429, 503, 529) else 0
     said = f"{failure.message} {failure.hint}".rstrip()
     return RefusedError(status, failure.code, said, retry_s=retry_s)

@@ -137,6 +137,8 @@ def test_a_long_prompt_is_refused_in_the_words_that_clients_look_for() -> None:
 def test_what_may_work_later_says_when() -> None:
     busy = refusal_of(Failed("busy", "Too many wait."))
     assert (busy.status, busy.headers) == (429, {"retry-after": "5"})
+    for code, status in (("cloud_budget_spent", 403), ("worker_died", 503), ("unforeseen", 500)):
+        assert refusal_of(Failed(code, "x")).status == status
     kinds = [
         describe(RefusedError(status, "x", "y"), Dialect.ANTHROPIC)["error"]["type"]  # type: ignore[index]
         for status in (401, 403, 404, 413, 429, 500, 529)
