@@ -115,7 +115,7 @@ class ModelText:
         self._control = self._find_control(specials)
         self._normalized = self._find_normalized()
         self._pieces = PieceCache(self._plain)
-        self._divides = self._can_divide()
+        self._dividers = self._find_dividers()
         self._newline: list[int] = tokenizer.encode("\n", add_special_tokens=False).ids
         self._prefixes = self._after_newline(_PROBE) != self._plain(_PROBE)
         self.folds_system = self._refuses_system()
@@ -184,7 +184,7 @@ class ModelText:
             raise ValueError("there is none")
         marked: tuple[Any, Any] = (self._mark_all(messages), self._mark_all(tools))
         text = self.template.render(*marked, ask=ask, think=think)
-        return self._ids(text, self._divided if self._divides else self._plain)
+        return self._ids(text, self._divided)
 
     def encode_text(self, text: str) -> list[int]:
         """The tokens of a text in which nothing controls.
@@ -247,20 +247,22 @@ class ModelText:
     def _divided(self, text: str) -> list[int]:
         """As `_plain`, from pieces between control tokens: all but the last ones were in the
         conversation's prompt before."""
-        ids: list[int] = []
-        at = 0
-        for found in self._control.finditer(text):
-            for piece in (text[at : found.start()], found[0]):
-                ids += self._pieces.encode(piece)
-            at = found.end()
-        return [*ids, *self._pieces.encode(text[at:])]
+        if self._dividers is None:
+            return self._plain(text)
+        return [one for piece in self._dividers.split(text) for one in self._pieces.encode(piece)]
 
-    def _can_divide(self) -> bool:
-        """Whether a text between control tokens has the same tokens there and alone: no token takes
-        blanks around it, no tokenizer treats the first piece in a way of its own."""
-        tokens = set(self._control.findall(self._probe))
-        probes = [f"a b{one} c {one}\n d\n{one}e{one}" for one in tokens]
-        return not self._normalized and all(self._divided(a) == self._plain(a) for a in probes)
+    def _find_dividers(self) -> re.Pattern[str] | None:
+        """The control tokens between which a text has the same tokens there and alone: they take no
+        blanks around them, and the first piece is nothing special to the tokenizer."""
+        found = []
+        for token in set(self._control.findall(self._probe)) if not self._normalized else ():
+            pieces = ["a b", token, " c ", token, "\n d\n", token, "e", token]
+            if self._plain("".join(pieces)) == [
+                one for each in pieces for one in self._plain(each)
+            ]:
+                found.append(re.escape(token))
+        longest_first = sorted(found, key=len, reverse=True)
+        return re.compile(f"({'|'.join(longest_first)})") if found else None
 
     def _after_newline(self, text: str) -> list[int]:
         """The tokens of a text within a line, without the blank that some put before the first."""

@@ -112,7 +112,8 @@ class ChatFormat:
         Raises:
             ShammahError: as `encode`.
         """
-        text = message.content.encode("utf-8", "replace")
+        calls = "".join(call.name + call.arguments for call in message.tool_calls)
+        text = (message.content + calls).encode("utf-8", "replace")
         key = blake2b(text, digest_size=16).digest()
         if key not in self._counts:
             if len(self._counts) >= _COUNTED:

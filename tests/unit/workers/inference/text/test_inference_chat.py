@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shammah.bus.messages import ChatMessage
+from shammah.bus.messages import ChatMessage, ToolCall
 from shammah.errors import ShammahError
 from shammah.models.catalogue import starter_directory
 from tests.real.models import CHATML, IM_END, IM_START, make_tokenizer
@@ -246,3 +246,5 @@ def test_a_message_is_counted_once_and_about_as_the_template_writes_it(
     assert longer - shorter <= counted * 19 / 20 < 1.05 * (longer - shorter)
     assert len([one for one in encoded if "lines" in one]) == 20  # by what it says
     assert chat.count(ChatMessage("user", "\ud800")) > 0  # `encode` refuses it
+    call = ToolCall("1", "look", '{"at": "the sky"}')
+    assert chat.count(ChatMessage("assistant", "", tool_calls=(call,))) > 5
