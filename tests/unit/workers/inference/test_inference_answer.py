@@ -21,6 +21,7 @@ from shammah.bus.messages import (
     Sampling,
     Timings,
     Token,
+    Tool,
 )
 from shammah.errors import ShammahError
 from shammah.settings.model import InferenceSettings
@@ -228,3 +229,15 @@ def test_thoughts_that_repeat_themselves_end_and_the_answer_begins() -> None:
     following = answer.take_following()
     assert following is not None
     assert len(following.prompt) == 2 + len(loop) * 5 + 1
+
+
+def test_calls_end_an_answer_and_are_no_text() -> None:
+    call = '<tool_call>\n{"name": "t", "arguments": {"a": 1}}\n</tool_call>'
+    question = Generate("a", (), Sampling(tools=(Tool("t"),)))
+    answer = make_answer(question)
+    tokens = answer.take(StepResult("a", 0, 9, tuple(map(ord, f"Look.\n{call}")), "stop"), 0.0, 1.0)
+    assert "".join(token.text for token in tokens) == "Look.\n"
+    done = answer.done("stop", 1.0, Provenance("inference", "m"))
+    assert done.finish_reason == "tool_call"
+    assert [(one.name, one.arguments) for one in done.tool_calls] == [("t", '{"a": 1}')]
+    assert answer.done("length", 1.0, Provenance("inference", "m")).tool_calls == ()
