@@ -119,6 +119,23 @@ def test_a_private_conversation_stays_here_and_the_refusal_names_the_rule_only(
     assert again.status == 403
 
 
+def test_what_a_tool_returned_and_what_a_tool_is_are_judged_as_well(endpoint: Endpoint) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "read", "arguments": "{}"}}
+    said = [
+        {"role": "user", "content": "Look."},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": MAIL},
+    ]
+    tool = {"type": "function", "function": {"name": "read", "description": MAIL}}
+    for asked in (
+        {"model": "cloud", "messages": said},
+        chat("Look.", model="cloud", tools=[tool]),
+    ):
+        refused = endpoint.ask(CHAT, asked)
+        assert (refused.status, refused.document["error"]["code"]) == (403, "private")
+        assert "weber" not in refused.text
+
+
 def test_who_is_asked_follows_from_the_model_and_the_header(endpoint: Endpoint) -> None:
     missing = endpoint.ask(CHAT, chat("one", model="gpt-4"))
     assert (missing.status, missing.document["error"]["code"]) == (404, "model_not_found")
