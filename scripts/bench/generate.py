@@ -10,12 +10,14 @@ The figures to quote are the ratios of tokens per second in all.
     .venv/bin/python scripts/bench/generate.py --model DIRECTORY --rounds 5 --json
     .venv/bin/python scripts/bench/generate.py --serve     with transformers serve
     .venv/bin/python scripts/bench/generate.py --engines native --llama-server PATH -m Q8_0.gguf
+    ... --sampling qwen qwen-all     with Qwen's own settings, and the same with top_k = 0
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -29,6 +31,7 @@ import time
 import urllib.request
 import venv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ from shammah.models.catalogue import starter_directory  # noqa: E402
 from workers.inference.engine import Engine, LoadSettings, SequenceRequest  # noqa: E402
 from workers.inference.engines.table import ENGINES  # noqa: E402
 from workers.inference.packages.checkpoint import inspect_checkpoint  # noqa: E402
+from workers.inference.scheduling.sampler import Sampler  # noqa: E402
 from workers.inference.scheduling.sampling import SamplingPlan  # noqa: E402
 
 ENVIRON = dict(os.environ)
@@ -51,6 +55,11 @@ PEERS = ("padded batch", "transformers serve")
 """Names of transformers' own ways begin so; the better one is what others are compared with."""
 SERVED = ("float32", "bfloat16")
 """Number formats of its server: the one that we choose here, and the one it would choose."""
+
+
+QWEN = SamplingPlan(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05)
+PLANS = {"greedy": SamplingPlan(), "qwen": QWEN, "qwen-all": replace(QWEN, top_k=0)}
+"""The second is what Qwen2.5-0.5B's ``generation_config.json`` says but for its penalty of 1.1."""
 
 
 class Quiet:
@@ -71,16 +80,34 @@ def prompts(count: int, length: int, salt: int) -> list[tuple[int, ...]]:
     ]
 
 
-def run_engine(engine: Engine, wanted: list[tuple[int, ...]], tokens: int) -> float:
+def run_engine(
+    engine: Engine, wanted: list[tuple[int, ...]], tokens: int, plan: SamplingPlan
+) -> float:
     """Seconds until every answer has ended."""
     began = time.perf_counter()
     for number, prompt in enumerate(wanted):
-        plan = SamplingPlan()
-        engine.submit(SequenceRequest(str(number), prompt, plan, tokens, frozenset(), str(number)))
+        own = replace(plan, seed=number)
+        engine.submit(SequenceRequest(str(number), prompt, own, tokens, frozenset(), str(number)))
     while engine.active:
         for result in engine.step():
             assert result.failure is None, result.failure
     return time.perf_counter() - began
+
+
+class Watch:
+    """The time that the choice of tokens takes of an engine's."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        choose = Sampler.choose
+
+        def timed(sampler: Sampler, row: Any) -> int:
+            began = time.perf_counter()
+            token = choose(sampler, row)
+            self.seconds += time.perf_counter() - began
+            return token
+
+        Sampler.choose = timed  # type: ignore[method-assign]
 
 
 def load_engine(name: str, directory: Path, quantization: str) -> Engine:
@@ -189,13 +216,24 @@ class LlamaServer:
         self._process.kill()
         self._process.wait()
 
-    def run(self, wanted: list[tuple[int, ...]], tokens: int) -> float:
+    def run(self, wanted: list[tuple[int, ...]], tokens: int, plan: SamplingPlan) -> float:
         """Tokens per second in all."""
-        return run_clients(len(wanted), lambda n: self._ask(wanted[n], tokens), tokens)
+        return run_clients(len(wanted), lambda n: self._ask(wanted[n], tokens, plan), tokens)
 
-    def _ask(self, prompt: tuple[int, ...], tokens: int) -> int:
-        body = {"prompt": prompt, "n_predict": tokens, "ignore_eos": True, "temperature": 0}
-        answer = post(f"{self._address}/completion", {**body, "cache_prompt": False})
+    def _ask(
+        self, prompt: tuple[int, ...], tokens: int, plan: SamplingPlan = PLANS["greedy"]
+    ) -> int:
+        body = {"prompt": prompt, "n_predict": tokens, "ignore_eos": True, "cache_prompt": False}
+        sampling = {
+            "temperature": plan.temperature,
+            "top_p": plan.top_p,
+            "top_k": plan.top_k,
+            "min_p": plan.min_p,
+            "repeat_penalty": plan.repetition_penalty,
+            "repeat_last_n": -1,
+            "seed": 1,
+        }
+        answer = post(f"{self._address}/completion", {**body, **sampling})
         return int(answer["timings"]["predicted_n"])
 
 
@@ -255,10 +293,17 @@ Way = Callable[[int], float]
 """One measurement, given a number that no other has: tokens per second in all."""
 
 
-def engine_way(engine: Engine, clients: int, options: argparse.Namespace) -> Way:
+def engine_way(
+    engine: Engine, clients: int, options: argparse.Namespace, plan: str, shares: dict[str, Any]
+) -> Way:
+    """``shares``: of its time, by plan, that the choice of tokens has taken."""
+
     def run(salt: int) -> float:
-        wanted = prompts(clients, options.prompt, salt)
-        return clients * options.tokens / run_engine(engine, wanted, options.tokens)
+        wanted, before = prompts(clients, options.prompt, salt), options.watch.seconds
+        seconds = run_engine(engine, wanted, options.tokens, PLANS[plan])
+        share = (options.watch.seconds - before) / seconds
+        shares.setdefault(f"{plan}, {clients} at once", []).append(share)
+        return clients * options.tokens / seconds
 
     return run
 
@@ -273,8 +318,11 @@ def batch_way(options: argparse.Namespace) -> Way:
     return run
 
 
-def llama_way(server: LlamaServer, clients: int, options: argparse.Namespace) -> Way:
-    return lambda salt: server.run(prompts(clients, options.prompt, salt), options.tokens)
+def llama_way(server: LlamaServer, clients: int, options: argparse.Namespace, plan: str) -> Way:
+    def run(salt: int) -> float:
+        return server.run(prompts(clients, options.prompt, salt), options.tokens, PLANS[plan])
+
+    return run
 
 
 def find_ways(options: argparse.Namespace, servers: contextlib.ExitStack) -> dict[str, Way]:
@@ -285,8 +333,9 @@ def find_ways(options: argparse.Namespace, servers: contextlib.ExitStack) -> dic
             if name != "native" and kind != options.quantization[0]:
                 continue
             engine = load_engine(name, options.model, kind)
-            for clients in (1, CLIENTS):
-                ways[f"{name} {kind}, {clients} at once"] = engine_way(engine, clients, options)
+            for plan, clients in itertools.product(options.sampling, options.clients):
+                way = engine_way(engine, clients, options, plan, options.shares)
+                ways[f"{name} {kind} {plan}, {clients} at once"] = way
     if options.padded:
         ways["padded batch"] = batch_way(options)
     from workers.inference.cores import usable_cores
@@ -295,9 +344,9 @@ def find_ways(options: argparse.Namespace, servers: contextlib.ExitStack) -> dic
     for gguf in options.gguf:
         server = LlamaServer(options.llama_server, gguf, usable_cores(), context)
         servers.enter_context(server)
-        for clients in (1, CLIENTS):
-            name = f"llama-server {Path(gguf).stem}, {clients} at once"
-            ways[name] = llama_way(server, clients, options)
+        for plan, clients in itertools.product(options.sampling, options.clients):
+            name = f"llama-server {Path(gguf).stem} {plan}, {clients} at once"
+            ways[name] = llama_way(server, clients, options, plan)
     return ways
 
 
@@ -336,10 +385,13 @@ def report(found: dict[str, list[float]], options: argparse.Namespace) -> dict[s
     if not options.json:
         print(f"{options.model.name}: {options.prompt} tokens in, {options.tokens} out")
         for name, rate in medians.items():
-            print(f"{name:36} {rate:8.1f} tokens/s in all")
+            print(f"{name:44} {rate:8.1f} tokens/s in all")
         for base, times in ratios.items():
             told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in times.items())
             print(f"times as fast as {base}: {told}")
+        for name, shares in options.shares.items():
+            share = statistics.median(shares[1:])
+            print(f"choosing tokens, {name}: {100 * share:.1f} % of the time")
     return {"tokens_per_second": medians, "ratios": ratios}
 
 
@@ -355,8 +407,11 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help="transformers serve, too")
     parser.add_argument("--llama-server", metavar="PATH", help="llama.cpp's, built here")
     parser.add_argument("-m", "--gguf", metavar="FILE", action="append", default=[])
+    parser.add_argument("--sampling", nargs="+", default=["greedy"], choices=list(PLANS))
+    parser.add_argument("--clients", nargs="+", type=int, default=[1, CLIENTS])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    options.watch, options.shares = Watch(), {}
     result = report(measure(options), options)
     if options.json:
         print(json.dumps(result))

@@ -124,10 +124,14 @@ class Sampler:
         if plan.temperature == 0:
             return int(scores.argmax())
         draw, self._draws = self._draws, self._draws + 1
-        filtered = plan.top_p < 1.0 or plan.top_k or plan.min_p
-        if not filtered and len(scores) > _FEW:
-            return _draw_from_all(scores, plan.temperature, self._seed, draw)
-        kept, probabilities = candidates(scores, plan)
+        found = None
+        if plan.top_k or plan.min_p or len(scores) <= _FEW:
+            found = candidates(scores, plan)
+        elif plan.top_p < 1.0:
+            found = _small_nucleus(scores, plan)
+        if found is None:
+            return _draw_from_all(scores, plan, self._seed, draw)
+        kept, probabilities = found
         noise = gumbel_noise(self._seed, draw, kept if tokens is None else tokens[kept])
         with np.errstate(divide="ignore"):  # what may not come has none
             return int(kept[np.argmax(np.log(probabilities) + noise)])
@@ -227,16 +231,34 @@ def candidates(scores: Logits, plan: SamplingPlan) -> tuple[Tokens, Weights]:
     if 0 < plan.top_k < len(scores):
         tokens, weights = _weigh(scores, plan.top_k, plan.temperature)
         return _nucleus(tokens, weights / weights.sum(), plan)
-    if plan.top_p < 1.0:
-        largest, factor = scores.max(), np.float32(1 / plan.temperature)
-        parts = (scores[at : at + _PART] for at in range(0, len(scores), _PART))
-        whole = sum(float(np.exp((part - largest) * factor).sum()) for part in parts)
-        for count in range(_FEW, min(len(scores), 16 * _FEW + 1), 15 * _FEW):
-            tokens, weights = _weigh(scores, count, plan.temperature)
-            if weights.sum() > (plan.top_p + _ROUNDING) * whole:
-                return _nucleus(tokens, weights / whole, plan)
+    if plan.top_p < 1.0 and (found := _small_nucleus(scores, plan)):
+        return found
     tokens, weights = _weigh(scores, len(scores), plan.temperature)
     return _nucleus(tokens, weights / weights.sum(), plan)
+
+
+def _small_nucleus(scores: Logits, plan: SamplingPlan) -> tuple[Tokens, Weights] | None:
+    """`candidates` without ``top_k``, if some of all tokens are enough."""
+    whole, _ = _masses(scores, plan.temperature)
+    if plan.top_p * whole > _FEW or len(scores) <= _FEW:  # of which each weighs 1 at most
+        return None
+    tokens, weights = _weigh(scores, _FEW, plan.temperature)
+    if weights.sum() > (plan.top_p + _ROUNDING) * whole:
+        return _nucleus(tokens, weights / whole, plan)
+    return None
+
+
+def _masses(scores: Logits, temperature: float, least: float = math.inf) -> tuple[float, float]:
+    """How likely all tokens are together, and those with more than ``least``, compared with the
+    likeliest."""
+    largest, factor, whole, above = scores.max(), np.float32(1 / temperature), 0.0, 0.0
+    for begin in range(0, len(scores), _PART):
+        part = scores[begin : begin + _PART]
+        weights = np.exp((part - largest) * factor)
+        whole += float(weights.sum())
+        if least < math.inf:
+            above += float((weights * (part > least)).sum())
+    return whole, above
 
 
 def _weigh(scores: Logits, count: int, temperature: float) -> tuple[Tokens, Weights]:
@@ -293,28 +315,50 @@ def shortlist(scores: Logits, count: int) -> Candidates:
     return Candidates(np.concatenate((tokens, rest)), logits, float(least), whole)
 
 
-def _draw_from_all(scores: Logits, temperature: float, seed: int, draw: int) -> int:
-    """The token with the highest sum of score and noise, computed for those alone that can have it.
+def _draw_from_all(scores: Logits, plan: SamplingPlan, seed: int, draw: int) -> int:
+    """The token with the highest sum of score and noise of those that together have ``top_p``.
 
-    A token overtakes the best one b of some hundreds only if -log u < exp(s - b), for its uniform
-    number u, and 1 - u is less than -log u. That is asked of all tokens with the best score of
-    their block, and of their bits as they are: no logarithm, and for each block one exponential.
+    Nothing is sorted: one that is not among those has only worse ones below it.
+    """
+    least = -np.float32(np.inf)
+    while True:
+        token = _likeliest_sum(scores, plan.temperature, _key(seed, draw), least)
+        if plan.top_p == 1.0:
+            return token
+        whole, above = _masses(scores, plan.temperature, scores[token])
+        if above < plan.top_p * whole:
+            return token
+        least = np.nextafter(scores[token], np.float32(np.inf))
+
+
+def _likeliest_sum(
+    scores: Logits, temperature: float, key: NDArray[np.uint64], least: np.float32
+) -> int:
+    """The token with the highest sum of score and noise among those with a score of ``least``;
+    the sum is computed for those alone that can have it.
+
+    A token overtakes the best one b of some only if -log u < exp(s - b), for its uniform number u,
+    and 1 - u is less than -log u. That is asked of all tokens with the best score of their block,
+    and of their bits as they are: no logarithm, and for each block one exponential.
     """
     blocks = len(scores) // _BLOCK
-    some = shortlist(scores, _SPARE)
-    sums = some.logits.astype(np.float64) / temperature + gumbel_noise(seed, draw, some.tokens)
+
+    def sums(tokens: Tokens) -> Weights:
+        found = scores[tokens].astype(np.float64) / temperature + _noise(key, tokens)
+        return np.where(scores[tokens] >= least, found, -np.inf)
+
+    best = sums(shortlist(scores, _SPARE).tokens).max()
     highest = scores[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(0).astype(np.float64)
-    ahead = np.exp(np.minimum(highest / temperature - sums.max(), 0.0)) * (1 + _ROUNDING)
+    ahead = np.exp(np.minimum(highest / temperature - best, 0.0)) * (1 + _ROUNDING)
     bounds = (np.maximum(1 - ahead, 0.0) * _MOST).astype(np.uint64) & _CERTAIN
-    start, able = _key(seed, draw), [np.arange(blocks * _BLOCK, len(scores))]
+    start, able = key, [np.arange(blocks * _BLOCK, len(scores))]
     steps = _golden_steps(_AT_ONCE * blocks)
     for begin in range(0, blocks * _BLOCK, len(steps)):
         bits = _mix_roughly(steps + start)
         able.append(begin + np.flatnonzero(bits.reshape(_AT_ONCE, blocks) >= bounds))
         start = start + steps[-1:]
     tokens = np.concatenate(able)
-    sums = scores[tokens].astype(np.float64) / temperature + gumbel_noise(seed, draw, tokens)
-    return int(tokens[sums.argmax()])
+    return int(tokens[sums(tokens).argmax()])
 
 
 def gumbel_noise(seed: int, draw: int, tokens: Tokens) -> Weights:
@@ -323,14 +367,14 @@ def gumbel_noise(seed: int, draw: int, tokens: Tokens) -> Weights:
     From SplitMix64 (Steele et al. 2014) used as a hash, because the token's own number, not
     its place among the candidates, must determine its noise.
     """
-    return -np.log(-np.log(_uniform(seed, draw, tokens)))
+    return _noise(_key(seed, draw), tokens)
 
 
-def _uniform(seed: int, draw: int, tokens: Tokens) -> Weights:
-    bits = _mix_roughly((tokens.astype(np.uint64) + np.uint64(1)) * _GOLDEN + _key(seed, draw))
+def _noise(key: NDArray[np.uint64], tokens: Tokens) -> Weights:
+    bits = _mix_roughly((tokens.astype(np.uint64) + np.uint64(1)) * _GOLDEN + key)
     bits ^= bits >> np.uint64(31)
-    uniform: Weights = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    return uniform
+    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return -np.log(-np.log(uniform))
 
 
 def _key(seed: int, draw: int) -> NDArray[np.uint64]:
