@@ -126,7 +126,8 @@ def _write_random(path: Path, tensors: dict[str, tuple[int, ...]]) -> None:
 
 
 def write_gguf(directory: Path, shape: str) -> None:
-    """The same weights in llama.cpp's format, with a vocabulary of which only the size is known."""
+    """The same weights in llama.cpp's format, with a vocabulary of nothing but numbers, since its
+    server ends where a token has no text."""
     import gguf
 
     hidden, layers, heads, kv_heads, wide, vocabulary = SHAPES[shape]
@@ -139,8 +140,12 @@ def write_gguf(directory: Path, shape: str) -> None:
     writer.add_head_count_kv(kv_heads)
     writer.add_rope_freq_base(_THETA)
     writer.add_layer_norm_rms_eps(_EPS)
-    writer.add_tokenizer_model("no_vocab")
-    writer.add_vocab_size(vocabulary)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list([f"t{number}" for number in range(vocabulary)])
+    writer.add_token_types([gguf.TokenType.NORMAL] * vocabulary)
+    writer.add_token_merges(["t 0"])
+    writer.add_eos_token_id(0)
     path = directory / "model.safetensors"
     data = np.memmap(path, np.uint8, "r")
     for tensor in read_header(path):
