@@ -241,7 +241,8 @@ class Answer:
             reused_tokens=self._reused,
             restored_tokens=min(self._restored, self._reused),
         )
-        calls = self._calls.calls() if finish_reason == "stop" else ()
+        calls = self._calls.calls() if finish_reason in ("stop", "repetition") else ()
+        repeats = finish_reason == "repetition" and not calls  # calls may be all that is repeated
         timings = self._timings(now)
         return Done(
             self.request_id,
@@ -249,7 +250,7 @@ class Answer:
             usage=usage,
             timings=timings,
             provenance=provenance,
-            notices=self._notices + ((REPEATED,) if finish_reason == "repetition" else ()),
+            notices=self._notices + ((REPEATED,) if repeats else ()),
             tool_calls=calls,
         )
 

@@ -122,13 +122,13 @@ class CallSplitter:
         return self._text.finish()
 
     def calls(self) -> tuple[ToolCall, ...]:
-        """Those that are complete."""
-        found = []
+        """Those that are complete, each once."""
+        found = dict[tuple[str, str], ToolCall]()
         for part in self._all.split(CALL)[1:] if self._text.found else ():
             written, end, _ = part.partition(CALL_END)
             if end and (call := _read(written)) is not None:
-                found.append(call)
-        return tuple(found)
+                found.setdefault((call.name, call.arguments), call)
+        return tuple(found.values())
 
 
 def _read(written: str) -> ToolCall | None:

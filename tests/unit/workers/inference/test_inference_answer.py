@@ -241,3 +241,5 @@ def test_calls_end_an_answer_and_are_no_text() -> None:
     assert done.finish_reason == "tool_call"
     assert [(one.name, one.arguments) for one in done.tool_calls] == [("t", '{"a": 1}')]
     assert answer.done("length", 1.0, Provenance("inference", "m")).tool_calls == ()
+    repeated = answer.done("repetition", 1.0, Provenance("inference", "m"))
+    assert (repeated.finish_reason, repeated.notices) == ("tool_call", ())

@@ -55,15 +55,23 @@ def test_only_a_template_of_this_form_writes_them_itself() -> None:
 
 @given(st.lists(st.integers(1, 9), max_size=60), st.text(alphabet="ab <\n", max_size=20))
 def test_calls_are_kept_apart_however_they_come(cuts: list[int], said: str) -> None:
-    whole, splitter, shown, at = said + WRITTEN * 2, CallSplitter(expected=True), "", 0
+    other = WRITTEN.replace("Paris", "Rome")
+    whole, splitter, shown, at = said + WRITTEN + other, CallSplitter(expected=True), "", 0
     for cut in [*cuts, len(whole)]:
         shown += splitter.add(whole[at : at + cut])
         at += cut
     assert shown + splitter.finish() == said
     assert [(one.name, json.loads(one.arguments)) for one in splitter.calls()] == [
-        ("weather", {"city": "Paris"})
-    ] * 2
+        ("weather", {"city": "Paris"}),
+        ("weather", {"city": "Rome"}),
+    ]
     assert len({one.id for one in splitter.calls()}) == 2
+
+
+def test_the_same_call_again_is_none() -> None:
+    splitter = CallSplitter(expected=True)
+    splitter.add("\n".join([WRITTEN] * 5))
+    assert len(splitter.calls()) == 1
 
 
 def test_what_is_half_a_call_is_none() -> None:
