@@ -12,6 +12,9 @@ from shammah.models.cgroups import cpu_limits
 
 CPUS = Path("/sys/devices/system/cpu")
 _FAST_CORES = "hw.perflevel0.physicalcpu"
+_FAST = 2 / 3
+"""Of the best core's capacity: the big and middle ones of ARM's have 0.7 to 1, the small ones less
+than 0.6."""
 
 Ask = Callable[[str], str]
 """What the system says of a name; empty: nothing."""
@@ -22,8 +25,8 @@ def usable_cores() -> int:
 
     Those of its affinity mask, a second thread of the same core not counted since it only gets
     in the way; and no more than the quotas of its cgroups allow, since threads that wait for
-    one that is throttled use the quota up. Of Apple's only the fast ones: the others' share of a
-    phase would be waited for.
+    one that is throttled use the quota up. Of those that differ (ARM's and Apple's) only the fast
+    ones: the others' share of a phase would be waited for.
     """
     if sys.platform == "darwin":
         return cores_of_mac(sysctl)
@@ -45,8 +48,10 @@ def cores_of_linux(cpus: Path, allowed: Set[int], limits: Iterable[float]) -> in
         allowed: the numbers of those that this process may use.
         limits: of its cgroups, in CPUs.
     """
-    found = len({_siblings(cpus / f"cpu{cpu}") for cpu in allowed})
-    return max(1, min([found, *map(int, limits)]))
+    capacities = {_siblings(cpus / f"cpu{cpu}"): _capacity(cpus / f"cpu{cpu}") for cpu in allowed}
+    least = max(capacities.values(), default=0) * _FAST
+    fast = [capacity for capacity in capacities.values() if capacity >= least]
+    return max(1, min([len(fast), *map(int, limits)]))
 
 
 def _siblings(cpu: Path) -> str:
@@ -55,6 +60,14 @@ def _siblings(cpu: Path) -> str:
         return (cpu / "topology/thread_siblings_list").read_text().strip()
     except (OSError, ValueError):
         return cpu.name
+
+
+def _capacity(cpu: Path) -> int:
+    """How much it computes beside the best, 1024; of processors with cores of one kind, 0."""
+    try:
+        return int((cpu / "cpu_capacity").read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def sysctl(name: str) -> str:

@@ -36,6 +36,15 @@ def test_only_the_cores_of_the_mask_are_counted(
     assert cores(tmp_path, allowed, TWO_THREADS_EACH) == found
 
 
+def test_of_cores_that_differ_only_the_fast_ones_count(tmp_path: Path) -> None:
+    """As of a board with an ARM processor: one core is best, three are near it, four are small."""
+    for cpu, capacity in enumerate((1024, 870, 870, 870, 530, 530, 530, 530)):
+        (tmp_path / f"cpu{cpu}").mkdir()
+        (tmp_path / f"cpu{cpu}" / "cpu_capacity").write_text(f"{capacity}\n")
+    assert cores(tmp_path, set(range(8)), {}) == 4
+    assert cores(tmp_path, {4, 5}, {}) == 2
+
+
 def test_without_a_topology_every_cpu_counts(tmp_path: Path) -> None:
     assert cores(tmp_path, {2, 3, 9}, {}) == 3
 

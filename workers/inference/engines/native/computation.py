@@ -12,7 +12,14 @@ from workers.inference.engines.native.architecture import Architecture
 from workers.inference.engines.native.held_adapters import HeldAdapters
 from workers.inference.engines.native.kv_memory import KVMemory
 from workers.inference.engines.native.machine_code import MachineCode, address_of, words_of
-from workers.inference.engines.native.operands import Batch, Model, Operands, Queries, new_counters
+from workers.inference.engines.native.operands import (
+    GIVEN_UP,
+    Batch,
+    Model,
+    Operands,
+    Queries,
+    new_counters,
+)
 from workers.inference.engines.native.packed_model import make_buffers
 from workers.inference.engines.native.thread_pool import ThreadPool
 from workers.inference.runner import Logits, Span
@@ -52,6 +59,7 @@ class Computation:
 
         Raises:
             IndexError: a slot, a position, a token or the number of rows is out of range.
+            InterruptedError: the pool was closed meanwhile.
         """
         architecture = self._architecture
         lengths = [len(span.tokens) for span in spans]
@@ -86,7 +94,13 @@ class Computation:
         others = np.array(words_of(operands[2:]), np.int64)
         words = np.concatenate((self._same_words, others))
         address = address_of(words)
-        self._pool.run(lambda member: self._code(member, address))
+
+        def give_up() -> None:
+            counters[0, GIVEN_UP] = 1
+
+        self._pool.run(lambda member: self._code(member, address), give_up)
+        if counters[0, GIVEN_UP]:
+            raise InterruptedError("the step was given up")
         return self._buffers.logits[: len(wanted), : architecture.vocabulary]
 
 

@@ -29,8 +29,8 @@ HERE = Path(__file__).parent
 OBJECTS = HERE / "objects"
 
 SOURCES = (
-    "adaptation attention compiler exports int4_rounding int8_rounding lanes layout operands pairs "
-    "phases products step targets"
+    "adaptation attention compiler dot_products exports int4_rounding int8_rounding lanes layout "
+    "operands pairs phases products step targets"
 ).split()
 """The modules that the machine code is made of."""
 

@@ -60,6 +60,7 @@ Floats = _Vector("Floats", _FLOAT, LANES)
 Ints = _Vector("Ints", _INT, LANES)
 Pairs = _Vector("Pairs", _SHORT, 2 * LANES)
 Fours = _Vector("Fours", _BYTE, 4 * LANES)
+Bytes = _Vector("Bytes", _BYTE, 16)
 
 
 def pointer(builder: Builder, array: Value, at: Value, wanted: ir.Type) -> Value:

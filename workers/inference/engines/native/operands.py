@@ -20,6 +20,9 @@ its beginning."""
 TAKEN, FINISHED, ROW = 0, 8, 16
 """Places in a row, and its length: 64 bytes apart, each in a cache line of its own."""
 
+GIVEN_UP = 1
+"""Place in the first row: not 0 when no thread shall go on."""
+
 PHASES_OF_A_LAYER = 11
 
 ADAPTING_PHASES = 10

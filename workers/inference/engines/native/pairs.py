@@ -18,6 +18,7 @@ from numba.core import cgutils
 from workers.inference.engines.native.compiler import compiled_for, operation
 from workers.inference.engines.native.lanes import (
     Builder,
+    Bytes,
     Floats,
     Fours,
     Ints,
@@ -31,6 +32,7 @@ from workers.inference.engines.native.lanes import (
 from workers.inference.engines.native.layout import LANES
 
 _BYTE, _SHORT, _INT = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+_QUARTER = ir.VectorType(_INT, 4)
 
 
 @operation(Ints, types.intp)
@@ -139,12 +141,44 @@ def multiply_fours(
     """``total`` and, in every lane i, four of the bytes ``weights[4i]``, which are not negative,
     times those from ``numbers[at]``."""
     four = builder.load(pointer(builder, numbers, at, _INT), align=1)
+    if "ASIMDDP" in compiled_for:
+        return dots(builder, total, weights, four)
     spread = builder.bitcast(repeated(builder, four), Fours.vector)
     kind = ir.FunctionType(Ints.vector, (Ints.vector, Fours.vector, Fours.vector))
     called = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
         builder.module, kind, "llvm.x86.avx512.vpdpbusd.512"
     )
     return builder.call(called, (total, weights, spread))
+
+
+def dots(builder: Builder, total: Value, weights: Value, four: Value) -> Value:
+    """`multiply_fours` for ARM, whose ``sdot`` adds to four sums: four bytes, as an int32."""
+    nothing = ir.Constant(_QUARTER, ir.Undefined)
+    first = builder.insert_element(nothing, four, ir.Constant(_INT, 0))
+    spread = builder.shuffle_vector(first, nothing, ir.Constant(_QUARTER, [0] * 4))
+    spread = builder.bitcast(spread, Bytes.vector)
+    kind = ir.FunctionType(_QUARTER, [_QUARTER, Bytes.vector, Bytes.vector])
+    called = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
+        builder.module, kind, "llvm.aarch64.neon.sdot.v4i32.v16i8"
+    )
+    sums = []
+    for lane in range(0, LANES, 4):
+        some = part(builder, total, lane, 4), part(builder, weights, 4 * lane, 16)
+        sums.append(builder.call(called, [*some, spread]))
+    return joined(builder, joined(builder, *sums[:2]), joined(builder, *sums[2:]))
+
+
+def part(builder: Builder, vector: Value, first: int, count: int) -> Value:
+    """``count`` of a vector's numbers, from the one at ``first`` on."""
+    places = ir.Constant(ir.VectorType(_INT, count), list(range(first, first + count)))
+    return builder.shuffle_vector(vector, vector, places)
+
+
+def joined(builder: Builder, left: Value, right: Value) -> Value:
+    """One vector of two."""
+    count = 2 * left.type.count
+    places = ir.Constant(ir.VectorType(_INT, count), list(range(count)))
+    return builder.shuffle_vector(left, right, places)
 
 
 @operation(Ints, Ints, Pairs, types.Array, types.intp)

@@ -21,14 +21,10 @@ _NEEDED = {"x86_64": ("AVX2", "FMA", "F16C"), "aarch64": ("ASIMD",)}
 _KINDS = {"AMD64": "x86_64", "arm64": "aarch64"}
 CPU_INFO = Path("/proc/cpuinfo")
 _X86_SYSCTLS = ("machdep.cpu.features", "machdep.cpu.leaf7_features")
-_ARM_SYSCTLS = {"hw.optional.arm.FEAT_DotProd": "ASIMDDP", "hw.optional.arm.FEAT_I8MM": "I8MM"}
 
-_AT_HWCAP, _AT_HWCAP2 = 16, 26
-_HWCAPS = {
-    _AT_HWCAP: {1: "ASIMD", 20: "ASIMDDP"},
-    _AT_HWCAP2: {13: "I8MM"},
-}
-"""Bits of the kernel's auxiliary vector, by their numbers (Linux, asm/hwcap.h)."""
+_AT_HWCAP = 16
+_HWCAPS = {1: "ASIMD", 20: "ASIMDDP"}
+"""Bits of that word of the kernel's auxiliary vector (Linux, asm/hwcap.h)."""
 
 
 def kind() -> str:
@@ -78,20 +74,14 @@ def features_of_x86(cpu_info: str) -> frozenset[str]:
 
 def features_of_arm(getauxval: Callable[[int], int]) -> frozenset[str]:
     """By what Linux tells each process. (/proc/cpuinfo is the host's where one is emulated.)"""
-    return frozenset(
-        name
-        for vector, bits in _HWCAPS.items()
-        for bit, name in bits.items()
-        if getauxval(vector) >> bit & 1
-    )
+    found = getauxval(_AT_HWCAP)
+    return frozenset(name for bit, name in _HWCAPS.items() if found >> bit & 1)
 
 
 def features_of_mac(kind: str, ask: Ask) -> frozenset[str]:
     """By what macOS says. Each is asked for alone: one that it does not know is an error."""
-    if kind == "aarch64":  # all of which have vectors
-        return frozenset(
-            {"ASIMD", *(name for key, name in _ARM_SYSCTLS.items() if ask(key) == "1")}
-        )
+    if kind == "aarch64":  # all of which have vectors and dot products
+        return frozenset(_HWCAPS.values())
     return frozenset(word for key in _X86_SYSCTLS for word in ask(key).upper().split())
 
 

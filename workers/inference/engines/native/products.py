@@ -5,7 +5,7 @@ activations with a step for each group of 64:
 
     x[k] = step[k // 64] * q[k]                    q: int16, step: float32
 
-so that, with sums of integers that are exact (64 * 127 * 32767 < 2**31), in 8 bits
+so that, with sums of integers that are exact (64 * 127 * 32639 < 2**31), in 8 bits
 
     y[c] = sum over groups g of  scale[c, g] * step[g] * (sum over k in g of w[c, k] * q[k])
 
@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.inference.engines.native.compiler import compiled, compiled_for, inlined
+from workers.inference.engines.native.dot_products import DOTS, cut_numbers, times_int8
 from workers.inference.engines.native.lanes import (
     Rows,
     Vector,
@@ -90,16 +91,19 @@ from workers.inference.engines.native.pairs import (
 )
 from workers.inference.engines.native.phases import finish_item, next_item, wait_for_all
 
-_STEPS = np.float32(32767)
+_STEPS = np.float32(32639)
+"""127 * 257: the largest number whose halves both fit into 8 bits (see `dot_products`)."""
 _ZERO_STEP = np.float32(-1 / 16)
 _SMALL_STEPS = np.float32(127)
-FOURS_FIT = "AVX512_VNNI" in compiled_for
+FOURS_FIT = DOTS or "AVX512_VNNI" in compiled_for
 """Whether weights of 4 bits are multiplied as bytes, by activations of 8 bits."""
 _PANELS = 4
 """Panels of an item: 64 channels."""
 _EIGHT_FIT = "AVX512F" in compiled_for
 """Whether eight sums stay in registers. They are 3 to 23 % faster then than twice four."""
 _FOUR, _EIGHT = tuple(range(4)), tuple(range(8))
+_SEVERAL = (0, 1) if DOTS else _FOUR
+"""Rows of 8-bit weights, with two sums each where they are multiplied by ``sdot``."""
 _ROWS = 16
 """Rows whose activations stay in the nearest cache while a panel after the other passes."""
 _MANY = 16
@@ -132,6 +136,9 @@ def quantize_group(x: NDArray[np.float32], row: int, group: int, into: Activatio
     if into.zeros.size:
         _quantize_small(x, row, 2 * group, step, into)
         _quantize_small(x, row, 2 * group + 1, step, into)
+    if DOTS:
+        cut_numbers(into.numbers, at)
+        cut_numbers(into.numbers, at + INT4_GROUP)
 
 
 @compiled
@@ -192,7 +199,7 @@ def begin_projecting(
     item = next_item(counters, phase)
     while item < items:
         first, end = item * _PANELS, min(panels, (item + 1) * _PANELS)
-        if not _EIGHT_FIT and rows >= _MANY and matrix.bits != 6:
+        if not _EIGHT_FIT and not DOTS and rows >= _MANY and matrix.bits != 6:
             for panel in range(first, end):
                 panel_of_many(own, x, rows, panel, out, widened, partial)
         else:
@@ -218,15 +225,15 @@ def panel_of_few(
         # No function in between: every call that passes arrays counts references, atomically.
         if matrix.bits == 8:
             if end - row == 1:
-                _times_int8(matrix, x, row, panel, out)
+                _int8(matrix, x, row, panel, out)
                 row += 1
             elif _EIGHT_FIT and end - row >= 8:
-                _times_int8(matrix, x, following(_EIGHT, row, end - 1), panel, out)
+                _int8(matrix, x, following(_EIGHT, row, end - 1), panel, out)
                 row += 8
             else:
                 # When there are fewer, the last is computed more than once.
-                _times_int8(matrix, x, following(_FOUR, row, end - 1), panel, out)
-                row += 4
+                _int8(matrix, x, following(_SEVERAL, row, end - 1), panel, out)
+                row += len(_SEVERAL)
         elif matrix.bits == 6:
             if end - row == 1:
                 _times_int6(matrix, x, row, panel, out)
@@ -498,3 +505,6 @@ def _times_int4(
     before = load_floats(out, out_at) if matrix.adds else no_floats_of(rows)
     unit = load_floats(matrix.units, panel * LANES)
     store_floats(out, out_at, add_multiplied(before, y, unit))
+
+
+_int8 = times_int8 if DOTS else _times_int8

@@ -65,9 +65,9 @@ def test_every_module_that_is_compiled_is_among_the_sources() -> None:
         ("linux", "x86_64", VNNI - {"AVX512VL"}, "x86-64-v3"),
         ("linux", "x86_64", V3 - {"FMA"}, ""),
         ("linux", "aarch64", {"ASIMD"}, "aarch64"),
-        ("linux", "aarch64", {"ASIMD", "ASIMDDP", "I8MM"}, "aarch64"),
+        ("linux", "aarch64", {"ASIMD", "ASIMDDP"}, "aarch64-dotprod"),
         ("linux", "riscv64", (), ""),
-        ("darwin", "aarch64", {"ASIMD"}, "arm64-apple"),
+        ("darwin", "aarch64", {"ASIMD", "ASIMDDP"}, "arm64-apple"),
         ("darwin", "x86_64", V4, ""),
     ],
 )

@@ -115,3 +115,47 @@ def test_items_are_done_once_and_phases_follow_each_other(members: int) -> None:
         assert (numbers == 2 * np.arange(items)).all()
         assert (sums == items * (items - 1)).all()
     pool.close()
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_nobody_waits_for_what_a_failed_member_has_taken(failing: int) -> None:
+    """Of a step's three members one takes an item of the first phase and never finishes it."""
+    from workers.inference.engines.native.operands import GIVEN_UP, Counters, new_counters
+    from workers.inference.engines.native.phases import next_item, wait_for_all
+
+    @numba.njit(nogil=True)
+    def wait(counters: Counters) -> int:
+        wait_for_all(counters, 0, 3)
+        return next_item(counters, 1)
+
+    pool, counters, items = ThreadPool(3), new_counters(1, adapted=False), []
+    wait(np.full_like(counters, 3))  # compile it
+
+    def work(member: int) -> None:
+        if member == failing:
+            raise ValueError("no")
+        items.append(wait(counters))
+
+    def stop() -> None:
+        counters[0, GIVEN_UP] = 1
+
+    with pytest.raises(ValueError, match="no"):
+        pool.run(work, stop)
+    assert len(items) == 2
+    assert min(items) > 1 << 50  # nor is anything left to do
+    pool.close()
+
+
+def test_closing_ends_what_is_being_done() -> None:
+    pool, begun, stopped = ThreadPool(2), threading.Event(), threading.Event()
+
+    def work(member: int) -> None:
+        begun.set()
+        assert stopped.wait(60)
+
+    caller = threading.Thread(target=pool.run, args=(work, stopped.set))
+    caller.start()
+    assert begun.wait(60)
+    pool.close()
+    caller.join(60)
+    assert not caller.is_alive()
