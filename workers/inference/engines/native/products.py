@@ -6,7 +6,6 @@ activations with a step for each group of 64:
     x[k] = step[k // 64] * q[k]                    q: int16, step: float32
 
 so that, with sums of integers that are exact (64 * 127 * 32639 < 2**31), in 8 bits
-
     y[c] = sum over groups g of  scale[c, g] * step[g] * (sum over k in g of w[c, k] * q[k])
 
 and in 4 bits, where two small groups g share a step, and a zero point needs only the sum of q,
@@ -17,14 +16,13 @@ and in 4 bits, where two small groups g share a step, and a zero point needs onl
 and likewise in 6 bits, with 32 for a zero point.
 
 16 bits for activations instead of llama.cpp's 8 cost nothing with `multiply_pairs`, and are as
-good as float32: what quality is lost is lost by the weights alone. Where a processor multiplies
-bytes (`multiply_fours`), those for 4-bit and 6-bit weights get 8 bits and a step for each small
-group, for any number of rows: to what 4 bits lose, that adds a hundredth. (It would be as much as
-8-bit weights lose, so those keep 16; see docs/LOG.md.)
+good as float32: what is lost is lost by the weights alone. Where a processor multiplies bytes
+(`multiply_fours`), those for 4-bit and 6-bit weights get 8 bits and a step for each small group: to
+what 4 bits lose, that adds a hundredth. (To what 8 bits lose, as much again; see docs/LOG.md.)
 
-Sixteen channels are one panel; its weights are read once, in order, for up to four rows of
-activations at a time, or eight where the processor has 32 registers for vectors. Every row is
-computed by the same operations in the same order, however many rows there are.
+Sixteen channels are one panel; its weights are read once, in order, for as many rows at a time as
+fit into registers. Each is computed by the same operations in the same order, however many there
+are.
 """
 
 from __future__ import annotations
@@ -93,8 +91,7 @@ from workers.inference.engines.native.phases import finish_item, next_item, wait
 
 _STEPS = np.float32(32639)
 """127 * 257: the largest number whose halves both fit into 8 bits (see `dot_products`)."""
-_ZERO_STEP = np.float32(-1 / 16)
-_SMALL_STEPS = np.float32(127)
+_SMALL_STEPS, _ZERO_STEP = np.float32(127), np.float32(-1 / 16)
 FOURS_FIT = DOTS or "AVX512_VNNI" in compiled_for
 """Whether weights of 4 bits are multiplied as bytes, by activations of 8 bits."""
 _PANELS = 4
@@ -107,12 +104,10 @@ _SEVERAL = (0, 1) if DOTS else _FOUR
 _ROWS = 16
 """Rows whose activations stay in the nearest cache while a panel after the other passes."""
 _MANY = 16
-"""Rows for which a panel's weights are widened to 16 bits once, instead of each time they are
-multiplied: with four rows at a time, a quarter of the instructions would be for that. It is a
-tenth faster in 8 bits then and a quarter in 4."""
+"""Rows for which a panel's weights are widened to 16 bits once, instead of for every four rows: a
+tenth faster in 8 bits and a quarter in 4."""
 _AHEAD = 2048
-"""Bytes between the weights in use and those that are prefetched. What the processor foresees
-itself ends with a page."""
+"""Bytes to what is prefetched. What the processor foresees itself ends with a page."""
 _WIDENED_GROUPS = WIDENED // GROUP
 _BLOCKS, _HALF, _BLOCK_BYTES = INT4_GROUP // 8, INT4_GROUP // 2, 4 * LANES
 _INT6_BYTES = 6 * _BLOCK_BYTES
@@ -213,12 +208,7 @@ def begin_projecting(
 
 @compiled
 def panel_of_few(
-    matrix: Matrix,
-    x: Activations,
-    row: int,
-    end: int,
-    panel: int,
-    out: NDArray[np.float32],
+    matrix: Matrix, x: Activations, row: int, end: int, panel: int, out: NDArray[np.float32]
 ) -> None:
     """One panel's channels for the rows from ``row`` to ``end``: as many at a time as fit."""
     while row < end:
