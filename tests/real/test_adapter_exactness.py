@@ -400,7 +400,7 @@ def test_chunks_and_rows_do_not_change_a_bit(native: NativeRunner, cut: int) -> 
 
 def test_the_number_of_threads_does_not_change_a_bit(llama: Made) -> None:
     found = []
-    for threads in (1, 3, 4):
+    for threads in (1, 3):
         runner = load(llama.checkpoint, llama.directory / "quantized", threads)
         runner.reserve(1, 128)
         add(runner, llama.entries[3])

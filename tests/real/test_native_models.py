@@ -358,7 +358,7 @@ def test_the_number_of_threads_does_not_change_a_bit(tmp_path: Path) -> None:
     checkpoint = make_model(tmp_path / "model", "llama")
     tokens = some_tokens(100)
     found = []
-    for threads in (1, 2, 5):
+    for threads in (1, 2, 3, 4, 5):
         runner = load(checkpoint, tmp_path / "quantized", threads)
         runner.reserve(1, 128)
         found.append((prefill(runner, 0, 0, tokens), decode_all(runner, 0, tokens)[-1]))
