@@ -230,7 +230,7 @@ class LlamaServer:
             "top_k": plan.top_k,
             "min_p": plan.min_p,
             "repeat_penalty": plan.repetition_penalty,
-            "repeat_last_n": -1,
+            "repeat_last_n": 4096,
             "seed": 1,
         }
         answer = post(f"{self._address}/completion", {**body, **sampling})
