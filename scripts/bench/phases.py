@@ -46,20 +46,17 @@ class Quiet:
 
 def watch_phases() -> None:
     """Have the kernels that are defined from now on note when a phase ends."""
-    kernels.carried_library = lambda: None  # or what is carried would be taken
+    kernels.carried_library = lambda objects: None  # or what is carried would be taken
     from llvmlite import ir
     from numba import types
 
     from workers.inference.engines.native import phases
 
-    @compiler.operation
-    def read_clock(typing: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            kind = ir.FunctionType(ir.IntType(64), ())
-            clock = builder.module.declare_intrinsic("llvm.readcyclecounter", (), kind)
-            return builder.call(clock, ())
-
-        return types.int64(), generate
+    @compiler.operation(types.int64)
+    def read_clock(builder: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(64), ())
+        clock = builder.module.declare_intrinsic("llvm.readcyclecounter", (), kind)
+        return builder.call(clock, ())
 
     wait = phases.wait_for_all
 
@@ -89,8 +86,8 @@ def measure(runner: NativeRunner, before: int, steps: int) -> dict[str, float]:
     module = sys.modules[type(computation).__module__]
     make = module.new_counters
 
-    def keep(phases: int) -> Any:
-        seen.append(make(phases))
+    def keep(layers: int, *, adapted: bool) -> Any:
+        seen.append(make(layers, adapted=adapted))
         return seen[-1]
 
     module.new_counters = keep
@@ -114,8 +111,8 @@ def measure(runner: NativeRunner, before: int, steps: int) -> dict[str, float]:
                 own[name] = own.get(name, 0) + (ended - last) / rate
                 last = ended
         end = 1 + layers * operands.PHASES_OF_A_LAYER
-        own["normalize"] += (int(times[end]) - last) / rate
-        own["head"] = (int(times[end + 1]) - int(times[end])) / rate
+        own["normalize"] += (int(times[end + 1]) - last) / rate
+        own["head"] = (int(times[end + 2]) - int(times[end + 1])) / rate
         own["outside the kernel"] = whole - sum(own.values())
         for name, seconds in own.items():
             found.setdefault(name, []).append(1e6 * seconds)
