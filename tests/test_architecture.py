@@ -81,9 +81,9 @@ FOR_WORKERS = {
 }
 """What of `shammah` the workers may use (and its version)."""
 
-FOR_ROLES = {"gateway": {"chat", "history", "router"}}
+FOR_ROLES = {"gateway": {"chat", "history", "router", "terminal"}}
 """What else a role may: the gateway asks the others as a frontend does, with the same turn runner
-behind the same gate."""
+behind the same gate, and says on its page what a terminal says."""
 
 INFERENCE: dict[str, set[str]] = {
     "workers.inference.packages": set(),

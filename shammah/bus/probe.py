@@ -6,6 +6,7 @@ This is most of what a status line in a shell prompt costs.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import zmq
@@ -35,6 +36,30 @@ def ask_status(endpoints: Endpoints, role: str) -> Event:
         ShammahError: ``worker_silent``, ``worker_gone`` or what the worker answered with Failed.
     """
     return _ask(endpoints, role, GetStatus(new_request_id()), Event)
+
+
+def ask_states(
+    endpoints: Endpoints, roles: Iterable[str]
+) -> Iterator[tuple[str, Event | ShammahError | None]]:
+    """Yield each role with its worker's status, with why it gives none, or with ``None``: it does
+    not run."""
+    for role in roles:
+        found: Event | ShammahError | None = None
+        if lock_holder(endpoints.lock(role)) is not None:
+            try:
+                found = ask_status(endpoints, role)
+            except ShammahError as error:
+                found = None if error.code == GONE else error
+        yield role, found
+
+
+def describe_worker(role: str, found: Event | ShammahError | None) -> dict[str, object]:
+    """A worker of `ask_states` for programs."""
+    if isinstance(found, ShammahError):
+        why = {"code": found.code, "message": found.message, "hint": found.hint}
+        return {"role": role, "running": True, "event": None, "error": why}
+    body = codec.to_document(found) if found else None
+    return {"role": role, "running": found is not None, "event": body}
 
 
 def ask_events(endpoints: Endpoints, role: str) -> Replayed:

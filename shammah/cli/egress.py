@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,7 @@ import click
 from shammah.cli.options import Command, json_option
 from shammah.cli.since import since_option
 from shammah.errors import ExitCode
-from shammah.privacy.ledger import NAME, Reader, Sent, read_ledger
+from shammah.privacy.ledger import NAME, Reader, Sent, Total, day_totals, read_ledger, total_of
 from shammah.settings.load import home_directory
 from shammah.terminal.output import echo, print_json
 from shammah.terminal.wording import describe_cached, describe_cost, printable
@@ -24,21 +24,6 @@ POLL_S = 0.5
 HANGING = " " * 21
 
 _TIME = "%Y-%m-%dT%H:%M:%S"
-
-
-@dataclass(frozen=True, slots=True)
-class Total:
-    """Totals of a day (UTC). ``cost`` is in US dollars; ``unpriced`` requests have none."""
-
-    day: str
-    requests: int
-    bytes: int
-    input_tokens: int
-    output_tokens: int
-    cost: float
-    unpriced: int
-    reused_tokens: int
-    written_tokens: int
 
 
 @click.command(cls=Command)
@@ -85,7 +70,7 @@ def describe_ledger(entries: Iterable[Sent]) -> Iterator[str]:
     for day, of_day in groupby(entries, lambda sent: sent.day):
         sent_that_day = list(of_day)
         yield from map(describe_sent, sent_that_day)
-        yield f"{day} total: {_describe_total(_total(day, sent_that_day))}"
+        yield f"{day} total: {_describe_total(total_of(day, sent_that_day))}"
 
 
 def describe_sent(sent: Sent) -> str:
@@ -103,28 +88,6 @@ def describe_sent(sent: Sent) -> str:
     if sent.cost is not None:
         parts.append(describe_cost(sent.cost))
     return printable("  ".join(parts))
-
-
-def day_totals(entries: Iterable[Sent]) -> Iterator[Total]:
-    """Yield the days in order; ``entries`` are in the order in which they were sent."""
-    for day, of_day in groupby(entries, lambda sent: sent.day):
-        yield _total(day, list(of_day))
-
-
-def _total(day: str, sent: Sequence[Sent]) -> Total:
-    return Total(
-        day=day,
-        requests=len(sent),
-        bytes=sum(one.bytes for one in sent),
-        input_tokens=sum(one.input_tokens for one in sent),
-        output_tokens=sum(one.output_tokens for one in sent),
-        cost=sum(one.cost or 0.0 for one in sent),
-        unpriced=sum(
-            one.cost is None and bool(one.input_tokens or one.output_tokens) for one in sent
-        ),
-        reused_tokens=sum(one.reused_tokens for one in sent),
-        written_tokens=sum(one.written_tokens for one in sent),
-    )
 
 
 def _describe_total(total: Total) -> str:

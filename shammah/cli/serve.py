@@ -46,7 +46,7 @@ def serve(
     """Answer other programs, which speak OpenAI's or Anthropic's API.
 
     Privacy rules, router, history, ledger and budget are the same as at the prompt. It listens on
-    this machine alone, and every request needs the token.
+    this machine alone, and every request needs the token. In a browser there is a page.
 
     Examples:
       shammah serve                      until Ctrl-C
@@ -102,7 +102,7 @@ def _start(settings: Settings) -> None:
     from shammah.bus.endpoints import open_endpoints
     from shammah.bus.messages import ClientInfo, Event, Serving
     from shammah.supervision import lifecycle
-    from shammah.supervision.gateway_use import describe_use
+    from shammah.supervision.gateway_use import describe_use, read_token
 
     listens = threading.Event()
 
@@ -119,6 +119,7 @@ def _start(settings: Settings) -> None:
         if not isinstance(state, Serving):
             what = "The gateway worker was started, but does not listen."
             raise ShammahError("worker_silent", what, f"Its log: {spec.log_file}.")
-        echo(describe_use(state.address, "`shammah stop gateway` stops it."))
+        seen = read_token(settings.home) if sys.stdout.isatty() else ""
+        echo(describe_use(state.address, "`shammah stop gateway` stops it.", seen))
     finally:
         peer.close()

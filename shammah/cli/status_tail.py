@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from shammah.bus import codec
 from shammah.bus.endpoints import Endpoints, lock_holder
 from shammah.bus.messages import Event
-from shammah.bus.probe import GONE, ask_events, ask_status
+from shammah.bus.probe import GONE, ask_events, ask_states, describe_worker
 from shammah.bus.transfers import Transferring
 from shammah.cli.status_once import QUIET, not_running
 from shammah.errors import ExitCode, ShammahError
-from shammah.terminal.output import describe_error, echo, print_json
+from shammah.terminal.output import echo, print_json
 from shammah.terminal.wording import describe_state, printable
 
 if TYPE_CHECKING:
@@ -40,18 +39,12 @@ class Tail:
     def once(self) -> int:
         """Print one line per role. Fails if a running worker does not answer."""
         code = ExitCode.OK
-        for role in self._roles:
-            if lock_holder(self._endpoints.lock(role)) is None:
-                self._print(role, None)
-                continue
-            try:
-                self._print(role, ask_status(self._endpoints, role))
-            except ShammahError as error:
-                if error.code == GONE:
-                    self._print(role, None)
-                    continue
-                self._print_silent(role, error)
+        for role, found in ask_states(self._endpoints, self._roles):
+            if isinstance(found, ShammahError):
+                self._print_silent(role, found)
                 code = ExitCode.FAILED
+            else:
+                self._print(role, found)
         return code
 
     def show_past(self, begin_s: float) -> None:
@@ -110,8 +103,7 @@ class Tail:
 
     def _print(self, role: str, event: Event | None) -> None:
         if self._as_json:
-            body = codec.to_document(event) if event else None
-            print_json({"role": role, "running": event is not None, "event": body})
+            print_json(describe_worker(role, event))
         else:
             echo(_line(role, event), hanging=HANGING)
             for sentence in _notices(event):
@@ -121,8 +113,7 @@ class Tail:
 
     def _print_silent(self, role: str, error: ShammahError) -> None:
         if self._as_json:
-            failure = describe_error(error)
-            print_json({"role": role, "running": True, "event": None, "error": failure})
+            print_json(describe_worker(role, error))
         else:
             echo(f"{role:10} {error}", hanging=HANGING)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,21 @@ class Outcome:
     cost: float | None = None
     reused_tokens: int = 0
     written_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Totals of a day (UTC). ``cost`` is in US dollars; ``unpriced`` requests have none."""
+
+    day: str
+    requests: int
+    bytes: int
+    input_tokens: int
+    output_tokens: int
+    cost: float
+    unpriced: int
+    reused_tokens: int
+    written_tokens: int
 
 
 class Ledger:
@@ -236,3 +252,26 @@ def read_ledger(home: Path) -> tuple[list[Sent], int]:
     reader = Reader(home / NAME)
     latest = {sent.id: sent for sent in reader.read()}
     return list(latest.values()), reader.damaged
+
+
+def day_totals(entries: Iterable[Sent]) -> Iterator[Total]:
+    """Yield the days in order; ``entries`` are in the order in which they were sent."""
+    for day, of_day in groupby(entries, lambda sent: sent.day):
+        yield total_of(day, list(of_day))
+
+
+def total_of(day: str, sent: Sequence[Sent]) -> Total:
+    """Add up what was ``sent`` on a day."""
+    return Total(
+        day=day,
+        requests=len(sent),
+        bytes=sum(one.bytes for one in sent),
+        input_tokens=sum(one.input_tokens for one in sent),
+        output_tokens=sum(one.output_tokens for one in sent),
+        cost=sum(one.cost or 0.0 for one in sent),
+        unpriced=sum(
+            one.cost is None and bool(one.input_tokens or one.output_tokens) for one in sent
+        ),
+        reused_tokens=sum(one.reused_tokens for one in sent),
+        written_tokens=sum(one.written_tokens for one in sent),
+    )

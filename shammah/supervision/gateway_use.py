@@ -35,9 +35,9 @@ def read_token(home: Path) -> str:
         raise ShammahError("gateway_token", what, f"Remove {path}.") from error
 
 
-def describe_use(address: str, end: str) -> str:
-    """Where it listens, what to set, and how it ends (``end``), for a terminal. Without the token,
-    which a screen or a log would keep."""
+def describe_use(address: str, end: str, token: str = "") -> str:
+    """Where it listens, what to set, and how it ends (``end``). The page's address has the
+    ``token``, for a terminal; a log would keep it, and gets the command that prints it."""
     if not address.startswith("http"):
         use = (
             f"  curl --unix-socket {address} http://localhost/v1/models \\\n"
@@ -48,7 +48,8 @@ def describe_use(address: str, end: str) -> str:
             f"  export OPENAI_BASE_URL={address}/v1\n"
             f"  export ANTHROPIC_BASE_URL={address}\n"
             "  export OPENAI_API_KEY=$(shammah serve --token)\n"
-            "  export ANTHROPIC_API_KEY=$OPENAI_API_KEY"
+            "  export ANTHROPIC_API_KEY=$OPENAI_API_KEY\n"
+            f"In a browser: {address}/#{token or '$(shammah serve --token)'}"
         )
     return f"Serving at {address}. For other programs, in their own terminal:\n{use}\n{end}"
 

@@ -1,8 +1,8 @@
 """Who may use the endpoint: checked before anything of a request is read.
 
-Every request needs the token. A page in a browser is another program's, even on this machine: its
-origin must be allowed. A name that is not this machine's, in ``Host``, is how a page of another
-site would get past that (DNS rebinding).
+Every request needs the token, except for our own page, which holds nothing. A page in a browser is
+another program's, even on this machine: its origin must be allowed. A name that is not this
+machine's, in ``Host``, is how a page of another site would get past that (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Access:
         headers = Headers(scope=scope)
         refused = refuse_place(headers, self._origins)
         asks_first = scope["method"] == "OPTIONS" and "origin" in headers
-        if refused is None and not asks_first:
+        is_page = scope["path"] == "/" and scope["method"] in ("GET", "HEAD")
+        if refused is None and not asks_first and not is_page:
             refused = refuse_stranger(headers, self._token)
         if refused is None:
             await self._app(scope, receive, send)

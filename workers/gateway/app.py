@@ -19,13 +19,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from shammah.bus.endpoints import Endpoints
 from shammah.bus.messages import ChatMessage, Failed
 from shammah.chat.turn import Turn
 from shammah.privacy import Mark
 from shammah.router.question import estimate_tokens
 from shammah.router.route import RouteDecision
 from shammah.settings.model import Settings
-from workers.gateway import asking
+from workers.gateway import asking, page
 from workers.gateway.access import Access, dialect_of
 from workers.gateway.anthropic_messages import MessagesApi, read_messages, read_tools
 from workers.gateway.api import Api, Writer, failed
@@ -55,7 +56,7 @@ PATHS: dict[str, Api] = {
 STOPPED = RefusedError(503, "gateway_stopped", "The endpoint was stopped.", retry_s=5)
 
 
-def application(settings: Settings, token: str, desk: Desk) -> Starlette:
+def application(settings: Settings, token: str, desk: Desk, endpoints: Endpoints) -> Starlette:
     """The endpoint, for clients that know ``token``."""
     ways, origins = Ways(settings, desk), settings.gateway.origins
     return Starlette(
@@ -64,6 +65,7 @@ def application(settings: Settings, token: str, desk: Desk) -> Starlette:
             Route("/v1/messages/count_tokens", ways.count, methods=["POST"]),
             Route("/v1/models", ways.list_models),
             Route("/v1/models/{name:path}", ways.show_model),
+            *page.routes(settings.home, endpoints, desk.why),
             Route("/v1/embeddings", ways.refuse_embeddings, methods=["POST"]),
         ],
         middleware=[
@@ -249,7 +251,7 @@ class Answer(Response):
                 await send(_chunk(text))
 
         try:
-            async with self._desk.ask(self._asked, self._wishes) as reply:
+            async with self._desk.ask(self._asked, self._wishes, course.number) as reply:
                 if self._asked.stream:
                     await self._stream(reply, writer, say)
                     await send({"type": "http.response.body", "body": b""})

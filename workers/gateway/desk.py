@@ -17,6 +17,7 @@ from itertools import chain
 from shammah.bus.messages import Provenance, Ready
 from shammah.chat.runner import TurnRunner
 from shammah.chat.session import Session
+from shammah.chat.summary import describe_turn
 from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress, origin
 from shammah.history.record import StoredConversation
 from shammah.history.recorder import Recorder, history_of
@@ -33,6 +34,8 @@ RUNNING = 8
 """Questions in hand at a time: so many make the local model busy for the router, too."""
 WAITING = 32
 """More are refused."""
+EXPLAINED = 1000
+"""Answers that can be asked about; each takes about a kilobyte."""
 IDLE_S = 60.0
 """After so long without a question the workers' leases are given back: their own ``keep_alive``
 decides from then on."""
@@ -60,14 +63,20 @@ Heard = RouteDecision | Piece | Remark | Mark | Turn | Exception
 class Reply:
     """What comes of one question, for its client. `put` is called from any thread."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, ended: Callable[[Turn], None]) -> None:
         self.session = session
+        self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._heard: asyncio.Queue[Heard] = asyncio.Queue()
 
     def put(self, heard: Heard) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed
-            self._loop.call_soon_threadsafe(self._heard.put_nowait, heard)
+            self._loop.call_soon_threadsafe(self._take, heard)
+
+    def _take(self, heard: Heard) -> None:
+        if isinstance(heard, Turn):
+            self._ended(heard)
+        self._heard.put_nowait(heard)
 
     async def next(self, within_s: float | None = None) -> Heard | None:
         """What comes next; ``None``: nothing came in time.
@@ -137,6 +146,7 @@ class Desk:
         self._resting: asyncio.TimerHandle | None = None
         self._recorders: list[Recorder] = []
         self._memory = Memory()
+        self._explained: dict[str, str] = {}
         self._local_model = settings.model
 
     def start(self) -> None:
@@ -153,8 +163,9 @@ class Desk:
         return self._local_model
 
     @contextlib.asynccontextmanager
-    async def ask(self, asked: Asked, wishes: Wishes) -> AsyncIterator[Reply]:
-        """Answer a question; leaving the block ends the answer, and stores what has come.
+    async def ask(self, asked: Asked, wishes: Wishes, number: str) -> AsyncIterator[Reply]:
+        """Answer a question; leaving the block ends the answer, and stores what has come. By its
+        ``number``, `why` tells of it.
 
         Raises:
             RefusedError: too many wait, or there is no such model.
@@ -164,7 +175,7 @@ class Desk:
             what = f"{RUNNING} questions are being answered, and {WAITING} wait."
             raise RefusedError(429, "busy", what, retry_s=RETRY_S)
         await self._take_slot()
-        reply = Reply(self._attach().beside())
+        reply = Reply(self._attach().beside(), partial(self._explain, number))
         work = partial(self._answer, reply, asked, wishes, target)
         working = asyncio.get_running_loop().run_in_executor(self._threads, work)
         self._replies[reply] = working
@@ -174,6 +185,10 @@ class Desk:
             yield reply
         finally:
             reply.session.interrupt()  # its turn is stored by its thread, which `_end` waits for
+
+    def why(self, number: str) -> str | None:
+        """Why who answered, as ``/why`` says it; ``None``: the answer is not known (any more)."""
+        return self._explained.get(number)
 
     async def stop(self) -> None:
         """End all answers, and give the workers back."""
@@ -193,6 +208,11 @@ class Desk:
             await self._slots.acquire()
         finally:
             self._waiting -= 1
+
+    def _explain(self, number: str, turn: Turn) -> None:
+        self._explained[number] = describe_turn(turn)
+        if len(self._explained) > EXPLAINED:
+            del self._explained[next(iter(self._explained))]
 
     def _end(self, reply: Reply) -> None:
         del self._replies[reply]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import Mapping
 
 import uvicorn
 
+from shammah.bus.endpoints import open_endpoints
 from shammah.bus.messages import Serving
 from shammah.settings.model import Settings
 from shammah.supervision.gateway_use import describe_use, read_token
@@ -44,7 +46,8 @@ class GatewayService:
         self._listener = open_socket(settings.gateway)
         self._address = address_of(self._listener)
         if show:
-            print(describe_use(self._address, "Ctrl-C stops it."), flush=True)
+            seen = self._token if sys.stdout.isatty() else ""
+            print(describe_use(self._address, "Ctrl-C stops it.", seen), flush=True)
         self._loop = asyncio.new_event_loop()
         self._stop_asked = asyncio.Event()
 
@@ -69,7 +72,7 @@ class GatewayService:
 
         desk = Desk(self._settings, self._environ, changed)
         desk.start()
-        app = application(self._settings, self._token, desk)
+        app = application(self._settings, self._token, desk, open_endpoints(self._environ))
         config = uvicorn.Config(
             app,
             http=Door,

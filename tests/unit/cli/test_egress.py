@@ -16,10 +16,18 @@ from typing import Any
 import pytest
 
 from shammah.cli import egress
-from shammah.cli.egress import day_totals, describe_ledger, describe_sent
+from shammah.cli.egress import describe_ledger, describe_sent
 from shammah.cli.main import run as shammah
 from shammah.errors import ExitCode, ShammahError
-from shammah.privacy.ledger import UNKNOWN, Ledger, Outcome, Reader, Sent, read_ledger
+from shammah.privacy.ledger import (
+    UNKNOWN,
+    Ledger,
+    Outcome,
+    Reader,
+    Sent,
+    day_totals,
+    read_ledger,
+)
 from tests.fakes.command import run
 
 DAY_S = 86400.0
