@@ -95,6 +95,10 @@ try {
   await page.keyboard.press("Escape");
   await ended(count += 1);
   assert.equal(await page.$$eval(".bad", all => all.at(-1).textContent), "Stopped.");
+  const last = "article:last-child details";
+  await page.click(`${last} summary`);
+  await page.waitForFunction(at => document.querySelector(at).textContent.includes(
+    "You cancelled it."), {}, last);
   console.log("Esc stopped it");
   assert.deepEqual([elsewhere, complaints], [[], []]);
   console.log("no request to anywhere else, no complaint of the browser's");

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from shammah.bus.endpoints import ROLES, Endpoints
 from shammah.privacy.ledger import Ledger, Outcome, Sent
+from shammah.supervision.gateway_use import describe_use
 from workers.gateway.page import list_sent, list_workers, show
 
 NOON = 1_763_985_600.0
@@ -73,3 +74,10 @@ def test_workers_that_do_not_run_are_told_of(tmp_path: Path) -> None:
     assert [one["role"] for one in listed] == list(ROLES)
     absent = {"running": False, "event": None, "said": "not running"}
     assert {key: listed[0][key] for key in absent} == absent
+
+
+def test_only_a_terminal_is_shown_the_token() -> None:
+    address = "http://127.0.0.1:11611"
+    assert f"{address}/#sk-1\n" in describe_use(address, "", "sk-1")
+    assert f"{address}/#$(shammah serve --token)\n" in describe_use(address, "")
+    assert "browser" not in describe_use("/run/sh.sock", "", "sk-1")
