@@ -23,6 +23,7 @@ COMMANDS = {
     "adapters": "List, choose, roll back, merge and share adapters.",
     "ask": "Ask one question, with files and piped input.",
     "completion": "Print the script that completes commands, options and models.",
+    "connect": "Point another program at `shammah serve`, or say what to set there.",
     "config": "Show, check and change the settings.",
     "doctor": "Check everything: what auto chooses and why, what is wrong.",
     "egress": "Show what was sent to the cloud: when, where and how much.",
