@@ -35,6 +35,14 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run first what takes longest, so that at the end no file is left to one process alone."""
+    kinds = ["train", "real", "process"]
+    items.sort(
+        key=lambda item: next((n for n, kind in enumerate(kinds) if kind in str(item.path)), 9)
+    )
+
+
 @pytest.fixture(autouse=True)
 def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """Home, runtime directory and environment of this test alone.

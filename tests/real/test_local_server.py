@@ -28,6 +28,7 @@ class Running:
     """A `ServerService` on a thread."""
 
     def __init__(self, port: int) -> None:
+        self.state: Ready | NotAvailable | None = None
         self.outlet = Outlet(lambda: None)
         box = ServerSettings(f"http://127.0.0.1:{port}/v1")
         self.service = ServerService(
@@ -42,9 +43,20 @@ class Running:
         self.thread.start()
 
     def wait(self, kind: type) -> Any:
-        """The next message of a kind; others are passed over."""
-        while not isinstance(message := self.outlet.queue.get(timeout=LIMIT_S), kind):
+        """The next message of a kind; others are passed over, and states remembered."""
+        while not isinstance(message := self._next(), kind):
             pass
+        return message
+
+    def wait_until_lost(self) -> None:
+        """Until the last state is that the server is not available."""
+        while not isinstance(self.state, NotAvailable):
+            self._next()
+
+    def _next(self) -> Any:
+        message = self.outlet.queue.get(timeout=LIMIT_S)
+        if isinstance(message, Ready | NotAvailable):
+            self.state = message
         return message
 
     def ask(self, content: str, request_id: str = "r1", begun: str = "") -> None:
@@ -104,7 +116,7 @@ def test_a_server_is_asked_cancelled_killed_and_found_again(running: Running, po
     _, failed = running.answer()
     assert isinstance(failed, Failed)
     assert failed.code == "server_unreachable"
-    running.wait(NotAvailable)
+    running.wait_until_lost()
     with messages_api_server(port):
         running.wait(Ready)
         running.ask(FRANCE, "r5", begun="The capital of France")

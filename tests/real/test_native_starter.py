@@ -26,7 +26,8 @@ from workers.inference.packages.checkpoint import inspect_checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT / "LICENSE"
 TOKENS = 500
-SMALL_DIVERGENCE, SMALL_TOP1 = 0.02, 0.9
+SMALL_DIVERGENCE, SMALL_TOP1 = 0.02, 0.88
+"""With 4 bits; nearly all of it is the head's 6."""
 
 PARIS = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
