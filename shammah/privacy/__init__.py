@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
-from shammah.bus.messages import ChatMessage, Tool
+from shammah.bus.messages import ChatMessage, Sampling
 from shammah.bus.record import record
 from shammah.errors import ShammahError
 from shammah.privacy import contacts, credentials, numbers
@@ -204,11 +204,20 @@ def _calls(message: ChatMessage) -> list[str]:
     return [*(call.id for call in message.tool_calls), *filter(None, (message.tool_call_id,))]
 
 
+def told_beside(sampling: Sampling) -> Iterator[str]:
+    """What a model is told beside the messages: tools, texts that end the answer, its schema."""
+    for tool in sampling.tools:
+        yield f"{tool.name}\n{tool.description}\n{tool.parameters}"
+    yield from filter(None, (*sampling.stop, sampling.schema))
+
+
 def check_outgoing(
-    messages: tuple[ChatMessage, ...], rules: Rules, tools: tuple[Tool, ...] = ()
+    messages: tuple[ChatMessage, ...],
+    rules: Rules,
+    sampling: Sampling = Sampling(),  # noqa: B008 - frozen
 ) -> None:
-    """Refuse a request for the cloud that holds a marked message, or one, or a tool, to which a
-    rule of the person's applies. For the cloud worker, which trusts no frontend.
+    """Refuse a request for the cloud that holds a marked message, or anything to which a rule of
+    the person's applies. For the cloud worker, which trusts no frontend.
 
     Answers are not held against the rules: a cloud answer reveals nothing to the cloud, and the
     local ones to which a rule applies come with a mark.
@@ -221,9 +230,9 @@ def check_outgoing(
             raise _private("The conversation holds a turn that is marked private.")
         if message.role != "assistant" and (mark := rules.mark(message.content)).private:
             raise _private(f"Private ({mark.why}).")
-    for tool in tools:
-        if (mark := rules.mark(f"{tool.name}\n{tool.description}\n{tool.parameters}")).private:
-            raise _private(f"The tool {tool.name!r:.60} is private ({mark.why}).")
+    for text in told_beside(sampling):
+        if (mark := rules.mark(text)).private:
+            raise _private(f"A tool, a stop text or the schema is private ({mark.why}).")
 
 
 def _private(why: str) -> ShammahError:

@@ -48,17 +48,19 @@ def normalise(text: str) -> str:
 
 def forms(text: str) -> Iterable[str]:
     """Each different form in which ``text`` is compared: as it is, in its normal form, and with
-    what escapes of HTML, URLs and JSON mean, and those of mail, and with ASCII's letters for
+    what escapes of HTML, URLs and JSON mean (a line that ends in JSON before a small letter may as
+    well be a path of Windows: both are compared), and those of mail, and with ASCII's letters for
     look-alikes among them."""
     if not text:
         return ()
     normal = normalise(text)
     escaped = normalise(compiled(_ESCAPE).sub(_meaning, normal))
+    lines = escaped if "\\" not in escaped else compiled(r"\\[nrt]").sub("\n", escaped)
     mailed = normal
     if holds(r"=(?:\n|3D|40|[A-F][0-9A-F])", normal):
         mailed = normalise(compiled(_BROKEN).sub(_meaning, normal))
     latin = normal if normal.isascii() else compiled(r"\S+").sub(_without_look_alikes, normal)
-    return dict.fromkeys((text, normal, escaped, mailed, latin))
+    return dict.fromkeys((text, normal, escaped, lines, mailed, latin))
 
 
 def _without_look_alikes(found: re.Match[str]) -> str:

@@ -154,7 +154,7 @@ class _Question:
         unseen = messages = 0
         request = self._request
         try:
-            check_outgoing(request.messages, self._claude.rules, request.sampling.tools)
+            check_outgoing(request.messages, self._claude.rules, request.sampling)
             call = build_call(request, self._settings, self._claude.peer)
             notices, unseen, messages = call.notices, call.unseen, call.messages
             async with asyncio.timeout(request.timeout_s):

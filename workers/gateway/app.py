@@ -20,9 +20,9 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from shammah.bus.endpoints import Endpoints
-from shammah.bus.messages import ChatMessage, Failed
+from shammah.bus.messages import ChatMessage, Failed, Sampling
 from shammah.chat.turn import Turn
-from shammah.privacy import Mark
+from shammah.privacy import Mark, told_beside
 from shammah.router.question import estimate_tokens
 from shammah.router.route import RouteDecision
 from shammah.settings.model import Settings
@@ -30,7 +30,7 @@ from workers.gateway import asking, page
 from workers.gateway.access import Access, dialect_of
 from workers.gateway.anthropic_messages import MessagesApi, read_messages, read_tools
 from workers.gateway.api import Api, Writer, failed
-from workers.gateway.asking import Asked, Wishes, describe_tool, read_wishes
+from workers.gateway.asking import Asked, Wishes, read_wishes
 from workers.gateway.desk import Desk, Heard, Piece, Remark, Reply
 from workers.gateway.fields import Fields
 from workers.gateway.openai_chat import ChatApi, CompletionApi
@@ -103,7 +103,7 @@ class Ways:
             messages, (tools, _) = read_messages(fields), read_tools(fields)
         except RefusedError as refused:
             return refusal(refused, Dialect.ANTHROPIC)
-        offered = [ChatMessage("system", describe_tool(tool)) for tool in tools]
+        offered = [ChatMessage("system", text) for text in told_beside(Sampling(tools=tools))]
         return JSONResponse({"input_tokens": estimate_tokens((*messages, *offered))})
 
     async def list_models(self, request: Request) -> Response:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shammah.bus.messages import ChatMessage, Sampling, Tool
+from shammah.bus.messages import ChatMessage, Sampling
 from shammah.chat.conversation import Conversation
 from shammah.chat.turn import Turn
 from shammah.privacy import Mark
@@ -104,11 +104,6 @@ def _check_calls(turns: Iterable[ChatMessage]) -> None:
         elif open_calls:
             raise invalid(f"The call {min(open_calls)!r:.60} has returned nothing.", "messages")
         open_calls.update(call.id for call in message.tool_calls)
-
-
-def describe_tool(tool: Tool) -> str:
-    """All of a tool that a model is told."""
-    return f"{tool.name}\n{tool.description}\n{tool.parameters}"
 
 
 def read_arguments(arguments: object, name: str) -> str:

@@ -21,10 +21,10 @@ from shammah.chat.summary import describe_turn
 from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress, origin
 from shammah.history.record import StoredConversation
 from shammah.history.recorder import Recorder, history_of
-from shammah.privacy import Mark, split_prefix
+from shammah.privacy import Mark, split_prefix, told_beside
 from shammah.router.decision import Override, RouteDecision, Target
 from shammah.settings.model import Settings
-from workers.gateway.asking import CLAUDE, Asked, Transcript, Wishes, describe_tool, room, target_of
+from workers.gateway.asking import CLAUDE, Asked, Transcript, Wishes, room, target_of
 from workers.gateway.memory import Known, Memory
 from workers.gateway.refusals import RETRY_S, RefusedError
 
@@ -272,8 +272,7 @@ class Desk:
         marks = self._memory.marks(session, asked.messages)
         if wishes.private:
             marks[-1] = Mark(True, marks[-1].why)
-        rules, tools = session.gate.rules, asked.sampling.tools
-        offered = (rules.mark(describe_tool(tool)) for tool in tools)
+        offered = map(session.gate.rules.mark, told_beside(asked.sampling))
         found = next((mark for mark in chain(marks, offered) if mark.private), Mark())
         if found.private and target is Target.CLOUD:
             raise _kept_here(found)

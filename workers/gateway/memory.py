@@ -50,7 +50,10 @@ class Memory:
             elif message.role == "assistant" and _digest(message) in self._told:
                 marks.append(self._private.get(key, Mark()))
             else:
-                said = [message.content, *(call.arguments for call in message.tool_calls)]
+                said = [
+                    message.content,
+                    *(f"{call.name}\n{call.arguments}" for call in message.tool_calls),
+                ]
                 mark = session.gate.rules.mark("\n".join(said))
                 marks.append(self._private.get(key, mark))
         return marks

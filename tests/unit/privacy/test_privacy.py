@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shammah.bus.messages import ChatMessage, ToolCall
+from shammah.bus.messages import ChatMessage, Sampling, Tool, ToolCall
 from shammah.errors import ShammahError
 from shammah.privacy import (
     RULES,
@@ -189,6 +189,25 @@ def test_the_door_of_the_worker_trusts_nobody(messages: tuple[ChatMessage, ...])
         check_outgoing(messages, rules(emails=True))
     assert refused.value.code == "private"
     assert "acme" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(tools=(Tool("read", "mail jo@acme.de"),)),
+        Sampling(stop=("jo@acme.de",)),
+        Sampling(schema='{"const": "jo@acme.de"}'),
+    ],
+)
+def test_what_is_told_beside_the_messages_is_judged_as_well(sampling: Sampling) -> None:
+    with pytest.raises(ShammahError, match="e-mail"):
+        check_outgoing((ChatMessage("user", "hi"),), rules(emails=True), sampling)
+
+
+def test_a_word_at_the_beginning_of_a_line_in_json_is_found() -> None:
+    for text in ('{"a": "see:\\nforbidden"}', "C:\\notes\\forbidden"):
+        assert rules(words=("forbidden",)).mark(text).private
+    assert rules(paths=("/secret",)).mark('{"a": "see:\\n/secret/b"}').private
 
 
 def test_the_door_lets_through_what_it_may() -> None:
