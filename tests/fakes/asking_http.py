@@ -77,7 +77,7 @@ def start_gateway(sandbox: Sandbox, *options: str) -> Endpoint:
     said = subprocess.run(
         [*command, *options], capture_output=True, text=True, check=True, timeout=LIMIT_S
     )
-    return _endpoint(sandbox, said.stdout)
+    return endpoint_of(sandbox, said.stdout)
 
 
 @contextmanager
@@ -89,13 +89,14 @@ def hasty_gateway(sandbox: Sandbox, *options: str) -> Iterator[Endpoint]:
     ) as process:
         try:
             assert process.stdout is not None
-            yield _endpoint(sandbox, process.stdout.readline())
+            yield endpoint_of(sandbox, process.stdout.readline())
         finally:
             process.send_signal(signal.SIGINT)
             assert not process.wait(LIMIT_S)
 
 
-def _endpoint(sandbox: Sandbox, said: str) -> Endpoint:
+def endpoint_of(sandbox: Sandbox, said: str) -> Endpoint:
+    """Where it listens, by the first line that it ``said``."""
     where = urlsplit(said.split()[2].rstrip("."))
     token = (sandbox.shammah_home / TOKEN_FILE).read_text().strip()
     return Endpoint(where.hostname or "", where.port or 0, token)
