@@ -118,7 +118,13 @@ def examine_text(
     _check_patterns(settings.privacy, faults)
     _check_servers(settings, faults)
     settings = replace(settings, model=absolute_model(settings.model))
-    return settings, [_located(fault, text, file, environ) for fault in faults]
+    where = {("model",): f"--model {model}"} if model else {}
+    return settings, [
+        _invalid(where[fault.path], fault.why, fault.hint)
+        if fault.path in where
+        else _located(fault, text, file, environ)
+        for fault in faults
+    ]
 
 
 def absolute_model(named: str) -> str:
@@ -332,7 +338,7 @@ def _check_servers(settings: Settings, faults: list[Fault]) -> None:
             hint = "Only a server at localhost, 127.0.0.1 or ::1 can be the local model."
             faults.append(Fault(at, f"{here} is another machine, {host:.60}", hint))
     if is_server_name(settings.model) and settings.server not in settings.servers:
-        why = f"model is {settings.model!r:.80}, but there is no [{SERVERS}.{settings.server:.40}]"
+        why = f"there is no [{SERVERS}.{settings.server:.40}] for {settings.model!r:.80}"
         faults.append(Fault(("model",), why, "docs/SERVERS.md shows how to name one."))
 
 

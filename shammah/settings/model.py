@@ -232,7 +232,10 @@ ENVIRONMENT: dict[str, SettingPath] = {
 """Environment variable to setting. SHAMMAH_HOME moves the home itself."""
 
 SECRET = ("cloud", "api_key")
+"""The key of Claude. Which settings else are never shown: `is_secret`."""
+
 SERVERS = "servers"
+"""The table whose tables the person names."""
 
 
 def is_secret(path: SettingPath) -> bool:
