@@ -55,7 +55,8 @@ def egress(since: float | None, as_json: bool, follow: bool) -> int:
         for total in day_totals(entries):
             print_json({"type": "day", **asdict(total)})
     elif not entries:
-        echo("Nothing was sent to the cloud" + (" in this period." if since is not None else "."))
+        when = "" if since is None else " in this period"
+        echo(f"Nothing you wrote has left this machine{when}.")
     else:
         for line in describe_ledger(entries):
             echo(line, hanging=HANGING)
@@ -78,7 +79,7 @@ def describe_sent(sent: Sent) -> str:
     parts = [
         f"{sent.day} {sent.time[11:19]}",
         f"{sent.scheme}://{sent.host}{sent.path}",
-        sent.model,
+        f"{sent.server}: {sent.model}" if sent.server else sent.model,
         f"{sent.bytes:,} bytes",
         f"sha256 {sent.sha256[:12]}",
         sent.outcome if sent.attempt == 1 else f"{sent.outcome} (attempt {sent.attempt})",

@@ -1,4 +1,4 @@
-"""The egress ledger: what was sent to the cloud, as ``egress.jsonl`` in the home.
+"""The egress ledger: what was sent to other machines, as ``egress.jsonl`` in the home.
 
 One line of JSON is written and synced before the body of a request goes out, and one when its
 outcome is known; the two have one ``id``. Nothing is ever changed or removed. A line holds no
@@ -30,6 +30,7 @@ class Sent:
     """One HTTP request body. ``time`` is UTC (ISO 8601), ``bytes`` and ``sha256`` are the body's.
 
     ``attempt`` counts from 1 within one ``request_id`` (the bus's name of the question);
+    ``server`` is the name of one of the person's servers that got it, empty for Claude;
     ``most`` is the highest cost that it can have, in US dollars. What follows is known later:
     ``outcome`` is ``answered``, ``cancelled``, a code of an error, or `UNKNOWN`; ``status`` the
     HTTP status, 0 if there was none; ``cost`` is ``None`` where no price is known. Of the input,
@@ -47,6 +48,7 @@ class Sent:
     bytes: int
     sha256: str
     most: float | None = None
+    server: str = ""
     outcome: str = UNKNOWN
     status: int = 0
     input_tokens: int = 0
@@ -207,7 +209,7 @@ class Reader:
             document = json.loads(line)
             kind = document.pop("type")
             if kind == "request":
-                sent = Sent(**_checked(document, _REQUEST_FIELDS))
+                sent = Sent(**_checked(_UNNAMED | document, _REQUEST_FIELDS))
                 self._open[sent.id] = sent
                 return sent
             outcome = Outcome(**_checked(_NOT_CACHED | document, _OUTCOME_FIELDS))
@@ -218,6 +220,7 @@ class Reader:
 
 
 _NOT_CACHED = {"reused_tokens": 0, "written_tokens": 0}
+_UNNAMED = {"server": ""}
 """Lines of before have no such fields."""
 
 _COUNTS = ("attempt", "bytes", "status", "input_tokens", "output_tokens", *_NOT_CACHED)

@@ -260,6 +260,19 @@ def test_escape_sequences_of_a_server_are_not_shown() -> None:
     assert "\x1b" not in describe_sent(sent(time="2026-11-24T00:00:00Z", path="/\x1b[31m"))
 
 
+def test_a_server_of_ones_own_is_named() -> None:
+    assert "box: m" in describe_sent(sent(time="2026-11-24T00:00:00Z", server="box"))
+
+
+def test_a_line_of_before_there_were_servers_is_read(ledger: Ledger) -> None:
+    ledger.write_sent(sent())
+    line = json.loads(ledger.path.read_text())
+    del line["server"]
+    ledger.path.write_text(json.dumps(line) + "\n")
+    ((one,), damaged) = read_ledger(ledger.path.parent)
+    assert (one.server, damaged) == ("", 0)
+
+
 def test_totals_keep_days_apart() -> None:
     assert [(total.day, total.requests) for total in day_totals(entries())] == [
         ("2026-11-23", 2),
@@ -269,7 +282,7 @@ def test_totals_keep_days_apart() -> None:
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHAMMAH_HOME", str(tmp_path))
-    assert run("egress").out == "Nothing was sent to the cloud.\n"
+    assert run("egress").out == "Nothing you wrote has left this machine.\n"
     ledger = Ledger(tmp_path, lambda: NOON)
     ledger.write_sent(sent("a"))
     ledger.write_outcome("a", ANSWERED)
@@ -277,7 +290,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown[0].startswith("2026-11-24 12:00:00  https://api.example/v1/messages")
     assert shown[1].startswith("2026-11-24 total: 1 request")
     assert run("egress", "--since", "2026-11-25").out == (
-        "Nothing was sent to the cloud in this period.\n"
+        "Nothing you wrote has left this machine in this period.\n"
     )
     documents = [json.loads(line) for line in run("egress", "--json").out.splitlines()]
     assert [document["type"] for document in documents] == ["request", "day"]
