@@ -21,8 +21,11 @@ def main() -> int:
     give_back = vt100.raw_mode.__exit__
 
     def linger(mode: Any, *error: Any) -> None:
-        os.write(1, LINGERS.encode())
-        select.select([0], [], [], LIMIT_S)
+        # Not what inherits from it: a notice above the line is shown in the terminal's own mode,
+        # whose end must not wait for a key, which would not even be seen before Enter.
+        if type(mode) is vt100.raw_mode:
+            os.write(1, LINGERS.encode())
+            select.select([0], [], [], LIMIT_S)
         give_back(mode, *error)
 
     vt100.raw_mode.__exit__ = linger  # type: ignore[method-assign]

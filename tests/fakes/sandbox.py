@@ -66,7 +66,9 @@ class Sandbox:
         sandbox = cls(Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp")))
         for directory in (sandbox.home, sandbox.shammah_home, sandbox.xdg):
             directory.mkdir(mode=0o700)
-        (sandbox.shammah_home / MARKER).touch()  # a test of the first run takes it away
+        # No welcome, whatever the settings: nothing can be remembered here. On a busy machine it
+        # would come above a line that is being typed. A test of the first run takes this away.
+        (sandbox.shammah_home / MARKER).mkdir()
         return sandbox
 
     @property

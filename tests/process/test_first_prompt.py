@@ -21,7 +21,7 @@ StartEcho = Callable[..., EchoProcess]
 
 @pytest.fixture(autouse=True)
 def newcomer(sandbox: Sandbox) -> None:
-    (sandbox.shammah_home / MARKER).unlink()
+    (sandbox.shammah_home / MARKER).rmdir()
 
 
 @pytest.mark.parametrize("delay_ms", [0, 40, 120, 250, 400])
