@@ -116,7 +116,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "shammah.supervision.secrets": IMPURE,
     "shammah.terminal.markdown": IMPURE,
     "shammah.terminal.wording": IMPURE,
-    "shammah.terminal.wrap": IMPURE,
+    "shammah.terminal.text": IMPURE,
     "shammah.repl.toolbar": IMPURE,
     "shammah.repl.completion": IMPURE,
     "shammah.repl.input.block": IMPURE,
@@ -364,7 +364,7 @@ def test_the_frontend_loads_nothing_heavy() -> None:
 def test_help_loads_neither_settings_nor_messages() -> None:
     found = loaded("import shammah.cli.main")
     assert not found & {"shammah.settings.model", "shammah.bus.messages", "shammah.storage.paths"}
-    assert not found & {"shammah.terminal.wrap", "json", "shlex"}
+    assert not found & {"dataclasses", "json", "shlex"}
     assert not tops(found) & ({"zmq", "msgpack"} | EDITOR - {"click"} | HEAVY)
 
 
@@ -393,7 +393,7 @@ def test_no_set_of_unicode_ranges_is_compiled_before_a_text_needs_it() -> None:
 def test_a_status_without_a_worker_loads_neither_click_nor_the_bus() -> None:
     found = loaded("import shammah.settings.environment, shammah.cli.status_once")
     assert not tops(found) & ({"zmq", "msgpack"} | EDITOR)
-    assert not found & {"shammah.storage.paths", "shammah.bus.messages", "shammah.terminal.wrap"}
+    assert not found & {"shammah.storage.paths", "shammah.bus.messages", "shammah.terminal.text"}
 
 
 def test_one_status_loads_no_router_and_no_thread_of_a_connection() -> None:

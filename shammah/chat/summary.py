@@ -10,6 +10,7 @@ from shammah.chat.turn import CORRECTED, Turn
 from shammah.router.explanation import REASONS, explain
 from shammah.router.route import RouteDecision
 from shammah.router.statistics import Label
+from shammah.terminal.text import printable
 from shammah.terminal.wording import (
     describe_cached,
     describe_cost,
@@ -17,7 +18,6 @@ from shammah.terminal.wording import (
     describe_left_out,
     describe_numbers,
     describe_unseen,
-    printable,
 )
 
 _ENDS = {

@@ -21,7 +21,7 @@ from shammah.models.catalogue import model_id_of
 from shammah.settings.load import home_directory, load_settings
 from shammah.storage.files import new_directory
 from shammah.terminal.output import echo, print_json
-from shammah.terminal.wording import printable
+from shammah.terminal.text import printable
 
 BAR = 40
 """Columns of the highest loss."""

@@ -33,15 +33,11 @@ from shammah.settings.model import Settings
 from shammah.supervision.secrets import take_secrets
 from shammah.terminal.confirm import ask as asking
 from shammah.terminal.output import echo, size_of
-from shammah.terminal.painter import Answer, Rendering
+from shammah.terminal.painter import Answer, LaidOutAnswer, Plain, RawAnswer
 from shammah.terminal.screen import Screen
+from shammah.terminal.text import printable
 from shammah.terminal.tty import take_terminal
-from shammah.terminal.wording import (
-    describe_background,
-    describe_failure,
-    download_under_way,
-    printable,
-)
+from shammah.terminal.wording import describe_background, describe_failure, download_under_way
 
 PROGRESS_S = 5.0
 """Seconds between two lines in a log about the progress of a prompt."""
@@ -336,8 +332,9 @@ class _Pipe:
 def _open_output() -> Answer:
     if not sys.stdout.isatty():
         return _Pipe()
-    moves = os.environ.get("TERM") != "dumb"
-    return Rendering(possible=False, wraps=moves).begin(_write, lambda: size_of(sys.stdout))
+    if os.environ.get("TERM") == "dumb":
+        return RawAnswer(_write)
+    return LaidOutAnswer(Plain(), _write, lambda: size_of(sys.stdout))
 
 
 def _write(text: str) -> None:

@@ -38,7 +38,7 @@ from shammah.settings.report import Value, explain_settings, shown, written
 from shammah.terminal.confirm import confirm
 from shammah.terminal.external_editor import edit_file
 from shammah.terminal.output import describe_error, echo, print_json
-from shammah.terminal.wording import printable
+from shammah.terminal.text import printable
 
 NEW_FILE = "# Shammah's settings. `shammah config show` lists them all with their values.\n"
 

@@ -47,7 +47,7 @@ def doctor(
     from shammah.settings.model import Settings
     from shammah.terminal.output import echo, print_json
     from shammah.terminal.screen import Screen
-    from shammah.terminal.wrap import fold
+    from shammah.terminal.text import fold
 
     if bundle:
         check_place(Path(bundle))

@@ -9,7 +9,8 @@ from shammah.cli.doctor_choices import describe_choices
 from shammah.models.catalogue import GIB
 from shammah.models.footprint import BITS
 from shammah.terminal.invocation import as_invoked
-from shammah.terminal.wording import describe_size, printable
+from shammah.terminal.text import printable
+from shammah.terminal.wording import describe_size
 
 Part = Mapping[str, Any]
 

@@ -18,7 +18,8 @@ from shammah.errors import ExitCode
 from shammah.privacy.ledger import NAME, Reader, Sent, Total, day_totals, read_ledger, total_of
 from shammah.settings.load import home_directory
 from shammah.terminal.output import echo, print_json
-from shammah.terminal.wording import describe_cached, describe_cost, printable
+from shammah.terminal.text import printable
+from shammah.terminal.wording import describe_cached, describe_cost
 
 POLL_S = 0.5
 HANGING = " " * 21

@@ -17,7 +17,7 @@ from shammah.errors import ExitCode, ShammahError
 from shammah.settings.environment import mend_streams
 from shammah.terminal.invocation import program
 from shammah.terminal.output import echo
-from shammah.terminal.printable import printable
+from shammah.terminal.text import printable
 
 COMMANDS = {
     "adapters": "List, choose, roll back, merge and share adapters.",

@@ -12,13 +12,13 @@ from shammah.bus.training import Training, TrainingProgress
 from shammah.bus.transfers import Transfer, Transferring
 from shammah.cli.status_once import QUIET, not_running
 from shammah.terminal.progress import Row, training_row
+from shammah.terminal.text import printable
 from shammah.terminal.wording import (
     describe_bytes,
     describe_duration,
     describe_size,
     describe_state,
     describe_transfer,
-    printable,
     short_name,
 )
 

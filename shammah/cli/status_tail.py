@@ -15,7 +15,8 @@ from shammah.bus.transfers import Transferring
 from shammah.cli.status_once import QUIET, not_running
 from shammah.errors import ExitCode, ShammahError
 from shammah.terminal.output import echo, print_json
-from shammah.terminal.wording import describe_state, printable
+from shammah.terminal.text import printable
+from shammah.terminal.wording import describe_state
 
 if TYPE_CHECKING:
     from shammah.bus.client import Peer

@@ -17,8 +17,7 @@ from shammah.history.record import (
 )
 from shammah.router.explanation import REASONS
 from shammah.router.route import Reason
-from shammah.terminal.wording import printable
-from shammah.terminal.wrap import cells, cut, fold
+from shammah.terminal.text import cells, cut, fold, printable
 
 LEAST_LINES = 3
 """So much of a resumed conversation is shown on the smallest terminal."""

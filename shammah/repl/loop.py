@@ -39,13 +39,9 @@ from shammah.supervision.download_notices import DownloadNotices
 from shammah.supervision.secrets import take_secrets
 from shammah.terminal.confirm import ask
 from shammah.terminal.screen import Screen
+from shammah.terminal.text import printable
 from shammah.terminal.tty import CLEAR_LINE, echo_off
-from shammah.terminal.wording import (
-    describe_background,
-    download_under_way,
-    printable,
-    wants_style,
-)
+from shammah.terminal.wording import describe_background, download_under_way, wants_style
 
 if TYPE_CHECKING:
     from shammah.learning.auto import AutoTraining
@@ -114,7 +110,7 @@ class Repl:
         self._warm_up = WarmUp(session, self.conversation)
         local, settings = options.override.target is Target.LOCAL, session.settings
         self._first_run = FirstRun(settings, os.environ, local_only=local, put=notices.put)
-        screen.rendering.markdown = session.settings.render == "markdown"
+        screen.markdown = session.settings.render == "markdown"
         self._editor: Editor | None = None
         if os.environ.get("TERM") != "dumb":
             how = self._editor_options()
@@ -130,7 +126,7 @@ class Repl:
             history_file=settings.home / LINES_FILE if self.history.enabled else None,
             may_store=self._may_store,
             commands=table.descriptions(),
-            afterwards=self.screen.rendering.load,
+            afterwards=self.screen.load_markdown,
             report=self.screen.error,
         )
 

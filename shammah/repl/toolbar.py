@@ -9,15 +9,14 @@ from shammah.bus.messages import Downloading, Failed, Loading, Ready, State, Usa
 from shammah.bus.record import record
 from shammah.router.explanation import REASONS
 from shammah.router.route import RouteDecision, Target
+from shammah.terminal.text import cells, cut, printable
 from shammah.terminal.wording import (
     describe_coming,
     describe_cost,
     describe_percent,
     download_under_way,
-    printable,
     short_name,
 )
-from shammah.terminal.wrap import cells, cut
 
 GAP = "   "
 

@@ -25,7 +25,8 @@ from shammah.models.gguf_files import HUB, GgufFile, list_gguf
 from shammah.settings.model import Settings
 from shammah.storage.paths import hub_cache
 from shammah.supervision.lifecycle import connect
-from shammah.terminal.wording import describe_size, printable
+from shammah.terminal.text import printable
+from shammah.terminal.wording import describe_size
 
 HEADER = ("", "MODEL", "SIZE", "ORIGIN", "REVISIONS", "STATE")
 

@@ -21,7 +21,8 @@ from pygments.lexers import get_lexer_by_name
 from pygments.token import Token
 from pygments.util import ClassNotFound
 
-from shammah.terminal.wrap import NARROWEST, Layout, Line, Span, cells, closed, wrap
+from shammah.terminal.painter import Layout
+from shammah.terminal.text import NARROWEST, Line, Span, cells, closed, wrap
 
 BOLD, DIM, ITALIC, UNDERLINED, STRUCK, CYAN = "1", "2", "3", "4", "9", "36"
 LONGEST_HIGHLIGHTED = 20_000

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from shammah.errors import ShammahError
 from shammah.terminal.invocation import as_invoked
-from shammah.terminal.printable import printable
+from shammah.terminal.text import fold, printable
 
 if TYPE_CHECKING:
     from shammah.bus.messages import Failed
@@ -28,8 +28,6 @@ def echo(text: str, *, err: bool = False, hanging: str | None = None) -> None:
     stream = sys.stderr if err else sys.stdout
     text = as_invoked(printable(text))
     if stream.isatty():
-        from shammah.terminal.wrap import fold  # not needed in a pipe
-
         text = fold(text, columns_of(stream), hanging)
     print(text, file=stream, flush=True)
 

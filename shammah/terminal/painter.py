@@ -8,12 +8,13 @@ is final and forgotten.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from shammah.terminal.printable import PrintablePieces
-from shammah.terminal.wrap import Line, Plain, cells
+from shammah.bus.record import record
+from shammah.terminal.text import NARROWEST, Line, PrintablePieces, cells, wrap
 
 if TYPE_CHECKING:
     from shammah.terminal.markdown import Markdown
@@ -27,9 +28,53 @@ LONG = 4096
 """Characters of such a block. A shorter one is painted with each piece, or its end would stay
 unseen while the model pauses."""
 
+_FENCE = re.compile(r" {0,3}(```|~~~)")
+_AS_IT_IS = re.compile(r" {4}|\t|\||" + _FENCE.pattern)
+"""How a line of code or a table begins, which must come out of a terminal as it went in."""
+
 Write = Callable[[str], None]
 Size = Callable[[], tuple[int, int]]
 """Returns the columns and rows of the terminal."""
+
+
+@record
+class Layout:
+    """A text laid out.
+
+    ``lines`` are those of the whole text. From source line ``open_source`` on, which is
+    ``lines[open_line]``, further text may still change how it looks; what is before is final.
+    """
+
+    lines: tuple[Line, ...]
+    open_source: int = 0
+    open_line: int = 0
+
+
+class Plain:
+    """Lays texts out as they are written: running text is wrapped between words, code and tables
+    are not. A word that is too long stays whole. All of it has one ``style``."""
+
+    def __init__(self, style: str = "") -> None:
+        self._style = style
+
+    def lay_out(self, source: str, width: int) -> Layout:
+        """Lay ``source`` out in lines of at most ``width`` cells, except code and long words."""
+        lines: list[Line] = []
+        fence: tuple[int, int] | None = None  # where the code that is open began
+        opened = (0, 0)
+        for number, text in enumerate(source.split("\n")):
+            opened = fence or (number, len(lines))
+            if _FENCE.match(text):
+                fence = None if fence else opened
+            if fence or _AS_IT_IS.match(text):
+                lines.append(((text, self._style),) if text else ())
+            else:
+                lines += wrap([(text, self._style)], max(NARROWEST, width), whole_words=True)
+        return Layout(tuple(lines), *opened)
+
+    def presentable(self, source: str) -> str:
+        """Return ``source``: nothing that follows changes its meaning."""
+        return source
 
 
 class Answer(Protocol):
@@ -185,37 +230,7 @@ def _added(before: Line, after: Line) -> Line | None:
     return tuple(rest)
 
 
-class Rendering:
-    """Makes answers. `load` is slow, so a thread behind the prompt calls it; an answer before that
-    is plain.
-
-    Args:
-        possible: whether the terminal can show Markdown.
-        wraps: whether plain lines are broken between words.
-
-    Attributes:
-        markdown: whether to show it.
-    """
-
-    def __init__(self, *, possible: bool, wraps: bool = False) -> None:
-        self.possible = possible
-        self._wraps = wraps
-        self.markdown = True
-        self._renderer: Markdown | None = None
-
-    def load(self) -> None:
-        """Import what Markdown needs."""
-        if self.possible and self._renderer is None:
-            from shammah.terminal.markdown import Markdown
-
-            renderer = Markdown()
-            renderer.lay_out("warm *up*\n```python\nx = 1\n```", 40)
-            self._renderer = renderer
-
-    def begin(self, write: Write, size: Size, style: str = "") -> Answer:
-        """Begin an answer, at the beginning of a line; with a ``style``, plain text in it."""
-        if style:
-            return LaidOutAnswer(Plain(style), write, size)
-        if self.markdown and self._renderer is not None:
-            return LaidOutAnswer(self._renderer, write, size)
-        return LaidOutAnswer(Plain(), write, size) if self._wraps else RawAnswer(write)
+def broken(text: str, columns: int) -> str:
+    """Return ``text`` as `Plain` lays it out on a terminal of ``columns``."""
+    lines = Plain().lay_out(text, columns - 1).lines
+    return "\n".join("".join(part for part, _ in line) for line in lines)

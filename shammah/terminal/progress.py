@@ -17,6 +17,7 @@ from shammah.bus.training import TrainingProgress
 from shammah.bus.transfers import FileTransfer, Transfer
 from shammah.terminal.invocation import as_invoked
 from shammah.terminal.screen import Screen
+from shammah.terminal.text import fold, printable
 from shammah.terminal.wording import (
     describe_amount,
     describe_bytes,
@@ -25,10 +26,8 @@ from shammah.terminal.wording import (
     describe_percent,
     describe_size,
     describe_training,
-    printable,
     short_name,
 )
-from shammah.terminal.wrap import fold
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from shammah.bus.messages import Done, Failed
 from shammah.terminal.invocation import as_invoked
 from shammah.terminal.output import size_of
-from shammah.terminal.painter import Answer, Rendering
-from shammah.terminal.wording import describe_failure, printable, styled, wants_style
-from shammah.terminal.wrap import cut, fold
+from shammah.terminal.painter import Answer, LaidOutAnswer, Plain, RawAnswer
+from shammah.terminal.text import cut, fold, printable
+from shammah.terminal.wording import describe_failure, styled, wants_style
+
+if TYPE_CHECKING:
+    from shammah.terminal.markdown import Markdown
 
 DIM, RED, BOLD = "2", "31", "1"
 
@@ -22,7 +25,8 @@ class Screen:
 
     Attributes:
         terminal: whether it is a terminal.
-        rendering: how answers look on it.
+        styles: whether it can show Markdown.
+        markdown: whether answers are to be shown as such.
     """
 
     def __init__(self, environ: Mapping[str, str], stream: TextIO = sys.stdout) -> None:
@@ -30,7 +34,10 @@ class Screen:
         self._stream = stream
         self.terminal = stream.isatty()
         moves = self.terminal and environ.get("TERM") != "dumb"
-        self.rendering = Rendering(possible=moves and wants_style(environ), wraps=moves)
+        self.styles = moves and wants_style(environ)
+        self.markdown = True
+        self._moves = moves
+        self._markdown: Markdown | None = None
         self._answer: Answer | None = None
         self._thinks = False
         self._live = False
@@ -75,7 +82,7 @@ class Screen:
             self.begin_line()
         self.end_live()
         if self._answer is None:
-            self._answer = self.rendering.begin(self._write, lambda: self.size)
+            self._answer = self._begin_answer()
         self._answer.feed(piece)
 
     def thought(self, piece: str) -> None:
@@ -86,11 +93,27 @@ class Screen:
             if not (piece := piece.lstrip()):
                 return
             self.hint("Thoughts:")
-            style = DIM if self.rendering.possible else ""
-            self._answer = self.rendering.begin(self._write, lambda: self.size, style)
+            plain = Plain(DIM) if self.styles else None
+            self._answer = self._begin_answer(plain)
             self._thinks = True
         assert self._answer is not None
         self._answer.feed(piece)
+
+    def _begin_answer(self, renderer: Plain | None = None) -> Answer:
+        chosen = renderer or (self._markdown if self.markdown else None)
+        if chosen is None and not self._moves:
+            return RawAnswer(self._write)
+        return LaidOutAnswer(chosen or Plain(), self._write, lambda: self.size)
+
+    def load_markdown(self) -> None:
+        """Import what Markdown needs, which is slow: for a thread behind the prompt. An answer
+        before that is plain."""
+        if self.styles and self._markdown is None:
+            from shammah.terminal.markdown import Markdown
+
+            markdown = Markdown()
+            markdown.lay_out("warm *up*\n```python\nx = 1\n```", 40)
+            self._markdown = markdown
 
     def end_answer(self, done: Done, summary: str) -> None:
         """End an answer, with ``summary`` below it: its backend, the reason, the speed."""

@@ -20,7 +20,7 @@ from shammah.bus.messages import (
 )
 from shammah.bus.training import Training, TrainingProgress
 from shammah.bus.transfers import Transfer, Transferring
-from shammah.terminal.printable import printable as printable
+from shammah.terminal.text import printable as printable
 
 
 def describe_state(state: State | None) -> str:

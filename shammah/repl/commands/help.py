@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from shammah.terminal.wrap import fold
+from shammah.terminal.text import fold
 
 HANGING = " " * 16
 """Where the description of a command goes on."""

@@ -14,7 +14,7 @@ from shammah.errors import ShammahError
 from shammah.history import listing
 from shammah.history.record import StoredConversation, title_of
 from shammah.history.resuming import read_conversation, resume_conversation
-from shammah.terminal.wording import printable
+from shammah.terminal.text import printable
 
 if TYPE_CHECKING:
     from shammah.repl.loop import Repl

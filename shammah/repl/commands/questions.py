@@ -17,7 +17,7 @@ from shammah.router.decision import LEAST_TOKENS
 from shammah.router.question import estimate_tokens
 from shammah.terminal.confirm import confirm
 from shammah.terminal.screen import Screen
-from shammah.terminal.wording import printable
+from shammah.terminal.text import printable
 
 CLOUD_TOKENS = 200_000
 """Claude's context, unless the settings name another."""

@@ -13,7 +13,7 @@ from shammah.privacy.gate import NEVER, Gate
 from shammah.repl.commands import feedback_commands
 from shammah.router.decision import NO_KEY, Override, Reason, Target
 from shammah.router.statistics import QUESTION, Label, Verdict, labels, parse_verdict
-from shammah.terminal.wording import printable
+from shammah.terminal.text import printable
 
 if TYPE_CHECKING:
     from shammah.repl.loop import Repl

@@ -17,7 +17,8 @@ from shammah.repl.toolbar import describe_spending
 from shammah.router.route import AUTO, OFF
 from shammah.settings.model import Settings
 from shammah.terminal.output import echo
-from shammah.terminal.wording import describe_state, printable
+from shammah.terminal.text import printable
+from shammah.terminal.wording import describe_state
 
 if TYPE_CHECKING:
     from shammah.repl.loop import Repl
@@ -200,14 +201,14 @@ def _system(repl: Repl, argument: str) -> None:
 
 
 def _raw(repl: Repl, argument: str) -> None:
-    rendering, screen = repl.screen.rendering, repl.screen
+    screen = repl.screen
     if argument not in ("", "on", "off"):
         screen.error(f"/raw takes on or off, not {argument!r:.40}.")
         return
-    rendering.markdown = argument == "off" if argument else not rendering.markdown
-    if rendering.markdown and not rendering.possible:
+    screen.markdown = argument == "off" if argument else not screen.markdown
+    if screen.markdown and not screen.styles:
         screen.hint("Answers stay plain text: this terminal shows no styles.")
-    elif rendering.markdown:
+    elif screen.markdown:
         screen.hint("Answers are shown as Markdown.")
     else:
         screen.hint("Answers are shown as plain text.")

@@ -25,7 +25,7 @@ from prompt_toolkit.styles import Style
 from shammah.repl.completion import complete
 from shammah.repl.input import block
 from shammah.repl.input.line_history import LineHistory
-from shammah.terminal.printable import printable
+from shammah.terminal.text import printable
 
 if TYPE_CHECKING:
     from shammah.repl.input.line_editor import EditorOptions

@@ -11,8 +11,8 @@ from shammah.repl.input.interrupts import Interrupts
 from shammah.repl.input.line_editor import Editor
 from shammah.terminal import paste
 from shammah.terminal.screen import Screen
+from shammah.terminal.text import printable
 from shammah.terminal.tty import CLEAR_LINE, echo_off, echo_on, read_paste, wait_line
-from shammah.terminal.wording import printable
 
 PROMPT = "> "
 

@@ -14,7 +14,7 @@ from shammah.chat.session import Notices
 from shammah.models.catalogue import GIB, Machine
 from shammah.repl.welcome import MARKER, FirstRun, welcome
 from shammah.settings.model import CloudSettings, Settings
-from shammah.terminal.wrap import fold
+from shammah.terminal.text import fold
 from tests.fakes.sandbox import LIMIT_S
 
 SMALL, MIDDLE = Machine(GIB), Machine(8 * GIB + 2**20)

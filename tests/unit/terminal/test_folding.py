@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shammah.repl.commands.help import describe_help
-from shammah.terminal.painter import LaidOutAnswer
-from shammah.terminal.wrap import Plain, cells, cut, fold
+from shammah.terminal.painter import LaidOutAnswer, Plain
+from shammah.terminal.text import cells, cut, fold
 from tests.fakes.screen import Picture
 
 SENTENCE = "Set ANTHROPIC_API_KEY, or cloud.api_key in config.toml."

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shammah.terminal.markdown import Markdown
-from shammah.terminal.painter import LONG, LaidOutAnswer, RawAnswer, Rendering
+from shammah.terminal.painter import LONG, LaidOutAnswer, RawAnswer
 from tests.fakes.screen import Picture
 
 MARKDOWN = Markdown()
@@ -253,27 +253,3 @@ def test_a_short_one_is_painted_with_each_piece() -> None:
     for letter in "abcdefgh":
         answer.feed(letter)
     assert "".join(writes) == "abcdefgh"
-
-
-class TestTheChoice:
-    """Where Markdown cannot be had, what was written stays as it is, marks and all."""
-
-    def shown(self, rendering: Rendering) -> str:
-        picture = Picture(18, 6)
-        answer = rendering.begin(picture.write, picture.size)
-        answer.feed("some **bold** words here")
-        answer.finish()
-        return picture.text
-
-    def test_before_it_is_loaded_answers_are_plain(self) -> None:
-        rendering = Rendering(possible=True, wraps=True)
-        assert self.shown(rendering) == "some **bold**\nwords here"
-        rendering.load()
-        assert self.shown(rendering) == "some bold words\nhere"
-        rendering.markdown = False
-        assert self.shown(rendering) == "some **bold**\nwords here"
-
-    def test_where_it_is_not_possible_they_stay_plain(self) -> None:
-        rendering = Rendering(possible=False)
-        rendering.load()
-        assert self.shown(rendering) == "some **bold** word\ns here"

@@ -1,4 +1,4 @@
-"""What a model thinks, on terminals with and without styles, and in pipes."""
+"""What a model thinks and answers, on terminals with and without styles, and in pipes."""
 
 from __future__ import annotations
 
@@ -65,3 +65,41 @@ def test_thoughts_of_nothing_are_not_shown() -> None:
     screen.thought("\n\n")
     screen.answer("Yes.")
     assert stream.getvalue() == "Yes."
+
+
+LONG = "some **bold** words " + "and more " * 8
+"""A line and a half, with marks."""
+BROKEN = LONG[:77]
+"""What of it fits into a line."""
+
+
+def answered(screen: Screen, stream: Written) -> str:
+    """The first line of an answer on a terminal."""
+    stream.truncate(0)
+    screen.answer(LONG)
+    screen.begin_line()
+    picture = Picture()
+    picture.write(stream.getvalue())
+    return picture.text.split("\n")[0]
+
+
+def test_an_answer_is_plain_until_markdown_is_loaded_and_when_it_is_off() -> None:
+    stream = Written(True)
+    screen = Screen({"TERM": "xterm"}, stream)
+    assert answered(screen, stream) == BROKEN
+    screen.load_markdown()
+    assert answered(screen, stream).startswith("some bold words and more")
+    screen.markdown = False
+    assert answered(screen, stream) == BROKEN
+
+
+@pytest.mark.parametrize(
+    ("environ", "line"), [({"NO_COLOR": "1"}, BROKEN), ({"TERM": "dumb"}, LONG[:80])]
+)
+def test_where_markdown_cannot_be_shown_answers_stay_plain(
+    environ: dict[str, str], line: str
+) -> None:
+    stream = Written(True)
+    screen = Screen({"TERM": "xterm", **environ}, stream)
+    screen.load_markdown()
+    assert answered(screen, stream) == line.rstrip()

@@ -24,7 +24,7 @@ from shammah.chat.summary import describe_answer, describe_empty
 from shammah.chat.turn import Turn
 from shammah.router.explanation import REASONS
 from shammah.router.route import Reason, RouteDecision, Target
-from shammah.terminal.printable import PrintablePieces
+from shammah.terminal.text import PrintablePieces, printable
 from shammah.terminal.wording import (
     describe_background,
     describe_bytes,
@@ -32,7 +32,6 @@ from shammah.terminal.wording import (
     describe_failure,
     describe_state,
     download_under_way,
-    printable,
     styled,
 )
 

@@ -1,6 +1,5 @@
-"""Text, plain or with styles, in lines of a terminal's width. Pure.
-
-A line is a tuple of spans, a span a text with the numbers of its SGR codes.
+"""Text for a terminal: foreign text, of which nothing is obeyed, hidden or reordered, and text in
+lines of its width. Pure, and quick to import: every command writes.
 """
 
 from __future__ import annotations
@@ -9,9 +8,81 @@ import functools
 import re
 from collections.abc import Iterator, Sequence
 
-from shammah.bus.record import record
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_TAGS = "\U000e0020-\U000e007f"
+_FLAG = f"\U0001f3f4[{_TAGS}]{{1,7}}\U000e007f"
+"""England, Scotland, Wales: a flag and its letters as tags."""
+_WITHOUT_BLANKS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u1aaf\ua9e0-\uaa7f"
+"""Scripts of South-East Asia, which separate words with U+200B."""
+_IDEOGRAPHS = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Characters that may have one of 240 variants."""
+
+_DECEPTIVE = (
+    f"({_FLAG})"
+    "|[\u202a-\u202e\u2066-\u2069]"  # another order than that of the characters
+    "|[\u2028\u2029]"
+    "|[\u180e\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb]"
+    f"|(?<![{_WITHOUT_BLANKS}])\u200b(?![{_WITHOUT_BLANKS}])"
+    "|[\U000e0000-\U000e007f]"
+    f"|(?<![{_IDEOGRAPHS}])[\U000e0100-\U000e01ef]"
+)
+_UNDECIDED = f"(?:\u200b|\U0001f3f4[{_TAGS}]*)\\Z"
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Compile ``pattern`` when a text first needs it: sets of Unicode ranges are slow to compile,
+    and every start would wait."""
+    return re.compile(pattern)
+
+
+def printable(text: str) -> str:
+    """Return ``text`` without control characters other than newline and tab, and with what would
+    hide or reorder text as ``<U+202E>``.
+
+    A model's output may hold escape sequences (it read them, or was asked for them); a terminal
+    would obey them. The joiners of emoji and of Persian (U+200C, U+200D) and the marks of Arabic
+    and Hebrew (U+200E, U+200F) stay.
+    """
+    text = _CONTROL.sub("", text)
+    return text if text.isascii() else _compiled(_DECEPTIVE).sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[1] or f"<U+{ord(found[0]):04X}>"
+
+
+class PrintablePieces:
+    """`printable` for a text in pieces, which may split what belongs together."""
+
+    def __init__(self) -> None:
+        self._before = self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """Return what can be shown now."""
+        text = self._held + piece
+        undecided = None if text.isascii() else _compiled(_UNDECIDED).search(text)
+        decided = text[: undecided.start()] if undecided else text
+        self._held = text[len(decided) :]
+        return self._shown(decided)
+
+    def finish(self) -> str:
+        """Return the rest."""
+        held, self._held = self._held, ""
+        return self._shown(held)
+
+    def _shown(self, text: str) -> str:
+        shown = printable(self._before + text)[len(self._before) :]
+        if text:
+            self._before = text[-1] if printable(text[-1]) == text[-1] else ""
+        return shown
+
+
+# --- lines of a width ---------------------------------------------------------------------
 
 Span = tuple[str, str]
+"""A text, and the numbers of its SGR codes."""
 Line = tuple[Span, ...]
 
 TAB = 8
@@ -26,9 +97,6 @@ _BROKEN_ANYWHERE = (
     "\uff01-\uff60\uffe0-\uffe6\U00016fe0-\U0001b2ff\U0001f300-\U0001faff\U00020000-\U0003fffd"
 )
 """Wide scripts, which have no blanks between words, and emoji."""
-_FENCE = re.compile(r" {0,3}(```|~~~)")
-_AS_IT_IS = re.compile(r" {4}|\t|\||" + _FENCE.pattern)
-"""How a line of code or a table begins, which must come out of a terminal as it went in."""
 
 
 @functools.cache
@@ -160,49 +228,3 @@ def closed(spans: Iterator[Span] | Sequence[Span]) -> Line:
         if text := text.rstrip():
             return (*line, (text, style))
     return ()
-
-
-@record
-class Layout:
-    """A text laid out.
-
-    ``lines`` are those of the whole text. From source line ``open_source`` on, which is
-    ``lines[open_line]``, further text may still change how it looks; what is before is final.
-    """
-
-    lines: tuple[Line, ...]
-    open_source: int = 0
-    open_line: int = 0
-
-
-class Plain:
-    """Lays texts out as they are written: running text is wrapped between words, code and tables
-    are not. A word that is too long stays whole. All of it has one ``style``."""
-
-    def __init__(self, style: str = "") -> None:
-        self._style = style
-
-    def lay_out(self, source: str, width: int) -> Layout:
-        """Lay ``source`` out in lines of at most ``width`` cells, except code and long words."""
-        lines: list[Line] = []
-        fence: tuple[int, int] | None = None  # where the code that is open began
-        opened = (0, 0)
-        for number, text in enumerate(source.split("\n")):
-            opened = fence or (number, len(lines))
-            if _FENCE.match(text):
-                fence = None if fence else opened
-            if fence or _AS_IT_IS.match(text):
-                lines.append(((text, self._style),) if text else ())
-            else:
-                lines += wrap([(text, self._style)], max(NARROWEST, width), whole_words=True)
-        return Layout(tuple(lines), *opened)
-
-    def presentable(self, source: str) -> str:
-        """Return ``source``: nothing that follows changes its meaning."""
-        return source
-
-
-def broken(text: str, columns: int) -> str:
-    """Return ``text`` as `Plain` lays it out on a terminal of ``columns``."""
-    lines = Plain().lay_out(text, columns - 1).lines
-    return "\n".join("".join(part for part, _ in line) for line in lines)
