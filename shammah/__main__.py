@@ -13,7 +13,7 @@ SWITCH_S = 0.0005
 """How long a thread may hold the interpreter while another waits for it. With Python's own 5 ms a
 key or a Ctrl-C waits up to that for each thread that hears workers or writes a file."""
 _PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
-"""As `shammah.terminal.paste` has them, which is not to be imported yet."""
+"""As `shammah.terminal.tty` has them, which is not to be imported yet."""
 
 _ONCE = (["status", "--once"], ["status", "--once", "--json"], ["status", "--json", "--once"])
 _COMPLETION = "_SHAMMAH_COMPLETE"

@@ -13,16 +13,19 @@ import json
 import os
 import select
 import stat
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 from shammah.bus.record import record
 from shammah.errors import ExitCode, ShammahError
-from shammah.terminal.waiting import announced
 from shammah.terminal.wording import describe_size
 
 MAX_BYTES = 4 * 1024 * 1024
 """Of one file or pipe: a million tokens of text, more than any model reads, and half of what
 one message may hold (`shammah.bus.endpoints.MAX_FRAME_BYTES`)."""
+
+LATE_S = 1.0
+"""A longer wait makes a person wonder, and is reported."""
 
 STANDARD_INPUT = "Standard input"
 
@@ -59,9 +62,9 @@ def read_attachment(path: str, report: Callable[[str], None]) -> Attachment:
     """
     named = os.path.abspath(os.path.expanduser(path))
     try:
-        with announced(report, f"Waiting for a program that writes to {path}."):
+        with _announced(report, f"Waiting for a program that writes to {path}."):
             file = open(named, "rb", buffering=0)  # noqa: SIM115 - closed below
-        with file, announced(report, f"Waiting for the end of {path}."):
+        with file, _announced(report, f"Waiting for the end of {path}."):
             if stat.S_ISDIR(os.fstat(file.fileno()).st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             data = read_bounded(file.read, path)
@@ -98,7 +101,7 @@ def read_input(
             report(_BEGUN)
             return None
         waiting = f"Waiting for the end of standard input ({_kind(mode)}); -n ignores it."
-        with announced(report, waiting):
+        with _announced(report, waiting):
             data = read_bounded(_read_patiently, STANDARD_INPUT)
     except OSError as error:
         why = f"Can't read standard input: {error.strerror}."
@@ -106,6 +109,20 @@ def read_input(
     text, replaced = decode_text(data, STANDARD_INPUT)
     sources = _sources(mode) if text else ()
     return Attachment(STANDARD_INPUT, text, sources, replaced)
+
+
+@contextlib.contextmanager
+def _announced(report: Callable[[str], None], sentence: str) -> Iterator[None]:
+    """Report ``sentence`` if the block takes longer than `LATE_S`, from another thread, and never
+    after its end."""
+    timer = threading.Timer(LATE_S, report, (sentence,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def _read_patiently(size: int) -> bytes:

@@ -8,7 +8,7 @@ from click.shell_completion import get_completion_class
 from shammah.chat.prompt_options import OPTIONS
 from shammah.cli.options import declare
 from shammah.errors import ExitCode
-from shammah.terminal.invocation import program
+from shammah.terminal.output import program
 
 SHELLS = ("bash", "zsh", "fish")
 

@@ -8,7 +8,7 @@ from typing import Any
 from shammah.cli.doctor_choices import describe_choices
 from shammah.models.catalogue import GIB
 from shammah.models.footprint import BITS
-from shammah.terminal.invocation import as_invoked
+from shammah.terminal.output import as_invoked
 from shammah.terminal.text import printable
 from shammah.terminal.wording import describe_size
 

@@ -22,10 +22,9 @@ from shammah.history.recorder import HOW_IT_FILLS, NAME, NOTHING
 from shammah.settings.load import home_directory
 from shammah.storage.kept import erase
 from shammah.terminal.confirm import confirm
-from shammah.terminal.output import columns_of, echo, print_json
+from shammah.terminal.output import columns_of, echo, print_json, styled
 from shammah.terminal.painter import broken
 from shammah.terminal.text import fold, printable
-from shammah.terminal.wording import styled
 
 if TYPE_CHECKING:
     from shammah.history.store import Store

@@ -15,8 +15,7 @@ from shammah.chat.prompt_options import FLAGS, VALUES, describe_options
 from shammah.cli.options import HELP
 from shammah.errors import ExitCode, ShammahError
 from shammah.settings.environment import mend_streams
-from shammah.terminal.invocation import program
-from shammah.terminal.output import echo
+from shammah.terminal.output import echo, program
 from shammah.terminal.text import printable
 
 COMMANDS = {

@@ -38,10 +38,11 @@ from shammah.settings.load import load_settings
 from shammah.supervision.download_notices import DownloadNotices
 from shammah.supervision.secrets import take_secrets
 from shammah.terminal.confirm import ask
+from shammah.terminal.output import wants_style
 from shammah.terminal.screen import Screen
 from shammah.terminal.text import printable
 from shammah.terminal.tty import CLEAR_LINE, echo_off
-from shammah.terminal.wording import describe_background, download_under_way, wants_style
+from shammah.terminal.wording import describe_background, download_under_way
 
 if TYPE_CHECKING:
     from shammah.learning.auto import AutoTraining

@@ -9,8 +9,7 @@ import sys
 import termios
 from collections.abc import Callable
 
-from shammah.terminal import paste
-from shammah.terminal.tty import echo_on, take_line
+from shammah.terminal.tty import echo_on, take_line, without_marks
 
 POLL_MS = 50
 
@@ -32,7 +31,7 @@ def ask(
     with echo_on(), contextlib.suppress(EOFError):
         while not cancelled():
             if poll.poll(POLL_MS):
-                return paste.content(take_line())
+                return without_marks(take_line())
         with contextlib.suppress(OSError):
             os.write(0, b"\n")  # after the ^C that the terminal has shown
     return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from shammah.bus.training import TrainingProgress
 from shammah.bus.transfers import FileTransfer, Transfer
-from shammah.terminal.invocation import as_invoked
+from shammah.terminal.output import as_invoked
 from shammah.terminal.screen import Screen
 from shammah.terminal.text import fold, printable
 from shammah.terminal.wording import (

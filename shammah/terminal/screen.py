@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
 from shammah.bus.messages import Done, Failed
-from shammah.terminal.invocation import as_invoked
-from shammah.terminal.output import size_of
+from shammah.terminal.output import as_invoked, size_of, styled, wants_style
 from shammah.terminal.painter import Answer, LaidOutAnswer, Plain, RawAnswer
 from shammah.terminal.text import cut, fold, printable
-from shammah.terminal.wording import describe_failure, styled, wants_style
+from shammah.terminal.wording import describe_failure
 
 if TYPE_CHECKING:
     from shammah.terminal.markdown import Markdown

@@ -16,7 +16,10 @@ import termios
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
-from shammah.terminal import paste
+PASTE_BEGIN, PASTE_END = "\x1b[200~", "\x1b[201~"
+"""What a terminal puts around pasted text (bracketed paste)."""
+PASTE_ON = b"\x1b[?2004h"
+"""Switches that on; `shammah.__main__` does so first, and off again."""
 
 CLEAR_LINE = b"\r\x1b[K"
 LINE_BYTES = 65536
@@ -87,13 +90,31 @@ def read_paste(begun: str) -> str:
         return bool(data)
 
     with _mode(off=termios.ECHO | termios.ICANON):
-        while paste.is_open(text) and read_on(PASTE_MS):
+        while in_paste(text) and read_on(PASTE_MS):
             pass
     while read_on(
         0
     ):  # in line mode, the terminal would take the beginning of a line for a whole one
         pass
     return text
+
+
+def in_paste(text: str) -> bool:
+    """Return whether ``text`` begins a paste that it does not end."""
+    return text.rfind(PASTE_BEGIN) > text.rfind(PASTE_END)
+
+
+def split_paste(text: str) -> tuple[str, str]:
+    """Split ``text`` after its last paste."""
+    if in_paste(text):
+        return text, ""
+    pasted, mark, typed = text.rpartition(PASTE_END)
+    return pasted + mark, typed
+
+
+def without_marks(text: str) -> str:
+    """Return ``text`` without the marks of a paste."""
+    return text.replace(PASTE_BEGIN, "").replace(PASTE_END, "")
 
 
 def take_terminal() -> bool:

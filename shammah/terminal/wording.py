@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from shammah.bus.messages import (
     Downloading,
@@ -225,15 +224,3 @@ def describe_retrying(retrying: Retrying) -> str:
 
 def describe_failure(failure: Failed) -> str:
     return printable(f"{failure.message} {failure.hint}".rstrip())
-
-
-def styled(text: str, code: str, environ: Mapping[str, str], *, terminal: bool) -> str:
-    """Return ``text`` in an SGR style on a terminal that wants it (https://no-color.org)."""
-    if not terminal or not wants_style(environ):
-        return text
-    return f"\x1b[{code}m{text}\x1b[0m"
-
-
-def wants_style(environ: Mapping[str, str]) -> bool:
-    """Return whether a terminal in ``environ`` wants styles."""
-    return not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from shammah.errors import ShammahError
 from shammah.repl.input.interrupts import Interrupts
 from shammah.repl.toolbar import Part, fit
-from shammah.terminal import paste
+from shammah.terminal.tty import PASTE_ON
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -153,7 +153,7 @@ class Editor:
         """Keep what was typed until the terminal had its lines again; whether Ctrl-C was."""
         from shammah.repl.input.keyboard import take_over_typed
 
-        os.write(1, paste.ON)  # `Lines` knows the marks
+        os.write(1, PASTE_ON)  # `Lines` knows the marks
         self.typed_ahead, pressed = take_over_typed(session.app.input)
         return pressed
 

@@ -9,10 +9,19 @@ from collections.abc import Callable
 from shammah.repl.input import block
 from shammah.repl.input.interrupts import Interrupts
 from shammah.repl.input.line_editor import Editor
-from shammah.terminal import paste
 from shammah.terminal.screen import Screen
 from shammah.terminal.text import printable
-from shammah.terminal.tty import CLEAR_LINE, echo_off, echo_on, read_paste, wait_line
+from shammah.terminal.tty import (
+    CLEAR_LINE,
+    PASTE_BEGIN,
+    echo_off,
+    echo_on,
+    in_paste,
+    read_paste,
+    split_paste,
+    wait_line,
+    without_marks,
+)
 
 PROMPT = "> "
 
@@ -91,9 +100,9 @@ class Lines:
         Args:
             shown: the terminal has echoed it.
         """
-        pasted = paste.BEGIN in line
-        while block.is_open(line) or paste.is_open(line):
-            if paste.is_open(line) and self._editor is not None:
+        pasted = PASTE_BEGIN in line
+        while block.is_open(line) or in_paste(line):
+            if in_paste(line) and self._editor is not None:
                 pasted = True
                 line, ended = self._complete_paste(line)
                 if not ended:
@@ -103,7 +112,7 @@ class Lines:
                 if further is None:
                     return self._edit(f"{line}\n", shown=False)
                 line = f"{line}\n{further}"
-        line = paste.content(line)
+        line = without_marks(line)
         if self._editor is not None:
             self._editor.remember(line)
         if pasted and shown:
@@ -115,19 +124,19 @@ class Lines:
     def _complete_paste(self, line: str) -> tuple[str, bool]:
         """``line`` with the paste that it begins; whether Enter was pressed after that."""
         begun, self._held = f"{line}\n{self._held}", ""
-        if paste.is_open(begun):
+        if in_paste(begun):
             with self._interrupts.raised():
                 begun = read_paste(begun)
-        pasted, typed = paste.split(begun)
+        pasted, typed = split_paste(begun)
         typed, enter, self._held = typed.partition("\n")
-        return paste.content(pasted) + typed, bool(enter)
+        return without_marks(pasted) + typed, bool(enter)
 
     def _edit(self, begun: str, *, shown: bool) -> str:
         """The line that ``begun`` becomes in the editor."""
         assert self._editor is not None
         if shown:
             os.write(1, CLEAR_LINE)
-        return self._editor.read(paste.content(begun))
+        return self._editor.read(without_marks(begun))
 
     def _further_line(self) -> str | None:
         if "\n" in self._held:

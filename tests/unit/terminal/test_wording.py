@@ -24,6 +24,7 @@ from shammah.chat.summary import describe_answer, describe_empty
 from shammah.chat.turn import Turn
 from shammah.router.explanation import REASONS
 from shammah.router.route import Reason, RouteDecision, Target
+from shammah.terminal.output import styled
 from shammah.terminal.text import PrintablePieces, printable
 from shammah.terminal.wording import (
     describe_background,
@@ -32,7 +33,6 @@ from shammah.terminal.wording import (
     describe_failure,
     describe_state,
     download_under_way,
-    styled,
 )
 
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\x08\x7f\r"

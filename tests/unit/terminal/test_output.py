@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shammah.terminal.invocation import VARIABLE, as_invoked, program
+from shammah.terminal.output import VARIABLE, as_invoked, program
 
 HINT = "`shammah stop` ends it; shammah is a word, `shammah-like` is not it, nor `/stop`."
 
