@@ -24,11 +24,9 @@ from shammah.privacy import PREFIX, Outgoing, split_prefix
 from shammah.privacy.gate import Consent, consent_question, parse_consent
 from shammah.repl.commands import history_commands, routing_commands, table
 from shammah.repl.commands.model_switch import ModelSwitch
-from shammah.repl.commands.questions import Questions
-from shammah.repl.input import block
 from shammah.repl.input.interrupts import Interrupts
-from shammah.repl.input.line_editor import Editor, EditorOptions
-from shammah.repl.input.lines import PROMPT, Lines
+from shammah.repl.input.lines import PROMPT, Editor, EditorOptions, Lines, content_of_block
+from shammah.repl.questions import Questions
 from shammah.repl.toolbar import Part, Spending, describe_bottom
 from shammah.repl.welcome import FirstRun
 from shammah.router.crisis import detect_danger
@@ -209,7 +207,7 @@ class Repl:
     def act(self, line: str) -> None:
         """Do what a line says."""
         question, private = split_prefix(line.rstrip())
-        quoted = block.content(question)
+        quoted = content_of_block(question)
         if quoted is not None:
             self.ask(quoted, private, self.override, with_files=False)
         elif line.lstrip().startswith("/"):

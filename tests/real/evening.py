@@ -28,7 +28,7 @@ from shammah.learning.adapters import CONFIG, WEIGHTS, AdapterEntry, AdapterStor
 from shammah.privacy import Outgoing
 from shammah.privacy.ledger import NAME as LEDGER
 from shammah.privacy.ledger import read_ledger
-from shammah.repl.commands import questions
+from shammah.repl import questions
 from shammah.repl.loop import Repl
 from shammah.router.decision import Override, Target
 from shammah.settings.load import load_settings

@@ -21,8 +21,8 @@ from shammah.history.recorder import Recorder
 from shammah.learning.adapters import ACCEPTED, WEIGHTS, AdapterEntry, AdapterStore
 from shammah.models.catalogue import STARTER
 from shammah.repl.commands import table
-from shammah.repl.commands.questions import Questions
 from shammah.repl.loop import Repl
+from shammah.repl.questions import Questions
 from shammah.router.decision import Override
 from shammah.router.route import AUTO, OFF
 from shammah.router.store import Store

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from shammah.errors import ShammahError, UsageError
@@ -17,11 +17,14 @@ from shammah.repl.toolbar import describe_spending
 from shammah.router.route import AUTO, OFF
 from shammah.settings.model import Settings
 from shammah.terminal.output import echo
-from shammah.terminal.text import printable
+from shammah.terminal.text import fold, printable
 from shammah.terminal.wording import describe_state
 
 if TYPE_CHECKING:
     from shammah.repl.loop import Repl
+
+HANGING = " " * 16
+"""Where the description of a command goes on in ``/help``."""
 
 
 def run(line: str, repl: Repl) -> None:
@@ -56,8 +59,6 @@ def descriptions() -> dict[str, str]:
 
 
 def _help(repl: Repl, argument: str) -> None:
-    from shammah.repl.commands.help import describe_command, describe_help
-
     screen = repl.screen
     if name := argument.removeprefix("/"):
         name = ALIASES.get(name, name)
@@ -72,6 +73,18 @@ def _help(repl: Repl, argument: str) -> None:
     for line in describe_help("In a line", LINES, screen.columns):
         screen.line(line)
     screen.hint("Tab completes, Ctrl-R searches, Ctrl-C cancels an answer, Ctrl-D exits.")
+
+
+def describe_help(title: str, entries: Mapping[str, str], columns: int) -> Iterator[str]:
+    """Yield the lines of a group. ``entries``: name to description."""
+    yield f"{title}:"
+    for name, words in entries.items():
+        yield describe_command(name, words, columns)
+
+
+def describe_command(name: str, words: str, columns: int) -> str:
+    """Return the line of one command."""
+    return fold(f"  {name:12}  {words}", max(30, min(columns - 1, 100)), HANGING)
 
 
 def _status(repl: Repl, _: str) -> None:

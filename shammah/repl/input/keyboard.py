@@ -22,13 +22,13 @@ from prompt_toolkit.output import Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
 
-from shammah.repl.completion import complete
-from shammah.repl.input import block
+from shammah.repl.input.completion import complete
 from shammah.repl.input.line_history import LineHistory
+from shammah.repl.input.lines import in_block
 from shammah.terminal.text import printable
 
 if TYPE_CHECKING:
-    from shammah.repl.input.line_editor import EditorOptions
+    from shammah.repl.input.lines import EditorOptions
 
 MENU_ROWS = 6
 
@@ -46,7 +46,7 @@ _STYLE = {
 
 
 class ReplCompleter(Completer):
-    """`shammah.repl.completion` for prompt_toolkit."""
+    """`shammah.repl.input.completion` for prompt_toolkit."""
 
     def __init__(self, commands: Mapping[str, str]) -> None:
         self._commands = commands
@@ -115,7 +115,7 @@ def _bindings(edit: Callable[[str], str | None]) -> KeyBindings:
     @bindings.add("enter", filter=in_line)
     def _(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
-        if block.is_open(buffer.text):
+        if in_block(buffer.text):
             buffer.newline(copy_margin=False)
         else:
             buffer.validate_and_handle()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shammah.repl.input import block
+from shammah.repl.input.lines import content_of_block, in_block
 
 
 @pytest.mark.parametrize(
@@ -22,5 +22,5 @@ from shammah.repl.input import block
     ],
 )
 def test_a_block(text: str, is_open: bool, content: str | None) -> None:
-    assert block.is_open(text) == is_open
-    assert block.content(text) == content
+    assert in_block(text) == is_open
+    assert content_of_block(text) == content

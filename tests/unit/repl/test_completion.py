@@ -8,7 +8,7 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from shammah.repl.completion import complete
+from shammah.repl.input.completion import complete
 from shammah.repl.input.keyboard import ReplCompleter
 
 COMMANDS = {"model": "takes a model", "models": "lists them", "private": "keeps", "save": "saves"}

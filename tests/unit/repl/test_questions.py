@@ -9,7 +9,7 @@ import pytest
 
 from shammah.chat.attachments import Attachment, compose
 from shammah.errors import ShammahError
-from shammah.repl.commands.questions import check_room, read_references
+from shammah.repl.questions import check_room, read_references
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shammah.repl.commands.help import describe_help
+from shammah.repl.commands.table import describe_help
 from shammah.terminal.painter import LaidOutAnswer, Plain
 from shammah.terminal.text import cells, cut, fold
 from tests.fakes.screen import Picture

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import os
 import re
+import select
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +19,6 @@ from shammah.chat.attachments import Attachment, compose, read_attachment
 from shammah.chat.conversation import Conversation
 from shammah.chat.session import Session
 from shammah.errors import ShammahError
-from shammah.repl.commands import shell
 from shammah.router.decision import LEAST_TOKENS
 from shammah.router.question import estimate_tokens
 from shammah.terminal.confirm import confirm
@@ -27,6 +33,13 @@ _FILE_NAME = re.compile(r"^[^()\[\]{}]*\w\.[A-Za-z]\w{0,4}$")
 """A name with an extension, and no program text: ``notes.txt``, not ``app.route('/')``."""
 HINT = "Tab completes names after @."
 _AFTER_A_NAME = ".,;:!?)]}'\""
+
+LONGEST_OUTPUT = 200_000
+"""Bytes that are kept: the beginning. A command that writes more is ended."""
+LIMIT_S = 120.0
+POLL_S = 0.05
+KILL_S = 2.0
+"""After SIGTERM it may clean up for so long."""
 
 
 class Questions:
@@ -70,18 +83,18 @@ class Questions:
             self._screen.hint("Not run.")
             return
         try:
-            output = shell.run_command(command, self._show, cancelled)
+            output, end = run_command(command, self._show, cancelled)
         except OSError as error:
             self._screen.error(f"Couldn't run it: {error.strerror}.")
             return
-        if output.text and not output.text.endswith("\n"):
+        if output and not output.endswith("\n"):
             self._screen.line("")
         gate = self._session.gate
-        title = f"Output of `{command}` ({output.describe()})"
+        title = f"Output of `{command}` ({end})"
         private = private or gate.private
-        self._waiting.append(Attachment(title, output.text, private=private, heading=title))
-        lines = len(output.text.splitlines())
-        size = f"{lines:,} line{'' if lines == 1 else 's'}, {output.describe()}"
+        self._waiting.append(Attachment(title, output, private=private, heading=title))
+        lines = len(output.splitlines())
+        size = f"{lines:,} line{'' if lines == 1 else 's'}, {end}"
         self._screen.hint(f"Attached to your next question ({size}). To drop it: /clear.")
 
     def forget(self) -> None:
@@ -172,3 +185,60 @@ def check_room(tokens: int, limits: Mapping[str, int]) -> None:
         f"With its attachments the question has about {tokens:,} tokens; {takes}.",
         "Attach a smaller file or a part of it; /clear makes room.",
     )
+
+
+def run_command(
+    command: str, show: Callable[[str], None], cancelled: Callable[[], bool]
+) -> tuple[str, str]:
+    """Run ``command`` in the person's shell, with no input; its errors are part of the output.
+    Return that, and how it ended (``exit status 1``, ``stopped after 120 s``).
+
+    Args:
+        show: is given the output as it comes.
+        cancelled: asked often; the command and all that it has started are ended then.
+    """
+    process = subprocess.Popen(
+        [os.environ.get("SHELL") or "/bin/sh", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    deadline = time.monotonic() + LIMIT_S
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    kept: list[str] = []
+    left, cut = LONGEST_OUTPUT, ""
+    with process.stdout as pipe:
+        while not cut:
+            if select.select([pipe], [], [], POLL_S)[0]:
+                data = os.read(pipe.fileno(), 65536)[:left]
+                if not data:
+                    break
+                left -= len(data)
+                kept.append(decoder.decode(data))
+                show(kept[-1])
+            elif process.poll() is not None:
+                break  # what it has left running keeps the pipe open
+            cut = _reason(cancelled(), time.monotonic() > deadline, left <= 0)
+    if cut:
+        _end(process)
+    status = process.wait()
+    return "".join(kept), cut or f"exit status {status}"
+
+
+def _reason(cancelled: bool, late: bool, full: bool) -> str:
+    if cancelled:
+        return "stopped by Ctrl-C"
+    if late:
+        return f"stopped after {LIMIT_S:g} s"
+    return "stopped: it wrote too much" if full else ""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KILL_S)
+            return
