@@ -14,7 +14,7 @@ import click
 
 from shammah.cli.options import Command, json_option
 from shammah.cli.since import since_option
-from shammah.errors import ExitCode
+from shammah.errors import ExitCode, UsageError
 from shammah.privacy.ledger import NAME, Reader, Sent, Total, day_totals, read_ledger, total_of
 from shammah.settings.load import home_directory
 from shammah.terminal.output import echo, print_json
@@ -31,19 +31,35 @@ _TIME = "%Y-%m-%dT%H:%M:%S"
 @since_option(utc=True)
 @json_option("One JSON object per line.")
 @click.option("--follow", is_flag=True, help="Keep running and show new requests, too.")
-def egress(since: float | None, as_json: bool, follow: bool) -> int:
+@click.option("--verify", is_flag=True, help="Say whether the ledger is as it was written.")
+@click.option("--head", metavar="HASH", help="Verify that a line that you have noted is in it.")
+def egress(since: float | None, as_json: bool, follow: bool, verify: bool, head: str | None) -> int:
     """Show what was sent to the cloud: when, where and how much.
 
     Each request is recorded before it is sent, with the length and the SHA-256 of its body but
     without its text. Times and days are UTC. Requests to a Hub are not listed: they contain names
     of models and no text of yours.
 
+    Each line carries the hash of the one before. --verify names the lines that were changed,
+    removed, put in or moved since (exit status 1), and prints the hash of the last line. If you
+    note it elsewhere, --head proves later that nothing before it was rewritten.
+
     Examples:
       shammah egress --since 7d           the last week, with daily totals
       shammah egress --follow             each request as it is sent, until Ctrl-C
       shammah egress --json | jq -r .sha256
+      shammah egress --verify             whole, or what was done to it
+      shammah egress --verify --head 5f0c2e...
     """
     home = home_directory(os.environ)
+    if verify or head is not None:
+        from shammah.cli.egress_verify import show_verified
+
+        if follow or since is not None:
+            raise UsageError(
+                "--verify looks at the whole ledger.", "Leave out --since and --follow."
+            )
+        return show_verified(home, head, as_json=as_json)
     start = datetime.fromtimestamp(since or 0.0, UTC).strftime(_TIME)
     if follow:
         _follow(home, start, as_json=as_json)
@@ -63,7 +79,11 @@ def egress(since: float | None, as_json: bool, follow: bool) -> int:
             echo(line, hanging=HANGING)
     if damaged:
         lines = "line" if damaged == 1 else "lines"
-        echo(f"Skipped {damaged} damaged {lines} of {home / NAME}.", err=True)
+        echo(
+            f"Skipped {damaged} damaged {lines} of {home / NAME}; `shammah egress --verify` says "
+            "what became of the ledger.",
+            err=True,
+        )
     return ExitCode.OK
 
 

@@ -1,7 +1,8 @@
 """The egress ledger: what was sent to other machines, as ``egress.jsonl`` in the home.
 
 One line of JSON is written and synced before the body of a request goes out, and one when its
-outcome is known; the two have one ``id``. Nothing is ever changed or removed. A line holds no
+outcome is known; the two have one ``id``. Nothing is ever changed or removed, and since each line
+carries the hash of the one before (`shammah.storage.chain`), it would be seen. A line holds no
 text of a conversation, only its length and SHA-256. Standard library only.
 """
 
@@ -15,10 +16,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shammah.errors import ShammahError
-from shammah.storage.files import append_line, open_file
+from shammah.storage.chain import append_link, read_head, read_links
+from shammah.storage.files import open_file
+
+if TYPE_CHECKING:
+    from shammah.storage.chain_damage import Report
 
 NAME = "egress.jsonl"
 UNKNOWN = "unknown"
@@ -120,7 +125,7 @@ class Ledger:
         """
         document = asdict(replace(sent, time=self._now()))
         kept = {name: document[name] for name in _REQUEST_FIELDS}
-        self._append({"type": "request", **kept}, sync=True)
+        self._append({"type": "request", **kept})
 
     def write_outcome(self, record_id: str, outcome: Outcome) -> None:
         """Write how a request ended.
@@ -129,7 +134,7 @@ class Ledger:
             ShammahError: ``egress_unwritable``.
         """
         document = {"type": "outcome", "id": record_id, "ended": self._now(), **asdict(outcome)}
-        self._append(document, sync=False)
+        self._append(document)
 
     def spent_today(self) -> float:
         """US dollars of this UTC day, by whichever process.
@@ -151,10 +156,9 @@ class Ledger:
         now = datetime.fromtimestamp(self._clock(), UTC)
         return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-    def _append(self, document: dict[str, Any], *, sync: bool) -> None:
-        line = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    def _append(self, document: dict[str, Any]) -> None:
         try:
-            append_line(self.path, line, sync=sync)
+            append_link(self.path, document)
         except OSError as error:
             raise ShammahError(
                 "egress_unwritable",
@@ -192,11 +196,7 @@ class Reader:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise ShammahError(
-                "egress_unreadable",
-                f"The egress ledger cannot be read ({error.strerror}: {self.path}).",
-                "Fix the permissions of the file.",
-            ) from error
+            raise _unreadable(error, self.path) from error
         whole = new[: new.rfind(b"\n") + 1]  # the last line may be half written
         self._offset += len(whole)
         for line in whole.splitlines():
@@ -255,6 +255,71 @@ def read_ledger(home: Path) -> tuple[list[Sent], int]:
     reader = Reader(home / NAME)
     latest = {sent.id: sent for sent in reader.read()}
     return list(latest.values()), reader.damaged
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A ledger that was verified: its files, each with the number of its lines, and what is in
+    them, as if they were one."""
+
+    files: tuple[tuple[Path, int], ...]
+    report: Report
+
+    def find(self, line: int) -> tuple[Path, int]:
+        """The file of a line, and its number there."""
+        for path, lines in self.files[:-1]:
+            if line <= lines:
+                return path, line
+            line -= lines
+        return self.files[-1][0], line
+
+
+def verify_ledger(home: Path, noted: str = "") -> Verified:
+    """Verify the chain of the ledger, with the parts beside it that were rotated away from it
+    (``egress.jsonl.1``, ``egress.jsonl-20261129``).
+
+    Args:
+        home: the directory that they are in.
+        noted: the hash of a line that must be in it, or its beginning.
+
+    Raises:
+        ShammahError: ``egress_unreadable``.
+    """
+    from shammah.storage.chain_damage import inspect
+
+    path = home / NAME
+    try:
+        head = read_head(path)  # first: what is written meanwhile is not in it
+        earlier = [(one, _read(one)) for one in home.glob(f"{NAME}[.-]*")]
+        files = [*sorted(earlier, key=lambda one: _first(one[1])), (path, _read(path))]
+    except OSError as error:
+        raise _unreadable(error, path) from error
+    data = b"".join(data for _, data in files)
+    counted = tuple((one, data.count(b"\n")) for one, data in files)
+    return Verified(counted, inspect(data, head, noted))
+
+
+def _read(path: Path) -> bytes:
+    """A file, with an end behind its last line."""
+    try:
+        with open_file(path) as file:
+            data = file.read()
+    except FileNotFoundError:
+        return b""
+    return data + b"\n" if data and not data.endswith(b"\n") else data
+
+
+def _first(data: bytes) -> int:
+    """The number of the first line of a chain; 0: none is."""
+    return next((link.n for link in read_links(data)), 0)
+
+
+def _unreadable(error: OSError, path: Path) -> ShammahError:
+    return ShammahError(
+        "egress_unreadable",
+        f"The egress ledger cannot be read ({error.strerror}: {path}).",
+        "Fix the permissions of the file.",
+    )
 
 
 def day_totals(entries: Iterable[Sent]) -> Iterator[Total]:

@@ -105,17 +105,15 @@ def remove_abandoned(directory: Path, now: float, target: Path | None = None) ->
                 yield draft
 
 
-def append_line(path: Path, line: bytes, *, sync: bool = False) -> None:
-    """Append ``line`` whole or not at all, also after one that a crash tore; several processes may
-    do so at once.
+@contextlib.contextmanager
+def open_to_append(path: Path) -> Iterator[int]:
+    """Yield the descriptor of a file to read and to append to, which nobody else does meanwhile.
 
     Args:
         path: a file for its owner alone, created if need be; not a link.
-        line: including its end.
-        sync: wait until the disk has it.
 
     Raises:
-        OSError: the file is unchanged.
+        OSError: it cannot be opened.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -123,20 +121,37 @@ def append_line(path: Path, line: bytes, *, sync: bool = False) -> None:
     try:
         _refuse_pipe(descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            line = b"\n" + line
-        try:
-            if os.write(descriptor, line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, size)
-            raise
-        if sync:
-            os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def append(descriptor: int, line: bytes) -> None:
+    """Append ``line``, including its end, whole or not at all, also after one that a crash tore.
+
+    Raises:
+        OSError: the file is unchanged.
+    """
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        line = b"\n" + line
+    try:
+        if os.write(descriptor, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line, as `open_to_append` and `append` do.
+
+    Raises:
+        OSError: the file is unchanged.
+    """
+    with open_to_append(path) as descriptor:
+        append(descriptor, line)
 
 
 def open_file(path: Path) -> BinaryIO:

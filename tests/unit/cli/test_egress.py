@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -27,6 +28,7 @@ from shammah.privacy.ledger import (
     Sent,
     day_totals,
     read_ledger,
+    verify_ledger,
 )
 from tests.fakes.command import run
 
@@ -172,6 +174,8 @@ def test_many_processes_write_whole_lines(tmp_path: Path) -> None:
     entries, damaged = read_ledger(tmp_path)
     assert damaged == 0
     assert {one.id for one in entries} == {f"{p}-{n}" for p in range(4) for n in range(15)}
+    report = verify_ledger(tmp_path).report
+    assert (report.damage, report.links, report.behind) == ((), 60, 0)
 
 
 def test_following_reads_only_what_is_new_and_half_lines_later(ledger: Ledger) -> None:
@@ -334,3 +338,87 @@ def test_a_line_of_before_the_cache_can_be_read(ledger: Ledger) -> None:
     ledger.path.write_text(old)
     ((one,), damaged) = read_ledger(ledger.path.parent)
     assert (one.outcome, one.reused_tokens, damaged) == ("answered", 0, 0)
+
+
+# --- verified -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def verify(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, list[str]]]:
+    """Run the command; its status and what it prints."""
+    monkeypatch.setenv("SHAMMAH_HOME", str(ledger.path.parent))
+
+    def run_command(*arguments: str) -> tuple[int, list[str]]:
+        code = shammah(["egress", "--verify", *arguments])
+        return code, "".join(capsys.readouterr()).splitlines()
+
+    return run_command
+
+
+def test_a_whole_ledger(ledger: Ledger, verify: Callable[..., tuple[int, list[str]]]) -> None:
+    assert verify() == (0, ["Nothing was sent to the cloud."])
+    ledger.write_sent(sent("a"))
+    ledger.write_outcome("a", ANSWERED)
+    digest = hashlib.sha256(ledger.path.read_bytes().splitlines(keepends=True)[1]).hexdigest()
+    whole = ["The ledger is whole: 2 lines.", f"Head: line 2 of the chain, {digest}"]
+    assert verify() == (0, whole)
+    ledger.write_sent(sent("b"))
+    assert verify("--head", digest)[0] == verify("--head", digest[:16].upper())[0] == 0
+    code, lines = verify("--head", "0" * 16)
+    assert (code, lines[1].strip()) == (
+        1,
+        "No line has the hash that was given: that line was changed or removed.",
+    )
+    for arguments in (["--head", "x"], ["--follow"], ["--since", "7d"]):
+        assert verify(*arguments)[0] == ExitCode.USAGE
+
+
+def test_an_altered_ledger_is_read_all_the_same(
+    ledger: Ledger, verify: Callable[..., tuple[int, list[str]]]
+) -> None:
+    for name in "abcd":
+        ledger.write_sent(sent(name))
+    lines = ledger.path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"1234", b"1")
+    ledger.path.write_bytes(b"".join(lines[:3]))
+    code, said = verify()
+    assert code == ExitCode.FAILED
+    assert said[:3] == [
+        "The ledger is not as it was written:",
+        "  Line 2 was changed.",
+        "  1 line was removed at the end.",
+    ]
+    code, [document] = verify("--json")
+    found = json.loads(document)
+    assert (code, found["whole"], found["lines"]) == (1, False, 3)
+    assert found["damage"] == [
+        {"kind": "changed", "file": "egress.jsonl", "line": 2, "count": 1},
+        {"kind": "removed", "file": "egress.jsonl", "line": 3, "count": 1},
+    ]
+    assert [one.bytes for one in read_ledger(ledger.path.parent)[0]] == [1234, 1, 1234]
+    assert ledger.spent_today() == 1.5
+    ledger.write_sent(sent("e"))
+    code, said = verify()
+    assert said[1:4] == [
+        "  Line 2 was changed.",
+        "  1 line was removed behind line 3.",
+        "What stands from line 4 on is proven by the head; what stands before is not.",
+    ]
+
+
+def test_a_rotated_ledger_is_whole_with_its_parts(
+    ledger: Ledger, verify: Callable[..., tuple[int, list[str]]]
+) -> None:
+    ledger.write_sent(sent("a"))
+    ledger.write_sent(sent("b"))
+    rotated = ledger.path.rename(ledger.path.with_name("egress.jsonl.1"))
+    ledger.write_sent(sent("c"))
+    code, said = verify()
+    assert (code, said[0]) == (0, "The ledger is whole: 3 lines.")
+    rotated.write_bytes(rotated.read_bytes().replace(b"1234", b"1235", 1))
+    assert "  Line 1 of egress.jsonl.1 was changed." in verify()[1]
+    rotated.unlink()
+    code, said = verify()
+    assert (code, said[1][:44]) == (1, "  The first 2 lines of the chain were remove")
