@@ -138,8 +138,8 @@ FORBIDDEN: dict[str, set[str]] = {
 
 EXCEPTIONS: dict[str, set[str]] = {
     "shammah.chat.attachments": {"threading"},
+    "shammah.chat.conversation": {"time"},
     "shammah.chat.session": {"threading"},
-    "shammah.chat.turn": {"time"},
     "shammah.cli.main": {"importlib"},  # it names modules beside it, which are all looked at
     "shammah.chat.warmup": {"threading"},
     "shammah.models.machine": {"subprocess"},

@@ -37,7 +37,7 @@ from pathlib import Path
 import psutil
 
 from shammah.bus.messages import Done, Provenance, Timings, Usage
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 from shammah.history.record import StoredConversation
 from shammah.history.recorder import NAME as HISTORY
 from shammah.history.store import Store

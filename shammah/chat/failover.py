@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from shammah.bus.messages import ChatMessage, Downloading, Failed, NotAvailable
 from shammah.bus.record import record
-from shammah.chat.turn import TurnInProgress
+from shammah.chat.conversation import TurnInProgress
 from shammah.router.route import Override, Reason, Target, View
 
 RESTARTS = 2

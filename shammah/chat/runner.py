@@ -6,9 +6,16 @@ from dataclasses import replace
 from typing import Protocol
 
 from shammah.bus.messages import Done, PromptProgress, Retrying, Token
-from shammah.chat.conversation import Conversation
+from shammah.chat.conversation import (
+    Conversation,
+    Notice,
+    Prompt,
+    Step,
+    Turn,
+    TurnInProgress,
+    Waiting,
+)
 from shammah.chat.session import Session
-from shammah.chat.turn import Notice, Prompt, Step, Turn, TurnInProgress, Waiting
 from shammah.router.route import AUTO, RouteDecision, Target
 from shammah.terminal.wording import (
     describe_prompt,

@@ -30,8 +30,8 @@ from shammah.bus.messages import (
     Token,
     Usage,
 )
+from shammah.chat.conversation import Notice, Step, TurnInProgress, Waiting, origin
 from shammah.chat.failover import HUNG, TOO_LONG, fail_over, with_text
-from shammah.chat.turn import Notice, Step, TurnInProgress, Waiting, origin
 from shammah.errors import ShammahError
 from shammah.learning.adapter_choice import choose_adapter, learnt_private
 from shammah.privacy import Outgoing

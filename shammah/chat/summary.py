@@ -6,7 +6,7 @@ Not in `wording`, which states need, too: the router's vocabulary takes a while 
 from __future__ import annotations
 
 from shammah.bus.messages import Done, Failed, Provenance
-from shammah.chat.turn import CORRECTED, Turn
+from shammah.chat.conversation import CORRECTED, Turn
 from shammah.router.explanation import REASONS, explain
 from shammah.router.route import RouteDecision
 from shammah.router.statistics import Label

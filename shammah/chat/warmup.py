@@ -7,9 +7,8 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from shammah.bus.messages import Ready
-from shammah.chat.conversation import Conversation
+from shammah.chat.conversation import Conversation, Turn
 from shammah.chat.session import Session
-from shammah.chat.turn import Turn
 from shammah.router.route import Target
 from shammah.terminal.wording import short_name
 

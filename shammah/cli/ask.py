@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass
 
 from shammah.bus.messages import Done, Failed, PromptProgress, Sampling, Token
 from shammah.chat.attachments import compose, decode_text, read_attachment, read_input
-from shammah.chat.conversation import Conversation
+from shammah.chat.conversation import Conversation, Prompt, Step, Turn, TurnInProgress, Waiting
 from shammah.chat.options import ReplOptions
 from shammah.chat.runner import TurnRunner
 from shammah.chat.session import CANCELLED, Session
 from shammah.chat.summary import describe_answer, describe_empty
-from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress, Waiting
 from shammah.cli.termination import TerminatedError, raising_terminated
 from shammah.errors import ExitCode
 from shammah.history.listing import describe_resumed

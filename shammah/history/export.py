@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 from shammah.errors import ExitCode, ShammahError, UsageError
 from shammah.history.record import (
     FLAGS,

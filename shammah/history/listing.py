@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 
-from shammah.chat.turn import FAILED, LEFT, Turn
+from shammah.chat.conversation import FAILED, LEFT, Turn
 from shammah.history.record import (
     END_MARK,
     MARK,

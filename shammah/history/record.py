@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 from shammah.bus.messages import Done, Failed, Provenance, Timings, Usage
-from shammah.chat.turn import CORRECTED, FAILED, LEFT, Turn
+from shammah.chat.conversation import CORRECTED, FAILED, LEFT, Turn
 
 BUSY_S = 5.0
 """How long a writer of the history waits for another one, in seconds."""

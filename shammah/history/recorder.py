@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from shammah.chat.conversation import Conversation
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Conversation, Turn
 from shammah.errors import ShammahError
 from shammah.history.record import BUSY_S, StoredConversation
 from shammah.settings.model import Settings

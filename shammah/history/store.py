@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 from shammah.errors import ExitCode, ShammahError
 from shammah.history import search
 from shammah.history.migrations import MIGRATIONS

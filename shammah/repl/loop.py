@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from shammah.bus.endpoints import open_endpoints
 from shammah.bus.messages import Done, Failed, NotAvailable, Ready
-from shammah.chat.conversation import Conversation
+from shammah.chat.conversation import Conversation, Prompt, Step, Turn, TurnInProgress
 from shammah.chat.options import ReplOptions, parse_options
 from shammah.chat.runner import TurnRunner
 from shammah.chat.session import Session
 from shammah.chat.summary import describe_answer, describe_empty
-from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress
 from shammah.chat.warmup import WarmUp
 from shammah.errors import ExitCode, ShammahError
 from shammah.history.recorder import history_of

@@ -6,8 +6,8 @@ import queue
 import threading
 
 from shammah.bus.messages import ChatMessage, Done, Failed
+from shammah.chat.conversation import Step
 from shammah.chat.session import Session
-from shammah.chat.turn import Step
 from shammah.router.decision import Override
 from tests.fakes.sandbox import LIMIT_S
 from tests.fakes.turns import way_of

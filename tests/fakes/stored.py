@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from shammah.bus.messages import Provenance, Timings, Usage
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 from shammah.history.record import turn_of
 
 

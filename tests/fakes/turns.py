@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Provenance, Sampling, Timings, Usage
+from shammah.chat.conversation import Prompt, Step, Turn, TurnInProgress
 from shammah.chat.session import Session
-from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress
 from shammah.router.route import Override
 
 LOCAL, CLOUD = Provenance("inference", "starter"), Provenance("cloud", "claude")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 from shammah.history.store import Store
 from tests.fakes.command import SHAMMAH, WITH_STAND_INS, run
 from tests.fakes.echo_process import EchoProcess

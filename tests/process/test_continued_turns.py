@@ -11,8 +11,8 @@ import pytest
 
 from shammah.bus import client
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Token
+from shammah.chat.conversation import Notice, Step
 from shammah.chat.session import Session
-from shammah.chat.turn import Notice, Step
 from shammah.router.decision import Override, Reason, RouteDecision, Target, View
 from shammah.router.route import Question
 from shammah.settings.load import load_settings

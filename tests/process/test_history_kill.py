@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 from shammah.history import recorder as module
 from shammah.chat.conversation import Conversation
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 
 module.KEEP_S = module.CLOSE_S = 60
 complaints = []

@@ -16,8 +16,8 @@ import pytest
 
 from shammah.bus.messages import Done, Failed, Initializing, Ready
 from shammah.chat import session as session_module
+from shammah.chat.conversation import Notice, Step, Waiting
 from shammah.chat.session import UNHEARD, Session
-from shammah.chat.turn import Notice, Step, Waiting
 from shammah.router.decision import Override, Reason, Target
 from shammah.router.route import RouteDecision
 from shammah.settings.load import load_settings

@@ -11,8 +11,8 @@ import pytest
 from shammah.bus.client import Peer
 from shammah.bus.endpoints import RoleLock
 from shammah.bus.messages import ChatMessage, Done, Failed, Loading, Ready, Token
+from shammah.chat.conversation import Notice
 from shammah.chat.session import Session
-from shammah.chat.turn import Notice
 from shammah.router.decision import Override
 from shammah.settings.load import load_settings
 from shammah.supervision.lifecycle import Rung, stop

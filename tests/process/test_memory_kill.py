@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Token
+from shammah.chat.conversation import Notice
 from shammah.chat.session import Session
-from shammah.chat.turn import Notice
 from shammah.router.decision import Override
 from shammah.settings.load import load_settings
 from shammah.supervision.oom_record import Attempt, attempt_file, write_attempt

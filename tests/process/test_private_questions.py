@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready
+from shammah.chat.conversation import Step, Waiting
 from shammah.chat.session import Session
-from shammah.chat.turn import Step, Waiting
 from shammah.router.decision import Override, Target
 from shammah.settings.load import load_settings
 from tests.fakes import turns

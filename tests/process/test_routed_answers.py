@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Ready
+from shammah.chat.conversation import Notice
 from shammah.chat.session import FIXED_TEXT, Session
-from shammah.chat.turn import Notice
 from shammah.privacy import Outgoing
 from shammah.privacy.gate import Consent
 from shammah.router.decision import Override, Reason, Target

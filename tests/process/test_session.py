@@ -15,8 +15,8 @@ from shammah.bus import client, codec, probe
 from shammah.bus.client import Peer
 from shammah.bus.connection import Connection
 from shammah.bus.messages import Detach, Done, Failed, Loading, Ready, Token
+from shammah.chat.conversation import Notice, Waiting
 from shammah.chat.session import Session
-from shammah.chat.turn import Notice, Waiting
 from shammah.router.decision import Override, Target
 from shammah.router.route import RouteDecision
 from shammah.settings.load import load_settings

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, NotAvailable, Ready, Token
+from shammah.chat.conversation import Step, Waiting
 from shammah.chat.session import Session
-from shammah.chat.turn import Step, Waiting
 from shammah.privacy.ledger import read_ledger
 from shammah.router.decision import Override, Target
 from shammah.router.route import RouteDecision

@@ -30,8 +30,8 @@ from shammah.bus.messages import (
     Retrying,
     Token,
 )
+from shammah.chat.conversation import Notice, Step, Waiting
 from shammah.chat.session import FIXED_TEXT, Session
-from shammah.chat.turn import Notice, Step, Waiting
 from shammah.privacy.ledger import read_ledger
 from shammah.router import service
 from shammah.router.decision import BUSY_AT, Override, RouteDecision, Target

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Ready, Sampling, Token
+from shammah.chat.conversation import Notice, Waiting
 from shammah.chat.session import Session
-from shammah.chat.turn import Notice, Waiting
 from shammah.router.decision import Override, RouteDecision, Target, View
 from shammah.router.route import Question
 from shammah.settings.load import load_settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from shammah.bus.messages import ChatMessage, Sampling, Tool, ToolCall, Usage
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 from workers.gateway.api import Document, calls_of, event
 from workers.gateway.asking import Asked, compose, read_arguments
 from workers.gateway.fields import Fields

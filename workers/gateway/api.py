@@ -6,7 +6,7 @@ import json
 from typing import Any, Protocol
 
 from shammah.bus.messages import Done, ToolCall
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 from workers.gateway.asking import Asked
 from workers.gateway.fields import Fields
 from workers.gateway.refusals import Dialect, RefusedError, describe

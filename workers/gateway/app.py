@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from shammah.bus.endpoints import Endpoints
 from shammah.bus.messages import ChatMessage, Failed, Sampling
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 from shammah.privacy import Mark, told_beside
 from shammah.router.question import estimate_tokens
 from shammah.router.route import RouteDecision

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shammah.bus.messages import ChatMessage, Sampling
-from shammah.chat.conversation import Conversation
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Conversation, Turn
 from shammah.privacy import Mark
 from shammah.router.route import Target
 from shammah.settings.model import Settings

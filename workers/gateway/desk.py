@@ -15,10 +15,10 @@ from functools import partial
 from itertools import chain
 
 from shammah.bus.messages import Provenance, Ready
+from shammah.chat.conversation import Prompt, Step, Turn, TurnInProgress, origin
 from shammah.chat.runner import TurnRunner
 from shammah.chat.session import Session
 from shammah.chat.summary import describe_turn
-from shammah.chat.turn import Prompt, Step, Turn, TurnInProgress, origin
 from shammah.history.record import StoredConversation
 from shammah.history.recorder import Recorder, history_of
 from shammah.privacy import Mark, split_prefix, told_beside

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from shammah.bus.messages import ChatMessage
 from shammah.bus.record import record
+from shammah.chat.conversation import Turn
 from shammah.chat.session import Session
-from shammah.chat.turn import Turn
 from shammah.privacy import Mark, split_prefix
 from workers.gateway.api import calls_of
 

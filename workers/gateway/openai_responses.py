@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shammah.bus.messages import ChatMessage, Sampling, ToolCall, Usage
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 from workers.gateway.api import Document, calls_of, event
 from workers.gateway.asking import Asked, compose, read_arguments
 from workers.gateway.fields import Fields

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shammah.chat.conversation import Conversation
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Conversation, Turn
 from shammah.errors import UsageError
 from shammah.router.statistics import Label
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shammah.chat.conversation import new_key
 from shammah.chat.options import parse_resume
-from shammah.chat.turn import new_key
 from shammah.errors import ShammahError
 from shammah.history import listing
 from shammah.history.record import StoredConversation, title_of

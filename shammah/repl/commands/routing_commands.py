@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from shammah.chat.conversation import Turn
 from shammah.chat.summary import describe_turn
-from shammah.chat.turn import Turn
 from shammah.errors import ShammahError, UsageError
 from shammah.privacy import split_prefix
 from shammah.privacy.gate import NEVER, Gate

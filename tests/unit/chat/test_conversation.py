@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shammah.bus.messages import ChatMessage
-from shammah.chat.conversation import Conversation
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Conversation, Turn
 from tests.fakes.turns import CLOUD, answered
 
 

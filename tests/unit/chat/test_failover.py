@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from shammah.bus.messages import ChatMessage, Downloading, Failed, Loading, NotAvailable, Ready
+from shammah.chat.conversation import Prompt, TurnInProgress
 from shammah.chat.failover import GONE, RESTARTS, Failover, fail_over, with_text
-from shammah.chat.turn import Prompt, TurnInProgress
 from shammah.privacy import Mark
 from shammah.router.route import Override, Reason, RouteDecision, Target, View
 

@@ -11,9 +11,16 @@ from typing import Any
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Token, Usage
-from shammah.chat.conversation import Conversation
+from shammah.chat.conversation import (
+    Conversation,
+    Notice,
+    Prompt,
+    Step,
+    Turn,
+    TurnInProgress,
+    Waiting,
+)
 from shammah.chat.runner import TurnRunner
-from shammah.chat.turn import Notice, Prompt, Step, Turn, TurnInProgress, Waiting
 from shammah.history.record import facts_of, turn_of
 from shammah.privacy.gate import Gate
 from shammah.router.route import Override, Reason, RouteDecision, Target

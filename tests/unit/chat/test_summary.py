@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from shammah.bus.messages import Done, Failed, Provenance, Ready, Timings, Usage
-from shammah.chat.conversation import Conversation
+from shammah.chat.conversation import Conversation, Turn
 from shammah.chat.summary import describe_answer, describe_turn
-from shammah.chat.turn import Turn
 from shammah.router.decision import Override, RouteDecision, Target, View, decide
 from shammah.router.explanation import as_document
 from shammah.router.route import Arm, Question

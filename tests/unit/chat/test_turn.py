@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from shammah.bus.messages import Done, Failed, Provenance, Ready, Timings, Token, Usage
+from shammah.chat.conversation import Prompt, Step, TurnInProgress, origin
 from shammah.chat.summary import describe_empty
-from shammah.chat.turn import Prompt, Step, TurnInProgress, origin
 from shammah.privacy import Mark
 from shammah.router.route import Alternative, Arm, Category, Reason, RouteDecision, Target
 from shammah.router.statistics import Label

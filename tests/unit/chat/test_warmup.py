@@ -7,9 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from shammah.bus.messages import ChatMessage, Done, Loading, Provenance, Ready, State, Usage
-from shammah.chat.conversation import Conversation
+from shammah.chat.conversation import Conversation, Turn
 from shammah.chat.session import Notices
-from shammah.chat.turn import Turn
 from shammah.chat.warmup import WarmUp
 from shammah.router.decision import Override, RouteDecision, View, decide
 from shammah.router.route import Question

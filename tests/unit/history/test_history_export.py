@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shammah.bus.messages import Provenance, Timings, Usage
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 from shammah.errors import ShammahError
 from shammah.history import export
 from shammah.history.export import read, write

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from shammah.bus.messages import Done, Failed, Provenance, Timings, Usage
-from shammah.chat.conversation import Conversation
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Conversation, Turn
 from shammah.errors import ShammahError
 from shammah.history import recorder as recorder_module
 from shammah.history.listing import recap

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from shammah.bus.messages import Provenance, Timings, Usage
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 from shammah.errors import ShammahError
 from shammah.history import search
 from shammah.history import store as store_module

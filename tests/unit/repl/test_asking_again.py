@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from shammah.chat.conversation import Conversation
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Conversation, Turn
 from shammah.privacy import Mark
 from shammah.repl.commands import routing_commands
 from shammah.router.decision import Override

@@ -8,8 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from shammah.chat.conversation import Conversation, Turn
-from shammah.chat.turn import CORRECTED
+from shammah.chat.conversation import CORRECTED, Conversation, Turn
 from shammah.errors import ShammahError
 from shammah.learning.feedback import Feedback
 from shammah.privacy.gate import Gate

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from shammah.chat.conversation import Conversation
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Conversation, Turn
 from shammah.errors import ShammahError
 from shammah.history import search
 from shammah.history import store as history_store

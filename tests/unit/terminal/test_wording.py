@@ -20,8 +20,8 @@ from shammah.bus.messages import (
     Usage,
 )
 from shammah.bus.transfers import Transfer, Transferring
+from shammah.chat.conversation import Turn
 from shammah.chat.summary import describe_answer, describe_empty
-from shammah.chat.turn import Turn
 from shammah.router.explanation import REASONS
 from shammah.router.route import Reason, RouteDecision, Target
 from shammah.terminal.output import styled

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shammah.bus.messages import ChatMessage, Failed
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 from shammah.privacy.gate import Gate
 from shammah.router.route import Target
 from shammah.settings.model import CloudSettings, Settings

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Provenance, Timings, Tool, ToolCall, Usage
-from shammah.chat.turn import Turn
+from shammah.chat.conversation import Turn
 from workers.gateway.anthropic_messages import MessagesApi
 from workers.gateway.api import Api
 from workers.gateway.asking import Asked
