@@ -34,8 +34,7 @@ from shammah.chat.conversation import Notice, Step, TurnInProgress, Waiting, ori
 from shammah.chat.failover import HUNG, TOO_LONG, fail_over, with_text
 from shammah.errors import ShammahError
 from shammah.learning.adapter_choice import choose_adapter, learnt_private
-from shammah.privacy import Outgoing
-from shammah.privacy.gate import DECLINED, NEVER, Gate, report_left_out
+from shammah.privacy.gate import DECLINED, NEVER, Gate, Outgoing, report_left_out
 from shammah.router.crisis import describe_care
 from shammah.router.decision import Override, Reason, RouteDecision, Target, View
 from shammah.router.route import AUTO, Question

@@ -24,8 +24,7 @@ from shammah.errors import ExitCode
 from shammah.history.listing import describe_resumed
 from shammah.history.recorder import Recorder, history_of
 from shammah.history.resuming import read_conversation, resume_conversation
-from shammah.privacy import Outgoing, split_prefix
-from shammah.privacy.gate import Consent, consent_question, parse_consent
+from shammah.privacy import split_prefix
 from shammah.router.decision import Override, RouteDecision, Target
 from shammah.router.explanation import as_document
 from shammah.settings.model import Settings
@@ -196,10 +195,8 @@ class _Output:
         if asks and self._screen.terminal and take_terminal():
             self._session.gate.ask = self._consent
 
-    def _consent(self, outgoing: Outgoing) -> Consent:
-        question = consent_question(outgoing)
-        line = asking(self._screen.prompt, question, lambda: self._session.interrupted)
-        return parse_consent(line)
+    def _consent(self, question: str) -> str | None:
+        return asking(self._screen.prompt, question, lambda: self._session.interrupted)
 
     def notice(self, text: str, *, urgent: bool) -> None:
         self._notices.append(text)

@@ -1,8 +1,8 @@
 """What must stay on this machine: rules, marks and the gate before the cloud. Pure.
 
 A mark sticks to a turn: its question and its answer never go to the cloud, now or later. What
-cannot be checked counts as private. The same gate stands twice, in the frontend (`Rules.mark`,
-`withhold`) and in the cloud worker (`check_outgoing`), so that a mistake in one of them
+cannot be checked counts as private. The same gate stands twice, in the frontend (`gate`) and
+in the cloud worker (`check_outgoing`), so that a mistake in one of them
 lets nothing out.
 """
 
@@ -167,41 +167,6 @@ class Rules:
 
     def _in_home(self, path: str) -> bool:
         return bool(self._home) and path.startswith(f"{self._home}/")
-
-
-@record
-class Outgoing:
-    """What may go to the cloud, and how many private turns were left out."""
-
-    messages: tuple[ChatMessage, ...]
-    left_out: int = 0
-    system_left_out: bool = False
-
-
-def withhold(messages: tuple[ChatMessage, ...]) -> Outgoing:
-    """The conversation without its private turns. A call of a tool and its result go together.
-
-    Raises:
-        ShammahError: ``private``, when the question itself, the last message, is private.
-    """
-    calls = {name for message in messages if message.private for name in _calls(message)}
-    for message in messages:  # a call comes before its result
-        if message.role == "assistant" and not calls.isdisjoint(_calls(message)):
-            calls.update(_calls(message))
-    kept = tuple(one for one in messages if not one.private and calls.isdisjoint(_calls(one)))
-    if not kept or kept[-1] is not messages[-1]:
-        raise _private("A private question never goes to the cloud.")
-    gone = [one for one in messages if one.private or not calls.isdisjoint(_calls(one))]
-    return Outgoing(
-        kept,
-        sum(message.role == "user" for message in gone),
-        any(message.role == "system" for message in gone),
-    )
-
-
-def _calls(message: ChatMessage) -> list[str]:
-    """The names of the calls that a message makes or answers."""
-    return [*(call.id for call in message.tool_calls), *filter(None, (message.tool_call_id,))]
 
 
 def told_beside(sampling: Sampling) -> Iterator[str]:

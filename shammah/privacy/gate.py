@@ -5,26 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from enum import StrEnum
 
 from shammah.bus.messages import ChatMessage, Done, Failed
-from shammah.errors import ShammahError
-from shammah.privacy import Mark, Outgoing, Rules, withhold
+from shammah.bus.record import record
+from shammah.privacy import Mark, Rules
 from shammah.settings.model import Settings
 from shammah.terminal.wording import describe_left_out
 
 SYSTEM_LEFT_OUT = "The system prompt is private and was left out."
 
 
-class Consent(StrEnum):
-    """What a person says to a question before something is sent."""
-
-    YES = "yes"
-    NO = "no"
-    ALWAYS = "always"
-    """Yes, and do not ask again in this session."""
-
-
+PRIVATE = Failed(
+    "private",
+    "A private question never goes to the cloud. Nothing was sent.",
+    "Ask with --local, or leave out what is private.",
+)
 DECLINED = Failed(
     "cloud_declined", "Not sent: you said no.", "To wait for the local model, use --local."
 )
@@ -40,6 +35,38 @@ NEVER = Failed(
 )
 
 
+@record
+class Outgoing:
+    """What may go to the cloud, and how many private turns were left out."""
+
+    messages: tuple[ChatMessage, ...]
+    left_out: int = 0
+    system_left_out: bool = False
+
+
+def withhold(messages: tuple[ChatMessage, ...]) -> Outgoing | Failed:
+    """The conversation without its private turns; `PRIVATE` when the question itself, the last
+    message, is private. A call of a tool and its result go together."""
+    calls = {name for message in messages if message.private for name in _calls(message)}
+    for message in messages:  # a call comes before its result
+        if message.role == "assistant" and not calls.isdisjoint(_calls(message)):
+            calls.update(_calls(message))
+    kept = tuple(one for one in messages if not one.private and calls.isdisjoint(_calls(one)))
+    if not kept or kept[-1] is not messages[-1]:
+        return PRIVATE
+    gone = [one for one in messages if one.private or not calls.isdisjoint(_calls(one))]
+    return Outgoing(
+        kept,
+        sum(message.role == "user" for message in gone),
+        any(message.role == "system" for message in gone),
+    )
+
+
+def _calls(message: ChatMessage) -> list[str]:
+    """The names of the calls that a message makes or answers."""
+    return [*(call.id for call in message.tool_calls), *filter(None, (message.tool_call_id,))]
+
+
 def consent_question(outgoing: Outgoing) -> str:
     """Return what a person is asked before ``outgoing`` is sent."""
     begun = outgoing.messages[-1].role == "assistant"
@@ -51,29 +78,20 @@ def consent_question(outgoing: Outgoing) -> str:
     return f"Send {what} to Claude{kept}? [y]es, [n]o, [a]lways in this session: "
 
 
-def parse_consent(line: str | None) -> Consent:
-    """What was typed. Anything but a clear yes is a no."""
-    match (line or "").strip().lower():
-        case "y" | "yes":
-            return Consent.YES
-        case "a" | "always":
-            return Consent.ALWAYS
-    return Consent.NO
-
-
 class Gate:
     """Everything that a frontend sends to the cloud passes `open`.
 
     Attributes:
         private: every question is private.
         never: nothing is sent, whatever is requested.
-        ask: asks the person before something is sent; ``None``: there is nobody to ask.
+        ask: asks the person a question before something is sent, and returns the line that was
+            typed, if any; ``None``: there is nobody to ask.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self.rules = Rules(settings.privacy, environ.get("HOME", ""), _directory())
         self.private = False
-        self.ask: Callable[[Outgoing], Consent] | None = None
+        self.ask: Callable[[str], str | None] | None = None
         self.never = settings.cloud.use == "never"
         self._asks = settings.cloud.use == "ask"
         self._agreed = False
@@ -114,17 +132,14 @@ class Gate:
         """What may be sent of a marked ``conversation``, or why nothing may."""
         if self.never:
             return NEVER
-        try:
-            outgoing = withhold(conversation)
-        except ShammahError as error:
-            return Failed(error.code, error.message, error.hint)
-        if self._asks and not self._agreed:
+        outgoing = withhold(conversation)
+        if isinstance(outgoing, Outgoing) and self._asks and not self._agreed:
             if self.ask is None:
                 return NOBODY_TO_ASK
-            answer = self.ask(outgoing)
-            if answer is Consent.NO:
+            said = (self.ask(consent_question(outgoing)) or "").strip().lower()
+            if said not in ("y", "yes", "a", "always"):  # anything but a clear yes is a no
                 return DECLINED
-            self._agreed = answer is Consent.ALWAYS
+            self._agreed = said in ("a", "always")
         return outgoing
 
 

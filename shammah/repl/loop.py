@@ -19,8 +19,7 @@ from shammah.chat.warmup import WarmUp
 from shammah.errors import ExitCode, ShammahError
 from shammah.history.recorder import history_of
 from shammah.models.catalogue import check_model_name
-from shammah.privacy import PREFIX, Outgoing, split_prefix
-from shammah.privacy.gate import Consent, consent_question, parse_consent
+from shammah.privacy import PREFIX, split_prefix
 from shammah.repl.commands import history_commands, routing_commands, table
 from shammah.repl.commands.model_switch import ModelSwitch
 from shammah.repl.input.interrupts import Interrupts
@@ -270,9 +269,8 @@ class Repl:
         with self._interrupts.calling(lambda: pressed.append(None)), echo_off():
             self.questions.add_output(command, private, lambda: bool(pressed))
 
-    def _consent(self, outgoing: Outgoing) -> Consent:
-        question = consent_question(outgoing)
-        return parse_consent(ask(self.screen.prompt, question, lambda: self.session.interrupted))
+    def _consent(self, question: str) -> str | None:
+        return ask(self.screen.prompt, question, lambda: self.session.interrupted)
 
     def _on_interrupt(self) -> None:
         if self._runner.in_hand is None:

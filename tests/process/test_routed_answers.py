@@ -11,8 +11,6 @@ import pytest
 from shammah.bus.messages import ChatMessage, Done, Ready
 from shammah.chat.conversation import Notice
 from shammah.chat.session import FIXED_TEXT, Session
-from shammah.privacy import Outgoing
-from shammah.privacy.gate import Consent
 from shammah.router.decision import Override, Reason, Target
 from shammah.router.route import RouteDecision
 from shammah.router.statistics import Snapshot
@@ -125,11 +123,11 @@ def test_who_says_no_to_the_cloud_in_danger_is_answered_here(sandbox: Sandbox) -
     (sandbox.shammah_home / "config.toml").write_text('[cloud]\nuse = "ask"\n')
     # The stand-in for the cloud was started with other settings; it must not even be needed.
     session = Session(load_settings(os.environ, "starter"), os.environ, "test")
-    asked: list[Outgoing] = []
+    asked: list[str] = []
 
-    def refuse(outgoing: Outgoing) -> Consent:
-        asked.append(outgoing)
-        return Consent.NO
+    def refuse(question: str) -> str:
+        asked.append(question)
+        return "n"
 
     session.gate.ask = refuse
     try:

@@ -25,7 +25,7 @@ from shammah.chat.options import ReplOptions
 from shammah.chat.session import Session
 from shammah.history.recorder import NAME as HISTORY
 from shammah.learning.adapters import CONFIG, WEIGHTS, AdapterEntry, AdapterStore
-from shammah.privacy import Outgoing
+from shammah.privacy.gate import Outgoing
 from shammah.privacy.ledger import NAME as LEDGER
 from shammah.privacy.ledger import read_ledger
 from shammah.repl import questions

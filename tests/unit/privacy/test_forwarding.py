@@ -8,16 +8,15 @@ from dataclasses import replace
 import pytest
 
 from shammah.bus.messages import ChatMessage, Done, Failed, Provenance, Timings, Usage
-from shammah.privacy import Mark, Outgoing
+from shammah.privacy import Mark
 from shammah.privacy.gate import (
     DECLINED,
     NEVER,
     NOBODY_TO_ASK,
     SYSTEM_LEFT_OUT,
-    Consent,
     Gate,
+    Outgoing,
     consent_question,
-    parse_consent,
     report_left_out,
 )
 from shammah.settings.load import home_directory
@@ -84,18 +83,18 @@ def test_ask_without_anybody_to_ask_names_the_setting() -> None:
 
 def test_each_forwarding_is_asked_about_until_always() -> None:
     own = gate("ask")
-    answers = [Consent.NO, Consent.YES, Consent.NO, Consent.ALWAYS]
-    asked: list[Outgoing] = []
+    answers = ["no", "y", "", "always"]
+    asked: list[str] = []
 
-    def ask(outgoing: Outgoing) -> Consent:
-        asked.append(outgoing)
+    def ask(question: str) -> str:
+        asked.append(question)
         return answers.pop(0)
 
     own.ask = ask
     opened = [own.open(QUESTION) for _ in range(6)]
     sent = Outgoing(QUESTION)
     assert opened == [DECLINED, sent, DECLINED, sent, sent, sent]
-    assert asked == [sent] * 4
+    assert asked == [consent_question(sent)] * 4
 
 
 def test_what_a_person_is_asked() -> None:
@@ -108,15 +107,19 @@ def test_what_a_person_is_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "consent"),
+    ("line", "opened", "again"),
     [
-        *((yes, Consent.YES) for yes in ("y", "Yes", " YES ")),
-        *((always, Consent.ALWAYS) for always in ("a", "Always")),
-        *((no, Consent.NO) for no in ("", None, "n", "no", "yeah", "yes please", "1")),
+        *((yes, True, False) for yes in ("y", "Yes", " YES ")),
+        *((always, True, True) for always in ("a", "Always")),
+        *((no, False, False) for no in ("", None, "n", "no", "yeah", "yes please", "1")),
     ],
 )
-def test_only_a_clear_yes_is_one(line: str | None, consent: Consent) -> None:
-    assert parse_consent(line) is consent
+def test_only_a_clear_yes_is_one(line: str | None, opened: bool, again: bool) -> None:
+    own = gate("ask")
+    own.ask = lambda question: line
+    assert (own.open(QUESTION) is not DECLINED) is opened
+    own.ask = lambda question: None
+    assert (own.open(QUESTION) is not DECLINED) is again
 
 
 def test_what_was_left_out_is_told() -> None:
@@ -128,6 +131,6 @@ def test_what_was_left_out_is_told() -> None:
 def test_where_nobody_can_be_asked_the_gate_cannot_be_opened() -> None:
     gate = Gate(Settings(home_directory({}), cloud=CloudSettings(use="ask")), {})
     assert not gate.openable
-    gate.ask = lambda outgoing: Consent.YES
+    gate.ask = lambda question: "y"
     assert gate.openable
     assert not Gate(Settings(home_directory({}), cloud=CloudSettings(use="never")), {}).openable
