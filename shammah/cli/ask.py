@@ -10,9 +10,9 @@ import os
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
-from shammah.bus.messages import Done, Failed, PromptProgress, Sampling, Token
+from shammah.bus.messages import Done, Failed, PromptProgress, Token
 from shammah.chat.attachments import compose, decode_text, read_attachment, read_input
 from shammah.chat.conversation import Conversation, Prompt, Step, Turn, TurnInProgress, Waiting
 from shammah.chat.options import ReplOptions
@@ -24,8 +24,7 @@ from shammah.errors import ExitCode
 from shammah.history.listing import describe_resumed
 from shammah.history.recorder import Recorder, history_of
 from shammah.history.resuming import read_conversation, resume_conversation
-from shammah.privacy import split_prefix
-from shammah.router.decision import Override, RouteDecision, Target
+from shammah.router.decision import RouteDecision, Target
 from shammah.router.explanation import as_document
 from shammah.settings.model import Settings
 from shammah.supervision.secrets import take_secrets
@@ -42,20 +41,6 @@ PROGRESS_S = 5.0
 
 Sources = tuple[str | None, ...]
 """Absolute paths that a question came from; ``None``: unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What to ask, with which options, and how to answer."""
-
-    text: str
-    sources: Sources
-    options: ReplOptions
-    override: Override
-    sampling: Sampling
-    max_new_tokens: int | None
-    as_json: bool
-    stream: bool
 
 
 def read_question(
@@ -88,33 +73,28 @@ def read_question(
     return compose(words, attachments, given), sources
 
 
-def ask(settings: Settings, question: Question) -> int:
+def ask(
+    settings: Settings, prompt: Prompt, options: ReplOptions, *, as_json: bool, stream: bool
+) -> int:
     """Answer and return the exit status."""
     environ = take_secrets(os.environ)
-    session = Session(settings, environ, "ask", local_only=question.override.target is Target.LOCAL)
+    session = Session(settings, environ, "ask", local_only=prompt.override.target is Target.LOCAL)
     try:
         signal.signal(signal.SIGINT, lambda number, frame: session.interrupt())
         with raising_terminated():  # time to store the turn
-            return _ask(session, question)
+            return _ask(session, prompt, options, as_json=as_json, stream=stream)
     except TerminatedError as ended:
         return ended.status
 
 
-def _ask(session: Session, question: Question) -> int:
-    settings = session.settings
-    text, private = split_prefix(question.text)
-    prompt = Prompt(
-        text,
-        private,
-        question.sources,
-        question.override,
-        question.sampling,
-        max_new_tokens=question.max_new_tokens,
-    )
-    history = history_of(settings, enabled=question.options.history, report=session.notices.put)
+def _ask(
+    session: Session, prompt: Prompt, options: ReplOptions, *, as_json: bool, stream: bool
+) -> int:
+    history = history_of(session.settings, enabled=options.history, report=session.notices.put)
     try:
-        conversation = _conversation(session, settings, question, history)
-        output = _Output(question, session)
+        conversation = _conversation(session, options, history)
+        schema = bool(prompt.sampling.schema)
+        output = _Output(session, as_json=as_json, stream=stream, schema=schema)
         history.on_wait = output.say
         output.be_asked()
         runner = TurnRunner(session, conversation, history)
@@ -140,22 +120,20 @@ def _say_what_is_left(session: Session) -> None:
         screen.hint(describe_background(download))
 
 
-def _conversation(
-    session: Session, settings: Settings, question: Question, history: Recorder
-) -> Conversation:
+def _conversation(session: Session, options: ReplOptions, history: Recorder) -> Conversation:
     """Return the conversation that the question continues or starts.
 
     Raises:
         ShammahError: the conversation to continue cannot be read.
     """
-    options = question.options
     if options.resume is not None:
         kept = read_conversation(history, options.resume)
         conversation = resume_conversation(kept, Conversation(), session.gate, options.system)
         history.resume(kept)
         echo(describe_resumed(kept, f"Continuing conversation {kept.number}"), err=True)
         return conversation
-    conversation = Conversation(settings.system if options.system is None else options.system)
+    system = session.settings.system if options.system is None else options.system
+    conversation = Conversation(system)
     conversation.system_private = session.gate.rules.mark(conversation.system).private
     return conversation
 
@@ -167,10 +145,12 @@ class _Output:
         status: what the program exits with, once the answer has ended.
     """
 
-    def __init__(self, question: Question, session: Session) -> None:
+    def __init__(self, session: Session, *, as_json: bool, stream: bool, schema: bool) -> None:
         self.status: int = ExitCode.FAILED
-        self._question = question
         self._session = session
+        self._as_json = as_json
+        self._streams = stream and not as_json and not schema
+        self._has_schema = schema
         self._screen = Screen(os.environ, sys.stderr)
         self._shown = _open_output()
         self._any_shown = False
@@ -184,11 +164,6 @@ class _Output:
         shows = self._session.settings.inference.think == "show"
         return {"thoughts": turn.thoughts} if shows else {}
 
-    @property
-    def _streams(self) -> bool:
-        question = self._question
-        return question.stream and not question.as_json and not question.sampling.schema
-
     def be_asked(self) -> None:
         """Offer a terminal for the question whether something may be sent."""
         asks = self._session.settings.cloud.use == "ask"
@@ -200,7 +175,7 @@ class _Output:
 
     def notice(self, text: str, *, urgent: bool) -> None:
         self._notices.append(text)
-        if self._any_shown and not self._question.as_json and sys.stdout.isatty():
+        if self._any_shown and not self._as_json and sys.stdout.isatty():
             self._shown.finish()
             self._screen.line("")  # the answer's line, on the same terminal
             self._shown = _open_output()
@@ -232,7 +207,7 @@ class _Output:
         self.say(text)
 
     def thought(self, text: str) -> None:
-        if self._question.as_json:
+        if self._as_json:
             self._screen.live("thinking ...")
         else:
             self._screen.thought(text)
@@ -242,7 +217,7 @@ class _Output:
         if self._streams:
             self._screen.begin_line()
             self._shown.feed(text)
-        elif not self._question.as_json:
+        elif not self._as_json:
             self._screen.live(f"answering ... {len(turn.pieces):,} pieces so far")
 
     def ended(self, turn: Turn) -> None:
@@ -256,14 +231,14 @@ class _Output:
     def _done(self, turn: Turn, done: Done) -> int:
         if done.finish_reason == CANCELLED.code:
             return self._failed(turn, CANCELLED)
-        if self._question.sampling.schema and done.finish_reason != "stop":
+        if self._has_schema and done.finish_reason != "stop":
             return self._failed(turn, _unfit(done.finish_reason))
         assert turn.decision is not None  # it comes before
         if (empty := describe_empty(turn)) is not None:
             return self._failed(turn, empty)
         for notice in done.notices:
             self._screen.hint(printable(notice))
-        if self._question.as_json:
+        if self._as_json:
             self._print_json(turn, done, turn.decision)
         else:
             self._end_answer(turn)
@@ -295,9 +270,9 @@ class _Output:
 
     def _failed(self, turn: Turn, failure: Failed) -> int:
         """Say why there is no answer, or only part of one."""
-        if self._any_shown and not self._question.as_json:
+        if self._any_shown and not self._as_json:
             self._end_answer(turn)
-        if self._question.as_json:
+        if self._as_json:
             error = {"code": failure.code, "message": failure.message, "hint": failure.hint}
             document: dict[str, object] = {"error": error, "text": turn.answer}
             document |= self._thoughts(turn)

@@ -87,6 +87,7 @@ def ask(
     """
     from shammah.bus.messages import Sampling
     from shammah.chat.attachments import read_schema
+    from shammah.chat.conversation import Prompt
     from shammah.chat.options import read_options
     from shammah.cli import ask as asking
     from shammah.privacy import split_prefix
@@ -99,18 +100,15 @@ def ask(
     report = functools.partial(echo, err=True)
     settings = load_checked_settings(options.model, options.licence).with_think(options.think)
     text, sources = asking.read_question(question, files, piped=not no_stdin)
-    if not split_prefix(text)[0].strip():
+    text, private = split_prefix(text)
+    if not text.strip():
         raise click.UsageError('No question given. Try: shammah ask "What is a monad?"')
-    return asking.ask(
-        settings,
-        asking.Question(
-            text=text,
-            sources=sources,
-            options=options,
-            override=replace(options.override, adapter=adapter),
-            sampling=Sampling(**chosen, schema=read_schema(schema, report)),
-            max_new_tokens=max_tokens,
-            as_json=as_json,
-            stream=not no_stream,
-        ),
+    prompt = Prompt(
+        text,
+        private,
+        sources,
+        replace(options.override, adapter=adapter),
+        Sampling(**chosen, schema=read_schema(schema, report)),
+        max_new_tokens=max_tokens,
     )
+    return asking.ask(settings, prompt, options, as_json=as_json, stream=not no_stream)
