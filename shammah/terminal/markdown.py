@@ -21,8 +21,7 @@ from pygments.lexers import get_lexer_by_name
 from pygments.token import Token
 from pygments.util import ClassNotFound
 
-from shammah.terminal.painter import Layout
-from shammah.terminal.text import NARROWEST, Line, Span, cells, closed, wrap
+from shammah.terminal.text import NARROWEST, Layout, Line, Span, cells, closed, wrap
 
 BOLD, DIM, ITALIC, UNDERLINED, STRUCK, CYAN = "1", "2", "3", "4", "9", "36"
 LONGEST_HIGHLIGHTED = 20_000
@@ -81,7 +80,7 @@ class Markdown:
         for first, rows in self._blocks(SyntaxTreeNode(self._parser.parse(source)).children, width):
             opened = (first, len(lines))
             lines += [line for line, _ in rows]
-        return Layout(tuple(lines), *opened)
+        return lines, *opened
 
     def presentable(self, source: str) -> str:
         """Return ``source`` without an end whose meaning the next piece decides, and with open

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from shammah.bus.record import record
-from shammah.terminal.text import NARROWEST, Line, PrintablePieces, cells, wrap
+from shammah.terminal.text import NARROWEST, Layout, Line, PrintablePieces, cells, wrap
 
 if TYPE_CHECKING:
     from shammah.terminal.markdown import Markdown
@@ -37,19 +36,6 @@ Size = Callable[[], tuple[int, int]]
 """Returns the columns and rows of the terminal."""
 
 
-@record
-class Layout:
-    """A text laid out.
-
-    ``lines`` are those of the whole text. From source line ``open_source`` on, which is
-    ``lines[open_line]``, further text may still change how it looks; what is before is final.
-    """
-
-    lines: tuple[Line, ...]
-    open_source: int = 0
-    open_line: int = 0
-
-
 class Plain:
     """Lays texts out as they are written: running text is wrapped between words, code and tables
     are not. A word that is too long stays whole. All of it has one ``style``."""
@@ -70,7 +56,7 @@ class Plain:
                 lines.append(((text, self._style),) if text else ())
             else:
                 lines += wrap([(text, self._style)], max(NARROWEST, width), whole_words=True)
-        return Layout(tuple(lines), *opened)
+        return lines, *opened
 
     def presentable(self, source: str) -> str:
         """Return ``source``: nothing that follows changes its meaning."""
@@ -148,13 +134,12 @@ class LaidOutAnswer:
             # Nobody knows where the terminal has moved the lines.
             self._columns, self._rows = size
             self._frozen = len(self._shown)
-        layout = self._renderer.lay_out(source, self._width)
-        self._show(list(layout.lines))
-        if layout.open_source:
-            lines = self._source.split("\n")
-            self._source = "\n".join(lines[layout.open_source :])
-            self._shown = self._shown[layout.open_line :]
-            self._frozen = max(0, self._frozen - layout.open_line)
+        lines, open_source, open_line = self._renderer.lay_out(source, self._width)
+        self._show(lines)
+        if open_source:
+            self._source = "\n".join(self._source.split("\n")[open_source:])
+            self._shown = self._shown[open_line:]
+            self._frozen = max(0, self._frozen - open_line)
             # What is open was just written at this size, so it may be rewrapped.
             self._width = self._text_width()
 
@@ -232,5 +217,5 @@ def _added(before: Line, after: Line) -> Line | None:
 
 def broken(text: str, columns: int) -> str:
     """Return ``text`` as `Plain` lays it out on a terminal of ``columns``."""
-    lines = Plain().lay_out(text, columns - 1).lines
+    lines, _, _ = Plain().lay_out(text, columns - 1)
     return "\n".join("".join(part for part, _ in line) for line in lines)

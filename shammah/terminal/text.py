@@ -84,6 +84,9 @@ class PrintablePieces:
 Span = tuple[str, str]
 """A text, and the numbers of its SGR codes."""
 Line = tuple[Span, ...]
+Layout = tuple[list[Line], int, int]
+"""The lines of a whole text, and from which line of the text, and of these, further text may still
+change how it looks; what is before is final."""
 
 TAB = 8
 NARROWEST = 8
