@@ -20,10 +20,10 @@ from shammah.errors import ExitCode, ShammahError
 from shammah.history.recorder import history_of
 from shammah.models.catalogue import check_model_name
 from shammah.privacy import PREFIX, split_prefix
-from shammah.repl.commands import history_commands, routing_commands, table
-from shammah.repl.commands.model_switch import ModelSwitch
+from shammah.repl.commands import history, routing, table
 from shammah.repl.input.interrupts import Interrupts
 from shammah.repl.input.lines import PROMPT, Editor, EditorOptions, Lines, content_of_block
+from shammah.repl.model_switch import ModelSwitch
 from shammah.repl.questions import Questions
 from shammah.repl.toolbar import Part, Spending, describe_bottom
 from shammah.repl.welcome import FirstRun
@@ -177,7 +177,7 @@ class Repl:
         self._learn()
         if self._options.resume is not None:
             os.write(1, b"\n" if self._editor is None else CLEAR_LINE)
-            history_commands.begin(self, self._options.resume, self._options.system)
+            history.begin(self, self._options.resume, self._options.system)
             self.screen.prompt(PROMPT)  # what was typed meanwhile still waits in the terminal
 
     def _loop(self) -> None:
@@ -317,7 +317,7 @@ class Repl:
         """What stands below the prompt, when so much of a line has been typed."""
         session = self.session
         view = session.view()
-        override = routing_commands.read_override(typed, self.override, session.gate)
+        override = routing.read_override(typed, self.override, session.gate)
         decision = session.preview(override, self._conversation_tokens, view)
         state = self.switch.show(view.local)
         if isinstance(state, Failed | NotAvailable) and session.cloud is not None:

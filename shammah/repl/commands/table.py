@@ -10,9 +10,7 @@ from shammah.errors import ShammahError, UsageError
 from shammah.history.listing import describe_turns
 from shammah.learning.adapter_choice import choose_adapter
 from shammah.privacy import PREFIX, split_word
-from shammah.repl.commands import feedback_commands as feedback
-from shammah.repl.commands import history_commands as history
-from shammah.repl.commands import routing_commands as routing
+from shammah.repl.commands import feedback, history, routing
 from shammah.repl.toolbar import describe_spending
 from shammah.router.route import AUTO, OFF
 from shammah.settings.model import Settings

@@ -11,7 +11,7 @@ import pytest
 
 from shammah.chat.conversation import Conversation, Turn
 from shammah.privacy import Mark
-from shammah.repl.commands import routing_commands
+from shammah.repl.commands import routing
 from shammah.router.decision import Override
 from shammah.router.statistics import Label
 from shammah.settings.model import CloudSettings, Settings
@@ -65,7 +65,7 @@ class World:
 
 def test_a_better_answer_takes_the_place_of_the_first() -> None:
     world = World(lambda question: turn(question, "second"), "a", "b")
-    routing_commands.redo(world.context, "")
+    routing.redo(world.context, "")
     assert world.said() == [("a", "first"), ("b", "second")]
 
 
@@ -76,7 +76,7 @@ def test_the_next_question_is_no_verdict_on_two_answers() -> None:
     world.context.screen.hint = hints.append
     labels = []
     world.context.session.routing.label = lambda label, outcome: labels.append(label)
-    routing_commands.redo(world.context, "")
+    routing.redo(world.context, "")
     assert labels == [Label.WORSE, Label.BETTER]
     assert "Type 1, 2 or s, or press Enter to skip." in hints
 
@@ -84,20 +84,20 @@ def test_the_next_question_is_no_verdict_on_two_answers() -> None:
 @pytest.mark.parametrize("earlier", [("a",), ("a", "b")])
 def test_an_answer_without_text_leaves_the_first(earlier: tuple[str, ...]) -> None:
     world = World(lambda question: turn(question, "", "refusal"), *earlier)
-    routing_commands.redo(world.context, "")
+    routing.redo(world.context, "")
     assert world.said() == [(question, "first") for question in earlier]
 
 
 def test_a_question_without_an_answer_is_replaced_in_the_history_too() -> None:
     world = World(lambda question: turn(question, "second"), "a")
     world.keep(turn("b", "", "failed"))
-    routing_commands.redo(world.context, "local")
+    routing.redo(world.context, "local")
     assert world.said() == [("a", "first"), ("b", "second")]
 
 
 def test_one_that_was_cut_short_leaves_the_first() -> None:
     world = World(lambda question: turn(question, "sec", "cancelled"), "a", "b")
-    routing_commands.redo(world.context, "")
+    routing.redo(world.context, "")
     assert world.said() == [("a", "first"), ("b", "first")]
 
 
@@ -108,13 +108,13 @@ def test_who_leaves_meanwhile_finds_the_first() -> None:
 
     world = World(leave, "a", "b")
     with pytest.raises(SystemExit):
-        routing_commands.redo(world.context, "")
+        routing.redo(world.context, "")
     assert world.said() == [("a", "first"), ("b", "first")]
 
 
 def test_an_edited_question_is_private_if_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(editing, "edit_text", lambda _: "!private\nmy door code")
     world = World(lambda question: turn(question, "second"), "a")
-    routing_commands.edit(world.context, "")
+    routing.edit(world.context, "")
     assert world.asked == [("my door code", True)]
     assert world.said() == [("my door code", "second")]

@@ -6,7 +6,7 @@ import pytest
 
 from shammah.bus.messages import Downloading, Failed, Loading, Ready, Usage
 from shammah.privacy.gate import Gate
-from shammah.repl.commands.routing_commands import read_override
+from shammah.repl.commands.routing import read_override
 from shammah.repl.toolbar import Part, Spending, describe_bottom, fit
 from shammah.router.decision import Override, Reason, RouteDecision, Target
 from shammah.settings.model import Settings

@@ -10,7 +10,7 @@ from shammah.chat.summary import describe_turn
 from shammah.errors import ShammahError, UsageError
 from shammah.privacy import split_prefix
 from shammah.privacy.gate import NEVER, Gate
-from shammah.repl.commands import feedback_commands
+from shammah.repl.commands import feedback
 from shammah.router.decision import NO_KEY, Override, Reason, Target
 from shammah.router.statistics import QUESTION, Label, Verdict, labels, parse_verdict
 from shammah.terminal.text import printable
@@ -180,7 +180,7 @@ def _compare(repl: Repl, old: Turn, new: Turn) -> None:
     if verdict in (Verdict.FIRST, Verdict.SECOND):
         better, worse = (old, new) if verdict is Verdict.FIRST else (new, old)
         if (_role(worse), _role(better)) == ("inference", "cloud"):
-            feedback_commands.accept(repl, worse, better.answer, private=better.private)
+            feedback.accept(repl, worse, better.answer, private=better.private)
 
 
 def _inquire(repl: Repl) -> Verdict:

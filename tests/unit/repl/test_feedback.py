@@ -12,7 +12,7 @@ from shammah.chat.conversation import CORRECTED, Conversation, Turn
 from shammah.errors import ShammahError
 from shammah.learning.feedback import Feedback
 from shammah.privacy.gate import Gate
-from shammah.repl.commands import feedback_commands
+from shammah.repl.commands import feedback
 from shammah.repl.loop import Repl
 from shammah.router.service import Routing
 from shammah.settings.model import Settings
@@ -60,7 +60,7 @@ def prompt(tmp_path: Path) -> Prompt:
 def test_a_good_answer_is_kept_with_its_conversation(prompt: Prompt) -> None:
     prompt.answered("Who are you?", "Shammah.")
     prompt.answered("Who made Orrin?", "Ada Vey.")
-    prompt.say(feedback_commands.good)
+    prompt.say(feedback.good)
     (example,) = prompt.feedback.examples()
     assert [role for role, _ in example.prompt] == ["system", "user", "assistant", "user"]
     assert example.response == "Ada Vey."
@@ -70,16 +70,16 @@ def test_a_good_answer_is_kept_with_its_conversation(prompt: Prompt) -> None:
 
 def test_a_bad_one_is_kept_as_no_example_until_it_is_fixed(prompt: Prompt) -> None:
     prompt.answered("Who made Orrin?", "Nobody.")
-    prompt.say(feedback_commands.bad, "made up")
+    prompt.say(feedback.bad, "made up")
     assert prompt.learnt == []
-    prompt.say(feedback_commands.fix, "Ada Vey.")
+    prompt.say(feedback.fix, "Ada Vey.")
     assert prompt.learnt == [("Ada Vey.", 10.0)]
 
 
 def test_a_weight_is_of_the_last_answer(prompt: Prompt) -> None:
     prompt.answered("Who made Orrin?", "Nobody.")
-    prompt.say(feedback_commands.fix, "Ada Vey.")
-    prompt.say(feedback_commands.feedback, "medium")
+    prompt.say(feedback.fix, "Ada Vey.")
+    prompt.say(feedback.feedback, "medium")
     assert prompt.learnt == [("Ada Vey.", 3.0)]
 
 
@@ -87,29 +87,29 @@ def test_a_weight_is_of_the_last_answer(prompt: Prompt) -> None:
 def test_a_weight_is_one_of_three(prompt: Prompt, argument: str) -> None:
     prompt.answered("a", "b")
     with pytest.raises(ShammahError, match="high, medium, normal"):
-        prompt.say(feedback_commands.feedback, argument)
+        prompt.say(feedback.feedback, argument)
 
 
 def test_an_accepted_answer_is_the_target(prompt: Prompt) -> None:
     prompt.answered("Who made Orrin?", "Nobody.")
     old = prompt.conversation.turns[-1]
     context = SimpleNamespace(conversation=prompt.conversation, session=prompt.session)
-    feedback_commands.accept(cast(Repl, context), old, "Ada Vey.")
+    feedback.accept(cast(Repl, context), old, "Ada Vey.")
     assert prompt.learnt == [("Ada Vey.", 3.0)]
 
 
 def test_privacy_is_kept(prompt: Prompt) -> None:
     prompt.answered("secret", "yes", private=True)
-    prompt.say(feedback_commands.good)
+    prompt.say(feedback.good)
     assert [one.private for one in prompt.feedback.examples()] == [True]
 
 
 def test_without_an_answer_nothing_is_written(prompt: Prompt) -> None:
-    for command in (feedback_commands.good, feedback_commands.bad):
+    for command in (feedback.good, feedback.bad):
         prompt.say(command)
     prompt.answered("cancelled", "")
-    prompt.say(feedback_commands.good)
-    for command, argument in ((feedback_commands.fix, "x"), (feedback_commands.feedback, "high")):
+    prompt.say(feedback.good)
+    for command, argument in ((feedback.fix, "x"), (feedback.feedback, "high")):
         with pytest.raises(ShammahError, match="no answer"):
             prompt.say(command, argument)
     assert not prompt.feedback.path.exists()
@@ -117,7 +117,7 @@ def test_without_an_answer_nothing_is_written(prompt: Prompt) -> None:
 
 def test_the_conversation_goes_on_from_a_fix(prompt: Prompt) -> None:
     prompt.answered("Who made Orrin?", "Nobody.")
-    prompt.say(feedback_commands.fix, "Ada Vey.")
+    prompt.say(feedback.fix, "Ada Vey.")
     told = [one.content for one in prompt.conversation.with_question("When?")]
     assert told == ["Be short.", "Who made Orrin?", "Ada Vey.", "When?"]
     (turn,) = prompt.conversation.turns
@@ -128,22 +128,22 @@ def test_the_conversation_goes_on_from_a_fix(prompt: Prompt) -> None:
 
 def test_a_fix_of_a_fix_is_still_of_what_the_model_said(prompt: Prompt) -> None:
     prompt.answered("Who made Orrin?", "Nobody.")
-    prompt.say(feedback_commands.fix, "Ada.")
-    prompt.say(feedback_commands.fix, "Ada Vey.")
-    prompt.say(feedback_commands.feedback, "medium")
+    prompt.say(feedback.fix, "Ada.")
+    prompt.say(feedback.fix, "Ada Vey.")
+    prompt.say(feedback.feedback, "medium")
     assert prompt.learnt == [("Ada Vey.", 3.0)]
     (verdict,) = prompt.feedback.verdicts()
     assert verdict.turn.answer == "Nobody."
-    prompt.say(feedback_commands.bad)
+    prompt.say(feedback.bad)
     assert prompt.learnt == []
 
 
 def test_a_fix_is_private_if_the_turn_is_or_its_own_words_are(prompt: Prompt) -> None:
     prompt.answered("secret", "yes", private=True)
-    prompt.say(feedback_commands.fix, "no")
+    prompt.say(feedback.fix, "no")
     assert prompt.conversation.turns[-1].private
     prompt.answered("Who made Orrin?", "Nobody.")
-    prompt.say(feedback_commands.fix, "Write to ada.vey@orrin.io.")
+    prompt.say(feedback.fix, "Write to ada.vey@orrin.io.")
     assert "Private, because it contains an e-mail address" in prompt.hints[-2]
     assert prompt.conversation.turns[-1].private
     assert [one.private for one in prompt.kept] == [True, True]
@@ -155,18 +155,18 @@ def test_a_fix_without_words_is_written_in_the_editor(
 ) -> None:
     prompt.answered("Who made Orrin?", "Nobody.")
     monkeypatch.setattr(external_editor, "edit_text", lambda text, name: f"{text} \n")
-    prompt.say(feedback_commands.fix)
+    prompt.say(feedback.fix)
     assert prompt.hints == ["Nothing was changed, so nothing was stored."]
     assert not prompt.conversation.turns[-1].corrected
     monkeypatch.setattr(external_editor, "edit_text", lambda text, name: "Ada Vey,\nin 1990.\n")
-    prompt.say(feedback_commands.fix)
+    prompt.say(feedback.fix)
     assert prompt.learnt == [("Ada Vey,\nin 1990.", 10.0)]
 
 
 def test_that_somebody_was_in_danger_is_not_written_down(prompt: Prompt) -> None:
     prompt.answered("I want to kill myself tonight.", "Please call somebody.")
-    prompt.say(feedback_commands.good)
-    prompt.say(feedback_commands.bad)
+    prompt.say(feedback.good)
+    prompt.say(feedback.bad)
     with pytest.raises(ShammahError, match="no answer"):
-        prompt.say(feedback_commands.fix, "x")
+        prompt.say(feedback.fix, "x")
     assert not prompt.feedback.path.exists()
