@@ -36,7 +36,7 @@ _AFTER_A_NAME = ".,;:!?)]}'\""
 
 LONGEST_OUTPUT = 200_000
 """Bytes that are kept: the beginning. A command that writes more is ended."""
-LIMIT_S = 120.0
+COMMAND_S = 120.0
 POLL_S = 0.05
 KILL_S = 2.0
 """After SIGTERM it may clean up for so long."""
@@ -205,7 +205,7 @@ def run_command(
         start_new_session=True,
     )
     assert process.stdout is not None
-    deadline = time.monotonic() + LIMIT_S
+    deadline = time.monotonic() + COMMAND_S
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     kept: list[str] = []
     left, cut = LONGEST_OUTPUT, ""
@@ -220,22 +220,22 @@ def run_command(
                 show(kept[-1])
             elif process.poll() is not None:
                 break  # what it has left running keeps the pipe open
-            cut = _reason(cancelled(), time.monotonic() > deadline, left <= 0)
+            cut = _why_ended(cancelled(), time.monotonic() > deadline, left <= 0)
     if cut:
-        _end(process)
+        _end_command(process)
     status = process.wait()
     return "".join(kept), cut or f"exit status {status}"
 
 
-def _reason(cancelled: bool, late: bool, full: bool) -> str:
+def _why_ended(cancelled: bool, late: bool, full: bool) -> str:
     if cancelled:
         return "stopped by Ctrl-C"
     if late:
-        return f"stopped after {LIMIT_S:g} s"
+        return f"stopped after {COMMAND_S:g} s"
     return "stopped: it wrote too much" if full else ""
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end_command(process: subprocess.Popen[bytes]) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shammah.bus.messages import Failed
 
 NAME = "shammah"
-VARIABLE = "SHAMMAH_PROGRAM"
+PROGRAM_VARIABLE = "SHAMMAH_PROGRAM"
 """The name of a script that starts this program (``scripts/run``)."""
 
 _QUOTED = re.compile(rf"(?<=`){NAME}(?=[ `])")
@@ -86,7 +86,7 @@ def as_invoked(text: str) -> str:
 @functools.cache
 def program() -> str:
     """Return ``shammah`` if a shell finds it by that name, else what was typed to start this."""
-    if named := os.environ.get(VARIABLE):
+    if named := os.environ.get(PROGRAM_VARIABLE):
         import shlex
 
         return shlex.quote(named)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from shammah.terminal.output import VARIABLE, as_invoked, program
+from shammah.terminal.output import PROGRAM_VARIABLE, as_invoked, program
 
 HINT = "`shammah stop` ends it; shammah is a word, `shammah-like` is not it, nor `/stop`."
 
 
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv(PROGRAM_VARIABLE)
     program.cache_clear()
     yield
     program.cache_clear()
@@ -60,7 +60,7 @@ def test_another_one_on_the_path_is_not_it(
 
 
 def test_a_script_that_starts_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "scripts/run")
+    monkeypatch.setenv(PROGRAM_VARIABLE, "scripts/run")
     assert as_invoked("`shammah models pull 1.5B`.") == "`scripts/run models pull 1.5B`."
 
 
