@@ -95,7 +95,8 @@ class LossCurve:
 class Train:
     """Train an adapter for ``model`` (as in the settings). ``examples`` is a JSONL file; empty: the
     feedback in the home. ``name`` of the adapter, empty: by date. ``epochs`` of 0: by the number
-    of examples. ``serve``: activate it if the gate accepts it."""
+    of examples. ``serve``: activate it if the gate accepts it. ``from_cloud``: learn also answers
+    in the feedback of other models than this machine's own."""
 
     request_id: str
     model: str
@@ -113,6 +114,7 @@ class Train:
     on_battery: bool = False
     serve: bool = True
     restart: bool = False
+    from_cloud: bool = False
 
 
 @record

@@ -89,6 +89,7 @@ class Turn:
         decision: the last one; ``None``: no backend was asked.
         waited_s: seconds until a backend was asked.
         local: any of the answer is the local model's.
+        foreign: any of it is another's.
         thoughts: what the model thought before it; not kept, and never sent to a model.
         outcome: its name in the statistics; empty: it has none.
         label: what the person has said of the answer, or done with it.
@@ -107,6 +108,7 @@ class Turn:
     decision: RouteDecision | None = None
     waited_s: float = 0.0
     local: bool = True
+    foreign: bool = False
     thoughts: str = ""
     outcome: str = ""
     label: Label | None = None
@@ -212,6 +214,7 @@ class TurnInProgress:
     end: Done | Failed | None = None
     waited_s: float = 0.0
     local: bool = False
+    foreign: bool = False
     thoughts: str = ""
     outcome: str = ""
     restarts: int = 0
@@ -270,6 +273,7 @@ class TurnInProgress:
                 else:
                     local = self.decision is None or self.decision.target is Target.LOCAL
                     self.local = self.local or local
+                    self.foreign = self.foreign or not local
                     self.pieces.append(step.text)
             case Done() | Failed():
                 self.end = step
@@ -297,6 +301,7 @@ class TurnInProgress:
             decision=self.decision,
             waited_s=self.waited_s,
             local=self.local,
+            foreign=self.foreign,
             thoughts=self.thoughts,
             outcome=self.outcome,
             label=Label.CANCEL if cancelled else None,

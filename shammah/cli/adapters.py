@@ -184,7 +184,7 @@ def merge(name: str, directory: Path, model: str | None) -> int:
     with closing(connect(settings, "train", "adapters", os.environ)) as peer:
         peer.begin(MergeAdapter(new_request_id(), name, str(target), base)).end(Merged)
     echo(f"Wrote {entry.base_model} with {name} to {target}.")
-    _warn_private(entry)
+    _warn_of_examples(entry)
     return ExitCode.OK
 
 
@@ -213,7 +213,7 @@ def export(name: str, directory: Path) -> int:
             "Choose another directory, or free some space.",
         ) from error
     echo(f"Exported {name} to {directory}, in PEFT's layout.")
-    _warn_private(entry)
+    _warn_of_examples(entry)
     return ExitCode.OK
 
 
@@ -284,12 +284,24 @@ def name_for(directory: Path) -> str:
     return _NO_NAME.sub("-", directory.absolute().name.lower()).strip("-._")[:64]
 
 
-def _warn_private(entry: AdapterEntry) -> None:
-    count = entry.training.get("private_examples", 0)
-    if count:
+def _warn_of_examples(entry: AdapterEntry) -> None:
+    """Say what of an adapter's examples speaks against giving it to others."""
+    training = entry.training
+    if private := training.get("private_examples", 0):
         echo(
-            f"{count} of its examples were private: anyone with the adapter can make it repeat "
+            f"{private} of its examples were private: anyone with the adapter can make it repeat "
             "them. Don't share it."
+        )
+    sources = training.get("sources")
+    if sources is None and training.get("source") == "feedback":
+        echo(
+            "It was made by a version that did not tell answers of Claude's from others. Terms "
+            "such as Anthropic's forbid training on them."
+        )
+    elif foreign := (sources or {}).get("cloud", 0):
+        echo(
+            f"{foreign} of its examples were answered by Claude or another server. Terms such as "
+            "Anthropic's forbid training on them."
         )
 
 
@@ -322,4 +334,6 @@ def _document(entry: AdapterEntry, *, serves: bool) -> dict[str, object]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, dict):
+        value = [f"{count} {of}" for of, count in value.items()]
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -62,7 +62,14 @@ def run_training(
     """
     settings = load_checked_settings(model)
     modules = tuple(target_modules) or ALL_MODULES
-    wanted = Train(new_request_id(), settings.model, examples, target_modules=modules, **requested)
+    wanted = Train(
+        new_request_id(),
+        settings.model,
+        examples,
+        target_modules=modules,
+        from_cloud=settings.train.from_cloud,
+        **requested,
+    )
     if wanted.name:
         AdapterStore(settings.home).check_new(wanted.name)
     # So that wrong examples are reported at once.
@@ -90,7 +97,8 @@ def run_training(
 
 
 def _examples(settings: Settings, path: str) -> tuple[Example, ...]:
-    """Read the file at ``path``, or, if that is empty, the feedback. Damaged feedback is reported.
+    """Read the file at ``path``, or, if that is empty, the feedback. What of that is damaged or
+    left out is reported.
 
     Raises:
         ShammahError: they cannot be read.
@@ -100,7 +108,19 @@ def _examples(settings: Settings, path: str) -> tuple[Example, ...]:
     feedback = Feedback(settings.home)
     if damage := feedback.describe_damage():
         echo(damage, err=True)
-    return feedback.examples()
+    allowed = feedback.examples(from_cloud=settings.train.from_cloud)
+    if left_out := len(feedback.examples(from_cloud=True)) - len(allowed):
+        echo(describe_left_out(left_out), err=True)
+    return allowed
+
+
+def describe_left_out(count: int) -> str:
+    """Say that so many examples of the feedback are not learnt, and why."""
+    answers = "1 answer that is" if count == 1 else f"{count} answers that are"
+    return (
+        f"Leaving out {answers} Claude's or another server's: terms such as Anthropic's forbid "
+        "training on them. `shammah config set train.from_cloud true` learns them, too."
+    )
 
 
 def describe_trained(trained: Trained) -> list[str]:

@@ -16,7 +16,7 @@ TITLE = 72
 
 TEXTS = ("question", "answer", "target", "model", "reason", "finish")
 FLAGS = ("complete", "private", "undone")
-DETAIL = ("provenance", "usage", "timings", "client")
+DETAIL = ("provenance", "usage", "timings", "client", "foreign")
 
 Value = TypeVar("Value", Provenance, Usage, Timings)
 
@@ -41,6 +41,7 @@ def facts_of(turn: Turn) -> dict[str, Any]:
         "usage": asdict(turn.usage),
         "timings": asdict(turn.timings),
         "client": turn.client,
+        "foreign": turn.foreign,
     }
 
 
@@ -69,6 +70,8 @@ def turn_of(facts: Mapping[str, Any]) -> Turn:
         private=facts["private"],
         end=end,
         local=target != "cloud",
+        # Of a turn of before: whether Claude had begun the answer is not known.
+        foreign=bool(facts.get("foreign", target != "local" or facts["reason"] == "cloud_failed")),
         given="" if finish == CORRECTED else None,
         stored=(target, facts["reason"]),
         at=facts["at"],

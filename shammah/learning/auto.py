@@ -87,7 +87,7 @@ class AutoTraining:
         feedback = Feedback(self._settings.home)
         if not feedback.path.exists() or self._is_training():
             return False
-        count = len(feedback.examples())
+        count = len(feedback.examples(from_cloud=self._settings.train.from_cloud))
         learnt = max(self._asked, learnt_examples(AdapterStore(self._settings.home)))
         if not is_due(self._settings.train, count, learnt, self._clock() - self._asked_s):
             return False
@@ -106,10 +106,16 @@ class AutoTraining:
         return lock_holder(open_endpoints(os.environ).lock(ROLE)) is not None
 
     def _begin(self) -> None:
-        on_battery = self._settings.train.on_battery
+        own = self._settings.train
+        wanted = Train(
+            new_request_id(),
+            self._model(),
+            on_battery=own.on_battery,
+            from_cloud=own.from_cloud,
+        )
         peer = connect(self._settings, ROLE, "repl", os.environ)
         try:
-            task = peer.begin(Train(new_request_id(), self._model(), on_battery=on_battery))
+            task = peer.begin(wanted)
             next(iter(task))  # it was taken, or refused; the worker goes on without us
         finally:
             peer.close()

@@ -13,10 +13,11 @@ import codecs
 import errno
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from shammah.errors import ExitCode, ShammahError
 
@@ -50,16 +51,27 @@ _PHRASES = (
 
 Prompt = tuple[tuple[str, str], ...]
 
+Source = Literal["person", "local", "cloud", "file"]
+"""Who wrote an answer that is learnt: the person, also by correcting another; this machine's own
+model; any other model, or it is not known; whoever made a file of examples."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """``prompt`` is (role, text) of each message, the last one the user's; ``weight`` is by how
-    much the loss of this answer counts; ``private``: of a private turn."""
+    much the loss of this answer counts; ``private``: of a private turn; ``source`` wrote the
+    answer."""
 
     prompt: Prompt
     response: str
     weight: float = NORMAL
     private: bool = False
+    source: Source = "file"
+
+
+def count_sources(examples: Iterable[Example]) -> dict[str, int]:
+    """How many answers each source wrote, of those that wrote any."""
+    return dict(sorted(Counter(one.source for one in examples).items()))
 
 
 def read_examples(path: Path) -> tuple[Example, ...]:

@@ -17,10 +17,21 @@ from typing import Any, Literal
 
 from shammah.bus.messages import ChatMessage
 from shammah.errors import ShammahError
-from shammah.learning.examples import HIGH, MEDIUM, MOST_WEIGHT, NORMAL, ROLES, WEIGHTS, Example
+from shammah.learning.examples import (
+    HIGH,
+    MEDIUM,
+    MOST_WEIGHT,
+    NORMAL,
+    ROLES,
+    WEIGHTS,
+    Example,
+    Source,
+)
 from shammah.storage.files import append_line, open_file
 
 NAME = "feedback.jsonl"
+LOCAL = "inference"
+"""The role of this machine's own model."""
 
 Kind = Literal["good", "bad", "fix", "accepted", "weight"]
 """What a line says: the answer was good, or bad; something else would have been better; another
@@ -34,8 +45,9 @@ _USUAL = {"good": NORMAL, "accepted": MEDIUM, "fix": HIGH}
 class JudgedTurn:
     """A question in its conversation, and the answer that is spoken of.
 
-    ``role`` and ``model`` gave the answer, with ``adapter`` if any. ``messages`` end with the
-    question; ``private``: the turn is.
+    ``role`` and ``model`` gave the answer, with ``adapter`` if any; ``foreign``: any of it is of
+    another model than this machine's own. ``messages`` end with the question; ``private``: the
+    turn is.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -44,6 +56,12 @@ class JudgedTurn:
     model: str = ""
     adapter: str = ""
     private: bool = False
+    foreign: bool = False
+
+    @property
+    def source(self) -> Source:
+        """Who wrote the answer. What is not known to be the local model's is not."""
+        return "local" if self.role == LOCAL and not self.foreign else "cloud"
 
     @property
     def id(self) -> str:
@@ -71,7 +89,9 @@ class Verdict:
             return None
         prompt = tuple((m.role, m.content) for m in self.turn.messages)
         weight = self.weight or _USUAL[self.kind]
-        return Example(prompt, response, weight, self.turn.private)
+        # Another model's answer is only ever taken (`accepted`) from the cloud.
+        by: dict[str, Source] = {"good": self.turn.source, "fix": "person", "accepted": "cloud"}
+        return Example(prompt, response, weight, self.turn.private, by[self.kind])
 
 
 class Feedback:
@@ -114,6 +134,7 @@ class Feedback:
             "role": turn.role,
             "model": turn.model,
             "adapter": turn.adapter,
+            "source": turn.source,
             "private": turn.private or private or any(m.private for m in turn.messages),
             "better": better,
             "note": why,
@@ -152,13 +173,18 @@ class Feedback:
                 "Fix the permissions of the file.",
             ) from error
 
-    def examples(self) -> tuple[Example, ...]:
+    def examples(self, *, from_cloud: bool) -> tuple[Example, ...]:
         """What is to be learnt from all of it.
+
+        Args:
+            from_cloud: also answers of other models than this machine's own, whose makers may
+                forbid it (`TrainSettings.from_cloud`).
 
         Raises:
             ShammahError: ``feedback_unreadable``.
         """
-        return tuple(filter(None, (verdict.example() for verdict in self.verdicts())))
+        found = filter(None, (verdict.example() for verdict in self.verdicts()))
+        return tuple(one for one in found if from_cloud or one.source != "cloud")
 
     def describe_damage(self) -> str:
         """Which lines cannot be read, in a sentence; empty: there is none.
@@ -211,7 +237,8 @@ def _parse(line: bytes) -> tuple[JudgedTurn, dict[str, Any]] | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     names = ("answer", "role", "model", "adapter", "private")
-    return JudgedTurn(messages, **{name: document[name] for name in names}), document
+    foreign = document.get("source", "local") != "local"  # lines of before have none
+    return JudgedTurn(messages, **{n: document[n] for n in names}, foreign=foreign), document
 
 
 def _messages(given: Sequence[Sequence[Any]], *, private: bool) -> tuple[ChatMessage, ...]:

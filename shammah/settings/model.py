@@ -126,6 +126,8 @@ class TrainSettings:
     """or so many minutes without a question, if there is any new example."""
     on_battery: bool = False
     """Learn on battery, too."""
+    from_cloud: bool = False
+    """Learn answers of Claude's, too, whose terms forbid it without Anthropic's permission."""
 
 
 @record

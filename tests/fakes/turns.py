@@ -45,4 +45,5 @@ def answered(question: str, answer: str, by: Provenance = LOCAL, **more: Any) ->
     if finish in ("failed", "left"):
         end = Failed("worker_died", "It died.") if finish == "failed" else None
     local = by.role != "cloud"
-    return Turn(question, answer, end=end, **{"local": local, **more})
+    foreign = by.role != "inference"
+    return Turn(question, answer, end=end, **{"local": local, "foreign": foreign, **more})

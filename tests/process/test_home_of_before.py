@@ -102,8 +102,9 @@ def test_what_the_router_has_learnt_counts(home: Path) -> None:
 def test_what_was_said_of_answers_can_be_learnt(home: Path) -> None:
     feedback = Feedback(home)
     assert [one.kind for one in feedback.verdicts()] == ["good", "fix", "bad"]
-    assert [one.response for one in feedback.examples()] == [QUESTIONS[0][1], QUESTIONS[2][1]]
-    assert [one.weight for one in feedback.examples()] == [1.0, 10.0]
+    examples = feedback.examples(from_cloud=False)
+    assert [one.response for one in examples] == [QUESTIONS[0][1], QUESTIONS[2][1]]
+    assert [(one.weight, one.source) for one in examples] == [(1.0, "local"), (10.0, "person")]
     assert feedback.describe_damage() == ""
 
 

@@ -152,7 +152,7 @@ class TestFix:
         person.type("/fix another one")
         assert person.conversation.turns[-1].label is Label.EDIT
         assert "You corrected it." in person.type("/why")
-        (example,) = Feedback(sandbox.shammah_home).examples()
+        (example,) = Feedback(sandbox.shammah_home).examples(from_cloud=True)
         assert (example.response, example.weight) == ("another one", 10.0)
         person.leave()
         local = learnt(sandbox)["local"]
@@ -422,7 +422,7 @@ def test_a_person_says_which_was_better(
     known = learnt(sandbox)
     assert (known["local"].trials, known["local"].successes) == local
     assert (known["cloud"].trials, known["cloud"].successes) == claude
-    examples = Feedback(sandbox.shammah_home).examples()
+    examples = Feedback(sandbox.shammah_home).examples(from_cloud=True)
     assert [(one.prompt[-1][1], one.weight) for one in examples] == kept
     assert all(one.response for one in examples)
 

@@ -64,7 +64,10 @@ def import_adapter(
         config = take_copy(Path(asked.directory), copy)
         located = locate(asked.model, settings, environ)
         path = Path(asked.examples)
-        given = read_examples(path) if asked.examples else Feedback(settings.home).examples()
+        if asked.examples:
+            given = read_examples(path)
+        else:
+            given = Feedback(settings.home).examples(from_cloud=settings.train.from_cloud)
         prepare_libraries()
         shapes = read_shapes(copy / WEIGHTS)
         arithmetic = choose_arithmetic()

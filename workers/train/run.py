@@ -19,7 +19,14 @@ from shammah.bus.training import (
 )
 from shammah.errors import ShammahError
 from shammah.learning.adapters import ACCEPTED, AdapterEntry, AdapterStore
-from shammah.learning.examples import NORMAL, Example, paraphrase, read_examples, split_examples
+from shammah.learning.examples import (
+    NORMAL,
+    Example,
+    count_sources,
+    paraphrase,
+    read_examples,
+    split_examples,
+)
 from shammah.learning.feedback import Feedback
 from shammah.models.catalogue import LocatedModel, followable_hints
 from shammah.settings.model import Settings
@@ -99,7 +106,7 @@ def prepare_lesson(train: Train, settings: Settings, environ: Mapping[str, str])
     if train.examples:
         examples, source = read_examples(Path(train.examples)), "file"
     else:
-        examples, source = Feedback(settings.home).examples(), "feedback"
+        examples, source = Feedback(settings.home).examples(from_cloud=train.from_cloud), "feedback"
     learnt, held_out = split_examples(examples, train.seed)
     paraphrased = not held_out
     held_out = held_out or paraphrase(learnt)
@@ -375,6 +382,7 @@ class TrainingRun:
                 "source": lesson.source,
                 "examples": len(lesson.learnt),
                 "held_out": 0 if lesson.paraphrased else len(lesson.held_out),
+                "sources": count_sources(lesson.given),
                 "private_examples": sum(one.private for one in lesson.given),
                 "rank": config.rank,
                 "alpha": config.alpha,

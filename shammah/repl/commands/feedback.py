@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from shammah.repl.loop import Repl
 
 STORED = "Stored for `shammah train`."
+LEFT_OUT = (
+    "`shammah train` leaves it out: terms such as Anthropic's forbid training a model on another's "
+    "answers. What you write with /fix is learnt. (train.from_cloud in docs/FINE_TUNING.md)"
+)
 
 
 def good(repl: Repl, _: str) -> None:
@@ -25,7 +29,8 @@ def good(repl: Repl, _: str) -> None:
     turn = last_turn(repl)
     if turn is not None:
         _feedback(repl).note(turn, "good")
-        repl.screen.hint(STORED)
+        learnt = turn.source == "local" or repl.session.settings.train.from_cloud
+        repl.screen.hint(STORED if learnt else LEFT_OUT)
 
 
 def bad(repl: Repl, argument: str) -> None:
@@ -115,17 +120,19 @@ def last_turn(repl: Repl) -> JudgedTurn | None:
 
 def judged(conversation: Conversation, turn: Turn, before: list[Turn]) -> JudgedTurn:
     """``turn``, which came after ``before``."""
-    from shammah.learning.feedback import JudgedTurn
+    from shammah.learning.feedback import LOCAL, JudgedTurn
 
     told = Conversation(conversation.system, before, conversation.system_private)
     by = turn.provenance
+    target, _ = turn.route
     return JudgedTurn(
         messages=told.with_question(turn.question, private=turn.private),
         answer=turn.given or turn.answer,
-        role=by.role if by else "",
+        role=by.role if by else LOCAL if target == "local" else "",
         model=by.model if by else "",
         adapter=by.adapter if by else "",
         private=turn.private,
+        foreign=turn.foreign,
     )
 
 

@@ -51,6 +51,11 @@ def test_a_turn_is_the_local_models_if_any_of_it_is() -> None:
     assert not fed([Failed("busy", "Busy.")]).turn().local
 
 
+def test_a_turn_is_foreign_if_any_of_it_is_anothers() -> None:
+    assert fed((CLOUD, Token("r", 1, "a"), LOCAL, Token("r", 1, "b"))).turn().foreign
+    assert not fed((CLOUD, LOCAL, Token("r", 1, "a"))).turn().foreign
+
+
 def test_only_the_first_decision_ends_the_wait() -> None:
     turn = fed((LOCAL, CLOUD), times(0.0, 0.0, 0.5, 7.0))
     assert (turn.decision, turn.waited_s) == (CLOUD, 0.5)

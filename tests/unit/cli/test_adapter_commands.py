@@ -24,7 +24,9 @@ def adapters(*arguments: str | Path) -> int:
     return run(["adapters", *map(str, arguments)])
 
 
-def add(settings: Settings, name: str, verdict: str = ACCEPTED, private: int = 0) -> AdapterEntry:
+def add(
+    settings: Settings, name: str, verdict: str = ACCEPTED, private: int = 0, **more: object
+) -> AdapterEntry:
     def fill(directory: Path) -> None:
         (directory / CONFIG).write_text("{}")
         (directory / WEIGHTS).write_text(name)
@@ -37,6 +39,7 @@ def add(settings: Settings, name: str, verdict: str = ACCEPTED, private: int = 0
         "target_modules": ["q_proj", "v_proj"],
         "held_out_curve": [[0, 3.0], [3, 1.5]],
         "best_step": 3,
+        **more,
     }
     gate = {"why": "It helps."}
     entry = AdapterEntry(name, Path(), "starter", "r1", made, "", training, gate, verdict)
@@ -67,11 +70,12 @@ def test_the_list_marks_what_serves(settings: Settings, capsys: pytest.CaptureFi
 def test_one_is_shown_with_its_figures(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    add(settings, "one")
+    add(settings, "one", sources={"local": 2, "person": 12})
     adapters("show", "one")
     out = capsys.readouterr().out
     assert "accepted. It helps." in out
     assert "q_proj, v_proj" in out
+    assert "sources            2 local, 12 person" in out
     assert "held-out loss      step     0    3.000  " in out
     assert "held_out_curve" not in out.replace(" ", "_")
     adapters("show", "one", "--json")
@@ -120,6 +124,32 @@ def test_an_export_is_whole_and_warns_of_what_was_private(
     assert "2 of its examples were private" in capsys.readouterr().out
     assert adapters("export", "one", tmp_path / "out") != ExitCode.OK
     assert "already exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        (
+            {"source": "feedback", "sources": {"cloud": 3}},
+            "3 of its examples were answered by Claude",
+        ),
+        ({"source": "feedback"}, "made by a version that did not tell answers of Claude's"),
+        ({"source": "feedback", "sources": {"person": 3}}, ""),
+        ({"source": "imported"}, ""),
+    ],
+)
+def test_an_export_says_whether_claudes_answers_were_learnt(
+    settings: Settings,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    training: dict[str, object],
+    said: str,
+) -> None:
+    add(settings, "one", **training)
+    assert adapters("export", "one", tmp_path / "out") == 0
+    _, *more = capsys.readouterr().out.splitlines()
+    assert len(more) == bool(said)
+    assert said in "".join(more)
 
 
 def test_one_that_serves_is_not_deleted(

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from shammah.bus.messages import Failed, State
+from shammah.bus.messages import ChatMessage, Failed, State
 from shammah.bus.training import Train, Training, TrainingProgress
 from shammah.cli import training
 from shammah.cli.main import run
 from shammah.errors import ExitCode
+from shammah.learning.feedback import Feedback, JudgedTurn
 
 OTHER = Training(TrainingProgress("3B", "training", step=3, steps=9))
 
@@ -71,6 +72,27 @@ def test_one_of_the_same_name_is_not_begun_twice(
     said = capsys.readouterr()
     assert "tidy is already being trained (training 3B" in said.err
     assert "`shammah status` shows its progress" in json.loads(said.out)["error"]["hint"]
+
+
+def test_what_is_not_learnt_of_the_feedback_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Train] = []
+    worker = Worker(Training())
+    worker.begin = lambda train: asked.append(train) or Worker.begin(worker, train)  # type: ignore
+    monkeypatch.setattr(training, "connect", lambda *_: worker)
+    feedback = Feedback(tmp_path / "home")
+    for number in range(4):
+        turn = JudgedTurn((ChatMessage("user", f"question {number}"),), "x", "cloud", "claude")
+        feedback.note(turn, "good")
+    assert run(["train", "--model", "starter"]) == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert "Leaving out 4 answers that are Claude's" in said
+    assert "0 questions" in said
+    (tmp_path / "home" / "config.toml").write_text("[train]\nfrom_cloud = true\n")
+    assert run(["train", "--model", "starter"]) == ExitCode.FAILED
+    assert "Leaving out" not in capsys.readouterr().err
+    assert [train.from_cloud for train in asked] == [True]
 
 
 def test_feedback_that_cannot_be_read_is_told(

@@ -319,7 +319,23 @@ class TestATurn:
             "timings": asdict(Timings(0.5)),
             "provenance": asdict(BY),
             "client": "",
+            "foreign": False,
         }
+
+    @pytest.mark.parametrize(
+        ("target", "reason", "foreign"),
+        [
+            (Target.LOCAL, Reason.MODEL_READY, False),
+            (Target.LOCAL, Reason.CLOUD_FAILED, True),  # Claude may have begun it
+            (Target.CLOUD, Reason.USER, True),
+        ],
+    )
+    def test_of_before_is_foreign_where_that_is_possible(
+        self, target: Target, reason: Reason, foreign: bool
+    ) -> None:
+        facts = facts_of(Turn("q", "a", False, DONE, RouteDecision(target, reason), at=5.0))
+        facts.pop("foreign")
+        assert turn_of(facts).foreign is foreign
 
     @pytest.mark.parametrize(
         "turn",

@@ -71,10 +71,12 @@ def test_one_training_is_begun_for_the_same_examples(
     assert not learning.look()
     feedback = Feedback(tmp_path)
     for number in range(5):
-        turn = JudgedTurn((ChatMessage("user", f"question {number}"),), "answer")
+        turn = JudgedTurn((ChatMessage("user", f"question {number}"),), "answer", "inference")
         feedback.note(turn, "good")
     assert learning.look()
     assert not learning.look()
-    feedback.note(JudgedTurn((ChatMessage("user", "more"),), "answer"), "good")
+    feedback.note(JudgedTurn((ChatMessage("user", "Claude?"),), "answer", "cloud"), "good")
+    assert not learning.look()
+    feedback.note(JudgedTurn((ChatMessage("user", "more"),), "answer", "inference"), "good")
     assert learning.look()
     assert len(begun) == 2

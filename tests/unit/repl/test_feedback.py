@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,7 +18,7 @@ from shammah.repl.loop import Repl
 from shammah.router.service import Routing
 from shammah.settings.model import Settings
 from shammah.terminal import external_editor
-from tests.fakes.turns import answered
+from tests.fakes.turns import CLOUD, answered
 
 
 class Prompt:
@@ -49,7 +50,7 @@ class Prompt:
 
     @property
     def learnt(self) -> list[tuple[str, float]]:
-        return [(one.response, one.weight) for one in self.feedback.examples()]
+        return [(one.response, one.weight) for one in self.feedback.examples(from_cloud=True)]
 
 
 @pytest.fixture
@@ -61,11 +62,40 @@ def test_a_good_answer_is_kept_with_its_conversation(prompt: Prompt) -> None:
     prompt.answered("Who are you?", "Shammah.")
     prompt.answered("Who made Orrin?", "Ada Vey.")
     prompt.say(feedback.good)
-    (example,) = prompt.feedback.examples()
+    (example,) = prompt.feedback.examples(from_cloud=True)
     assert [role for role, _ in example.prompt] == ["system", "user", "assistant", "user"]
     assert example.response == "Ada Vey."
     (verdict,) = prompt.feedback.verdicts()
     assert (verdict.turn.role, verdict.turn.model) == ("inference", "starter")
+
+
+def test_a_good_answer_of_claudes_is_kept_and_not_learnt_unless_that_is_allowed(
+    prompt: Prompt,
+) -> None:
+    prompt.kept.append(prompt.conversation.add(answered("Who?", "Claude's.", CLOUD)))
+    prompt.say(feedback.good)
+    assert prompt.hints[-1] == feedback.LEFT_OUT
+    assert prompt.feedback.examples(from_cloud=False) == ()
+    assert prompt.learnt == [("Claude's.", 1.0)]
+    settings = prompt.session.settings
+    prompt.session.settings = replace(settings, train=replace(settings.train, from_cloud=True))
+    prompt.say(feedback.good)
+    assert prompt.hints[-1] == feedback.STORED
+    prompt.say(feedback.fix, "Mine.")
+    assert [one.source for one in prompt.feedback.examples(from_cloud=False)] == ["person"]
+
+
+@pytest.mark.parametrize(
+    ("turn", "source"),
+    [
+        (answered("a", "b"), "local"),
+        (answered("a", "b", foreign=True), "cloud"),
+        (answered("a", "b", finish="failed", stored=("local", "model_ready")), "local"),
+        (answered("a", "b", finish="failed", stored=("", "")), "cloud"),
+    ],
+)
+def test_whose_an_answer_is(prompt: Prompt, turn: Turn, source: str) -> None:
+    assert feedback.judged(prompt.conversation, turn, []).source == source
 
 
 def test_a_bad_one_is_kept_as_no_example_until_it_is_fixed(prompt: Prompt) -> None:
@@ -101,7 +131,7 @@ def test_an_accepted_answer_is_the_target(prompt: Prompt) -> None:
 def test_privacy_is_kept(prompt: Prompt) -> None:
     prompt.answered("secret", "yes", private=True)
     prompt.say(feedback.good)
-    assert [one.private for one in prompt.feedback.examples()] == [True]
+    assert [one.private for one in prompt.feedback.examples(from_cloud=True)] == [True]
 
 
 def test_without_an_answer_nothing_is_written(prompt: Prompt) -> None:
@@ -147,7 +177,7 @@ def test_a_fix_is_private_if_the_turn_is_or_its_own_words_are(prompt: Prompt) ->
     assert "Private, because it contains an e-mail address" in prompt.hints[-2]
     assert prompt.conversation.turns[-1].private
     assert [one.private for one in prompt.kept] == [True, True]
-    assert [one.private for one in prompt.feedback.examples()] == [True, True]
+    assert [one.private for one in prompt.feedback.examples(from_cloud=True)] == [True, True]
 
 
 def test_a_fix_without_words_is_written_in_the_editor(
