@@ -22,7 +22,7 @@ from shammah.models.catalogue import check_model_name
 from shammah.privacy import PREFIX, split_prefix
 from shammah.repl.commands import history, routing, table
 from shammah.repl.input.interrupts import Interrupts
-from shammah.repl.input.lines import PROMPT, Editor, EditorOptions, Lines, content_of_block
+from shammah.repl.input.lines import PROMPT, EditorOptions, Lines, content_of_block
 from shammah.repl.model_switch import ModelSwitch
 from shammah.repl.questions import Questions
 from shammah.repl.toolbar import Part, Spending, describe_bottom
@@ -99,7 +99,6 @@ class Repl:
         self._interrupted_at = -TWICE_S
         self._training: AutoTraining | None = None
         self._downloads = DownloadNotices(open_endpoints(os.environ), notices.put)
-        self.switch = ModelSwitch(session, self._refresh)
         self._interrupts = Interrupts()
         self.questions = Questions(session, self.conversation, screen)
         self.spending = Spending()
@@ -108,12 +107,10 @@ class Repl:
         local, settings = options.override.target is Target.LOCAL, session.settings
         self._first_run = FirstRun(settings, os.environ, local_only=local, put=notices.put)
         screen.markdown = session.settings.render == "markdown"
-        self._editor: Editor | None = None
-        if os.environ.get("TERM") != "dumb":
-            how = self._editor_options()
-            self._editor = Editor(PROMPT, self._live_line, how, self._interrupts)
-            notices.on_put = self._interject
-        self._lines = Lines(self._editor, self._interrupts, screen, self._show_notices)
+        how = self._editor_options() if os.environ.get("TERM") != "dumb" else None
+        self._lines = Lines(how, self._live_line, self._interrupts, screen, self._show_notices)
+        self.switch = ModelSwitch(session, self._lines.refresh)
+        notices.on_put = self._lines.interject
 
     def _editor_options(self) -> EditorOptions:
         settings = self.session.settings
@@ -176,7 +173,7 @@ class Repl:
         self.session.start()
         self._learn()
         if self._options.resume is not None:
-            os.write(1, b"\n" if self._editor is None else CLEAR_LINE)
+            self._lines.clear()
             history.begin(self, self._options.resume, self._options.system)
             self.screen.prompt(PROMPT)  # what was typed meanwhile still waits in the terminal
 
@@ -330,15 +327,7 @@ class Repl:
         self.switch.look(state)
         self._downloads.follow(self.switch.show(state))
         self._warm_up.look()
-        self._refresh()
-
-    def _refresh(self) -> None:
-        if self._editor is not None:
-            self._editor.refresh()
-
-    def _interject(self) -> None:
-        if self._editor is not None:
-            self._editor.interject(self._show_notices)
+        self._lines.refresh()
 
     def _show_notices(self) -> None:
         for sentence in self.session.notices.take():

@@ -59,21 +59,23 @@ class Lines:
     """Reads one question or command after the other; nothing typed is lost or comes twice.
 
     Args:
-        editor: loaded behind the first prompt; ``None``: the terminal is the editor.
-        before_editor: called when the editor is about to show itself for the first time.
+        options: of the editor; ``None``: the terminal is the editor.
+        live_line: what to show below the line that has been typed so far.
+        show_notices: called when the editor is about to show itself for the first time.
     """
 
     def __init__(
         self,
-        editor: Editor | None,
+        options: EditorOptions | None,
+        live_line: Callable[[str], tuple[Part, ...]],
         interrupts: Interrupts,
         screen: Screen,
-        before_editor: Callable[[], None],
+        show_notices: Callable[[], None],
     ) -> None:
-        self._editor = editor
+        self._editor = Editor(live_line, options, interrupts) if options else None
         self._interrupts = interrupts
         self._screen = screen
-        self._before_editor = before_editor
+        self._show_notices = show_notices
         self._first = True
         self._hidden = contextlib.ExitStack()
         self._held = ""  # taken from the terminal with what came before it
@@ -105,7 +107,7 @@ class Lines:
                 return line
             self._hide_typed()
             os.write(1, CLEAR_LINE)  # the editor shows the prompt and what was typed again
-            self._before_editor()
+            self._show_notices()
         if "\n" in self._held:
             return self._complete(self._take_held(), shown=False)
         held, self._held = self._held, ""
@@ -117,6 +119,20 @@ class Lines:
     def close(self) -> None:
         """Leave the terminal as it was."""
         self._hidden.close()
+
+    def clear(self) -> None:
+        """Take the first prompt from the screen, for what comes before it."""
+        os.write(1, b"\n" if self._editor is None else CLEAR_LINE)
+
+    def refresh(self) -> None:
+        """Redraw what stands below the line, from any thread."""
+        if self._editor is not None:
+            self._editor.refresh()
+
+    def interject(self) -> None:
+        """Show the notices above the line that is being edited, if one is; from any thread."""
+        if self._editor is not None:
+            self._editor.interject(self._show_notices)
 
     def _hide_typed(self) -> None:
         """From now on what is typed is shown when it is read, and by nobody else: the terminal
@@ -204,8 +220,7 @@ class Editor:
     """Imports prompt_toolkit in the background; `ready_fd` is readable when it is there.
 
     Args:
-        prompt: the text before the line.
-        live_line: what to show below the line that has been typed so far.
+        live_line: as `Lines` has it.
         interrupts: what a Ctrl-C does that is a signal and not a key.
 
     Attributes:
@@ -214,13 +229,11 @@ class Editor:
 
     def __init__(
         self,
-        prompt: str,
         live_line: Callable[[str], tuple[Part, ...]],
         options: EditorOptions,
         interrupts: Interrupts,
     ) -> None:
         self.ready_fd, self._done_fd = os.pipe()
-        self._prompt = prompt
         self._live_line = live_line
         self._options = options
         self._interrupts = interrupts
@@ -238,7 +251,7 @@ class Editor:
             from shammah.repl.input import keyboard
 
             self._session = keyboard.open_session(
-                self._prompt,
+                PROMPT,
                 self._options,
                 edit=self._edit,
                 bottom=lambda: fit(self._parts, keyboard.get_columns()),
