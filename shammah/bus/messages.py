@@ -182,6 +182,9 @@ class Sampling:
     ``tools`` may be called as ``tool_choice`` says: ``auto`` (or not), ``any`` (at least one),
     ``none``, or the name of the one that is to be. ``parallel``: several in one answer. The text of
     the answer comes as `Token`, its calls in `Done`.
+
+    ``effort`` (``low`` to ``max``; empty: its default) and ``adaptive`` thinking, as much as it
+    sees fit, are Claude's own; a local model knows neither.
     """
 
     temperature: float | None = None
@@ -196,6 +199,8 @@ class Sampling:
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
     parallel: bool = True
+    effort: str = ""
+    adaptive: bool = False
 
 
 @record

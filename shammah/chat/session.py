@@ -271,8 +271,9 @@ class Session:
         kept = override.target is not Target.LOCAL or override.private or self.gate.never
         if failure.code != TOO_LONG or kept or not self.settings.cloud_configured:
             return failure
-        option = "--cloud" if self._client.program == "ask" else "/cloud"
-        return replace(failure, hint=f"{failure.hint} Or ask Claude with {option}; it holds more.")
+        ways = {"ask": "Claude with --cloud", "gateway": "the model cloud"}
+        other = ways.get(self._client.program, "Claude with /cloud")
+        return replace(failure, hint=f"{failure.hint} Or ask {other}; it holds more.")
 
     def _end_unanswered(self, turn: TurnInProgress, failure: Failed) -> Iterator[Step]:
         """Someone in danger gets an answer in any case."""

@@ -99,13 +99,17 @@ def _codex(use: Use) -> Sets:
 
 
 def _crush(use: Use) -> Sets:
+    # Its schema requires all of these; what a question costs Shammah counts itself.
+    prices = ("in", "out", "in_cached", "out_cached")
     size = {"context_window": CONTEXT, "default_max_tokens": ANSWER}
+    able = {"can_reason": False, "supports_attachments": False}
+    about = {**{f"cost_per_1m_{price}": 0 for price in prices}, **size, **able}
     own = {
         "name": "Shammah",
         "type": "openai-compat",
         "base_url": f"{use.address}/v1",
         "api_key": f"$({use.command})",
-        "models": [{"id": name, "name": name, **size} for name in MODELS],
+        "models": [{"id": name, "name": name, **about} for name in MODELS],
     }
     chosen = {"model": "auto", "provider": "shammah"}
     return {
@@ -176,7 +180,9 @@ CLIENTS = {
         "    model_name: auto\n"
         "    api_base: ADDRESS/v1\n"
         "    api_key_name: shammah\n"
-        "and type\n"
+        "    supports_schema: true\n"
+        "    supports_tools: true\n"
+        "(once more with local or cloud for auto, and a name of its own, to choose) and type\n"
         '  llm keys set shammah --value "$(TOKEN)"\n'
         '  llm -m shammah "What is a monad?"',
     ),
@@ -185,12 +191,15 @@ CLIENTS = {
         "open-webui",
         "Start it with\n"
         "  OPENAI_API_BASE_URL=ADDRESS/v1 OPENAI_API_KEY=$(TOKEN) open-webui serve\n"
-        "or add the address in its settings of connections.",
+        "the first time; later it goes by its settings (Connections), where both can be set, too.",
     ),
     "continue": Client(
         "Continue",
         "cn",
-        "Add to ~/.continue/config.yaml\n"
+        "Have in ~/.continue/config.yaml\n"
+        "  name: Mine\n"
+        "  version: 0.0.1\n"
+        "  schema: v1\n"
         "  models:\n"
         "    - name: Shammah\n"
         "      provider: openai\n"

@@ -11,11 +11,9 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 import anthropic
 import httpx2
-from anthropic.types import OutputConfigParam
 
 from shammah.bus.messages import Done, Failed, Generate, Provenance, Retrying, Token
 from shammah.errors import ShammahError
@@ -251,7 +249,8 @@ class _Question:
             messages=call.turns,
             system=call.system or anthropic.omit,
             stop_sequences=list(call.stop) or anthropic.omit,
-            output_config=_output_config(call.schema),
+            output_config=call.output_config or anthropic.omit,
+            thinking={"type": "adaptive"} if call.adaptive else anthropic.omit,
             tools=call.tools or anthropic.omit,
             tool_choice=call.tool_choice or anthropic.omit,
             extra_body=call.extra_body or None,
@@ -304,9 +303,3 @@ class _Question:
         except ShammahError as error:
             # It stays as unknown, with the most that it can have cost.
             log.warning("%s", error.message)
-
-
-def _output_config(schema: dict[str, Any] | None) -> OutputConfigParam | anthropic.Omit:
-    if schema is None:
-        return anthropic.omit
-    return {"format": {"type": "json_schema", "schema": schema}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from shammah.bus.messages import ChatMessage, Generate, Sampling
@@ -16,7 +16,13 @@ from workers.cloud.models import estimate_tokens, model_of
 from workers.servers.continuation import split_begun
 
 if TYPE_CHECKING:
-    from anthropic.types import MessageParam, TextBlockParam, ToolChoiceParam, ToolParam
+    from anthropic.types import (
+        MessageParam,
+        OutputConfigParam,
+        TextBlockParam,
+        ToolChoiceParam,
+        ToolParam,
+    )
 
 ANTHROPIC_URL = "https://api.anthropic.com"
 
@@ -88,9 +94,10 @@ class Call:
     system: str | list[TextBlockParam] = ""
     stop: tuple[str, ...] = ()
     extra_body: dict[str, float] = field(default_factory=dict)
-    schema: dict[str, Any] | None = None
     tools: list[ToolParam] = field(default_factory=list)
     tool_choice: ToolChoiceParam | None = None
+    output_config: OutputConfigParam = field(default_factory=lambda: _output_config(Sampling()))
+    adaptive: bool = False
     notices: tuple[str, ...] = ()
     unseen: int = 0
     messages: int = 0
@@ -138,13 +145,23 @@ def build_call(request: Generate, settings: CloudSettings, peer: Peer) -> Call:
         # The API refuses stop sequences that are blank.
         stop=tuple(stop for stop in request.sampling.stop if stop.strip()),
         extra_body=extra_body,
-        schema=json.loads(request.sampling.schema) if request.sampling.schema else None,
         tools=tools,
         tool_choice=_tool_choice(request.sampling) if tools else None,
+        output_config=_output_config(request.sampling),
+        adaptive=request.sampling.adaptive,
         notices=notices,
         unseen=unseen,
         messages=len(turns) - least + 1 if unseen else 0,
     )
+
+
+def _output_config(sampling: Sampling) -> OutputConfigParam:
+    config: dict[str, Any] = {}
+    if sampling.schema:
+        config["format"] = {"type": "json_schema", "schema": json.loads(sampling.schema)}
+    if sampling.effort:
+        config["effort"] = sampling.effort
+    return cast("OutputConfigParam", config)
 
 
 def _tools(sampling: Sampling) -> list[ToolParam]:

@@ -7,7 +7,7 @@ import json
 from shammah.bus.messages import ChatMessage, Sampling, Tool, ToolCall, Usage
 from shammah.chat.conversation import Turn
 from workers.gateway.api import Document, calls_of, event
-from workers.gateway.asking import Asked, compose, read_arguments
+from workers.gateway.asking import CLAUDE, Asked, compose, effort_of, read_arguments
 from workers.gateway.fields import Fields
 from workers.gateway.openai_chat import read_schema, read_tool
 from workers.gateway.refusals import Dialect, invalid
@@ -41,9 +41,12 @@ class MessagesApi:
             raise fields.wrong("max_tokens", "given: a whole number, at least 1")
         config = Fields(fields.get("output_config") or {}, "output_config")
         thinking = Fields(fields.get("thinking") or {"type": "adaptive"}, "thinking")
-        steering = config.others(["format"])
+        model = fields.text("model")
+        effort = effort_of(model, config.text("effort", ""))
+        steering = config.others(["format", *(["effort"] if effort else [])])
         if (kind := thinking.text("type")) not in THINKS:
             raise thinking.wrong("type", "enabled, disabled or adaptive")
+        adaptive = kind == "adaptive" and bool(fields.get("thinking")) and model.startswith(CLAUDE)
         ignored = fields.others([*KNOWN, *REFUSED, "output_config"])
         tools, strange = read_tools(fields)
         choice, parallel = _read_choice(fields, tools)
@@ -56,9 +59,11 @@ class MessagesApi:
             tools=tools,
             tool_choice=choice,
             parallel=parallel,
+            effort=effort,
+            adaptive=adaptive,
         )
         return Asked(
-            fields.text("model"),
+            model,
             read_messages(fields),
             sampling=sampling,
             max_tokens=fields.whole("max_tokens", 1),

@@ -110,7 +110,10 @@ class Ways:
         dialect = _dialect(request)
         found = [_describe_model(*one, dialect) for one in self._models()]
         if dialect is Dialect.OPENAI:
-            return JSONResponse({"object": "list", "data": found})
+            said: dict[str, object] = {"object": "list", "data": found}
+            if "client_version" in request.query_params:
+                said["models"] = []  # which Codex reads instead, and complains if there is no list
+            return JSONResponse(said)
         ends = {"first_id": found[0]["id"], "last_id": found[-1]["id"]}
         return JSONResponse({"data": found, "has_more": False, **ends})
 

@@ -16,6 +16,7 @@ from workers.gateway.refusals import RefusedError, invalid
 AUTO, LOCAL, CLOUD = "auto", "local", "cloud"
 """The models by which a client leaves the choice to the router, or makes it."""
 CLAUDE = "claude-"
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
 CLIENT_CHARACTERS = 40
 
 
@@ -103,6 +104,12 @@ def _check_calls(turns: Iterable[ChatMessage]) -> None:
         elif open_calls:
             raise invalid(f"The call {min(open_calls)!r:.60} has returned nothing.", "messages")
         open_calls.update(call.id for call in message.tool_calls)
+
+
+def effort_of(model: str, wanted: str) -> str:
+    """How hard Claude shall try. Only of a model that the client names: it knows what that one
+    understands, and Claude refuses what it does not."""
+    return wanted if model.startswith(CLAUDE) and wanted in EFFORTS else ""
 
 
 def read_arguments(arguments: object, name: str) -> str:

@@ -7,7 +7,7 @@ import json
 from shammah.bus.messages import ChatMessage, Sampling, Tool, ToolCall, Usage
 from shammah.chat.conversation import Turn
 from workers.gateway.api import Document, calls_of, event
-from workers.gateway.asking import Asked, compose, read_arguments
+from workers.gateway.asking import Asked, compose, effort_of, read_arguments
 from workers.gateway.fields import Fields
 from workers.gateway.refusals import Dialect, invalid
 
@@ -72,6 +72,7 @@ def read_options(fields: Fields, said: list[ChatMessage]) -> Asked:
     longest = fields.whole("max_completion_tokens", 1)
     streamed = fields.get("stream_options")
     tools, strange = read_tools(fields)
+    model, effort = fields.text("model"), fields.text("reasoning_effort", "")
     sampling = Sampling(
         temperature=fields.number("temperature", 0, 2),
         top_p=fields.number("top_p", 0, 1),
@@ -85,14 +86,15 @@ def read_options(fields: Fields, said: list[ChatMessage]) -> Asked:
         tools=tools,
         tool_choice=read_choice(fields, tools),
         parallel=fields.get("parallel_tool_calls") is not False,
+        effort=effort_of(model, effort),
     )
     return Asked(
-        fields.text("model"),
+        model,
         compose(said),
         sampling=sampling,
         max_tokens=fields.whole("max_tokens", 1) if longest is None else longest,
         stream=fields.flag("stream"),
-        think=False if fields.text("reasoning_effort", "") == "none" else None,
+        think=False if effort == "none" else None,
         ignored=fields.others([*KNOWN, *REFUSED]) + strange,
         counted=streamed is not None and Fields(streamed, "stream_options").flag("include_usage"),
     )

@@ -7,7 +7,7 @@ from typing import Any
 from shammah.bus.messages import ChatMessage, Sampling, ToolCall, Usage
 from shammah.chat.conversation import Turn
 from workers.gateway.api import Document, calls_of, event
-from workers.gateway.asking import Asked, compose, read_arguments
+from workers.gateway.asking import Asked, compose, effort_of, read_arguments
 from workers.gateway.fields import Fields
 from workers.gateway.openai_chat import read_choice, read_schema, read_text, read_tools
 from workers.gateway.refusals import Dialect, invalid
@@ -39,7 +39,8 @@ class ResponsesApi:
         else:
             said += [one for item in fields.objects("input") for one in _read_item(item)]
         text = Fields(fields.get("text") or {}, "text")
-        reasoning = Fields(fields.get("reasoning") or {}, "reasoning")
+        effort = Fields(fields.get("reasoning") or {}, "reasoning").text("effort", "")
+        model = fields.text("model")
         tools, strange = read_tools(fields)
         sampling = Sampling(
             temperature=fields.number("temperature", 0, 2),
@@ -48,14 +49,15 @@ class ResponsesApi:
             tools=tools,
             tool_choice=read_choice(fields, tools),
             parallel=fields.get("parallel_tool_calls") is not False,
+            effort=effort_of(model, effort),
         )
         return Asked(
-            fields.text("model"),
+            model,
             compose(said),
             sampling=sampling,
             max_tokens=fields.whole("max_output_tokens", 1),
             stream=fields.flag("stream"),
-            think=False if reasoning.text("effort", "") == "none" else None,
+            think=False if effort == "none" else None,
             ignored=fields.others([*KNOWN, *REFUSED]) + strange,
         )
 

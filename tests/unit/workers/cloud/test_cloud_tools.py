@@ -12,7 +12,18 @@ import pytest
 from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Sampling, Tool, ToolCall
 from shammah.errors import ShammahError
 from shammah.settings.model import CloudSettings, PrivacySettings
-from tests.fakes.scripted_api import STOP, Handler, converse, end, event, settings, start, stream
+from tests.fakes.scripted_api import (
+    STOP,
+    WHOLE,
+    Handler,
+    converse,
+    done,
+    end,
+    event,
+    settings,
+    start,
+    stream,
+)
 from workers.cloud.request import Call, Peer, build_call
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -142,3 +153,20 @@ def test_a_tool_or_a_result_with_something_private_is_not_sent() -> None:
         ended = converse(refuse, request, chosen)[2]
         assert isinstance(ended, Failed)
         assert ended.code == "private"
+
+
+def test_what_steers_claude_is_sent_if_it_is_asked_for() -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        bodies.append(json.loads(request.content))
+        response: httpx2.Response = stream(*WHOLE)(request)
+        return response
+
+    steered = Sampling(schema=json.dumps(SCHEMA), effort="xhigh", adaptive=True)
+    for sampling in (steered, Sampling()):
+        done(answer, Generate("r1", (ASKED,), sampling))
+    formed = {"type": "json_schema", "schema": SCHEMA}
+    assert bodies[0]["output_config"] == {"format": formed, "effort": "xhigh"}
+    assert bodies[0]["thinking"] == {"type": "adaptive"}
+    assert not {"output_config", "thinking"} & {*bodies[1]}

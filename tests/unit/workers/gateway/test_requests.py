@@ -81,6 +81,24 @@ def test_messages_of_claude_with_everything() -> None:
     assert asked.ignored == ("context_management", "output_config.effort")
 
 
+@pytest.mark.parametrize(
+    ("api", "said"),
+    [
+        (MessagesApi(), {"output_config": {"effort": "high"}, "thinking": {"type": "adaptive"}}),
+        (ChatApi(), {"reasoning_effort": "high"}),
+        (ResponsesApi(), {"reasoning": {"effort": "high"}, "input": "Hello", "messages": None}),
+    ],
+)
+def test_effort_is_for_a_model_of_claudes_that_is_named(api: Api, said: dict[str, Any]) -> None:
+    asked = read(api, model="claude-opus-5-5", max_tokens=9, **{"messages": HELLO, **said})
+    assert asked.sampling.effort == "high"
+    assert asked.sampling.adaptive is ("thinking" in said)
+    assert not {"output_config.effort", "reasoning_effort", "reasoning"} & {*asked.ignored}
+    for model in ("auto", "cloud"):
+        other = read(api, model=model, max_tokens=9, **{"messages": HELLO, **said})
+        assert other.sampling == Sampling()
+
+
 def test_a_response_with_everything() -> None:
     part = {"type": "input_text", "text": "Hello"}
     asked = read(
