@@ -1,8 +1,13 @@
-"""What HTTP costs: clients that ask at once, through the gateway and through the bus, in turns.
+"""What HTTP costs: clients that ask through the gateway and through the bus, in turns.
 
-Prints tokens a second of each round, their ratio, and the time to the first byte with one client.
+Prints tokens a second of all clients together and their ratio, and the time to the first byte of
+one client. Both ways get the same questions, in such an order that none is remembered of the other
+way.
 
-    .venv/bin/python scripts/bench/gateway.py --clients 8 --tokens 64 --rounds 3
+    .venv/bin/python scripts/bench/gateway.py --clients 8 --tokens 64 --rounds 6 --firsts 200
+
+With ``--under-attack`` the first token through the bus, as the prompt asks, in turns while nothing
+else happens and while the gateway is attacked (``attacks.py``).
 """
 
 from __future__ import annotations
@@ -11,14 +16,20 @@ import argparse
 import http.client
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
 
 from shammah.bus.client import Peer
+from shammah.bus.endpoints import lock_holder, open_endpoints
 from shammah.bus.messages import ChatMessage, Done, Sampling, Token
 from shammah.settings.load import load_settings
 from shammah.supervision.gateway_use import read_token
@@ -26,6 +37,9 @@ from shammah.supervision.lifecycle import connect
 
 QUESTION = "Tell me a long story about a lighthouse and its keeper."
 PORT = 11699
+ATTACKS = str(Path(__file__).with_name("attacks.py"))
+WAKE_S = 0.2
+"""How long an attack runs before its effect is measured."""
 
 Asked = Callable[[int, int], tuple[int, float]]
 """A question, by its number and the tokens of its answer: how many came, and the seconds to the
@@ -71,7 +85,7 @@ def by_bus(peer: Peer) -> Asked:
     return ask
 
 
-def measure(ask: Asked, clients: int, tokens: int, begin: int) -> float:
+def rate(ask: Asked, clients: int, tokens: int, begin: int) -> float:
     """Tokens a second of all clients together."""
     began = time.monotonic()
     with ThreadPoolExecutor(clients) as threads:
@@ -79,36 +93,111 @@ def measure(ask: Asked, clients: int, tokens: int, begin: int) -> float:
         return sum(counts) / (time.monotonic() - began)
 
 
+def compare_rates(bus: Asked, http: Asked, options: argparse.Namespace) -> None:
+    """Twice the rounds: what one way asks first, the other asks when that is forgotten."""
+    ratios, rates, used = [], [], processor_s()
+    for turn in range(options.rounds):
+        sets = [1000 * turn + 100 * one for one in (1, 2)]
+        order = [(bus, sets[0]), (http, sets[1]), (bus, sets[1]), (http, sets[0])]
+        if turn % 2:
+            order = [(http if ask is bus else bus, begin) for ask, begin in order]
+        found = {
+            (ask is http, begin): rate(ask, options.clients, options.tokens, begin)
+            for ask, begin in order
+        }
+        for begin in sets:
+            ratios.append(found[True, begin] / found[False, begin])
+            rates.append(found[True, begin])
+    cuts = statistics.quantiles(ratios, n=4)
+    tokens = len(rates) * options.clients * options.tokens
+    print(f"{options.clients} clients by http: {statistics.median(rates):.1f} tok/s", end="; ")
+    print(f"processor of the gateway: {1000 * (processor_s() - used) / tokens:.2f} ms a token")
+    print(f"http / bus: median {cuts[1]:.3f}, quartiles {cuts[0]:.3f} {cuts[2]:.3f}", end=" ")
+    print(f"of {len(ratios)}")
+
+
+def compare_firsts(bus: Asked, http: Asked, count: int) -> None:
+    """The first byte of both ways, which begin in turns."""
+    found: dict[str, list[float]] = {"bus": [], "http": []}
+    used = processor_s()
+    for number in range(count):
+        ways = [("bus", bus), ("http", http)]
+        for at, (name, ask) in enumerate(ways if number % 2 else ways[::-1]):
+            # Never what the other has asked.
+            found[name].append(1000 * ask(50000 + 2 * number + at, 1)[1])
+    show(found)
+    pairs = zip(found["bus"], found["http"], strict=True)
+    print(f"http - bus: median of the pairs {statistics.median(b - a for a, b in pairs):.1f} ms")
+    taken = 1000 * (processor_s() - used) / count
+    print(f"processor of the gateway: {taken:.1f} ms a question and an answer of a token")
+
+
+def compare_attacked(bus: Asked, token: str, count: int) -> None:
+    """The first token through the bus, with and without an attack."""
+    found: dict[str, list[float]] = {"idle": [], "attacked": []}
+    used = processor_s()
+    with attacks(token) as attacker:
+        for number in range(count):
+            for at, name in enumerate(found if number % 2 else reversed(found)):
+                attacker.send_signal(signal.SIGCONT if name == "attacked" else signal.SIGSTOP)
+                time.sleep(WAKE_S)
+                found[name].append(1000 * bus(90000 + 2 * number + at, 1)[1])
+    show(found)
+    pairs = zip(found["idle"], found["attacked"], strict=True)
+    print(f"attacked / idle: median of the pairs {statistics.median(b / a for a, b in pairs):.3f}")
+    print(f"processor of the gateway: {processor_s() - used:.1f} s")
+
+
+@contextmanager
+def attacks(token: str) -> Iterator[subprocess.Popen[str]]:
+    """All of them at once; at the end it says what became of them."""
+    command = [sys.executable, "-P", ATTACKS, "--port", str(PORT)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as attacker:
+        assert attacker.stdin is not None
+        print(token, file=attacker.stdin, flush=True)
+        try:
+            yield attacker
+        finally:
+            attacker.send_signal(signal.SIGCONT)
+            attacker.stdin.close()
+
+
+def processor_s() -> float:
+    """The time of all processors that the gateway has used so far."""
+    times = psutil.Process(lock_holder(open_endpoints(os.environ).lock("gateway"))).cpu_times()
+    return times.user + times.system
+
+
+def show(found: dict[str, list[float]]) -> None:
+    for name, some in found.items():
+        cuts = statistics.quantiles(some, n=100)
+        print(f"first by {name}: p50 {cuts[49]:.1f} ms, p99 {cuts[98]:.1f}, of {len(some)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--firsts", type=int, default=200)
+    parser.add_argument("--under-attack", action="store_true")
     options = parser.parse_args()
     settings = load_settings(os.environ, "starter")
     serve = [sys.executable, "-P", "-m", "shammah", "serve", "--background"]
     subprocess.run([*serve, "--port", str(PORT), "--model", "starter"], check=True)
     peer = connect(settings, "inference", "bench", os.environ)
-    ways = {"bus": by_bus(peer), "http": by_http(read_token(settings.home))}
+    token = read_token(settings.home)
+    bus, http = by_bus(peer), by_http(token)
     try:
-        for ask in ways.values():
+        for ask in (bus, http):
             ask(0, 8)
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(options.rounds):
-            for at, (name, ask) in enumerate(ways.items()):
-                begin = 100 * (2 * turn + at)
-                rates[name].append(measure(ask, options.clients, options.tokens, begin))
-        ratios = [http / bus for bus, http in zip(rates["bus"], rates["http"], strict=True)]
-        for name, found in rates.items():
-            print(name, *(f"{rate:.1f}" for rate in found), "tok/s")
-        print("http / bus:", f"{statistics.median(ratios):.3f}")
-        firsts: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(40):
-            for at, (name, ask) in enumerate(ways.items()):  # never what the other has asked
-                firsts[name].append(ask(5000 + 2 * number + at, 1)[1])
-        for name, found in firsts.items():
-            cuts = statistics.quantiles(found, n=100)
-            print(f"first byte by {name}: p50 {1000 * cuts[49]:.1f} ms, p99 {1000 * cuts[98]:.1f}")
+        if options.under_attack:
+            compare_attacked(bus, token, options.firsts)
+            return
+        if options.rounds:
+            compare_rates(bus, http, options)
+        if options.firsts:
+            compare_firsts(bus, http, options.firsts)
     finally:
         peer.close()
         for role in ("gateway", "inference"):

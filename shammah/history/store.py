@@ -211,6 +211,11 @@ class Store:
         """Return the conversations last used before ``when`` (seconds since 1970)."""
         return self._rows(OLDER, (when,), _number)
 
+    def private_turns(self) -> list[tuple[str, str]]:
+        """Return question and answer of every turn that stays on this machine."""
+        query = "SELECT question, answer FROM turns WHERE private"
+        return self._rows(query, (), lambda row: (str(row[0]), str(row[1])))
+
     def search(self, text: str, limit: int, *, raw: bool = False) -> list[Hit]:
         """Return turns that have every word of ``text``, perhaps within another, the best first. In
         a script without blanks every turn is read, and the newest are first.

@@ -6,8 +6,10 @@ import os
 import sys
 
 from workers import __main__ as process
-from workers.gateway import desk, door
+from workers.gateway import app, desk, door
 
+app.BODY_S = 1.0
+app.BODIES_BYTES = 2 * 1024 * 1024
 door.HEADER_S = 0.5
 door.WRITE_S = 1.0
 desk.IDLE_S = 0.5

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from shammah.bus.messages import Serving
 from shammah.bus.probe import ask_status
-from tests.fakes.asking_http import Endpoint, chat, hasty_gateway, start_gateway
+from tests.fakes.asking_http import TOKEN_FILE, Endpoint, chat, hasty_gateway, start_gateway
 from tests.fakes.echo_process import EchoProcess
 from tests.fakes.sandbox import LIMIT_S, Sandbox, until
 from tests.fakes.terminal import Record
 
+MIB = 1024 * 1024
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
 MAIL = "Write to anna.weber@firma-weber.de today"
@@ -216,25 +221,67 @@ def test_a_socket_is_its_owners_and_leaves_with_it(sandbox: Sandbox, echo: EchoP
 # --- who may not --------------------------------------------------------------------------
 
 
+STRANGER = """
+import os, socket, sys
+os.setgid(65534), os.setuid(65534)
+for name, reach in (("socket", socket.socket(socket.AF_UNIX).connect), ("token", open)):
+    try:
+        reach(sys.argv[1 + (name == "token")])
+    except OSError as error:
+        print(f"{name}:{type(error).__name__}")
+"""
+
+
+GIGABYTE, CHUNKED = f"Content-Length: {10**9}", "Transfer-Encoding: chunked"
+
+
+def post(endpoint: Endpoint, token: str, length: str) -> socket.socket:
+    """A question's header has been sent."""
+    client = socket.create_connection((endpoint.host, endpoint.port), LIMIT_S)
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
+    client.sendall(f"{head}{length}\r\n\r\n".encode())
+    return client
+
+
+def pour(client: socket.socket) -> int:
+    """Send a gigabyte, in chunks; how much of it was taken."""
+    chunk, sent = b"%x\r\n%s\r\n" % (MIB, b"x" * MIB), 0
+    with contextlib.suppress(OSError):
+        while sent < 10**9:
+            sent += client.send(chunk[sent % len(chunk) :])
+    return sent
+
+
+def status_of(client: socket.socket) -> bytes:
+    return client.makefile("rb").readline().split()[1]
+
+
+def serving(sandbox: Sandbox) -> tuple[int, int] | None:
+    """How many are answered, and how many wait."""
+    state = ask_status(sandbox.endpoints, "gateway").status.state
+    return (state.requests, state.waiting) if isinstance(state, Serving) else None
+
+
 def raw(endpoint: Endpoint, said: str, limit: float = LIMIT_S) -> bytes:
     with socket.create_connection((endpoint.host, endpoint.port), limit) as client:
         client.sendall(said.encode())
         return client.makefile("rb").read()
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
+def test_a_stranger_is_refused_whatever_the_body(endpoint: Endpoint) -> None:
+    for headers, status in (
         ({"Authorization": ""}, 401),
         ({"Authorization": "Bearer wrong"}, 401),
         ({"Authorization": "", "x-api-key": "wrong"}, 401),
         ({"Host": "evil.example"}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
-    ],
-)
-def test_a_stranger_is_refused(endpoint: Endpoint, headers: dict[str, str], status: int) -> None:
-    assert endpoint.ask(CHAT, chat("one"), headers).status == status
+    ):
+        assert endpoint.ask(CHAT, chat("one"), headers).status == status
+    for length in (GIGABYTE, CHUNKED):
+        with post(endpoint, "wrong", length) as client:
+            assert status_of(client) == b"401"
+            assert pour(client) < 4 * MIB
 
 
 def test_an_allowed_page_may_ask(sandbox: Sandbox, echo: EchoProcess) -> None:
@@ -247,11 +294,68 @@ def test_an_allowed_page_may_ask(sandbox: Sandbox, echo: EchoProcess) -> None:
     assert endpoint.ask("/v1/models", None, {"Origin": page, "Authorization": ""}).status == 401
 
 
-def test_a_body_that_is_too_long_is_not_read(endpoint: Endpoint) -> None:
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {endpoint.token}\r\n"
-    said = raw(endpoint, f"{head}Content-Length: 1000000000\r\n\r\n{{")
-    assert b"413" in said.split(b"\r\n")[0]
+def test_a_body_of_a_gigabyte_is_cut_off_as_it_comes(endpoint: Endpoint, sandbox: Sandbox) -> None:
+    gateway = psutil.Process(sandbox.holder("gateway"))
     assert endpoint.ask(CHAT, chat("one")).status == 200
+    before = gateway.memory_info().rss
+    for length, most in ((GIGABYTE, 4 * MIB), *[(CHUNKED, 24 * MIB)] * 3):
+        with post(endpoint, endpoint.token, length) as client:
+            assert pour(client) < most
+            assert status_of(client) == b"413"
+        assert endpoint.ask(CHAT, chat("one")).status == 200
+    assert gateway.memory_info().rss - before < 3 * 16 * MIB  # less than the three together
+
+
+def test_slow_bodies_are_let_go_of_and_hold_little_together(
+    sandbox: Sandbox, echo: EchoProcess
+) -> None:
+    with hasty_gateway(sandbox, *AS) as endpoint:
+        slow = [post(endpoint, endpoint.token, f"Content-Length: {2 * MIB}") for _ in range(3)]
+        try:
+            for client in slow:
+                client.sendall(b"x" * MIB)
+            assert sorted(map(status_of, slow)) == [b"408", b"408", b"429"]
+            assert endpoint.ask(CHAT, chat("one")).status == 200
+        finally:
+            for client in slow:
+                client.close()
+
+
+def test_beyond_those_that_wait_a_question_is_told_when_to_come_again(
+    endpoint: Endpoint, sandbox: Sandbox
+) -> None:
+    body = json.dumps(chat("forever and ever", stream=True)).encode()
+    length = f"Content-Length: {len(body)}"
+    asking = [post(endpoint, endpoint.token, length) for _ in range(40)]
+    try:
+        for client in asking:
+            client.sendall(body)
+        until(lambda: serving(sandbox) == (8, 32), "eight are answered, and the others wait")
+        for path in (CHAT, MESSAGES):
+            refused = endpoint.ask(path, chat("one", max_tokens=9))
+            assert (refused.status, refused.headers["retry-after"]) == (429, "5")
+    finally:
+        for client in asking:
+            client.close()
+    until(lambda: serving(sandbox) == (0, 0), "all have left")
+    assert endpoint.ask(CHAT, chat("one")).status == 200
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+def test_another_user_reaches_neither_the_socket_nor_the_token(
+    sandbox: Sandbox, echo: EchoProcess
+) -> None:
+    path = sandbox.root / "gate.sock"
+    run("serve", "--background", "--socket", str(path), *AS)
+    for directory in (sandbox.root, sandbox.shammah_home):
+        directory.chmod(0o755)  # so that nothing but their own modes keeps them
+    found = subprocess.run(
+        [sys.executable, "-c", STRANGER, str(path), str(sandbox.shammah_home / TOKEN_FILE)],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert found.stdout.split() == ["socket:PermissionError", "token:PermissionError"]
 
 
 def test_a_slow_header_and_idle_connections_are_let_go_of(

@@ -35,13 +35,15 @@ from workers.gateway.desk import Desk, Heard, Piece, Remark, Reply
 from workers.gateway.fields import Fields
 from workers.gateway.openai_chat import ChatApi, CompletionApi
 from workers.gateway.openai_responses import ResponsesApi
-from workers.gateway.refusals import Dialect, RefusedError, describe, invalid, refusal_of
+from workers.gateway.refusals import RETRY_S, Dialect, RefusedError, describe, invalid, refusal_of
 from workers.logs import describe as describe_error
 
 log = logging.getLogger(__name__)
 
 BODY_BYTES = 16 * 1024 * 1024
 """Twice what the bus carries: JSON may escape what is not ASCII."""
+BODIES_BYTES = 8 * BODY_BYTES
+"""What all requests that are still coming may hold together; more get 429."""
 BODY_S = 60.0
 """How long a body may take to arrive."""
 IDLE_S = 10.0
@@ -88,18 +90,19 @@ class Ways:
     def __init__(self, settings: Settings, desk: Desk) -> None:
         self._settings = settings
         self._desk = desk
+        self._coming = 0  # bytes of bodies
 
     async def ask(self, request: Request) -> Response:
         api = PATHS[request.url.path]
         try:
-            asked = api.read(Fields(await read_body(request)))
+            asked = api.read(await self._read(request))
             return Answer(self._desk, api, asked, read_wishes(request.headers))
         except RefusedError as refused:
             return refusal(refused, api.dialect)
 
     async def count(self, request: Request) -> Response:
         try:
-            fields = Fields(await read_body(request))
+            fields = await self._read(request)
             messages, (tools, _) = read_messages(fields), read_tools(fields)
         except RefusedError as refused:
             return refusal(refused, Dialect.ANTHROPIC)
@@ -128,6 +131,37 @@ class Ways:
         what = "No embeddings are made here: the models only answer."
         return refusal(RefusedError(400, "embeddings_unsupported", what), Dialect.OPENAI)
 
+    async def _read(self, request: Request) -> Fields:
+        """The fields of a request.
+
+        Raises:
+            RefusedError: it is too long, does not come, or is no JSON object.
+        """
+        body = bytearray()
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > BODY_BYTES:
+            raise _too_large()
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for chunk in request.stream():
+                    body += chunk
+                    self._coming += len(chunk)
+                    if len(body) > BODY_BYTES:
+                        raise _too_large()
+                    if self._coming > BODIES_BYTES:
+                        what = "Too many long requests are coming."
+                        raise RefusedError(429, "busy", what, retry_s=RETRY_S)
+            return Fields(json.loads(body))
+        except TimeoutError:
+            what = f"The body took longer than {BODY_S:g} s."
+            raise RefusedError(408, "body_slow", what) from None
+        except ClientDisconnect:
+            raise RefusedError(408, "client_left", "The client has left.") from None
+        except (ValueError, RecursionError):
+            raise invalid("The body is not JSON.") from None
+        finally:
+            self._coming -= len(body)
+
     def _models(self) -> list[tuple[str, str]]:
         return asking.models(self._settings, self._desk.local_model)
 
@@ -150,30 +184,6 @@ def _dialect(request: Request) -> Dialect:
     return dialect_of(request.url.path, request.headers)
 
 
-async def read_body(request: Request) -> object:
-    """The document of a request.
-
-    Raises:
-        RefusedError: it is too long, does not come, or is not JSON.
-    """
-    body = bytearray()
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > BODY_BYTES:
-        raise _too_large()
-    try:
-        async with asyncio.timeout(BODY_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > BODY_BYTES:
-                    raise _too_large()
-    except TimeoutError:
-        raise RefusedError(408, "body_slow", f"The body took longer than {BODY_S:g} s.") from None
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise invalid("The body is not JSON.") from None
-
-
 def _too_large() -> RefusedError:
     return RefusedError(413, "body_too_large", f"The body is longer than {BODY_BYTES:,} bytes.")
 
@@ -183,7 +193,7 @@ def refusal(
 ) -> Response:
     """The answer to what gets none."""
     said = {**(headers or {}), **refused.headers}
-    if refused.status in (408, 413):
+    if refused.status in (408, 413, 429):
         said["connection"] = "close"  # the rest of its body is not read
     return JSONResponse(describe(refused, dialect), refused.status, said)
 

@@ -19,6 +19,7 @@ from shammah.chat.conversation import Prompt, Step, Turn, TurnInProgress, origin
 from shammah.chat.runner import TurnRunner
 from shammah.chat.session import Session
 from shammah.chat.summary import describe_turn
+from shammah.errors import ShammahError
 from shammah.history.record import StoredConversation
 from shammah.history.recorder import Recorder, history_of
 from shammah.privacy import Mark, split_prefix, told_beside
@@ -146,6 +147,7 @@ class Desk:
         self._resting: asyncio.TimerHandle | None = None
         self._recorders: list[Recorder] = []
         self._memory = Memory()
+        self._recalled = self._threads.submit(self._recall)
         self._explained: dict[str, str] = {}
         self._local_model = settings.model
 
@@ -269,6 +271,7 @@ class Desk:
 
     def _run(self, reply: Reply, asked: Asked, wishes: Wishes, target: Target | None) -> None:
         session = reply.session
+        self._recalled.result()
         marks = self._memory.marks(session, asked.messages)
         if wishes.private:
             marks[-1] = Mark(True, marks[-1].why)
@@ -303,6 +306,18 @@ class Desk:
             self._recorders.append(recorder)
         begun = Known(recorder.number, conversation.turns[0].key)
         self._memory.learn(asked.messages, conversation.turns[-1], begun)
+
+    def _recall(self) -> None:
+        """Have the history say what is private, since clients go on with conversations from before
+        the gateway was started."""
+        recorder = self._take_recorder(0)
+        try:
+            self._memory.recall(recorder.read(lambda store: store.private_turns()))
+        except ShammahError as error:
+            if error.code != "history_empty":
+                log.warning("earlier marks are not known: %s", error.message)
+        finally:
+            self._recorders.append(recorder)
 
     def _take_recorder(self, number: int) -> Recorder:
         """One that continues the conversation of this number; 0: that begins another."""

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from itertools import pairwise, starmap
 from typing import TypeVar
 
 from shammah.bus.messages import ChatMessage
@@ -39,6 +40,11 @@ class Memory:
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._private: OrderedDict[str, Mark] = OrderedDict()
         self._told: OrderedDict[str, None] = OrderedDict()
+        self._recalled = set[str]()
+
+    def recall(self, turns: Iterable[tuple[str, str]]) -> None:
+        """Know private turns from before the gateway was started, by question and answer."""
+        self._recalled.update(starmap(_digest_turn, turns))
 
     def marks(self, session: Session, messages: tuple[ChatMessage, ...]) -> list[Mark]:
         """Whether each message is private: by a rule, because it says so, or because its turn once
@@ -56,6 +62,10 @@ class Memory:
                 ]
                 mark = session.gate.rules.mark("\n".join(said))
                 marks.append(self._private.get(key, mark))
+        for at, (asked, answer) in enumerate(pairwise(messages) if self._recalled else ()):
+            turn = split_prefix(asked.content)[0], answer.content
+            if answer.role == "assistant" and _digest_turn(*turn) in self._recalled:
+                marks[at] = marks[at + 1] = Mark(True)
         return marks
 
     def known(self, messages: tuple[ChatMessage, ...]) -> Known:
@@ -88,6 +98,11 @@ def _digests(messages: Iterable[ChatMessage]) -> Iterator[str]:
 
 def _digest(message: ChatMessage) -> str:
     return _last(_digests([message]))
+
+
+def _digest_turn(question: str, answer: str) -> str:
+    said = json.dumps([question.strip(), answer.strip()])
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _last(digests: Iterable[str]) -> str:

@@ -241,12 +241,13 @@ class Answer:
             reused_tokens=self._reused,
             restored_tokens=min(self._restored, self._reused),
         )
-        calls = self._calls.calls() if finish_reason in ("stop", "repetition") else ()
+        calls = self._calls.calls() if finish_reason != "cancelled" else ()
         repeats = finish_reason == "repetition" and not calls  # calls may be all that is repeated
+        cut = finish_reason in ("length", "timeout") and self._calls.broken_off
         timings = self._timings(now)
         return Done(
             self.request_id,
-            "tool_call" if calls else finish_reason,
+            "tool_call" if calls and not cut else finish_reason,
             usage=usage,
             timings=timings,
             provenance=provenance,

@@ -135,6 +135,12 @@ def test_the_keys_of_all_turns_undone_ones_too(store: Store) -> None:
     assert store.keys(numbers) == ["a", "c", "b"]
 
 
+def test_private_turns_are_told_with_their_answers(store: Store) -> None:
+    number = store.add(turn("a", "Mine?", "Yes."), NEW)
+    store.add(turn("b", "Anyone's?", "Yes.", private=False), StoredConversation(number))
+    assert store.private_turns() == [("Mine?", "Yes.")]
+
+
 def test_all_numbers_in_order(store: Store) -> None:
     numbers = [store.add(turn(str(number)), NEW) for number in range(5)]
     assert store.numbers() == numbers

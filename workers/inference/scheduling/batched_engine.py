@@ -89,7 +89,9 @@ class BatchedEngine:
         capacity = min(wanted, budget)
         check_context(capacity, wanted, self._runner, settings.kv_memory)
         limits = self._runner.limits
-        slots = limits.batch if limits.lazy else max(1, min(limits.batch, budget // capacity))
+        slots = limits.batch + 1  # the last is for a client that has none (`Scheduler`)
+        if not limits.lazy:
+            slots = max(1, min(slots, budget // capacity))
         self._runner.reserve(slots, capacity)
         self._slots = Slots(slots, budget, reuses=limits.reuses)
         self._speculation = Speculation(limits.batch if self._speculates and limits.exact else 0)
@@ -122,12 +124,13 @@ class BatchedEngine:
     def step(self) -> list[StepResult]:
         failed = list(self._admit())
         limits = self._runner.limits
-        plan = self._scheduler.plan(limits.chunk, limits.shared_chunk)
+        plan = self._scheduler.plan(limits.batch, limits.chunk, limits.shared_chunk)
         return failed + self._compute(plan)
 
     def _admit(self) -> Iterator[StepResult]:
         """Give slots to those who wait, for as long as there are some; which of them failed."""
-        while (sequence := self._scheduler.next_waiting()) is not None:
+        batch = self._runner.limits.batch
+        while (sequence := self._scheduler.next_waiting(batch)) is not None:
             request = sequence.request
             place = self._slots.place(
                 request.request_id,

@@ -3,6 +3,9 @@
 Continuous batching (Yu et al. 2022, "Orca"): sequences join and leave at any step. A step is at
 most one chunk of one prompt and one pass for every sequence whose prompt is done, so a long
 prompt delays the others by a chunk at most.
+
+A client that has nothing running need not wait until one of another's many questions is answered:
+it may start beyond what a step computes, and the newest of the busiest client pauses for it.
 """
 
 from __future__ import annotations
@@ -84,10 +87,13 @@ class Scheduler:
             if sequence in group:
                 group.remove(sequence)
 
-    def next_waiting(self) -> Sequence | None:
-        """The next to get a slot: of the client with the fewest running; then the first."""
-        busy = Counter(one.request.client for one in self.running)
-        return min(self.waiting, key=lambda one: busy[one.request.client], default=None)
+    def next_waiting(self, rows: int) -> Sequence | None:
+        """The next to get a slot: of the client with the fewest running; then the first. Beyond
+        ``rows``, which a step computes, only a client that has none running gets one."""
+        busy = self._busy()
+        chosen = min(self.waiting, key=lambda one: busy[one.request.client], default=None)
+        full = len(self.running) >= rows
+        return None if chosen and full and busy[chosen.request.client] else chosen
 
     def start(self, sequence: Sequence, slot: int, reused: int) -> None:
         """Give it a slot that holds ``reused`` of its tokens."""
@@ -95,15 +101,19 @@ class Scheduler:
         sequence.slot, sequence.computed, sequence.reused = slot, reused, reused
         self.running.append(sequence)
 
-    def plan(self, chunk: int, shared_chunk: int) -> Plan:
+    def plan(self, rows: int, chunk: int, shared_chunk: int) -> Plan:
         """The next step. Prompts take turns, so that a short one overtakes a long one.
 
         Args:
+            rows: sequences that a step computes, at most.
             chunk: prompt tokens of a step that computes nothing else.
             shared_chunk: the same while others wait for their next token.
         """
-        decode = tuple(one for one in self.running if not one.prefilling)
         prompts = [one for one in self.running if one.prefilling]
+        decode = tuple(one for one in self.running if not one.prefilling)
+        if len(decode) > (rows := rows - bool(prompts)):
+            busy = self._busy()
+            decode = tuple(sorted(decode, key=lambda one: busy[one.request.client])[:rows])
         if not prompts:
             return Plan(None, 0, decode)
         chosen = min(prompts, key=lambda one: one.turn)
@@ -111,3 +121,7 @@ class Scheduler:
         chosen.turn = self._turn
         left = len(chosen.request.prompt) - chosen.computed
         return Plan(chosen, min(left, shared_chunk if decode else chunk), decode)
+
+    def _busy(self) -> Counter[str]:
+        """How many of each client are running."""
+        return Counter(one.request.client for one in self.running)

@@ -121,6 +121,11 @@ class CallSplitter:
         """What was held back for nothing: the answer has ended."""
         return self._text.finish()
 
+    @property
+    def broken_off(self) -> bool:
+        """Whether it ends within a call."""
+        return self._text.found and CALL_END not in self._all.rpartition(CALL)[2]
+
     def calls(self) -> tuple[ToolCall, ...]:
         """Those that are complete, each once."""
         found = dict[tuple[str, str], ToolCall]()

@@ -112,6 +112,16 @@ def test_what_is_private_stays_so_in_its_own_conversation_only(tmp_path: Path) -
     assert memory.known((MORE, fine)).number == 0
 
 
+def test_what_was_private_before_a_restart_is_known_by_question_and_answer(tmp_path: Path) -> None:
+    memory, one = Memory(), session(tmp_path)
+    memory.recall([("Hello", " Fine.\n")])
+    fine, marked = ChatMessage("assistant", "Fine."), ChatMessage("user", "!private Hello")
+    assert [mark.private for mark in memory.marks(one, (HELLO, fine, MORE))] == [True, True, False]
+    assert memory.marks(one, (marked, fine, MORE))[1].private
+    for said in ((HELLO, replace(fine, content="Well."), MORE), (MORE, fine, HELLO)):
+        assert not any(mark.private for mark in memory.marks(one, said))
+
+
 def test_what_claude_said_is_no_news_to_claude(tmp_path: Path) -> None:
     memory, one = Memory(), session(tmp_path)
     assert memory.marks(one, (HELLO, ANSWER))[1].private

@@ -240,6 +240,17 @@ def test_calls_end_an_answer_and_are_no_text() -> None:
     done = answer.done("stop", 1.0, Provenance("inference", "m"))
     assert done.finish_reason == "tool_call"
     assert [(one.name, one.arguments) for one in done.tool_calls] == [("t", '{"a": 1}')]
-    assert answer.done("length", 1.0, Provenance("inference", "m")).tool_calls == ()
+    assert answer.done("cancelled", 1.0, Provenance("inference", "m")).tool_calls == ()
     repeated = answer.done("repetition", 1.0, Provenance("inference", "m"))
     assert (repeated.finish_reason, repeated.notices) == ("tool_call", ())
+
+
+def test_calls_that_are_whole_count_where_the_room_was_used_up() -> None:
+    call = '<tool_call>\n{"name": "t", "arguments": {"a": 1}}\n</tool_call>'
+    for rest, finish in (("", "tool_call"), ("<tool_call>\n{", "length")):
+        answer = make_answer(Generate("a", (), Sampling(tools=(Tool("t"),))))
+        written = tuple(map(ord, f"{call}{rest}"))
+        answer.take(StepResult("a", 0, len(written), written, "length"), 0.0, 1.0)
+        done = answer.done("length", 1.0, Provenance("inference", "m"))
+        assert done.finish_reason == finish
+        assert [one.arguments for one in done.tool_calls] == ['{"a": 1}']
