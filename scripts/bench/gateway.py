@@ -6,6 +6,9 @@ way.
 
     .venv/bin/python scripts/bench/gateway.py --clients 8 --tokens 64 --rounds 6 --firsts 200
 
+With ``--server NAME/MODEL`` a server of the settings answers, and stands where the bus does: it is
+asked directly and through all of Shammah.
+
 With ``--under-attack`` the first token through the bus, as the prompt asks, in turns while nothing
 else happens and while the gateway is attacked (``attacks.py``).
 """
@@ -25,6 +28,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -46,11 +50,13 @@ Asked = Callable[[int, int], tuple[int, float]]
 first."""
 
 
-def by_http(token: str) -> Asked:
+def by_http(base_url: str, token: str, model: str = "local") -> Asked:
+    url = urlsplit(base_url)
+
     def ask(number: int, tokens: int) -> tuple[int, float]:
-        connection = http.client.HTTPConnection("127.0.0.1", PORT)
+        connection = http.client.HTTPConnection(url.netloc)
         asked = {
-            "model": "local",
+            "model": model,
             "stream": True,
             "stream_options": {"include_usage": True},
             "temperature": 0,
@@ -58,8 +64,8 @@ def by_http(token: str) -> Asked:
             "messages": [{"role": "user", "content": f"{number}. {QUESTION}"}],
         }
         began = time.monotonic()
-        headers = {"Authorization": f"Bearer {token}"}
-        connection.request("POST", "/v1/chat/completions", json.dumps(asked), headers)
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        connection.request("POST", f"{url.path}/chat/completions", json.dumps(asked), headers)
         response = connection.getresponse()
         response.read(1)
         first = time.monotonic() - began
@@ -112,22 +118,27 @@ def compare_rates(bus: Asked, http: Asked, options: argparse.Namespace) -> None:
     tokens = len(rates) * options.clients * options.tokens
     print(f"{options.clients} clients by http: {statistics.median(rates):.1f} tok/s", end="; ")
     print(f"processor of the gateway: {1000 * (processor_s() - used) / tokens:.2f} ms a token")
-    print(f"http / bus: median {cuts[1]:.3f}, quartiles {cuts[0]:.3f} {cuts[2]:.3f}", end=" ")
+    print(
+        f"http / {options.other}: median {cuts[1]:.3f}, quartiles {cuts[0]:.3f} {cuts[2]:.3f}",
+        end=" ",
+    )
     print(f"of {len(ratios)}")
 
 
-def compare_firsts(bus: Asked, http: Asked, count: int) -> None:
+def compare_firsts(bus: Asked, http: Asked, count: int, other: str) -> None:
     """The first byte of both ways, which begin in turns."""
-    found: dict[str, list[float]] = {"bus": [], "http": []}
+    found: dict[str, list[float]] = {other: [], "http": []}
     used = processor_s()
     for number in range(count):
-        ways = [("bus", bus), ("http", http)]
+        ways = [(other, bus), ("http", http)]
         for at, (name, ask) in enumerate(ways if number % 2 else ways[::-1]):
             # Never what the other has asked.
             found[name].append(1000 * ask(50000 + 2 * number + at, 1)[1])
     show(found)
-    pairs = zip(found["bus"], found["http"], strict=True)
-    print(f"http - bus: median of the pairs {statistics.median(b - a for a, b in pairs):.1f} ms")
+    pairs = zip(found[other], found["http"], strict=True)
+    print(
+        f"http - {other}: median of the pairs {statistics.median(b - a for a, b in pairs):.1f} ms"
+    )
     taken = 1000 * (processor_s() - used) / count
     print(f"processor of the gateway: {taken:.1f} ms a question and an answer of a token")
 
@@ -181,13 +192,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--firsts", type=int, default=200)
     parser.add_argument("--under-attack", action="store_true")
+    parser.add_argument("--server", default="", metavar="NAME/MODEL")
     options = parser.parse_args()
-    settings = load_settings(os.environ, "starter")
+    options.other = "server" if options.server else "bus"
+    model = f"server:{options.server}" if options.server else "starter"
+    settings = load_settings(os.environ, model)
     serve = [sys.executable, "-P", "-m", "shammah", "serve", "--background"]
-    subprocess.run([*serve, "--port", str(PORT), "--model", "starter"], check=True)
+    subprocess.run([*serve, "--port", str(PORT), "--model", model], check=True)
     peer = connect(settings, "inference", "bench", os.environ)
     token = read_token(settings.home)
-    bus, http = by_bus(peer), by_http(token)
+    bus, http = by_bus(peer), by_http(f"http://127.0.0.1:{PORT}/v1", token)
+    if options.server:
+        server = settings.local_server()
+        bus = by_http(server.base_url, server.key, server.model)
     try:
         for ask in (bus, http):
             ask(0, 8)
@@ -197,7 +214,7 @@ def main() -> None:
         if options.rounds:
             compare_rates(bus, http, options)
         if options.firsts:
-            compare_firsts(bus, http, options.firsts)
+            compare_firsts(bus, http, options.firsts, options.other)
     finally:
         peer.close()
         for role in ("gateway", "inference"):

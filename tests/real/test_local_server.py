@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from shammah.bus.messages import ChatMessage, Done, Failed, Generate, NotAvailable, Ready, Token
+from shammah.bus.messages import (
+    ChatMessage,
+    Done,
+    Failed,
+    Generate,
+    NotAvailable,
+    Ready,
+    Sampling,
+    Token,
+)
 from shammah.settings.load import home_directory
 from shammah.settings.model import InferenceSettings, ServerSettings, Settings
 from tests.real.servers import free_port, messages_api_server
@@ -59,16 +71,25 @@ class Running:
             self.state = message
         return message
 
-    def ask(self, content: str, request_id: str = "r1", begun: str = "") -> None:
+    def ask(
+        self, content: str, request_id: str = "r1", begun: str = "", stop: tuple[str, ...] = ()
+    ) -> None:
         messages = [ChatMessage("user", content)]
         messages += [ChatMessage("assistant", begun)] if begun else []
-        self.service.submit(Generate(request_id, tuple(messages)))
+        self.service.submit(Generate(request_id, tuple(messages), Sampling(stop=stop)))
 
     def answer(self) -> tuple[str, Done | Failed]:
         pieces = []
         while isinstance(message := self.wait(Token | Done | Failed), Token):
             pieces.append(message.text)
         return "".join(pieces), message
+
+
+def busy_slots(port: int) -> int:
+    """How many answers the server computes just now."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{port}/slots", timeout=LIMIT_S) as response:
+        return sum(slot["is_processing"] for slot in json.load(response))
 
 
 @pytest.fixture
@@ -100,12 +121,21 @@ def test_a_server_is_asked_cancelled_killed_and_found_again(running: Running, po
         assert (done.finish_reason, done.provenance.role) == ("stop", "inference")
         assert done.usage.input_tokens > done.usage.output_tokens > 0
 
+        running.ask(FRANCE, "r2", stop=(" is",))
+        text, done = running.answer()
+        assert (text.strip(), done.finish_reason) == ("The capital of France", "stop")
+
         running.ask(STORY, "r2")
         running.wait(Token)
+        assert busy_slots(port)
         running.service.cancel("r2")
         _, done = running.answer()
         assert isinstance(done, Done)
         assert done.finish_reason == "cancelled"
+        deadline = time.monotonic() + LIMIT_S
+        while busy_slots(port):
+            assert time.monotonic() < deadline, "the server goes on for nobody"
+            time.sleep(0.02)
 
         running.ask(STORY, "r3")
         running.wait(Token)

@@ -25,6 +25,7 @@ from shammah.bus.messages import (
 from shammah.errors import ShammahError
 from shammah.settings.model import ServerSettings
 from workers.servers.continuation import Joint, split_begun
+from workers.servers.schema import SchemaCheck
 from workers.servers.wire import (
     DONE,
     Chunk,
@@ -53,6 +54,9 @@ _OWN_WORDS = 300
 
 _TOO_LONG = ("context length", "context size", "context window", "maximum context", "too long")
 """What is in the refusal of a conversation that is too long, with one server or another."""
+
+
+_NAME_IT = "Load one there; or name it as model in its table, if the server only does not list it."
 
 
 class ChatServer:
@@ -110,12 +114,14 @@ class ChatServer:
                 raise self._refused(response.status_code, response.content)
             models = read_models(response.json())
         wanted = self._settings.model or next(iter(models), "")
-        if wanted not in models:
-            has = f"It has {', '.join(list(models)[:8])}." if models else "Load one there."
+        # `transformers serve` lists what the Hub's cache has, not the directory that it serves.
+        listed = wanted in models or (bool(wanted) and (not models or wanted.startswith("/")))
+        if not listed:
+            has = f"It has {', '.join(list(models)[:8])}." if models else _NAME_IT
             what = f"no model {wanted:.80}" if wanted else "no model loaded"
             raise ShammahError("model_unknown", f"{self._subject} has {what}.", has)
         self._model = wanted
-        context = self._settings.context_length or models[wanted]
+        context = self._settings.context_length or models.get(wanted, 0)
         return Ready(wanted, device=self._host, context_length=context, engine=ENGINE)
 
     async def answer(
@@ -131,6 +137,7 @@ class ChatServer:
         body = make_body(self._model, messages, request.sampling, most)
         body["chat_template_kwargs"] = {"enable_thinking": request.think}
         answer = _Answer(request.request_id, Joint(begun), reply, self._clock)
+        check = SchemaCheck(self._subject, request.sampling.schema, begun)
         reason = ""
         alive = asyncio.create_task(_tick(advance))
         try:
@@ -140,10 +147,12 @@ class ChatServer:
                         if chunk.error:
                             words = _own_words(chunk.error, self._settings.key)
                             raise self._failed(f"broke off: {words}")
+                        check.add(chunk.text)
                         answer.take(chunk)
                         advance()
                     if not answer.finish_reason:
                         raise self._broken()
+                    check.finish(answer.finish_reason)
         except asyncio.CancelledError:
             reason = "cancelled"
         except TimeoutError:

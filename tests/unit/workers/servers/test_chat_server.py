@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx2
 import pytest
 
-from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Ready, Token
+from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Ready, Sampling, Token
 from shammah.errors import ShammahError
 from shammah.settings.model import ServerSettings
 from workers.servers.chat_server import ChatServer
@@ -162,6 +162,19 @@ def test_a_server_that_has_gone_is_told_of(error: Exception, code: str, lost: li
     assert (isinstance(ended, Failed) and ended.code, told) == (code, lost)
 
 
+def test_a_schema_that_the_server_ignores_is_a_failure_without_text() -> None:
+    tokens: list[Token] = []
+
+    async def ask() -> Done | Failed:
+        body = piece("The") + piece(" city") + END
+        asked = server(lambda request: httpx2.Response(200, text=body))
+        request = Generate("r", (QUESTION,), Sampling(schema='{"type": "object"}'))
+        return await asked.answer(request, tokens.append, 0.0)
+
+    ended = asyncio.run(ask())
+    assert (isinstance(ended, Failed) and ended.code, tokens) == ("schema_not_enforced", [])
+
+
 def test_a_cancel_closes_the_connection() -> None:
     closed: list[bool] = []
 
@@ -190,6 +203,12 @@ def test_a_cancel_closes_the_connection() -> None:
 def test_the_first_model_is_taken_unless_one_is_named() -> None:
     assert find(models("a", "b")).model == "a"
     assert find(models("a", "b"), model="b").model == "b"
+
+
+def test_a_model_may_be_served_that_is_not_listed() -> None:
+    """`transformers serve` lists what the Hub's cache has."""
+    assert find(models(), model="/models/own").model == "/models/own"
+    assert find(models("a"), model="/models/own").model == "/models/own"
 
 
 @pytest.mark.parametrize(
