@@ -92,8 +92,8 @@ TAB = 8
 NARROWEST = 8
 """Cells that running text gets at least, however narrow the terminal or deep the list."""
 
-_STYLE = re.compile(r"\x1b\[[0-9;]*m")
-_WORD = re.compile(r" *[^ ]+")
+_STYLE = r"\x1b\[[0-9;]*m"
+_WORD = r" *[^ ]+"
 
 _BROKEN_ANYWHERE = (
     "\u1100-\u115f\u2e80-\ua4cf\ua960-\ua97f\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f"
@@ -115,7 +115,7 @@ def _pieces(only_ascii: bool) -> re.Pattern[str]:
 def cells(text: str) -> int:
     """Return the width of ``text``: wide characters take two cells, a tab at most eight, styles and
     marks on other characters none."""
-    text = _STYLE.sub("", text) if "\x1b" in text else text
+    text = _compiled(_STYLE).sub("", text) if "\x1b" in text else text
     if text.isascii():
         return len(text) + (TAB - 1) * text.count("\t")
     return sum(map(_cells_of, text))
@@ -148,7 +148,7 @@ def _fold(line: str, columns: int, hanging: str | None) -> Iterator[str]:
         return
     indent = line[: len(line) - len(line.lstrip(" "))] if hanging is None else hanging
     current = ""
-    for word in _WORD.findall(line):
+    for word in _compiled(_WORD).findall(line):
         if current.strip() and cells(current + word) > columns:
             yield current
             current = indent + word.lstrip(" ")
