@@ -125,6 +125,9 @@ FORBIDDEN: dict[str, set[str]] = {
     "workers.lease": HEAVY | IMPURE,
     "workers.logs": HEAVY,
     "workers.__main__": HEAVY,
+    "workers.confinement": HEAVY,
+    "workers.confinement.filter": IMPURE,
+    "workers.confinement.policy": IMPURE,
     "workers.download": HEAVY - {"huggingface_hub"},
     "workers.cloud": HEAVY - {"anthropic"},
     "workers.gateway": HEAVY - {"starlette", "uvicorn"},
@@ -142,7 +145,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "shammah.chat.session": {"threading"},
     "shammah.cli.main": {"importlib"},  # it names modules beside it, which are all looked at
     "shammah.chat.warmup": {"threading"},
-    "shammah.models.machine": {"subprocess"},
+    "shammah.models.machine": {"subprocess", "threading"},
     "shammah.router.service": {"threading", "time"},
     "workers.inference.scheduling.batched_engine": {"time"},
 }

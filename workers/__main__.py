@@ -18,6 +18,8 @@ from shammah.settings.model import Settings
 from shammah.supervision.identity import identity
 from shammah.supervision.oom_record import attempt_file
 from shammah.supervision.secrets import take_secrets
+from workers.confinement.launcher import fork_launcher
+from workers.confinement.proof import Confined
 from workers.host import Host
 from workers.logs import LogFile, configure_logging
 from workers.service import Service
@@ -47,6 +49,8 @@ def _serve(options: argparse.Namespace) -> int:
         where = replace(settings.gateway, port=options.port, socket=options.socket)
         settings = replace(settings, gateway=replace(where, origins=tuple(options.origin)))
     endpoints = open_endpoints(os.environ)
+    if settings.confine != "off":
+        fork_launcher(role, settings, os.environ, endpoints)
     lock = RoleLock(endpoints.lock(role))
     if not lock.acquire():
         holder = lock_holder(lock.path)
@@ -56,7 +60,8 @@ def _serve(options: argparse.Namespace) -> int:
             f"All your terminals share it; `shammah stop {role}` stops it.",
             exit_code=ExitCode.ALREADY_RUNNING,
         )
-    service = _service(role, settings, endpoints, foreground=options.foreground)
+    confined = Confined(role, settings, os.environ, endpoints.runtime)
+    service = _service(role, settings, endpoints, confined, foreground=options.foreground)
     log_file = LogFile(settings.home, role)
     if not options.foreground:
         log_file.adopt()
@@ -65,6 +70,8 @@ def _serve(options: argparse.Namespace) -> int:
     if keep_alive is None:
         own = settings.cloud if role == "cloud" else settings.inference
         keep_alive = TRAIN_KEEP_ALIVE_S if role == "train" else own.keep_alive
+    # Before any thread is there: what is started later is held as this one is.
+    confined.enter()
     on_tick = (lambda: None) if options.foreground else log_file.rotate_if_long
     host = Host(
         service,
@@ -73,13 +80,14 @@ def _serve(options: argparse.Namespace) -> int:
         lock=lock,
         keep_alive=keep_alive,
         on_tick=on_tick,
+        confined=confined,
     )
     host.run()
     return ExitCode.OK
 
 
 def _service(
-    role: str, settings: Settings, endpoints: Endpoints, *, foreground: bool
+    role: str, settings: Settings, endpoints: Endpoints, confined: Confined, *, foreground: bool
 ) -> Service[Any]:
     if role == "inference" and settings.server:
         from workers.servers.service import ServerService
@@ -105,7 +113,7 @@ def _service(
         return GatewayService(settings, take_secrets(os.environ), show=foreground)
     from workers.train.service import TrainService
 
-    return TrainService(settings, os.environ, endpoints)
+    return TrainService(settings, os.environ, endpoints, narrow=confined.narrow)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

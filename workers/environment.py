@@ -14,5 +14,6 @@ def prepare_libraries() -> None:
     of numpy's own: nothing here multiplies matrices with it, and they spin when they are made.
     """
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+    os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"  # a file that they may not read
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

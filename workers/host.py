@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import zmq
 
@@ -40,6 +40,8 @@ from shammah.bus.messages import (
     NotAvailable,
     Ping,
     Pong,
+    Prove,
+    Proved,
     Replay,
     Replayed,
     Reply,
@@ -68,6 +70,15 @@ OUTLIVES_CLIENT = frozenset({"download", "train"})
 """Roles whose work goes on when the frontend that asked for it has gone."""
 
 
+class Confined(Protocol):
+    """See `workers.confinement.proof.Confined`."""
+
+    @property
+    def holds(self) -> tuple[str, ...]: ...
+
+    def prove(self, asked: Prove) -> Proved: ...
+
+
 class Host:
     """One worker process around one service. `run` returns when the worker shall end."""
 
@@ -79,6 +90,7 @@ class Host:
         lock: RoleLock,
         keep_alive: float,
         on_tick: Callable[[], object] = lambda: None,
+        confined: Confined | None = None,
     ) -> None:
         self._service = service
         self._identity = identity
@@ -86,6 +98,7 @@ class Host:
         self._lock = lock
         self._run_id = os.urandom(16).hex()
         self._on_tick = on_tick
+        self._confined = confined
         self._leases = LeaseTable(keep_alive, time.monotonic())
         self._journal = Journal(self._role, self._run_id)
         self._state: State = Initializing()
@@ -107,6 +120,7 @@ class Host:
             Detach: self._on_detach,
             GetStatus: self._on_get_status,
             Replay: self._on_replay,
+            Prove: self._on_prove,
             Cancel: self._on_cancel,
             Stop: self._on_stop,
         }
@@ -285,6 +299,10 @@ class Host:
         events, complete = self._journal.since(replay.since_seq)
         self._send(peer, Replayed(replay.request_id, events, complete))
 
+    def _on_prove(self, peer: bytes, request: Prove) -> None:
+        if self._confined is not None:
+            self._send(peer, self._confined.prove(request))
+
     def _on_work(self, peer: bytes, request: Work) -> None:
         failure = self._refusal(peer, request)
         if failure is not None:
@@ -421,7 +439,8 @@ class Host:
 
     def _record(self, what: str, request_id: str = "") -> messages.Event:
         active = len(self._owners) + len(self._orphans)
-        status = Status(self._state, len(self._leases), active, self._tokens)
+        held = self._confined.holds if self._confined else ()
+        status = Status(self._state, len(self._leases), active, self._tokens, held)
         event = self._journal.record(what, status, request_id)
         with contextlib.suppress(zmq.Again):
             self._events.send(codec.encode(event), zmq.NOBLOCK)

@@ -14,7 +14,16 @@ import zmq
 from shammah.bus import codec
 from shammah.bus.connection import RECONNECT_MAX_MS, RECONNECT_MS
 from shammah.bus.endpoints import SOCKET_MAX_BYTES, Endpoints, lock_holder
-from shammah.bus.messages import Event, Failed, GetStatus, Replay, Replayed, new_request_id
+from shammah.bus.messages import (
+    Event,
+    Failed,
+    GetStatus,
+    Prove,
+    Proved,
+    Replay,
+    Replayed,
+    new_request_id,
+)
 from shammah.errors import ShammahError
 
 ANSWER_S = 5.0
@@ -26,7 +35,7 @@ LOOK_S = 0.1
 GONE = "worker_gone"
 """The error code when it ended meanwhile."""
 
-Answer = TypeVar("Answer", Event, Replayed)
+Answer = TypeVar("Answer", Event, Replayed, Proved)
 
 
 def ask_status(endpoints: Endpoints, role: str) -> Event:
@@ -71,8 +80,17 @@ def ask_events(endpoints: Endpoints, role: str) -> Replayed:
     return _ask(endpoints, role, Replay(new_request_id()), Replayed)
 
 
+def ask_proof(endpoints: Endpoints, role: str, request: Prove) -> Proved:
+    """Return what the kernel answered to the worker.
+
+    Raises:
+        ShammahError: ``worker_silent``, ``worker_gone`` or what the worker answered with Failed.
+    """
+    return _ask(endpoints, role, request, Proved)
+
+
 def _ask(
-    endpoints: Endpoints, role: str, request: GetStatus | Replay, answer: type[Answer]
+    endpoints: Endpoints, role: str, request: GetStatus | Replay | Prove, answer: type[Answer]
 ) -> Answer:
     context = zmq.Context()
     asking = context.socket(zmq.DEALER)

@@ -23,10 +23,16 @@ from shammah.errors import ExitCode, ShammahError
 @model_option
 @licence_option
 @click.option("--network", is_flag=True, help="Connect to the Hub and to Claude; send nothing.")
+@click.option("--prove", is_flag=True, help="Have running workers try what they must not do.")
 @click.option("--bundle", type=click.Path(dir_okay=False), help="Write a zip for a bug report.")
 @json_option("One object; sizes in bytes.")
 def doctor(
-    model: str | None, licence: str | None, network: bool, bundle: str | None, as_json: bool
+    model: str | None,
+    licence: str | None,
+    network: bool,
+    prove: bool,
+    bundle: str | None,
+    as_json: bool,
 ) -> int:
     """Check everything: what this machine has, what auto chooses and why, and what is wrong.
 
@@ -36,10 +42,14 @@ def doctor(
       shammah doctor                       what to paste into a bug report
       shammah doctor --model 7B            how that model would run here, and why
       shammah doctor --network             can the Hub and Claude be reached?
+      shammah doctor --prove               does the kernel hold the workers to their roles?
       shammah doctor --bundle report.zip   with logs and events, no private text
       shammah doctor --json | jq .problems
-    Exit status: 0 all is well, 1 something would keep Shammah from answering.
+    Exit status: 0 all is well, 1 something would keep Shammah from answering; with --prove: a
+    worker was allowed what its role does not need, or none is running.
     """
+    if prove:
+        return _prove(as_json=as_json)
     from shammah.cli.doctor_bundle import check_place, write_bundle
     from shammah.cli.doctor_document import examine, problem_of
     from shammah.cli.doctor_report import HANGING, report
@@ -74,3 +84,20 @@ def doctor(
     if parts:
         echo(f"Wrote {bundle}: {', '.join(parts)}. Check what is in it before sharing.", err=True)
     return ExitCode.OK if document["ok"] else ExitCode.FAILED
+
+
+def _prove(*, as_json: bool) -> int:
+    from shammah.bus.endpoints import open_endpoints
+    from shammah.cli.doctor_proof import as_document, describe, is_proven
+    from shammah.cli.doctor_proof import prove as ask_workers
+    from shammah.terminal.output import print_json
+    from shammah.terminal.screen import Screen
+
+    found = ask_workers(open_endpoints(os.environ))
+    if as_json:
+        print_json(as_document(found))
+    else:
+        screen = Screen(os.environ, sys.stdout)
+        for line, wrong in describe(found):
+            screen.error(line) if wrong else screen.line(line)
+    return ExitCode.OK if is_proven(found) else ExitCode.FAILED

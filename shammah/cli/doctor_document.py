@@ -189,18 +189,21 @@ def _workers(
         blocking = role == "inference" and not cloud
         pid = lock_holder(endpoints.lock(role))
         found[role] = {"running": pid is not None, "pid": pid, "state": None, "said": ""}
+        found[role]["held"] = []
         found[role]["socket"] = (endpoints.runtime / f"{role}.sock").exists()
         if pid is None:
             continue
         try:
-            state = ask_status(endpoints, role).status.state
+            status = ask_status(endpoints, role).status
         except ShammahError as error:
             if error.code == GONE:
                 found[role] |= {"running": False, "pid": None}
                 continue
             problems.append(problem_of(error, blocking=blocking))
             continue
+        state = status.state
         found[role] |= {"state": to_document(state), "said": describe_state(state)}
+        found[role]["held"] = list(status.held)
         if isinstance(state, Failed):
             problems.append(problem_of(state, blocking=blocking))
         elif isinstance(state, NotAvailable):

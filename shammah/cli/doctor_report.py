@@ -79,6 +79,9 @@ def _facts(document: Part) -> Iterator[tuple[str, str]]:
     running = {role: one for role, one in document["workers"].items() if one["running"]}
     for role, one in running.items():
         yield "worker", f"{role} (process {one['pid']}): {one['said'] or 'does not answer'}"
+        if one["said"]:
+            held = ", ".join(one["held"]) or "nothing (`shammah doctor --prove` says why)"
+            yield "", as_invoked(f"the kernel holds: {held}")
     if not running:
         yield "worker", "none running"
     if took := document.get("took"):

@@ -164,6 +164,8 @@ class Board:
         if used is not None and used.memory:
             parts.append(describe_size(used.memory))
             parts.append(f"{used.cpu:.0f}% cpu")
+        if status.held:
+            parts.append("confined")
         parts.append(f"up {describe_duration(max(0.0, now_s - worker.since_s))}")
         return Row(f"{INDENT}{' · '.join(parts)}", "dim")
 

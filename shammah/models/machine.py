@@ -8,6 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,10 @@ PROBE_S = 5.0
 """A driver that is broken can make nvidia-smi hang; a good one answers in 0.1 to 2 s."""
 
 _MIB = 1024**2
+_ASKING = threading.Lock()
+_asked: dict[tuple[str, ...], subprocess.Popen[bytes] | str] = {}
+"""What was asked ahead: who answers, then the answer."""
+
 _QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
 
 
@@ -51,17 +56,30 @@ def gpu_memory(
             CPU alone have none for CUDA.
         timeout: seconds, whatever happens.
     """
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
-    libraries = libraries or _torch_libraries()
-    if visible in ("", "-1") or libraries is None:
-        return 0
-    if not (libraries / "libtorch_cuda.so").exists():
-        return 0
-    chosen = (f"--id={visible}",) if visible else ()
-    said = _ask(("nvidia-smi", *chosen, *_QUERY), environ, timeout)
+    command = _query(environ, libraries or _torch_libraries())
+    said = _told(command, environ, timeout) if command else ""
     # In MiB, one line for each; a GPU that shares the main memory says [N/A].
     sizes = [int(line) for line in map(str.strip, said.splitlines()) if line.isdecimal()]
     return min(sizes, default=0) * _MIB
+
+
+def ask_ahead(environ: Mapping[str, str]) -> None:
+    """Begin to ask for the GPU's memory, in a process that soon may start no program any more:
+    `gpu_memory` then waits for this answer, and remembers it."""
+    command = _query(environ, _torch_libraries())
+    if command:
+        with contextlib.suppress(OSError):
+            _asked[command] = _start(command, environ)
+
+
+def _query(environ: Mapping[str, str], libraries: Path | None) -> tuple[str, ...] | None:
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1") or libraries is None:
+        return None
+    if not (libraries / "libtorch_cuda.so").exists():
+        return None
+    chosen = (f"--id={visible}",) if visible else ()
+    return ("nvidia-smi", *chosen, *_QUERY)
 
 
 def _torch_libraries() -> Path | None:
@@ -69,19 +87,31 @@ def _torch_libraries() -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-def _ask(command: tuple[str, ...], environ: Mapping[str, str], timeout: float) -> str:
+def _told(command: tuple[str, ...], environ: Mapping[str, str], timeout: float) -> str:
     """The output of ``command``; empty if it fails, is missing or takes too long."""
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=dict(environ),
-            start_new_session=True,
-        )
-    except OSError:
-        return ""
+    with _ASKING:
+        if command not in _asked:
+            with contextlib.suppress(OSError):
+                return _hear(_start(command, environ), timeout)
+            return ""
+        found = _asked[command]
+        if not isinstance(found, str):
+            found = _asked[command] = _hear(found, timeout)
+        return found
+
+
+def _start(command: tuple[str, ...], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=dict(environ),
+        start_new_session=True,
+    )
+
+
+def _hear(process: subprocess.Popen[bytes], timeout: float) -> str:
     assert process.stdout is not None
     try:
         said, _ = process.communicate(timeout=timeout)

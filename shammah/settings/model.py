@@ -181,6 +181,8 @@ class Settings:
     """How answers look at the prompt: markdown or plain."""
     history: str = "on"
     """on, or off: no turn is kept on the disk."""
+    confine: str = "auto"
+    """auto (the kernel holds each worker to what its role needs, where it can) or off."""
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     cloud: CloudSettings = field(default_factory=CloudSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
@@ -258,6 +260,7 @@ CHOICES: dict[SettingPath, tuple[str, ...]] = {
     ("render",): ("markdown", "plain"),
     ("editor", "keys"): ("emacs", "vi"),
     ("history",): ("on", "off"),
+    ("confine",): ("auto", "off"),
     ("gateway", "history"): ("on", "off"),
     ("cloud", "use"): ("auto", "ask", "never"),
     ("router", "policy"): ("measured", "classic"),

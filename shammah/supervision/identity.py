@@ -74,6 +74,8 @@ def _identifying(
 ) -> tuple[str, dict[str, str]]:
     """Return the model, and what distinguishes workers of ``role``, by the names people know."""
     parts = {"SHAMMAH_HOME": str(settings.home)}
+    if settings.confine != "auto":  # workers of versions that had no such setting are as good
+        parts["confine"] = settings.confine
     if role == "inference":
         names = "device dtype max_new_tokens think_tokens context_length kv_memory kv_disk engine"
         names += " quantization stop_repetition"

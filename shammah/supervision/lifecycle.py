@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 from shammah.bus.client import Peer, new_request_id
 from shammah.bus.endpoints import Endpoints, lock_holder, open_endpoints
@@ -61,9 +62,33 @@ _LOG_LINE = re.compile(r"[-0-9]+ [:,0-9]+ ([A-Z]+) [a-z]+\[([0-9]+)\] ")
 """As `workers.logs` begins each: level and process."""
 
 
+class Child(Protocol):
+    """What is asked of a worker that this process has started; see `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+
+class Launcher(Protocol):
+    """Starts and signals workers for a process that may not (see `workers.confinement`)."""
+
+    def start(self, spec: WorkerSpec) -> Child: ...
+
+    def signal(self, role: str, number: int) -> bool: ...
+
+
 class Children:
     """The workers that this process started and that still run. They are held so that dead ones
-    are reaped, and because Popen warns when it is dropped while its process lives on."""
+    are reaped, and because Popen warns when it is dropped while its process lives on.
+
+    ``launcher`` starts them instead, where there is one."""
+
+    launcher: Launcher | None = None
 
     def __init__(self) -> None:
         self._running: list[subprocess.Popen[bytes]] = []
@@ -268,7 +293,7 @@ def _attach(
     join: bool,
 ) -> Identity:
     """Wait for the wanted worker's welcome, and return its identity."""
-    child: subprocess.Popen[bytes] | None = None
+    child: Child | None = None
     budget = RestartBudget()
     log_start, waited, looked = 0, 0.0, time.monotonic()
     while True:
@@ -281,7 +306,7 @@ def _attach(
             if child is not None and not others and not (killed and budget.spend()):
                 raise _start_failed(spec, child, log_start)
             log_start = _size(spec.log_file)
-            child = spawn(spec)
+            child = children.launcher.start(spec) if children.launcher else spawn(spec)
         welcome = peer.wait_welcome(POLL_S)
         if welcome is not None:
             found = welcome.identity
@@ -328,8 +353,8 @@ def _silent(spec: WorkerSpec) -> ShammahError:
     )
 
 
-def _start_failed(spec: WorkerSpec, child: subprocess.Popen[bytes], log_start: int) -> ShammahError:
-    code = child.returncode
+def _start_failed(spec: WorkerSpec, child: Child, log_start: int) -> ShammahError:
+    code = child.returncode or 0
     if code < 0:
         said = f"it was killed repeatedly ({signal.Signals(-code).name})."
     elif code == 0:
@@ -395,7 +420,7 @@ def stop(role: str, endpoints: Endpoints, peer: Peer | None = None) -> Rung | No
         (signal.SIGTERM, Rung.SIGTERM, 0.4 * STOP_S),
         (signal.SIGKILL, Rung.SIGKILL, STOP_S),
     ):
-        if not _signal_holder(lock, number) or _gone(lock, time.monotonic() + patience):
+        if not _signal(endpoints, role, number) or _gone(lock, time.monotonic() + patience):
             return rung
     why = f"Couldn't stop the {role} worker, not even with SIGKILL."
     raise ShammahError("worker_unstoppable", why)
@@ -411,7 +436,13 @@ def _gone(lock: Path, until: float) -> bool:
         time.sleep(POLL_S)
 
 
-def _signal_holder(lock: Path, number: int) -> bool:
+def _signal(endpoints: Endpoints, role: str, number: int) -> bool:
+    if children.launcher is not None:
+        return children.launcher.signal(role, number)
+    return signal_holder(endpoints.lock(role), number)
+
+
+def signal_holder(lock: Path, number: int) -> bool:
     """Signal the process that holds the lock, and return false if none does any more."""
     pid = lock_holder(lock)
     if not pid:

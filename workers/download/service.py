@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RATES = "download-rate.json"
-"""In the home: how fast downloads were."""
+RATES = "download/rates.json"
+"""In the home, in a directory that this worker may write: how fast downloads were."""
 
 URGENT = 1
 """The priority of a download that somebody waits for; others have 0."""

@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import psutil
@@ -27,7 +28,10 @@ from shammah.bus.training import (
     TrainProgress,
 )
 from shammah.errors import ShammahError
+from shammah.learning.adapters import AdapterStore
 from shammah.settings.model import Settings
+from workers.confinement import Request
+from workers.confinement.places import tree
 from workers.logs import describe
 from workers.service import Outlet
 from workers.train.brake import Brake, CancelledError
@@ -67,6 +71,7 @@ class TrainService:
         endpoints: where the inference worker's events come from.
         on_battery: whether the machine runs on battery.
         make_run: what does the work; ``None``: a real training.
+        narrow: holds a thread to the files that its request names.
     """
 
     def __init__(
@@ -76,12 +81,14 @@ class TrainService:
         endpoints: Endpoints,
         on_battery: Callable[[], bool] | None = None,
         make_run: MakeRun | None = None,
+        narrow: Callable[[Request], None] = lambda request: None,
     ) -> None:
         self._settings = settings
         self._environ = dict(environ)  # libraries are told things through the real one
         self._endpoints = endpoints
         self._on_battery = on_battery or runs_on_battery
         self._make_run = make_run or self._real_run
+        self._narrow = narrow
         self._inbox: queue.SimpleQueue[training.Request | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._withdrawn: set[str] = set()
@@ -120,17 +127,26 @@ class TrainService:
                 self._current = (request.request_id, brake)
                 if request.request_id in self._withdrawn:
                     brake.cancel()
-            outlet.reply(self._work(request, brake, outlet))
+            # A thread of its own for each: what holds a thread holds it for good.
+            thread = threading.Thread(
+                target=self._answer, args=(request, brake, outlet), name="work-one", daemon=True
+            )
+            thread.start()
+            thread.join()
             with self._lock:
                 self._current = None
                 self._withdrawn.discard(request.request_id)
             gc.collect()  # the model of the run that has ended
             outlet.publish(Training())
 
+    def _answer(self, request: training.Request, brake: Brake, outlet: Outlet) -> None:
+        outlet.reply(self._work(request, brake, outlet))
+
     def _work(
         self, request: training.Request, brake: Brake, outlet: Outlet
     ) -> training.Reply | Failed:
         try:
+            self._narrow(files_of(request, self._settings.home))
             if isinstance(request, MergeAdapter):
                 outlet.publish(Training(TrainingProgress(request.adapter, "merging")))
                 return merge(request, self._settings, self._environ, outlet.advance)
@@ -183,6 +199,25 @@ class TrainService:
         battery = (lambda: False) if train.on_battery else self._on_battery
         with Surroundings(self._endpoints, brake, battery):
             return run.execute()
+
+
+def files_of(request: training.Request, home: Path) -> Request:
+    """What a request names on this disk, its model too.
+
+    Raises:
+        ShammahError: ``adapter_not_found``.
+    """
+    match request:
+        case MergeAdapter():
+            model = request.model or AdapterStore(home).get(request.adapter).base_model
+            target = Path(request.directory).parent
+            return Request(model, writes=(target,))
+        case ImportAdapter():
+            given = [*tree(Path(request.directory))]
+        case _:
+            given = []
+    given += [Path(request.examples)] if request.examples else []
+    return Request(request.model, tuple(given))
 
 
 class Surroundings:

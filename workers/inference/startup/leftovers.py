@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -118,8 +119,19 @@ def _is_of_use(path: Path, home: Path, now: float) -> bool:
             return True
         if not model.exists():
             return False
+        if not _is_open(model):
+            return True  # another worker, started for that model, may read and judge it
     # Of another version; or of a model that has been loaded, but not swept after, yet.
     return min(_age(path, now), _age(source, now)) <= UNUSED_S
+
+
+def _is_open(path: Path) -> bool:
+    """Whether this process may read there (see `workers.confinement`)."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except PermissionError:
+        return False
+    return True
 
 
 def _age(path: Path, now: float) -> float:
