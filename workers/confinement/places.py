@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 import sys
 from collections.abc import Iterator, Mapping
 from glob import glob
@@ -39,12 +38,18 @@ _VARIABLES = (
 _SEARCHED = ("LD_LIBRARY_PATH", "LD_PRELOAD")
 
 
-def look(wanted: str, environ: Mapping[str, str]) -> Places:
-    """Everything but what lies in the home. ``wanted``: the model; empty: any of the Hub's."""
+def look(wanted: str, environ: Mapping[str, str], *, certificates: bool = False) -> Places:
+    """Everything but what lies in the home.
+
+    Args:
+        wanted: the model; empty: any of the Hub's.
+        environ: of this process.
+        certificates: look for those that servers are checked with, too.
+    """
     hub = (hub_cache(environ),) if not wanted or is_of_hub(wanted) else ()
     starter = starter_directory()
     return Places(
-        system=tuple(_system(environ)),
+        system=(*_system(environ), *(_certificates() if certificates else ())),
         devices=tuple(Path(found) for pattern in _DEVICES for found in glob(pattern)),
         caches=tuple(_caches(environ)),
         model=tuple(model_places(wanted, environ)),
@@ -104,13 +109,18 @@ def _system(environ: Mapping[str, str]) -> Iterator[Path]:
     yield from map(Path, _SYSTEM)
     # A file that is replaced loses what it was allowed; its directory keeps it.
     yield Path(os.path.realpath("/etc/resolv.conf")).parent
-    certificates = ssl.get_default_verify_paths()
-    named = [certificates.openssl_cafile, certificates.openssl_capath]
-    named += [environ.get(name, "") for name in _VARIABLES]
+    named = [environ.get(name, "") for name in _VARIABLES]
     for name in _SEARCHED:
         named += environ.get(name, "").split(":")
     yield from (absolute(name) for name in named if name)
     yield from map(Path, {sys.prefix, sys.base_prefix, sys.exec_prefix, *filter(None, sys.path)})
+
+
+def _certificates() -> Iterator[Path]:
+    import ssl  # what workers without a network need not load
+
+    found = ssl.get_default_verify_paths()
+    yield from (Path(found.openssl_cafile), Path(found.openssl_capath))
 
 
 def _caches(environ: Mapping[str, str]) -> Iterator[Path]:

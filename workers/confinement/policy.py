@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from shammah.bus.record import record
-from shammah.learning.feedback import NAME as FEEDBACK
-from shammah.privacy.ledger import NAME as LEDGER
 from shammah.settings.model import Settings
-from shammah.settings.network import PORTS, read_proxies
 from shammah.supervision.identity import PUBLIC_HUB, hub_endpoint
 from workers.confinement.filter import Network
 
@@ -90,6 +86,8 @@ def policy_for(
         removes = sockets if settings.gateway.socket else ()
         return replace(base, changes=(*own, home), removes=removes)
     if role == "cloud":
+        from shammah.privacy.ledger import NAME as LEDGER  # what only this role needs
+
         return replace(
             base,
             files=(home / LEDGER,),
@@ -132,6 +130,8 @@ def training_policy(
         reads: what the request names.
         writes: the same, to be written.
     """
+    from shammah.learning.feedback import NAME as FEEDBACK
+
     given = (*places.model, *places.starter, home / FEEDBACK, *reads)
     return replace(
         policy,
@@ -144,12 +144,18 @@ def training_policy(
 
 def _ports(address: str, environ: Mapping[str, str]) -> tuple[int, ...]:
     """Those of a server, and of the proxies that lead to it."""
+    from shammah.settings.network import read_proxies  # with it comes ssl
+
     proxies = [one.url for one in read_proxies(environ).values() if not one.why]
     return tuple(sorted({NAME_SERVICE, *map(_port, (address, *proxies))}))
 
 
 def _port(address: str) -> int:
     """The port of an address; 443: it has none that can be read."""
+    from urllib.parse import urlsplit
+
+    from shammah.settings.network import PORTS
+
     parts = urlsplit(address)
     try:
         return parts.port or PORTS.get(parts.scheme, 443)
