@@ -1,7 +1,8 @@
 """How long the way of a question is: which modules it enters, and which records are made on it.
 
 A prompt on a terminal, a fake worker, one plain local question. What every thread of the frontend
-enters between Enter and the line below the answer counts::
+enters between Enter and the line below the answer counts, if it does so for each of three questions
+(a ping or a redraw of the line below comes now and then)::
 
     python scripts/bench/way.py            # two numbers
     python scripts/bench/way.py --names    # with all names
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 QUESTION = "What are tides and what causes them"
+ASKED = 3
 CALLS = "SHAMMAH_BENCH_CALLS"
 
 
@@ -61,8 +63,8 @@ def trace(path: Path) -> int:
         path.write_text(json.dumps(calls))
 
 
-def ask() -> list[tuple[float, str, str]]:
-    """What was called from Enter to the end of the answer."""
+def ask() -> list[dict[str, set[str]]]:
+    """What was called from Enter to the end of each answer: module to functions, "" to records."""
     from tests.fakes.sandbox import Sandbox
     from tests.fakes.terminal import CTRL_D, ENTER, Terminal
 
@@ -71,7 +73,8 @@ def ask() -> list[tuple[float, str, str]]:
     environ = {**sandbox.variables(), CALLS: str(calls), "SHAMMAH_MODEL": "starter"}
     terminal = Terminal(command=(sys.executable, "-P", __file__), environ=environ)
     terminal.wait_editor()
-    for number in range(2):  # the first one has everything loaded
+    spans: list[tuple[float, float]] = []
+    for number in range(1 + ASKED):  # the first one has everything loaded
         if number:
             terminal.wait_editor()
         terminal.type(QUESTION)
@@ -80,22 +83,28 @@ def ask() -> list[tuple[float, str, str]]:
         begun = time.monotonic()
         terminal.type(ENTER)
         terminal.wait_answer()
-        ended = time.monotonic()
+        spans.append((begun, time.monotonic()))
     terminal.type(CTRL_D)
     terminal.end()
     sandbox.leaks()
     sandbox.remove()
-    return [tuple(one) for one in json.loads(calls.read_text()) if begun <= one[0] <= ended]
+    called = json.loads(calls.read_text())
+    ways: list[dict[str, set[str]]] = []
+    for begun, ended in spans[1:]:
+        ways.append({})
+        for at, module, function in called:
+            if begun <= at <= ended:
+                ways[-1].setdefault(module, set()).add(function)
+    return ways
 
 
 def main() -> int:
     if path := os.environ.get(CALLS):
         return trace(Path(path))
     names = "--names" in sys.argv[1:]
-    found = ask()
-    entered: dict[str, set[str]] = {}
-    for _, module, function in found:
-        entered.setdefault(module, set()).add(function)
+    ways = ask()
+    every = set.intersection(*(set(way) for way in ways))
+    entered = {module: set.intersection(*(way[module] for way in ways)) for module in every}
     records = sorted(entered.pop("", set()))
     print(f"{len(entered)} modules, {len(records)} records")
     if names:
