@@ -12,8 +12,8 @@ from workers.inference.text.continuation import Blanks, split_begun
 from workers.inference.text.detokenizer import Detokenizer
 from workers.inference.text.reasoning import CLOSING, ReasoningSplitter
 from workers.inference.text.repetition import Repetition
-from workers.inference.text.stop_strings import StopStrings
 from workers.inference.text.tools import CallSplitter
+from workers.text.stop_strings import StopStrings
 
 PAUSE_S = 0.025
 """Between two messages of an answer. Each wakes three threads of two processes, which takes a

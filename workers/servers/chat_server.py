@@ -36,6 +36,7 @@ from workers.servers.wire import (
     read_error,
     read_models,
 )
+from workers.text.stop_strings import StopStrings
 
 ENGINE = "server"
 
@@ -136,7 +137,7 @@ class ChatServer:
         most = self._most if request.max_new_tokens is None else request.max_new_tokens
         body = make_body(self._model, messages, request.sampling, most)
         body["chat_template_kwargs"] = {"enable_thinking": request.think}
-        answer = _Answer(request.request_id, Joint(begun), reply, self._clock)
+        answer = _Answer(request, Joint(begun), reply, self._clock)
         check = SchemaCheck(self._subject, request.sampling.schema, begun)
         reason = ""
         alive = asyncio.create_task(_tick(advance))
@@ -261,7 +262,7 @@ class _Answer:
 
     def __init__(
         self,
-        request_id: str,
+        request: Generate,
         joint: Joint,
         reply: Callable[[Token], None],
         clock: Callable[[], float],
@@ -269,8 +270,10 @@ class _Answer:
         self.finish_reason = ""
         self.model = ""
         self.calls: list[tuple[int, ToolCall]] = []
-        self._request_id = request_id
+        self._request_id = request.request_id
         self._joint = joint
+        # `transformers serve` sends the stop text, too, and what else its last token has.
+        self._stops = StopStrings(request.sampling.stop)
         self._reply = reply
         self._clock = clock
         self._asked = clock()
@@ -294,9 +297,10 @@ class _Answer:
 
     def finish(self) -> None:
         """Send what was held back."""
-        self._send(self._joint.finish())
+        self._send(self._joint.finish(), last=True)
 
-    def _send(self, text: str) -> None:
+    def _send(self, text: str, *, last: bool = False) -> None:
+        text = self._stops.add(text) + (self._stops.finish() if last else "")
         if text:
             self._reply(Token(self._request_id, self._pieces, text))
 

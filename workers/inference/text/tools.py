@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from shammah.bus.messages import ChatMessage, Sampling, Tool, ToolCall
-from workers.inference.text.stop_strings import StopStrings
+from workers.text.stop_strings import StopStrings
 from workers.text.tool_tags import CALL, CALL_END
 
 _EXPLAINED = """\

@@ -175,6 +175,20 @@ def test_a_schema_that_the_server_ignores_is_a_failure_without_text() -> None:
     assert (isinstance(ended, Failed) and ended.code, tokens) == ("schema_not_enforced", [])
 
 
+def test_a_stop_text_that_the_server_sends_is_cut_off() -> None:
+    tokens: list[Token] = []
+
+    async def ask() -> Done | Failed:
+        body = piece("It is in Pa") + piece("ris, of") + piece(" course") + END
+        asked = server(lambda request: httpx2.Response(200, text=body))
+        request = Generate("r", (QUESTION,), Sampling(stop=("Paris",)))
+        return await asked.answer(request, tokens.append, 0.0)
+
+    ended = asyncio.run(ask())
+    assert isinstance(ended, Done)
+    assert "".join(token.text for token in tokens) == "It is in "
+
+
 def test_a_cancel_closes_the_connection() -> None:
     closed: list[bool] = []
 

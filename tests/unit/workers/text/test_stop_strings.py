@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.inference.text.stop_strings import StopStrings
+from workers.text.stop_strings import StopStrings
 
 
 def _pieces(text: str, cuts: list[int]) -> list[str]:
