@@ -4,7 +4,7 @@
     .venv/bin/python scripts/bench/random_model.py --shape 0.5B FOLDER         as a checkpoint
     .venv/bin/python scripts/bench/random_model.py --shape 0.5B FOLDER --gguf  for llama.cpp, too
 
-The second writes FOLDER/bf16.gguf beside it (with gguf, which `pip install -e .[starter]` brings),
+The second writes FOLDER/bf16.gguf beside it (with gguf, which `pip install -e .` brings),
 from which llama.cpp makes its own, to be given to decode.py:
 
     llama-quantize FOLDER/bf16.gguf FOLDER/Q8_0.gguf Q8_0

@@ -12,11 +12,13 @@
 venv=$root/.venv
 servers=$root/.venv-servers
 log=$root/.setup.log
+rest_log=$venv/.shammah-rest.log
+installing=$venv/.shammah-installing
 program=scripts/${0##*/}
 starter=$venv/share/shammah/starter/shammah-manifest.json
 gguf=$venv/share/shammah/SmolLM2-135M-Instruct.Q4_1.gguf
 inputs='pyproject.toml constraints.txt scripts/servers-requirements.txt
-    scripts/make_starter.py scripts/lib/environment.sh'
+    workers/starter/making.py workers/starter/conversion.py scripts/lib/environment.sh'
 step=0
 
 say() { printf '%s\n' "$@" >&2; } # one argument is one line
@@ -175,14 +177,8 @@ pip_failed() {
         $program again: what has been done is kept."
 }
 
-# 190 MB more, where it makes answers fast. (Its wheels are for macOS 14 and newer.)
-engine_extras() {
-    [ "$(uname -sm)" = 'Darwin arm64' ] &&
-        [ "$(sw_vers -productVersion | cut -d. -f1)" -ge 14 ] && printf ',mlx'
-}
-
 install_packages() {
-    next_step "Packages (the first time takes minutes: PyTorch alone is large)"
+    next_step "Packages (the first time takes a while)"
     rm -f "$venv/.shammah-run" "$venv/.shammah-test" # nothing is complete until this has ended
     remove_half_installed
     # What builds the project is installed too, rather than fetched by pip for each build: that
@@ -190,13 +186,13 @@ install_packages() {
     (
         cd "$root" || exit 1
         pip install --quiet --constraint constraints.txt hatchling editables || exit 1
-        pip install --constraint constraints.txt --no-build-isolation --editable ".[$1]"
+        pip install --constraint constraints.txt --no-build-isolation --editable ".$1"
     ) || pip_failed 'the packages'
 }
 
 make_starter() {
     next_step "Starter model"
-    "$venv/bin/python" "$root/scripts/make_starter.py" "$@" >&2 ||
+    "$venv/bin/python" -P -m workers.starter "$@" >&2 ||
         fail 'could not make the starter model' 'its own message is above' \
             "Follow that message, then run $program again."
 }
@@ -211,6 +207,87 @@ make_servers() {
     pip --python "$servers/bin/python" install \
         --requirement "$root/scripts/servers-requirements.txt" || pip_failed 'the servers'
     cp "$root/scripts/servers-requirements.txt" "$servers/.complete"
+}
+
+# --- What comes behind the prompt --------------------------------------------------------------
+
+# Training, and the engines that the starter can do without: ten times as much as the rest.
+# mlx: 190 MB where it makes answers fast. (Its wheels are for macOS 14 and newer.)
+rest_extras() {
+    printf 'train,llamacpp'
+    [ "$(uname -sm)" = 'Darwin arm64' ] &&
+        [ "$(sw_vers -productVersion | cut -d. -f1)" -ge 14 ] && printf ',mlx'
+}
+
+# The packages of extras. Not the project with them: for a moment there would be no `shammah`.
+requirements='
+import sys, tomllib
+with open("pyproject.toml", "rb") as file:
+    extras = tomllib.load(file)["project"]["optional-dependencies"]
+print(*(line for extra in sys.argv[1].split(",") for line in extras[extra]), sep="\n")
+'
+try_lock='
+import fcntl
+fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+'
+
+tell_rest() { printf 'installing training and more engines%s\n' "$1" >"$installing"; }
+
+# What pip says becomes one line that tells how far it is, for the prompt to show. (Not awk: some
+# read a pipe only when a block is full.)
+follow_pip() {
+    last=
+    while read -r word rest; do
+        # shellcheck disable=SC2086  # its words
+        set -- $rest
+        case $word in
+        Progress)
+            [ "${3:-0}" -gt 0 ] || continue
+            share=$((100 * $1 / $3))
+            [ "$share" = "$last" ] || tell_rest ": $name $share%"
+            last=$share
+            continue
+            ;;
+        Downloading) name=${1%%-*} ;;
+        Installing) tell_rest ': unpacking' ;;
+        esac
+        printf '%s %s\n' "$word" "$rest"
+    done >"$rest_log"
+}
+
+# install_rest: in the background. Whoever has the lock does it.
+install_rest() {
+    exec 9<"$root"
+    "$venv/bin/python" -c "$try_lock" 2>/dev/null || return
+    [ -f "$venv/.shammah-rest" ] && return
+    cd "$root" || return
+    cp "$venv/.shammah-run" "$venv/.shammah-rest-draft"
+    tell_rest ''
+    remove_half_installed
+    "$venv/bin/python" -c "$requirements" "$(rest_extras)" >"$venv/.shammah-rest-packages"
+    {
+        PYTHONUNBUFFERED=1 "$venv/bin/python" -m pip install --progress-bar raw \
+            --disable-pip-version-check --constraint constraints.txt \
+            --requirement "$venv/.shammah-rest-packages" 2>&1
+        echo "status $?"
+    } | follow_pip
+    if tail -n 1 "$rest_log" | grep -qx 'status 0'; then
+        mv "$venv/.shammah-rest-draft" "$venv/.shammah-rest"
+        rm -f "$installing" "$rest_log"
+    else
+        printf 'training and more engines could not be installed (%s)\n' "$rest_log" >"$installing"
+    fi
+}
+
+# Away from the terminal, which it must survive: the next start would take it up again.
+begin_rest() {
+    [ -f "$venv/.shammah-rest" ] && return
+    export SHAMMAH_INSTALLING="$installing"
+    tell_rest ''
+    (
+        trap '' INT HUP
+        nice sh -c 'root=$0 steps=1; . "$0/scripts/lib/environment.sh"; install_rest' "$root"
+    ) </dev/null >/dev/null 2>&1 &
 }
 
 set_up() {
@@ -228,16 +305,19 @@ set_up() {
     if [ -x "$venv/bin/shammah" ] && cmp -s "$draft" "$venv/.shammah-$1"; then
         next_step 'Packages: unchanged'
     elif [ "$1" = test ]; then
-        install_packages starter,int4,llamacpp,mlx,dev
+        install_packages '[train,int4,llamacpp,mlx,dev]'
     else
-        install_packages "starter,llamacpp$(engine_extras)"
+        install_packages ''
     fi
     if [ "$1" = test ]; then
-        make_starter --keep-gguf
+        make_starter --gguf-too
         make_servers
-        cp -p "$draft" "$draft-run" && mv "$draft-run" "$venv/.shammah-run"
+        for flavour in run rest; do
+            cp -p "$draft" "$draft-copy" && mv "$draft-copy" "$venv/.shammah-$flavour"
+        done
     else
         make_starter
+        cmp -s "$draft" "$venv/.shammah-rest" || rm -f "$venv/.shammah-rest"
     fi
     mv "$draft" "$venv/.shammah-$1"
     rm -f "$log" # pip writes tens of megabytes, of use to nobody after a success

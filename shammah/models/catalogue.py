@@ -392,8 +392,12 @@ def check_hub_id(wanted: str) -> None:
 
 
 def starter_directory() -> Path:
-    """Where the starter model of this installation lies (`scripts/make_starter.py`)."""
-    return Path(sys.prefix, "share", "shammah", "starter")
+    """Where the starter model of this installation lies (`workers.starter` makes it); if that is
+    not ours to write to, in the person's own directories."""
+    shared = Path(sys.prefix, "share", "shammah", "starter")
+    if shared.is_dir() or os.access(sys.prefix, os.W_OK):
+        return shared
+    return Path.home() / ".local" / "share" / "shammah" / "starter"
 
 
 def is_offline(environ: Mapping[str, str]) -> bool:
@@ -514,7 +518,7 @@ def _check_starter(starter: Path) -> Path:
         raise ShammahError(
             "model_not_found",
             f"The starter model is not installed ({starter} is missing).",
-            "Run scripts/make_starter.py, or scripts/run, which does it.",
+            "Run: shammah models pull starter (93 MB).",
         )
     return starter
 

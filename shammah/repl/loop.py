@@ -23,6 +23,7 @@ from shammah.privacy import PREFIX, split_prefix
 from shammah.repl.commands import history, routing, table
 from shammah.repl.input.interrupts import Interrupts
 from shammah.repl.input.lines import PROMPT, EditorOptions, Lines, content_of_block
+from shammah.repl.installation import Installation
 from shammah.repl.model_switch import ModelSwitch
 from shammah.repl.questions import Questions
 from shammah.repl.toolbar import Part, Spending, describe_bottom
@@ -111,6 +112,7 @@ class Repl:
         self._lines = Lines(how, self._live_line, self._interrupts, screen, self._show_notices)
         self.switch = ModelSwitch(session, self._lines.refresh)
         notices.on_put = self._lines.interject
+        self._installation = Installation(os.environ, self._lines.refresh, notices.put)
 
     def _editor_options(self) -> EditorOptions:
         settings = self.session.settings
@@ -157,6 +159,7 @@ class Repl:
             self._training.close()
         self.session.close()
         self._downloads.close()
+        self._installation.close()
 
     def _learn(self) -> None:
         """Begin trainings in the background, if that is switched on."""
@@ -320,7 +323,9 @@ class Repl:
         if isinstance(state, Failed | NotAvailable) and session.cloud is not None:
             state = Ready("")  # told when it matters; Claude answers
         resting = session.local.resting
-        return describe_bottom(state, decision, view.cloud_model, self.spending, resting=resting)
+        parts = describe_bottom(state, decision, view.cloud_model, self.spending, resting=resting)
+        installing = self._installation.shown
+        return (*parts, Part(installing, "installing")) if installing else parts
 
     def _on_change(self) -> None:
         state = self.session.view().local

@@ -248,7 +248,7 @@ def _save(directory: Path, model_class: Any, config: Any, max_shard_size: str) -
 def starter() -> Path:
     """The real starter model; tests that need it fail where it is not installed."""
     directory = starter_directory()
-    assert directory.is_dir(), f"{directory} is missing: run scripts/make_starter.py"
+    assert directory.is_dir(), f"{directory} is missing: run shammah models pull starter"
     return directory
 
 

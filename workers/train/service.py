@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 NICE = 19
 """The lowest priority: on Linux of the work thread and those that it starts, so that the bus
 is answered at once all the same."""
+
+REQUIRED = ("torch", "transformers", "peft")
 
 QUESTION = "a question is being answered"
 BATTERY = "the machine runs on battery"
@@ -146,6 +149,7 @@ class TrainService:
         self, request: training.Request, brake: Brake, outlet: Outlet
     ) -> training.Reply | Failed:
         try:
+            _check_installed()
             self._narrow(files_of(request, self._settings.home))
             if isinstance(request, MergeAdapter):
                 outlet.publish(Training(TrainingProgress(request.adapter, "merging")))
@@ -263,6 +267,15 @@ def runs_on_battery() -> bool:
     except Exception:  # a system that has no such thing, or reports it in its own way
         return False
     return battery is not None and battery.power_plugged is False
+
+
+def _check_installed() -> None:
+    if missing := [name for name in REQUIRED if find_spec(name) is None]:
+        raise ShammahError(
+            "not_installed",
+            f"Training needs {' and '.join(missing)}, which this installation does not have.",
+            "Run: pip install 'shammah[train]' (scripts/run does it by itself, in the background).",
+        )
 
 
 def _lower_priority() -> None:

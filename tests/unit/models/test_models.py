@@ -373,7 +373,7 @@ class TestWhereAModelLies:
         with pytest.raises(ShammahError, match="not installed") as missing:
             self.locate("starter", cache, starter)
         assert missing.value.code == "model_not_found"
-        assert "scripts/" in missing.value.hint
+        assert "shammah models pull starter" in missing.value.hint
 
     def test_a_directory(self, sandbox: Sandbox, cache: Path, starter: Path) -> None:
         found = self.locate(str(sandbox.home), cache, starter)

@@ -45,5 +45,7 @@ TRANSFORMERS = EngineSpec(
     make=_make,
     place=place,
     quantizations=("none", "int4"),
+    requires=("torch", "transformers"),
+    install="pip install 'shammah[transformers]'",
     reports={"accelerator": _report_accelerator},
 )
