@@ -3,6 +3,7 @@ Messages API in Claude's place."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -23,7 +24,9 @@ MAIL = "Write to anna.weber@firma-weber.de today"
 
 OPENAI = """
 import asyncio, json, sys
-import openai
+import openai, pydantic
+class City(pydantic.BaseModel):
+    city: str
 url, key, question = sys.argv[1:]
 client = openai.OpenAI(base_url=url, api_key=key, max_retries=0)
 asking = [{"role": "user", "content": question}]
@@ -43,6 +46,8 @@ with client.responses.stream(model="auto", input=question) as events:
         one.delta for one in events if one.type == "response.output_text.delta"
     )
     said["response_final"] = events.get_final_response().output_text
+pieces = client.completions.create(model="auto", prompt=question, stream=True)
+said["completion_stream"] = "".join(one.choices[0].text for one in pieces)
 said["completion"] = client.completions.create(model="auto", prompt=question).choices[0].text
 cut = client.chat.completions.create(model="auto", messages=asking, max_completion_tokens=2)
 said["cut"] = cut.choices[0].finish_reason
@@ -71,8 +76,32 @@ response = client.responses.create(
     model="local", input=question, tools=flat, tool_choice="required", parallel_tool_calls=False
 )
 said["responded"] = response.output[-1].name
+returned = {"type": "function_call_output", "call_id": response.output[-1].call_id, "output": "2"}
+calls = [one.model_dump(exclude_none=True) for one in response.output]
+said["response_after"] = client.responses.create(
+    model="local", input=[*asking, *calls, returned], tools=flat, tool_choice="none",
+    max_output_tokens=20, store=False, include=["reasoning.encrypted_content"]
+).output_text
+with client.responses.stream(
+    model="local", input=question, tools=flat, tool_choice="required", parallel_tool_calls=False
+) as events:
+    said["responded_stream"] = json.loads(events.get_final_response().output[-1].arguments)
+pieces = client.chat.completions.create(
+    model="local", messages=asking, tools=tools, tool_choice="required", stream=True,
+    parallel_tool_calls=False, metadata={"a": "b"}, store=True, reasoning_effort="low"
+)
+written = [one.choices[0].delta.tool_calls or [] for one in pieces if one.choices]
+written = "".join(call.function.arguments for calls in written for call in calls)
+said["called_stream"] = json.loads(written)
+parsed = client.chat.completions.parse(model="local", messages=asking, response_format=City)
+said["parsed"] = type(parsed.choices[0].message.parsed.city).__name__
+said["one_model"] = client.models.retrieve("auto").id
 async def ask():
     async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0) as later:
+        pieces = await later.chat.completions.create(model="auto", messages=asking, stream=True)
+        said["async_stream"] = "".join([one.choices[0].delta.content or "" async for one in pieces])
+        response = await later.responses.create(model="auto", input=question)
+        said["async_response"] = response.output_text
         one = await later.chat.completions.create(model="auto", messages=asking)
         return one.choices[0].message.content
 said["async"] = asyncio.run(ask())
@@ -124,14 +153,16 @@ def test_openais_sdk(endpoint: Endpoint) -> None:
     assert not ended.returncode, ended.stderr
     said = json.loads(ended.stdout)
     assert said["models"] == ["auto", "local", "cloud", "claude-sonnet-5-5", "starter"]
-    ways = ("whole", "stream", "response", "response_stream", "response_final", "async")
-    assert all("Paris" in said[way] for way in ways), said
-    assert "Paris" in said["completion"]
+    ways = "whole stream response response_stream response_final async async_stream async_response"
+    ways += " completion completion_stream"
+    assert all("Paris" in said[way] for way in ways.split()), said
     assert said["cut"] == "length"
     assert list(said["schema"]) == list(said["arguments"]) == ["city"]
     assert said["called"] == ["tool_calls", "look_up"]
+    assert list(said["called_stream"]) == list(said["responded_stream"]) == ["city"]
     assert said["after"]
-    assert said["responded"] == "look_up"
+    assert said["response_after"]
+    assert (said["responded"], said["parsed"], said["one_model"]) == ("look_up", "str", "auto")
     assert said["usage"] > said["stream_usage"] > 0
     assert said["embeddings"] == ["BadRequestError", "embeddings_unsupported"]
     assert said["n"] == ["BadRequestError", "invalid_request"]
@@ -140,7 +171,8 @@ def test_openais_sdk(endpoint: Endpoint) -> None:
     assert said["stranger"] == ["AuthenticationError", "invalid_api_key"]
 
 
-def test_anthropics_sdk(client: anthropic.Anthropic) -> None:
+def test_anthropics_sdk(client: anthropic.Anthropic, endpoint: Endpoint) -> None:
+    assert all("Paris" in said for said in asyncio.run(ask_anthropic(endpoint)))
     whole = client.messages.create(**asking(FRANCE), system="You are a helpful assistant.")
     assert "Paris" in whole.content[0].text
     assert (whole.stop_reason, whole.model) == ("end_turn", "starter")
@@ -160,6 +192,16 @@ def test_anthropics_sdk(client: anthropic.Anthropic) -> None:
         client.messages.create(**asking(FRANCE, model="gpt-4"))
     with pytest.raises(anthropic.BadRequestError, match="mcp_servers"):
         client.messages.create(**asking(FRANCE), extra_body={"mcp_servers": [{"url": "x"}]})
+
+
+async def ask_anthropic(endpoint: Endpoint) -> list[str]:
+    """What the SDK for asyncio says, whole and as a stream."""
+    url, key = endpoint.url, endpoint.token
+    async with anthropic.AsyncAnthropic(base_url=url, api_key=key, max_retries=0) as client:
+        whole = await client.messages.create(**asking(FRANCE))
+        async with client.messages.stream(**asking(FRANCE)) as stream:
+            said = [text async for text in stream.text_stream]
+        return [whole.content[0].text, "".join(said)]
 
 
 def test_anthropics_sdk_has_a_tool_called(client: anthropic.Anthropic) -> None:
