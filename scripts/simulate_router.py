@@ -158,7 +158,7 @@ def _outcome(decision: RouteDecision, pleases: bool, dice: random.Random) -> Out
             label = reaction
             break
         drawn -= share
-    expected = decision.alternative(decision.target)
+    expected = decision.chosen
     assert expected is not None
     passed = dice.random() < PASSES[pleases]
     return Outcome("", 0.0, expected.arm, decision.reason, "stop", label, passed)

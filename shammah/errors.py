@@ -65,5 +65,5 @@ def schema_not_enforced(subject: str, why: str = "") -> ShammahError:
     return ShammahError(
         "schema_not_enforced",
         f"{subject} cannot hold an answer to this schema" + (f": {why:.300}" if why else "."),
-        "Simplify the schema, or ask Claude with --cloud.",
+        "Simplify the schema, or ask the cloud with --cloud.",
     )

@@ -131,6 +131,8 @@ FORBIDDEN: dict[str, set[str]] = {
     "workers.download": HEAVY - {"huggingface_hub"},
     "workers.cloud": HEAVY - {"anthropic"},
     "workers.gateway": HEAVY - {"starlette", "uvicorn"},
+    "workers.outgoing": HEAVY,
+    "workers.servers": HEAVY,
     "workers.text": HEAVY,
     "workers.inference": {"anthropic"},
     "workers.inference.text": {"anthropic"} | IMPURE,
@@ -157,7 +159,7 @@ STDLIB_ONLY = (
     "shammah.bus.transfers",
 )
 
-ROLES = ("download", "inference", "cloud", "train", "gateway")
+ROLES = ("download", "inference", "servers", "cloud", "train", "gateway")
 BAGS = {"utils", "util", "common", "helpers", "helper", "misc", "shared"}
 FILE_LINES, FUNCTION_LINES = 400, 50
 """Lines of code: no docstring, comment or blank line counts."""

@@ -68,7 +68,7 @@ def _serve(options: argparse.Namespace) -> int:
     configure_logging(role)
     keep_alive = options.keep_alive
     if keep_alive is None:
-        own = settings.cloud if role == "cloud" else settings.inference
+        own = settings.cloud if role in ("cloud", "servers") else settings.inference
         keep_alive = TRAIN_KEEP_ALIVE_S if role == "train" else own.keep_alive
     # Before any thread is there: what is started later is held as this one is.
     confined.enter()
@@ -99,6 +99,10 @@ def _service(
 
         attempts = Attempts(attempt_file(endpoints.runtime), time.time, os.getpid())
         return InferenceService(settings, attempts=attempts)
+    if role == "servers":
+        from workers.servers.beside import BesideService
+
+        return BesideService(settings)
     if role == "cloud":
         from workers.cloud.service import CloudService
 

@@ -207,11 +207,13 @@ class Peer:
         ongoing: bool = False,
         kept_as: str = "",
         model: str = "",
+        server: str = "",
     ) -> Task:
         """Request an answer to ``conversation``; the rest is as `Generate` has it."""
         generate = Generate(new_request_id(), conversation, sampling, max_new_tokens)
         generate = replace(generate, adapter=adapter, whole=whole, think=think, model=model)
-        return self.begin(replace(generate, ongoing=ongoing, conversation=kept_as))
+        generate = replace(generate, ongoing=ongoing, conversation=kept_as, server=server)
+        return self.begin(generate)
 
     def begin(self, request: Work) -> Task:
         """Request work."""

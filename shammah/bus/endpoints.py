@@ -17,7 +17,7 @@ from pathlib import Path
 from shammah.bus.record import record
 from shammah.errors import ExitCode, ShammahError
 
-ROLES = ("download", "inference", "cloud", "train", "gateway")
+ROLES = ("download", "inference", "servers", "cloud", "train", "gateway")
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 """About 2 million tokens of text, more than fits any model. The sockets cut at twice this, so that

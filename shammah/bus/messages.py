@@ -69,6 +69,17 @@ class Loading:
 
 
 @record
+class Neighbour:
+    """A server beside the local model; ``context_length`` in tokens (0: unknown). ``why`` it cannot
+    be reached, in a sentence; empty: it can."""
+
+    name: str
+    model: str = ""
+    context_length: int = 0
+    why: str = ""
+
+
+@record
 class Ready:
     """Questions are answered now, with these facts learnt while loading.
 
@@ -76,6 +87,7 @@ class Ready:
     model that answers in place of a bigger one; ``successor`` is that one while it is downloading,
     ``missing`` names it when it could not be. ``why`` says how device, dtype and quantization were
     chosen; ``note`` is a sentence for people (why there is no successor, what was repaired).
+    ``servers``: how each is, of the worker that asks them.
     """
 
     model: str
@@ -90,6 +102,7 @@ class Ready:
     note: str = ""
     why: str = ""
     missing: str = ""
+    servers: tuple[Neighbour, ...] = ()
 
 
 @record
@@ -364,7 +377,8 @@ class Generate:
     before it answers, where it has the choice; ``max_new_tokens`` do not count that. ``ongoing``:
     the conversation probably goes on, so it is worth having the cloud cache it. ``conversation``: a
     name of it, under which what was computed of it may be kept on this disk; empty: it may not.
-    ``model``: which of the cloud's; empty: the one that is set."""
+    ``model``: which of the cloud's; empty: the one that is set. ``server``: which of those beside
+    the local model."""
 
     request_id: str
     messages: tuple[ChatMessage, ...]
@@ -377,6 +391,7 @@ class Generate:
     ongoing: bool = False
     conversation: str = ""
     model: str = ""
+    server: str = ""
 
 
 @record
@@ -559,6 +574,7 @@ Ended = Done | Failed | transfers.Ended | training.Ended
 
 WORK: dict[str, type | UnionType] = {
     "inference": Generate | Prefill,
+    "servers": Generate,
     "cloud": Generate,
     "download": transfers.Request,
     "train": training.Request,

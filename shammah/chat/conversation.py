@@ -28,6 +28,7 @@ from shammah.bus.record import record
 from shammah.privacy import Mark
 from shammah.router.route import AUTO, Override, Question, RouteDecision, Target
 from shammah.router.statistics import Label, loops
+from shammah.settings.model import Settings
 
 CORRECTED = "corrected"
 """The finish of an answer that the person has replaced with a better one."""
@@ -88,8 +89,9 @@ class Turn:
         end: how it ended; ``None``: the program ended first.
         decision: the last one; ``None``: no backend was asked.
         waited_s: seconds until a backend was asked.
-        local: any of the answer is the local model's.
-        foreign: any of it is another's.
+        local: any of the answer is not the cloud's.
+        foreign: any of it is not the local model's.
+        blind: whoever answered was sent nothing private.
         thoughts: what the model thought before it; not kept, and never sent to a model.
         outcome: its name in the statistics; empty: it has none.
         label: what the person has said of the answer, or done with it.
@@ -109,6 +111,7 @@ class Turn:
     waited_s: float = 0.0
     local: bool = True
     foreign: bool = False
+    blind: bool = False
     thoughts: str = ""
     outcome: str = ""
     label: Label | None = None
@@ -124,7 +127,7 @@ class Turn:
         """Target and reason; empty: they are not known."""
         if self.decision is None:
             return self.stored
-        return self.decision.target.value, self.decision.reason.value
+        return self.decision.answerer, self.decision.reason.value
 
     @property
     def provenance(self) -> Provenance | None:
@@ -197,6 +200,7 @@ class TurnInProgress:
         override: the prompt's, with that.
         conversation: the messages, of which the last is the question.
         question: what the router has read in it.
+        blind: nothing private was sent to whoever has answered so far.
         tokens: how many were generated, by any backend.
         restarts: how often a backend has been asked for the rest.
         trims_nothing: the backend leaves no earlier turn out, since another could be asked.
@@ -215,6 +219,7 @@ class TurnInProgress:
     waited_s: float = 0.0
     local: bool = False
     foreign: bool = False
+    blind: bool = False
     thoughts: str = ""
     outcome: str = ""
     restarts: int = 0
@@ -252,8 +257,10 @@ class TurnInProgress:
         limit = self.prompt.max_new_tokens
         return limit if not self.text or limit is None else max(1, limit - self.tokens)
 
-    def send(self) -> None:
-        """Note that a backend is asked now, for the answer or the rest of it."""
+    def send(self, *, blind: bool = False) -> None:
+        """Note that a backend is asked now, for the answer or the rest of it; ``blind``: it is sent
+        nothing private."""
+        self.blind = blind and (self.blind or not self.text)
         self._before, self.sent_s = self.tokens, self.clock()
 
     def feed(self, step: Step) -> None:
@@ -271,9 +278,9 @@ class TurnInProgress:
                 if step.reasoning:
                     self.thoughts += step.text
                 else:
-                    local = self.decision is None or self.decision.target is Target.LOCAL
-                    self.local = self.local or local
-                    self.foreign = self.foreign or not local
+                    target = Target.LOCAL if self.decision is None else self.decision.target
+                    self.local = self.local or target is not Target.CLOUD
+                    self.foreign = self.foreign or target is not Target.LOCAL
                     self.pieces.append(step.text)
             case Done() | Failed():
                 self.end = step
@@ -302,6 +309,7 @@ class TurnInProgress:
             waited_s=self.waited_s,
             local=self.local,
             foreign=self.foreign,
+            blind=self.blind,
             thoughts=self.thoughts,
             outcome=self.outcome,
             label=Label.CANCEL if cancelled else None,
@@ -311,10 +319,14 @@ class TurnInProgress:
         )
 
 
-def origin(decision: RouteDecision, state: State | None, cloud_model: str) -> Provenance:
+def origin(decision: RouteDecision, state: State | None, settings: Settings) -> Provenance:
     """Who is answering, as far as the local model's ``state`` says."""
     if decision.target is Target.CLOUD:
-        return Provenance("cloud", cloud_model, engine="anthropic")
+        engine = "anthropic" if settings.provider is None else "server"
+        return Provenance("cloud", settings.cloud_model, engine=engine)
+    if decision.target is Target.SERVER:
+        model = decision.chosen.arm.model if decision.chosen else decision.who
+        return Provenance("servers", model, engine="server")
     known = state if isinstance(state, Ready) else Ready("")
     return Provenance(
         role="inference",
@@ -369,9 +381,9 @@ class Conversation:
         """Append ``turn``, and return it as appended.
 
         The local model has seen the private turns and may repeat them, so what it answers after
-        one is private too.
+        one is private too. A server that was sent nothing private (``blind``) knows none of it.
         """
-        if turn.local and self.holds_private:
+        if turn.local and not turn.blind and self.holds_private:
             turn = replace(turn, private=True)
         self.turns.append(turn)
         return turn

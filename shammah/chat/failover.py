@@ -1,4 +1,4 @@
-"""Failover: which backend continues a turn when one has failed, if any. Pure.
+"""Failover: who continues a turn when one has failed, if anybody does. Pure.
 
 The text so far goes along, and the next backend adds to it. docs/ROUTING.md has the rules.
 """
@@ -33,12 +33,12 @@ _BROKEN = frozenset(
         "cloud_truncated",
         "cloud_unreachable",
         "server_busy",
+        "server_error",
         "server_interrupted",
         "server_unreachable",
     }
 )
-"""The cloud broke off, or the server that is the local model. Before any text the cloud worker has
-already tried again."""
+"""The cloud broke off, or a server. Before any text the cloud worker has already tried again."""
 
 _UNABLE = frozenset(
     {
@@ -57,7 +57,7 @@ _UNABLE = frozenset(
 """The same backend would fail again, the other one need not."""
 
 TOO_LONG = "context_too_long"
-"""The local model has counted the tokens; Claude holds more."""
+"""The local model has counted the tokens; the cloud holds more."""
 
 
 @record
@@ -75,10 +75,10 @@ class Failover:
 def fail_over(
     turn: TurnInProgress, failure: Failed, view: View, *, tied: bool, openable: bool
 ) -> Failover | Failed:
-    """Choose the backend for the rest of a turn; return the failure itself if there is none.
+    """Choose who answers the rest of a turn; return the failure itself if there is nobody.
 
-    First the other backend, which is at hand; then the one that failed, if the other may not or
-    cannot answer and the question itself is not at fault.
+    First others, who are at hand: a server, the local model, the cloud; then the one that failed,
+    if no other may or can answer and the question itself is not at fault.
 
     Args:
         turn: its last decision names the backend that failed.
@@ -92,23 +92,49 @@ def fail_over(
         return failure
     failed, reason, override = turn.decision.target, turn.decision.reason, turn.override
     private = override.private or tied
-    for target in sorted(Target, key=lambda one: one is failed):
+    last = (failed, turn.decision.server)
+    others = [*((Target.SERVER, one.name) for one in view.servers), (Target.LOCAL, "")]
+    others = [one for one in [*others, (Target.CLOUD, "")] if one != last]
+    for target, server in [*others, last]:
         if target is Target.CLOUD and (private or not openable or not view.cloud_configured):
             continue
-        if target is not failed and override.target not in (None, target):
+        if target is Target.SERVER and not _may(turn, view, server, private=private):
             continue
-        if _can(turn, failure, view, target):
-            if target is not failed and failure.code == TOO_LONG:
-                reason = Reason.CONTEXT_TOO_LONG
-            elif target is not failed:
-                local = failed is Target.LOCAL
-                reason = Reason.MODEL_NOT_READY if local else Reason.CLOUD_FAILED
-            override = replace(override, target=target, private=private)
-            return Failover(override, reason, _note(turn, failure, target))
+        other = (target, server) != last
+        if other and override.target is not None and (target, server) != _wished(override):
+            continue
+        if other and not _can(view, target, server):
+            continue
+        if not other and not (failure.code in GONE or (failure.code in _BROKEN and turn.text)):
+            continue
+        if other:
+            reason = _reason(failed, failure)
+        override = replace(override, target=target, private=private, server=server)
+        return Failover(override, reason, _note(turn, failure, view, target, server))
     trims = turn.trims_nothing and not turn.prompt.whole
     if failure.code == TOO_LONG and trims:  # then without its earliest turns
-        return Failover(replace(override, target=Target.LOCAL), reason, "")
+        return Failover(replace(override, target=Target.LOCAL, server=""), reason, "")
     return failure
+
+
+def _wished(override: Override) -> tuple[Target | None, str]:
+    return override.target, override.server
+
+
+def _may(turn: TurnInProgress, view: View, server: str, *, private: bool) -> bool:
+    """Whether a server may have the question and the text so far. Somebody in danger is not passed
+    on to one."""
+    one = view.server(server)
+    return one is not None and (one.private or not private) and turn.question.danger is None
+
+
+def _reason(failed: Target, failure: Failed) -> Reason:
+    if failure.code == TOO_LONG:
+        return Reason.CONTEXT_TOO_LONG
+    if failed is Target.CLOUD:
+        return Reason.CLOUD_FAILED
+    server = failed is Target.SERVER or failure.code.startswith("server_")
+    return Reason.SERVER_FAILED if server else Reason.MODEL_NOT_READY
 
 
 def with_text(
@@ -121,22 +147,29 @@ def with_text(
     return (*conversation, ChatMessage("assistant", text, private))
 
 
-def _can(turn: TurnInProgress, failure: Failed, view: View, target: Target) -> bool:
-    """Whether there is a chance that ``target`` answers soon."""
-    assert turn.decision is not None
-    if target is turn.decision.target:
-        return failure.code in GONE or (failure.code in _BROKEN and bool(turn.text))
+def _can(view: View, target: Target, server: str) -> bool:
+    """Whether there is a chance that another backend answers soon."""
+    if target is Target.SERVER:
+        one = view.server(server)
+        return one is not None and one.able
     state = view.cloud if target is Target.CLOUD else view.local
     return not isinstance(state, Failed | NotAvailable | Downloading)
 
 
-def _note(turn: TurnInProgress, failure: Failed, target: Target) -> str:
-    assert turn.decision is not None
-    backend = "Claude" if target is Target.CLOUD else "The local model"
-    if target is not turn.decision.target:
+def _note(turn: TurnInProgress, failure: Failed, view: View, target: Target, server: str) -> str:
+    decision = turn.decision
+    assert decision is not None
+    backend = {
+        Target.CLOUD: view.cloud_name,
+        Target.SERVER: f"The server {server}",
+        Target.LOCAL: "The local model",
+    }[target]
+    if (target, server) != (decision.target, decision.server):
         how = "continues" if turn.text else "answers instead"
-    elif target is Target.LOCAL:
+    elif target is Target.LOCAL and failure.code in GONE:
         how = "restarts and continues" if turn.text else "restarts"
     else:
         how = "is asked to continue" if turn.text else "is asked again"
+        # The failure has named the server.
+        backend = "It" if failure.code.startswith("server_") else backend
     return f"{failure.message} {backend} {how}."

@@ -11,7 +11,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--system",), "TEXT", "system prompt"),
     (("--think",), "MODE", "off, on or show: whether the local model thinks first"),
     (("--local",), "", "answer on this machine only"),
-    (("--cloud",), "", "answer by Claude only"),
+    (("--cloud",), "", "answer by the cloud only"),
     (("--private",), "", "like --local; the question never leaves this machine"),
     (("--continue", "-c"), "", "continue the newest conversation"),
     (("--resume",), "NUMBER", "continue this one (`shammah history list`)"),

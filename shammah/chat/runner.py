@@ -99,7 +99,7 @@ class TurnRunner:
                     case RouteDecision():
                         if self._history.settle():
                             turn.kept_as = talk.turns[0].key if talk.turns else turn.key
-                        sink.progress(f"asking {step.target} ...", step)
+                        sink.progress(f"asking {step.server or step.target} ...", step)
                     case PromptProgress():
                         sink.progress(describe_prompt(step), step)
                     case Retrying():

@@ -32,6 +32,7 @@ from shammah.bus.messages import (
 )
 from shammah.chat.conversation import Notice, Step, TurnInProgress, Waiting, origin
 from shammah.chat.failover import HUNG, TOO_LONG, fail_over, with_text
+from shammah.chat.neighbours import see_servers
 from shammah.errors import ShammahError
 from shammah.learning.adapter_choice import choose_adapter, learnt_private
 from shammah.privacy.gate import DECLINED, NEVER, Gate, Outgoing, report_left_out
@@ -44,29 +45,25 @@ from shammah.supervision.lifecycle import lend_hub_token, stop, worker_spec
 from shammah.supervision.link import Link
 from shammah.supervision.oom_record import attempt_file, forget_attempt
 
-CANCEL_S = {Target.LOCAL: 0.0, Target.CLOUD: 0.5}
-"""How long a cancelled answer waits for its worker's own count. Of a local answer every token that
-was shown is counted here, and the person wants the prompt back; Claude's worker knows the cost."""
+CANCEL_S = {Target.LOCAL: 0.0, Target.SERVER: 0.0, Target.CLOUD: 0.5}
+"""How long a cancelled answer waits for its worker's own count. Of a free answer every token that
+was shown is counted here, and the person wants the prompt back; the cloud worker knows the cost."""
 
 WAIT_S = 0.5
 """How often a waiting question looks again if nothing is heard."""
 
 UNHEARD_LOOKS = 36
-"""So many looks (18 s) a question that Claude may answer waits to hear from a running local worker.
+"""So many looks (18 s) a question that others may answer waits to hear from a running local worker.
 Looks are counted, not seconds: while the machine stood still, nothing could respond."""
 
 LOCAL_ROLE = "inference"
+SERVERS_ROLE = "servers"
 CLOUD_ROLE = "cloud"
 
 
 CANCELLED = Failed("cancelled", "Cancelled.")
 FIXED_TEXT = "a fixed text"
 """The model's name in the answer to someone in danger where no model can, or should, answer."""
-UNHEARD = Notice(
-    f"The inference worker has not responded for {UNHEARD_LOOKS * WAIT_S:.0f} s, so Claude is "
-    "asked instead. `shammah stop inference` ends it; the next question starts a new one."
-)
-
 
 Opened = tuple[RouteDecision, Peer, Outgoing]
 """Who answers, the connection to it, and what it is sent."""
@@ -133,10 +130,11 @@ class Session:
         self._endpoints = open_endpoints(environ)
         self._client = ClientInfo(program, os.getpid(), _terminal())
         self.local = self._local_link()
+        self._local_only = local_only
+        self.servers = self._link(SERVERS_ROLE) if settings.beside and not local_only else None
         self.cloud: Link | None = None
         if settings.cloud_configured and not local_only:
-            spec = worker_spec(settings, CLOUD_ROLE, environ)
-            self.cloud = Link(spec, self._endpoints, self._client, self._changed)
+            self.cloud = self._link(CLOUD_ROLE)
         self.routing.start()
 
     def beside(self) -> Session:
@@ -153,10 +151,12 @@ class Session:
         """Have a question that waits look at the workers again."""
         self._signals.put(None)
 
-    def start(self, *, local: bool = True, cloud: bool = True) -> None:
+    def start(self, *, local: bool = True, servers: bool = True, cloud: bool = True) -> None:
         """Start the workers, in the background."""
         if cloud and self.cloud is not None:
             self.cloud.start()
+        if servers and self.servers is not None:
+            self.servers.start()
         if local:
             self.local.start()
 
@@ -166,6 +166,10 @@ class Session:
         self.settings = replace(self.settings, model=model)
         before, self.local = self.local, self._local_link()
         before.close()
+        if self.servers is not None:  # one of them may be the local model now, or no longer
+            self.servers.close()
+        beside = self.settings.beside and not self._local_only
+        self.servers = self._link(SERVERS_ROLE) if beside else None
         (self.local.take_over if take_over else self.local.start)()
 
     def load(self) -> None:
@@ -194,14 +198,18 @@ class Session:
         peer = self.local.peer
         active = peer.latest.status.active if peer is not None and peer.latest is not None else 0
         active -= min(active, self.reads_ahead())
-        model = self.settings.cloud.model
+        named = self.settings.beside if self.servers is not None else {}
+        servers, unknown = see_servers(named, self.servers.state if self.servers else None)
         return View(
             self.local.state,
             cloud,
             configured,
-            model,
+            self.settings.cloud_model,
             local_active=active,
             local_silent=self.local.silent,
+            cloud_name=self.settings.cloud_name,
+            servers=servers,
+            servers_unknown=unknown and self.servers is not None and not self.servers.silent,
         )
 
     def preview(self, override: Override, tokens: int, view: View) -> RouteDecision | Failed:
@@ -271,8 +279,9 @@ class Session:
         kept = override.target is not Target.LOCAL or override.private or self.gate.never
         if failure.code != TOO_LONG or kept or not self.settings.cloud_configured:
             return failure
-        ways = {"ask": "Claude with --cloud", "gateway": "the model cloud"}
-        other = ways.get(self._client.program, "Claude with /cloud")
+        cloud = self.settings.cloud_name
+        ways = {"ask": f"{cloud} with --cloud", "gateway": "the model cloud"}
+        other = ways.get(self._client.program, f"{cloud} with /cloud")
         return replace(failure, hint=f"{failure.hint} Or ask {other}; it holds more.")
 
     def _end_unanswered(self, turn: TurnInProgress, failure: Failed) -> Iterator[Step]:
@@ -292,7 +301,7 @@ class Session:
         decision, peer = yield from self._route(turn, override)
         if decision.target is Target.LOCAL:
             return decision, peer, Outgoing(conversation)
-        outgoing = self.gate.open(conversation)
+        outgoing = self.gate.open(conversation, self.settings.beside.get(decision.server))
         if outgoing == DECLINED and self._interrupted:
             raise _UnansweredError(CANCELLED)
         if outgoing == DECLINED and override.target is None:
@@ -319,9 +328,10 @@ class Session:
             think=self.settings.inference.think != "off",
             ongoing=self._goes_on(turn),
             kept_as=turn.kept_as if decision.target is Target.LOCAL else "",
-            model=self.settings.cloud.model if decision.target is Target.CLOUD else "",
+            model=self.settings.cloud_model if decision.target is Target.CLOUD else "",
+            server=decision.server,
         )
-        turn.send()
+        turn.send(blind=not self._sees_private(decision))
         if self._interrupted:
             task.cancel(self._cancel_s)
         for reply in task:
@@ -329,11 +339,15 @@ class Session:
                 yield reply
         self._generation = None
         if isinstance(reply, Failed) and reply.code == CANCELLED.code:
-            reply = turn.cancelled(origin(decision, self.local.state, self.settings.cloud.model))
+            reply = turn.cancelled(origin(decision, self.local.state, self.settings))
         assert isinstance(reply, Done | Failed), "a task ends with one"
         question = turn.conversation[-1].content
         turn.outcome = self.routing.record(decision, reply, question=question, answer=turn.text)
         return reply if isinstance(reply, Failed) else report_left_out(reply, outgoing)
+
+    def _sees_private(self, decision: RouteDecision) -> bool:
+        server = self.settings.beside.get(decision.server)
+        return decision.target is Target.LOCAL or (server is not None and server.takes_private)
 
     def _goes_on(self, turn: TurnInProgress) -> bool:
         """Whether more questions are likely to follow in this conversation."""
@@ -351,16 +365,17 @@ class Session:
         self, turn: TurnInProgress, decision: RouteDecision, failure: Failed
     ) -> Generator[Step, None, Opened]:
         """Find a backend for the rest of a turn."""
-        private = any(message.private for message in turn.conversation)
-        tied = turn.local and (private or self.answer_is_private(turn))
-        following = fail_over(turn, failure, self.view(), tied=tied, openable=self.gate.openable)
+        seen = not turn.blind and any(message.private for message in turn.conversation)
+        tied = turn.local and (seen or self.answer_is_private(turn))
+        view = self.routing.with_failures(self.view())
+        following = fail_over(turn, failure, view, tied=tied, openable=self.gate.openable)
         if isinstance(following, Failed):
             raise _UnansweredError(following)
         if following.note:
             # Who answers someone in danger, if anybody, is seen when it is found.
             yield Notice(failure.message if turn.question.danger else following.note)
         if failure.code in HUNG:
-            again = following.override.target is decision.target
+            again = following.override.target is decision.target  # by the same worker
             yield from self._end_hung(decision.target, wait=again)
         conversation = with_text(turn.conversation, turn.text, tied=tied)
         try:
@@ -375,8 +390,7 @@ class Session:
 
     def _end_hung(self, target: Target, *, wait: bool) -> Iterator[Step]:
         """End a hung worker, so that a new one can take its place."""
-        link = self.cloud if target is Target.CLOUD else self.local
-        assert link is not None, "it has answered"
+        link = self._link_to(target)
         role, peer = link.spec.role, link.peer
 
         def end() -> None:
@@ -405,10 +419,20 @@ class Session:
 
     def close(self) -> None:
         """Give the leases back."""
-        for link in (self.local, self.cloud):
+        for link in (self.local, self.servers, self.cloud):
             if link is not None:
                 link.close()
         self.routing.close()
+
+    def _link(self, role: str) -> Link:
+        spec = worker_spec(self.settings, role, self.environ)
+        return Link(spec, self._endpoints, self._client, self._changed)
+
+    def _link_to(self, target: Target) -> Link:
+        links = {Target.SERVER: self.servers, Target.CLOUD: self.cloud}
+        link = links.get(target, self.local)
+        assert link is not None, "the view had it"
+        return link
 
     def _local_link(self) -> Link:
         settings, environ = self.settings, self.environ
@@ -425,8 +449,9 @@ class Session:
     ) -> Generator[Step, None, tuple[RouteDecision, Peer]]:
         """Wait until a backend can answer; which, why, and the connection to it."""
         self.start(
-            local=override.private or override.target is not Target.CLOUD,
-            cloud=not override.private and override.target is not Target.LOCAL,
+            local=override.private or override.target in (None, Target.LOCAL),
+            servers=override.target in (None, Target.SERVER),
+            cloud=not override.private and override.target in (None, Target.CLOUD),
         )
         looks = 0
         while not self._interrupted:
@@ -435,8 +460,7 @@ class Session:
             decision = self.routing.decide(turn.question, override, replace(view, adapter=adapter))
             if isinstance(decision, Failed):
                 raise _UnansweredError(decision)
-            link = self.cloud if decision.target is Target.CLOUD else self.local
-            assert link is not None, "the view had a cloud"
+            link = self._link_to(decision.target)
             peer = link.peer
             if not decision.wait and peer is not None and link.attached:
                 return decision, peer
@@ -447,14 +471,22 @@ class Session:
                 self._signals.get(timeout=WAIT_S)
             except queue.Empty:
                 looks += decision.reason is Reason.MODEL_UNKNOWN
-                if looks == UNHEARD_LOOKS and not self.local.silent:
-                    self.local.note_silence()
-                    yield UNHEARD
+                if looks == UNHEARD_LOOKS and not link.silent:
+                    looks = 0
+                    link.note_silence()
+                    yield _tell_silence(link.spec.role)
         raise _UnansweredError(CANCELLED)
 
     def _changed(self) -> None:
         self.wake()
         self._on_change()
+
+
+def _tell_silence(role: str) -> Notice:
+    return Notice(
+        f"The {role} worker has not responded for {UNHEARD_LOOKS * WAIT_S:.0f} s, so others are "
+        f"asked instead. `shammah stop {role}` ends it; the next question starts a new one."
+    )
 
 
 def _terminal() -> str:

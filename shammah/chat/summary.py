@@ -73,7 +73,11 @@ def describe_empty(turn: Turn) -> Failed | None:
     if done.tool_calls:
         return None
     cloud = done.provenance.role == "cloud"
-    who = "Claude" if cloud else "The local model"
+    who = "The local model"
+    if turn.decision is not None and turn.decision.who:
+        who = turn.decision.who
+    elif cloud:
+        who = "Claude"
     limit = "cloud.max_tokens" if cloud else "inference.max_new_tokens"
     tokens = f"{done.usage.output_tokens:,} token" + ("" if done.usage.output_tokens == 1 else "s")
     again = "Ask again, or rephrase the question."

@@ -35,7 +35,7 @@ class WarmUp:
                 return
             ready = event.status.state
             if ready.fallback and self._session.cloud is not None:
-                return  # Claude continues until the model itself is ready
+                return  # the cloud continues until the model itself is ready
             turns = [turn for turn in self._conversation.turns if turn.told]
             holder = event.run_id, ready.model
             new, self._seen = holder != self._seen, holder

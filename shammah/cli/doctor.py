@@ -22,7 +22,7 @@ from shammah.errors import ExitCode, ShammahError
 @click.command(cls=Command)
 @model_option
 @licence_option
-@click.option("--network", is_flag=True, help="Connect to the Hub and to Claude; send nothing.")
+@click.option("--network", is_flag=True, help="Connect to the Hub and to the cloud; send nothing.")
 @click.option("--prove", is_flag=True, help="Have running workers try what they must not do.")
 @click.option("--bundle", type=click.Path(dir_okay=False), help="Write a zip for a bug report.")
 @json_option("One object; sizes in bytes.")
@@ -41,7 +41,7 @@ def doctor(
     Examples:
       shammah doctor                       what to paste into a bug report
       shammah doctor --model 7B            how that model would run here, and why
-      shammah doctor --network             can the Hub and Claude be reached?
+      shammah doctor --network             can the Hub and the cloud be reached?
       shammah doctor --prove               does the kernel hold the workers to their roles?
       shammah doctor --bundle report.zip   with logs and events, no private text
       shammah doctor --json | jq .problems

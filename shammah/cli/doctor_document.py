@@ -93,7 +93,7 @@ def examine(
         "token": bool(environ.get("HF_TOKEN")),
     }
     problems += network_problems(environ)
-    key, cloud_model = bool(settings.cloud.api_key), settings.cloud.model
+    key, cloud_model = bool(settings.cloud.api_key), settings.cloud_model
     document["cloud"] = {"key": key, "configured": cloud, "model": cloud_model}
     changed = changed_settings(settings, Settings(settings.home))
     document["settings"] = {name: for_strangers(name, value) for name, value in changed}

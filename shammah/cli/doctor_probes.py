@@ -64,7 +64,9 @@ def probe_network(
     """Check whether the servers that would be used can be reached."""
     servers = {"hub": hub_endpoint(environ)}
     if settings.cloud_configured:
-        servers["cloud"] = settings.cloud.base_url or CLAUDE
+        provider = settings.provider
+        own = settings.cloud.base_url or CLAUDE
+        servers["cloud"] = own if provider is None else provider.base_url
     found: dict[str, Part] = {}
     for name, url in servers.items():
         reached = reach(url, environ)

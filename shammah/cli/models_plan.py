@@ -111,7 +111,7 @@ def _chosen(settings: Settings, machine: Machine) -> str:
         raise ShammahError(
             "memory_too_small",
             f"{machine.memory / GIB:.1f} GiB of memory is not enough for a local model.",
-            "Name a model to see what it needs, or use --model starter, or Claude.",
+            "Name a model to see what it needs, or use --model starter, or the cloud.",
         )
     return name
 

@@ -54,7 +54,9 @@ def turn_of(facts: Mapping[str, Any]) -> Turn:
         ValueError: a part of `DETAIL` is of another form.
     """
     target, finish, model = facts["target"], facts["finish"], facts["model"]
-    by = Provenance(("cloud" if target == "cloud" else "inference") if model else "", model)
+    kind = target.partition(":")[0]
+    role = {"cloud": "cloud", "server": "servers"}.get(kind, "inference")
+    by = Provenance(role if model else "", model)
     if known := facts.get("provenance"):
         by = _value(Provenance("", ""), known)
     usage = _value(Usage(), facts.get("usage") or {})
@@ -72,6 +74,8 @@ def turn_of(facts: Mapping[str, Any]) -> Turn:
         local=target != "cloud",
         # Of a turn of before: whether Claude had begun the answer is not known.
         foreign=bool(facts.get("foreign", target != "local" or facts["reason"] == "cloud_failed")),
+        # Had it seen what was private before, its answer would be, too.
+        blind=kind == "server" and not facts["private"],
         given="" if finish == CORRECTED else None,
         stored=(target, facts["reason"]),
         at=facts["at"],

@@ -1,4 +1,5 @@
-"""The gate between a frontend and the cloud: what may go there, and whether the person agrees."""
+"""The gate between a frontend and what is elsewhere: what may go there, and whether the person
+agrees."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from dataclasses import replace
 from shammah.bus.messages import ChatMessage, Done, Failed
 from shammah.bus.record import record
 from shammah.privacy import Mark, Rules
-from shammah.settings.model import Settings
+from shammah.settings.model import ServerSettings, Settings
 from shammah.terminal.wording import describe_left_out
 
 SYSTEM_LEFT_OUT = "The system prompt is private and was left out."
@@ -30,14 +31,14 @@ NOBODY_TO_ASK = Failed(
 )
 NEVER = Failed(
     "cloud_switched_off",
-    "Nothing is sent to Claude, because cloud.use is never.",
+    "Nothing is sent to the cloud, because cloud.use is never.",
     'Set use = "auto" or "ask" under [cloud] in config.toml.',
 )
 
 
 @record
 class Outgoing:
-    """What may go to the cloud, and how many private turns were left out."""
+    """What may go elsewhere, and how many private turns were left out."""
 
     messages: tuple[ChatMessage, ...]
     left_out: int = 0
@@ -67,15 +68,15 @@ def _calls(message: ChatMessage) -> list[str]:
     return [*(call.id for call in message.tool_calls), *filter(None, (message.tool_call_id,))]
 
 
-def consent_question(outgoing: Outgoing) -> str:
-    """Return what a person is asked before ``outgoing`` is sent."""
+def consent_question(outgoing: Outgoing, cloud: str) -> str:
+    """Return what a person is asked before ``outgoing`` is sent to the ``cloud`` of that name."""
     begun = outgoing.messages[-1].role == "assistant"
     earlier = sum(message.role == "assistant" for message in outgoing.messages) - begun
     what = "this question" if not begun else "this question with the answer so far"
     if earlier:
         what += f" and {earlier} earlier turn" + ("" if earlier == 1 else "s")
     kept = f" ({describe_left_out(outgoing.left_out)})" if outgoing.left_out else ""
-    return f"Send {what} to Claude{kept}? [y]es, [n]o, [a]lways in this session: "
+    return f"Send {what} to {cloud}{kept}? [y]es, [n]o, [a]lways in this session: "
 
 
 class Gate:
@@ -95,6 +96,15 @@ class Gate:
         self.never = settings.cloud.use == "never"
         self._asks = settings.cloud.use == "ask"
         self._agreed = False
+        self._cloud = settings.cloud_name
+        away = [
+            name
+            for name, one in settings.servers.items()
+            if one.takes_private and one.trust != "local"
+        ]
+        self._kept = "It stays on this machine."
+        if away:
+            self._kept = f"Only this machine and {', '.join(away)} may have it."
 
     @property
     def openable(self) -> bool:
@@ -114,13 +124,13 @@ class Gate:
         """Return why a question with such a mark stays here; empty where the person knows.
 
         Args:
-            cloud: Claude was requested.
+            cloud: the cloud was requested.
         """
         if mark.why:
-            return f"Private, because {mark.why}. It stays on this machine."
+            return f"Private, because {mark.why}. {self._kept}"
         if mark.private and cloud:
             because = "/private is on" if self.private else "you said that it is private"
-            return f"Not sent to Claude: {because}. It stays on this machine."
+            return f"Not sent to {self._cloud}: {because}. {self._kept}"
         return ""
 
     def answer_is_private(self, answer: str, *, local: bool) -> bool:
@@ -128,15 +138,24 @@ class Gate:
         new; ``local``: any of it is the local model's."""
         return local and self.rules.mark(answer).private
 
-    def open(self, conversation: tuple[ChatMessage, ...]) -> Outgoing | Failed:
-        """What may be sent of a marked ``conversation``, or why nothing may."""
-        if self.never:
+    def open(
+        self, conversation: tuple[ChatMessage, ...], server: ServerSettings | None = None
+    ) -> Outgoing | Failed:
+        """What may be sent of a marked ``conversation``, or why nothing may.
+
+        Args:
+            server: to this one beside the local model; ``None``: to the cloud.
+        """
+        if server is not None and server.takes_private:
+            return Outgoing(conversation)
+        if server is None and self.never:
             return NEVER
         outgoing = withhold(conversation)
-        if isinstance(outgoing, Outgoing) and self._asks and not self._agreed:
+        asks = server is None and self._asks and not self._agreed
+        if isinstance(outgoing, Outgoing) and asks:
             if self.ask is None:
                 return NOBODY_TO_ASK
-            said = (self.ask(consent_question(outgoing)) or "").strip().lower()
+            said = (self.ask(consent_question(outgoing, self._cloud)) or "").strip().lower()
             if said not in ("y", "yes", "a", "always"):  # anything but a clear yes is a no
                 return DECLINED
             self._agreed = said in ("a", "always")

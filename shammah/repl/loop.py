@@ -320,8 +320,8 @@ class Repl:
         override = routing.read_override(typed, self.override, session.gate)
         decision = session.preview(override, self._conversation_tokens, view)
         state = self.switch.show(view.local)
-        if isinstance(state, Failed | NotAvailable) and session.cloud is not None:
-            state = Ready("")  # told when it matters; Claude answers
+        if isinstance(state, Failed | NotAvailable) and (session.cloud or session.servers):
+            state = Ready("")  # told when it matters; others answer
         resting = session.local.resting
         parts = describe_bottom(state, decision, view.cloud_model, self.spending, resting=resting)
         installing = self._installation.shown

@@ -26,7 +26,7 @@ from shammah.terminal.screen import Screen
 from shammah.terminal.text import printable
 
 CLOUD_TOKENS = 200_000
-"""Claude's context, unless the settings name another."""
+"""The cloud's context, unless the settings name another."""
 
 _REFERENCE = re.compile(r"""(?:^|(?<=\s))@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
 _FILE_NAME = re.compile(r"^[^()\[\]{}]*\w\.[A-Za-z]\w{0,4}$")
@@ -106,7 +106,8 @@ class Questions:
         state = session.view().local
         limits = {"the local model": state.context_length if isinstance(state, Ready) else 0}
         if session.cloud is not None and not private:
-            limits["Claude"] = session.settings.cloud.context_length or CLOUD_TOKENS
+            settings = session.settings
+            limits[settings.cloud_name] = settings.cloud.context_length or CLOUD_TOKENS
         return limits
 
     def _agrees(self, question: str, cancelled: Callable[[], bool] = lambda: False) -> bool:

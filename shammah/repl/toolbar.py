@@ -97,6 +97,8 @@ def _next(state: State | None, decision: RouteDecision | Failed, cloud_model: st
     if isinstance(decision, Failed):
         return Part(f"next: nobody ({printable(decision.message).rstrip('.')})", "next: nobody")
     why = REASONS[decision.reason]
+    if decision.target is Target.SERVER:
+        return Part(f"next: {decision.who or 'a server'} ({why})", "next: server")
     if decision.target is Target.CLOUD:
         return Part(f"next: {printable(cloud_model)} ({why})", "next: cloud")
     if decision.wait:

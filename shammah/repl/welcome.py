@@ -44,7 +44,7 @@ class FirstRun:
     Args:
         settings: those in force.
         environ: where the cache is, and whether the network may be used.
-        local_only: Claude is off in this session.
+        local_only: the cloud is off in this session.
         put: given a function that makes the lines when they can be shown.
     """
 
@@ -106,7 +106,7 @@ def welcome(
         machine: for what ``auto`` chooses.
         here: the model is on this disk.
         offline: no download may begin.
-        cloud: Claude may be asked in this session.
+        cloud: the cloud may be asked in this session.
     """
     model = _model(settings, machine)
     lines = [_describe_model(settings, machine)]
@@ -124,12 +124,13 @@ def welcome(
 def _describe_download(
     settings: Settings, model: str, *, offline: bool, cloud: bool
 ) -> Iterable[str]:
+    who = settings.cloud_name
     if settings.model != AUTO:
-        meanwhile = "Claude answers" if cloud else "questions wait"
+        meanwhile = f"{who} answers" if cloud else "questions wait"
     else:
         meanwhile = "a smaller model answers"
         if cloud:
-            meanwhile = "Claude answers, or a smaller model if private"
+            meanwhile = f"{who} answers, or a smaller model if private"
     known = catalogue_model(model)
     if offline:
         yield f"Until it is downloaded, {meanwhile}."  # another notice says why it is not
@@ -168,17 +169,24 @@ def _describe_model(settings: Settings, machine: Machine) -> str:
 
 
 def _describe_cloud(settings: Settings, *, cloud: bool) -> list[str]:
-    if not settings.cloud.api_key:
-        return ["No API key for Claude is set, so nothing you write leaves this machine."]
+    away = [n for n, one in settings.servers.items() if one.trust == "trusted" and one.base_url]
+    leaves = "nothing you write leaves this machine"
+    if away:
+        leaves = f"what you write leaves this machine only for {', '.join(away)}"
+    who = settings.cloud_name
+    if settings.provider is None and not settings.cloud.api_key:
+        return [f"No API key for Claude is set, so {leaves}."]
     if not cloud:
-        return ["Claude is switched off, so nothing you write leaves this machine."]
+        return [f"{who} is switched off, so {leaves}."]
     asks = settings.cloud.use == "ask"
     limit = "To limit that to $1 a day: `shammah config set cloud.daily_budget 1`."
     if settings.cloud.daily_budget:
         limit = f"Your limit is {describe_cost(settings.cloud.daily_budget)} a day."
     private = "What you write after `!private` never leaves this machine."
+    if names := ", ".join(name for name in away if settings.servers[name].private):
+        private = f"What you write after `!private` goes to no other machine than {names}."
     return [
-        f"Harder questions go to Claude{' if you agree' if asks else ''}: "
+        f"Harder questions go to {who}{' if you agree' if asks else ''}: "
         f"they leave this machine and cost money. {limit}",
         private
         if asks

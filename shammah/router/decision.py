@@ -9,7 +9,7 @@ from shammah.bus.messages import Downloading, Failed, Loading, NotAvailable, Rea
 from shammah.bus.record import record
 from shammah.models.catalogue import STARTER
 from shammah.router import measured
-from shammah.router.route import Alternative, Arm, Question
+from shammah.router.route import Alternative, Arm, Beside, Question
 from shammah.router.route import Override as Override
 from shammah.router.route import Reason as Reason
 from shammah.router.route import RouteDecision as RouteDecision
@@ -21,8 +21,8 @@ from shammah.settings.model import RouterSettings
 BUSY_AT = 8
 """A local model with so many questions to answer is busy, however fast."""
 
-UNREACHABLE = frozenset({"cloud_unreachable"})
-"""The failures that mean no network, rather than trouble at Claude's."""
+UNREACHABLE = frozenset({"cloud_unreachable", "server_unreachable"})
+"""The failures that mean no network, rather than trouble at the cloud's."""
 
 LEAST_TOKENS = 0.5
 """The least share of the estimated tokens that a text really has. Between that and the estimate the
@@ -70,22 +70,73 @@ class _Case:
 
     def _decide(self) -> RouteDecision | Failed:
         if self.override.private:
-            return self._local(Reason.PRIVATE)
+            return self._where_private()
         if self.question.danger is not None:
             return self._cloud_if_possible(Reason.CRISIS, Reason.CRISIS)
         if self.override.target is Target.LOCAL:
             return self._local(Reason.USER)
+        if self.override.target is Target.SERVER:
+            return self._server_as_requested()
         if self.override.target is Target.CLOUD:
             return self._cloud_as_requested()
-        if self.view.local is None and not self.view.local_silent and self._obstacle() is None:
+        elsewhere = self._obstacle() is None or self._able()
+        if self.view.local is None and not self.view.local_silent and elsewhere:
             # It may be ready: a question must not leave before it has been heard.
             return self._decided(Target.LOCAL, Reason.MODEL_UNKNOWN, wait=True)
-        if not isinstance(self.view.local, Ready) or self.view.local.fallback:
-            return self._cloud_if_possible(self._absence())
-        objection = self._objection(self.view.local)
+        local = self.view.local
+        if isinstance(local, Ready) and not local.fallback:
+            objection = self._objection(local)
+        else:
+            objection = self._absence()
+        if self.view.servers and (best := self._best(objection, good=True)):
+            return best
         if objection is None:
             return self._decided(Target.LOCAL, Reason.MODEL_READY)
         return self._cloud_if_possible(objection)
+
+    def _where_private(self) -> RouteDecision | Failed:
+        """The local model; a server that may have it if that was asked for, or is there alone."""
+        may = [one for one in self._able() if one.private and self.question.danger is None]
+        wished = [one for one in may if one.name == self.override.server]
+        unheard = self.view.local is None and not self.view.local_silent
+        if not wished and (unheard or isinstance(self.view.local, Ready)):
+            may = []
+        for one in wished or may:
+            return self._decided(Target.SERVER, Reason.PRIVATE, server=one.name)
+        return self._local(Reason.PRIVATE)
+
+    def _able(self) -> list[Beside]:
+        """The servers that can be asked."""
+        return [one for one in self.view.servers if one.able]
+
+    def _best(self, objection: Reason | None, *, good: bool) -> RouteDecision | None:
+        """Of those that cost nothing, the one of which most is expected; the local model, against
+        which there is ``objection``, among equals. ``good``: only who is good enough."""
+        local, *servers, cloud = self._alternatives()
+        able = [
+            one
+            for one in servers
+            if one.obstacle is None and not (good and measured.objection(one, cloud))
+        ]
+        if objection is None or (not good and isinstance(self.view.local, Ready)):
+            able.insert(0, local)
+        if not able:
+            return None
+        best = max(able, key=lambda one: one.quality)
+        if best is local:
+            return self._decided(Target.LOCAL, objection or Reason.MODEL_READY)
+        reason = objection or Reason.SERVER_BETTER
+        return self._decided(Target.SERVER, reason, server=best.arm.server)
+
+    def _server_as_requested(self) -> RouteDecision | Failed:
+        name = self.override.server
+        one = self.view.server(name)
+        if one is None:
+            why = f"No server named {name!r:.60} is beside the local model."
+            return Failed("server_unknown", why, "docs/SERVERS.md shows how to name one.")
+        if one.why and not self.view.servers_unknown:
+            return Failed("server_unreachable", one.why, "Start it, or ask another.")
+        return self._decided(Target.SERVER, Reason.USER, wait=bool(one.why), server=name)
 
     def _absence(self) -> Reason:
         """Why the local model is not ready."""
@@ -102,7 +153,8 @@ class _Case:
         if self.rules.policy == CLASSIC:
             fits = self.snapshot.classic.should_try_local(self.question.category)
             return None if fits else Reason.NO_MATCH
-        return measured.objection(*self._alternatives())
+        local, *_, cloud = self._alternatives()
+        return measured.objection(local, cloud)
 
     def _explores(self, objection: Reason) -> bool:
         """Whether the local model gets another try, within the budget."""
@@ -128,7 +180,13 @@ class _Case:
         if obstacle is None:
             if self._explores(reason):
                 return self._decided(Target.LOCAL, Reason.EXPLORATION)
+            if self.view.servers_unknown and self.question.danger is None:
+                # One of the person's own may be there, before a question leaves for the cloud.
+                return self._decided(Target.SERVER, Reason.MODEL_UNKNOWN, wait=True)
             return self._decided(Target.CLOUD, reason)
+        servers = self.view.servers and self.question.danger is None
+        if servers and (best := self._best(obstacle, good=False)):
+            return best
         decision = self._local(otherwise or obstacle)
         if isinstance(decision, Failed) and self.view.cloud_configured:
             return _inability(self.view.cloud) or decision
@@ -156,10 +214,14 @@ class _Case:
         wait = not isinstance(self.view.local, Ready)
         return self._decided(Target.LOCAL, reason, wait=wait)
 
-    def _decided(self, target: Target, reason: Reason, *, wait: bool = False) -> RouteDecision:
-        return RouteDecision(target, reason, wait, self.question, self._alternatives())
+    def _decided(
+        self, target: Target, reason: Reason, *, wait: bool = False, server: str = ""
+    ) -> RouteDecision:
+        who = self.view.cloud_name if target is Target.CLOUD else server
+        return RouteDecision(target, reason, wait, self.question, self._alternatives(), who)
 
-    def _alternatives(self) -> tuple[Alternative, Alternative]:
+    def _alternatives(self) -> tuple[Alternative, ...]:
+        """The local model, the servers, the cloud."""
         category, view = self.question.category, self.view
         known = view.local if isinstance(view.local, Ready) else Ready("")
         adapter = "" if self.question.danger else view.adapter  # taught something else
@@ -170,8 +232,18 @@ class _Case:
         sums = self.question.sums
         return (
             measured.forecast(here, self.snapshot, not_ready, view.local_active, sums=sums),
+            *map(self._beside, view.servers),
             measured.forecast(there, self.snapshot, obstacle, 0),
         )
+
+    def _beside(self, one: Beside) -> Alternative:
+        obstacle = None if one.able else Reason.SERVER_FAILED
+        if one.context_length and self.question.tokens * LEAST_TOKENS > one.context_length:
+            obstacle = Reason.CONTEXT_TOO_LONG
+        if self.override.private and not one.private:
+            obstacle = Reason.PRIVATE
+        arm = Arm(self.question.category, Target.SERVER, f"{one.name}/{one.model}")
+        return measured.forecast(arm, self.snapshot, obstacle, 0, sums=self.question.sums)
 
 
 def _inability(state: State | None) -> Failed | None:

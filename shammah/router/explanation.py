@@ -19,8 +19,10 @@ REASONS = {
     Reason.NO_MATCH: "local model unproven at this kind of question",
     Reason.EXPLORATION: "another try for the local model",
     Reason.NO_CLOUD: "no cloud configured",
-    Reason.OFFLINE: "Claude unreachable",
-    Reason.CLOUD_FAILED: "Claude just failed",
+    Reason.OFFLINE: "cloud unreachable",
+    Reason.CLOUD_FAILED: "cloud just failed",
+    Reason.SERVER_BETTER: "better answers expected than from the local model",
+    Reason.SERVER_FAILED: "server unreachable, or just failed",
 }
 """Without a tense, since they stand below an answer, before a question and in ``/why``."""
 
@@ -30,8 +32,9 @@ def explain(decision: RouteDecision) -> str:
     why = REASONS[decision.reason]
     if decision.reason is Reason.CRISIS and not decision.alternatives:
         return f"Answered with a prewritten text: {why}, and no model could or should answer."
-    if decision.target is Target.CLOUD:
-        who = "Answered by Claude"
+    if decision.target is not Target.LOCAL:
+        verb = "Waited for" if decision.wait else "Answered by"
+        who = f"{verb} {decision.who or 'the servers'}"
     else:
         who = "Waited for the local model" if decision.wait else "Answered locally"
     kind = decision.question.category.replace("_", " ")
@@ -43,20 +46,20 @@ def explain(decision: RouteDecision) -> str:
 def as_document(decision: RouteDecision) -> dict[str, object]:
     """A decision as ``--json`` shows it; what was never measured is ``None``."""
     return {
-        "target": decision.target.value,
+        "target": decision.answerer,
         "reason": decision.reason.value,
         "category": decision.question.category.value,
         "alternatives": [
             {
-                "target": one.arm.target.value,
-                "model": one.arm.model or None,
+                "target": f"server:{one.arm.server}" if one.arm.server else one.arm.target.value,
+                "model": one.arm.model.removeprefix(f"{one.arm.server}/") or None,
                 "quantization": one.arm.quantization or None,
                 "quality": round(one.quality, 4),
                 "quality_at_least": round(one.bound, 4),
                 "evidence": round(one.evidence, 2),
                 "ttft_s": one.ttft_s or None,
                 "tokens_per_second": one.tokens_per_second or None,
-                "cost": 0.0 if one.arm.target is Target.LOCAL else one.cost or None,
+                "cost": one.cost or None if one.arm.target is Target.CLOUD else 0.0,
                 "obstacle": one.obstacle.value if one.obstacle is not None else None,
             }
             for one in decision.alternatives
@@ -65,19 +68,19 @@ def as_document(decision: RouteDecision) -> dict[str, object]:
 
 
 def _describe(one: Alternative) -> str:
-    local, by = one.arm.target is Target.LOCAL, one.arm.adapter
+    free, by = one.arm.target is not Target.CLOUD, one.arm.adapter
     name = (one.arm.model or "not known yet") + (f" with {by}" if by else "")
     data = f"from {one.evidence:.1f} answers" if one.evidence else "no data yet"
     parts = []
-    if local and one.evidence:
+    if free and one.evidence:
         parts.append(f"trusted {one.trust:.0%}, {GOOD_ENOUGH:.0%} is enough")
-    elif local:
+    elif free:
         parts.append("trusted until its answers say otherwise")
     parts += [f"first token in {one.ttft_s:.1f} s"] if one.ttft_s else []
     parts += [f"{one.tokens_per_second:.0f} tok/s"] if one.tokens_per_second else []
     parts += [] if one.ttft_s or one.tokens_per_second else ["speed unknown"]
     cost = f"${one.cost:.4f} per answer" if one.cost else "cost unknown"
-    parts.append("free" if local else cost)
+    parts.append("free" if free else cost)
     parts += [f"unavailable: {REASONS[one.obstacle]}"] if one.obstacle is not None else []
     return (
         f"  {one.arm.target} ({name}): estimated {one.quality:.0%} good answers "

@@ -26,7 +26,7 @@ DOUBTFUL, KNOWN_BAD = 3.0, 0.1
 """Factors of exploration for an arm whose upper bound is good enough, and for one whose is not."""
 
 
-PRIORS = {Target.LOCAL: (9.0, 10.0), Target.CLOUD: (19.0, 20.0)}
+PRIORS = {Target.LOCAL: (9.0, 10.0), Target.SERVER: (9.0, 10.0), Target.CLOUD: (19.0, 20.0)}
 """Good answers, of how many, that a backend begins with."""
 
 # --- how good a model's answers probably are while nobody has judged any: by its size -------------
@@ -49,7 +49,7 @@ TALK = (0.60, 0.75, 0.85, 0.90, 0.95, 0.95)
 """Our own guess: greetings and opinions have many good answers."""
 
 CLOUD, UNKNOWN = 0.95, 0.6
-"""Of Claude; of a local model whose name has no size."""
+"""Of the cloud; of another model whose name has no size."""
 
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s?([BbMm])(?![A-Za-z])")
 

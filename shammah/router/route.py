@@ -26,6 +26,8 @@ class Category(StrEnum):
 
 class Target(StrEnum):
     LOCAL = "local"
+    SERVER = "server"
+    """One of those beside the local model."""
     CLOUD = "cloud"
 
 
@@ -44,6 +46,8 @@ class Reason(StrEnum):
     LOW_CONFIDENCE = "low_confidence"
     NO_MATCH = "no_match"
     EXPLORATION = "exploration"
+    SERVER_BETTER = "server_better"
+    SERVER_FAILED = "server_failed"
     NO_CLOUD = "no_cloud"
     OFFLINE = "offline"
     CLOUD_FAILED = "cloud_failed"
@@ -54,12 +58,30 @@ AUTO, OFF = "auto", "off"
 
 @record
 class Override:
-    """What the person asked for: a target, privacy, and the local model's ``adapter``: the active
-    one (``auto``), none (``off``), or a name."""
+    """What the person asked for: a target (``server``: which), privacy, and the local model's
+    ``adapter``: the active one (``auto``), none (``off``), or a name."""
 
     target: Target | None = None
     private: bool = False
     adapter: str = AUTO
+    server: str = ""
+
+
+@record
+class Beside:
+    """A server beside the local model. ``why`` it cannot be asked, in a sentence; empty: it can.
+    ``private``: it may have private questions. ``failed``: its last answer did, a moment ago."""
+
+    name: str
+    model: str = ""
+    context_length: int = 0
+    private: bool = False
+    why: str = ""
+    failed: bool = False
+
+    @property
+    def able(self) -> bool:
+        return not self.why and not self.failed
 
 
 @record
@@ -69,7 +91,8 @@ class View:
     ``local`` of ``None``: unknown, which is not the same as not ready; ``local_silent``: for so
     long that no question waits for it. ``cloud_configured``: there is a key. ``cloud_failure``: how
     its last answer failed, if recently. ``local_active``: how many questions of others the local
-    model is answering; ``adapter``: what it would answer with.
+    model is answering; ``adapter``: what it would answer with. ``cloud_name``: who the cloud is.
+    ``servers_unknown``: nothing has been heard of the servers yet, but soon will be.
     """
 
     local: State | None
@@ -80,6 +103,12 @@ class View:
     local_active: int = 0
     adapter: str = ""
     local_silent: bool = False
+    cloud_name: str = "Claude"
+    servers: tuple[Beside, ...] = ()
+    servers_unknown: bool = False
+
+    def server(self, name: str) -> Beside | None:
+        return next((one for one in self.servers if one.name == name), None)
 
 
 @record
@@ -98,13 +127,18 @@ class Question:
 @record
 class Arm:
     """A backend for a kind of question: what success is counted for. Another quantisation or
-    adapter makes another arm; ``model`` is empty while unknown."""
+    adapter makes another arm; ``model`` is empty while unknown, and of a server ``NAME/MODEL``."""
 
     category: Category
     target: Target
     model: str
     quantization: str = ""
     adapter: str = ""
+
+    @property
+    def server(self) -> str:
+        """The name of the server; empty: it is none."""
+        return self.model.partition("/")[0] if self.target is Target.SERVER else ""
 
     @property
     def backend(self) -> Arm:
@@ -139,7 +173,8 @@ class Alternative:
 class RouteDecision:
     """``wait``: the target is not ready; show its progress and send the question then.
 
-    ``alternatives`` are the local model and Claude, as they looked.
+    ``alternatives`` are the local model, the servers beside it and the cloud, as they looked.
+    ``who``: the name of the server, or of the cloud.
     """
 
     target: Target
@@ -147,12 +182,27 @@ class RouteDecision:
     wait: bool = False
     question: Question = field(default_factory=Question)
     alternatives: tuple[Alternative, ...] = ()
+    who: str = ""
 
-    def alternative(self, target: Target) -> Alternative | None:
-        return next((one for one in self.alternatives if one.arm.target is target), None)
+    @property
+    def server(self) -> str:
+        """The name of the server that answers; empty: none does."""
+        return self.who if self.target is Target.SERVER else ""
+
+    @property
+    def answerer(self) -> str:
+        """``local``, ``cloud`` or ``server:NAME``."""
+        return f"{self.target}:{self.who}" if self.server else self.target.value
+
+    @property
+    def chosen(self) -> Alternative | None:
+        """What was expected of the target."""
+        for one in self.alternatives:
+            if (one.arm.target, one.arm.server) == (self.target, self.server):
+                return one
+        return None
 
     @property
     def adapter(self) -> str:
         """The target's adapter; empty: none."""
-        chosen = self.alternative(self.target)
-        return chosen.arm.adapter if chosen else ""
+        return self.chosen.arm.adapter if self.chosen else ""

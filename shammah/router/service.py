@@ -41,7 +41,7 @@ FIRST_READ_S = 0.005
 CLOSE_S = 1.0
 """How long leaving waits for the last outcome to be written."""
 FAILURE_S = 30.0
-"""How long after a failure of the cloud a ready local model is preferred."""
+"""How long after a failure of the cloud, or of a server, others are preferred."""
 NO_VERDICT = frozenset(
     {
         "adapter_damaged",
@@ -86,7 +86,7 @@ class Routing:
         self._writer = BackgroundWriter("routing", self._close_store)
         self._store: Store | None = None
         self._own: list[Outcome] = []
-        self._failure: tuple[Failed, float] | None = None
+        self._failures: dict[tuple[Target, str], tuple[Failed, float]] = {}
 
     def start(self) -> None:
         """Start reading the statistics, in the background. Does nothing the second time."""
@@ -111,8 +111,16 @@ class Routing:
         """Return which backend answers, or why none can; ``wait`` a moment for the statistics."""
         if wait:
             self.ready.wait(FIRST_READ_S)  # meanwhile the workers are attached
-        view = replace(view, cloud_failure=self._recent_failure())
+        view = self.with_failures(view)
         return decide(question, override, view, self.snapshot, self._rules)
+
+    def with_failures(self, view: View) -> View:
+        """``view`` with who has failed a moment ago."""
+        servers = tuple(
+            replace(one, failed=self._recent_failure(Target.SERVER, one.name) is not None)
+            for one in view.servers
+        )
+        return replace(view, cloud_failure=self._recent_failure(Target.CLOUD), servers=servers)
 
     def record(
         self, decision: RouteDecision, end: Done | Failed, *, question: str, answer: str
@@ -122,11 +130,12 @@ class Routing:
         target = decision.target
         if isinstance(end, Failed) and end.code in NO_VERDICT:
             return ""
-        if target is Target.CLOUD:
-            self._failure = None
+        if target is not Target.LOCAL:
+            by = (target, decision.server)
+            self._failures.pop(by, None)
             if isinstance(end, Failed) and end.code != "cancelled":
-                self._failure = (end, time.monotonic())
-        expected = decision.alternative(target)
+                self._failures[by] = (end, time.monotonic())
+        expected = decision.chosen
         if decision.question.danger is not None or expected is None:
             return ""  # that someone was in danger is not recorded
         outcome = _outcome(expected.arm, decision.reason, end, question=question, answer=answer)
@@ -145,10 +154,9 @@ class Routing:
         """Write what is left, for `CLOSE_S` at most."""
         self._writer.close(CLOSE_S)
 
-    def _recent_failure(self) -> Failed | None:
-        if self._failure is None or time.monotonic() - self._failure[1] > FAILURE_S:
-            return None
-        return self._failure[0]
+    def _recent_failure(self, target: Target, server: str = "") -> Failed | None:
+        failure, at = self._failures.get((target, server), (None, 0.0))
+        return failure if time.monotonic() - at <= FAILURE_S else None
 
     # --- in the background ----------------------------------------------------------------
 

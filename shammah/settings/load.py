@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from shammah.models.gguf_files import ENDING
 from shammah.settings.model import (
     AT_LEAST,
     CHOICES,
+    CLAUDE,
     ENVIRONMENT,
     SERVERS,
     PrivacySettings,
@@ -321,25 +322,58 @@ def _check_patterns(privacy: PrivacySettings, faults: list[Fault]) -> None:
 
 
 def _check_servers(settings: Settings, faults: list[Fault]) -> None:
-    """Refuse servers that are elsewhere, since all that is local may be asked private questions."""
-    if settings.servers:
-        from urllib.parse import urlsplit  # 10 ms that few need
+    """Refuse servers that could not be asked, or that would be asked what they must not be."""
     for name, server in settings.servers.items():
-        at, here = (SERVERS, name, "base_url"), f"{SERVERS}.{name}.base_url"
-        try:
-            parts = urlsplit(server.base_url)
-            host, _ = parts.hostname or "", parts.port
-        except ValueError:
-            parts, host = urlsplit(""), ""
-        if parts.scheme not in ("http", "https") or not host:
-            hint = "Write it like http://127.0.0.1:8000/v1."
-            faults.append(Fault(at, f"{here} is not an http address", hint))
-        elif not _is_loopback(host):
-            hint = "Only a server at localhost, 127.0.0.1 or ::1 can be the local model."
-            faults.append(Fault(at, f"{here} is another machine, {host:.60}", hint))
-    if is_server_name(settings.model) and settings.server not in settings.servers:
-        why = f"there is no [{SERVERS}.{settings.server:.40}] for {settings.model!r:.80}"
-        faults.append(Fault(("model",), why, "docs/SERVERS.md shows how to name one."))
+        faults += _server_faults(name, server)
+    chosen, provider = settings.server, settings.cloud.provider
+    if is_server_name(settings.model):
+        found = settings.servers.get(chosen)
+        why, hint = "", "docs/SERVERS.md shows how to name one."
+        if found is None:
+            why = f"there is no [{SERVERS}.{chosen:.40}] for {settings.model!r:.80}"
+        elif not found.base_url:
+            why = f"{SERVERS}.{chosen}.base_url is not set"
+        elif not found.takes_private:
+            why = f"{chosen} may not have private questions, so it cannot be the local model"
+            hint = "Without this it answers beside the local model, what is not private."
+            if found.trust == "trusted":
+                hint += f" Or allow them with `shammah config set {SERVERS}.{chosen}.private true`."
+        faults += [Fault(("model",), why, hint)] if why else []
+    if provider != CLAUDE:
+        at = ("cloud", "provider")
+        found = settings.servers.get(provider)
+        if found is None or found.trust != "cloud":
+            why = f"there is no [{SERVERS}.{provider:.40}] whose trust is cloud"
+            faults.append(Fault(at, why, "docs/SERVERS.md shows how to name one."))
+        elif not (found.base_url and found.model):
+            why = f"{SERVERS}.{provider} needs a base_url and a model to be the cloud"
+            faults.append(Fault(at, why, "docs/SERVERS.md shows both."))
+
+
+def _server_faults(name: str, server: ServerSettings) -> Iterator[Fault]:
+    from urllib.parse import urlsplit  # 10 ms that few need
+
+    at, here = (SERVERS, name, "base_url"), f"{SERVERS}.{name}.base_url"
+    if server.private and server.trust == "cloud":
+        why = f"{SERVERS}.{name}.private is true, but its trust is cloud"
+        hint = "Only a trusted server may have private questions."
+        yield Fault((SERVERS, name, "private"), why, hint)
+    if not server.base_url and server.trust != "local":
+        return  # `shammah config set` sets one value at a time
+    try:
+        parts = urlsplit(server.base_url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    if parts.scheme not in ("http", "https") or not host:
+        hint = "Write it like http://127.0.0.1:8000/v1."
+        yield Fault(at, f"{here} is not an http address", hint)
+    elif server.trust == "local" and not _is_loopback(host):
+        hint = (
+            "A local server is at localhost, 127.0.0.1 or ::1. For another machine of yours: "
+            f"`shammah config set {SERVERS}.{name}.trust trusted`; for a provider: cloud."
+        )
+        yield Fault(at, f"{here} is another machine, {host:.60}", hint)
 
 
 def _is_loopback(host: str) -> bool:

@@ -48,10 +48,16 @@ class InferenceSettings:
     """Seconds that an unused model stays in memory; 0: unload at once, -1: stay forever."""
 
 
+CLAUDE = "claude"
+"""The provider that is no server of the settings."""
+
+
 @record
 class CloudSettings:
-    """Claude."""
+    """Who answers elsewhere, for money: Claude, or another provider."""
 
+    provider: str = CLAUDE
+    """claude, or the name of a server whose trust is cloud."""
     use: str = "auto"
     """auto, ask (before each question sent there) or never (no cloud worker is started)."""
     api_key: str = ""
@@ -59,7 +65,7 @@ class CloudSettings:
     base_url: str = ""
     """ANTHROPIC_BASE_URL wins over this; empty: Anthropic's own address."""
     model: str = "claude-sonnet-5-5"
-    """Any model name that the API knows."""
+    """Any model name that Claude's API knows."""
     max_tokens: int = 16384
     """Longest answer with the thinking before it, in tokens."""
     context_length: int = 0
@@ -146,16 +152,29 @@ class GatewaySettings:
 
 @record
 class ServerSettings:
-    """A server on this machine that speaks OpenAI's API: ``[servers.NAME]``."""
+    """A server that speaks OpenAI's API: ``[servers.NAME]``."""
 
     base_url: str = ""
     """Its address with the version, such as http://127.0.0.1:8000/v1."""
+    trust: str = "local"
+    """local (on this machine), trusted (a machine of yours) or cloud (a provider)."""
+    private: bool = False
+    """Whether private questions may go to a trusted server."""
     key: str = ""
     """Sent as a bearer token; empty: none is."""
     model: str = ""
     """Which of its models; empty: the first that it lists."""
     context_length: int = 0
     """Longest conversation, in tokens; 0: what the server says."""
+    input_price: float = -1.0
+    """US dollars for a million tokens of the conversation; -1: what a cloud server says."""
+    output_price: float = -1.0
+    """US dollars for a million tokens of the answer; -1: what a cloud server says."""
+
+    @property
+    def takes_private(self) -> bool:
+        """Whether it may have private questions."""
+        return self.trust == "local" or (self.trust == "trusted" and self.private)
 
 
 @record
@@ -210,6 +229,29 @@ class Settings:
         model = self.model.partition("/")[2]
         return replace(found, model=model) if model else found
 
+    @property
+    def beside(self) -> Mapping[str, ServerSettings]:
+        """The servers that answer beside the local model, in the order of the file."""
+        return {
+            name: server
+            for name, server in self.servers.items()
+            if server.base_url and server.trust != "cloud" and name != self.server
+        }
+
+    @property
+    def provider(self) -> ServerSettings | None:
+        """The server that is the cloud; ``None``: Claude is."""
+        return self.servers.get(self.cloud.provider)
+
+    @property
+    def cloud_name(self) -> str:
+        """Who the cloud is, for people."""
+        return "Claude" if self.cloud.provider == CLAUDE else self.cloud.provider
+
+    @property
+    def cloud_model(self) -> str:
+        return self.cloud.model if self.provider is None else self.provider.model
+
     def with_think(self, think: str | None) -> Settings:
         """Return them with another `InferenceSettings.think`; ``None``: as they are."""
         if think is None:
@@ -218,8 +260,9 @@ class Settings:
 
     @property
     def cloud_configured(self) -> bool:
-        """Whether anything may ever be sent to Claude."""
-        return bool(self.cloud.api_key) and self.cloud.use != "never"
+        """Whether anything may ever be sent to the cloud."""
+        known = bool(self.cloud.api_key) if self.provider is None else True
+        return known and self.cloud.use != "never"
 
     @property
     def permissive(self) -> bool:
@@ -263,6 +306,7 @@ CHOICES: dict[SettingPath, tuple[str, ...]] = {
     ("confine",): ("auto", "off"),
     ("gateway", "history"): ("on", "off"),
     ("cloud", "use"): ("auto", "ask", "never"),
+    (SERVERS, "*", "trust"): ("local", "trusted", "cloud"),
     ("router", "policy"): ("measured", "classic"),
     ("inference", "device"): ("auto", "cpu", "cuda", "mps"),
     ("inference", "dtype"): ("auto", "float32", "bfloat16", "float16"),
@@ -289,6 +333,8 @@ AT_LEAST: dict[SettingPath, int] = {
     ("train", "after_examples"): 1,
     ("train", "idle_minutes"): 0,
     (SERVERS, "*", "context_length"): 0,
+    (SERVERS, "*", "input_price"): -1,
+    (SERVERS, "*", "output_price"): -1,
 }
 
 

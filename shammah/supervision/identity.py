@@ -93,7 +93,14 @@ def _identifying(
         parts |= _fields("cloud", replace(settings.cloud, keep_alive=0.0))
         parts |= _fields("privacy", settings.privacy)
         parts |= {name: environ.get(name, "") for name in (CUSTOM_HEADERS, *NETWORK_VARIABLES)}
-        return settings.cloud.model, parts
+        if settings.provider is not None:
+            parts |= _fields(f"servers.{settings.cloud.provider}", settings.provider)
+        return settings.cloud_model, parts
+    if role == "servers":
+        parts |= _fields("privacy", settings.privacy)
+        for name, server in settings.beside.items():
+            parts |= _fields(f"servers.{name}", server)
+        return settings.model, parts
     if role == "gateway":  # which starts the others, and nobody asks it by the bus
         parts |= {"model": settings.model, "licence": settings.licence}
         parts |= _fields("gateway", settings.gateway)

@@ -147,7 +147,7 @@ class Rung(StrEnum):
 def worker_spec(settings: Settings, role: str, environ: Mapping[str, str]) -> WorkerSpec:
     """Return the worker of ``role`` for ``settings``, with no more secrets than it needs."""
     arguments: list[str] = []
-    if role in ("inference", "gateway"):
+    if role in ("inference", "servers", "gateway"):
         arguments += ["--model", settings.model, "--licence", settings.licence]
     if role == "gateway":
         own = settings.gateway

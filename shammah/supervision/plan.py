@@ -343,7 +343,7 @@ def _memory_refusal(model: str, memory: MemoryNeed, smaller: CatalogueModel | No
         "memory_too_small",
         f"{model} needs {memory.least / GIB:.1f} GiB of memory as {memory.dtype} for a "
         f"conversation{tokens}; {where} has only {memory.usable / GIB:.1f} GiB.",
-        _hint("Use the starter (--model starter) or Claude", smaller),
+        _hint("Use the starter (--model starter) or the cloud", smaller),
     )
 
 

@@ -1,9 +1,8 @@
-"""Answers from the Messages API, through the SDK: gate, budget, attempts, ledger."""
+"""Answers from the Messages API, through the SDK."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import os
@@ -15,20 +14,20 @@ from dataclasses import replace
 import anthropic
 import httpx2
 
-from shammah.bus.messages import Done, Failed, Generate, Provenance, Retrying, Token
+from shammah.bus.messages import Done, Failed, Generate, Provenance, Retrying, Token, Usage
 from shammah.errors import ShammahError
-from shammah.privacy import Rules, check_outgoing
-from shammah.privacy.ledger import Ledger, Outcome, Sent
+from shammah.privacy import Rules
+from shammah.privacy.ledger import Ledger
 from shammah.settings.model import Settings
-from workers.cloud import failures, transport
+from workers.cloud import failures
 from workers.cloud.budget import Budget
 from workers.cloud.models import model_of
-from workers.cloud.reading import MalformedStreamError, Reading
+from workers.cloud.reading import Reading
 from workers.cloud.request import Call, Peer, build_call
-from workers.cloud.retry import CloudError, attempts, wait_s
+from workers.outgoing import transport
+from workers.outgoing.errors import MalformedStreamError
+from workers.outgoing.passage import Passage, Way
 from workers.servers.continuation import Joint, split_begun
-
-log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
@@ -38,8 +37,8 @@ DRAIN_S = 1.0
 """After the answer is complete, the end of the stream is awaited only this long: it lets the
 connection be used again, and nothing else comes."""
 
-_QUIET = ("anthropic", "httpx2", "httpcore2")
-"""Their debug lines hold requests and headers, and ANTHROPIC_LOG can turn them on."""
+_QUIET = ("anthropic", *transport.QUIET)
+"""ANTHROPIC_LOG can turn their debug lines on."""
 
 _FAILURES = (
     anthropic.APIError,
@@ -80,12 +79,15 @@ class Claude:
             logging.getLogger(name).setLevel(logging.WARNING)
         self.settings = settings.cloud
         self.peer = Peer.of(settings.cloud.base_url)
-        self.rules = Rules(settings.privacy, os.path.expanduser("~"))
-        self.ledger = Ledger(settings.home, wall)
-        self.budget = Budget(settings.cloud, self.ledger)
+        ledger = Ledger(settings.home, wall)
+        self.way = Way(
+            ledger,
+            Rules(settings.privacy, os.path.expanduser("~")),
+            check_budget=Budget(settings, ledger).check,
+            sleep=sleep,
+            chance=chance,
+        )
         self.clock = clock
-        self.sleep = sleep
-        self.chance = chance
         # Key and address are always given: the SDK would otherwise look into the environment
         # and into profiles on disk, and send questions on behalf of somebody else.
         timeout = httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S)
@@ -121,7 +123,7 @@ class Claude:
 
 
 class _Question:
-    """One question on its way; see `Claude.answer`."""
+    """One question on its way; see `Claude.answer` and `workers.outgoing.passage.Question`."""
 
     def __init__(
         self,
@@ -143,8 +145,8 @@ class _Question:
         self._reading = Reading(claude.clock)
         self._begun = split_begun(request.messages)[1]
         self._joint = Joint(self._begun)
-        self._shown = False
-        self._record_id = ""
+        self._call: Call | None = None
+        self.shown = False
 
     async def answer(self) -> Done | Failed:
         """Ask until there is an answer, or none is to be had."""
@@ -152,11 +154,11 @@ class _Question:
         unseen = messages = 0
         request = self._request
         try:
-            check_outgoing(request.messages, self._claude.rules, request.sampling)
-            call = build_call(request, self._settings, self._claude.peer)
+            passage = Passage(self._claude.way, request, self._reply, self._advance)
+            call = self._call = build_call(request, self._settings, self._claude.peer)
             notices, unseen, messages = call.notices, call.unseen, call.messages
             async with asyncio.timeout(request.timeout_s):
-                await self._ask(call)
+                await passage.go(self, call.model, self._model, call.max_tokens)
             finish_reason = self._reading.finish_reason
             notices += self._reading.notices
         except asyncio.CancelledError:
@@ -168,9 +170,7 @@ class _Question:
         return Done(
             request.request_id,
             finish_reason,
-            usage=replace(
-                self._model.with_cost(self._reading.usage()), unseen=unseen, messages=messages
-            ),
+            usage=replace(self._model.with_cost(self.usage()), unseen=unseen, messages=messages),
             timings=self._reading.timings(self._arrived_s),
             provenance=Provenance(
                 "cloud", self._reading.model or self._settings.model, engine="anthropic"
@@ -179,67 +179,30 @@ class _Question:
             tool_calls=self._reading.tool_calls,
         )
 
-    async def _ask(self, call: Call) -> None:
-        """Make attempt after attempt, but none after text was shown: from there on the frontend
-        decides what follows."""
-        attempt = 1
-        while True:
-            self._claude.budget.check()
-            try:
-                await self._attempt(call, attempt)
-                return
-            except CloudError as error:
-                wait = wait_s(error, attempt, self._claude.chance())
-                if wait is None or self._shown:
-                    raise
-                attempt += 1
-                log.info("request %s: %s, again", self._request.request_id, error.code)
-                self._reply(
-                    Retrying(self._request.request_id, error.brief, wait, attempt, attempts(error))
-                )
-            await self._claude.sleep(wait)
+    def usage(self) -> Usage:
+        return self._reading.usage()
 
-    async def _attempt(self, call: Call, attempt: int) -> None:
+    async def ask(self, attempt: int) -> None:
+        """Send the call and read the stream to its end.
+
+        Raises:
+            ShammahError: with a code of `failures`.
+        """
         if attempt > 1:
             self._reading = Reading(self._claude.clock)
             self._joint = Joint(self._begun)
-        exchange = transport.Exchange(
-            lambda url, body: self._record(call, attempt, url, body), self._advance
-        )
-        outcome = "internal"
-        try:
-            await self._read(call, exchange)
-            self._report(self._joint.finish())
-            outcome = "answered"
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
-        except ShammahError as error:
-            outcome = error.code
-            raise
-        finally:
-            if exchange.sent:
-                self._settle(outcome, exchange.status)
-
-    async def _read(self, call: Call, exchange: transport.Exchange) -> None:
-        """Send ``call`` as ``exchange`` and read the stream to its end.
-
-        Raises:
-            ShammahError: with a code of `failures`, or the exchange's refusal.
-        """
         claude, reading = self._claude, self._reading
-        transport.EXCHANGE.set(exchange)
+        assert self._call is not None
         try:
-            await self._stream(call)
+            await self._stream(self._call)
         except (*_FAILURES, TimeoutError) as error:
-            if exchange.refusal is not None:
-                raise exchange.refusal from error
             # What breaks after a complete answer is only the connection.
             if reading.stop_reason is None:
                 began = reading.began
                 raise failures.describe(error, self._settings, claude.peer, began=began) from error
         if reading.stop_reason is None:
             raise (failures.truncated if reading.began else failures.malformed)(claude.peer)
+        self._report(self._joint.finish())
 
     async def _stream(self, call: Call) -> None:
         # Always as a stream: nothing is held back, and the API wants it for long answers.
@@ -264,42 +227,8 @@ class _Question:
 
     def _report(self, text: str) -> None:
         if text:
-            self._shown = True
+            self.shown = True
             self._reply(Token(self._request.request_id, self._reading.pieces, text))
         else:
             self._advance()
 
-    def _record(self, call: Call, attempt: int, url: httpx2.URL, body: bytes) -> None:
-        self._record_id = os.urandom(8).hex()
-        self._claude.ledger.write_sent(
-            Sent(
-                id=self._record_id,
-                time="",
-                request_id=self._request.request_id,
-                attempt=attempt,
-                scheme=url.scheme,
-                host=url.netloc.decode("ascii", "replace"),
-                path=url.path,
-                model=call.model,
-                bytes=len(body),
-                sha256=hashlib.sha256(body).hexdigest(),
-                most=self._model.most(len(body), call.max_tokens),
-            )
-        )
-
-    def _settle(self, outcome: str, status: int) -> None:
-        usage = self._model.with_cost(self._reading.usage())
-        settled = Outcome(
-            outcome,
-            status,
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.cost,
-            reused_tokens=usage.reused_tokens,
-            written_tokens=usage.written_tokens,
-        )
-        try:
-            self._claude.ledger.write_outcome(self._record_id, settled)
-        except ShammahError as error:
-            # It stays as unknown, with the most that it can have cost.
-            log.warning("%s", error.message)

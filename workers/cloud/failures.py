@@ -9,24 +9,21 @@ Codes (stable): ``cloud_key_rejected``, ``cloud_billing``, ``cloud_model_unknown
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import socket
 import ssl
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import anthropic
 import httpx2
 
 from shammah.settings.model import CloudSettings
 from shammah.settings.network import PROXY_HINT, certificate_problem, proxy_for
-from workers.cloud.reading import MalformedStreamError
 from workers.cloud.request import Peer
-from workers.cloud.retry import CloudError
 from workers.network import UnusableProxyError
+from workers.outgoing.errors import CallError, MalformedStreamError
+from workers.outgoing.retry import retry_after_s
 
 API_TEXT_MAX = 300
 """Characters of a server's own words that are shown."""
@@ -89,7 +86,7 @@ _BAD_REQUEST = (
 )
 
 
-def describe(error: Exception, settings: CloudSettings, peer: Peer, *, began: bool) -> CloudError:
+def describe(error: Exception, settings: CloudSettings, peer: Peer, *, began: bool) -> CallError:
     """Return ``error`` in words. ``began``: the answer was already arriving.
 
     The words never hold the key, the question or the answer.
@@ -105,21 +102,21 @@ def describe(error: Exception, settings: CloudSettings, peer: Peer, *, began: bo
     return malformed(peer)
 
 
-def truncated(peer: Peer) -> CloudError:
+def truncated(peer: Peer) -> CallError:
     """The stream ended in good order, but not the answer."""
-    return CloudError(
+    return CallError(
         "cloud_truncated",
         f"{peer.subject} closed the connection before the answer was complete.",
         _AGAIN_HINT,
     )
 
 
-def malformed(peer: Peer) -> CloudError:
+def malformed(peer: Peer) -> CallError:
     """What came is not a stream of the Messages API."""
     hint = _AGAIN_HINT
     if not peer.is_anthropic:
         hint = f"{_ADDRESS_HINT}: the server there must speak the Messages API."
-    return CloudError(
+    return CallError(
         "cloud_malformed",
         f"{peer.subject} sent something that is not a Messages API response.",
         hint,
@@ -128,7 +125,7 @@ def malformed(peer: Peer) -> CloudError:
 
 def _describe_refusal(
     error: anthropic.APIStatusError, settings: CloudSettings, peer: Peer
-) -> CloudError:
+) -> CallError:
     """Describe a status that means no, from the headers or from an error event in the stream."""
     status = error.status_code
     if status < 300:
@@ -143,13 +140,13 @@ def _describe_refusal(
     if status != 401 and (text := _own_words(error.api_message, settings.api_key.strip())):
         detail += f": {text}"
     headers = error.response.headers
-    retry_after_s = _retry_after(headers)
-    return CloudError(
+    pause_s = retry_after_s(headers)
+    return CallError(
         code,
         f"{peer.subject} {verb} ({detail}).",
-        hint or _when_to_ask(retry_after_s),
+        hint or _when_to_ask(pause_s),
         brief=f"{peer.subject} {verb}",
-        retry_after_s=retry_after_s,
+        retry_after_s=pause_s,
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
     )
 
@@ -171,26 +168,6 @@ def _when_to_ask(seconds: float | None) -> str:
     return f"Ask again in {max(1, math.ceil(seconds))} s."
 
 
-def _retry_after(headers: httpx2.Headers) -> float | None:
-    """Return seconds to wait, from a number or a date; ``None`` if unknown."""
-    with contextlib.suppress(ValueError):
-        milliseconds = float(headers.get("retry-after-ms", ""))
-        if math.isfinite(milliseconds):
-            return max(0.0, milliseconds / 1000)
-    value = headers.get("retry-after", "")
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            then = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        # A date without a zone is UTC, like every date in HTTP.
-        then = then if then.tzinfo else then.replace(tzinfo=UTC)
-        seconds = (then - datetime.now(UTC)).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """The deepest causes first: they say most."""
     if isinstance(error, BaseExceptionGroup):
@@ -202,19 +179,19 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     yield error
 
 
-def _describe_cause(cause: BaseException, peer: Peer, began: bool) -> CloudError | None:
+def _describe_cause(cause: BaseException, peer: Peer, began: bool) -> CallError | None:
     match cause:
         case ssl.SSLError() if began:
             return _broken(peer)
         case ssl.SSLCertVerificationError():
             why = certificate_problem(os.environ) or cause.verify_message
-            return CloudError(
+            return CallError(
                 "cloud_tls",
                 f"{peer.subject} could not prove its identity ({why}).",
                 "Check the clock of this machine, the proxy, and SSL_CERT_FILE.",
             )
         case ssl.SSLError():
-            return CloudError(
+            return CallError(
                 "cloud_tls",
                 f"No secure connection: {peer.subject} closed it.",
                 f"{_ADDRESS_HINT}: https:// or http://?",
@@ -237,23 +214,23 @@ def _describe_cause(cause: BaseException, peer: Peer, began: bool) -> CloudError
         case httpx2.ProxyError():
             return _unreachable(peer, "the proxy refuses", "Check HTTPS_PROXY and NO_PROXY.")
         case httpx2.ConnectTimeout():
-            return CloudError(
+            return CallError(
                 "cloud_timeout", f"{peer.subject} could not be reached in time.", _NETWORK_HINT
             )
         case httpx2.TimeoutException():
             what = "stopped responding midway" if began else "did not respond in time"
-            return CloudError("cloud_timeout", f"{peer.subject} {what}.", _AGAIN_HINT)
+            return CallError("cloud_timeout", f"{peer.subject} {what}.", _AGAIN_HINT)
         case httpx2.RemoteProtocolError() | httpx2.ReadError() | httpx2.WriteError():
             return _broken(peer)
     return None
 
 
-def _unreachable(peer: Peer, why: str, hint: str = _NETWORK_HINT) -> CloudError:
-    return CloudError("cloud_unreachable", f"{peer.subject} cannot be reached: {why}.", hint)
+def _unreachable(peer: Peer, why: str, hint: str = _NETWORK_HINT) -> CallError:
+    return CallError("cloud_unreachable", f"{peer.subject} cannot be reached: {why}.", hint)
 
 
-def _broken(peer: Peer) -> CloudError:
-    return CloudError(
+def _broken(peer: Peer) -> CallError:
+    return CallError(
         "cloud_interrupted",
         f"The connection broke before the answer was complete ({peer.subject_inside}).",
         _AGAIN_HINT,

@@ -1,5 +1,5 @@
-"""What is known of Claude's models: prices, context, longest answer. Pure but for reading the
-table next to it (``models.toml``), which says when it was true."""
+"""What is known of the cloud's models: prices, context, longest answer. Pure but for reading the
+table of Claude's next to it (``models.toml``), which says when it was true."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from shammah.bus.messages import Usage
-from shammah.settings.model import CloudSettings
+from shammah.settings.model import CloudSettings, ServerSettings
+from workers.servers.wire import Offer
 
 CONTEXT = 200_000
 """Tokens, of a model that is not in the table."""
@@ -34,7 +35,7 @@ class Model:
     """Prices are US dollars for a million tokens, ``None`` where not known; ``context`` and
     ``longest`` (answer, 0: not known) are tokens. A conversation longer than ``long_from``
     tokens (0: there is no such limit) costs the long prices. Fewer than ``cache_least`` tokens are
-    not cached."""
+    not cached; ``cache_read``: the price of what is read from there, in prices of input."""
 
     input: float | None = None
     output: float | None = None
@@ -44,6 +45,7 @@ class Model:
     long_input: float = 0.0
     long_output: float = 0.0
     cache_least: int = 1024
+    cache_read: float = CACHE_READ
 
     @property
     def priced(self) -> bool:
@@ -56,7 +58,7 @@ class Model:
         is_long = 0 < self.long_from < usage.input_tokens
         prices = (self.long_input, self.long_output) if is_long else (self.input, self.output)
         read, written = usage.reused_tokens, usage.written_tokens
-        counted = usage.input_tokens - (1 - CACHE_READ) * read + (CACHE_WRITE - 1) * written
+        counted = usage.input_tokens - (1 - self.cache_read) * read + (CACHE_WRITE - 1) * written
         return (counted * prices[0] + usage.output_tokens * prices[1]) / MILLION
 
     def with_cost(self, usage: Usage) -> Usage:
@@ -80,6 +82,15 @@ def model_of(settings: CloudSettings) -> Model:
     if settings.context_length:
         known = replace(known, context=settings.context_length)
     return known
+
+
+def price_of(server: ServerSettings, offer: Offer) -> Model:
+    """What a server's model costs: as the settings say, else as the server does. What it says to
+    have had in its cache is counted in full: what that costs, no server says."""
+    set_ones = (server.input_price, server.output_price)
+    if min(set_ones) >= 0:
+        return Model(*set_ones, cache_read=1.0)
+    return Model(offer.input_price, offer.output_price, cache_read=1.0)
 
 
 def estimate_tokens(text: str) -> int:

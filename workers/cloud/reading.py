@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shammah.bus.messages import Timings, ToolCall, Usage
+from workers.outgoing.errors import MalformedStreamError
 
 if TYPE_CHECKING:
     from anthropic.types import RawMessageStreamEvent
@@ -27,10 +28,6 @@ _MOST_TOKENS = 2**40
 
 STOP_REASON_MAX = 40
 """Characters of a stop reason that are shown."""
-
-
-class MalformedStreamError(Exception):
-    """An event that is JSON but not an event of the Messages API."""
 
 
 class Reading:

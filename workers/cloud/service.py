@@ -11,9 +11,11 @@ from shammah.privacy.ledger import Ledger
 from shammah.settings.model import Settings
 from workers.answering import Answering, Backend, log_error
 from workers.cloud.budget import Budget
+from workers.servers.wire import ENGINE as SERVER
 from workers.service import Outlet
 
 ENGINE = "anthropic"
+"""Of Claude; a provider's is that of all servers."""
 
 BUDGET_POLL_S = 2.0
 """How often the budget is looked at: others spend it, too, and at midnight there is a new one."""
@@ -29,7 +31,11 @@ NO_KEY = NotAvailable(
 
 
 def connect(settings: Settings) -> Backend:
-    """Import the SDK (1 to 2 s of CPU) and make a client; opens no connection."""
+    """Make a client; opens no connection. For Claude the SDK is imported (1 to 2 s of CPU)."""
+    if settings.provider is not None:
+        from workers.cloud.provider import Provider
+
+        return Provider(settings)
     from workers.cloud.claude import Claude
 
     return Claude(settings)
@@ -46,11 +52,14 @@ class CloudService:
         settings: Settings,
         connect: Callable[[Settings], Backend] = connect,
     ) -> None:
-        self._all_settings = settings
-        self._settings = settings.cloud
-        self._budget = Budget(settings.cloud, Ledger(settings.home))
+        self._settings = settings
+        server = settings.provider
+        self._key = (settings.cloud.api_key if server is None else server.key).strip()
+        engine = ENGINE if server is None else SERVER
+        self._ready = Ready(model=settings.cloud_model, engine=engine)
+        self._budget = Budget(settings, Ledger(settings.home))
         self._connect = connect
-        origin = Provenance("cloud", settings.cloud.model, engine=ENGINE)
+        origin = Provenance("cloud", settings.cloud_model, engine=engine)
         self._answering = Answering(self._load, origin)
 
     def run(self, outlet: Outlet) -> None:
@@ -73,32 +82,46 @@ class CloudService:
     # --- in the loop ----------------------------------------------------------------------
 
     async def _load(self) -> None:
-        absent = NEVER if self._settings.use == "never" else NO_KEY
-        if absent is NEVER or not self._settings.api_key.strip():
+        settings = self._settings
+        absent = NEVER if settings.cloud.use == "never" else NO_KEY
+        if absent is NEVER or (settings.provider is None and not self._key):
             self._outlet.publish(absent)
             self._answering.settle(Failed("not_available", absent.reason, absent.hint))
             return
         try:
-            await self._await_budget()
-            self._outlet.publish(Loading(self._settings.model, "import anthropic", 0, 1))
-            _check_key(self._settings.api_key.strip())
-            backend = await asyncio.to_thread(self._connect, self._all_settings)
+            if settings.provider is None:  # that of another is not known yet
+                await self._await_budget()
+            stage = "import anthropic" if settings.provider is None else "connect"
+            self._outlet.publish(Loading(settings.cloud_model, stage, 0, 1))
+            _check_key(self._key, settings)
+            backend = await asyncio.to_thread(self._connect, settings)
+            if settings.provider is not None:
+                await self._look(backend)
         except ShammahError as error:
             self._fail(Failed(error.code, error.message, error.hint))
         except Exception as error:
             # The text of the error stays out: that of a proxy address can hold a password.
             log_error("the client could not be made", error)
+            who, kind = settings.cloud_name, type(error).__name__
             self._fail(
                 Failed(
                     "cloud_client",
-                    f"The Claude client could not be started ({type(error).__name__}).",
+                    f"The client of {who} could not be started ({kind}).",
                     "Check HTTPS_PROXY and SSL_CERT_FILE; for details, see the cloud log file.",
                 )
             )
         else:
             self._answering.settle(backend)
-            self._outlet.publish(Ready(model=self._settings.model, engine=ENGINE))
+            self._outlet.publish(self._ready)
             await self._watch_budget()
+
+    async def _look(self, backend: Backend) -> None:
+        from workers.cloud.provider import Provider
+
+        if isinstance(backend, Provider):
+            await backend.look()
+            self._budget = backend.budget
+            await self._await_budget()
 
     def _budget_refusal(self) -> NotAvailable | None:
         try:
@@ -126,8 +149,7 @@ class CloudService:
             # Not in mid-answer: a state in which nothing can be answered ends what is in hand.
             if (refusal is not None) != spent and not self._answering.active:
                 spent = refusal is not None
-                ready = Ready(model=self._settings.model, engine=ENGINE)
-                self._outlet.publish(refusal or ready)
+                self._outlet.publish(refusal or self._ready)
             await asyncio.sleep(BUDGET_POLL_S)
 
     def _fail(self, failure: Failed) -> None:
@@ -135,11 +157,14 @@ class CloudService:
         self._outlet.publish(failure)
 
 
-def _check_key(key: str) -> None:
+def _check_key(key: str, settings: Settings) -> None:
     """Refuse a key that no HTTP header can carry: the error of the transport would repeat it."""
     if not key.isascii() or not key.isprintable() or " " in key:
+        where = "ANTHROPIC_API_KEY (or api_key under [cloud] in config.toml)"
+        if settings.provider is not None:
+            where = f"key under [servers.{settings.cloud.provider}] in config.toml"
         raise ShammahError(
             "cloud_key_invalid",
             "The API key contains a space or an invalid character.",
-            "Copy it again into ANTHROPIC_API_KEY (or api_key under [cloud] in config.toml).",
+            f"Copy it again into {where}.",
         )

@@ -221,7 +221,7 @@ class _Course:
     def headers(self) -> dict[str, str]:
         said = {"request-id": f"req_{self.number}", "x-request-id": f"req_{self.number}"}
         if self.decision is not None:
-            said["shammah-target"] = self.decision.target.value
+            said["shammah-target"] = self.decision.answerer
             said["shammah-reason"] = self.decision.reason.value
         if self.mark.private:
             said["shammah-private"] = self.mark.why or "as you said"

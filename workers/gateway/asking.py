@@ -151,7 +151,7 @@ def target_of(model: str, settings: Settings, local_model: str) -> Target | None
         return None
     if model in (LOCAL, local_model, settings.model):
         return Target.LOCAL
-    if model in (CLOUD, settings.cloud.model) or model.startswith(CLAUDE):
+    if model in (CLOUD, settings.cloud_model) or model.startswith(CLAUDE):
         return Target.CLOUD
     known = ", ".join(name for name, _ in models(settings, local_model))
     what = f"There is no model {model!r:.60} here. Try one of: {known}."
@@ -162,7 +162,7 @@ def models(settings: Settings, local_model: str) -> list[tuple[str, str]]:
     """The names that can be asked for, with what each is."""
     found = {AUTO: "whom the router chooses", LOCAL: "the local model"}
     if settings.cloud_configured:
-        found |= {CLOUD: "Claude", settings.cloud.model: "Claude"}
+        found |= {CLOUD: settings.cloud_name, settings.cloud_model: settings.cloud_name}
     if local_model not in found:
         found[local_model] = "the local model"
     return list(found.items())

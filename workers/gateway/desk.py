@@ -97,7 +97,7 @@ class Reply:
     def source(self, decision: RouteDecision) -> Provenance:
         """Who is asked."""
         session = self.session
-        return origin(decision, session.local.state, session.settings.cloud.model)
+        return origin(decision, session.local.state, session.settings)
 
 
 class _Wire:
@@ -336,5 +336,5 @@ class Desk:
 
 def _kept_here(mark: Mark) -> RefusedError:
     why = mark.why or "you said that it is private"
-    what = f"Private, because {why}. Nothing was sent to Claude; ask the model auto or local."
+    what = f"Private, because {why}. Nothing was sent to the cloud; ask the model auto or local."
     return RefusedError(403, "private", what)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +19,7 @@ from shammah.bus.messages import (
     Generate,
     Provenance,
     Ready,
+    Retrying,
     Timings,
     Token,
     ToolCall,
@@ -24,12 +27,18 @@ from shammah.bus.messages import (
 )
 from shammah.errors import ShammahError
 from shammah.settings.model import ServerSettings
+from workers.outgoing import transport
+from workers.outgoing.errors import CallError, MalformedStreamError
+from workers.outgoing.passage import Free, Passage, Price, Way
+from workers.outgoing.retry import retry_after_s
 from workers.servers.continuation import Joint, split_begun
 from workers.servers.schema import SchemaCheck
 from workers.servers.wire import (
     DONE,
+    ENGINE,
     Chunk,
     MalformedChunkError,
+    Offer,
     join_calls,
     make_body,
     read_chunk,
@@ -38,7 +47,8 @@ from workers.servers.wire import (
 )
 from workers.text.stop_strings import StopStrings
 
-ENGINE = "server"
+BESIDE = "servers"
+"""The role of the worker that asks the servers beside the local model."""
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 600.0
@@ -52,6 +62,9 @@ LONGEST_LINE = 1024 * 1024
 
 _OWN_WORDS = 300
 """Characters of the server's own that are shown."""
+
+OPENAI = "api.openai.com"
+"""Refuses ``max_tokens``, which all others know."""
 
 _TOO_LONG = ("context length", "context size", "context window", "maximum context", "too long")
 """What is in the refusal of a conversation that is too long, with one server or another."""
@@ -67,9 +80,14 @@ class ChatServer:
         name: of the server in the settings.
         role: of the worker that asks.
         most: tokens of an answer whose request names no limit; ``None``: the server's own.
+        way: to a server elsewhere; ``None``: it is on this machine, and nothing leaves.
+        price: of its model, when it is asked.
         lost: called when an answer failed because the server has gone.
         http_client: replaces the real transport.
         clock: monotonic seconds.
+
+    Attributes:
+        offer: what it tells of its model, once it was found.
     """
 
     def __init__(
@@ -79,26 +97,29 @@ class ChatServer:
         *,
         role: str,
         most: int | None = None,
+        way: Way | None = None,
+        price: Callable[[], Price] = Free,
         lost: Callable[[], None] = lambda: None,
         http_client: httpx2.AsyncClient | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
+        self.name = name
+        self.role = role
+        self.way = way
+        self.price = price
+        self.lost = lost
+        self.clock = clock
+        self.offer = Offer()
         self._base = settings.base_url.rstrip("/")
         parts = urlsplit(self._base)
-        self._host = parts.netloc.rpartition("@")[2]
-        self._subject = f"The server {name} ({self._host})"
-        self._role = role
+        self.host = parts.netloc.rpartition("@")[2]
+        self.subject = f"The server {name} ({self.host})"
         self._most = most
-        self._lost = lost
-        self._clock = clock
-        self._model = settings.model
-        timeout = httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        # On this machine no proxy stands between, whatever the environment says; and a redirect
-        # could lead to another one.
-        self._client = http_client or httpx2.AsyncClient(
-            timeout=timeout, follow_redirects=False, trust_env=False
-        )
+        self.model = settings.model
+        self._client = http_client or _make_client(settings.trust)
+        if way is not None:
+            transport.watch(self._client)
 
     async def find(self) -> Ready:
         """Ask which models it has, and take the one that is set, else the first.
@@ -107,84 +128,66 @@ class ChatServer:
             ShammahError: ``server_unreachable``, ``server_refused``, ``server_malformed`` or
                 ``model_unknown``.
         """
-        with self._described():
+        # A question for the list has no body, and so no line in the ledger.
+        transport.EXCHANGE.set(transport.Exchange(lambda url, body: None, lambda: None))
+        with self.described():
             response = await self._client.get(
                 f"{self._base}/models", headers=self._headers(), timeout=CONNECT_TIMEOUT_S
             )
             if not response.is_success:
-                raise self._refused(response.status_code, response.content)
+                raise self._refused(response)
             models = read_models(response.json())
-        wanted = self._settings.model or next(iter(models), "")
+        wanted = self.settings.model or next(iter(models), "")
         # `transformers serve` lists what the Hub's cache has, not the directory that it serves.
         listed = wanted in models or (bool(wanted) and (not models or wanted.startswith("/")))
         if not listed:
             has = f"It has {', '.join(list(models)[:8])}." if models else _NAME_IT
             what = f"no model {wanted:.80}" if wanted else "no model loaded"
-            raise ShammahError("model_unknown", f"{self._subject} has {what}.", has)
-        self._model = wanted
-        context = self._settings.context_length or models.get(wanted, 0)
-        return Ready(wanted, device=self._host, context_length=context, engine=ENGINE)
+            raise ShammahError("model_unknown", f"{self.subject} has {what}.", has)
+        self.model, self.offer = wanted, models.get(wanted, Offer())
+        context = self.settings.context_length or self.offer.context
+        return Ready(wanted, device=self.host, context_length=context, engine=ENGINE)
 
     async def answer(
         self,
         request: Generate,
-        reply: Callable[[Token], None],
+        reply: Callable[[Token | Retrying], None],
         arrived_s: float,
         advance: Callable[[], None] = lambda: None,
     ) -> Done | Failed:
         """Answer ``request``, which arrived at ``arrived_s`` on the clock; see `Backend`."""
-        messages, begun = split_begun(request.messages)
-        most = self._most if request.max_new_tokens is None else request.max_new_tokens
-        body = make_body(self._model, messages, request.sampling, most)
-        body["chat_template_kwargs"] = {"enable_thinking": request.think}
-        answer = _Answer(request, Joint(begun), reply, self._clock)
-        check = SchemaCheck(self._subject, request.sampling.schema, begun)
-        reason = ""
         alive = asyncio.create_task(_tick(advance))
         try:
-            with self._described():
-                async with asyncio.timeout(request.timeout_s):
-                    async for chunk in self._stream(body):
-                        if chunk.error:
-                            words = _own_words(chunk.error, self._settings.key)
-                            raise self._failed(f"broke off: {words}")
-                        check.add(chunk.text)
-                        answer.take(chunk)
-                        advance()
-                    if not answer.finish_reason:
-                        raise self._broken()
-                    check.finish(answer.finish_reason)
-        except asyncio.CancelledError:
-            reason = "cancelled"
-        except TimeoutError:
-            reason = "timeout"
-        except ShammahError as error:
-            if error.code in ("server_unreachable", "server_interrupted"):
-                self._lost()
-            answer.finish()
-            return Failed(error.code, error.message, error.hint, request.request_id)
+            return await _Question(self, request, reply, advance).answer(arrived_s)
         finally:
             alive.cancel()
-        answer.finish()
-        model = answer.model or self._model
-        return Done(
-            request.request_id,
-            reason or answer.finish_reason,
-            answer.usage,
-            answer.timings(arrived_s),
-            Provenance(self._role, model, engine=ENGINE, device=self._host),
-            tool_calls=join_calls(answer.calls),
-        )
+
+    def make_body(self, request: Generate) -> tuple[dict[str, Any], int]:
+        """What is sent for ``request``, and the longest answer in tokens (0: not known)."""
+        messages, _ = split_begun(request.messages)
+        most = self._most if request.max_new_tokens is None else request.max_new_tokens
+        body = make_body(self.model, messages, request.sampling, most)
+        if self.host == OPENAI and "max_tokens" in body:
+            body["max_completion_tokens"] = body.pop("max_tokens")
+        if self.settings.trust != "cloud":  # a provider may refuse what it does not know
+            body["chat_template_kwargs"] = {"enable_thinking": request.think}
+        return body, most or 0
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _stream(self, body: dict[str, Any]) -> AsyncIterator[Chunk]:
+    async def stream(self, body: dict[str, Any]) -> AsyncIterator[Chunk]:
+        """Send ``body`` and yield what comes.
+
+        Raises:
+            ShammahError: it is refused. What the transport raises is for `described`.
+        """
         url = f"{self._base}/chat/completions"
         async with self._client.stream("POST", url, json=body, headers=self._headers()) as response:
             if not response.is_success:
-                raise self._refused(response.status_code, await response.aread())
+                await response.aread()
+                raise self._refused(response)
             async for line in response.aiter_lines():
                 if len(line) > LONGEST_LINE:
                     raise MalformedChunkError
@@ -199,62 +202,161 @@ class ChatServer:
 
     def _headers(self) -> dict[str, str]:
         headers = {"accept-encoding": "identity"}
-        if self._settings.key:
-            headers["authorization"] = f"Bearer {self._settings.key}"
+        if self.settings.key:
+            headers["authorization"] = f"Bearer {self.settings.key}"
         return headers
 
     # --- what can go wrong ----------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _described(self) -> Any:
+    def described(self) -> Iterator[None]:
         """Turn what the transport and the decoder raise into a `ShammahError`."""
         try:
             yield
         except httpx2.TimeoutException as error:
             if isinstance(error, httpx2.ConnectTimeout):
                 raise self._unreachable("it did not respond in time") from error
-            raise self._broken("has sent nothing for a long time") from error
-        except httpx2.ConnectError as error:
-            raise self._unreachable("nothing is listening there") from error
+            raise self.broken("has sent nothing for a long time") from error
+        except (httpx2.ConnectError, httpx2.ProxyError) as error:
+            raise self._unreachable(_why_unreachable(error)) from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise self._broken() from error
-        except (MalformedChunkError, ValueError) as error:
+            raise self.broken() from error
+        except (MalformedChunkError, MalformedStreamError, ValueError) as error:
             raise ShammahError(
                 "server_malformed",
-                f"{self._subject} sent something that is not of OpenAI's API.",
+                f"{self.subject} sent something that is not of OpenAI's API.",
                 "Check base_url in its table: it usually ends in /v1.",
             ) from error
 
     def _unreachable(self, why: str) -> ShammahError:
         hint = "Start the server, or choose another model with /model."
-        return ShammahError(
-            "server_unreachable", f"{self._subject} cannot be reached: {why}.", hint
-        )
+        if self.settings.trust != "local":
+            hint = "Check the network, and base_url in its table in config.toml."
+        return CallError("server_unreachable", f"{self.subject} cannot be reached: {why}.", hint)
 
-    def _broken(self, what: str = "broke off before the answer was complete") -> ShammahError:
-        return ShammahError("server_interrupted", f"{self._subject} {what}.", "Ask again.")
+    def broken(self, what: str = "broke off before the answer was complete") -> ShammahError:
+        """The connection ended, but not the answer."""
+        return CallError("server_interrupted", f"{self.subject} {what}.", "Ask again.")
 
-    def _failed(self, what: str) -> ShammahError:
-        return ShammahError("server_refused", f"{self._subject} {what}.", "See the server's log.")
+    def failed(self, words: str) -> ShammahError:
+        """The server itself said, in ``words``, that it cannot go on."""
+        said = _own_words(words, self.settings.key)
+        return self._failed("server_refused", f"broke off: {said}")
 
-    def _refused(self, status: int, body: bytes) -> ShammahError:
+    def _failed(self, code: str, what: str) -> ShammahError:
+        return CallError(code, f"{self.subject} {what}.", "See the server's log.")
+
+    def _refused(self, response: httpx2.Response) -> ShammahError:
+        status, body = response.status_code, response.content
         with contextlib.suppress(ValueError):
-            body = read_error(httpx2.Response(200, content=body).json()).encode()
-        words = _own_words(body.decode("utf-8", "replace"), self._settings.key)
+            body = read_error(response.json()).encode()
+        words = _own_words(body.decode("utf-8", "replace"), self.settings.key)
         said = f"{status}: {words}" if words and status != 401 else str(status)
         if status in (400, 413, 422) and any(one in words.lower() for one in _TOO_LONG):
-            why = f"The conversation is too long for {self._subject[0].lower()}{self._subject[1:]}"
+            why = f"The conversation is too long for {self.subject[0].lower()}{self.subject[1:]}"
             return ShammahError("context_too_long", f"{why} ({said}).", "Start a new conversation.")
         if status in (401, 403):
             hint = "Check key in its table in config.toml."
             return ShammahError(
-                "server_refused", f"{self._subject} refused the key ({said}).", hint
+                "server_refused", f"{self.subject} refused the key ({said}).", hint
             )
-        if status in (429, 503):
-            return ShammahError(
-                "server_busy", f"{self._subject} is busy ({said}).", "Ask again in a moment."
+        if status in (429, 503, 529):
+            return CallError(
+                "server_busy",
+                f"{self.subject} is busy ({said}).",
+                "Ask again in a moment.",
+                brief=f"{self.subject} is busy",
+                retry_after_s=retry_after_s(response.headers),
             )
-        return self._failed(f"did not accept the question ({said})")
+        if status >= 500:
+            return self._failed("server_error", f"failed ({said})")
+        return self._failed("server_refused", f"did not accept the question ({said})")
+
+
+class _Question:
+    """One question; see `ChatServer.answer` and `workers.outgoing.passage.Question`."""
+
+    def __init__(
+        self,
+        server: ChatServer,
+        request: Generate,
+        reply: Callable[[Token | Retrying], None],
+        advance: Callable[[], None],
+    ) -> None:
+        self._server = server
+        self._request = request
+        self._reply = reply
+        self._advance = advance
+        self._begun = split_begun(request.messages)[1]
+        self._body: dict[str, Any] = {}
+        self._answer = self._begin()
+
+    async def answer(self, arrived_s: float) -> Done | Failed:
+        server, request = self._server, self._request
+        reason = ""
+        price = server.price()
+        try:
+            if server.way is not None:
+                passage = Passage(server.way, request, self._reply, self._advance)
+            self._body, most = server.make_body(request)
+            async with asyncio.timeout(request.timeout_s):
+                if server.way is None:
+                    await self.ask(1)
+                else:
+                    await passage.go(self, server.model, price, most)
+        except asyncio.CancelledError:
+            reason = "cancelled"
+        except TimeoutError:
+            reason = "timeout"
+        except ShammahError as error:
+            if error.code in ("server_unreachable", "server_interrupted"):
+                server.lost()
+            self._answer.finish()
+            return Failed(error.code, error.message, error.hint, request.request_id)
+        self._answer.finish()
+        model = self._answer.model or server.model
+        if server.role == BESIDE:
+            model = f"{server.name}/{model}"
+        return Done(
+            request.request_id,
+            reason or self._answer.finish_reason,
+            price.with_cost(self.usage()) if server.role == "cloud" else self.usage(),
+            self._answer.timings(arrived_s),
+            Provenance(server.role, model, engine=ENGINE, device=server.host),
+            tool_calls=join_calls(self._answer.calls),
+        )
+
+    @property
+    def shown(self) -> bool:
+        return self._answer.shown
+
+    def usage(self) -> Usage:
+        return self._answer.usage
+
+    async def ask(self, attempt: int) -> None:
+        """Send the question and read its answer.
+
+        Raises:
+            ShammahError: see `ChatServer.described`.
+        """
+        if attempt > 1:
+            self._answer = self._begin()
+        server, answer = self._server, self._answer
+        check = SchemaCheck(server.subject, self._request.sampling.schema, self._begun)
+        with server.described():
+            async for chunk in server.stream(self._body):
+                if chunk.error:
+                    raise server.failed(chunk.error)
+                check.add(chunk.text)
+                answer.take(chunk)
+                self._advance()
+        if not answer.finish_reason:
+            raise server.broken()
+        check.finish(answer.finish_reason)
+
+    def _begin(self) -> _Answer:
+        joint = Joint(self._begun)
+        return _Answer(self._request, joint, self._reply, self._server.clock)
 
 
 class _Answer:
@@ -268,6 +370,7 @@ class _Answer:
         clock: Callable[[], float],
     ) -> None:
         self.finish_reason = ""
+        self.shown = False
         self.model = ""
         self.calls: list[tuple[int, ToolCall]] = []
         self._request_id = request.request_id
@@ -302,6 +405,7 @@ class _Answer:
     def _send(self, text: str, *, last: bool = False) -> None:
         text = self._stops.add(text) + (self._stops.finish() if last else "")
         if text:
+            self.shown = True
             self._reply(Token(self._request_id, self._pieces, text))
 
     @property
@@ -318,6 +422,30 @@ class _Answer:
             total_s=self._clock() - arrived_s,
             decode_tokens_per_second=(tokens - 1) / span if span > 0 and tokens > 1 else 0.0,
         )
+
+
+def _make_client(trust: str) -> httpx2.AsyncClient:
+    timeout = httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+    if trust != "local":
+        # To a machine of one's own no proxy of others stands between.
+        return transport.http_client(timeout, proxies=trust == "cloud")
+    # On this machine no proxy stands between, whatever the environment says; and a redirect could
+    # lead to another one.
+    return httpx2.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False)
+
+
+def _why_unreachable(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        match cause:
+            case socket.gaierror():
+                return "its name cannot be resolved"
+            case ssl.SSLError():
+                return "there is no secure connection"
+            case httpx2.ProxyError():
+                return "the proxy refuses"
+        cause = cause.__cause__ or cause.__context__
+    return "nothing is listening there"
 
 
 async def _tick(advance: Callable[[], None]) -> None:

@@ -1,9 +1,8 @@
-"""A server on this machine as the local model: found, watched, asked."""
+"""A server as the local model: found, watched, asked."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 from shammah.bus.messages import (
@@ -17,19 +16,14 @@ from shammah.bus.messages import (
     Timings,
     Usage,
 )
-from shammah.errors import ShammahError
 from shammah.settings.model import Settings
 from workers.answering import Answering
-from workers.servers.chat_server import ENGINE, ChatServer
+from workers.servers.chat_server import ChatServer
+from workers.servers.watching import watch, way_to
+from workers.servers.wire import ENGINE
 from workers.service import Outlet
 
 ROLE = "inference"
-
-WATCH_S = 30.0
-"""How often a server that answers is looked at."""
-
-MISSED_S = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Pauses between looks at one that does not; the last one again and again."""
 
 
 class ServerService:
@@ -65,28 +59,20 @@ class ServerService:
         self._answering.stop()
 
     async def _watch(self) -> None:
+        settings = self._settings.local_server()
         server = self._make(
             self._settings.server,
-            self._settings.local_server(),
+            settings,
             role=ROLE,
             most=self._settings.inference.max_new_tokens,
+            way=way_to(self._settings.server, settings, self._settings),
             lost=self._looked_for.set,
         )
         self._answering.settle(server)
         self._outlet.publish(Loading(self._settings.model, "connect", 0, 1))
         state: Ready | NotAvailable | None = None
-        missed = 0
-        while True:
-            self._looked_for.clear()
-            try:
-                found: Ready | NotAvailable = await server.find()
-            except ShammahError as error:
-                found = NotAvailable(error.message, error.hint)
-            missed = 0 if isinstance(found, Ready) else missed + 1
+        async for found in watch(server, self._looked_for):
             # Not in mid-answer: a state in which nothing can be answered ends what is in hand.
             if found != state and (isinstance(found, Ready) or not self._answering.active):
                 state = found
                 self._outlet.publish(found)
-            pause = MISSED_S[min(missed, len(MISSED_S)) - 1] if missed else WATCH_S
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._looked_for.wait(), pause)

@@ -14,6 +14,9 @@ from typing import Any
 
 from shammah.bus.messages import ChatMessage, Sampling, ToolCall, Usage
 
+ENGINE = "server"
+"""What computes an answer, as far as is known here."""
+
 DONE = "[DONE]"
 """Ends a stream, besides the end itself."""
 
@@ -38,6 +41,16 @@ class Chunk:
     model: str = ""
     error: str = ""
     calls: tuple[tuple[int, ToolCall], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a server tells of one of its models: the context in tokens (0: not told), and prices in
+    US dollars for a million tokens (``None``: not told)."""
+
+    context: int = 0
+    input_price: float | None = None
+    output_price: float | None = None
 
 
 def make_body(
@@ -144,16 +157,36 @@ def read_error(found: Any) -> str:
     return found if isinstance(found, str) else ""
 
 
-def read_models(document: Any) -> dict[str, int]:
-    """The models that ``GET /models`` lists, with their contexts in tokens (0: not told).
+def read_models(document: Any) -> dict[str, Offer]:
+    """The models that ``GET /models`` lists.
 
     Raises:
         MalformedChunkError: it is no such list.
     """
     try:
-        return {_text(one["id"]): _context(one) for one in document["data"] if _text(one["id"])}
+        return {
+            _text(one["id"]): Offer(_context(one), *_prices(one.get("pricing")))
+            for one in document["data"]
+            if _text(one["id"])
+        }
     except (TypeError, KeyError, AttributeError):
         raise MalformedChunkError from None
+
+
+def _prices(found: Any) -> tuple[float | None, float | None]:
+    """As OpenRouter and others who resell say them: texts, in US dollars a token."""
+    if not isinstance(found, Mapping):
+        return None, None
+    prompt, completion = (_price(found.get(name)) for name in ("prompt", "completion"))
+    return prompt, completion
+
+
+def _price(value: Any) -> float | None:
+    try:
+        price = float(value) * 1_000_000
+    except (TypeError, ValueError):
+        return None
+    return price if 0 <= price < _MOST_TOKENS else None
 
 
 def _context(entry: Mapping[str, Any]) -> int:

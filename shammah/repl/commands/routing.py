@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ SHOWN_QUESTION = 60
 
 def read_override(typed: str, override: Override, gate: Gate) -> Override:
     """What a line asks for that is being typed, where ``override`` holds for every question."""
-    for target in Target:
+    for target in (Target.LOCAL, Target.CLOUD):
         command = f"/{target} "
         if typed.startswith(command):
             typed, override = typed.removeprefix(command), replace(override, target=target)
@@ -72,9 +73,7 @@ def local(repl: Repl, argument: str) -> None:
         if repl.override.target is Target.LOCAL:
             repl.screen.hint("The local model answers everything until /local off.")
         else:
-            repl.screen.hint(
-                "Each question goes to the local model or to Claude; /why shows which."
-            )
+            repl.screen.hint("Each question goes where the router decides; /why shows where.")
         return
     question, private = split_prefix(argument)
     repl.ask(question, private, Override(Target.LOCAL, repl.override.private))
@@ -91,7 +90,7 @@ def cloud(repl: Repl, argument: str) -> None:
 
 
 def redo(repl: Repl, argument: str) -> None:
-    """``/redo``, ``/redo local``, ``/redo cloud``: the last question once more.
+    """``/redo``, ``/redo local``, ``/redo cloud``, ``/redo SERVER``: the last question once more.
 
     The new answer takes the place of the old one, if it becomes a whole one.
     """
@@ -99,7 +98,7 @@ def redo(repl: Repl, argument: str) -> None:
     if not conversation.turns:
         raise UsageError("There is no question yet.")
     old = conversation.turns[-1]
-    target = _backend(argument, old)
+    target, server = _backend(argument, old, repl.session.settings.beside)
     if target is Target.CLOUD:
         try:
             _check_cloud(repl)
@@ -114,7 +113,7 @@ def redo(repl: Repl, argument: str) -> None:
         screen.hint(f"1: {_name(old)}")
         screen.answer(printable(old.answer))
         screen.hint("2:")
-    new = _ask_instead(repl, old, Override(target, old.private))
+    new = _ask_instead(repl, old, Override(target, old.private, server=server))
     if not old.answer:
         repl.history.undo(old)
         return
@@ -197,25 +196,29 @@ def _role(turn: Turn) -> str:
     return turn.provenance.role if turn.provenance is not None else ""
 
 
-def _backend(argument: str, old: Turn) -> Target:
+def _backend(argument: str, old: Turn, servers: Collection[str]) -> tuple[Target, str]:
+    """Who is asked, and the name of the server if one is."""
+    if argument in servers:
+        return Target.SERVER, argument
     if argument:
-        try:
-            return Target(argument)
-        except ValueError:
-            why = f"/redo takes local or cloud, not {argument!r:.40}."
-            raise UsageError(why) from None
-    if old.provenance is not None:
-        return Target.CLOUD if _role(old) == "inference" else Target.LOCAL
-    if old.decision is None:
+        known = ", ".join(["local", "cloud", *servers])
+        if argument not in ("local", "cloud"):
+            raise UsageError(f"/redo takes one of {known}, not {argument!r:.40}.")
+        return Target(argument), ""
+    if old.provenance is None and old.decision is None:
         raise UsageError("Nobody was asked.", "To choose: /redo local or /redo cloud.")
-    return Target.CLOUD if old.decision.target is Target.LOCAL else Target.LOCAL
+    local = old.decision is not None and old.decision.target is Target.LOCAL
+    if old.provenance is not None:
+        local = _role(old) == "inference"
+    return (Target.CLOUD if local else Target.LOCAL), ""
 
 
 def _name(turn: Turn) -> str:
     if turn.corrected:
         return "your own"
     if (by := turn.provenance) is not None:
-        return f"{Target.LOCAL if by.role == 'inference' else Target.CLOUD}: {by.model}"
+        roles = {"inference": Target.LOCAL, "servers": Target.SERVER}
+        return f"{roles.get(by.role, Target.CLOUD)}: {by.model}"
     return "cut short"
 
 
@@ -226,12 +229,12 @@ def _check_cloud(repl: Repl) -> None:
         raise ShammahError(
             "cloud_not_here",
             "This prompt was started for the local model only.",
-            "To ask Claude as well, start `shammah` without --local.",
+            f"To ask {session.settings.cloud_name} as well, start `shammah` without --local.",
         )
 
 
 def _check_key(repl: Repl) -> None:
-    """Claude may be asked, and can be."""
+    """The cloud may be asked, and can be."""
     session = repl.session
     refusal = NEVER if session.gate.never else NO_KEY
     if session.gate.never or not session.settings.cloud_configured:

@@ -92,6 +92,8 @@ def _status(repl: Repl, _: str) -> None:
     cloud = describe_state(view.cloud) if view.cloud_configured else "No API key is set"
     if repl.session.gate.never:
         cloud = "Switched off (cloud.use is never)"
+    for server in view.servers:
+        repl.screen.line(f"{server.name}  {server.why or f'Ready: {server.model}'}")
     repl.screen.line(f"cloud  {cloud}")
     if spent := describe_spending(repl.spending):
         repl.screen.line(f"so far {spent}")
@@ -270,7 +272,7 @@ def _config(repl: Repl, _: str) -> None:
 def _cost(repl: Repl, _: str) -> None:
     repl.screen.line(describe_spending(repl.spending) or "Nothing was spent yet.")
     repl.screen.hint(
-        "/why shows the cost of an answer; `shammah egress` lists all that Claude was sent."
+        "/why shows the cost of an answer; `shammah egress` lists all that was sent elsewhere."
     )
 
 
@@ -337,7 +339,7 @@ GROUPS: dict[str, dict[str, tuple[str, Callable[[Repl, str], None]]]] = {
             "Let the local model answer: /local on, /local off, /local QUESTION",
             routing.local,
         ),
-        "cloud": ("Ask Claude: /cloud QUESTION", routing.cloud),
+        "cloud": ("Ask the cloud: /cloud QUESTION", routing.cloud),
         "model": ("Show the local model, or switch: /model 1.5B; /model! 7B forces it", _model),
         "models": ("List the models on this disk", _models),
         "adapter": ("Answer with an adapter, or without: /adapter NAME, off, auto", _adapter),

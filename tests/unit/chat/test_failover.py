@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -11,7 +11,7 @@ from shammah.bus.messages import ChatMessage, Downloading, Failed, Loading, NotA
 from shammah.chat.conversation import Prompt, TurnInProgress
 from shammah.chat.failover import GONE, RESTARTS, Failover, fail_over, with_text
 from shammah.privacy import Mark
-from shammah.router.route import Override, Reason, RouteDecision, Target, View
+from shammah.router.route import Beside, Override, Reason, RouteDecision, Target, View
 
 LOCAL, CLOUD = Target.LOCAL, Target.CLOUD
 BROKEN = ("cloud_interrupted", "cloud_truncated", "cloud_timeout", "cloud_overloaded")
@@ -76,8 +76,8 @@ EVERY = [
     interruption(*some, tied=tied, restarts=restarts, cloud=cloud, local=local, key=key, may=may)
     for some in itertools.product(
         (*GONE, *BROKEN, *UNABLE, *OWN_FAULT),
-        Target,
-        [Override(target, private) for target in (None, *Target) for private in (False, True)],
+        (LOCAL, CLOUD),
+        [Override(target, private) for target in (None, LOCAL, CLOUD) for private in (False, True)],
         ("", "so far"),
     )
     for tied, restarts, cloud, local, key, may in itertools.product(
@@ -162,6 +162,50 @@ def test_who_goes_on(turn: Interruption, target: Target | None, reason: Reason |
     else:
         assert isinstance(found, Failover)
         assert (found.override.target, found.reason) == (target, reason)
+
+
+BOX, SHED = Beside("box", "m", private=True), Beside("shed", "m")
+GONE_LOCAL = Failed("x", "X.")
+
+
+@pytest.mark.parametrize(
+    ("failed", "override", "tied", "local", "servers", "goes_on"),
+    [
+        ("box", Override(), False, READY, (BOX, SHED), "server:shed"),
+        ("box", Override(), False, READY, (BOX,), "local"),
+        ("box", Override(), False, GONE_LOCAL, (BOX,), "cloud"),
+        ("box", Override(), True, READY, (BOX, SHED), "local"),
+        ("shed", Override(), True, READY, (BOX, SHED), "server:box"),
+        ("box", Override(private=True), False, GONE_LOCAL, (BOX, SHED), "server:box"),
+        ("shed", Override(), False, READY, (replace(BOX, why="Gone."), SHED), "local"),
+        ("shed", Override(), False, READY, (replace(BOX, failed=True), SHED), "local"),
+        ("shed", Override(Target.SERVER, server="shed"), False, READY, (BOX, SHED), "server:shed"),
+        ("", Override(), False, READY, (BOX, SHED), "server:box"),
+        ("", Override(LOCAL), False, READY, (BOX, SHED), "local"),
+    ],
+)
+def test_servers_go_on_for_each_other(
+    failed: str,
+    override: Override,
+    tied: bool,
+    local: object,
+    servers: tuple[Beside, ...],
+    goes_on: str,
+) -> None:
+    view = View(local, READY, True, servers=servers, cloud_name="far")  # type: ignore[arg-type]
+    turn = TurnInProgress(Prompt("q", override=override), Mark(), pieces=["so far"])
+    target = Target.SERVER if failed else LOCAL
+    turn.decision = RouteDecision(target, Reason.MODEL_READY, who=failed)
+    failure = Failed("server_interrupted", "The server broke off.")
+    found = fail_over(turn, failure, view, tied=tied, openable=True)
+    assert isinstance(found, Failover)
+    chosen, server = found.override.target, found.override.server
+    assert (f"server:{server}" if server else chosen) == goes_on
+    who = {"local": "The local model", "cloud": "far"}.get(goes_on, f"The server {server}")
+    same = (chosen, server) == (target, failed)
+    said = "It is asked to continue." if same else f"{who} continues."
+    assert found.note == f"The server broke off. {said}"
+    assert same or found.reason is Reason.SERVER_FAILED
 
 
 def test_the_beginning_of_an_answer_bears_the_mark_of_its_question() -> None:

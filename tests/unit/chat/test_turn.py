@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 
 from shammah.bus.messages import Done, Failed, Provenance, Ready, Timings, Token, Usage
-from shammah.chat.conversation import Prompt, Step, TurnInProgress, origin
+from shammah.chat.conversation import Conversation, Prompt, Step, Turn, TurnInProgress, origin
 from shammah.chat.summary import describe_empty
 from shammah.privacy import Mark
 from shammah.router.route import Alternative, Arm, Category, Reason, RouteDecision, Target
 from shammah.router.statistics import Label
+from shammah.settings.model import Settings
 
 BY = Provenance("inference", "small")
 LOCAL = RouteDecision(Target.LOCAL, Reason.MODEL_READY)
@@ -155,7 +157,21 @@ def test_who_it_was_is_known_from_the_state() -> None:
         "small", "abc", "cpu", "float32", engine="native", fallback=True, quantization="int8"
     )
     by = Provenance("inference", "small", "abc", "native", "cpu", "float32", True, "mine", "int8")
-    assert origin(decision, ready, "claude") == by
-    assert origin(decision, None, "claude").model == ""  # its worker is gone
+    settings = Settings(Path())
+    assert origin(decision, ready, settings) == by
+    assert origin(decision, None, settings).model == ""  # its worker is gone
     cloud = RouteDecision(Target.CLOUD, Reason.USER)
-    assert origin(cloud, ready, "claude") == Provenance("cloud", "claude", engine="anthropic")
+    claude = Provenance("cloud", settings.cloud.model, engine="anthropic")
+    assert origin(cloud, ready, settings) == claude
+
+
+def test_what_a_server_says_is_no_secret_if_it_was_sent_none() -> None:
+    turn = TurnInProgress(Prompt("q"), Mark())
+    turn.send(blind=True)
+    turn.feed(RouteDecision(Target.SERVER, Reason.USER, who="box"))
+    turn.feed(Token("r", 1, "a"))
+    talk = Conversation("", [Turn("old", "secret", private=True)])
+    assert not talk.add(turn.turn()).private
+    assert turn.turn().local  # the rules apply to it
+    turn.send()  # and the local model goes on
+    assert talk.add(turn.turn()).private

@@ -98,9 +98,11 @@ def test_each_forwarding_is_asked_about_until_always() -> None:
 
 
 def test_what_a_person_is_asked() -> None:
-    assert consent_question(Outgoing(QUESTION)).startswith("Send this question to Claude? [y]es")
+    assert consent_question(Outgoing(QUESTION), "Claude").startswith(
+        "Send this question to Claude? [y]es"
+    )
     earlier = (ChatMessage("user", "a"), ChatMessage("assistant", "b"), *QUESTION)
-    told = consent_question(Outgoing(earlier, left_out=2))
+    told = consent_question(Outgoing(earlier, left_out=2), "Claude")
     assert told.startswith(
         "Send this question and 1 earlier turn to Claude (2 private turns left out)? "
     )

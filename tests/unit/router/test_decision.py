@@ -36,7 +36,7 @@ from shammah.router.decision import (
 )
 from shammah.router.explanation import REASONS, explain
 from shammah.router.measured import PATIENCE_S
-from shammah.router.route import Arm, Category, Question
+from shammah.router.route import Arm, Beside, Category, Question
 from shammah.router.statistics import Snapshot, Tally
 from shammah.settings.model import RouterSettings
 
@@ -53,6 +53,15 @@ UNREACHABLE = Failed("cloud_unreachable", "No network.")
 
 LOCAL_STATES: tuple[State | None, ...] = (*COMING, STANDING_IN, READY, *LOST_LOCAL)
 CLOUD_STATES: tuple[State | None, ...] = (*COMING, CLAUDE, *LOST_CLOUD)
+
+BOX, BIG = Beside("box", "some", 4096), Beside("box", "some-70b")
+
+BESIDES = (
+    (),
+    (BOX, replace(BIG, name="shed", private=True)),
+    (replace(BIG, private=True, why="Gone."),),
+    (replace(BIG, failed=True, private=True),),
+)
 
 HERE = Arm(Category.OTHER, Target.LOCAL, "small")
 THERE = Arm(Category.OTHER, Target.CLOUD, "claude")
@@ -118,6 +127,13 @@ TRIGGERS: dict[str, dict[str, Any]] = {
     "drawn": {"chance": DRAWN},
     "budget spent": {"snapshot": replace(BAD, explored=3)},
     "exploration 0": {"exploration": 0.0},
+    "server": {"servers": (BOX,)},
+    "better server": {"servers": (BIG,)},
+    "private server": {"servers": (replace(BOX, private=True),)},
+    "server not heard yet": {"servers": (replace(BIG, why="?"),), "servers_unknown": True},
+    "server lost": {"servers": (replace(BIG, why="Gone."),)},
+    "server failed lately": {"servers": (replace(BIG, failed=True),)},
+    "server wished": {"override": Override(Target.SERVER, server="box"), "servers": (BOX,)},
     "another quantisation now": {"local": replace(READY, quantization="int8")},
 }
 TRIGGERS["first token late, good"] = {
@@ -164,7 +180,8 @@ def test_every_reason_is_in_the_table_and_explained() -> None:
     table = " ".join(measured + original for _, measured, original in rows())
     explained = text.split("## Reasons")[1].split("## The policies")[0]
     for reason in Reason:
-        assert f"`{reason}`" in table
+        # That one is only of what goes on after a failure.
+        assert reason is Reason.SERVER_FAILED or f"`{reason}`" in table
         assert f"| `{reason}` |" in explained
 
 
@@ -174,7 +191,7 @@ def test_every_trigger_is_explained_in_words(policy: str) -> None:
         decided = case_of(trigger).decide(policy)
         if isinstance(decided, RouteDecision):
             words = explain(decided)
-            assert words.count("\n") == 5
+            assert words.count("\n") == 1 + 2 * len(decided.alternatives)
             assert REASONS[decided.reason] in words
 
 
@@ -205,6 +222,8 @@ CASES = st.builds(
         st.none() | st.sampled_from((OVERLOADED, UNREACHABLE)),
         st.integers(0, 20),
         local_silent=st.booleans(),
+        servers=st.sampled_from(BESIDES),
+        servers_unknown=st.booleans(),
     ),
     st.builds(
         lambda here, there, answers, explored: Snapshot(
@@ -229,7 +248,12 @@ def test_what_is_private_never_goes_to_the_cloud(case: Case, policy: str) -> Non
     for target in (None, *Target):
         decided = replace(case, override=Override(target, private=True)).decide(policy)
         if isinstance(decided, RouteDecision):
-            assert (decided.target, decided.reason) == (Target.LOCAL, Reason.PRIVATE)
+            assert (decided.target is Target.CLOUD, decided.reason) == (False, Reason.PRIVATE)
+            if decided.target is Target.SERVER:
+                server = case.view.server(decided.server)
+                assert server is not None
+                assert server.private
+                assert not server.why
         elif decided == UNFIT:
             assert case.question.danger
         else:
@@ -250,6 +274,11 @@ def test_every_decision_is_sound(case: Case, policy: str) -> None:
             assert override.target is not Target.LOCAL or case.question.danger
             known = view.local is not None or view.local_silent
             assert known or override.target is Target.CLOUD or case.question.danger
+        case RouteDecision(Target.SERVER, _, wait):
+            assert not case.question.danger
+            assert override.target in (None, Target.SERVER) or override.private
+            if not wait:
+                assert view.server(decided.server).able or override.server  # type: ignore[union-attr]
         case RouteDecision(Target.LOCAL, _, wait):
             assert not local_lost
             assert wait is not isinstance(view.local, Ready)
@@ -346,15 +375,36 @@ def test_the_alternatives_tell_what_was_known() -> None:
     assert local.ttft_s == 3.0  # one question is before it
     assert (cloud.arm, cloud.cost, cloud.obstacle) == (THERE, 0.004, None)
     assert "$0.0040 per answer" in explain(decided)
-    assert decided.alternative(Target.CLOUD) == cloud
+    assert decided.chosen == local
+
+
+def test_servers_are_arms_with_numbers_of_their_own() -> None:
+    bad = {Arm(Category.OTHER, Target.SERVER, "box/some-70b"): Tally(9, 9.0, 0.0)}
+    other = Beside("other", "some-30b")
+    view = replace(EVERYBODY, servers=(BIG, other))
+    decided = replace(Case(), view=view, snapshot=Snapshot(bad, 9)).decide("measured")
+    assert isinstance(decided, RouteDecision)
+    assert (decided.answerer, decided.reason) == ("server:other", Reason.SERVER_BETTER)
+    assert [one.arm.server for one in decided.alternatives] == ["", "box", "other", ""]
+    assert decided.chosen is not None
+    assert "Answered by other: better answers expected" in explain(decided)
+    assert "server (box/some-70b): estimated" in explain(decided)
+
+
+def test_a_cloud_of_another_name_is_named() -> None:
+    view = replace(EVERYBODY, local=LOST_LOCAL[0], cloud_name="far")
+    decided = replace(Case(), view=view).decide("measured")
+    assert isinstance(decided, RouteDecision)
+    assert explain(decided).startswith("Answered by far: local model not ready.")
 
 
 def test_the_values_of_target_and_reason_are_what_json_shows() -> None:
-    assert [target.value for target in Target] == ["local", "cloud"]
+    assert [target.value for target in Target] == ["local", "server", "cloud"]
     assert {reason.value for reason in Reason} == {
         "private", "crisis", "user", "model_ready", "model_not_ready", "model_unknown",
         "model_silent", "context_too_long", "busy",
         "low_confidence", "no_match", "exploration", "no_cloud", "offline", "cloud_failed",
+        "server_better", "server_failed",
     }  # fmt: skip
 
 

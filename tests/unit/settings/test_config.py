@@ -447,8 +447,37 @@ def _explanations() -> dict[str, dict[str, str]]:
     return found
 
 
+NEXT_ROOM = '[servers.box]\nbase_url = "http://10.0.0.7/v1"\ntrust = "trusted"\n'
+
+
 class TestServers:
     """``[servers.NAME]``."""
+
+    @pytest.mark.parametrize(
+        ("trust", "private", "takes"),
+        [
+            ("local", False, True),
+            ("local", True, True),
+            ("trusted", False, False),
+            ("trusted", True, True),
+            ("cloud", False, False),
+            ("cloud", True, False),
+        ],
+    )
+    def test_take_private_questions_by_trust(self, trust: str, private: bool, takes: bool) -> None:
+        assert ServerSettings(trust=trust, private=private).takes_private is takes
+
+    def test_stand_beside_the_local_model_unless_they_are_the_cloud(self, sandbox: Sandbox) -> None:
+        text = (
+            'model = "server:own"\ncloud.provider = "far"\n[servers.own]\n'
+            f'base_url = "http://localhost/v1"\n{NEXT_ROOM}'
+            '[servers.far]\nbase_url = "https://far.example/v1"\ntrust = "cloud"\nmodel = "m"\n'
+            '[servers.later]\ntrust = "trusted"\n'
+        )
+        settings = load(sandbox, text)
+        assert list(settings.beside) == ["box"]
+        assert (settings.cloud_name, settings.cloud_model) == ("far", "m")
+        assert settings.cloud_configured
 
     def test_are_tables_with_names_of_the_persons_own(self, sandbox: Sandbox) -> None:
         text = """
@@ -476,6 +505,14 @@ class TestServers:
             ("[servers.box]\nbase_ur = 1", "unknown setting servers.box.base_ur"),
             ("[servers.box]\ncontext_length = -1", "servers.box.context_length must be at least"),
             ('model = "server:box"', "there is no [servers.box]"),
+            (NEXT_ROOM.replace("trusted", "best"), "servers.box.trust must be one of local, tru"),
+            (f'model = "server:box"\n{NEXT_ROOM}', "box may not have private questions"),
+            (NEXT_ROOM.replace("trusted", "cloud") + "private = true", "private is true, but its"),
+            (f'cloud.provider = "box"\n{NEXT_ROOM}', "there is no [servers.box] whose trust is"),
+            (
+                'cloud.provider = "box"\n' + NEXT_ROOM.replace("trusted", "cloud"),
+                "needs a base_url and a model to be the cloud",
+            ),
         ],
     )
     def test_that_cannot_be_used_are_refused(self, sandbox: Sandbox, text: str, words: str) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from shammah.cli.doctor_probes import network_problems
 from shammah.settings.network import Proxy, certificate_problem, proxy_for, read_proxies
-from workers.cloud.transport import http_client
 from workers.network import UnusableProxyError, mounts, ssl_context
+from workers.outgoing.transport import http_client
 
 
 @pytest.mark.parametrize(

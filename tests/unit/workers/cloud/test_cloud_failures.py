@@ -12,8 +12,9 @@ import pytest
 from shammah.settings.model import CloudSettings
 from workers.cloud.failures import describe
 from workers.cloud.request import Peer
-from workers.cloud.retry import CloudError, attempts
 from workers.network import UnusableProxyError
+from workers.outgoing.errors import CallError
+from workers.outgoing.retry import attempts
 
 SETTINGS = CloudSettings(api_key="sk-secret")
 REQUEST = httpx2.Request("POST", "https://api.anthropic.com/v1/messages")
@@ -30,7 +31,7 @@ def chained(*errors: BaseException) -> Exception:
     return top
 
 
-def told(*errors: BaseException, base_url: str = "") -> CloudError:
+def told(*errors: BaseException, base_url: str = "") -> CallError:
     return describe(chained(*errors), SETTINGS, Peer.of(base_url), began=False)
 
 

@@ -32,11 +32,13 @@ from tests.fakes.scripted_api import (
     stream,
     text,
 )
-from workers.cloud import models, retry
+from workers.cloud import models
 from workers.cloud.claude import Claude
 from workers.cloud.models import Model, estimate_tokens, model_of
 from workers.cloud.request import Peer, build_call
-from workers.cloud.retry import CloudError, wait_s
+from workers.outgoing import retry
+from workers.outgoing.errors import CallError
+from workers.outgoing.retry import wait_s
 
 OVERLOADED = status(529, api_error("overloaded_error", "busy"))
 MESSAGES = (ChatMessage("user", "Where is the Louvre?"),)
@@ -158,7 +160,7 @@ def test_a_server_that_asks_for_another_attempt_gets_it() -> None:
 
 @pytest.mark.parametrize("code", retry.ATTEMPTS)
 def test_waits_grow_and_stay_within_bounds(code: str) -> None:
-    error = CloudError(code, "m")
+    error = CallError(code, "m")
     shortest = [wait_s(error, n, 0.0) for n in range(1, 12)]
     longest = [wait_s(error, n, 1.0) for n in range(1, 12)]
     allowed = retry.ATTEMPTS[code] - 1

@@ -10,6 +10,7 @@ from shammah.bus.messages import ChatMessage, Sampling, Tool, ToolCall, Usage
 from workers.servers.wire import (
     Chunk,
     MalformedChunkError,
+    Offer,
     join_calls,
     make_body,
     read_chunk,
@@ -123,9 +124,17 @@ def test_models_with_their_contexts() -> None:
             {"id": "vllm", "max_model_len": 4096},
             {"id": "llama-server", "meta": {"n_ctx": 2048, "n_ctx_train": 8192}},
             {"id": "ollama"},
+            {"id": "resold", "pricing": {"prompt": "0.000003", "completion": "0.000015"}},
+            {"id": "odd", "pricing": {"prompt": "much", "completion": -1}},
         ]
     }
-    assert read_models(document) == {"vllm": 4096, "llama-server": 2048, "ollama": 0}
+    assert read_models(document) == {
+        "vllm": Offer(4096),
+        "llama-server": Offer(2048),
+        "ollama": Offer(),
+        "resold": Offer(0, 3.0, 15.0),
+        "odd": Offer(),
+    }
 
 
 @pytest.mark.parametrize("document", [None, [], {}, {"data": 7}, {"data": [{}]}, {"data": ["a"]}])

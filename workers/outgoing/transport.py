@@ -1,4 +1,4 @@
-"""The HTTP client of the SDK, watched: nothing goes out that was not written down.
+"""The HTTP client of what is elsewhere, watched: nothing goes out that was not written down.
 
 httpcore2's trace extension reports when the connection is made and the request is about to go
 out; there the ledger is written, and an error there keeps everything back. What comes in counts
@@ -9,6 +9,7 @@ would stay open for as long as the worker lives.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ import httpx2
 
 from shammah.errors import ShammahError
 from workers import network
-from workers.cloud.reading import MalformedStreamError
+from workers.outgoing.errors import MalformedStreamError
+
+QUIET = ("httpx2", "httpcore2")
+"""Their debug lines hold requests and headers."""
 
 LONGEST_EVENT = 1024 * 1024
 """Bytes of one event of a stream; those of the API have a few hundred."""
@@ -52,16 +56,20 @@ EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")
 """That of the task that sends."""
 
 
-def http_client(timeout: httpx2.Timeout) -> httpx2.AsyncClient:
-    """A client for `anthropic.AsyncAnthropic`, which closes it.
+def http_client(timeout: httpx2.Timeout, *, proxies: bool = True) -> httpx2.AsyncClient:
+    """A client for whoever closes it.
 
-    It follows no redirect: a text goes to the address that is set and to no other.
+    It follows no redirect: a text goes to the address that is set and to no other. ``proxies``:
+    through those of the environment.
     """
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
     return httpx2.AsyncClient(
         timeout=timeout,
         follow_redirects=False,
-        mounts=network.mounts(),
+        mounts=network.mounts() if proxies else {},
         verify=network.ssl_context(),
+        trust_env=proxies,
     )
 
 

@@ -1,0 +1,1 @@
+"""The way out of this machine: gate, budget, attempts, and the ledger before each body."""
