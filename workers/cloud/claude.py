@@ -231,4 +231,3 @@ class _Question:
             self._reply(Token(self._request.request_id, self._reading.pieces, text))
         else:
             self._advance()
-
