@@ -103,7 +103,15 @@ class _Case:
             may = []
         for one in wished or may:
             return self._decided(Target.SERVER, Reason.PRIVATE, server=one.name)
-        return self._local(Reason.PRIVATE)
+        decision = self._local(Reason.PRIVATE)
+        soon = self._servers_come() and any(one.private for one in self.view.servers)
+        if isinstance(decision, Failed) and soon:
+            return self._decided(Target.SERVER, Reason.PRIVATE, wait=True)
+        return decision
+
+    def _servers_come(self) -> bool:
+        """Whether a server may answer of which nothing has been heard yet."""
+        return self.view.servers_unknown and self.question.danger is None
 
     def _able(self) -> list[Beside]:
         """The servers that can be asked."""
@@ -180,7 +188,7 @@ class _Case:
         if obstacle is None:
             if self._explores(reason):
                 return self._decided(Target.LOCAL, Reason.EXPLORATION)
-            if self.view.servers_unknown and self.question.danger is None:
+            if self._servers_come():
                 # One of the person's own may be there, before a question leaves for the cloud.
                 return self._decided(Target.SERVER, Reason.MODEL_UNKNOWN, wait=True)
             return self._decided(Target.CLOUD, reason)
@@ -188,6 +196,8 @@ class _Case:
         if servers and (best := self._best(obstacle, good=False)):
             return best
         decision = self._local(otherwise or obstacle)
+        if isinstance(decision, Failed) and self._servers_come():
+            return self._decided(Target.SERVER, Reason.MODEL_UNKNOWN, wait=True)
         if isinstance(decision, Failed) and self.view.cloud_configured:
             return _inability(self.view.cloud) or decision
         return decision

@@ -80,7 +80,7 @@ def test_one_goes_on_for_another_and_what_left_is_in_the_ledger(
         table("shed", shed, "trusted", "private = true"),
     )
     told = ask(TOWER)
-    assert told["text"] == "It stands today in Paris."
+    assert told["text"] == "It stands today in Paris.", told
     assert (told["target"], told["reason"]) == ("server:shed", "server_failed")
     assert told["model"] == "shed/shed-30b"
     (notice,) = told["notices"]
