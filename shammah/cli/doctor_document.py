@@ -93,7 +93,10 @@ def examine(
         "token": bool(environ.get("HF_TOKEN")),
     }
     problems += network_problems(environ)
-    key, cloud_model = bool(settings.cloud.api_key), settings.cloud_model
+    provider, cloud_model = settings.provider, settings.cloud_model
+    key = bool(settings.cloud.api_key if provider is None else provider.key)
+    if provider is not None:
+        cloud_model = f"{settings.cloud_name}: {cloud_model}"
     document["cloud"] = {"key": key, "configured": cloud, "model": cloud_model}
     changed = changed_settings(settings, Settings(settings.home))
     document["settings"] = {name: for_strangers(name, value) for name, value in changed}

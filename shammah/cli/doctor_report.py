@@ -54,7 +54,8 @@ def _facts(document: Part) -> Iterator[tuple[str, str]]:
     yield "hub", ", ".join(words)
     cloud = document["cloud"]
     missing = "key set but not used" if cloud["key"] else "no key set; nothing is sent"
-    yield "cloud", f"{cloud['model']}, key set" if cloud["configured"] else missing
+    known = f"{cloud['model']}{', key set' if cloud['key'] else ''}"
+    yield "cloud", known if cloud["configured"] else missing
     changed = [f"{name} = {value}" for name, value in document["settings"].items()]
     yield "settings", "; ".join(changed) or "all defaults"
     yield from _model(document.get("model", {}))

@@ -56,10 +56,10 @@ _STATUS = {
         "cloud_billing cloud_budget_spent cloud_declined cloud_key_rejected cloud_needs_consent "
         "cloud_price_unknown cloud_switched_off private"
     ),
-    404: "cloud_model_unknown",
+    404: "cloud_model_unknown server_unknown",
     413: "cloud_too_large message_too_long",
     429: "busy cloud_rate_limited server_busy",
-    502: "cloud_malformed cloud_server_error cloud_truncated server_malformed",
+    502: "cloud_malformed cloud_server_error cloud_truncated server_error server_malformed",
     503: (
         "cloud_interrupted cloud_unreachable not_available server_interrupted server_unreachable "
         "worker_crashes worker_died worker_in_use worker_lost worker_silent worker_stopped"

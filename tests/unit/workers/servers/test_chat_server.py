@@ -98,6 +98,15 @@ def test_an_answer_that_has_begun_is_joined() -> None:
     assert asked == ["user"], "servers differ in whether they continue the assistant's message"
 
 
+def test_a_provider_is_sent_nothing_that_it_may_refuse() -> None:
+    settings = ServerSettings("https://api.openai.com/v1", trust="cloud", model="m")
+    body, most = ChatServer("far", settings, role="cloud", most=9).make_body(
+        Generate("r", (QUESTION,))
+    )
+    assert most == body["max_completion_tokens"] == 9
+    assert not {"chat_template_kwargs", "max_tokens"} & body.keys()
+
+
 def test_the_key_is_sent_and_never_repeated() -> None:
     def handler(request: httpx2.Request) -> httpx2.Response:
         assert request.headers["authorization"] == "Bearer sk-secret"
