@@ -132,6 +132,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "workers.cloud": HEAVY - {"anthropic"},
     "workers.gateway": HEAVY - {"starlette", "uvicorn"},
     "workers.outgoing": HEAVY,
+    "workers.openai": HEAVY,
     "workers.servers": HEAVY,
     "workers.text": HEAVY,
     "workers.inference": {"anthropic"},

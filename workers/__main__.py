@@ -90,7 +90,7 @@ def _service(
     role: str, settings: Settings, endpoints: Endpoints, confined: Confined, *, foreground: bool
 ) -> Service[Any]:
     if role == "inference" and settings.server:
-        from workers.servers.service import ServerService
+        from workers.openai.service import ServerService
 
         return ServerService(settings)
     if role == "inference":

@@ -25,8 +25,8 @@ from shammah.bus.messages import (
 from shammah.settings.load import home_directory
 from shammah.settings.model import InferenceSettings, ServerSettings, Settings
 from tests.real.servers import free_port, messages_api_server
-from workers.servers import service
-from workers.servers.service import ServerService
+from workers.openai import service
+from workers.openai.service import ServerService
 from workers.service import Outlet
 
 pytestmark = pytest.mark.timeout(200)

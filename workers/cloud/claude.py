@@ -24,10 +24,10 @@ from workers.cloud.budget import Budget
 from workers.cloud.models import model_of
 from workers.cloud.reading import Reading
 from workers.cloud.request import Call, Peer, build_call
+from workers.openai.continuation import Joint, split_begun
 from workers.outgoing import transport
 from workers.outgoing.errors import MalformedStreamError
 from workers.outgoing.passage import Passage, Way
-from workers.servers.continuation import Joint, split_begun
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0

@@ -12,7 +12,7 @@ from typing import Any
 
 from shammah.bus.messages import Usage
 from shammah.settings.model import CloudSettings, ServerSettings
-from workers.servers.wire import Offer
+from workers.openai.wire import Offer
 
 CONTEXT = 200_000
 """Tokens, of a model that is not in the table."""

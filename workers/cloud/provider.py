@@ -15,8 +15,8 @@ from shammah.privacy.ledger import Ledger
 from shammah.settings.model import Settings
 from workers.cloud.budget import Budget
 from workers.cloud.models import Model, price_of
+from workers.openai.chat_server import ChatServer
 from workers.outgoing.passage import Way
-from workers.servers.chat_server import ChatServer
 
 
 class Provider:

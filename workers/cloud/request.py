@@ -13,7 +13,7 @@ from shammah.errors import ShammahError, schema_not_enforced
 from shammah.settings.model import CloudSettings
 from workers.cloud.caching import as_blocks, is_worth, mark, mark_turns
 from workers.cloud.models import estimate_tokens, model_of
-from workers.servers.continuation import split_begun
+from workers.openai.continuation import split_begun
 
 if TYPE_CHECKING:
     from anthropic.types import (

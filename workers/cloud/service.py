@@ -11,7 +11,7 @@ from shammah.privacy.ledger import Ledger
 from shammah.settings.model import Settings
 from workers.answering import Answering, Backend, log_error
 from workers.cloud.budget import Budget
-from workers.servers.wire import ENGINE as SERVER
+from workers.openai.wire import ENGINE as SERVER
 from workers.service import Outlet
 
 ENGINE = "anthropic"

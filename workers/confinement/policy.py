@@ -86,14 +86,13 @@ def policy_for(
         removes = sockets if settings.gateway.socket else ()
         return replace(base, changes=(*own, home), removes=removes)
     if role == "cloud":
-        from shammah.privacy.ledger import NAME as LEDGER  # what only this role needs
-
-        return replace(
-            base,
-            files=(home / LEDGER,),
-            network=Network.NAMES,
-            ports=_ports(settings.cloud.base_url or "https://", environ),
-        )
+        provider = settings.provider
+        own_address = settings.cloud.base_url or "https://"
+        address = own_address if provider is None else provider.base_url
+        return _sending(base, home, _ports(address, environ))
+    if role == "servers":
+        near = [_port(one.base_url) for one in settings.beside.values()]
+        return _sending(base, home, (NAME_SERVICE, *near))
     if role == "download":
         endpoint = hub_endpoint(environ)
         # A mirror may send a request on to wherever its files are.
@@ -108,8 +107,10 @@ def policy_for(
     if role == "train":  # each training names its own files: `training_policy`
         return replace(base, files_held=False)
     if settings.server:
-        port = _port(settings.local_server().base_url)
-        return replace(base, network=Network.STREAMS, ports=(port,))
+        server = settings.local_server()
+        if server.trust != "local":
+            return _sending(base, home, (NAME_SERVICE, _port(server.base_url)))
+        return replace(base, network=Network.STREAMS, ports=(_port(server.base_url),))
     kept = ("quantized", "kernels", "conversations")
     return replace(
         base,
@@ -118,6 +119,14 @@ def policy_for(
         changes=(*own, *places.caches, *places.kernels, *(home / name for name in kept)),
         files=(home / "sweep.lock",),
     )
+
+
+def _sending(base: Policy, home: Path, ports: tuple[int, ...]) -> Policy:
+    """What asks other machines may: it writes down what leaves."""
+    from shammah.privacy.ledger import NAME as LEDGER  # what only these roles need
+
+    files = (home / LEDGER,)
+    return replace(base, files=files, network=Network.NAMES, ports=tuple(sorted({*ports})))
 
 
 def training_policy(

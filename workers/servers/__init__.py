@@ -1,1 +1,1 @@
-"""Servers that speak OpenAI's API, as whatever answers a question."""
+"""The servers beside the local model: the worker that asks them."""

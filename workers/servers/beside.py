@@ -19,9 +19,9 @@ from shammah.bus.messages import (
 )
 from shammah.settings.model import Settings
 from workers.answering import Answering
-from workers.servers.chat_server import BESIDE, ChatServer
-from workers.servers.watching import watch, way_to
-from workers.servers.wire import ENGINE
+from workers.openai.chat_server import BESIDE, ChatServer
+from workers.openai.watching import watch, way_to
+from workers.openai.wire import ENGINE
 from workers.service import Outlet
 
 

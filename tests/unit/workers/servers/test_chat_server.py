@@ -1,4 +1,4 @@
-"""The client of a server that speaks OpenAI's API: `workers.servers.chat_server`."""
+"""The client of a server that speaks OpenAI's API: `workers.openai.chat_server`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from shammah.bus.messages import ChatMessage, Done, Failed, Generate, Ready, Sampling, Token
 from shammah.errors import ShammahError
 from shammah.settings.model import ServerSettings
-from workers.servers.chat_server import ChatServer
+from workers.openai.chat_server import ChatServer
 
 Handler = Callable[[httpx2.Request], httpx2.Response]
 

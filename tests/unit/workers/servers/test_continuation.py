@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shammah.bus.messages import ChatMessage, Generate
 from shammah.settings.model import CloudSettings
 from workers.cloud.request import Peer, build_call
-from workers.servers.continuation import ANCHOR, Joint, find_anchor, overlap, split_begun
+from workers.openai.continuation import ANCHOR, Joint, find_anchor, overlap, split_begun
 
 SEA = "The sea is deep and blue. Many animals live in it, and most of them are small."
 

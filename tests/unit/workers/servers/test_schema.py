@@ -1,11 +1,11 @@
-"""A server's answer against the JSON schema that it was sent: `workers.servers.schema`."""
+"""A server's answer against the JSON schema that it was sent: `workers.openai.schema`."""
 
 from __future__ import annotations
 
 import pytest
 
 from shammah.errors import ShammahError
-from workers.servers.schema import SchemaCheck
+from workers.openai.schema import SchemaCheck
 
 SCHEMA = '{"type": "object"}'
 

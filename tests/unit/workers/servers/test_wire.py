@@ -1,4 +1,4 @@
-"""What servers are sent and what is read of their answers: `workers.servers.wire`."""
+"""What servers are sent and what is read of their answers: `workers.openai.wire`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from shammah.bus.messages import ChatMessage, Sampling, Tool, ToolCall, Usage
-from workers.servers.wire import (
+from workers.openai.wire import (
     Chunk,
     MalformedChunkError,
     Offer,

@@ -12,8 +12,8 @@ from shammah.errors import ShammahError
 from shammah.privacy import Rules
 from shammah.privacy.ledger import Ledger
 from shammah.settings.model import ServerSettings, Settings
+from workers.openai.chat_server import ChatServer
 from workers.outgoing.passage import Way
-from workers.servers.chat_server import ChatServer
 
 WATCH_S = 30.0
 """How often a server that answers is looked at."""

@@ -27,13 +27,9 @@ from shammah.bus.messages import (
 )
 from shammah.errors import ShammahError
 from shammah.settings.model import ServerSettings
-from workers.outgoing import transport
-from workers.outgoing.errors import CallError, MalformedStreamError
-from workers.outgoing.passage import Free, Passage, Price, Way
-from workers.outgoing.retry import retry_after_s
-from workers.servers.continuation import Joint, split_begun
-from workers.servers.schema import SchemaCheck
-from workers.servers.wire import (
+from workers.openai.continuation import Joint, split_begun
+from workers.openai.schema import SchemaCheck
+from workers.openai.wire import (
     DONE,
     ENGINE,
     Chunk,
@@ -45,6 +41,10 @@ from workers.servers.wire import (
     read_error,
     read_models,
 )
+from workers.outgoing import transport
+from workers.outgoing.errors import CallError, MalformedStreamError
+from workers.outgoing.passage import Free, Passage, Price, Way
+from workers.outgoing.retry import retry_after_s
 from workers.text.stop_strings import StopStrings
 
 BESIDE = "servers"
@@ -257,9 +257,7 @@ class ChatServer:
             return ShammahError("context_too_long", f"{why} ({said}).", "Start a new conversation.")
         if status in (401, 403):
             hint = "Check key in its table in config.toml."
-            return ShammahError(
-                "server_refused", f"{self.subject} refused the key ({said}).", hint
-            )
+            return ShammahError("server_refused", f"{self.subject} refused the key ({said}).", hint)
         if status in (429, 503, 529):
             return CallError(
                 "server_busy",
