@@ -68,7 +68,8 @@ def confine(
     ask_ahead(environ)
     _make_gpu_devices()
     wanted = settings.model if role == "inference" and not settings.server else ""
-    found = places.look(wanted, environ, certificates=role in ("cloud", "download"))
+    sends = role in ("cloud", "download", "servers") or bool(settings.server)
+    found = places.look(wanted, environ, certificates=sends)
     policy = policy_for(role, settings, environ, runtime, found)
     _prepare(policy)
     _use_own_temporary_files(settings.home / "tmp" / role)
