@@ -474,7 +474,7 @@ class Session:
                 if looks == UNHEARD_LOOKS and not link.silent:
                     looks = 0
                     link.note_silence()
-                    yield _tell_silence(link.spec.role)
+                    yield tell_silence(link.spec.role)
         raise _UnansweredError(CANCELLED)
 
     def _changed(self) -> None:
@@ -482,7 +482,8 @@ class Session:
         self._on_change()
 
 
-def _tell_silence(role: str) -> Notice:
+def tell_silence(role: str) -> Notice:
+    """What a person reads when a worker has kept a question waiting in vain."""
     return Notice(
         f"The {role} worker has not responded for {UNHEARD_LOOKS * WAIT_S:.0f} s, so others are "
         f"asked instead. `shammah stop {role}` ends it; the next question starts a new one."

@@ -228,7 +228,7 @@ class _Case:
         self, target: Target, reason: Reason, *, wait: bool = False, server: str = ""
     ) -> RouteDecision:
         who = self.view.cloud_name if target is Target.CLOUD else server
-        return RouteDecision(target, reason, wait, self.question, self._alternatives(), who)
+        return RouteDecision(target, reason, wait, self.question, self._alternatives(), who=who)
 
     def _alternatives(self) -> tuple[Alternative, ...]:
         """The local model, the servers, the cloud."""

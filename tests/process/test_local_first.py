@@ -17,7 +17,7 @@ import pytest
 from shammah.bus.messages import Done, Failed, Initializing, Ready
 from shammah.chat import session as session_module
 from shammah.chat.conversation import Notice, Step, Waiting
-from shammah.chat.session import UNHEARD, Session
+from shammah.chat.session import Session, tell_silence
 from shammah.router.decision import Override, Reason, Target
 from shammah.router.route import RouteDecision
 from shammah.settings.load import load_settings
@@ -144,7 +144,7 @@ def test_a_worker_that_stays_silent_is_waited_for_once(
     local.freeze()
     session = open_session()
     asked = ask(session)
-    assert asked.wait_for(Notice) == UNHEARD
+    assert asked.wait_for(Notice) == tell_silence("inference")
     assert routed(asked) == (Target.CLOUD, Reason.MODEL_SILENT)
     assert isinstance(asked.end(), Done)
     again = ask(session)

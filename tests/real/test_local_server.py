@@ -25,7 +25,7 @@ from shammah.bus.messages import (
 from shammah.settings.load import home_directory
 from shammah.settings.model import InferenceSettings, ServerSettings, Settings
 from tests.real.servers import free_port, messages_api_server
-from workers.openai import service
+from workers.openai import watching
 from workers.openai.service import ServerService
 from workers.service import Outlet
 
@@ -94,7 +94,7 @@ def busy_slots(port: int) -> int:
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(service, "MISSED_S", (0.05,))
+    monkeypatch.setattr(watching, "MISSED_S", (0.05,))
     return free_port()
 
 
