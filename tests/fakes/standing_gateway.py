@@ -10,6 +10,7 @@ from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import WorkerSpec
 from tests.fakes import frontend, impatient
 from workers import __main__ as process
+from workers.gateway import desk
 
 _real = impatient.command_of(lifecycle.worker_command)
 
@@ -22,6 +23,7 @@ if __name__ == "__main__":
     lifecycle.worker_command = _command
     lifecycle.RESTARTS = 1000
     frontend.be_patient()
+    desk.TELL_S = 0.0
     code = process.main()
     sys.stdout.flush()
     os._exit(code)

@@ -42,6 +42,10 @@ IDLE_S = 60.0
 decides from then on."""
 
 
+TELL_S = 0.1
+"""How often it is told at most how many questions there are: each time takes as long as a token."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """More of the answer, or of the thoughts before it."""
@@ -143,8 +147,10 @@ class Desk:
         self._slots = asyncio.Semaphore(RUNNING)
         self._replies: dict[Reply, asyncio.Future[None]] = {}
         self._waiting = 0
+        self._told = (0, 0)
         self._workers: Session | None = None
         self._resting: asyncio.TimerHandle | None = None
+        self._telling: asyncio.TimerHandle | None = None
         self._recorders: list[Recorder] = []
         self._memory = Memory()
         self._recalled = self._threads.submit(self._recall)
@@ -205,8 +211,9 @@ class Desk:
 
     async def _take_slot(self) -> None:
         self._waiting += 1
-        self._tell()
         try:
+            if self._slots.locked():
+                self._tell()
             await self._slots.acquire()
         finally:
             self._waiting -= 1
@@ -223,7 +230,17 @@ class Desk:
         self._tell()
 
     def _tell(self) -> None:
-        self._changed(len(self._replies), self._waiting)
+        """At once when the first question comes, so that nobody takes it for idle."""
+        if self._told == (0, 0):
+            self._tell_now()
+        elif self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(TELL_S, self._tell_now)
+
+    def _tell_now(self) -> None:
+        self._telling, now = None, (len(self._replies), self._waiting)
+        if now != self._told:
+            self._told = now
+            self._changed(*now)
 
     def _attach(self) -> Session:
         if self._resting is not None:
