@@ -83,7 +83,7 @@ def _to_map(value: Any) -> dict[str, Any]:
     name = type(value).__name__
     if TABLE.get(name) is not type(value):
         raise TypeError(f"{name} is not a message")
-    document = {field: getattr(value, field) for field in value.__match_args__}
+    document = {field: getattr(value, field) for field in typing.cast(Any, value).__match_args__}
     document["type"] = name
     return document
 
