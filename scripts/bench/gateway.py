@@ -40,7 +40,7 @@ from shammah.supervision.gateway_use import read_token
 from shammah.supervision.lifecycle import connect
 
 QUESTION = "Tell me a long story about a lighthouse and its keeper."
-PORT = 11699
+PORT = 11689
 ATTACKS = str(Path(__file__).with_name("attacks.py"))
 WAKE_S = 0.2
 """How long an attack runs before its effect is measured."""
