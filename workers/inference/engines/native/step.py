@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from workers.inference.engines.native.adaptation import adapt
 from workers.inference.engines.native.attention import attend, exponential
-from workers.inference.engines.native.compiler import compiled, compiled_freely
+from workers.inference.engines.native.compiler import compiled, compiled_freely, inlined
 from workers.inference.engines.native.lanes import (
     float_of_bits,
     half_of_float,
@@ -54,6 +54,8 @@ _Q, _V, _O, _GATE, _DOWN = 0, 2, 3, 4, 6
 _padded = compiled(padded)
 _SEGMENT = 8
 """Groups of an item when activations are rounded: 512 numbers, a third of a microsecond."""
+_MANY_ROWS = 8
+"""So many rows are enough for all threads, and an item is a whole one."""
 
 
 @compiled
@@ -175,13 +177,14 @@ def _normalize(
 ) -> None:
     """A phase: ``narrow`` is the RMSNorm of the first ``rows`` rows of ``hidden``."""
     size, groups = weight.shape[0], buffers.narrow.steps.shape[1]
-    segments = (groups + _SEGMENT - 1) // _SEGMENT
+    span = _SEGMENT if rows < _MANY_ROWS else groups
+    segments = (groups + span - 1) // span
     item = next_item(counters, phase)
     while item < rows * segments:
-        row, first = item // segments, item % segments * _SEGMENT
-        end = min(groups, first + _SEGMENT)
+        row, first = item // segments, item % segments * span
+        end = min(groups, first + span)
         x, normed = hidden[row], buffers.normed[row]
-        # Of the whole row each time, which is little beside the rounding.
+        # Of the whole row each time, which is little beside the rounding of a few rows.
         scale = _inverse_root_mean_square(x[:size], eps)
         for k in range(first * GROUP, min(size, end * GROUP)):
             normed[k] = x[k] * scale * weight[k]
@@ -211,46 +214,63 @@ def _rotate(
     buffers: Buffers,
 ) -> None:
     """A phase: from q, k and v to ``queries`` ready for attention, and keys and values kept."""
-    queries = batch.queries
+    rows, kv_heads = batch.queries.rows, cache.keys.shape[2]
+    span = 1 if rows < _MANY_ROWS else kv_heads
+    parts = kv_heads // span
+    item = next_item(counters, phase)
+    while item < rows * parts:
+        row, first = item // parts, item % parts * span
+        for kv_head in range(first, first + span):
+            _rotate_group(row, kv_head, layer, model, cache, batch, buffers)
+        finish_item(counters, phase)
+        item = next_item(counters, phase)
+    wait_for_all(counters, phase, rows * parts)
+
+
+@inlined
+def _rotate_group(
+    row: int,
+    kv_head: int,
+    layer: int,
+    model: Model,
+    cache: Cache,
+    batch: Batch,
+    buffers: Buffers,
+) -> None:
+    """A head of keys and values, and those of queries that look at it."""
     heads, size = buffers.queries.shape[1], buffers.queries.shape[2]
     kv_heads = cache.keys.shape[2]
     k_at = _padded(heads * size, PANEL)
     rest_at = _padded(kv_heads * size, PANEL)
     factor, group = np.float32(1 / np.sqrt(size)), heads // kv_heads
-    item = next_item(counters, phase)
-    while item < queries.rows * kv_heads:
-        row, kv_head = item // kv_heads, item % kv_heads
-        slot, position = queries.slots[row], queries.positions[row]
-        qk, v, q = buffers.qk[row], buffers.v[row], buffers.queries[row]
-        cosines, sines = batch.cosines[row], batch.sines[row]
-        for head in range(kv_head * group, (kv_head + 1) * group):
-            at = head * size
-            x = qk[at : at + size]
-            if model.bias.shape[1]:
-                for d in range(size):
-                    x[d] += model.bias[layer, at + d]
-            if model.head_norms.shape[1]:
-                _normalize_head(x, model.head_norms[layer, 0], model.eps)
-            _rotate_head(x, cosines, sines)
-            for d in range(size):
-                q[head, d] = x[d] * factor
-        at = kv_head * size
-        x = qk[k_at + at : k_at + at + size]
+    slot, position = batch.queries.slots[row], batch.queries.positions[row]
+    qk, v, q = buffers.qk[row], buffers.v[row], buffers.queries[row]
+    cosines, sines = batch.cosines[row], batch.sines[row]
+    for head in range(kv_head * group, (kv_head + 1) * group):
+        at = head * size
+        x = qk[at : at + size]
         if model.bias.shape[1]:
             for d in range(size):
-                x[d] += model.bias[layer, k_at + at + d]
-                v[at + d] += model.bias[layer, qk.shape[0] + at + d]
-        if v.shape[0] > rest_at:
-            for d in range(size):
-                v[at + d] += v[rest_at + at + d]
+                x[d] += model.bias[layer, at + d]
         if model.head_norms.shape[1]:
-            _normalize_head(x, model.head_norms[layer, 1], model.eps)
+            _normalize_head(x, model.head_norms[layer, 0], model.eps)
         _rotate_head(x, cosines, sines)
-        keys, values = cache.keys[slot, layer, kv_head], cache.values[slot, layer, kv_head]
-        _keep(keys, values, position, x, v[at : at + size])
-        finish_item(counters, phase)
-        item = next_item(counters, phase)
-    wait_for_all(counters, phase, queries.rows * kv_heads)
+        for d in range(size):
+            q[head, d] = x[d] * factor
+    at = kv_head * size
+    x = qk[k_at + at : k_at + at + size]
+    if model.bias.shape[1]:
+        for d in range(size):
+            x[d] += model.bias[layer, k_at + at + d]
+            v[at + d] += model.bias[layer, qk.shape[0] + at + d]
+    if v.shape[0] > rest_at:
+        for d in range(size):
+            v[at + d] += v[rest_at + at + d]
+    if model.head_norms.shape[1]:
+        _normalize_head(x, model.head_norms[layer, 1], model.eps)
+    _rotate_head(x, cosines, sines)
+    keys, values = cache.keys[slot, layer, kv_head], cache.values[slot, layer, kv_head]
+    _keep(keys, values, position, x, v[at : at + size])
 
 
 @compiled
