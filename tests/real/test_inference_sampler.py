@@ -89,6 +89,29 @@ def _best(logits: np.ndarray, count: int, asked: list[int]) -> Candidates:
     return Candidates(found.indices.numpy(), found.values.numpy(), bound, whole)
 
 
+def _draw_by_blocks(logits: np.ndarray, plan: SamplingPlan, seed: int, draw: int) -> int:
+    """The likeliest block after noise, its likeliest token after noise, and anew among what is
+    likelier if that is not of those that may come."""
+    weights = np.exp((logits.astype(np.float64) - logits.max()) / plan.temperature)
+    order = np.argsort(-weights, kind="stable")
+    before = np.cumsum(weights[order]) - weights[order]
+    nucleus = order[before < plan.top_p * weights.sum()]
+    may = nucleus[weights[nucleus] >= plan.min_p]
+    weights = np.pad(np.where(weights >= plan.min_p, weights, 0), (0, -len(weights) % 64))
+    tokens = np.arange(len(weights)).reshape(64, -1)
+    blocks = len(weights) + np.arange(tokens.shape[1])
+    for attempt in itertools.count():
+        number = draw + attempt * 2**40
+        with np.errstate(divide="ignore"):
+            sums = np.log(weights[tokens].sum(0)) + gumbel_noise(seed, number, blocks)
+            own = tokens[:, sums.argmax()]
+            token = own[(np.log(weights[own]) + gumbel_noise(seed, number, own)).argmax()]
+        if token in may:
+            break
+        weights[weights <= weights[token]] = 0
+    return int(token)
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_eight_answers_are_token_for_token_those_of_generates_own_filters(name: str) -> None:
     """From all logits, and from the best ones alone."""
@@ -112,8 +135,12 @@ def test_eight_answers_are_token_for_token_those_of_generates_own_filters(name: 
         if plan.temperature:
             filtered = _warpers(plan)(ids, processed).double().log_softmax(-1).numpy()
             every = np.arange(size)
-            noise = np.stack([gumbel_noise(one.seed, draw, every) for one in plans])
-            expected = (filtered + noise).argmax(-1).tolist()
+            if plan.top_k or plan.min_p:
+                noise = np.stack([gumbel_noise(one.seed, draw, every) for one in plans])
+                expected = (filtered + noise).argmax(-1).tolist()
+            else:
+                pairs_of_rows = zip(processed.numpy(), range(rows), strict=True)
+                expected = [_draw_by_blocks(row, plan, seed, draw) for row, seed in pairs_of_rows]
         else:
             expected = processed.argmax(-1).tolist()
         whole, best = pairs
@@ -139,28 +166,32 @@ def test_all_logits_are_asked_for_where_the_best_ones_do_not_decide() -> None:
 
 
 @pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"),
+    ("temperature", "top_k", "top_p", "min_p"),
     [
-        (0.7, 20, 0.8),
-        (0.7, 0, 0.95),  # a thousand are enough
-        (3.0, 0, 0.9),  # sixteen thousand are
-        (9.0, 0, 0.9),  # they are not
-        (1.0, 0, 1.0),
-        (1.0, 5000, 1.0),
+        (0.7, 20, 0.8, 0.0),
+        (0.7, 0, 0.95, 0.0),
+        (9.0, 0, 0.2, 0.0),
+        (9.0, 0, 0.9, 0.3),
+        (9.0, 0, 1.0, 0.1),
+        (1.0, 0, 1.0, 0.0),
+        (1.0, 5000, 1.0, 0.0),
     ],
 )
 def test_a_large_vocabulary_is_drawn_from_as_if_all_of_it_were_sorted(
-    temperature: float, top_k: int, top_p: float
+    temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
     rng = np.random.default_rng(1)
-    plan = SamplingPlan(temperature, top_p, top_k, seed=4)
+    plan = SamplingPlan(temperature, top_p, top_k, seed=4, min_p=min_p)
     sampler = Sampler(plan, ())
     for draw in range(20):
         logits = rng.normal(0, 3, 60_000).astype(np.float32)
         logits[::7] = np.round(logits[::7])  # many share a place
         logits[::11] = -np.inf
+        if not top_k:
+            assert sampler.choose(logits) == _draw_by_blocks(logits, plan, 4, draw)
+            continue
         order = np.argsort(-logits, kind="stable")
-        order = order[: np.count_nonzero(logits >= logits[order[top_k - 1]])] if top_k else order
+        order = order[: np.count_nonzero(logits >= logits[order[top_k - 1]])]
         weights = np.exp((logits[order].astype(np.float64) - logits.max()) / temperature)
         shares = weights / weights.sum()
         kept = order[np.cumsum(shares) - shares < top_p] if top_p < 1 else order
@@ -192,6 +223,22 @@ def test_tokens_come_as_often_as_they_should() -> None:
     sampler = Sampler(SamplingPlan(1.0, top_k=3, seed=1), ())
     counts = np.bincount([sampler.choose(logits) for _ in range(4000)], minlength=4)
     np.testing.assert_allclose(counts / 4000, [0.5, 0.3, 0.2, 0], atol=0.03)
+
+
+@pytest.mark.parametrize(("top_p", "min_p"), [(1.0, 0.0), (0.6, 0.0), (1.0, 0.3), (0.9, 0.3)])
+def test_of_many_tokens_they_come_as_often_as_they_should(top_p: float, min_p: float) -> None:
+    """Twelve that can come, in blocks of one, two and more, among thousands that hardly can."""
+    logits = np.full(6400, -15.0, np.float32)
+    places = np.array([0, 100, 200, 1, 101, 5, 6, 7, 306, 1006, 6399, 4242])
+    logits[places] = np.log(np.arange(1, 13))
+    plan = SamplingPlan(1.0, top_p, 0, seed=1, min_p=min_p)
+    sampler, count = Sampler(plan, ()), 3000
+    found = np.bincount([sampler.choose(logits) for _ in range(count)], minlength=6400)
+    tokens, probabilities = candidates(logits, plan)
+    expected = np.zeros(6400)
+    expected[tokens] = probabilities
+    # Five standard deviations.
+    assert (abs(found - count * expected) <= 1 + 5 * np.sqrt(count * expected)).all()
 
 
 def test_a_seed_repeats_and_its_absence_does_not() -> None:

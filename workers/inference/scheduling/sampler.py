@@ -28,22 +28,19 @@ from workers.inference.scheduling.sampling import SamplingPlan
 _BLOCK = 64
 """Tokens whose best one is looked at first."""
 _FEW = 1024
-"""Tokens among which nearly always all of ``top_p`` is."""
+"""Tokens that are sorted and have noise each, rather than blocks of them."""
 _SPARE = 64
 """Candidates beyond those that are to be kept, for penalties to choose from."""
 _EQUAL = 16
 """The same without penalties: several may have the same logit."""
 _ROUNDING = 1e-5
 """More than what float32 gets wrong of an exponential."""
-_AT_ONCE = 8
-"""Lines of blocks whose hashes are computed at once: what is small stays in a cache, and in memory
-that need not be asked of the system each time."""
 _PART = 16_384
-"""Scores whose exponentials are computed at once, for the same reason."""
-_MOST = 2.0**64 - 2.0**13
-"""Less than 2**64, by more than what float64 gets wrong of it."""
-_CERTAIN = np.uint64(2**64 - 2**33)
-"""The bits of a hash that its last step does not change."""
+"""Scores whose exponentials are computed at once: what is small stays in a cache."""
+_NOTHING = float(np.finfo(np.float32).tiny)
+"""Less than any weight that counts."""
+_ANEW = 2**40
+"""What is added to a draw's number when it is repeated: more than an answer has draws."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 Tokens = NDArray[np.int64]
@@ -110,13 +107,12 @@ class Sampler:
         if not self._penalises:
             return self._draw(logits)
         seen, written = self._seen.below(len(logits)), self._written.below(len(logits))
-        known = np.union1d(seen, written)
-        found = logits[known]
+        before = logits[seen], logits[written]
         try:  # a copy of all would take longer than the choice
             self._penalise(logits, seen, written)
             return self._draw(logits)
         finally:
-            logits[known] = found
+            logits[seen], logits[written] = before  # which are the same where both are
 
     def _draw(self, scores: Logits, tokens: Tokens | None = None) -> int:
         """The place of the next token; ``tokens``: those whose scores they are, if not all."""
@@ -124,17 +120,19 @@ class Sampler:
         if plan.temperature == 0:
             return int(scores.argmax())
         draw, self._draws = self._draws, self._draws + 1
-        found = None
-        if plan.top_k or plan.min_p or len(scores) <= _FEW:
-            found = candidates(scores, plan)
-        elif plan.top_p < 1.0:
-            found = _small_nucleus(scores, plan)
-        if found is None:
-            return _draw_from_all(scores, plan, self._seed, draw)
-        kept, probabilities = found
+        few = None
+        if len(scores) > _FEW and not 0 < plan.top_k < len(scores):
+            weights = _compare(scores, plan.temperature)
+            least = plan.min_p * (1 - _ROUNDING) if plan.top_p == 1.0 else 0.0
+            possible = weights >= max(least, _NOTHING)
+            if np.count_nonzero(possible) > _FEW:
+                return _draw_by_blocks(weights, plan, self._seed, draw)
+            few = np.flatnonzero(possible)
+            scores, tokens = scores[few], few if tokens is None else tokens[few]
+        kept, probabilities = candidates(scores, plan)
         noise = gumbel_noise(self._seed, draw, kept if tokens is None else tokens[kept])
-        with np.errstate(divide="ignore"):  # what may not come has none
-            return int(kept[np.argmax(np.log(probabilities) + noise)])
+        place = kept[_likeliest_sum(probabilities, noise)]
+        return int(place if few is None else few[place])
 
     def _penalise(self, scores: Logits, seen: Tokens, written: Tokens) -> None:
         """Give less to every token that was there before (Keskar et al. 2019, section 4.1), and
@@ -173,14 +171,16 @@ class _Marks:
     """A set of tokens."""
 
     def __init__(self, tokens: Iterable[int]) -> None:
-        numbers = np.fromiter(tokens, np.int64)
-        self._marked = np.zeros(numbers.max(initial=0) + 2, np.bool_)
-        self._marked[numbers] = True
+        self._tokens = np.unique(np.fromiter(tokens, np.int64))
+        self._marked = np.zeros(self._tokens.max(initial=0) + 2, np.bool_)
+        self._marked[self._tokens] = True
 
     def add(self, token: int) -> None:
         if token + 2 > len(self._marked):  # the last one never is, and stands for all beyond
-            self._marked = np.pad(self._marked, (0, token + 2))
-        self._marked[token] = True
+            self._marked = np.append(self._marked, np.zeros(token + 2, np.bool_))
+        if not self._marked[token]:
+            self._marked[token] = True
+            self._tokens = np.append(self._tokens, token)
 
     def among(self, tokens: Tokens) -> Tokens:
         """The places of those that are in it."""
@@ -188,7 +188,7 @@ class _Marks:
 
     def below(self, count: int) -> Tokens:
         """Those less than ``count``."""
-        return np.flatnonzero(self._marked[:count])
+        return self._tokens[self._tokens < count]
 
 
 def _enough(plan: SamplingPlan, penalises: bool) -> int:
@@ -228,37 +228,22 @@ def candidates(scores: Logits, plan: SamplingPlan) -> tuple[Tokens, Weights]:
     (Holtzman et al. 2020), then those that are at least ``min_p`` times as likely as the likeliest
     (Nguyen et al. 2024).
     """
-    if 0 < plan.top_k < len(scores):
-        tokens, weights = _weigh(scores, plan.top_k, plan.temperature)
-        return _nucleus(tokens, weights / weights.sum(), plan)
-    if plan.top_p < 1.0 and (found := _small_nucleus(scores, plan)):
-        return found
-    tokens, weights = _weigh(scores, len(scores), plan.temperature)
+    count = plan.top_k if 0 < plan.top_k < len(scores) else len(scores)
+    tokens, weights = _weigh(scores, count, plan.temperature)
     return _nucleus(tokens, weights / weights.sum(), plan)
 
 
-def _small_nucleus(scores: Logits, plan: SamplingPlan) -> tuple[Tokens, Weights] | None:
-    """`candidates` without ``top_k``, if some of all tokens are enough."""
-    whole, _ = _masses(scores, plan.temperature)
-    if plan.top_p * whole > _FEW or len(scores) <= _FEW:  # of which each weighs 1 at most
-        return None
-    tokens, weights = _weigh(scores, _FEW, plan.temperature)
-    if weights.sum() > (plan.top_p + _ROUNDING) * whole:
-        return _nucleus(tokens, weights / whole, plan)
-    return None
-
-
-def _masses(scores: Logits, temperature: float, least: float = math.inf) -> tuple[float, float]:
-    """How likely all tokens are together, and those with more than ``least``, compared with the
-    likeliest."""
-    largest, factor, whole, above = scores.max(), np.float32(1 / temperature), 0.0, 0.0
+def _compare(scores: Logits, temperature: float) -> Logits:
+    """How likely each token is compared with the likeliest; 0 up to the end of the last block."""
+    weights = np.empty(-(-len(scores) // _BLOCK) * _BLOCK, np.float32)
+    weights[len(scores) :] = 0.0
+    largest, factor = scores.max(), np.float32(1 / temperature)
     for begin in range(0, len(scores), _PART):
-        part = scores[begin : begin + _PART]
-        weights = np.exp((part - largest) * factor)
-        whole += float(weights.sum())
-        if least < math.inf:
-            above += float((weights * (part > least)).sum())
-    return whole, above
+        part = weights[begin : min(begin + _PART, len(scores))]
+        np.subtract(scores[begin : begin + _PART], largest, out=part)
+        part *= factor
+        np.exp(part, out=part)
+    return weights
 
 
 def _weigh(scores: Logits, count: int, temperature: float) -> tuple[Tokens, Weights]:
@@ -315,50 +300,46 @@ def shortlist(scores: Logits, count: int) -> Candidates:
     return Candidates(np.concatenate((tokens, rest)), logits, float(least), whole)
 
 
-def _draw_from_all(scores: Logits, plan: SamplingPlan, seed: int, draw: int) -> int:
-    """The token with the highest sum of score and noise of those that together have ``top_p``.
+def _sums(weights: Logits) -> Logits:
+    """Of each block: tokens that lie apart, so that this is the sum of few long lines."""
+    sums: Logits = weights.reshape(_BLOCK, -1).sum(0)
+    return sums
 
-    Nothing is sorted: one that is not among those has only worse ones below it.
+
+def _sum(weights: Logits) -> float:
+    return float(_sums(weights).sum())
+
+
+def _draw_by_blocks(weights: Logits, plan: SamplingPlan, seed: int, draw: int) -> int:
+    """A token as it would be drawn of `candidates`, of which there are many.
+
+    The highest sum of score and noise of some tokens is distributed as that of the logarithm of
+    their whole weight and noise. So a block is drawn by its weight, and then a token in it: noise
+    for some thousands, not for all (Maddison et al. 2014, section 3). Nothing is sorted: where one
+    is drawn that is not of the ``top_p``, neither are those below it, and it is drawn anew without.
     """
-    least = -np.float32(np.inf)
+    whole = _sum(weights)
+    if plan.min_p > 0.0:
+        weights = weights * (weights >= plan.min_p)
     while True:
-        token = _likeliest_sum(scores, plan.temperature, _key(seed, draw), least)
+        sums = _sums(weights)
+        numbers = np.arange(len(weights), len(weights) + len(sums))  # beyond all tokens'
+        block = _likeliest_sum(sums, gumbel_noise(seed, draw, numbers))
+        tokens = np.arange(block, len(weights), len(sums))
+        token = int(tokens[_likeliest_sum(weights[tokens], gumbel_noise(seed, draw, tokens))])
+        least = weights[token]
         if plan.top_p == 1.0:
             return token
-        whole, above = _masses(scores, plan.temperature, scores[token])
-        if above < plan.top_p * whole:
+        above = weights > least
+        below = float(least) * (len(weights) - np.count_nonzero(above))
+        if _sum(np.maximum(weights, least)) - below < plan.top_p * whole:
             return token
-        least = np.nextafter(scores[token], np.float32(np.inf))
+        weights, draw = weights * above, draw + _ANEW
 
 
-def _likeliest_sum(
-    scores: Logits, temperature: float, key: NDArray[np.uint64], least: np.float32
-) -> int:
-    """The token with the highest sum of score and noise among those with a score of ``least``;
-    the sum is computed for those alone that can have it.
-
-    A token overtakes the best one b of some only if -log u < exp(s - b), for its uniform number u,
-    and 1 - u is less than -log u. That is asked of all tokens with the best score of their block,
-    and of their bits as they are: no logarithm, and for each block one exponential.
-    """
-    blocks = len(scores) // _BLOCK
-
-    def sums(tokens: Tokens) -> Weights:
-        found = scores[tokens].astype(np.float64) / temperature + _noise(key, tokens)
-        return np.where(scores[tokens] >= least, found, -np.inf)
-
-    best = sums(shortlist(scores, _SPARE).tokens).max()
-    highest = scores[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(0).astype(np.float64)
-    ahead = np.exp(np.minimum(highest / temperature - best, 0.0)) * (1 + _ROUNDING)
-    bounds = (np.maximum(1 - ahead, 0.0) * _MOST).astype(np.uint64) & _CERTAIN
-    start, able = key, [np.arange(blocks * _BLOCK, len(scores))]
-    steps = _golden_steps(_AT_ONCE * blocks)
-    for begin in range(0, blocks * _BLOCK, len(steps)):
-        bits = _mix_roughly(steps + start)
-        able.append(begin + np.flatnonzero(bits.reshape(_AT_ONCE, blocks) >= bounds))
-        start = start + steps[-1:]
-    tokens = np.concatenate(able)
-    return int(tokens[sums(tokens).argmax()])
+def _likeliest_sum(weights: Weights | Logits, noise: Weights) -> int:
+    with np.errstate(divide="ignore"):  # what may not come has none
+        return int((np.log(weights.astype(np.float64)) + noise).argmax())
 
 
 def gumbel_noise(seed: int, draw: int, tokens: Tokens) -> Weights:
@@ -367,19 +348,13 @@ def gumbel_noise(seed: int, draw: int, tokens: Tokens) -> Weights:
     From SplitMix64 (Steele et al. 2014) used as a hash, because the token's own number, not
     its place among the candidates, must determine its noise.
     """
-    return _noise(_key(seed, draw), tokens)
-
-
-def _noise(key: NDArray[np.uint64], tokens: Tokens) -> Weights:
-    bits = _mix_roughly((tokens.astype(np.uint64) + np.uint64(1)) * _GOLDEN + key)
-    bits ^= bits >> np.uint64(31)
-    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    key = np.array([_mix(seed ^ _mix(draw))], np.uint64)  # an array, whose sums may overflow
+    state = (tokens.astype(np.uint64) + np.uint64(1)) * _GOLDEN + key
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    state ^= state >> np.uint64(31)
+    uniform = ((state >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return -np.log(-np.log(uniform))
-
-
-def _key(seed: int, draw: int) -> NDArray[np.uint64]:
-    """What the hashes of a draw have in common; an array, whose sums may overflow."""
-    return np.array([_mix(seed ^ _mix(draw))], np.uint64)
 
 
 def _mix(state: int) -> int:
@@ -387,20 +362,3 @@ def _mix(state: int) -> int:
     state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
     return state ^ (state >> 31)
-
-
-@functools.cache
-def _golden_steps(count: int) -> NDArray[np.uint64]:
-    """What the hashes of so many successive tokens begin with."""
-    return np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
-
-
-def _mix_roughly(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """All of the hash but its last step, which leaves the upper 31 bits as they are; ``state`` is
-    changed."""
-    shifted = state >> np.uint64(30)
-    state ^= shifted
-    state *= np.uint64(0xBF58476D1CE4E5B9)
-    state ^= np.right_shift(state, np.uint64(27), out=shifted)
-    state *= np.uint64(0x94D049BB133111EB)
-    return state
