@@ -21,7 +21,10 @@ from shammah.settings.model import Settings
 from shammah.supervision import lifecycle
 from shammah.supervision.lifecycle import WorkerSpec
 
-MAY_START = {"inference": ("download",), "gateway": ("inference", "cloud", "download")}
+MAY_START = {
+    "inference": ("download",),
+    "gateway": ("inference", "servers", "cloud", "download"),
+}
 """Role to the roles whose workers it starts."""
 
 _MOST_BYTES = 64 * 1024
