@@ -365,13 +365,23 @@ def test_slots_of_unequal_lengths_share_a_pass(qwen2: tuple[MlxRunner, Any]) -> 
             held[slot] += 1
 
 
-def test_a_chunk_and_single_tokens_share_a_step(qwen2: tuple[MlxRunner, Any]) -> None:
+def test_a_chunk_and_single_tokens_share_a_pass(
+    qwen2: tuple[MlxRunner, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     runner, model = qwen2
+    computed, passes = runner.model, list[int]()
+
+    def count(tokens: Any, **options: Any) -> Any:
+        passes.append(len(tokens))
+        return computed(tokens, **options)
+
     one, other, long = some_tokens(20, 1), some_tokens(31, 2), some_tokens(50, 3)
     runner.forward([Span(0, 0, one[:-1], wanted=0), Span(1, 0, other[:-1], wanted=0)])
+    monkeypatch.setattr(runner, "model", count)
     found = runner.forward(
         [Span(0, 19, one[-1:]), Span(2, 0, long[:30], wanted=0), Span(1, 30, other[-1:])]
     )
+    assert passes == [32]
     assert [rows.shape for rows in found] == [(1, VOCABULARY), (0, VOCABULARY), (1, VOCABULARY)]
     assert differs(found[0][0], logits_of(model, one)[-1]) < CLOSE
     assert differs(found[2][0], logits_of(model, other)[-1]) < CLOSE

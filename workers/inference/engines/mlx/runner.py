@@ -1,11 +1,10 @@
 """The runner for Apple silicon: mlx-lm's models, computed by mlx.
 
-`workers.inference.runner` says what a runner promises. A step is a pass for each prompt's chunk,
-without the head, and one pass for the last tokens of all spans together: mlx's attention takes no
-rows of unequal lengths, and mlx-lm's models no rows that share their linear layers alone.
+`workers.inference.runner` says what a runner promises. A step is one pass for the tokens of all
+spans that have the same adapter (see `kv_slots`); the head is for the wanted rows alone. Of those
+all logits are given: where memory is shared, picking candidates takes longer than handing all over.
 
-mlx writes in place, so a pass that breaks off loses all that its slots held. That is one prompt's
-chunk as a rule: it takes most memory, and is computed first.
+mlx writes in place, so a pass that breaks off loses all that its slots held.
 
 mlx computes when a value is needed, on the thread that asked for it. So everything has been
 computed when a call returns: what is left over could not be computed on another thread.
@@ -31,6 +30,7 @@ from workers.inference.runner import Logits, RunnerLimits, Span, check_logits
 if TYPE_CHECKING:
     from workers.inference.engines.mlx.adapted_layers import ModelAdapters
     from workers.inference.engines.mlx.kv_slots import KVSlots
+    from workers.inference.engines.mlx.wanted_rows import WantedRows
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class MlxRunner:
         """The module of mlx-lm's that computes."""
         self._memory: KVSlots
         self._adapters: ModelAdapters
+        self._wanted: WantedRows
         self._vocabulary = 0
 
     # --- loading --------------------------------------------------------------------------
@@ -87,17 +88,20 @@ class MlxRunner:
     def _warm_up(self) -> None:
         """Compute something once: first calls compile kernels, and the cache then shows which keys
         and values this architecture has."""
+        import mlx.core as mx
         from mlx_lm.models.cache import make_prompt_cache
 
         from workers.inference.engines.mlx.kv_slots import KVSlots
+        from workers.inference.engines.mlx.wanted_rows import WantedRows
         from workers.inference.engines.mlx.weights import check_finite
 
         cache = make_prompt_cache(self.model)
-        self._run([range(_WARM_UP)], cache, head=False)
-        logits = self._run([[0]], cache)
+        logits = self.model(mx.array([list(range(_WARM_UP))]), cache=cache)[0, -1:]
         self._vocabulary = logits.shape[-1]
-        check_logits(logits, partial(check_finite, self.model), "the format of its weights")
+        found = np.array(logits.astype(mx.float32))
+        check_logits(found, partial(check_finite, self.model), "the format of its weights")
         self._memory = KVSlots(cache)
+        self._wanted = self.model.model.norm = WantedRows(self.model.model.norm)
 
     # --- memory ---------------------------------------------------------------------------
 
@@ -136,48 +140,23 @@ class MlxRunner:
         return [found[span.slot] for span in spans]
 
     def _compute(self, spans: list[Span]) -> dict[int, Logits]:
-        """Compute spans that have one adapter (a layer does not know its rows): first what comes
-        before the wanted logits, since a head over a whole chunk takes long."""
-        found = {span.slot: np.empty((0, self._vocabulary), np.float32) for span in spans}
-        with self._adapters.using(spans[0].adapter):
-            for span in spans:
-                before = span.tokens[: len(span.tokens) - span.wanted]
-                if before:
-                    self._pass([span.slot], [span.start], [before], head=False)
-            for wanted in {span.wanted for span in spans} - {0}:
-                own = [span for span in spans if span.wanted == wanted]
-                slots = [span.slot for span in own]
-                starts = [span.start + len(span.tokens) - wanted for span in own]
-                logits = self._pass(slots, starts, [span.tokens[-wanted:] for span in own])
-                found |= zip(slots, logits, strict=True)
-        return found
-
-    def _pass(
-        self,
-        slots: Sequence[int],
-        starts: Sequence[int],
-        rows: Sequence[Sequence[int]],
-        *,
-        head: bool = True,
-    ) -> Logits:
-        """Append ``rows`` of equally many tokens to ``slots``; see `_run`."""
-        cache = self._memory.caches(slots, starts)
-        try:
-            return self._run(rows, cache, head=head)
-        except Exception:
-            self._memory.lose(slots)
-            raise
-
-    def _run(self, rows: Sequence[Sequence[int]], cache: list[Any], *, head: bool = True) -> Logits:
-        """Return the logits after every token: (rows, tokens, vocabulary); none without the head,
-        which mlx computes only if it is needed."""
+        """Compute spans that have one adapter: a layer does not know its rows."""
         import mlx.core as mx
 
-        logits = self.model(mx.array([list(row) for row in rows]), cache=cache)
-        state = [layer.state for layer in cache]
-        if not head:
-            mx.eval(state)
-            return np.empty((len(rows), 0, 0), np.float32)
-        logits = logits.astype(mx.float32)
-        mx.eval(logits, state)
-        return np.array(logits)
+        ends = np.cumsum([len(span.tokens) for span in spans])
+        wanted = [range(end - span.wanted, end) for end, span in zip(ends, spans, strict=True)]
+        rows = [row for one in wanted for row in one]
+        layers = self._memory.layers(spans)
+        self._wanted.choose(rows)
+        try:
+            with self._adapters.using(spans[0].adapter):
+                tokens = [[token] for span in spans for token in span.tokens]
+                logits = self.model(mx.array(tokens), cache=layers)[:, 0].astype(mx.float32)
+            # mlx computes no head that is not asked for.
+            mx.eval([layer.held for layer in layers], *([logits] if rows else []))
+        except Exception:
+            self._memory.release(*(span.slot for span in spans))
+            raise
+        whole = np.array(logits) if rows else np.empty((0, self._vocabulary), np.float32)
+        parts = np.split(whole, np.cumsum([span.wanted for span in spans])[:-1])
+        return {span.slot: part for span, part in zip(spans, parts, strict=True)}

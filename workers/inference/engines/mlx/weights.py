@@ -27,6 +27,7 @@ from shammah.storage.disk import describe_remedy
 from shammah.storage.files import new_file
 from workers.inference.engine import Placement
 from workers.inference.engines.mlx.architecture import MODULES, model_config
+from workers.inference.engines.mlx.kv_slots import attend_by_sequences
 from workers.inference.engines.mlx.spec import GROUP, LIBRARY, kept_path
 from workers.inference.packages.checkpoint import Checkpoint
 from workers.inference.packages.safetensors_header import read_header
@@ -51,6 +52,7 @@ def import_models() -> None:
         spec = importlib.util.find_spec(LIBRARY)
         assert spec is not None  # the obstacle says so
         sys.modules[LIBRARY] = importlib.util.module_from_spec(spec)
+        attend_by_sequences(LIBRARY)
     importlib.import_module(f"{LIBRARY}.models.cache")
 
 
