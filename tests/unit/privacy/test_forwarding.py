@@ -94,7 +94,7 @@ def test_each_forwarding_is_asked_about_until_always() -> None:
     opened = [own.open(QUESTION) for _ in range(6)]
     sent = Outgoing(QUESTION)
     assert opened == [DECLINED, sent, DECLINED, sent, sent, sent]
-    assert asked == [consent_question(sent)] * 4
+    assert asked == [consent_question(sent, "Claude")] * 4
 
 
 def test_what_a_person_is_asked() -> None:
