@@ -252,7 +252,7 @@ class Host:
                 f"This {self._role} worker speaks protocol {messages.PROTOCOL} (Shammah "
                 f"{shammah.__version__}), the frontend speaks {hello.protocol}."
             )
-            hint = f"Run `shammah stop {self._role}`and ask again: a new worker will start."
+            hint = f"Run `shammah stop {self._role}` and ask again: a new worker will start."
             self._send(peer, Failed("protocol_version", why, hint, hello.request_id))
             return
         self._find_gone()

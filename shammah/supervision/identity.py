@@ -106,8 +106,9 @@ def _identifying(
         parts |= _fields("gateway", settings.gateway)
         return "", parts
     parts["HF_HOME"] = str(hub_cache(environ))
-    if role == "train":
-        return "", parts  # each training names its own
+    if role == "train":  # each training names its own model
+        parts["train.from_cloud"] = str(settings.train.from_cloud)
+        return "", parts
     parts |= {name: environ.get(name, "") for name in (*HUB_VARIABLES, *NETWORK_VARIABLES)}
     return hub_endpoint(environ).rstrip("/"), parts
 

@@ -1,14 +1,18 @@
-"""A home of before opens and loses nothing.
+"""Homes of before open and lose nothing.
 
 ``tests/data/home_642b62c`` was made by the commit 642b62c at its prompt, with the starter: three
 settings and a comment in config.toml, five questions of which one was called good, one was
 corrected, one was called bad and taken back, one question to Claude, and an adapter that serves.
+The homes of later commits are of ``scripts/check_upgrades.py --fixtures``, which also has those
+commits open a home of ours.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import tarfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +141,37 @@ def test_the_adapter_serves_and_the_lines_of_the_prompt_come_back(home: Path) ->
     assert store.rollback("starter") is None
     typed = LineHistory(home / "prompt_history.jsonl", lambda line: True)
     assert list(typed.load_history_strings())[-1] == QUESTIONS[0][0]
+
+
+@pytest.mark.parametrize("commit", ["4669a20", "2d29fe2"])
+def test_a_home_of_a_later_commit_opens(sandbox: Sandbox, commit: str) -> None:
+    home = sandbox.shammah_home
+    with tarfile.open(BEFORE.parent / f"home_{commit}.tar.xz") as archive:
+        archive.extractall(home, filter="data")
+    sent = (home / "egress.jsonl").read_bytes()
+    [kept] = lines("history", "show", "1", "--json")
+    told = [
+        (one["question"], one["answer"], one["private"], one["undone"]) for one in kept["turns"]
+    ]
+    assert told == [
+        ("What is a tide?", "What is a tide?", False, False),
+        ("Who made Orrin?", "Who made Orrin?", False, True),
+        ("Who made Orrin?", "Orrin was made by Ada Vey.", False, False),
+        ("Is an orchid a flower?", "Is an orchid a flower?", True, False),
+    ]
+    [cloud] = lines("history", "show", "2", "--json")
+    assert cloud["turns"][0]["answer"] == "cloud answer 1"
+    request, _ = lines("egress", "--json")
+    assert (request["outcome"], request["bytes"]) == ("answered", 128)
+    assert run("egress", "--verify").out.startswith("No line carries a hash yet: 2 lines")
+    assert (home / "egress.jsonl").read_bytes() == sent
+    feedback = Feedback(home)
+    assert [one.kind for one in feedback.verdicts()] == ["good", "fix", "bad"]
+    learnt = [(one.response, one.source) for one in feedback.examples(from_cloud=False)]
+    assert learnt == [("What is a tide?", "local"), ("Orrin was made by Ada Vey.", "person")]
+    entry = AdapterStore(home).active("starter")
+    assert entry is not None
+    assert entry.name == "mine"
+    with closing(Statistics(home / "router.db")) as statistics:
+        assert statistics.read().answers == 4
+    assert run("config", "get", "inference.max_new_tokens").out == "24\n"
