@@ -15,7 +15,7 @@ import pytest
 from shammah.bus.messages import ChatMessage, Done, Failed, NotAvailable, Ready, Token
 from shammah.chat.conversation import Step, Waiting
 from shammah.chat.session import Session
-from shammah.privacy.ledger import read_ledger
+from shammah.privacy.ledger import read_ledger, verify_ledger
 from shammah.router.decision import Override, Target
 from shammah.router.route import RouteDecision
 from shammah.settings.load import load_settings
@@ -170,3 +170,5 @@ def test_an_answer_that_a_stop_has_cut_short_is_a_failure(
     assert "".join(pieces) == ("cloud answer 1" if behaviour == "wait" else "")
     entries, _ = read_ledger(sandbox.shammah_home)
     assert [entry.outcome for entry in entries] == ["cancelled"]
+    verified = verify_ledger(sandbox.shammah_home).report
+    assert (verified.damage, verified.links, verified.behind) == ((), 2, 0)

@@ -124,8 +124,9 @@ def policy_for(
 def _sending(base: Policy, home: Path, ports: tuple[int, ...]) -> Policy:
     """What asks other machines may: it writes down what leaves."""
     from shammah.privacy.ledger import NAME as LEDGER  # what only these roles need
+    from shammah.storage.chain import head_path
 
-    files = (home / LEDGER,)
+    files = (home / LEDGER, head_path(home / LEDGER))
     return replace(base, files=files, network=Network.NAMES, ports=tuple(sorted({*ports})))
 
 
