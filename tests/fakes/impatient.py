@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shammah.supervision.lifecycle import WorkerSpec
-from workers.cloud import retry, service
+from workers.cloud import service
+from workers.outgoing import retry
 
 IMPATIENT = str(Path(__file__))
 
