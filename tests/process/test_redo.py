@@ -288,7 +288,7 @@ class TestRedo:
     ) -> None:
         person.type("one")
         (before,) = person.conversation.turns
-        monkeypatch.setattr(person.session.gate, "open", lambda conversation: NEVER)
+        monkeypatch.setattr(person.session.gate, "open", lambda *_: NEVER)
         told = person.type("/redo cloud")
         assert "cloud.use is never" in told
         assert "Keeping the first answer." in told
@@ -298,7 +298,7 @@ class TestRedo:
         self, person: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(person.session.gate, "open", lambda conversation: NEVER)
+            patch.setattr(person.session.gate, "open", lambda *_: NEVER)
             person.type("/cloud one")
         assert person.conversation.turns[-1].answer == ""
         assert "Nobody was asked. To choose: /redo local or /redo cloud" in person.type("/redo")

@@ -201,9 +201,9 @@ def _backend(argument: str, old: Turn, servers: Collection[str]) -> tuple[Target
     if argument in servers:
         return Target.SERVER, argument
     if argument:
-        known = ", ".join(["local", "cloud", *servers])
         if argument not in ("local", "cloud"):
-            raise UsageError(f"/redo takes one of {known}, not {argument!r:.40}.")
+            known = ", ".join([*servers, "local"])
+            raise UsageError(f"/redo takes {known} or cloud, not {argument!r:.40}.")
         return Target(argument), ""
     if old.provenance is None and old.decision is None:
         raise UsageError("Nobody was asked.", "To choose: /redo local or /redo cloud.")
