@@ -1,9 +1,10 @@
-"""One greedy answer of the starter, by the native engine alone: what scripts/test-arm compares.
+"""One greedy answer of the starter in 8 bits and one in 4, by the native engine alone: what
+scripts/test-arm compares.
 
     answer.py STARTER SCRATCH [TOKENS]
 
-Prints the machine and its library on stderr, and the tokens, the text and a digest of the packed
-weights on stdout.
+Prints the machine and its library on stderr, and for each the tokens, the text and a digest of the
+packed weights on stdout.
 """
 
 from __future__ import annotations
@@ -36,9 +37,15 @@ def main() -> None:
     count = int(sys.argv[3]) if len(sys.argv) > 3 else 16
     carried = carried_library()
     print(f"{platform.machine()}: {carried and carried[0].name}", file=sys.stderr)
+    for quantization in ("int8", "int4"):
+        answer(starter, scratch / quantization, quantization, count)
+
+
+def answer(starter: Path, scratch: Path, quantization: str, count: int) -> None:
+    """Load the starter in so many bits, and print its answer and a digest of the packed weights."""
     text = ModelText.load(starter)
     runner = NativeRunner(scratch / "quantized", scratch / "kernels", 2)
-    runner.load(inspect_checkpoint(starter), LoadSettings(quantization="int8"), Quiet())
+    runner.load(inspect_checkpoint(starter), LoadSettings(quantization=quantization), Quiet())
     prompt = text.encode([("user", QUESTION)], ask=True)
     runner.reserve(1, len(prompt) + count)
     tokens: list[int] = []
@@ -50,6 +57,7 @@ def main() -> None:
         logits = runner.forward([Span(0, len(prompt) + len(tokens) - 1, tokens[-1:])])[0]
     runner.close()
     (packed,) = (scratch / "quantized").glob("*.safetensors")
+    print(quantization)
     print(" ".join(map(str, tokens)))
     print(text.decode(tokens))
     print(hashlib.sha256(packed.read_bytes()).hexdigest())
