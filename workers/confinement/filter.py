@@ -123,11 +123,6 @@ def filter_program(machine: str, network: Network) -> bytes | None:
     return None if known is None else assemble(_steps(known, network))
 
 
-def refused_calls() -> tuple[str, ...]:
-    """The names of the calls that are refused whatever their arguments are."""
-    return tuple(_CALLS)
-
-
 def _steps(machine: Machine, network: Network) -> list[Step]:
     column = machine.column
     steps = [Step(_LOAD, 4), Step(_EQUAL, machine.audit, no="refuse"), Step(_LOAD, 0)]
