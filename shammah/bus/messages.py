@@ -549,7 +549,8 @@ class Done:
     ``cancelled``, ``refusal``, ``repetition`` (of itself, endlessly), ``tool_call`` or ``other``.
     ``notices`` are sentences that the user should see; ``left_out``: private turns that the
     frontend did not send; ``tool_calls``: those that the client is to make now, where
-    ``finish_reason`` is ``tool_call``."""
+    ``finish_reason`` is ``tool_call``; ``stop``: the text of `Sampling.stop` that ended it; empty:
+    none did, or nobody knows which."""
 
     request_id: str
     finish_reason: str
@@ -559,6 +560,7 @@ class Done:
     notices: tuple[str, ...] = ()
     left_out: int = 0
     tool_calls: tuple[ToolCall, ...] = ()
+    stop: str = ""
 
 
 Control = Hello | Ping | Detach | GetStatus | Replay | Prove | Cancel | Stop

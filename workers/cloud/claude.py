@@ -177,6 +177,7 @@ class _Question:
             ),
             notices=notices,
             tool_calls=self._reading.tool_calls,
+            stop=self._reading.stop,
         )
 
     def usage(self) -> Usage:

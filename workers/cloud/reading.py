@@ -43,6 +43,8 @@ class Reading:
         """Pieces of content so far, text or not."""
         self.model = ""
         self.stop_reason: str | None = None
+        self.stop = ""
+        """The text that ended the answer; empty: none did."""
         self._clock = clock
         self._started_s = clock()
         self._text_s: float | None = None
@@ -108,6 +110,8 @@ class Reading:
                 self._calls = [_checked(call) for call in self._calls]
             if isinstance(event.delta.stop_reason, str):
                 self.stop_reason = event.delta.stop_reason
+            if isinstance(stop := getattr(event.delta, "stop_sequence", None), str):
+                self.stop = _encodable(stop)
         return ""
 
     def _mark(self) -> None:

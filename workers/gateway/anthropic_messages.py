@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from shammah.bus.messages import ChatMessage, Sampling, Tool, ToolCall, Usage
+from shammah.bus.messages import ChatMessage, Done, Sampling, Tool, ToolCall, Usage
 from shammah.chat.conversation import Turn
 from workers.gateway.api import Document, calls_of, event
 from workers.gateway.asking import CLAUDE, Asked, compose, effort_of, read_arguments
@@ -160,11 +160,8 @@ class MessageWriter:
         calls = [_describe_call(call) for call in calls_of(turn)]
         content: list[Document] = [thought] if turn.thoughts else []
         content += [{"type": "text", "text": turn.answer}] if turn.answer or not calls else []
-        finish = FINISH.get(turn.finish, "end_turn")
-        return self._message(model, usage_of(turn.usage)) | {
-            "content": content + calls,
-            "stop_reason": finish,
-        }
+        message = self._message(model, usage_of(turn.usage))
+        return message | {"content": content + calls} | _describe_end(turn)
 
     def begin(self, model: str) -> str:
         return _event("message_start", message=self._message(model, usage_of(Usage())))
@@ -181,9 +178,8 @@ class MessageWriter:
         return _event("ping")
 
     def end(self, turn: Turn) -> str:
-        delta = {"stop_reason": FINISH.get(turn.finish, "end_turn"), "stop_sequence": None}
         calls = "".join(map(self._call, calls_of(turn)))
-        ended = _event("message_delta", delta=delta, usage=usage_of(turn.usage))
+        ended = _event("message_delta", delta=_describe_end(turn), usage=usage_of(turn.usage))
         return calls + self._leave() + ended + _event("message_stop")
 
     def _call(self, call: ToolCall) -> str:
@@ -218,6 +214,12 @@ class MessageWriter:
 
     def _delta(self, delta: Document) -> str:
         return _event("content_block_delta", index=len(self._blocks) - 1, delta=delta)
+
+
+def _describe_end(turn: Turn) -> Document:
+    stop = turn.end.stop if isinstance(turn.end, Done) and turn.finish == "stop" else ""
+    reason = "stop_sequence" if stop else FINISH.get(turn.finish, "end_turn")
+    return {"stop_reason": reason, "stop_sequence": stop or None}
 
 
 def _describe_call(call: ToolCall) -> Document:

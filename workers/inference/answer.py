@@ -117,7 +117,7 @@ class Answer:
     @property
     def stopped(self) -> bool:
         """Whether a stop string has come: nothing more is to be said."""
-        return self._stops.found
+        return bool(self._stops.found)
 
     @property
     def full(self) -> bool:
@@ -214,7 +214,8 @@ class Answer:
             thought, said = self._splitter.finish()
             reasoning += thought
             text += self._stops.add(self._calls.add(self._blanks.strip(said)))
-            text += self._stops.add(self._calls.finish()) + self._stops.finish()
+            rest = self._calls.finish(cut=step.finish_reason != "stop")
+            text += self._stops.add(rest) + self._stops.finish()
         return reasoning, text
 
     def _end_thoughts(self) -> str:
@@ -253,6 +254,7 @@ class Answer:
             provenance=provenance,
             notices=self._notices + ((REPEATED,) if repeats else ()),
             tool_calls=calls,
+            stop=self._stops.found if finish_reason == "stop" and not calls else "",
         )
 
     def _timings(self, now: float) -> Timings:

@@ -322,6 +322,7 @@ class _Question:
             self._answer.timings(arrived_s),
             Provenance(server.role, model, engine=ENGINE, device=server.host),
             tool_calls=join_calls(self._answer.calls),
+            stop="" if reason else self._answer.stop,
         )
 
     @property
@@ -375,6 +376,7 @@ class _Answer:
         self._joint = joint
         # `transformers serve` sends the stop text, too, and what else its last token has.
         self._stops = StopStrings(request.sampling.stop)
+        self._told = ""
         self._reply = reply
         self._clock = clock
         self._asked = clock()
@@ -387,6 +389,7 @@ class _Answer:
         self.finish_reason = chunk.finish_reason or self.finish_reason
         self.model = chunk.model or self.model
         self.calls += chunk.calls
+        self._told = chunk.stop or self._told
         self._usage = chunk.usage or self._usage
         if chunk.text or chunk.reasoning:
             self._last = self._clock()
@@ -405,6 +408,11 @@ class _Answer:
         if text:
             self.shown = True
             self._reply(Token(self._request_id, self._pieces, text))
+
+    @property
+    def stop(self) -> str:
+        """The text that ended the answer, if that is known."""
+        return self._stops.found or self._told
 
     @property
     def usage(self) -> Usage:

@@ -32,7 +32,8 @@ class MalformedChunkError(Exception):
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """What one event of a stream adds. ``calls``: by their index, what is added to an id, a name
-    and arguments; ``error``: the server's own words, if it broke off."""
+    and arguments; ``error``: the server's own words, if it broke off; ``stop``: the text that ended
+    the answer, which vLLM and SGLang tell."""
 
     text: str = ""
     reasoning: str = ""
@@ -41,6 +42,7 @@ class Chunk:
     model: str = ""
     error: str = ""
     calls: tuple[tuple[int, ToolCall], ...] = ()
+    stop: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def read_chunk(data: str) -> Chunk:
         delta = choice.get("delta") or {}
         reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
         reason = choice.get("finish_reason") or ""
+        stop = choice.get("stop_reason") or choice.get("matched_stop")  # or the number of a token
         return Chunk(
             _text(delta.get("content") or ""),
             _text(reasoning),
@@ -131,6 +134,7 @@ def read_chunk(data: str) -> Chunk:
             calls=tuple(
                 (_tokens(one.get("index")), _call(one)) for one in delta.get("tool_calls") or ()
             ),
+            stop=_text(stop) if isinstance(stop, str) else "",
         )
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise MalformedChunkError from None

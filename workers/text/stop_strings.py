@@ -10,17 +10,18 @@ class StopStrings:
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
-        self.found = False
+        self.found = ""
+        """The one that ended the answer; empty: none has."""
 
     def add(self, text: str) -> str:
         """What may be shown now that ``text`` has come; nothing after a stop string."""
         if self.found or not self._stops:
             return "" if self.found else text
         text = self._held + text
-        at = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
-        if at >= 0:
-            self.found, self._held = True, ""
-            return text[:at]
+        found = min(filter(text.count, self._stops), key=text.find, default="")
+        if found:
+            self.found, self._held = found, ""
+            return text[: text.find(found)]
         kept = max(self._begun(text, stop) for stop in self._stops)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]

@@ -8,10 +8,12 @@ model it is explained in the system prompt, and calls and results are text.
 from __future__ import annotations
 
 import json
+import re
 import secrets
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from shammah.bus.messages import ChatMessage, Sampling, Tool, ToolCall
 from workers.text.stop_strings import StopStrings
@@ -117,33 +119,83 @@ class CallSplitter:
         self._all += text
         return self._text.add(text)
 
-    def finish(self) -> str:
-        """What was held back for nothing: the answer has ended."""
-        return self._text.finish()
+    def finish(self, *, cut: bool) -> str:
+        """What was held back for nothing: the answer has ended, or is ``cut`` short. A call that
+        cannot be read is text: an answer of nothing would tell nobody what went wrong."""
+        held = self._text.finish()
+        calls, rest = self._read()
+        return held if calls or cut else held + rest
 
     @property
     def broken_off(self) -> bool:
         """Whether it ends within a call."""
-        return self._text.found and CALL_END not in self._all.rpartition(CALL)[2]
+        _, rest = self._read()
+        return CALL in rest and not rest.rstrip().endswith(CALL_END)
 
     def calls(self) -> tuple[ToolCall, ...]:
         """Those that are complete, each once."""
-        found = dict[tuple[str, str], ToolCall]()
-        for part in self._all.split(CALL)[1:] if self._text.found else ():
-            written, end, _ = part.partition(CALL_END)
-            if end and (call := _read(written)) is not None:
+        return self._read()[0]
+
+    def _read(self) -> tuple[tuple[ToolCall, ...], str]:
+        """The calls, and what follows them, from a tag on that begins none."""
+        text, found = self._all if self._text.found else "", dict[tuple[str, str], ToolCall]()
+        at = rest = max(text.find(CALL), 0)
+        while (at := text.find(CALL, at)) >= 0:
+            call, at = _read(text, at + len(CALL))
+            if call is not None:
                 found.setdefault((call.name, call.arguments), call)
-        return tuple(found.values())
+                rest = at
+        return tuple(found.values()), text[rest:]
 
 
-def _read(written: str) -> ToolCall | None:
+def _finite(written: str) -> float:
+    """What JSON allows and a float does not hold (``1e999``) would not be JSON when written."""
+    return max(-sys.float_info.max, min(float(written), sys.float_info.max))
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+_JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse)
+_BLANKS = re.compile(r"\s*")
+
+
+def _read(text: str, at: int) -> tuple[ToolCall | None, int]:
+    """The call that begins there, and where to go on. Its end is that of its JSON: a string in it
+    may hold the tags. A model that ends its answer there may leave the closing one out."""
     try:
-        call: Any = json.loads(written)
-    except ValueError:
+        call, end = _JSON.raw_decode(text, _after_blanks(text, at))
+    except (ValueError, RecursionError):
+        return None, at
+    end = _after_blanks(text, end)
+    if end < len(text) and not text.startswith(CALL_END, end):
+        return None, at
+    return _as_call(call), end + len(CALL_END)
+
+
+def _after_blanks(text: str, at: int) -> int:
+    found = _BLANKS.match(text, at)
+    return found.end() if found else at
+
+
+def _as_call(call: Any) -> ToolCall | None:
+    """``None``: it is none. Some models leave out the arguments of a tool that takes none, or write
+    them as a text, as OpenAI's API has them."""
+    if not isinstance(call, dict) or not isinstance(name := call.get("name"), str):
         return None
-    if not isinstance(call, Mapping) or not isinstance(call.get("arguments"), Mapping):
+    arguments = call.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = _JSON.decode(arguments)
+        except (ValueError, RecursionError):
+            return None
+    if not isinstance(arguments, dict):
         return None
-    name = call.get("name")
-    arguments = json.dumps(call["arguments"], ensure_ascii=False)
-    is_name = isinstance(name, str)
-    return ToolCall(f"call_{secrets.token_hex(8)}", str(name), arguments) if is_name else None
+    written = json.dumps(arguments, ensure_ascii=False)
+    return ToolCall(f"call_{secrets.token_hex(8)}", _sendable(name), _sendable(written))
+
+
+def _sendable(text: str) -> str:
+    """Single halves of surrogate pairs, which JSON can carry, are replaced."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

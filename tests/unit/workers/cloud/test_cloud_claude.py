@@ -125,6 +125,13 @@ def test_finish_reasons(stop_reason: str, finish_reason: str) -> None:
     assert done(stream(start(), text("a"), end(stop_reason), STOP)).finish_reason == finish_reason
 
 
+def test_the_stop_text_that_ended_it_is_told() -> None:
+    delta = {"stop_reason": "stop_sequence", "stop_sequence": "END"}
+    ended = event("message_delta", delta=delta, usage={})
+    assert done(stream(start(), text("a"), ended, STOP)).stop == "END"
+    assert done(stream(start(), text("a"), end(), STOP)).stop == ""
+
+
 def test_a_reason_that_is_not_known_is_named_without_what_a_terminal_would_obey() -> None:
     def notices(reason: str) -> tuple[str, ...]:
         return done(stream(start(), text("a"), end(reason), STOP)).notices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -213,6 +214,17 @@ def test_calls_in_a_message() -> None:
     said = [one["delta"] for one in events if one["type"] == "content_block_delta"]
     assert said[1] == {"type": "input_json_delta", "partial_json": ARGUMENTS}
     assert sum(one["type"] == "content_block_stop" for one in events) == len(blocks) == 3
+
+
+def test_a_message_says_which_text_ended_it() -> None:
+    ended = Done("r", "stop", Usage(), Timings(), Provenance("inference", "m"), stop="END")
+    for stop, reason, text in (("END", "stop_sequence", "END"), ("", "end_turn", None)):
+        turn = Turn("Look.", "Well.", end=replace(ended, stop=stop))
+        writer = MessagesApi().writer(read(MessagesApi(), MESSAGES), "n", 1)
+        whole, last = writer.whole(turn, "m"), writer.end(turn)
+        assert (whole["stop_reason"], whole["stop_sequence"]) == (reason, text)
+        delta = json.dumps({"stop_reason": reason, "stop_sequence": text}, separators=(",", ":"))
+        assert f'"delta":{delta}' in last
 
 
 def test_calls_in_a_response() -> None:

@@ -160,13 +160,14 @@ def test_how_tokens_come_changes_neither_text_nor_count_nor_reason(
     assert isinstance(single, Done)
     assert found == expected
     assert done.usage == single.usage
-    assert done.finish_reason == single.finish_reason
+    assert (done.finish_reason, done.stop) == (single.finish_reason, single.stop)
 
 
 def test_a_stop_string_within_a_step_ends_the_answer_there() -> None:
     found, done = _serve([StepResult("a", 0, 6, tuple(map(ord, "ab#cde")))], ("#",))
     assert isinstance(done, Done)
     assert (found, done.finish_reason, done.usage.output_tokens) == ("ab", "stop", 3)
+    assert done.stop == "#"
     found, done = _serve([StepResult("a", 0, 3, tuple(map(ord, "#ab")), "length")], ("#",))
     assert isinstance(done, Done)
     assert (found, done.finish_reason, done.usage.output_tokens) == ("", "stop", 1)

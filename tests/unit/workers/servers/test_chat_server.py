@@ -195,6 +195,7 @@ def test_a_stop_text_that_the_server_sends_is_cut_off() -> None:
 
     ended = asyncio.run(ask())
     assert isinstance(ended, Done)
+    assert ended.stop == "Paris"
     assert "".join(token.text for token in tokens) == "It is in "
 
 

@@ -118,6 +118,13 @@ def test_calls_come_in_pieces() -> None:
     assert join_calls(pieces) == expected
 
 
+@pytest.mark.parametrize("name", ["stop_reason", "matched_stop"])
+def test_some_tell_which_text_ended_it(name: str) -> None:
+    for told, stop in (("END", "END"), (151645, ""), (None, "")):
+        choice = {"delta": {}, "finish_reason": "stop", name: told}
+        assert read_chunk(json.dumps({"choices": [choice]})).stop == stop
+
+
 def test_models_with_their_contexts() -> None:
     document = {
         "data": [

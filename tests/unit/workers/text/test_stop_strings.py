@@ -31,12 +31,13 @@ def test_the_answer_ends_before_the_first_stop_string(
         # Nothing is shown that a stop string may take back.
         assert (text[: min(found)] if found else text).startswith(shown)
     shown += finder.finish()
-    assert finder.found is bool(found)
+    assert bool(finder.found) is bool(found)
     if not found:
         assert shown == text
     else:
         # Another stop string may have ended earlier in the text as it came.
-        assert any(text[len(shown) :].startswith(stop) for stop in stops if stop)
+        assert finder.found in stops
+        assert text[len(shown) :].startswith(finder.found)
 
 
 def test_text_is_held_back_only_while_it_may_be_a_stop_string() -> None:
@@ -45,7 +46,7 @@ def test_text_is_held_back_only_while_it_may_be_a_stop_string() -> None:
     assert finder.add("ed") == "Used"
     assert finder.add(" User") == " "
     assert finder.add(": no") == ""
-    assert finder.found
+    assert finder.found == "User:"
     assert finder.add("more") == finder.finish() == ""
 
 

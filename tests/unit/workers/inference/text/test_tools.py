@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,7 +62,7 @@ def test_calls_are_kept_apart_however_they_come(cuts: list[int], said: str) -> N
     for cut in [*cuts, len(whole)]:
         shown += splitter.add(whole[at : at + cut])
         at += cut
-    assert shown + splitter.finish() == said
+    assert shown + splitter.finish(cut=False) == said
     assert [(one.name, json.loads(one.arguments)) for one in splitter.calls()] == [
         ("weather", {"city": "Paris"}),
         ("weather", {"city": "Rome"}),
@@ -74,11 +76,59 @@ def test_the_same_call_again_is_none() -> None:
     assert len(splitter.calls()) == 1
 
 
-def test_what_is_half_a_call_is_none() -> None:
-    for written in ("<tool_call>\n{", "<tool_call>[1]</tool_call>", '<tool_call>{"name": 1}'):
+def read(written: str) -> list[tuple[str, str]]:
+    splitter = CallSplitter(expected=True)
+    assert splitter.add(written) == ""
+    return [(one.name, one.arguments) for one in splitter.calls()]
+
+
+@pytest.mark.parametrize("odd", ["</tool_call>", "<tool_call>", "}}\n</tool_call>\n", '"\\', "é\n"])
+def test_tags_and_signs_in_strings_end_no_call(odd: str) -> None:
+    arguments = json.dumps({odd: {"a": odd}, "b": [odd]}, ensure_ascii=False)
+    written = f'<tool_call>\n{{"name": {json.dumps(odd)}, "arguments": {arguments}}}\n</tool_call>'
+    assert read(f"{written}\n{WRITTEN}") == [(odd, arguments), ("weather", CALL.arguments)]
+
+
+@pytest.mark.parametrize(
+    ("written", "arguments"),
+    [
+        ('"arguments": {}', "{}"),
+        ('"arguments": null', "{}"),
+        ('"x": 1', "{}"),
+        (r'"arguments": "{\"a\": 1}"', '{"a": 1}'),
+        ('"arguments": {"a": 1e999}', f'{{"a": {sys.float_info.max}}}'),
+        (r'"arguments": {"a": "\ud83d"}', '{"a": "\ufffd"}'),
+        ('"arguments": [1]', None),
+        ('"arguments": "[1]"', None),
+        ('"arguments": {"a": NaN}', None),
+        ('"arguments": ' + '{"a":' * 9999, None),
+    ],
+)
+def test_arguments_are_an_object_that_others_can_read(written: str, arguments: str | None) -> None:
+    found = read(f'<tool_call>{{"name": "t", {written}}}</tool_call>')
+    assert found == ([] if arguments is None else [("t", arguments)])
+
+
+def test_the_closing_tag_may_be_missing_at_the_end() -> None:
+    assert read(WRITTEN.removesuffix("</tool_call>")) == [("weather", CALL.arguments)]
+
+
+@pytest.mark.parametrize(
+    "written", ["<tool_call>\n{", "<tool_call>[1]</tool_call>", '<tool_call>{"name": 1}']
+)
+def test_what_cannot_be_read_is_text_unless_it_was_cut(written: str) -> None:
+    splitter = CallSplitter(expected=True)
+    assert splitter.add(f"So: {written}") == "So: "
+    assert splitter.calls() == ()
+    assert splitter.finish(cut=True) == ""
+    assert splitter.finish(cut=False) == written
+
+
+def test_an_answer_breaks_off_within_a_string_that_holds_the_tag() -> None:
+    for more, broken_off in (("", False), ('<tool_call>{"name": "</tool_call> and', True)):
         splitter = CallSplitter(expected=True)
-        assert splitter.add(written) == ""
-        assert splitter.calls() == ()
+        splitter.add(WRITTEN + more)
+        assert (len(splitter.calls()), splitter.broken_off) == (1, broken_off)
 
 
 def test_where_none_is_expected_everything_is_text() -> None:
