@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from shammah.bus.messages import ChatMessage, Sampling
 from shammah.chat.conversation import Conversation, Turn
+from shammah.models.catalogue import SERVER
 from shammah.privacy import Mark
-from shammah.router.route import Target
+from shammah.router.route import Override, Target
 from shammah.settings.model import Settings
 from workers.gateway.refusals import RefusedError, invalid
 
@@ -51,10 +52,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a client says in headers: who shall answer, whether the question is private, and how the
-    client is called."""
+    """What a client says in headers: who shall answer (a model's name; empty: as the request says),
+    whether the question is private, and how the client is called."""
 
-    target: Target | None = None
+    model: str = ""
     private: bool = False
     client: str = ""
 
@@ -129,30 +130,34 @@ def read_wishes(headers: Mapping[str, str]) -> Wishes:
     Raises:
         RefusedError: they say what cannot be meant.
     """
-    target = headers.get("shammah-target", AUTO).strip().lower()
-    if target not in (AUTO, LOCAL, CLOUD):
-        raise invalid("shammah-target must be auto, local or cloud.", "shammah-target")
+    target = headers.get("shammah-target", AUTO).strip()
+    target = target if target.startswith(SERVER) else target.lower()
+    if target not in (AUTO, LOCAL, CLOUD) and not target.startswith(SERVER):
+        what = "shammah-target must be auto, local, cloud or server:NAME."
+        raise invalid(what, "shammah-target")
     private = headers.get("shammah-private", "no").strip().lower()
     if private not in ("yes", "no", "true", "false", "1", "0"):
         raise invalid("shammah-private must be yes or no.", "shammah-private")
     agent = headers.get("user-agent", "").split("/")[0].strip()
     client = (headers.get("shammah-client") or agent or "a program")[:CLIENT_CHARACTERS]
-    wanted = None if target == AUTO else Target(target)
-    return Wishes(wanted, private in ("yes", "true", "1"), client)
+    return Wishes("" if target == AUTO else target, private in ("yes", "true", "1"), client)
 
 
-def target_of(model: str, settings: Settings, local_model: str) -> Target | None:
-    """Who answers for a model's name; ``None``: whom the router chooses.
+def override_of(model: str, settings: Settings, local_model: str) -> Override:
+    """Who answers for a model's name; without a target: whom the router chooses.
 
     Raises:
         RefusedError: there is no such model here.
     """
     if model == AUTO:
-        return None
-    if model in (LOCAL, local_model, settings.model):
-        return Target.LOCAL
+        return Override()
+    served = f"{SERVER}{settings.server}" if settings.server else LOCAL
+    if model in (LOCAL, local_model, settings.model, served):
+        return Override(Target.LOCAL)
     if model in (CLOUD, settings.cloud_model) or model.startswith(CLAUDE):
-        return Target.CLOUD
+        return Override(Target.CLOUD)
+    if model.startswith(SERVER) and (name := model.removeprefix(SERVER)) in settings.beside:
+        return Override(Target.SERVER, server=name)
     known = ", ".join(name for name, _ in models(settings, local_model))
     what = f"There is no model {model!r:.60} here. Try one of: {known}."
     raise RefusedError(404, "model_not_found", what, param="model")
@@ -165,6 +170,7 @@ def models(settings: Settings, local_model: str) -> list[tuple[str, str]]:
         found |= {CLOUD: settings.cloud_name, settings.cloud_model: settings.cloud_name}
     if local_model not in found:
         found[local_model] = "the local model"
+    found |= {f"{SERVER}{name}": f"the server {name}" for name in settings.beside}
     return list(found.items())
 
 

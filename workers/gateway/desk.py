@@ -25,7 +25,7 @@ from shammah.history.recorder import Recorder, history_of
 from shammah.privacy import Mark, split_prefix, told_beside
 from shammah.router.decision import Override, RouteDecision, Target
 from shammah.settings.model import Settings
-from workers.gateway.asking import CLAUDE, Asked, Transcript, Wishes, room, target_of
+from workers.gateway.asking import CLAUDE, Asked, Transcript, Wishes, override_of, room
 from workers.gateway.memory import Known, Memory
 from workers.gateway.refusals import RETRY_S, RefusedError
 
@@ -178,13 +178,14 @@ class Desk:
         Raises:
             RefusedError: too many wait, or there is no such model.
         """
-        target = wishes.target or target_of(asked.model, self._settings, self.local_model)
+        model = wishes.model or asked.model
+        override = override_of(model, self._settings, self.local_model)
         if self._waiting >= WAITING:
             what = f"{RUNNING} questions are being answered, and {WAITING} wait."
             raise RefusedError(429, "busy", what, retry_s=RETRY_S)
         await self._take_slot()
         reply = Reply(self._attach().beside(), partial(self._explain, number))
-        work = partial(self._answer, reply, asked, wishes, target)
+        work = partial(self._answer, reply, asked, wishes, override)
         working = asyncio.get_running_loop().run_in_executor(self._threads, work)
         self._replies[reply] = working
         working.add_done_callback(lambda _: self._end(reply))
@@ -277,16 +278,16 @@ class Desk:
 
     # --- on the threads of answers --------------------------------------------------------
 
-    def _answer(self, reply: Reply, asked: Asked, wishes: Wishes, target: Target | None) -> None:
+    def _answer(self, reply: Reply, asked: Asked, wishes: Wishes, override: Override) -> None:
         try:
-            self._run(reply, asked, wishes, target)
+            self._run(reply, asked, wishes, override)
         except Exception as error:
             reply.put(error)
         finally:
             for notice in reply.session.notices.take():
                 log.info("%s", notice)
 
-    def _run(self, reply: Reply, asked: Asked, wishes: Wishes, target: Target | None) -> None:
+    def _run(self, reply: Reply, asked: Asked, wishes: Wishes, override: Override) -> None:
         session = reply.session
         self._recalled.result()
         marks = self._memory.marks(session, asked.messages)
@@ -294,8 +295,10 @@ class Desk:
             marks[-1] = Mark(True, marks[-1].why)
         offered = map(session.gate.rules.mark, told_beside(asked.sampling))
         found = next((mark for mark in chain(marks, offered) if mark.private), Mark())
-        if found.private and target is Target.CLOUD:
-            raise _kept_here(found)
+        server = self._settings.beside.get(override.server)
+        elsewhere = not server.takes_private if server else override.target is Target.CLOUD
+        if found.private and elsewhere:
+            raise _kept_here(found, override.server or "the cloud")
         if found.private:
             reply.put(found)
         if asked.model.startswith(CLAUDE):
@@ -306,7 +309,7 @@ class Desk:
         prompt = Prompt(
             split_prefix(asked.messages[-1].content)[0],
             found.private,
-            override=Override(target, private=found.private),
+            override=replace(override, private=found.private),
             sampling=asked.sampling,
             max_new_tokens=room(asked, self._settings),
             whole=True,
@@ -351,7 +354,7 @@ class Desk:
         return recorder
 
 
-def _kept_here(mark: Mark) -> RefusedError:
+def _kept_here(mark: Mark, where: str) -> RefusedError:
     why = mark.why or "you said that it is private"
-    what = f"Private, because {why}. Nothing was sent to the cloud; ask the model auto or local."
+    what = f"Private, because {why}. Nothing was sent to {where}; ask the model auto or local."
     return RefusedError(403, "private", what)

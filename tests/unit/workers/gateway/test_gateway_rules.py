@@ -12,10 +12,10 @@ import pytest
 from shammah.bus.messages import ChatMessage, Failed
 from shammah.chat.conversation import Turn
 from shammah.privacy.gate import Gate
-from shammah.router.route import Target
-from shammah.settings.model import CloudSettings, Settings
+from shammah.router.route import Override, Target
+from shammah.settings.model import CloudSettings, ServerSettings, Settings
 from workers.gateway.access import refuse_place, refuse_stranger
-from workers.gateway.asking import Asked, models, read_wishes, room, target_of
+from workers.gateway.asking import Asked, models, override_of, read_wishes, room
 from workers.gateway.memory import Known, Memory
 from workers.gateway.refusals import Dialect, RefusedError, describe, refusal_of
 
@@ -69,20 +69,47 @@ def test_the_token_comes_in_either_header() -> None:
 
 
 def test_a_name_says_who_answers() -> None:
-    assert target_of("auto", KEYED, "starter") is None
+    assert override_of("auto", KEYED, "starter") == Override()
     for name in ("local", "starter"):
-        assert target_of(name, KEYED, "starter") is Target.LOCAL
+        assert override_of(name, KEYED, "starter") == Override(Target.LOCAL)
     for name in ("cloud", KEYED.cloud.model, "claude-opus-5-5"):
-        assert target_of(name, KEYED, "starter") is Target.CLOUD
-    with pytest.raises(RefusedError, match=r"'gpt-4'.*auto, local, starter"):
-        target_of("gpt-4", KEYLESS, "starter")
+        assert override_of(name, KEYED, "starter") == Override(Target.CLOUD)
+    for name in ("gpt-4", "server:"):
+        with pytest.raises(RefusedError, match=rf"'{name}'.*auto, local, starter"):
+            override_of(name, KEYLESS, "starter")
     assert [name for name, _ in models(KEYED, "starter")][2] == "cloud"
+
+
+def test_a_server_is_asked_by_its_name_unless_it_is_the_cloud_or_the_local_model() -> None:
+    address = "http://127.0.0.1:1/v1"
+    named = {
+        "box": ServerSettings(address, trust="trusted"),
+        "mine": ServerSettings(address),
+        "shop": ServerSettings(address, trust="cloud"),
+    }
+    settings = replace(KEYLESS, model="server:mine/llama", servers=named)
+    assert override_of("server:box", settings, "llama") == Override(Target.SERVER, server="box")
+    for name in ("server:mine", "server:mine/llama", "llama"):
+        assert override_of(name, settings, "llama") == Override(Target.LOCAL)
+    assert [name for name, _ in models(settings, "llama")] == [
+        "auto",
+        "local",
+        "llama",
+        "server:box",
+    ]
+    for name in ("server:shop", "server:", "server:box/llama", "server:none"):
+        with pytest.raises(
+            RefusedError, match=rf"no model '{name}' here.*: .*server:box\."
+        ) as found:
+            override_of(name, settings, "llama")
+        assert (found.value.status, found.value.code) == (404, "model_not_found")
 
 
 def test_what_headers_say() -> None:
     wishes = read_wishes({"user-agent": "opencode/1.18 (linux)", "shammah-private": "yes"})
-    assert (wishes.target, wishes.private, wishes.client) == (None, True, "opencode")
-    assert read_wishes({"shammah-target": "Cloud"}).target is Target.CLOUD
+    assert (wishes.model, wishes.private, wishes.client) == ("", True, "opencode")
+    assert read_wishes({"shammah-target": "Cloud"}).model == "cloud"
+    assert read_wishes({"shammah-target": "server:Box"}).model == "server:Box"
     assert read_wishes({"shammah-client": "x" * 99}).client == "x" * 40
     with pytest.raises(RefusedError, match="shammah-private"):
         read_wishes({"shammah-private": "perhaps"})
