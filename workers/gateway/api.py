@@ -63,6 +63,11 @@ def event(document: Document, name: str = "") -> str:
     return (f"event: {name}\n" if name else "") + f"data: {data}\n\n"
 
 
+def encode(document: Document) -> bytes:
+    """As JSON. The arguments of a call may hold half a character, which UTF-8 cannot."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+
 def failed(refused: RefusedError, dialect: Dialect) -> str:
     """The event of an answer that broke off."""
     name = "error" if dialect is Dialect.ANTHROPIC else ""

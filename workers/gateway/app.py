@@ -29,7 +29,7 @@ from shammah.settings.model import Settings
 from workers.gateway import asking, page
 from workers.gateway.access import Access, dialect_of
 from workers.gateway.anthropic_messages import MessagesApi, read_messages, read_tools
-from workers.gateway.api import Api, Writer, failed
+from workers.gateway.api import Api, Writer, encode, failed
 from workers.gateway.asking import Asked, Wishes, read_wishes
 from workers.gateway.desk import Desk, Heard, Piece, Remark, Reply
 from workers.gateway.fields import Fields
@@ -269,8 +269,9 @@ class Answer(Response):
                     await self._stream(reply, writer, say)
                     await send({"type": "http.response.body", "body": b""})
                 else:
-                    document = await self._whole(reply, writer)
-                    await JSONResponse(document, headers=course.headers)(scope, receive, send)
+                    said = encode(await self._whole(reply, writer))
+                    answer = Response(said, 200, course.headers, "application/json")
+                    await answer(scope, receive, send)
             return
         except RefusedError as error:
             refused = error
@@ -280,8 +281,8 @@ class Answer(Response):
             await send(_chunk(failed(refused, self._api.dialect)))
             await send({"type": "http.response.body", "body": b""})
         else:
-            said = refusal(refused, self._api.dialect, course.headers)
-            await said(scope, receive, send)
+            refusing = refusal(refused, self._api.dialect, course.headers)
+            await refusing(scope, receive, send)
 
     async def _whole(self, reply: Reply, writer: Writer) -> dict[str, object]:
         while True:

@@ -321,7 +321,7 @@ class _Question:
             price.with_cost(self.usage()) if server.role == "cloud" else self.usage(),
             self._answer.timings(arrived_s),
             Provenance(server.role, model, engine=ENGINE, device=server.host),
-            tool_calls=join_calls(self._answer.calls),
+            tool_calls=self._answer.calls,
             stop="" if reason else self._answer.stop,
         )
 
@@ -349,6 +349,7 @@ class _Question:
                 check.add(chunk.text)
                 answer.take(chunk)
                 self._advance()
+            answer.settle()
         if not answer.finish_reason:
             raise server.broken()
         check.finish(answer.finish_reason)
@@ -371,7 +372,8 @@ class _Answer:
         self.finish_reason = ""
         self.shown = False
         self.model = ""
-        self.calls: list[tuple[int, ToolCall]] = []
+        self.calls: tuple[ToolCall, ...] = ()
+        self._begun_calls: list[tuple[int, ToolCall]] = []
         self._request_id = request.request_id
         self._joint = joint
         # `transformers serve` sends the stop text, too, and what else its last token has.
@@ -388,7 +390,7 @@ class _Answer:
         """Send on what came, and remember the rest."""
         self.finish_reason = chunk.finish_reason or self.finish_reason
         self.model = chunk.model or self.model
-        self.calls += chunk.calls
+        self._begun_calls += chunk.calls
         self._told = chunk.stop or self._told
         self._usage = chunk.usage or self._usage
         if chunk.text or chunk.reasoning:
@@ -398,6 +400,16 @@ class _Answer:
         if chunk.reasoning:
             self._reply(Token(self._request_id, self._pieces, chunk.reasoning, reasoning=True))
         self._send(self._joint.add(chunk.text) if chunk.text else "")
+
+    def settle(self) -> None:
+        """Join the calls, unless the answer was cut off in them. Servers say ``stop`` of a call
+        that was asked for by its name.
+
+        Raises:
+            MalformedChunkError: one has arguments that are no object.
+        """
+        if self._begun_calls and self.finish_reason in ("stop", "tool_call"):
+            self.calls, self.finish_reason = join_calls(self._begun_calls), "tool_call"
 
     def finish(self) -> None:
         """Send what was held back."""

@@ -141,16 +141,29 @@ def read_chunk(data: str) -> Chunk:
 
 
 def join_calls(pieces: Iterable[tuple[int, ToolCall]]) -> tuple[ToolCall, ...]:
-    """The calls whose ``pieces`` came one after the other."""
+    """The calls whose ``pieces`` came one after the other.
+
+    Raises:
+        MalformedChunkError: one has arguments that are no object.
+    """
     found: dict[int, ToolCall] = {}
     for index, piece in pieces:
         before = found.get(index, ToolCall("", "", ""))
         arguments = before.arguments + piece.arguments
         found[index] = ToolCall(before.id + piece.id, before.name + piece.name, arguments)
     return tuple(
-        replace(call, id=call.id or f"call_{index}", arguments=call.arguments or "{}")
+        replace(call, id=call.id or f"call_{index}", arguments=_object(call.arguments or "{}"))
         for index, call in sorted(found.items())
     )
+
+
+def _object(written: str) -> str:
+    try:
+        if isinstance(json.loads(written), dict):
+            return written
+    except (ValueError, RecursionError):
+        pass
+    raise MalformedChunkError
 
 
 def read_error(found: Any) -> str:

@@ -11,7 +11,7 @@ import pytest
 from shammah.bus.messages import ChatMessage, Done, Provenance, Timings, Tool, ToolCall, Usage
 from shammah.chat.conversation import Turn
 from workers.gateway.anthropic_messages import MessagesApi
-from workers.gateway.api import Api
+from workers.gateway.api import Api, encode
 from workers.gateway.asking import Asked
 from workers.gateway.fields import Fields
 from workers.gateway.memory import Known, Memory
@@ -214,6 +214,14 @@ def test_calls_in_a_message() -> None:
     said = [one["delta"] for one in events if one["type"] == "content_block_delta"]
     assert said[1] == {"type": "input_json_delta", "partial_json": ARGUMENTS}
     assert sum(one["type"] == "content_block_stop" for one in events) == len(blocks) == 3
+
+
+def test_arguments_with_half_a_character_can_be_sent() -> None:
+    turn = replace(
+        TURN, end=replace(TURN.end, tool_calls=(replace(CALL, arguments=r'{"a": "\ud83d"}'),))
+    )
+    whole = MessagesApi().writer(read(MessagesApi(), MESSAGES), "n", 1).whole(turn, "m")
+    assert json.loads(encode(whole))["content"][1]["input"] == {"a": "?"}
 
 
 def test_a_message_says_which_text_ended_it() -> None:

@@ -184,6 +184,27 @@ def test_a_schema_that_the_server_ignores_is_a_failure_without_text() -> None:
     assert (isinstance(ended, Failed) and ended.code, tokens) == ("schema_not_enforced", [])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason", "found"),
+    [
+        ('{"a": 1}', "tool_calls", "tool_call"),
+        ('{"a": 1}', "stop", "tool_call"),  # as OpenAI ends a call that was asked for by its name
+        ('{"a": ', "length", "length"),
+        ('{"a": ', "tool_calls", "server_malformed"),
+        ("[1]", "stop", "server_malformed"),
+    ],
+)
+def test_calls_are_whole_or_there_are_none(arguments: str, reason: str, found: str) -> None:
+    called = {"index": 0, "id": "c", "function": {"name": "t", "arguments": arguments}}
+    choice = {"delta": {"tool_calls": [called]}, "finish_reason": reason}
+    _, ended = answer(event(choices=[choice]))
+    if isinstance(ended, Failed):
+        assert ended.code == found
+    else:
+        assert ended.finish_reason == found
+        assert [one.arguments for one in ended.tool_calls] == [arguments] * (found == "tool_call")
+
+
 def test_a_stop_text_that_the_server_sends_is_cut_off() -> None:
     tokens: list[Token] = []
 
