@@ -164,8 +164,9 @@ class Ledger:
                 "egress_unwritable",
                 f"The egress ledger cannot be written ({error.strerror}: {self.path}), so nothing "
                 "was sent.",
-                "Free some space, or fix the file's permissions; each request is logged first. If the "
-                "file was moved away: run `shammah stop`, since a running worker may make no new one.",
+                "Free some space, or fix the file's permissions; each request is logged first. If "
+                "the file was moved away: run `shammah stop`, since a running worker may make no new "
+                "one.",
             ) from error
 
 
