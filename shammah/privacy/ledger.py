@@ -165,8 +165,8 @@ class Ledger:
                 f"The egress ledger cannot be written ({error.strerror}: {self.path}), so nothing "
                 "was sent.",
                 "Free some space, or fix the file's permissions; each request is logged first. If "
-                "the file was moved away: run `shammah stop`, since a running worker may make no new "
-                "one.",
+                "the file was moved away: run `shammah stop`, since a running worker may make no "
+                "new one.",
             ) from error
 
 
