@@ -1,4 +1,5 @@
 # shellcheck shell=sh
+# shellcheck disable=SC2086  # $hashed, $locked, $quiet and $inputs: none or several words
 # What scripts/run and scripts/test share: the environment in .venv, made once and kept true.
 #
 # Sourced with $root (the checkout) and $steps (how many steps the caller announces) set. All
@@ -18,7 +19,9 @@ program=scripts/${0##*/}
 starter=$venv/share/shammah/starter/shammah-manifest.json
 gguf=$venv/share/shammah/SmolLM2-135M-Instruct.Q4_1.gguf
 inputs='pyproject.toml constraints.txt scripts/servers-requirements.txt
-    workers/starter/making.py workers/starter/conversion.py scripts/lib/environment.sh'
+    workers/starter/making.py workers/starter/conversion.py scripts/lib/environment.sh
+    scripts/supply/run.lock scripts/supply/rest.lock scripts/supply/mlx.lock scripts/supply/test.lock
+    scripts/supply/servers.lock'
 step=0
 
 say() { printf '%s\n' "$@" >&2; } # one argument is one line
@@ -122,7 +125,6 @@ print(hashlib.sha256(b"".join(open(name, "rb").read() for name in sys.argv[1:]))
 write_stamp_draft() {
     {
         printf '%s\n' "$root"
-        # shellcheck disable=SC2086  # $inputs is a list
         (cd "$root" && "$python" -c "$digest" $inputs)
     } >"$1"
 }
@@ -166,12 +168,29 @@ make_venv() {
     esac
     rm -f "$venv/.shammah-run" "$venv/.shammah-test"
     # A recent pip writes start scripts that do not import re, which doubles their start-up time.
-    pip install --quiet "pip==$wanted" || pip_failed "pip $wanted"
+    pip install --quiet $hashed "$root/scripts/supply/pip.lock" || pip_failed "pip $wanted"
 }
 
 pip() { "$venv/bin/python" -m pip "$@" >&2; }
 
+# pip downloads what the lock names and refuses a file that is not the recorded one.
+hashed='--require-hashes --no-deps --requirement'
+
+# What pip cannot check (constraints have no hashes, and torch has several builds of one version) is
+# compared before it is installed. Its arguments are those of `pip install`.
+check_others() {
+    report=$venv/.shammah-report.json
+    "$venv/bin/python" -m pip install --quiet --dry-run --report "$report" \
+        --constraint constraints.txt "$@" &&
+        "$venv/bin/python" -I scripts/check_supply.py "$report" scripts/supply/torch.lock
+}
+
 pip_failed() {
+    differing=$(sed -n 's/^.*ERROR: another file/another file/p
+        /DO NOT MATCH THE HASHES/{n;s/^[^ ]* *//p;}' "$log" | head -n 1 | cut -c 1-300)
+    [ -z "$differing" ] || fail "refused $1: a file is not the recorded one" "$differing" \
+        "Ask whoever runs the package index that pip uses. If you trust it, docs/DEVELOPING.md says
+        how to install without the check."
     fail "could not install $1" "$(reason_in_log)" "Check the network connection and the disk \
 (3 GB must be free), then run
         $program again: what has been done is kept."
@@ -185,8 +204,19 @@ install_packages() {
     # works without a network, and when something fails pip names it.
     (
         cd "$root" || exit 1
-        pip install --quiet --constraint constraints.txt hatchling editables || exit 1
-        pip install --constraint constraints.txt --no-build-isolation --editable ".$1"
+        pip install $hashed scripts/supply/run.lock || exit 1
+        quiet=--quiet # but where torch comes, whose progress is to be seen
+        if [ -n "$1" ]; then
+            quiet=
+            for lock in rest mlx test; do
+                pip install $hashed "scripts/supply/$lock.lock" || exit 1
+            done
+            told=$(check_others --no-build-isolation ".$1" 2>&1)
+            matches=$?
+            [ -z "$told" ] || printf '%s\n' "$told" | tee -a "$log" >&2
+            [ $matches = 0 ] || exit 1
+        fi
+        pip install $quiet --constraint constraints.txt --no-build-isolation --editable ".$1"
     ) || pip_failed 'the packages'
 }
 
@@ -200,13 +230,13 @@ make_starter() {
 # In an environment of their own: their dependencies are not ours.
 make_servers() {
     next_step "Servers that only the tests use: $servers"
-    cmp -s "$root/scripts/servers-requirements.txt" "$servers/.complete" &&
+    cmp -s "$root/scripts/supply/servers.lock" "$servers/.complete" &&
         [ -x "$servers/bin/python" ] && return
     "$python" -m venv --clear --without-pip "$servers" >>"$log" 2>&1 ||
         fail 'could not make .venv-servers' "$(reason_in_log)" 'Free some disk space.'
-    pip --python "$servers/bin/python" install \
-        --requirement "$root/scripts/servers-requirements.txt" || pip_failed 'the servers'
-    cp "$root/scripts/servers-requirements.txt" "$servers/.complete"
+    pip --python "$servers/bin/python" install $hashed "$root/scripts/supply/servers.lock" ||
+        pip_failed 'the servers'
+    cp "$root/scripts/supply/servers.lock" "$servers/.complete"
 }
 
 # --- What comes behind the prompt --------------------------------------------------------------
@@ -266,9 +296,15 @@ install_rest() {
     remove_half_installed
     "$venv/bin/python" -c "$requirements" "$(rest_extras)" >"$venv/.shammah-rest-packages"
     {
-        PYTHONUNBUFFERED=1 "$venv/bin/python" -m pip install --progress-bar raw \
-            --disable-pip-version-check --constraint constraints.txt \
-            --requirement "$venv/.shammah-rest-packages" 2>&1
+        (
+            export PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PROGRESS_BAR=raw
+            locked=scripts/supply/rest.lock
+            case $(rest_extras) in *mlx*) locked="$locked --requirement scripts/supply/mlx.lock" ;; esac
+            "$venv/bin/python" -m pip install $hashed $locked &&
+                check_others --requirement "$venv/.shammah-rest-packages" &&
+                "$venv/bin/python" -m pip install --constraint constraints.txt \
+                    --requirement "$venv/.shammah-rest-packages"
+        ) 2>&1
         echo "status $?"
     } | follow_pip
     if tail -n 1 "$rest_log" | grep -qx 'status 0'; then
