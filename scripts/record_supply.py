@@ -167,7 +167,10 @@ def make_bom(locks: dict[str, list[Locked]], indexes: dict[str, dict[str, Any]])
     version = re.search(r'__version__ = "(.+)"', (ROOT / "shammah/__init__.py").read_text())
     bom = Bom(components=parts.values())
     bom.metadata.component = Component(
-        name="shammah", version=version[1] if version else None, type=ComponentType.APPLICATION
+        name="shammah",
+        bom_ref="shammah",
+        version=version[1] if version else None,
+        type=ComponentType.APPLICATION,
     )
     bom.metadata.timestamp = datetime.datetime.combine(
         datetime.datetime.now(datetime.UTC).date(), datetime.time(), datetime.UTC
