@@ -42,11 +42,11 @@ def doctor(
       shammah doctor                       what to paste into a bug report
       shammah doctor --model 7B            how that model would run here, and why
       shammah doctor --network             can the Hub and the cloud be reached?
-      shammah doctor --prove               does the kernel hold the workers to their roles?
+      shammah doctor --prove               does the kernel confine the workers?
       shammah doctor --bundle report.zip   with logs and events, no private text
       shammah doctor --json | jq .problems
-    Exit status: 0 all is well, 1 something would keep Shammah from answering; with --prove: a
-    worker was allowed what its role does not need, or none is running.
+    Exit status: 0 all is well, 1 something would keep Shammah from answering;
+    with --prove: a worker was allowed what its role does not need, or none runs.
     """
     if prove:
         return _prove(as_json=as_json)

@@ -49,7 +49,7 @@ def egress(since: float | None, as_json: bool, follow: bool, verify: bool, head:
       shammah egress --follow             each request as it is sent, until Ctrl-C
       shammah egress --json | jq -r .sha256
       shammah egress --verify             whole, or what was done to it
-      shammah egress --verify --head 5f0c2e...
+      shammah egress --verify --head 5f0c2e9a
     """
     home = home_directory(os.environ)
     if verify or head is not None:

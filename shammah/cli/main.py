@@ -94,6 +94,9 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # a help page: there is nothing wrong to be named before it
+        return ExitCode.USAGE
     except click.ClickException as error:
         said = _as_typed(error.format_message())
         if isinstance(error, click.UsageError) and error.ctx and error.ctx.parent is None:

@@ -61,9 +61,20 @@ def _describe(client: ClientInfo) -> str:
 
 
 def _differing(wanted: Identity, running: Identity) -> tuple[str, ...]:
-    """Return the settings that differ, except those that --model sets."""
+    """Return the settings that differ, except those that --model sets; a server's table is one."""
     given = {"model", "licence"} if running.model != "auto" else {"model"}
-    return tuple(name for name in differing_settings(wanted, running) if name not in given)
+    by_model = wanted.role == "inference" and wanted.model != running.model  # server:NAME
+    names = dict.fromkeys(_table(name) for name in differing_settings(wanted, running))
+    return tuple(
+        name
+        for name in names
+        if name not in given and not (by_model and name.startswith("[servers."))
+    )
+
+
+def _table(setting: str) -> str:
+    part = setting.split(".")
+    return f"[servers.{part[1]}]" if part[0] == "servers" else setting
 
 
 def _other(names: tuple[str, ...]) -> str:

@@ -250,6 +250,8 @@ class ChatServer:
         status, body = response.status_code, response.content
         with contextlib.suppress(ValueError):
             body = read_error(response.json()).encode()
+        if "html" in response.headers.get("content-type", ""):  # a page says less than its status
+            body = response.reason_phrase.encode()
         words = _own_words(body.decode("utf-8", "replace"), self.settings.key)
         said = f"{status}: {words}" if words and status != 401 else str(status)
         if status in (400, 413, 422) and any(one in words.lower() for one in _TOO_LONG):

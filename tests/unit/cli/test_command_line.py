@@ -258,3 +258,12 @@ def test_ask_has_every_option_of_the_prompt() -> None:
 def test_a_command_that_is_nearly_one_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["statu"]) == ExitCode.USAGE
     assert "No such command 'statu'. Did you mean 'status'?" in capsys.readouterr().err
+
+
+def test_a_group_without_its_command_is_answered_with_its_help_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main.run(["history"]) == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert said.count("Usage:") == 1
+    assert "Error" not in said

@@ -8,7 +8,7 @@ import pytest
 
 from shammah.bus.messages import ClientInfo, Event, Identity, Initializing, Status, Welcome
 from shammah.bus.transfers import Transfer
-from shammah.settings.model import CloudSettings, Settings
+from shammah.settings.model import CloudSettings, ServerSettings, Settings
 from shammah.supervision.identity import differing_settings, identity
 from shammah.supervision.refusals import WorkerBusyError, WorkerInUseError
 from tests.fakes.sandbox import Sandbox
@@ -67,6 +67,17 @@ def test_another_model_with_other_settings_is_not_to_be_had_by_its_name(base: Se
     own = replace(base, model="3B", inference=replace(base.inference, device="cpu"))
     hint = refuse(identity(base, "inference"), identity(own, "inference")).hint
     assert hint.startswith("Use the same inference.device, stop it")
+
+
+def test_a_server_is_named_by_its_model_or_its_table(base: Settings) -> None:
+    box = ServerSettings("http://127.0.0.1:8000/v1")
+    served = replace(base, model="server:box", servers={"box": box})
+    running = identity(served, "inference")
+    hint = refuse(running, identity(base, "inference")).hint
+    assert hint.startswith("Use it with --model starter, stop it")
+    keyed = replace(served, servers={"box": replace(box, key="k", context_length=512)})
+    hint = refuse(identity(keyed, "inference"), running).hint
+    assert hint.startswith("Use the same [servers.box], stop it")
 
 
 def test_a_cache_of_another_home_is_named(base: Settings) -> None:

@@ -153,6 +153,15 @@ def test_refusals_by_status(status: int, words: str, code: str) -> None:
     assert ended.hint
 
 
+def test_an_error_page_is_told_by_its_status_alone() -> None:
+    page = httpx2.Response(404, html="<!DOCTYPE HTML><h1>Nothing matches the URI</h1>")
+    _, ended = answer(lambda request: page)
+    assert isinstance(ended, Failed)
+    assert ended.message == (
+        "The server box (127.0.0.1:8000) did not accept the question (404: Not Found)."
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "code", "lost"),
     [
