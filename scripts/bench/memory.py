@@ -205,10 +205,11 @@ def is_alive(pid: int) -> bool:
 
 
 def is_worker(process: psutil.Process) -> bool:
-    """One of this world."""
+    """One of this world, and not what starts others for it, which was forked from it."""
     try:
         ours = process.environ().get("SHAMMAH_HOME") == os.environ["SHAMMAH_HOME"]
-        return ours and "workers" in process.cmdline() and is_alive(process.pid)
+        forked = (parent := process.parent()) and parent.cmdline() == process.cmdline()
+        return ours and not forked and "workers" in process.cmdline() and is_alive(process.pid)
     except psutil.Error:
         return False
 

@@ -130,7 +130,8 @@ class Stages:
 def test_the_persons_feedback_judges_it(settings: Settings, foreign: Path, model: Path) -> None:
     feedback = Feedback(settings.home)
     for number in range(3):
-        turn = JudgedTurn((ChatMessage("user", f"question {number}"),), "the dog sleeps")
+        asked = (ChatMessage("user", f"question {number}"),)
+        turn = JudgedTurn(asked, "the dog sleeps", role="inference")
         feedback.note(turn, "good")
     imported = take(settings, foreign, model)
     assert imported.figures.held_out == 3

@@ -27,8 +27,9 @@ from shammah.privacy.ledger import read_ledger
 from shammah.settings.load import home_directory
 from shammah.settings.model import CloudSettings, Settings
 from tests.real.servers import FaultyServer, llmock_server, messages_api_server
-from workers.cloud import claude, retry
+from workers.cloud import claude
 from workers.cloud.service import CloudService
+from workers.outgoing import retry
 from workers.service import Outlet
 
 pytestmark = pytest.mark.timeout(400)
