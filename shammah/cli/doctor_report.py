@@ -82,7 +82,7 @@ def _facts(document: Part) -> Iterator[tuple[str, str]]:
         yield "worker", f"{role} (process {one['pid']}): {one['said'] or 'does not answer'}"
         if one["said"]:
             held = ", ".join(one["held"]) or "nothing (`shammah doctor --prove` says why)"
-            yield "", as_invoked(f"the kernel holds: {held}")
+            yield "", as_invoked(f"confined by the kernel: {held}")
     if not running:
         yield "worker", "none running"
     if took := document.get("took"):

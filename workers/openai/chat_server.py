@@ -268,7 +268,7 @@ class ChatServer:
                 brief=f"{self.subject} is busy",
                 retry_after_s=retry_after_s(response.headers),
             )
-        if status >= 500:
+        if status >= 500 and status not in (501, 505):  # these stay so, however often one asks
             return self._failed("server_error", f"failed ({said})")
         return self._failed("server_refused", f"did not accept the question ({said})")
 

@@ -143,6 +143,7 @@ def test_what_breaks_off_is_a_failure_after_the_text_so_far(body: str, code: str
         (429, "slow down", "server_busy"),
         (503, "Loading model", "server_busy"),
         (500, "oops", "server_error"),
+        (501, "not here", "server_refused"),
     ],
 )
 def test_refusals_by_status(status: int, words: str, code: str) -> None:
