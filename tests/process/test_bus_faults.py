@@ -308,7 +308,7 @@ def test_a_worker_of_before_an_upgrade_is_named_with_what_replaces_it(
     ended = run("ask", "--local", "hello")
     assert ended.code == ExitCode.FAILED
     assert ended.err.count(f"speaks protocol {PROTOCOL - 1} ") == 1
-    assert "Run `shammah stop inference`and ask again: a new worker will start." in ended.err
+    assert "Run `shammah stop inference` and ask again: a new worker will start." in ended.err
     assert run("stop", "inference").code == 0
     assert not echo.alive()
 

@@ -50,7 +50,7 @@ def leave(terminal: Terminal) -> None:
 
 def test_workers_come_and_go_under_it(open_terminal: Open, start_echo: StartEcho) -> None:
     terminal = open_terminal()
-    terminal.expect("0 of 5 workers")
+    terminal.expect("0 of 6 workers")
     echo = start_echo()
     terminal.expect("Ready: starter")
     echo.kill()

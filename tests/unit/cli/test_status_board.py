@@ -49,7 +49,7 @@ def test_every_role_its_bar_and_its_facts_are_there() -> None:
     state = Ready("starter", successor=COMING)
     board.take("inference", event(1, state, "attached", clients=2, active=1, tokens=9), NOW)
     lines = drawn(board, 100, 30)
-    assert "1 of 5 workers · 1.0 GB free" in lines[0]
+    assert "1 of 6 workers · 1.0 GB free" in lines[0]
     (state_line,) = [line for line in lines if "Ready: starter" in line and "inf" in line[:4]]
     assert "fetching Qwen2.5-7B" in state_line
     facts = "2 attached · 1 active or waiting · 9 tokens · 1.1 GB · 50% cpu · up 59 s"

@@ -89,11 +89,14 @@ class Scheduler:
 
     def next_waiting(self, rows: int) -> Sequence | None:
         """The next to get a slot: of the client with the fewest running; then the first. Beyond
-        ``rows``, which a step computes, only a client that has none running gets one."""
+        ``rows``, which a step computes, only a client that has none running gets one, while
+        another has several."""
         busy = self._busy()
         chosen = min(self.waiting, key=lambda one: busy[one.request.client], default=None)
         full = len(self.running) >= rows
-        return None if chosen and full and busy[chosen.request.client] else chosen
+        if chosen and full and (busy[chosen.request.client] or max(busy.values()) < 2):
+            return None
+        return chosen
 
     def start(self, sequence: Sequence, slot: int, reused: int) -> None:
         """Give it a slot that holds ``reused`` of its tokens."""
