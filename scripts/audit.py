@@ -101,7 +101,8 @@ def main() -> int:
         f" {accepted} looked at and accepted."
     )
     if older := unasked(pinned, record):
-        print(f"Not the newest, so known from {record['source']}:\n  {', '.join(older)}")
+        print(f"Not the newest, so not all may be known, from {record['source']}:")
+        print(f"  {', '.join(older)}")
     return 1 if found else 0
 
 

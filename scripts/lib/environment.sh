@@ -289,7 +289,10 @@ follow_pip() {
 install_rest() {
     exec 9<"$root"
     "$venv/bin/python" -c "$try_lock" 2>/dev/null || return
-    [ -f "$venv/.shammah-rest" ] && return
+    [ -f "$venv/.shammah-rest" ] && {
+        rm -f "$installing" # scripts/test has done it meanwhile
+        return
+    }
     cd "$root" || return
     cp "$venv/.shammah-run" "$venv/.shammah-rest-draft"
     tell_rest ''
@@ -351,6 +354,7 @@ set_up() {
         for flavour in run rest; do
             cp -p "$draft" "$draft-copy" && mv "$draft-copy" "$venv/.shammah-$flavour"
         done
+        rm -f "$installing" # a prompt that has waited for the lock shows it no longer
     else
         make_starter
         cmp -s "$draft" "$venv/.shammah-rest" || rm -f "$venv/.shammah-rest"

@@ -53,7 +53,7 @@ def _facts(document: Part) -> Iterator[tuple[str, str]]:
     words = [hub["endpoint"]] + ["offline"] * hub["offline"] + ["with a token"] * hub["token"]
     yield "hub", ", ".join(words)
     cloud = document["cloud"]
-    missing = "key set but not used" if cloud["key"] else "no key set; nothing is sent"
+    missing = "key set but not used" if cloud["key"] else "no key set; nothing is sent there"
     known = f"{cloud['model']}{', key set' if cloud['key'] else ''}"
     yield "cloud", known if cloud["configured"] else missing
     changed = [f"{name} = {value}" for name, value in document["settings"].items()]

@@ -27,7 +27,7 @@ from workers.confinement import kernel, places
 from workers.confinement.byte_code import compile_noted, note_compiled
 from workers.confinement.filter import Network, filter_program
 from workers.confinement.kernel import CHANGE, DEVICE, EVERYTHING, READ, REMOVE, Access, Rules
-from workers.confinement.policy import Policy, policy_for, training_policy
+from workers.confinement.policy import TEMPORARY, Policy, policy_for, training_policy
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def confine(
     found = places.look(wanted, environ, certificates=sends)
     policy = policy_for(role, settings, environ, runtime, found)
     _prepare(policy)
-    _use_own_temporary_files(settings.home / "tmp" / role)
+    _use_own_temporary_files(settings.home / TEMPORARY / role)
     held = _hold(policy)
     if FILES in held.holds:
         note_compiled(note)
